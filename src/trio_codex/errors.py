@@ -413,7 +413,7 @@ def describe_exit(returncode: int) -> str:
     """Say in words how a process ended: ``"exit status 1"``, ``"killed by SIGKILL"``."""
     if returncode >= 0:
         return f"exit status {returncode}"
-    import signal  # noqa: PLC0415
+    import signal
 
     try:
         return f"killed by {signal.Signals(-returncode).name}"
