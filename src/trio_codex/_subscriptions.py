@@ -1,0 +1,246 @@
+"""Bounded buffers between the reader and its consumers: owns lag, merging, overflow and wake-ups.
+
+The reader never waits: it puts events in and goes on. A consumer that lags first gets its text deltas merged, without
+loss, and past the bounds an error in place of events; nobody else notices. Knows nothing of what an event says: the
+:class:`Merger` does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from io import StringIO
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, TypeVar
+
+import attrs
+import trio
+
+from trio_codex.errors import SubscriptionOverflow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
+
+class Buffered(Protocol):
+    """What can be buffered: anything that knows its size in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes that it counts for."""
+
+
+E = TypeVar("E", bound=Buffered)
+
+LAG_EVENTS: Final = 1024
+"""Events in the buffer from which on deltas are merged. Below it a consumer sees each delta as it was sent."""
+
+SCHEDULE_EVERY_EVENTS: Final = 64
+SCHEDULE_EVERY_SECONDS: Final = 0.001
+"""A consumer of a full buffer lets other tasks run at least this often (a checkpoint costs twice an event)."""
+
+
+class Merger(Protocol[E]):
+    """Tells how the deltas of one item become one."""
+
+    def key(self, event: E) -> Hashable | None:
+        """Give what two deltas must share to be merged; ``None`` for events that are not text deltas."""
+
+    def text(self, event: E) -> str:
+        """Give the text of a delta."""
+
+    def merged(self, first: E, text: str, count: int) -> E:
+        """Give one event that stands for ``count`` deltas."""
+
+
+class Wakeups:
+    """Consumers to wake once the reader is through with a chunk."""
+
+    def __init__(self) -> None:
+        self._due: list[Subscription[Any]] = []
+
+    def add(self, subscription: Subscription[Any]) -> None:
+        """Note that there is something for a waiting consumer."""
+        self._due.append(subscription)
+
+    def flush(self) -> None:
+        """Wake them."""
+        if self._due:
+            due, self._due = self._due, []
+            for subscription in due:
+                subscription.wake()
+
+
+@attrs.define(eq=False)
+class _Growing(Generic[E]):
+    """Deltas of one item that are merged while they wait."""
+
+    key: Hashable
+    first: E
+    text: StringIO
+    size: int
+    count: int = 1
+
+
+@attrs.define(eq=False)
+class _Overflow:
+    error: SubscriptionOverflow
+    size: int = 0
+
+
+class Subscription(Generic[E]):
+    """An async iterator over events, fed by the reader.
+
+    Iterating is cheap: a cancellation point at every event, a schedule point at least every 64 events or 1 ms.
+
+    Args:
+        max_events: Bound of the buffer in events.
+        max_bytes: Bound of the buffer in bytes.
+        merger: How deltas are merged.
+        wakeups: Where to announce that the consumer has something to read.
+    """
+
+    def __init__(self, max_events: int, max_bytes: int, merger: Merger[E], wakeups: Wakeups) -> None:
+        self._max_events = max_events
+        self._max_bytes = max_bytes
+        self._merger = merger
+        self._wakeups = wakeups
+        self._buffer: deque[E | _Growing[E] | _Overflow] = deque()
+        self._bytes = 0
+        self._growing: dict[Hashable, _Growing[E]] = {}
+        self._lag = min(LAG_EVENTS, max_events // 2)
+        self._accepting = True
+        self._ended = False
+        self._released = False
+        self._error: Callable[[], Exception] | None = None
+        self._consumer: trio.lowlevel.Task | None = None
+        self._credit = SCHEDULE_EVERY_EVENTS
+        self._slice_end = 0.0
+
+    # -- the reader's side -------------------------------------------------------------------------------------
+
+    def put(self, event: E) -> None:
+        """Add an event. Never waits, never raises."""
+        if not self._accepting:
+            return
+        if len(self._buffer) >= self._lag:
+            self._put_lagging(event)
+        else:
+            self._buffer.append(event)
+            self._bytes += event.size
+            if self._bytes > self._max_bytes:
+                self._overflow()
+        if self._consumer is not None:
+            self._wakeups.add(self)
+
+    def put_last(self, event: E) -> None:
+        """Add the event that ends the stream, whatever the bounds, and end it."""
+        if not self._ended and not self._released:
+            self._buffer.append(event)
+            self._bytes += event.size
+        self.end()
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """End the stream after what is buffered: plainly, or with an error made afresh for each attempt to read on."""
+        if not self._ended:
+            self._ended = True
+            self._accepting = False
+            self._error = error
+            self._growing.clear()
+        if self._consumer is not None:
+            self._wakeups.add(self)
+
+    def release(self) -> None:
+        """Drop what is buffered and take nothing more: nobody is going to read it."""
+        self._released = True
+        self._accepting = False
+        self._buffer.clear()
+        self._growing.clear()
+        self._bytes = 0
+
+    def wake(self) -> None:
+        """Let the consumer run, if it waits."""
+        if self._consumer is not None:
+            task, self._consumer = self._consumer, None
+            trio.lowlevel.reschedule(task)
+
+    def _put_lagging(self, event: E) -> None:
+        key = self._merger.key(event)
+        if key is None:
+            # Merging past an event that is no delta would put text of an item behind its completion.
+            self._growing.clear()
+            self._buffer.append(event)
+            self._bytes += event.size
+        elif growing := self._growing.get(key):
+            text = self._merger.text(event)
+            growing.text.write(text)
+            growing.count += 1
+            growing.size += len(text)
+            self._bytes += len(text)
+        else:
+            text = StringIO()
+            text.write(self._merger.text(event))
+            self._growing[key] = growing = _Growing(key, event, text, event.size)
+            self._buffer.append(growing)
+            self._bytes += event.size
+        if len(self._buffer) > self._max_events or self._bytes > self._max_bytes:
+            self._overflow()
+
+    def _overflow(self) -> None:
+        self._accepting = False
+        self._growing.clear()
+        self._buffer.append(_Overflow(SubscriptionOverflow(len(self._buffer), self._bytes)))
+
+    # -- the consumer's side -----------------------------------------------------------------------------------
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> E:
+        """Give the next event.
+
+        Raises:
+            SubscriptionOverflow: This consumer lagged beyond the bounds; what was buffered before has been given.
+            trio.BusyResourceError: Another task is iterating.
+        """
+        if not self._buffer:
+            await self._wait()
+        else:
+            self._credit -= 1
+            if self._credit <= 0 or perf_counter() > self._slice_end:
+                await trio.lowlevel.checkpoint()
+                self._credit = SCHEDULE_EVERY_EVENTS
+                self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            entry = self._buffer.popleft()
+        except IndexError:
+            self._raise_end()
+        self._bytes -= entry.size
+        if isinstance(entry, _Growing):
+            self._growing.pop(entry.key, None)
+            return self._merger.merged(entry.first, entry.text.getvalue(), entry.count)
+        if isinstance(entry, _Overflow):
+            raise entry.error
+        return entry
+
+    async def _wait(self) -> None:
+        if self._consumer is not None:
+            raise trio.BusyResourceError("another task is iterating over these events")
+        if self._ended or self._released:
+            await trio.lowlevel.checkpoint()
+            return
+        self._consumer = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._consumer = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
+        self._credit = SCHEDULE_EVERY_EVENTS
+
+    def _raise_end(self) -> NoReturn:
+        if self._error is not None:
+            raise self._error()
+        raise StopAsyncIteration
