@@ -1,0 +1,49 @@
+"""Structured concurrency for Codex agents: a Trio client for ``codex app-server``.
+
+A session, a turn and an approval are scopes: when a scope ends, what it started has ended, on the server too.
+"""
+
+from trio_codex import errors as errors
+from trio_codex import policies as policies
+from trio_codex import wire as wire
+from trio_codex._client import Codex as Codex
+from trio_codex._client import ServerMetadata as ServerMetadata
+from trio_codex._config import VERSION as _VERSION
+from trio_codex._config import CodexConfig as CodexConfig
+from trio_codex._config import EventBuffer as EventBuffer
+from trio_codex._event import Event as Event
+from trio_codex._inputs import (
+    ExternalMessage as ExternalMessage,
+)
+from trio_codex._inputs import (
+    ImageInput as ImageInput,
+)
+from trio_codex._inputs import (
+    InputItem as InputItem,
+)
+from trio_codex._inputs import (
+    LocalImageInput as LocalImageInput,
+)
+from trio_codex._inputs import (
+    MentionInput as MentionInput,
+)
+from trio_codex._inputs import (
+    SkillInput as SkillInput,
+)
+from trio_codex._inputs import (
+    TextInput as TextInput,
+)
+from trio_codex._inputs import (
+    TurnInput as TurnInput,
+)
+from trio_codex._open import connect_codex as connect_codex
+from trio_codex._open import open_codex as open_codex
+from trio_codex._subscriptions import Subscription as Subscription
+from trio_codex._thread import Sandbox as Sandbox
+from trio_codex._thread import Thread as Thread
+from trio_codex._turn import Turn as Turn
+from trio_codex._turn_result import TurnResult as TurnResult
+from trio_codex._turn_result import TurnStatus as TurnStatus
+from trio_codex.policies import Policy as Policy
+
+__version__ = _VERSION

@@ -1,0 +1,183 @@
+"""How a turn is ended before its time: interrupt it, prove that it ended, and end what it started elsewhere.
+
+An accepted interrupt proves nothing, a refused one may only be early, and one for a turn that was interrupted before is
+never answered (PROTOCOL Q1, Q2). Interrupting a turn stops neither the agents that it spawned (Q24) nor the commands that
+already went to the background. So the terminal event is the only proof, and the rest is ended one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from trio_codex.errors import CodexError, ConnectionBroken, InvalidRequestError, RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_codex._session import Session
+    from trio_codex._turn_state import ThreadState, TurnState
+
+logger = logging.getLogger("trio_codex")
+
+FIRST_RETRY_SECONDS: Final = 0.003
+LAST_RETRY_SECONDS: Final = 0.1
+"""An interrupt or steer right after the start is refused until the server has announced the turn: 15 to 40 ms (Q1)."""
+
+_OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
+
+
+async def end_turn(session: Session, turn: TurnState) -> None:
+    """End a turn on the server, with its callbacks, agents and commands, within ``interrupt_grace``.
+
+    Past that the configuration decides: the server is killed, or the turn is given up as lost.
+    """
+    with trio.move_on_after(session.config.interrupt_grace) as scope:
+        if turn.callbacks is not None:
+            turn.callbacks.cancel()
+            await turn.callbacks.wait_empty()
+        if not await _was_started(turn):
+            return
+        early = not turn.ended.is_set()
+        if early:
+            try:
+                await interrupt(session, turn)
+            except CodexError as exc:
+                # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
+                logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+            await turn.ended.wait()
+        if early or turn.left_early:
+            await _end_offspring(session, turn, set())
+    if scope.cancelled_caught and session.connection.death is None:
+        give_up(session, turn)
+
+
+def give_up(session: Session, turn: TurnState) -> None:
+    """Stop waiting for the end of a turn that does not obey."""
+    name = turn.id or turn.active_id or "that was starting"
+    if turn.ended.is_set():
+        logger.error(
+            "what turn %s started did not end within interrupt_grace, or a callback of it does not", name
+        )
+    elif session.config.on_stuck_turn == "abandon":
+        turn.lose(
+            f"turn {name} did not end within interrupt_grace and was abandoned; it may still be running"
+        )
+        return
+    reason = (
+        f"turn {name} of thread {turn.thread.id} did not end within interrupt_grace, so its server was ended"
+    )
+    session.connection.end(ConnectionBroken(reason))
+    if session.kill is not None:
+        session.kill()
+
+
+async def interrupt(session: Session, turn: TurnState) -> None:
+    """Ask the server to interrupt a turn until it accepts, or the turn has ended."""
+    params = {"threadId": turn.thread.id}
+    await insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id})
+
+
+async def insist(
+    session: Session, turn: TurnState, method: str, params: Callable[[str], dict[str, object]]
+) -> None:
+    """Send a request about the running turn until it is accepted, or the turn has ended.
+
+    Raises:
+        RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
+    """
+    delay = FIRST_RETRY_SECONDS
+    while not turn.ended.is_set():
+        turn_id = turn.active_id or turn.id
+        if turn_id is not None:
+            call = await session.begin(method, params(turn_id))
+            try:
+                # The answer may never come if the turn ends first (Q2).
+                await wait_any(call.settled, turn.ended.wait)
+                if not call.answered:
+                    return
+                await call.answer()
+            except InvalidRequestError as exc:
+                if turn.ended.is_set():
+                    return
+                if other := _OTHER_TURN_ID.search(exc.message):
+                    turn.active_id = other[1]
+                elif "no active turn" not in exc.message:
+                    raise
+            else:
+                return
+            finally:
+                call.give_up()
+        with trio.move_on_after(delay):
+            await (turn.ended if turn.started.is_set() else turn.started).wait()
+        delay = min(2 * delay, LAST_RETRY_SECONDS)
+
+
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Wait until one of several waits, none of which raises, is over."""
+
+    async def wait(one: Callable[[], Awaitable[object]]) -> None:
+        await one()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for one in waits:
+            nursery.start_soon(wait, one)
+
+
+async def _was_started(turn: TurnState) -> bool:
+    """Wait for the answer to ``turn/start`` if it is still out; say whether there is a turn to end."""
+    call = turn.start
+    if call is None:
+        return True
+    await wait_any(call.settled, turn.ended.wait)
+    if not call.answered:
+        return True
+    try:
+        turn.bind(msgspec.json.decode(await call.answer()))
+    except RpcError:
+        turn.never_started()
+        return False
+    except (CodexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # It cannot be read, or the connection ended: the turn may run under the id that its events tell.
+        return turn.active_id is not None or turn.ended.is_set()
+    return True
+
+
+async def _end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
+    """End the commands that a turn left running, and the agents that it spawned, and theirs."""
+    for process_id in turn.reducer.terminals.values():
+        await _terminate(session, turn.thread.id, process_id)
+    for child_id in turn.reducer.children:
+        child = session.router.find(child_id)
+        if child is not None and child_id not in seen:
+            seen.add(child_id)
+            await _end_child(session, child, seen)
+
+
+async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> None:
+    turn = child.turn
+    if turn is not None and not turn.owned:
+        try:
+            await interrupt(session, turn)
+            await turn.ended.wait()
+        except CodexError as exc:
+            logger.warning("the agent %s could not be interrupted: %s", child.id, exc)
+    for past in ([turn] if turn is not None else []) + child.past_turns:
+        await _end_offspring(session, past, seen)
+
+
+async def _terminate(session: Session, thread_id: str, process_id: str) -> None:
+    if not session.config.experimental_api:
+        return
+    try:
+        await session.request(
+            "thread/backgroundTerminals/terminate", {"threadId": thread_id, "processId": process_id}
+        )
+    except CodexError as exc:
+        # It has ended by itself, or with the turn, or with the connection.
+        logger.debug("terminal %s of thread %s was not terminated: %s", process_id, thread_id, exc)

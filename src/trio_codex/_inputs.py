@@ -1,0 +1,115 @@
+"""What a turn is given: the input values, and how they look on the wire.
+
+Their reprs never show what they hold, because prompts do not belong in logs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import attrs
+
+from trio_codex import wire
+
+
+def _elided(value: str) -> str:
+    return f"<{len(value)} characters>"
+
+
+@attrs.frozen
+class TextInput:
+    """Text for the agent. At most 1,048,576 characters (the server's bound)."""
+
+    text: str = attrs.field(repr=_elided)
+
+
+@attrs.frozen
+class ImageInput:
+    """An image by URL. ``data:`` URLs always work; remote ones need a feature of the server."""
+
+    url: str = attrs.field(repr=_elided)
+    detail: Literal["low", "high", "auto"] | str | None = None  # noqa: PYI051  # the known values are documentation
+
+
+@attrs.frozen
+class LocalImageInput:
+    """An image file; the server reads it and sends its content to the model."""
+
+    path: str | os.PathLike[str]
+    detail: Literal["low", "high", "auto"] | str | None = None  # noqa: PYI051  # as above
+
+
+@attrs.frozen
+class SkillInput:
+    """A skill, by its name and the path of its ``SKILL.md``."""
+
+    name: str
+    path: str | os.PathLike[str]
+
+
+@attrs.frozen
+class MentionInput:
+    """A mention of a file or an app, by its name and path."""
+
+    name: str
+    path: str | os.PathLike[str]
+
+
+@attrs.frozen
+class ExternalMessage:
+    """Content that comes from another agent, tool or application, and that nobody vouches for.
+
+    It has the authority of a tool's output, below that of the user and the developer, and approves of nothing. It must
+    be the whole input of a turn.
+
+    Attributes:
+        tool_name: The tool that delivers it.
+        content: Text, or content items.
+        namespace: The tool's namespace.
+    """
+
+    tool_name: str = attrs.field(validator=attrs.validators.min_len(1))
+    content: str | Sequence[wire.FunctionCallOutputContentItem] = attrs.field(
+        repr=lambda content: f"<{len(content)}>"
+    )
+    namespace: str | None = None
+
+
+InputItem: TypeAlias = TextInput | ImageInput | LocalImageInput | SkillInput | MentionInput
+TurnInput: TypeAlias = str | InputItem | Sequence[str | InputItem] | ExternalMessage
+"""What a turn is given: a string, an input value, several of them, or an external message."""
+
+
+def wire_input(value: TurnInput) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
+    """Give an input as it goes over the wire: user input, and tool output.
+
+    Raises:
+        TypeError: It is no input.
+        ValueError: There is none.
+    """
+    if isinstance(value, ExternalMessage):
+        content = value.content if isinstance(value.content, str) else list(value.content)
+        return [], wire.TurnToolOutput(name=value.tool_name, namespace=value.namespace, output=content)
+    items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    if not items:
+        raise ValueError("a turn needs at least one input")
+    return [_wire_item(item) for item in items], None
+
+
+def _wire_item(item: str | InputItem) -> wire.UserInput:
+    match item:
+        case str():
+            return wire.TextUserInput(text=item)
+        case TextInput():
+            return wire.TextUserInput(text=item.text)
+        case ImageInput():
+            return wire.ImageUserInput(url=item.url, detail=item.detail)
+        case LocalImageInput():
+            return wire.LocalImageUserInput(path=os.fspath(item.path), detail=item.detail)
+        case SkillInput():
+            return wire.SkillUserInput(name=item.name, path=os.fspath(item.path))
+        case MentionInput():
+            return wire.MentionUserInput(name=item.name, path=os.fspath(item.path))
+    raise TypeError(f"not an input: {type(item).__name__}")

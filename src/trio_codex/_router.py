@@ -1,0 +1,219 @@
+"""Where inbound messages go: owns the table of threads, and leads each message to the turns and listeners it is of.
+
+Everything here runs on the reader and neither waits nor raises, whatever the server sends.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from trio_codex._event import DeltaMerger, Event, Route, event_of, route
+from trio_codex._subscriptions import Subscription, Wakeups
+from trio_codex._turn_state import ThreadState, TurnState
+
+if TYPE_CHECKING:
+    from trio_codex._config import EventBuffer
+    from trio_codex._connection import Death
+    from trio_codex._dispatch import Dispatcher
+    from trio_codex._rpc import Junk, Notification, OversizeNotification, ServerRequest
+
+logger = logging.getLogger("trio_codex")
+
+JUNK_METHOD: Final = "trio_codex/junk"
+"""The method of the event that reports a line of no use. The server has none of this name."""
+
+UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
+"""The method of the event that reports a server request that this version does not know."""
+
+
+class Router:
+    """The :class:`~trio_codex._connection.Receiver` of a client.
+
+    Args:
+        buffer: Bounds of each consumer's buffer.
+
+    Attributes:
+        dispatcher: Who answers server requests; set before the reader starts.
+    """
+
+    dispatcher: Dispatcher
+
+    def __init__(self, buffer: EventBuffer) -> None:
+        self._buffer = buffer
+        self._merger = DeltaMerger()
+        self._wakeups = Wakeups()
+        self._threads: dict[str, ThreadState] = {}
+        self._listeners: dict[str | None, list[Subscription[Event]]] = {}
+        self._death: Death | None = None
+
+    # -- for scopes --------------------------------------------------------------------------------------------
+
+    def thread(self, thread_id: str) -> ThreadState:
+        """Give the state of a thread."""
+        if (state := self._threads.get(thread_id)) is None:
+            state = self._threads[thread_id] = ThreadState(thread_id)
+        return state
+
+    def find(self, thread_id: str) -> ThreadState | None:
+        """Give the state of a thread, if there is any."""
+        return self._threads.get(thread_id)
+
+    def open_turns(self) -> list[TurnState]:
+        """Give the open turns that scopes of this client stand for."""
+        return [state.turn for state in self._threads.values() if state.turn is not None and state.turn.owned]
+
+    def subscription(self) -> Subscription[Event]:
+        """Make a buffer for a consumer."""
+        subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
+        if self._death is not None:
+            subscription.end(self._death.exception)
+        return subscription
+
+    def listen(self, *methods: str) -> Subscription[Event]:
+        """Subscribe to notifications of the whole connection, by method or, without any, to all."""
+        subscription = self.subscription()
+        for method in methods or (None,):
+            self._listeners.setdefault(method, []).append(subscription)
+        return subscription
+
+    def unlisten(self, subscription: Subscription[Event]) -> None:
+        """Undo :meth:`listen`."""
+        subscription.release()
+        for method, subscriptions in list(self._listeners.items()):
+            if subscription in subscriptions:
+                subscriptions.remove(subscription)
+                if not subscriptions:
+                    del self._listeners[method]
+
+    def let_go(self, state: ThreadState) -> None:
+        """Forget a thread that nothing here refers to any more."""
+        child_of_open_turn = state.parent is not None and not state.parent.ended.is_set()
+        if not (state.held or state.turn or state.listeners or child_of_open_turn):
+            self._threads.pop(state.id, None)
+
+    # -- for the reader ----------------------------------------------------------------------------------------
+
+    def on_notification(self, notification: Notification) -> None:
+        """Lead a notification to whom it concerns."""
+        where = route(notification.params)
+        event = event_of(notification)
+        self._publish(event)
+        if notification.method == "serverRequest/resolved":
+            self._on_resolved(notification)
+        thread_id = where.thread_id
+        if thread_id is None:
+            return
+        state = self._threads.get(thread_id)
+        if notification.method == "turn/started":
+            state = self.thread(thread_id)
+            self._on_turn_started(state, where)
+        if state is None:
+            return
+        for listener in state.listeners:
+            listener.put(event)
+        turn, turn_id = state.turn, where.turn_id
+        if turn is None or turn_id is None or not turn.goes_by(turn_id):
+            return
+        if notification.method == "turn/completed":
+            turn.end(event)
+            self._forget_turn(state, turn)
+            return
+        turn.take(event)
+        if turn.reducer.children:
+            self._adopt_children(turn)
+
+    def on_oversize(self, notification: OversizeNotification) -> None:
+        """Report a notification that was too long; if it ends a turn, end it."""
+        self._report_junk("longer than max_line_bytes", notification.head, notification.size)
+        if notification.method != "turn/completed":
+            return
+        ids: dict[bytes, str] = {}
+        for match in _HEAD_ID.finditer(notification.head):
+            ids.setdefault(match[1], match[2].decode(errors="replace"))
+        state = self._threads.get(ids.get(b"threadId", ""))
+        if state is not None and state.turn is not None and state.turn.goes_by(ids.get(b"id", "")):
+            state.turn.lose(
+                "the event that ended it was longer than max_line_bytes, so nobody knows how it ended"
+            )
+            self._forget_turn(state, state.turn)
+
+    def on_server_request(self, request: ServerRequest) -> None:
+        """Hand a server request to the dispatcher."""
+        self.dispatcher.dispatch(request)
+
+    def on_junk(self, junk: Junk) -> None:
+        """Report a line that was of no use."""
+        self._report_junk(junk.kind.value, junk.head, junk.size)
+
+    def on_chunk_end(self) -> None:
+        """Wake the consumers that have something to read."""
+        self._wakeups.flush()
+
+    def on_death(self, death: Death) -> None:
+        """End every turn as lost and every subscription with the cause."""
+        self._death = death
+        self.dispatcher.cancel()
+        for state in self._threads.values():
+            if state.turn is not None:
+                state.turn.lose(str(death), death)
+                state.close_turn(state.turn)
+            for listener in state.listeners:
+                listener.end(death.exception)
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end(death.exception)
+        self._wakeups.flush()
+
+    def report(self, method: str, params: object) -> None:
+        """Publish an event of our own to the listeners of the connection."""
+        self._publish(Event(method, msgspec.json.encode(params), None))
+        self._wakeups.flush()
+
+    def _publish(self, event: Event) -> None:
+        if self._listeners:
+            for key in (event.method, None):
+                for listener in self._listeners.get(key, ()):
+                    listener.put(event)
+
+    def _report_junk(self, reason: str, head: bytes, size: int) -> None:
+        logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
+        self._publish(Event(JUNK_METHOD, msgspec.json.encode({"reason": reason, "size": size}), None))
+
+    def _on_resolved(self, notification: Notification) -> None:
+        try:
+            resolved = msgspec.json.decode(notification.params, type=_Resolved)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        self.dispatcher.withdraw(resolved.requestId)
+
+    def _on_turn_started(self, state: ThreadState, where: Route) -> None:
+        turn_id = where.turn_id
+        if turn_id is None or turn_id in state.past_turn_ids:
+            return
+        if state.turn is None:
+            state.turn = TurnState(state, turn_id)
+        # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
+        state.turn.active_id = turn_id
+        state.turn.started.set()
+
+    def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
+        state.close_turn(turn)
+        self.let_go(state)
+
+    def _adopt_children(self, turn: TurnState) -> None:
+        for child_id in turn.reducer.children:
+            child = self.thread(child_id)
+            if child.parent is None and child is not turn.thread:
+                child.parent = turn
+
+
+class _Resolved(msgspec.Struct):
+    requestId: int | str
+
+
+_HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')
+"""The ids in the head of a ``turn/completed`` that cannot be read whole: its first ``id`` is the turn's."""

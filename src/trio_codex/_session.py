@@ -1,0 +1,145 @@
+"""What the scopes of one client share: typed requests over its connection, undoing what was cancelled half-way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from trio_codex.errors import CodexError, DecodeError, RequestTimeout
+from trio_codex.wire import _convert
+from trio_codex.wire._registry import CLIENT_REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from trio_codex import wire
+    from trio_codex._approvals import Approvals
+    from trio_codex._config import CodexConfig
+    from trio_codex._connection import Call, Connection, Lane
+    from trio_codex._nursery import Services
+    from trio_codex._router import Router
+
+
+class Session:
+    """One client's connection, and what is known over it.
+
+    Attributes:
+        config: How it was configured.
+        services: Its tasks.
+        connection: Its connection.
+        router: Its threads, turns and listeners.
+        approvals: Its policies.
+        kill: Ends the server at once; ``None`` if it is not ours.
+        close: The close sequence of the client.
+    """
+
+    def __init__(
+        self,
+        config: CodexConfig,
+        services: Services,
+        connection: Connection,
+        router: Router,
+        approvals: Approvals,
+        kill: Callable[[], None] | None,
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.config = config
+        self.services = services
+        self.connection = connection
+        self.router = router
+        self.approvals = approvals
+        self.kill = kill
+        self.close = close
+
+    async def request(self, method: str, params: wire.Wire | Mapping[str, Any] | None = None) -> Any:
+        """Send a request and give its typed result.
+
+        Raises:
+            CodexError: As :meth:`Connection.request <trio_codex._connection.Connection.request>`, or ``DecodeError``.
+        """
+        raw = await self.connection.request(method, encode(params), lane_of(method))
+        return decode_result(method, raw)
+
+    async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
+        """Send a request and give its result as plain JSON.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        return parse_result(method, await self.connection.request(method, encode(params), lane_of(method)))
+
+    async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
+        """Queue a request whose answer is waited for elsewhere."""
+        return await self.connection.begin(method, encode(params), lane_of(method))
+
+    async def acquire(
+        self,
+        method: str,
+        params: wire.Wire,
+        undo: Callable[[Any], Awaitable[object]],
+        grace: float | None = None,
+    ) -> Any:
+        """Send a request that creates something on the server, so that being cancelled leaves nothing there.
+
+        Args:
+            method: The request.
+            params: Its parameters.
+            undo: Removes what the result names. It runs if the caller was cancelled after the request was sent.
+            grace: Seconds for the late answer and the undoing.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        call = await self.begin(method, params)
+        try:
+            with trio.move_on_after(self.config.request_timeout):
+                return decode_result(method, await call.answer())
+            raise RequestTimeout(method, self.config.request_timeout)
+        finally:
+            if not call.answered and not call.take_back():
+                await self.services.finish(self._undo_late, call, undo, grace or self.config.interrupt_grace)
+
+    async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]], grace: float) -> None:
+        with trio.move_on_after(grace):
+            try:
+                await undo(decode_result(call.method, await call.answer()))
+            except CodexError:
+                # It failed, or the connection ended: either way there is nothing left to undo.
+                return
+        call.give_up()
+
+
+def lane_of(method: str) -> Lane:
+    """Tell how a request travels. A method that the tables do not know counts as one that is answered at once."""
+    spec = CLIENT_REQUESTS.get(method)
+    if spec is None:
+        return "window"
+    return "control" if spec.control else "deferred" if spec.deferred else "window"
+
+
+def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
+    """Give parameters as plain JSON."""
+    return {} if params is None else _convert.encode(params)
+
+
+def parse_result(method: str, raw: msgspec.Raw) -> Any:
+    """Parse the result of a method.
+
+    Raises:
+        DecodeError: It is not JSON.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise DecodeError(method, "$", str(exc)) from None
+
+
+def decode_result(method: str, raw: msgspec.Raw) -> Any:
+    """Structure the result of a method.
+
+    Raises:
+        DecodeError: It does not fit the schema.
+    """
+    return _convert.decode_result(method, parse_result(method, raw))

@@ -1,0 +1,269 @@
+"""A turn as a scope: owns its start, its end by whatever way, and what its body may do with it."""
+
+from __future__ import annotations
+
+import contextvars
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import trio
+
+from trio_codex._dispatch import CallbackGroup
+from trio_codex._ending import end_turn, insist, interrupt
+from trio_codex._inputs import TurnInput, wire_input
+from trio_codex._turn_state import TurnState
+from trio_codex.errors import DecodeError, PolicyError, RequestTimeout, RpcError, TurnActive
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from trio_codex import wire
+    from trio_codex._event import Event
+    from trio_codex._session import Session
+    from trio_codex._thread import Thread
+    from trio_codex._turn_result import TurnResult
+    from trio_codex._turn_state import ThreadState
+    from trio_codex.policies import Policy
+
+
+class Turn:
+    """One turn of a thread, inside ``async with thread.turn(…)``.
+
+    Iterating over it, or over :meth:`text`, gives its events as they come and ends with the turn. Both take from one
+    buffer, so only one task at a time may do so. Breaking off the iteration does not end the turn; leaving its scope does.
+    """
+
+    def __init__(self, session: Session, thread: Thread, state: TurnState) -> None:
+        self._session = session
+        self._thread = thread
+        self._state = state
+        assert state.events is not None
+        self._events = state.events
+
+    @property
+    def id(self) -> str:
+        """Its id on the server."""
+        return self._state.id or ""
+
+    @property
+    def thread(self) -> Thread:
+        """Its thread."""
+        return self._thread
+
+    @property
+    def result(self) -> TurnResult:
+        """How it ended.
+
+        Raises:
+            TurnActive: It has not.
+        """
+        if not self._state.ended.is_set():
+            raise TurnActive(self._state.thread.id, self._state.id)
+        return self._state.result()
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Ids of the threads of the agents that were spawned in it. Interrupting it ends them too."""
+        return tuple(self._state.reducer.children)
+
+    @property
+    def last_event_at(self) -> float:
+        """When its last event came, in Trio's time; its start counts as one."""
+        return self._state.last_event_at
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Give the next event.
+
+        A cancellation point; a schedule point at least every 64 events or 1 ms.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+            SubscriptionOverflow: This consumer lagged beyond the bounds of ``event_buffer``. The turn goes on.
+            trio.BusyResourceError: Another task is iterating.
+        """
+        return await self._events.__anext__()
+
+    def text(self) -> TurnText:
+        """Iterate over the agent's text: the deltas of its messages, and the whole of one that came without deltas.
+
+        Raises:
+            As iterating over the turn.
+        """
+        return TurnText(self._events)
+
+    async def steer(self, value: TurnInput) -> None:
+        """Give the running turn more input. By default the server drops the message it is working on and starts anew.
+
+        Raises:
+            InvalidRequestError: The turn has ended, or is of a kind that cannot be steered.
+            CodexError: As every request.
+        """
+        items, tool_output = wire_input(value)
+        if tool_output is not None:
+            raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
+        encoded = [_convert.encode(item) for item in items]
+
+        def params(turn_id: str) -> dict[str, Any]:
+            return {"threadId": self._state.thread.id, "expectedTurnId": turn_id, "input": encoded}
+
+        await trio.lowlevel.checkpoint()
+        if self._state.ended.is_set():
+            await self._session.request("turn/steer", params(self.id))
+        await insist(self._session, self._state, "turn/steer", params)
+
+    async def interrupt(self) -> None:
+        """Ask the server to interrupt the turn; returns when it accepted, or when the turn has ended anyway.
+
+        That it accepted proves nothing: :meth:`wait` tells when the turn has ended, and how.
+
+        Raises:
+            CodexError: As every request.
+        """
+        await trio.lowlevel.checkpoint()
+        await interrupt(self._session, self._state)
+
+    async def wait(self) -> TurnResult:
+        """Wait for the end of the turn. What is buffered of its events is dropped.
+
+        Returns:
+            How it ended; a failed turn does not raise here.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+        """
+        self._events.release()
+        await self._state.ended.wait()
+        if self._state.lost:
+            raise self._state.loss()
+        return self._state.result()
+
+
+class TurnText:
+    """The agent's text of a turn, piece by piece. Made by :meth:`Turn.text`."""
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+        self._streamed: set[str] = set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        """Give the next piece. Checkpoints and raises as iterating over the turn."""
+        while True:
+            event: Event = await self._events.__anext__()
+            if event.method == "item/agentMessage/delta":
+                raw = event.raw
+                if isinstance(raw, dict) and isinstance(raw.get("delta"), str):
+                    self._streamed.add(str(raw.get("itemId")))
+                    delta: str = raw["delta"]
+                    return delta
+            elif event.method == "item/completed":
+                text = self._unstreamed(event.raw)
+                if text:
+                    return text
+
+    def _unstreamed(self, raw: Any) -> str | None:
+        item = raw.get("item") if isinstance(raw, dict) else None
+        if (
+            not isinstance(item, dict)
+            or item.get("type") != "agentMessage"
+            or str(item.get("id")) in self._streamed
+        ):
+            return None
+        text = item.get("text")
+        return text if isinstance(text, str) else None
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_turn(
+    session: Session, thread: Thread, state: ThreadState, params: wire.TurnStartParams, policy: Policy | None
+) -> AsyncIterator[Turn]:
+    """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
+    session.connection.check_open()
+    if state.turn is not None:
+        raise TurnActive(state.id, state.turn.id)
+    body_scope = trio.CancelScope()
+    failures: list[PolicyError] = []
+
+    def fail(error: PolicyError) -> None:
+        failures.append(error)
+        body_scope.cancel()
+
+    turn = TurnState(
+        state,
+        events=session.router.subscription(),
+        callbacks=CallbackGroup(fail, contextvars.copy_context()),
+        policy=policy,
+    )
+    # Claimed before the first await: another task may be about to start one, too.
+    state.turn = turn
+    body_error: BaseException | None = None
+    try:
+        with body_scope:
+            await _start(session, turn, params)
+            yield Turn(session, thread, turn)
+    except BaseException as exc:  # recorded, and raised below
+        body_error = exc  # see below
+    exit_request = await _leave(session, turn)
+    error = _choose(body_error, exit_request, failures, turn)
+    if error is not None:
+        raise error
+
+
+async def _start(session: Session, turn: TurnState, params: wire.TurnStartParams) -> None:
+    try:
+        turn.start = await session.begin("turn/start", params)
+    except BaseException:
+        turn.never_started()
+        raise
+    with trio.move_on_after(session.config.request_timeout):
+        try:
+            answer = await turn.start.answer()
+        except RpcError:
+            turn.never_started()
+            raise
+        try:
+            turn.bind(msgspec.json.decode(answer))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+            raise DecodeError("turn/start", "$", str(exc)) from None
+        return
+    raise RequestTimeout("turn/start", session.config.request_timeout)
+
+
+async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
+    """End what is left of the turn; give the Ctrl-C that came meanwhile."""
+    assert turn.events is not None
+    if turn.start is not None and turn.start.take_back():
+        turn.never_started()
+    turn.left_early = not turn.ended.is_set()
+    turn.events.release()
+    exit_request = None
+    if turn.left_early or turn.callbacks:
+        try:
+            await session.services.finish(end_turn, session, turn)
+        except KeyboardInterrupt as exc:
+            exit_request = exc
+    return exit_request
+
+
+def _choose(
+    body_error: BaseException | None,
+    exit_request: KeyboardInterrupt | None,
+    failures: list[PolicyError],
+    turn: TurnState,
+) -> BaseException | None:
+    """Pick what leaves: an exit request, else what the body raised, else a policy's failure, else the loss."""
+    chosen = exit_request or body_error or next(iter(failures), None)
+    if chosen is None:
+        return turn.loss() if turn.lost else None
+    for failure in failures:
+        if failure is not chosen:
+            chosen.add_note(f"Meanwhile also: {failure}")
+    return chosen

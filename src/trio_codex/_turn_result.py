@@ -1,0 +1,216 @@
+"""How a turn ended: owns the result value and the reducer that makes it of the turn's events.
+
+The reducer is fed by the reader and keeps items as raw JSON until somebody reads the result. It never looks into a
+consumer's buffer, so a result is whole even if nobody iterated, or somebody overflowed. What the server sends is taken
+as it comes: nothing here raises on a strange value.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import attrs
+import msgspec
+
+from trio_codex import wire
+from trio_codex.errors import DecodeError
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+class TurnStatus(enum.StrEnum):
+    """How a turn ended. A status that this version does not know stays a plain string."""
+
+    completed = "completed"
+    interrupted = "interrupted"
+    failed = "failed"
+    lost = "lost"
+    """Its end was never seen: the connection ended first, or it was abandoned."""
+
+
+@attrs.frozen(kw_only=True)
+class TurnResult:
+    """Everything a turn left.
+
+    Attributes:
+        id: The turn's id; empty if the server never told it.
+        thread_id: Its thread.
+        status: How it ended.
+        error: Why, where the server said so.
+        final_response: The last ``final_answer`` agent message, else the last without a phase, else ``None``.
+        items: The completed items, in the order of their completion. An item that was cut off is not among them.
+        usage: The thread's token usage as last reported in this turn; ``None`` if it was not.
+        diff: The unified diff of what the turn changed in files, as last reported.
+        started_at: Unix time in seconds, as the server tells it.
+        completed_at: Unix time in seconds.
+        duration_ms: Milliseconds from its start to its end, as the server tells it.
+    """
+
+    id: str
+    thread_id: str
+    status: TurnStatus | str
+    error: wire.TurnError | None = None
+    final_response: str | None = attrs.field(default=None, repr=False)
+    items: tuple[wire.ThreadItem, ...] = attrs.field(default=(), repr=lambda items: f"<{len(items)} items>")
+    usage: wire.ThreadTokenUsage | None = None
+    diff: str | None = attrs.field(default=None, repr=False)
+    started_at: int | None = None
+    completed_at: int | None = None
+    duration_ms: int | None = None
+
+
+class TurnReducer:
+    """What is known of one turn's outcome so far.
+
+    Attributes:
+        children: Ids of the threads of agents that were spawned in it.
+        terminals: Process ids of the commands it started that have not completed, by item.
+        changes: The file changes that are proposed or under way, by item: an approval request does not repeat them.
+    """
+
+    def __init__(self) -> None:
+        self.children: dict[str, None] = {}
+        self.terminals: dict[str, str] = {}
+        self.changes: dict[str, Any] = {}
+        self._items: list[dict[str, Any]] = []
+        self._usage: Any = None
+        self._diff: Any = None
+        self._error: Any = None
+        self._turn: dict[str, Any] = {}
+        self._status: TurnStatus | str | None = None
+
+    def feed(self, method: str, json: bytes | msgspec.Raw) -> None:
+        """Take an event of the turn."""
+        handle = _HANDLERS.get(method)
+        if handle is None:
+            return
+        try:
+            params = msgspec.json.decode(json)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return
+        if isinstance(params, dict):
+            handle(self, params)
+
+    def end(self) -> None:
+        """Settle the outcome by the terminal event, if it was fed, else as lost. Only the first time counts."""
+        if self._status is None:
+            told = self._turn.get("status")
+            self._status = _status(told) if isinstance(told, str) else TurnStatus.lost
+
+    @property
+    def ended(self) -> bool:
+        """Whether the outcome is settled."""
+        return self._status is not None
+
+    def result(self, turn_id: str, thread_id: str) -> TurnResult:
+        """Give the result; items and errors are structured now."""
+        return TurnResult(
+            id=turn_id,
+            thread_id=thread_id,
+            status=TurnStatus.lost if self._status is None else self._status,
+            error=_structured(wire.TurnError, self._turn.get("error") or self._error),
+            final_response=_final_response(self._items),
+            items=tuple(_structure_item(item) for item in self._items),
+            usage=_structured(wire.ThreadTokenUsage, self._usage),
+            diff=self._diff if isinstance(self._diff, str) else None,
+            started_at=_integer(self._turn.get("startedAt")),
+            completed_at=_integer(self._turn.get("completedAt")),
+            duration_ms=_integer(self._turn.get("durationMs")),
+        )
+
+    def _on_item_started(self, params: dict[str, Any]) -> None:
+        item = params.get("item")
+        if isinstance(item, dict):
+            self._note_remote(item)
+
+    def _on_item_completed(self, params: dict[str, Any]) -> None:
+        item = params.get("item")
+        if isinstance(item, dict):
+            self._note_remote(item)
+            self.terminals.pop(str(item.get("id")), None)
+            self.changes.pop(str(item.get("id")), None)
+            self._items.append(item)
+
+    def _note_remote(self, item: dict[str, Any]) -> None:
+        """Keep what has to be ended separately when the turn is left early (PROTOCOL Q24, 6)."""
+        kind, receivers = item.get("type"), item.get("receiverThreadIds")
+        if kind == "collabAgentToolCall" and isinstance(receivers, list):
+            self.children.update((child, None) for child in receivers if isinstance(child, str))
+        elif kind == "subAgentActivity" and isinstance(item.get("agentThreadId"), str):
+            self.children[item["agentThreadId"]] = None
+        elif kind == "commandExecution" and isinstance(item.get("processId"), str):
+            self.terminals[str(item.get("id"))] = item["processId"]
+        elif kind == "fileChange":
+            self.changes[str(item.get("id"))] = item.get("changes")
+
+    def _on_usage(self, params: dict[str, Any]) -> None:
+        self._usage = params.get("tokenUsage")
+
+    def _on_diff(self, params: dict[str, Any]) -> None:
+        self._diff = params.get("diff")
+
+    def _on_error(self, params: dict[str, Any]) -> None:
+        # With willRetry the server goes on by itself: no outcome yet (Q15).
+        if params.get("willRetry") is not True:
+            self._error = params.get("error")
+
+    def _on_turn(self, params: dict[str, Any]) -> None:
+        turn = params.get("turn")
+        if isinstance(turn, dict):
+            self._turn = turn
+
+
+_HANDLERS: Final[dict[str, Callable[[TurnReducer, dict[str, Any]], None]]] = {
+    "item/started": TurnReducer._on_item_started,
+    "item/completed": TurnReducer._on_item_completed,
+    "thread/tokenUsage/updated": TurnReducer._on_usage,
+    "turn/diff/updated": TurnReducer._on_diff,
+    "error": TurnReducer._on_error,
+    "turn/completed": TurnReducer._on_turn,
+}
+
+
+def _structured(type_: type[T], value: Any) -> T | None:
+    if value is None:
+        return None
+    try:
+        return _convert.decode(type_, value)
+    except DecodeError:
+        return None
+
+
+def _structure_item(item: dict[str, Any]) -> wire.ThreadItem:
+    try:
+        decoded: wire.ThreadItem = _convert.decode(wire.ThreadItem, item)
+    except DecodeError:
+        kind = item.get("type")
+        return wire.UnknownVariant(tag=kind if isinstance(kind, str) else None, raw=item)
+    return decoded
+
+
+def _status(told: str) -> TurnStatus | str:
+    try:
+        return TurnStatus(told)
+    except ValueError:
+        return told
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _final_response(items: list[dict[str, Any]]) -> str | None:
+    messages = [
+        item for item in items if item.get("type") == "agentMessage" and isinstance(item.get("text"), str)
+    ]
+    for phase in ("final_answer", None):
+        for item in reversed(messages):
+            if item.get("phase") == phase:
+                text: str = item["text"]
+                return text
+    return None

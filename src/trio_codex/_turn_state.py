@@ -1,0 +1,198 @@
+"""What the client knows of the server's threads and turns: synchronous state, changed only by the reader and by scopes.
+
+A thread has at most one open turn, whoever started it: a second ``turn/start`` would silently steer the first
+(PROTOCOL Q3). A turn may go by two ids: an inline review answers under one and runs under another (Q4).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from trio_codex._turn_result import TurnReducer, TurnResult
+from trio_codex.errors import TurnLost
+
+if TYPE_CHECKING:
+    from trio_codex._connection import Call, Death
+    from trio_codex._dispatch import CallbackGroup
+    from trio_codex._event import Event
+    from trio_codex._subscriptions import Subscription
+    from trio_codex.policies import Policy
+
+PAST_TURNS_KEPT: Final = 16
+"""Ids of ended turns that a thread remembers, so that a late event of one is not taken for the turn that is starting."""
+
+
+class TurnState:
+    """One open turn.
+
+    Attributes:
+        thread: Its thread.
+        id: Its id; ``None`` until the server has told it.
+        active_id: The id under which it can be interrupted and steered, once it is.
+        reducer: What is known of its outcome.
+        events: The buffer of whoever listens to it; ``None`` for a turn that nobody here started.
+        callbacks: The callbacks that belong to it; ``None`` likewise.
+        policy: The policy given for this turn.
+        started: Set when the server has announced it; before that it refuses an interrupt (Q1).
+        ended: Set at its terminal event, or when it is lost.
+        last_event_at: Trio time of the last event.
+        start: The call that starts it, while its answer is not known.
+        left_early: Whether its scope was left before its end.
+    """
+
+    def __init__(
+        self,
+        thread: ThreadState,
+        turn_id: str | None = None,
+        *,
+        events: Subscription[Event] | None = None,
+        callbacks: CallbackGroup | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        self.thread = thread
+        self.id = turn_id
+        self.active_id = turn_id
+        self.reducer = TurnReducer()
+        self.events = events
+        self.callbacks = callbacks
+        self.policy = policy
+        self.started = trio.Event()
+        self.ended = trio.Event()
+        self.last_event_at = trio.current_time()
+        self.start: Call | None = None
+        self.left_early = False
+        self._lost: tuple[str, Death | None] | None = None
+        self._result: TurnResult | None = None
+
+    @property
+    def owned(self) -> bool:
+        """Whether a scope of this client stands for it."""
+        return self.callbacks is not None
+
+    def goes_by(self, turn_id: str) -> bool:
+        """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
+        if self.id is None:
+            return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
+        return turn_id in (self.id, self.active_id)
+
+    def bind(self, response: Any) -> None:
+        """Take the id from the answer to the request that started it."""
+        self.start = None
+        turn_id = response["turn"]["id"] if _names_turn(response) else self.active_id
+        self.id = turn_id
+        self.active_id = self.active_id or turn_id
+
+    def never_started(self) -> None:
+        """Note that the server refused to start it."""
+        self.start = None
+        self.thread.turn = None if self.thread.turn is self else self.thread.turn
+        self._close()
+
+    def take(self, event: Event) -> None:
+        """Take an event of this turn."""
+        self.last_event_at = trio.current_time()
+        self.reducer.feed(event.method, event.json)
+        if self.events is not None:
+            self.events.put(event)
+
+    def end(self, event: Event) -> None:
+        """Note the terminal event, which :meth:`take` has not been given."""
+        self.reducer.feed(event.method, event.json)
+        self.reducer.end()
+        self._close()
+        if self.events is not None:
+            self.events.put_last(event)
+
+    def lose(self, reason: str, death: Death | None = None) -> None:
+        """Note that its end will not be seen."""
+        if self.ended.is_set():
+            return
+        self._lost = (reason, death)
+        self.reducer.end()
+        self._close()
+        if self.events is not None:
+            self.events.end(self.loss)
+
+    def loss(self) -> TurnLost:
+        """Give a fresh exception that says why it was lost."""
+        assert self._lost is not None
+        reason, death = self._lost
+        error = TurnLost(reason, self.result())
+        error.__cause__ = None if death is None else death.exception()
+        return error
+
+    @property
+    def lost(self) -> bool:
+        """Whether its end was not seen, and will not be."""
+        return self._lost is not None
+
+    def result(self) -> TurnResult:
+        """Give the result. Its items are structured at the first call after the end."""
+        if self._result is None:
+            result = self.reducer.result(self.id or "", self.thread.id)
+            if not self.ended.is_set():
+                return result
+            self._result = result
+        return self._result
+
+    def _close(self) -> None:
+        self.started.set()
+        self.ended.set()
+        if self.callbacks is not None:
+            self.callbacks.cancel()
+
+
+def _names_turn(response: Any) -> bool:
+    turn = response.get("turn") if isinstance(response, dict) else None
+    return isinstance(turn, dict) and isinstance(turn.get("id"), str)
+
+
+class ThreadState:
+    """One thread of the server that this client has seen.
+
+    Attributes:
+        id: Its id.
+        turn: Its open turn, whoever started it.
+        parent: The turn that spawned it, if it is a child agent's.
+        listeners: Who gets every event of it.
+        policy: The policy given for this thread.
+        held: How many handles of this client stand for it.
+        past_turn_ids: Ids of its latest ended turns.
+        past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
+    """
+
+    def __init__(self, thread_id: str) -> None:
+        self.id = thread_id
+        self.turn: TurnState | None = None
+        self.parent: TurnState | None = None
+        self.listeners: list[Subscription[Event]] = []
+        self.policy: Policy | None = None
+        self.held = 0
+        self.past_turn_ids: deque[str] = deque(maxlen=PAST_TURNS_KEPT)
+        self.past_turns: list[TurnState] = []
+
+    @property
+    def owner(self) -> TurnState | None:
+        """The open turn of this client that this thread works for: its own, or that of the turn that spawned it."""
+        seen: set[str] = set()
+        state: ThreadState | None = self
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if state.turn is not None and state.turn.owned:
+                return state.turn
+            parent = state.parent
+            if parent is not None and parent.owned:
+                return parent
+            state = parent.thread if parent is not None else None
+        return None
+
+    def close_turn(self, turn: TurnState) -> None:
+        """Forget a turn that has ended."""
+        if self.parent is not None and (turn.reducer.terminals or turn.reducer.children):
+            self.past_turns.append(turn)
+        if self.turn is turn:
+            self.turn = None
+        self.past_turn_ids.extend({turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None})
