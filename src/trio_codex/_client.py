@@ -16,7 +16,7 @@ from trio_codex._thread import Sandbox, Thread
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from trio_codex._api import Api
+    from trio_codex._api_generated import Api
     from trio_codex._event import Event
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
@@ -81,7 +81,7 @@ class Codex:
     def api(self) -> Api:
         """Every request of the protocol as a typed method, grouped: ``codex.api.thread.list(limit=25)``."""
         if self._api is None:
-            from trio_codex._api import Api
+            from trio_codex._api_generated import Api
 
             self._api = Api(self._session.request)
         return self._api

@@ -167,7 +167,7 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
             await turn.ended.wait()
         except CodexError as exc:
             logger.warning("the agent %s could not be interrupted: %s", child.id, exc)
-    for past in ([turn] if turn is not None else []) + child.past_turns:
+    for past in child.past_turns:
         await _end_offspring(session, past, seen)
 
 

@@ -129,6 +129,14 @@ def send_signal(process: Process, number: int) -> None:
             os.close(fd)
 
 
+def kill_own(pid: int, number: int) -> None:
+    """Signal a child of ours, whose id is its own until we reap it."""
+    try:
+        os.kill(pid, number)
+    except OSError:
+        pass  # not ours to signal: it has become another user
+
+
 def signal_below(root: int, number: int) -> None:
     """Signal every process below ``root``."""
     for process in descendants(root):
@@ -200,8 +208,8 @@ class Guard:
     def signal_server(self, number: int) -> None:
         """Signal the server. Its id is its own until :meth:`reap` gives it back."""
         if not self.ended:
-            os.kill(self.server, number)
-            os.kill(self.server, signal.SIGCONT)  # a stopped process does not act on it
+            kill_own(self.server, number)
+            kill_own(self.server, signal.SIGCONT)  # a stopped process does not act on it
 
     def reap(self) -> bool:
         """Take in every child that has died; tell whether any child is left."""
@@ -286,7 +294,7 @@ class Guard:
             except OSError:
                 return
             for pid in os.read(fd, 65536).split():
-                os.kill(int(pid), signal.SIGKILL)
+                kill_own(int(pid), signal.SIGKILL)
             os.close(fd)
 
 

@@ -26,9 +26,10 @@ from trio_codex.errors import SpawnError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-PIPE_BYTES: Final = 1024 * 1024
-"""Wanted capacity of stdin and stdout, 16 times the default: fewer wake-ups on both sides. It is the most that an
-unprivileged process may ask for; where even that is refused the default stays."""
+STDIN_BYTES: Final = 256 * 1024
+STDOUT_BYTES: Final = 1024 * 1024
+"""Wanted capacities; the default is 64 KiB. Measured: 3.5 and 2 times the throughput. More for stdin adds little, and
+an unprivileged user may have 64 MiB in all; where that is used up the default stays."""
 
 _GUARD_CODE: Final = (
     f"import sys; sys.path.append({os.path.dirname(_guard.__file__)!r}); "
@@ -88,9 +89,9 @@ class GuardedProcess(ServerProcess):
                 theirs.callback(os.close, pair[1 - end])
                 mine.append(pair[end])
                 lent.append(pair[1 - end])
-            for fd in mine[:2]:
+            for fd, size in zip(mine, (STDIN_BYTES, STDOUT_BYTES), strict=False):
                 with contextlib.suppress(OSError):
-                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
             self._control, control = socket.socketpair()
             ours.enter_context(self._control)
             theirs.enter_context(control)

@@ -138,6 +138,7 @@ class GroupProcess(ServerProcess):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_process, nursery.cancel_scope)
                 await self._stopped.wait()
+                nursery.cancel_scope.cancel()
 
     async def _wait_process(self, scope: trio.CancelScope) -> None:
         assert self._process is not None

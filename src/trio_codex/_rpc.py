@@ -134,7 +134,7 @@ class RpcState(Generic[T]):
         return frozenset(self._server_requests)
 
     def request(self, method: str, params: object, token: T) -> tuple[RequestId, bytes]:
-        """Register a request; give its id and its line. ``params`` is always sent, as ``{}`` if need be (Q11).
+        """Register a request; give its id and its line. ``params`` are always sent, as ``{}`` if need be (Q11).
 
         Raises:
             ConnectionClosed: :meth:`close` was called.

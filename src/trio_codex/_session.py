@@ -121,7 +121,7 @@ def lane_of(method: str) -> Lane:
 
 def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
     """Give parameters as plain JSON."""
-    return {} if params is None else _convert.encode(params)
+    return None if params is None else _convert.encode(params)
 
 
 def parse_result(method: str, raw: msgspec.Raw) -> Any:

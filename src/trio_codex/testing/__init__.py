@@ -1,0 +1,114 @@
+"""Tools to test against Codex without Codex's model: a scripted model, and a home to run the real binary in.
+
+::
+
+    async with MockModel() as model:
+        model.say("hello")
+        with offline_home(model) as home:
+            ...  # run codex with ``home.env``
+
+Importing this package is cheap; what it re-exports is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._fake import Asked as Asked
+    from ._fake import FakeServer as FakeServer
+    from ._fake import fake_codex as fake_codex
+    from ._home import OfflineHome as OfflineHome
+    from ._home import offline_home as offline_home
+    from ._home import write_offline_home as write_offline_home
+    from ._model import MockModel as MockModel
+    from ._queue import Match as Match
+    from ._queue import Script as Script
+    from ._request import ModelRequest as ModelRequest
+    from ._script import Command as Command
+    from ._script import Failed as Failed
+    from ._script import Incomplete as Incomplete
+    from ._script import Part as Part
+    from ._script import Patch as Patch
+    from ._script import Permissions as Permissions
+    from ._script import Plan as Plan
+    from ._script import Question as Question
+    from ._script import RawEvent as RawEvent
+    from ._script import RawItem as RawItem
+    from ._script import Reasoning as Reasoning
+    from ._script import Response as Response
+    from ._script import Text as Text
+    from ._script import ToolCall as ToolCall
+    from ._script import Usage as Usage
+    from ._script import UserInput as UserInput
+    from ._steps import Cut as Cut
+    from ._steps import Delay as Delay
+    from ._steps import Frame as Frame
+    from ._steps import Gate as Gate
+    from ._steps import Hang as Hang
+    from ._steps import HTTPFailure as HTTPFailure
+    from ._steps import Pause as Pause
+    from ._steps import Slot as Slot
+    from ._steps import Step as Step
+
+__all__ = [
+    "Asked",
+    "Command",
+    "Cut",
+    "Delay",
+    "Failed",
+    "FakeServer",
+    "Frame",
+    "Gate",
+    "HTTPFailure",
+    "Hang",
+    "Incomplete",
+    "Match",
+    "MockModel",
+    "ModelRequest",
+    "OfflineHome",
+    "Part",
+    "Patch",
+    "Pause",
+    "Permissions",
+    "Plan",
+    "Question",
+    "RawEvent",
+    "RawItem",
+    "Reasoning",
+    "Response",
+    "Script",
+    "Slot",
+    "Step",
+    "Text",
+    "ToolCall",
+    "Usage",
+    "UserInput",
+    "fake_codex",
+    "offline_home",
+    "write_offline_home",
+]
+
+_MODULES = {
+    "_fake": ("Asked", "FakeServer", "fake_codex"),
+    "_home": ("OfflineHome", "offline_home", "write_offline_home"),
+    "_model": ("MockModel",),
+    "_queue": ("Match", "Script"),
+    "_request": ("ModelRequest",),
+    "_steps": ("Cut", "Delay", "Frame", "Gate", "HTTPFailure", "Hang", "Pause", "Slot", "Step"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULE_OF.get(name, "_script")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,333 @@
+"""The model stand-in: a Responses endpoint on loopback that says what it is told to.
+
+Owns the endpoint: which request gets which response, the record of requests, and the playing of responses. What a
+response is made of is in ``_script``, how it is queued in ``_queue``, how HTTP is served in ``_serve``.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import attrs
+import trio
+
+from ._queue import Match, Route, Script
+from ._request import ModelRequest, without_secrets
+from ._script import Response
+from ._serve import HOST, Receive, Send, serve
+from ._steps import Cut, Frame, HTTPFailure, Step
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+    from types import TracebackType
+
+PATH: Final = "/v1/responses"
+
+CHUNK_BYTES: Final = 1 << 16
+"""How many bytes of events go into one write: a flood of deltas costs few writes, and a dropped stream shows soon."""
+
+
+@attrs.define(eq=False)
+class MockModel(Script):
+    """A model for the real codex binary, scripted by a test and served on loopback.
+
+    ::
+
+        async with MockModel() as model:
+            model.run_command("echo hi")
+            model.say("It says ", "hi.", phase="final_answer")
+            with offline_home(model) as home:
+                ...  # run codex with ``home.env`` in ``home.workspace``
+            model.assert_all_used()
+
+    Each request to ``POST /v1/responses`` takes the next response of the script. With several conversations at once
+    give each its own with :meth:`script`. A request for which nothing is left is answered with :attr:`default`, and
+    without one it is refused with HTTP 400 and kept in :attr:`unexpected`.
+
+    It needs hypercorn (``pip install 'trio-codex[testing]'``). It can be entered once. When the scope is left, open
+    streams are dropped, and what the body raised leaves as itself.
+
+    Attributes:
+        default: What to answer once the script is used up.
+        requests: The requests for a response, in order of arrival.
+        unexpected: Those of them for which nothing was left, and requests for anything else.
+    """
+
+    requests: list[ModelRequest] = attrs.field(factory=list[ModelRequest], init=False)
+    unexpected: list[ModelRequest] = attrs.field(factory=list[ModelRequest], init=False)
+    _routes: list[Route] = attrs.field(factory=list[Route], init=False)
+    _arrivals: trio.lowlevel.ParkingLot = attrs.field(factory=trio.lowlevel.ParkingLot, init=False)
+    _lifetime: AbstractAsyncContextManager[None] | None = attrs.field(default=None, init=False)
+    _port: int | None = attrs.field(default=None, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
+
+    async def __aenter__(self) -> Self:
+        """Start to serve.
+
+        A checkpoint.
+
+        Raises:
+            ImportError: If hypercorn is not installed.
+            OSError: If there is no port to listen on.
+            RuntimeError: If it was entered before.
+        """
+        if self._lifetime is not None:
+            raise RuntimeError("a MockModel can be entered only once")
+        self._lifetime = self._serving()
+        await self._lifetime.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Drop open streams and stop to serve.
+
+        A checkpoint.
+
+        Raises:
+            RuntimeError: If the HTTP server failed; the body was cancelled for it.
+            Exception: Whatever a predicate or a step of the test's own raised; the body was cancelled for it.
+        """
+        assert self._lifetime is not None
+        return await self._lifetime.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # it cancels what it waits for
+
+    @property
+    def base_url(self) -> str:
+        """The URL for the ``base_url`` of a model provider.
+
+        Raises:
+            RuntimeError: If the model has not been entered.
+        """
+        if self._port is None:
+            raise RuntimeError("the model stand-in has no address before it is entered")
+        return f"http://{HOST}:{self._port}/v1"
+
+    def respond(self, *steps: Step, when: Match | None = None) -> None:
+        """Answer the next request with these steps.
+
+        Args:
+            steps: The steps of the response.
+            when: Answer the next request that it matches, instead of the next of all (see :meth:`script`).
+
+        Raises:
+            ValueError: If a step stands behind one that ends the response, or anything but pauses before an
+                ``HTTPFailure``.
+        """
+        if when is None:
+            super().respond(*steps)
+            return
+        route = Route(match=when)
+        route.respond(*self._hold(steps))
+        self._routes.append(route)
+
+    def script(
+        self, match: Match | None = None, *, thread_id: str | None = None, default: Response | None = None
+    ) -> Script:
+        """Give the conversations that match a script of their own.
+
+        Requests that a script matches are never answered from the common one. Where several scripts match, the first
+        that has a response left answers.
+
+        Args:
+            match: Text that the last message of the user must contain, or a predicate on the request.
+            thread_id: Id of the thread that must be asking.
+            default: What to answer once the script is used up, instead of the model's own ``default``.
+        """
+        route = Route(match=match, thread_id=thread_id, default=default)
+        self._routes.append(route)
+        return route
+
+    async def wait_for_requests(self, count: int) -> list[ModelRequest]:
+        """Wait until there have been ``count`` requests, and return all there have been.
+
+        A checkpoint, and cancel-safe.
+
+        Raises:
+            trio.ClosedResourceError: If the model is left before.
+        """
+        await trio.lowlevel.checkpoint()
+        while len(self.requests) < count:
+            if self._closed:
+                raise trio.ClosedResourceError(f"the model was asked {len(self.requests)} times, not {count}")
+            await self._arrivals.park()
+        return list(self.requests)
+
+    def assert_all_used(self) -> None:
+        """Check that every scripted response was asked for, and that nothing else was.
+
+        Raises:
+            AssertionError: If a response is left, or a request was unexpected.
+        """
+        left = self.left + sum(route.left for route in self._routes)
+        problems = [f"{left} scripted responses were not asked for"] if left else []
+        problems += [f"unexpected: {_describe(request)}" for request in self.unexpected]
+        if problems:
+            raise AssertionError("; ".join(problems))
+
+    @asynccontextmanager
+    async def _serving(self) -> AsyncGenerator[None]:
+        async with serve(self._app) as self._port:
+            try:
+                yield
+            finally:
+                self._closed = True
+                self._arrivals.unpark_all()
+
+    async def _app(self, scope: Any, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+        else:
+            body = await _read_body(receive)
+            if body is not None:
+                await self._answer(scope, body, receive, send)
+
+    async def _answer(self, scope: Any, body: bytes, receive: Receive, send: Send) -> None:
+        request = ModelRequest(
+            number=len(self.requests),
+            method=scope["method"],
+            path=scope["path"],
+            headers=without_secrets(scope["headers"]),
+            body=_parse(body),
+        )
+        try:
+            response = self._choose(request)
+            frames = list(response.frames(request.number))
+            await _play(frames, request, receive, send)
+        finally:
+            request.closed.set()
+
+    def _choose(self, request: ModelRequest) -> Response:
+        if (request.method, request.path) != ("POST", PATH):
+            self.unexpected.append(request)
+            return Response(HTTPFailure(404, body=f"only POST {PATH} is scripted"))
+        self.requests.append(request)
+        self._arrivals.unpark_all()
+        response = self._take_for(request)
+        if response is None:
+            self.unexpected.append(request)
+            return Response(HTTPFailure(400, body=f"nothing is scripted for {_describe(request)}"))
+        return response
+
+    def _take_for(self, request: ModelRequest) -> Response | None:
+        claiming = [route for route in self._routes if route.claims(request)]
+        if not claiming:
+            return self.take()
+        with_responses = (route for route in claiming if route.left)
+        with_default = (route for route in claiming if route.default is not None)
+        route = next(with_responses, None) or next(with_default, None)
+        return self.default if route is None else route.take()
+
+
+def _describe(request: ModelRequest) -> str:
+    text = request.last_user_text
+    return f"request {request.number}, {request.method} {request.path}, last user text {text!r:.200}"
+
+
+def _parse(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", parsed) if isinstance(parsed, dict) else {}
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Speak the lifespan protocol, which hypercorn asks of every application."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+
+
+async def _read_body(receive: Receive) -> bytes | None:
+    """Return the body of a request, or ``None`` if the client went away before its end."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def _play(frames: Iterable[Frame], request: ModelRequest, receive: Receive, send: Send) -> None:
+    """Carry out a response, unless the client goes away before its end."""
+    player = _Player(send)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
+        for frame in _merged(frames):
+            await player.play(frame)
+        request.completed = True
+        nursery.cancel_scope.cancel()
+    if request.completed:
+        # Out of reach of the scope: hypercorn reports a disconnect while it closes the connection for us.
+        await player.finish()
+
+
+async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+def _merged(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Join neighbouring bytes up to ``CHUNK_BYTES``."""
+    chunk = bytearray()
+    for frame in frames:
+        if isinstance(frame, bytes) and len(chunk) + len(frame) <= CHUNK_BYTES:
+            chunk += frame
+            continue
+        if chunk:
+            yield bytes(chunk)
+            chunk.clear()
+        if isinstance(frame, bytes):
+            chunk += frame
+        else:
+            yield frame
+    if chunk:
+        yield bytes(chunk)
+
+
+@attrs.define(eq=False)
+class _Player:
+    """Sends one HTTP response, in the order in which ASGI wants it."""
+
+    _send: Send
+    _is_started: bool = attrs.field(default=False, init=False)
+    _is_cut: bool = attrs.field(default=False, init=False)
+
+    async def play(self, frame: Frame) -> None:  # noqa: ASYNC910  # nothing to wait for at a cut
+        """Send the frame, or wait as long as it says. A checkpoint, as far as sending is one."""
+        if isinstance(frame, bytes):
+            await self._start(200, "text/event-stream", {})
+            await self._write(frame)
+        elif isinstance(frame, HTTPFailure):
+            await self._start(frame.status, frame.content_type, frame.headers)
+            await self._write(frame.payload())
+        elif isinstance(frame, Cut):
+            self._is_cut = not frame.clean
+        else:
+            await frame.take()
+
+    async def finish(self) -> None:  # noqa: ASYNC910  # nothing to wait for after a cut
+        """Send the end of the body; without it, hypercorn closes the connection in the middle of the body."""
+        if not self._is_cut:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _start(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
+        if self._is_started:
+            return  # noqa: ASYNC910  # the write comes next
+        self._is_started = True
+        # One connection for each request: a kept one may be closed just when the client uses it again, and codex
+        # would report that as a failure of the turn.
+        fields = {"content-type": content_type, "connection": "close", **headers}
+        encoded = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded})
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})

@@ -1,0 +1,157 @@
+"""Serving an ASGI callable on a loopback port for the length of a scope, by hypercorn's Trio worker.
+
+Owns the listening socket, the server's settings and the nursery it runs in, and keeps exceptions transparent. Knows
+nothing of models and scripts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import trio
+
+if TYPE_CHECKING:
+    from hypercorn.config import Config
+
+Receive: TypeAlias = Callable[[], Awaitable[Any]]
+Send: TypeAlias = Callable[[Any], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
+"""An ASGI 3 application: ``await app(scope, receive, send)``."""
+
+HOST: Final = "127.0.0.1"
+
+MAX_HEADER_BYTES: Final = 1 << 20
+"""Room for a request's headers: codex repeats a turn's metadata in one, and hypercorn's 16 KiB may not be enough."""
+
+FIRST_BYTE_TIMEOUT: Final = 60.0
+"""How long a new connection may stay silent, in seconds: a client that was stopped for a while may still come back."""
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def serve(app: ASGIApp) -> AsyncGenerator[int]:
+    """Serve ``app`` on a loopback port of the system's choice, which is the value of the scope.
+
+    Open connections are dropped at the end of the scope, whatever is being sent on them. What the body raises leaves
+    as itself. An exception of ``app`` cancels the body and leaves as itself, too, unless the body raises one.
+
+    Raises:
+        ImportError: If hypercorn is not installed.
+        OSError: If there is no port to listen on.
+        RuntimeError: If the HTTP server failed; the body was cancelled for it.
+    """
+    body_error: BaseException | None = None
+    errors: list[BaseException] = []
+    with socket.create_server((HOST, 0)) as listener:
+        config = _configure(listener)
+        try:
+            async with trio.open_nursery() as nursery:
+                body_scope = trio.CancelScope()
+
+                def fail(error: Exception) -> None:
+                    errors.append(error)
+                    body_scope.cancel()
+
+                nursery.start_soon(_run_server, app, config, fail)
+                try:
+                    with body_scope:
+                        # The socket listens already: who connects before the server runs waits in its backlog.
+                        await trio.lowlevel.checkpoint()
+                        yield listener.getsockname()[1]
+                except BaseException as error:  # noqa: ASYNC103  # raised below, outside the nursery
+                    body_error = error
+                _drop_connections(listener.getsockname())
+                nursery.cancel_scope.cancel()
+        except BaseException as error:  # noqa: ASYNC103  # raised below, outside this handler
+            errors += _leaves(error)
+    chosen = _choose(body_error, errors)
+    try:
+        if chosen is not None:
+            # Outside the handlers, so that no group of the nursery's becomes its context.
+            raise chosen
+    finally:
+        # An exception and a frame that keep each other alive would keep the sockets of both alive, too.
+        del body_error, chosen
+        errors.clear()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _run_server(  # noqa: ASYNC910  # a task of its own
+    app: ASGIApp, config: Config, fail: Callable[[Exception], None]
+) -> None:
+    from hypercorn.trio import serve as serve_forever  # pyright: ignore[reportUnknownVariableType]
+
+    async def guarded(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ASYNC910  # a task of hypercorn's
+        try:
+            await app(scope, receive, send)
+        except Exception as error:  # hypercorn would only log it
+            fail(error)
+
+    try:
+        await serve_forever(guarded, config, mode="asgi")
+    except Exception as error:
+        failure = RuntimeError(f"the HTTP server of the model stand-in failed: {error!r}")
+        failure.__cause__ = error
+        fail(failure)
+
+
+def _configure(listener: socket.socket) -> Config:
+    """Make hypercorn silent, and let it accept on our socket."""
+    try:
+        from hypercorn.config import Config, Sockets
+    except ImportError as error:
+        raise ImportError("MockModel needs hypercorn: pip install 'trio-codex[testing]'") from error
+
+    class LoopbackConfig(Config):
+        # Handing over the descriptor by ``bind = "fd://…"`` would make it inheritable, and leak it if we are
+        # cancelled before hypercorn takes it.
+        def create_sockets(self) -> Sockets:
+            return Sockets(secure_sockets=[], insecure_sockets=[listener], quic_sockets=[])
+
+    config = LoopbackConfig()
+    config.accesslog = None
+    config.errorlog = None
+    config.h11_max_incomplete_size = MAX_HEADER_BYTES
+    config.keep_alive_timeout = FIRST_BYTE_TIMEOUT
+    return config
+
+
+def _drop_connections(address: object) -> None:
+    """Shut down every connection that was accepted on ``address``.
+
+    Hypercorn shields its writes from cancellation and keeps its streams to itself: without this, a client that is
+    stopped, or merely does not read, would hold up the end of the scope for ever.
+    """
+    with suppress(OSError):  # no such directory on this system: then only clients that read are dropped at once
+        for name in os.listdir("/dev/fd"):
+            with suppress(OSError):  # not a socket, not connected, or the descriptor that listed the directory
+                connection = socket.socket(fileno=os.dup(int(name)))
+                with connection:
+                    if connection.getsockname() == address and connection.getpeername():
+                        connection.shutdown(socket.SHUT_RDWR)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    return all(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
+
+
+def _choose(body_error: BaseException | None, errors: list[BaseException]) -> BaseException | None:
+    """Pick what leaves: an exit such as Ctrl-C, else the body's own error, else a failure, else a cancellation."""
+    failures = [error for error in errors if not isinstance(error, trio.Cancelled)]
+    exits = [error for error in failures if not isinstance(error, Exception)]
+    if exits:
+        return exits[0]
+    if body_error is not None and not _is_cancellation(body_error):
+        return body_error
+    return next((error for error in (*failures, body_error, *errors) if error is not None), None)

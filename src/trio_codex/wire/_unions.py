@@ -1,0 +1,232 @@
+"""Reading a union: by the kind of JSON first, then by what tells the objects among its members apart.
+
+No union has a table of its own: a union *is* its members, and what tells them apart is data of the classes
+(:class:`~trio_codex.wire._base.Shape`). Objects are told apart
+
+- by their tag, where the schema has one;
+- else as serde does it for untagged ones: the first member, in the order of the schema, whose required fields are
+  there, which allows the others (if it is closed), and which the value fits.
+
+What is no member becomes an :class:`~trio_codex.wire._unknown.UnknownVariant`, if the union has that. The hooks of
+members are asked for on first use, so that a union of 19 classes costs nothing until it is read, and may be recursive.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections import abc
+from collections.abc import Callable, Mapping, Sequence
+from enum import EnumMeta, StrEnum
+from types import NoneType
+from typing import Any, Final, Literal, TypeAlias, TypeGuard, get_args
+
+import attrs
+
+from trio_codex.wire._base import JSON, NULL, Null, Wire, wire_name
+from trio_codex.wire._unknown import UnknownVariant
+
+Hook: TypeAlias = Callable[[JSON, Any], Any]
+"""What reads a raw value. The second argument is the type; cattrs wants it, and nothing here needs it."""
+
+Type: TypeAlias = Any
+"""A type as an annotation has it: a class, a union, ``Sequence[str]``, …"""
+
+_KINDS: Final[Mapping[type, str]] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "a boolean",
+    NoneType: "null",
+    list: "an array",
+    dict: "an object",
+}
+
+
+def origin(type_: Type) -> Any:
+    """Give what a type is made by: ``Sequence``, ``Literal``, …; ``None`` if it is plain."""
+    return typing.get_origin(type_)
+
+
+class Misfit(TypeError):
+    """A raw value does not fit its type. The text names kinds, never the value, which may be a secret."""
+
+    def __init__(self, expected: str, value: JSON) -> None:
+        super().__init__(f"expected {expected}, got {_KINDS.get(value.__class__, value.__class__.__name__)}")
+
+
+def scalar(*kinds: type) -> Hook:
+    """Read one of these kinds of JSON as it is. No coercion: ``True`` is no integer, ``"1"`` is no number."""
+    expected = _KINDS[kinds[-1]]
+
+    def structure(value: JSON, _: Any) -> Any:
+        if value.__class__ not in kinds:
+            raise Misfit(expected, value)
+        return value
+
+    def structure_one(value: JSON, _: Any) -> Any:
+        if value.__class__ is not kind:
+            raise Misfit(expected, value)
+        return value
+
+    kind, *more = kinds
+    return structure if more else structure_one
+
+
+def literal_hook(values: Sequence[str]) -> Hook:
+    """Read one of these strings and no other."""
+    expected = " or ".join(map(repr, values))
+
+    def structure(value: JSON, _: Any) -> Any:
+        if value not in values:
+            raise ValueError(f"expected {expected}")
+        return value
+
+    return structure
+
+
+def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
+    """Read a string: as a member if it is known, else as it is."""
+    members: dict[str, str] = {member.value: member for kind in kinds for member in kind}
+
+    def structure(value: JSON, _: Any) -> Any:
+        if value.__class__ is not str:
+            raise Misfit("a string", value)
+        return members.get(value, value)
+
+    return structure
+
+
+def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hook:
+    """Make what reads a union.
+
+    Args:
+        members: Its members, flat.
+        hook_for: Gives what reads a member.
+    """
+    enums = [member for member in members if isinstance(member, EnumMeta) and issubclass(member, StrEnum)]
+    classes = [member for member in members if is_wire(member) and member is not UnknownVariant]
+    by_kind: dict[type, Hook] = {}
+    for member in members:
+        if member is NoneType:
+            by_kind.setdefault(NoneType, _as_null(None))
+        elif member is Null:
+            by_kind[NoneType] = _as_null(NULL)
+        elif member is str:
+            by_kind[str] = open_enum(enums) if enums else hook_for(str)
+        elif member is float:
+            by_kind[int] = by_kind[float] = hook_for(float)
+        elif member in (int, bool):
+            by_kind[member] = hook_for(member)
+        elif origin(member) is Literal:
+            by_kind[str] = literal_hook(get_args(member))
+        elif origin(member) is abc.Sequence:
+            by_kind[list] = hook_for(member)
+        elif origin(member) is abc.Mapping:
+            by_kind[dict] = hook_for(member)
+    if UnknownVariant in members:
+        by_kind[dict] = _objects(classes, hook_for, keyed=bool(enums))
+    elif classes:
+        (only,) = classes
+        by_kind[dict] = hook_for(only)
+    if len(by_kind) == 2 and NoneType in by_kind and Null not in members:
+        (inner,) = (hook for kind, hook in by_kind.items() if kind is not NoneType)
+        return _optional(inner)
+    expected = " or ".join(_KINDS[kind] for kind in by_kind)
+
+    def structure(value: JSON, _: Any) -> Any:
+        hook = by_kind.get(value.__class__)
+        if hook is None:
+            raise Misfit(expected, value)
+        return hook(value, None)
+
+    return structure
+
+
+def is_wire(type_: Type) -> TypeGuard[type[Wire]]:
+    """Whether it is a class of the protocol."""
+    return isinstance(type_, type) and issubclass(type_, Wire)
+
+
+def _as_null(result: Null | None) -> Hook:
+    return lambda _value, _type: result
+
+
+def _optional(inner: Hook) -> Hook:
+    """Read null, or one other kind: by far the most frequent union."""
+
+    def structure(value: JSON, _: Any) -> Any:
+        return None if value is None else inner(value, None)
+
+    return structure
+
+
+def _objects(classes: Sequence[type[Wire]], hook_for: Callable[[Type], Hook], *, keyed: bool) -> Hook:
+    """Read an object as one of these classes, or as an unknown variant.
+
+    Args:
+        classes: The members that are objects.
+        hook_for: Gives what reads a member.
+        keyed: The members without data are strings, so those with data have their name as their only key.
+    """
+    tagged = [cls for cls in classes if cls.__wire__.tag is not None]
+    untagged = [_Candidate.of(cls) for cls in classes if cls.__wire__.tag is None]
+    tags = {wire_name(cls, cls.__wire__.tag) for cls in tagged if cls.__wire__.tag is not None}
+    tag = tags.pop() if tags else None
+    if tags:
+        raise TypeError("the members of a union have different tags")
+    by_tag = {_tag_value(cls): cls for cls in tagged}
+    hooks: dict[str, Hook] = {}
+
+    def structure(value: JSON, _: Any) -> Any:
+        name = value.get(tag)
+        if name.__class__ is str:
+            hook = hooks.get(name)
+            if hook is not None:
+                return hook(value, None)
+            cls = by_tag.get(name)
+            if cls is not None:
+                hook = hooks[name] = hook_for(cls)
+                return hook(value, None)
+        for candidate in untagged:
+            if candidate.may_be(value):
+                try:
+                    return hook_for(candidate.cls)(value, None)
+                except Exception:  # serde tries the next one, too
+                    continue
+        if name.__class__ is not str:
+            name = next(iter(value)) if keyed and len(value) == 1 else None
+        return UnknownVariant(tag=name, raw=value)
+
+    return structure
+
+
+def _tag_value(cls: type[Wire]) -> str:
+    (value,) = (field.default for field in cls.__attrs_attrs__ if field.name == cls.__wire__.tag)
+    return str(value)
+
+
+@attrs.frozen
+class _Candidate:
+    """A member without a tag, and what an object must have to be it."""
+
+    cls: type[Wire]
+    required: frozenset[str]
+    known: frozenset[str] | None
+
+    @classmethod
+    def of(cls, candidate: type[Wire]) -> _Candidate:
+        shape = candidate.__wire__
+        fields = candidate.__attrs_attrs__
+        if shape.key is not None:
+            return cls(candidate, frozenset({shape.key}), frozenset({shape.key}))
+        known = frozenset(wire_name(candidate, field.name) for field in fields)
+        # A constant has a default for the sake of whoever writes it. On the wire, it must be there.
+        required = frozenset(
+            wire_name(candidate, field.name)
+            for field in fields
+            if field.default is attrs.NOTHING or field.default.__class__ is str
+        )
+        return cls(candidate, required, known if shape.closed else None)
+
+    def may_be(self, value: Mapping[str, JSON]) -> bool:
+        return self.required <= value.keys() and (self.known is None or value.keys() <= self.known)
