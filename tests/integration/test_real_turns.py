@@ -1,0 +1,426 @@
+"""The real server, its model replaced at the HTTP boundary: turns, their controls, and their end by every way."""
+
+import os
+import signal
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from trio_codex import CodexConfig, Policy, Sandbox, TurnStatus, errors, open_codex, policies, wire
+from trio_codex.testing import Command, Hang, MockModel, Response, Text, offline_home
+
+pytestmark = pytest.mark.real
+
+
+@asynccontextmanager
+async def offline(*, policy=None, model=None, **home_options):
+    """A model, a home, and the real server as a client of both."""
+    with trio.fail_after(20):
+        async with MockModel() as stand_in:
+            with offline_home(stand_in, **home_options) as home:
+                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+                async with open_codex(config, policy=policy) as codex:
+                    yield codex, stand_in, home
+
+
+# -- run -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_gives_the_final_text_its_items_and_usage():
+    async with offline() as (codex, model, _):
+        model.say("hel", "lo")
+        thread = await codex.thread_start()
+        result = await thread.run("hello there")
+        assert result.status is TurnStatus.completed
+        assert result.final_response == "hello"
+        kinds = [type(item) for item in result.items]
+        assert kinds == [wire.UserMessageThreadItem, wire.AgentMessageThreadItem]
+        assert result.usage is not None
+        assert result.usage.total.total_tokens > 0
+        assert result.duration_ms is not None
+        assert model.requests[0].last_user_text == "hello there"
+        assert model.requests[0].body["stream"] is True
+
+
+async def test_a_streamed_turn_gives_exactly_its_deltas_and_one_terminal_event():
+    async with offline() as (codex, model, _):
+        model.say("he", "llo")
+        thread = await codex.thread_start()
+        async with thread.turn("hi") as turn:
+            events = [event async for event in turn]
+        deltas = [event.params.delta for event in events if event.method == "item/agentMessage/delta"]
+        assert deltas == ["he", "llo"]
+        assert [event.method for event in events].count("turn/completed") == 1
+        assert events[-1].method == "turn/completed"
+        assert turn.result.final_response == "hello"
+        assert all(event.emitted_at is not None for event in events)
+
+
+async def test_text_that_no_ascii_holds_crosses_unchanged_both_ways():
+    text = 'quotes " and \\ and newlines\n\tä € 𝄞 \u2028 end'
+    async with offline() as (codex, model, _):
+        model.say(text)
+        thread = await codex.thread_start()
+        result = await thread.run(text)
+        assert result.final_response == text
+        assert model.requests[0].last_user_text == text
+
+
+async def test_two_turns_on_two_threads_run_at_once_and_see_only_their_own():
+    async with offline() as (codex, model, _):
+        gate = model.gate()
+        model.respond(Text("a1"), gate, Text("a2"), when=lambda request: request.last_user_text == "ask a")
+        model.respond(Text("b1"), gate, Text("b2"), when=lambda request: request.last_user_text == "ask b")
+        seen = {}
+
+        async def run(name):
+            thread = await codex.thread_start()
+            async with thread.turn(f"ask {name}") as turn:
+                seen[name] = [piece async for piece in turn.text()]
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run, "a")
+            nursery.start_soon(run, "b")
+            await model.wait_for_requests(2)
+            gate.open()
+        assert seen == {"a": ["a1", "a2"], "b": ["b1", "b2"]}
+
+
+async def test_the_output_schema_reaches_the_model():
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    async with offline() as (codex, model, _):
+        model.say('{"n": 1}')
+        thread = await codex.thread_start()
+        await thread.run("count", output_schema=schema)
+        assert model.requests[0].body["text"]["format"]["schema"] == schema
+
+
+# -- steer and interrupt -------------------------------------------------------------------------------------------
+
+
+async def test_a_steer_reaches_the_model_within_the_same_turn():
+    async with offline() as (codex, model, _):
+        model.hang("first")
+        model.say("after the steer")
+        thread = await codex.thread_start()
+        async with thread.turn("start") as turn:
+            async for piece in turn.text():
+                if piece == "first":
+                    await turn.steer("rather this")
+                else:
+                    assert piece == "after the steer"
+        assert turn.result.status is TurnStatus.completed
+        assert model.requests[1].last_user_text == "rather this"
+
+
+async def test_an_interrupt_right_after_the_start_is_not_lost():
+    async with offline() as (codex, model, _):
+        model.default = Response(Text("never mind"))
+        model.script("go", default=Response(Hang()))
+        thread = await codex.thread_start()
+        for _ in range(5):
+            async with thread.turn("go") as turn:
+                await turn.interrupt()
+                result = await turn.wait()
+            assert result.status is TurnStatus.interrupted
+        assert (await thread.run("and now")).final_response == "never mind"
+
+
+async def test_an_interrupted_turn_keeps_its_result_and_leaves_the_thread_usable():
+    async with offline() as (codex, model, _):
+        model.hang("partial")
+        thread = await codex.thread_start()
+        async with thread.turn("slow") as turn:
+            async for _ in turn.text():
+                await turn.interrupt()
+        assert turn.result.status is TurnStatus.interrupted
+        await model.requests[0].closed.wait()
+        assert not model.requests[0].completed
+        model.say("usable")
+        assert (await thread.run("next")).final_response == "usable"
+
+
+# -- cancelled by a Trio scope -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["at the start", "in the middle", "at the end"])
+async def test_a_turn_cancelled_by_its_scope_has_ended_on_the_server(moment):
+    async with offline() as (codex, model, _):
+        thread = await codex.thread_start()
+        turns = []
+        with trio.CancelScope() as scope:
+            text = Text("something")
+            model.script("go", default=Response(text) if moment == "at the end" else Response(text, Hang()))
+            if moment == "at the start":
+                scope.deadline = trio.current_time() + 0.001
+            async with thread.turn("go") as turn:
+                turns.append(turn)
+                async for event in turn:
+                    if moment == "in the middle" and event.method == "item/agentMessage/delta":
+                        scope.cancel()
+                    if moment == "at the end" and event.method == "turn/completed":
+                        scope.cancel()
+                await trio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+        if turns:
+            expected = TurnStatus.completed if moment == "at the end" else TurnStatus.interrupted
+            assert turns[0].result.status is expected
+        model.say("usable")
+        assert (await thread.run("next")).final_response == "usable"
+        read = await codex.thread_read(thread.id)
+        assert isinstance(read.status, wire.IdleThreadStatus)
+
+
+async def test_a_deadline_around_a_turn_keeps_the_partial_result():
+    async with offline() as (codex, model, _):
+        model.hang("partial")
+        thread = await codex.thread_start()
+        pieces = []
+        with trio.move_on_after(0.5) as scope:
+            async with thread.turn("slow") as turn:
+                async for piece in turn.text():
+                    pieces.append(piece)
+        assert scope.cancelled_caught
+        assert pieces == ["partial"]
+        assert turn.result.status is TurnStatus.interrupted
+
+
+async def test_a_command_of_a_cancelled_turn_is_gone():
+    async with offline(sandbox_mode="danger-full-access") as (codex, model, home):
+        marker = f"{home.workspace}/started"
+        model.run_command(f"touch {marker}; exec sleep 987")
+        thread = await codex.thread_start(sandbox=Sandbox.full_access)
+        with trio.CancelScope() as scope:
+            async with thread.turn("run it") as turn:
+                async for event in turn:
+                    if event.method == "item/started" and event.raw["item"]["type"] == "commandExecution":
+                        await until(lambda: Path(marker).exists())
+                        assert running("sleep 987")
+                        scope.cancel()
+        assert turn.result.status is TurnStatus.interrupted
+        await until(lambda: not running("sleep 987"))
+
+
+async def test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_earlier_turn_is_not():
+    async with offline(sandbox_mode="danger-full-access") as (codex, model, _):
+        thread = await codex.thread_start(sandbox=Sandbox.full_access)
+        model.respond(Command("exec sleep 981", yield_time_ms=250))
+        model.say("it runs on")
+        await thread.run("leave one behind")
+        assert running("sleep 981")
+        model.respond(Command("exec sleep 982", yield_time_ms=250))
+        model.hang("thinking")
+        with trio.CancelScope() as scope:
+            async with thread.turn("and another") as turn:
+                async for _ in turn.text():
+                    assert running("sleep 982")
+                    scope.cancel()
+        await until(lambda: not running("sleep 982"))
+        assert running("sleep 981")
+
+
+# -- failures of the model -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        (lambda model: model.fail(429), wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=429)),
+        (lambda model: model.fail(500), wire.CodexErrorInfoValue.internal_server_error),
+        (lambda model: model.fail_event("server_error", "it broke"), wire.CodexErrorInfoValue.other),
+        (lambda model: model.cut("half"), wire.CodexErrorInfoValue.other),
+    ],
+    ids=["429", "500", "response.failed", "cut"],
+)
+async def test_a_failure_of_the_model_fails_the_turn_and_the_next_one_works(script, kind):
+    async with offline() as (codex, model, _):
+        thread = await codex.thread_start()
+        script(model)
+        with pytest.raises(errors.TurnFailed) as caught:
+            await thread.run("fail")
+        result = caught.value.result
+        assert result.status is TurnStatus.failed
+        assert result.error is not None
+        assert result.error.codex_error_info == kind
+        model.say("works")
+        assert (await thread.run("again")).final_response == "works"
+
+
+# -- the server's death --------------------------------------------------------------------------------------------
+
+
+async def test_the_server_killed_in_mid_turn_loses_the_turn_with_its_cause_and_the_thread_can_be_resumed():
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+                async with open_codex(config) as codex:
+                    thread = await codex.thread_start()
+                    model.say("first")
+                    await thread.run("one")
+                    model.hang("partial")
+                    start = trio.current_time()
+                    with pytest.raises(errors.TurnLost) as caught:
+                        async with thread.turn("two") as turn:
+                            async for _ in turn.text():
+                                start = trio.current_time()
+                                os.kill(codex.pid, signal.SIGKILL)
+                    assert trio.current_time() - start < 1
+                    cause = caught.value.__cause__
+                    assert isinstance(cause, errors.ServerExited)
+                    assert (cause.returncode, cause.pid, cause.phase) == (-signal.SIGKILL, codex.pid, "running")
+                    with pytest.raises(errors.ServerExited):
+                        await codex.models()
+                    assert isinstance(await codex.wait_closed(), errors.ServerExited)
+                async with open_codex(config) as codex:
+                    thread = await codex.thread_resume(thread.id)
+                    model.say("second")
+                    assert (await thread.run("three")).final_response == "second"
+                    texts = model.requests[-1].input_texts
+                    assert [text for text in texts if text in ("one", "first", "three")] == ["one", "first", "three"]
+
+
+async def test_a_thread_is_resumed_in_a_new_process_with_its_history():
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            model.say("the first answer")
+            model.say("the second answer")
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+                async with open_codex(config) as codex:
+                    thread = await codex.thread_start()
+                    await thread.run("the first question")
+                async with open_codex(config) as codex:
+                    listed = await codex.thread_list()
+                    assert [entry.id for entry in listed.data] == [thread.id]
+                    resumed = await codex.thread_resume(thread.id)
+                    assert resumed.id == thread.id
+                    assert resumed.info.turns == []
+                    await resumed.run("the second question")
+                    fork = await codex.thread_fork(thread.id)
+                    assert fork.id != thread.id
+        assert "the first answer" in model.requests[1].input_texts
+
+
+# -- approvals -----------------------------------------------------------------------------------------------------
+
+DECISIONS = {"accepted": policies.accept(), "declined": policies.decline(), "cancelled": policies.cancel()}
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+async def test_a_command_approval(decision):
+    asked = []
+
+    async def decide(request):
+        asked.append(request)
+        return DECISIONS[decision]
+
+    async with offline(approval_policy="on-request") as (codex, model, home):
+        model.run_command("touch made.txt", escalate="may I?")
+        model.say("done")
+        thread = await codex.thread_start(policy=Policy(command=decide))
+        result = await thread.run("make it")
+        assert [request.reason for request in asked] == ["may I?"]
+        assert "touch made.txt" in asked[0].command
+        assert (home.workspace / "made.txt").exists() is (decision == "accepted")
+        assert result.status == ("interrupted" if decision == "cancelled" else "completed")
+
+
+@pytest.mark.parametrize("decision", DECISIONS)
+async def test_a_patch_approval(decision):
+    asked = []
+
+    async def decide(request):
+        asked.append(request)
+        return DECISIONS[decision]
+
+    async with offline(approval_policy="on-request") as (codex, model, home):
+        model.apply_patch("*** Begin Patch\n*** Add File: new.txt\n+new line\n*** End Patch\n")
+        model.say("done")
+        thread = await codex.thread_start(policy=Policy(file_change=decide))
+        result = await thread.run("patch it")
+        assert [(Path(change.path).name, change.diff) for change in asked[0].changes] == [("new.txt", "new line\n")]
+        assert (home.workspace / "new.txt").exists() is (decision == "accepted")
+        assert result.status == ("interrupted" if decision == "cancelled" else "completed")
+        if decision == "accepted":
+            assert result.diff is not None
+            assert "+new line" in result.diff
+
+
+async def test_without_a_policy_a_command_is_denied(caplog):
+    async with offline(approval_policy="on-request") as (codex, model, home):
+        model.run_command("touch made.txt", escalate="may I?")
+        model.say("done")
+        thread = await codex.thread_start()
+        result = await thread.run("make it")
+        assert result.status is TurnStatus.completed
+        assert not (home.workspace / "made.txt").exists()
+        warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 1
+        assert "no policy" in warnings[0].getMessage()
+
+
+async def test_other_requests_go_on_while_an_approval_is_parked():
+    async with offline(approval_policy="on-request") as (codex, model, home):
+        parked, release = trio.Event(), trio.Event()
+
+        async def park(_):
+            parked.set()
+            await release.wait()
+            return policies.accept()
+
+        model.run_command("touch made.txt", escalate="may I?")
+        model.say("done")
+        thread = await codex.thread_start(policy=Policy(command=park))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.run, "make it")
+            await parked.wait()
+            for _ in range(10):
+                assert (await codex.models()).data
+            assert not (home.workspace / "made.txt").exists()
+            release.set()
+        assert (home.workspace / "made.txt").exists()
+
+
+async def test_a_turn_cancelled_while_its_approval_is_parked_cancels_the_policy():
+    async with offline(approval_policy="on-request") as (codex, model, home):
+        outcome = []
+        scope = trio.CancelScope()
+
+        async def park(_):
+            scope.cancel()
+            try:
+                await trio.sleep_forever()
+            finally:
+                outcome.append("cancelled")
+
+        model.run_command("touch made.txt", escalate="may I?")
+        thread = await codex.thread_start(policy=Policy(command=park))
+        with scope:
+            async with thread.turn("make it") as turn:
+                await turn.wait()
+        assert outcome == ["cancelled"]
+        assert turn.result.status is TurnStatus.interrupted
+        assert not (home.workspace / "made.txt").exists()
+
+
+# -- helpers -------------------------------------------------------------------------------------------------------
+
+
+def running(command):
+    """Say whether a process with this command line runs."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                if (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip() == command:
+                    return (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
+async def until(condition):
+    """Wait for something outside of this program, which tells no event."""
+    with trio.fail_after(5):
+        while not condition():
+            await trio.sleep(0.01)
