@@ -488,6 +488,38 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
     assert scope.cancelled_caught
 
 
+async def test_an_agent_that_is_announced_after_its_root_was_left_is_ended_too():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(leave_at_once, thread)
+        await server.accept_turn()
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+        child = {"id": "child-turn", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        await server.notify("turn/started", {"threadId": "child", "turn": child})
+        asked = await server.expect("turn/interrupt")
+        assert asked.params == {"threadId": "child", "turnId": "child-turn"}
+        await asked.answer({})
+        await server.end_turn("child-turn", "child", status="interrupted")
+
+
+async def test_an_agent_that_no_item_names_is_found_by_the_root_of_its_turn():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(sleep_in_turn, thread, scope)
+        await server.accept_turn()
+        child = {"id": "child-turn", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        await server.notify("turn/started", {"threadId": "child", "turn": child})
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        for thread_id, turn_id in [("thread-1", "turn-1"), ("child", "child-turn")]:
+            asked = await server.expect("turn/interrupt")
+            assert asked.params == {"threadId": thread_id, "turnId": turn_id}
+            await asked.answer({})
+            await server.end_turn(turn_id, thread_id, status="interrupted")
+
+
 async def test_a_turn_that_completes_leaves_what_it_started_alone():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")

@@ -159,6 +159,12 @@ async def _end_offspring(session: Session, turn: TurnState, seen: set[str]) -> N
             await _end_child(session, child, seen)
 
 
+async def end_orphan(session: Session, turn: TurnState) -> None:
+    """End a child agent's turn whose root was left while the agent was being spawned."""
+    with trio.move_on_after(session.config.interrupt_grace):
+        await _end_child(session, turn.thread, {turn.thread.id})
+
+
 async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> None:
     turn = child.turn
     if turn is not None and not turn.owned:

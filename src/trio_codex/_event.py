@@ -65,6 +65,7 @@ class Event:
 
 class _Id(msgspec.Struct):
     id: str | None = None
+    rootTurnId: str | None = None
 
 
 class Route(msgspec.Struct):
@@ -89,6 +90,11 @@ class Route(msgspec.Struct):
         if self.turnId is None and self.turn is not None:
             return self.turn.id
         return self.turnId
+
+    @property
+    def root_turn_id(self) -> str | None:
+        """The turn that a child agent's turn works for, directly or not."""
+        return None if self.turn is None else self.turn.rootTurnId
 
 
 _decode_route = msgspec.json.Decoder(Route).decode

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 from typing import IO, TYPE_CHECKING, Final
 
 import trio
@@ -49,6 +50,8 @@ class GuardedProcess(ServerProcess):
         self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None
     ) -> None:
         super().__init__(argv)
+        self._owns = False
+        """Whether there are descriptors to be closed."""
         self._cwd = cwd
         self._identity: _guard.Process | None = None
         self._guard_gone = False
@@ -77,6 +80,17 @@ class GuardedProcess(ServerProcess):
             self._guard_fd = -1
         self._stdin, self._stdout, self._stderr = map(trio.lowlevel.FdStream, fds)
         self.stdin, self.stdout = self._stdin, self._stdout
+        self._owns = True
+
+    def __del__(self) -> None:
+        if self._owns:
+            warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
+            # Nobody can be waiting for them. The guard takes the end of the socket as its order; the streams close
+            # themselves.
+            self._control.close()
+            if self._guard_fd >= 0:
+                os.close(self._guard_fd)
+            let_go(self._popen)
 
     def _start_guard(self, plan: bytes) -> list[int]:
         """Start the guard; return our ends of stdin, stdout and stderr. If it fails, nothing stays open."""
@@ -132,6 +146,7 @@ class GuardedProcess(ServerProcess):
             self.kill()
         self._sip_stderr()
         self._closed = True
+        self._owns = False
         for stream in (self._stdin, self._stdout, self._stderr):
             stream.close()
         trio.lowlevel.notify_closing(self._control)
@@ -178,6 +193,8 @@ class GuardedProcess(ServerProcess):
 
     def _listen(self) -> None:
         """Take in what the guard has reported; never blocks."""
+        if self._closed:  # between the wake-up and us
+            return
         try:
             data = self._control.recv(4096)
         except BlockingIOError:
@@ -269,6 +286,9 @@ def _kill_unguarded(root: _guard.Process) -> None:
     tree = {root.pid: root}
     _guard.send_signal(root, signal.SIGSTOP)
     for _ in range(10):  # stopped, none of them starts another or loses a child before it is seen
+        now = _guard.look_up(root.pid)
+        if now is None or now.start != root.start:  # it has died, and this is the tree of somebody else
+            break
         new = [process for process in _guard.descendants(root.pid) if process.pid not in tree]
         for process in new:
             _guard.send_signal(process, signal.SIGSTOP)

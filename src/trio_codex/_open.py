@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -16,7 +17,7 @@ from trio_codex._client import Codex, ServerMetadata
 from trio_codex._config import CodexConfig
 from trio_codex._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._dispatch import Dispatcher
-from trio_codex._ending import end_turn
+from trio_codex._ending import end_orphan, end_turn
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
 from trio_codex._session import Session
@@ -183,6 +184,7 @@ class _Opening:
         self._connection = connection
         self._services = services
         self._session = Session(config, services, connection, self._router, self._approvals, kill, self.close)
+        self._router.end_orphan = partial(services.start_service, end_orphan, self._session)
         connection.start()
 
     async def _shake_hands(self) -> ServerMetadata:

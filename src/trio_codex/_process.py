@@ -61,7 +61,7 @@ class ServerProcess(ABC):
     stdout: trio.abc.ReceiveStream
 
     def __init__(self, argv: Sequence[str]) -> None:
-        _unreaped[:] = [process for process in _unreaped if process.poll() is None]
+        reap()
         self.stderr = StderrRing()
         self.pid: int | None = None
         self.returncode: int | None = None
@@ -204,6 +204,12 @@ class ServerProcess(ABC):
 def let_go(process: _Pollable) -> None:
     """Have a child that has not ended yet reaped at a later spawn."""
     _unreaped.append(process)
+
+
+def reap() -> bool:
+    """Take in the children that were let go and have ended since; tell whether any still runs."""
+    _unreaped[:] = [process for process in _unreaped if process.poll() is None]
+    return bool(_unreaped)
 
 
 def sip(stream: Any, ring: StderrRing) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +17,8 @@ from trio_codex._subscriptions import Subscription, Wakeups
 from trio_codex._turn_state import ThreadState, TurnState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_codex._config import EventBuffer
     from trio_codex._connection import Death
     from trio_codex._dispatch import Dispatcher
@@ -30,6 +33,10 @@ UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
 """The method of the event that reports a server request that this version does not know."""
 
 
+LEFT_TURNS_KEPT: Final = 64
+"""Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
+
+
 class Router:
     """The :class:`~trio_codex._connection.Receiver` of a client.
 
@@ -38,9 +45,11 @@ class Router:
 
     Attributes:
         dispatcher: Who answers server requests; set before the reader starts.
+        end_orphan: Ends a child agent's turn whose root was left while the agent was being spawned; set likewise.
     """
 
     dispatcher: Dispatcher
+    end_orphan: Callable[[TurnState], object]
 
     def __init__(self, buffer: EventBuffer) -> None:
         self._buffer = buffer
@@ -48,6 +57,7 @@ class Router:
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
         self._listeners: dict[str | None, list[Subscription[Event]]] = {}
+        self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
 
     # -- for scopes --------------------------------------------------------------------------------------------
@@ -65,6 +75,10 @@ class Router:
     def open_turns(self) -> list[TurnState]:
         """Give the open turns that scopes of this client stand for."""
         return [state.turn for state in self._threads.values() if state.turn is not None and state.turn.owned]
+
+    def note_left(self, turn: TurnState) -> None:
+        """Remember that a turn was left early: an agent that it is just spawning has to end, too."""
+        self._left_turn_ids.extend(turn_id for turn_id in {turn.id, turn.active_id} if turn_id is not None)
 
     def subscription(self) -> Subscription[Event]:
         """Make a buffer for a consumer."""
@@ -199,6 +213,21 @@ class Router:
         # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
         state.turn.active_id = turn_id
         state.turn.started.set()
+        root_id = where.root_turn_id
+        if root_id is not None and root_id != turn_id and not state.turn.owned:
+            self._on_child_started(state, state.turn, root_id)
+
+    def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
+        """Link a child's turn to its root even if the item that would name it never comes, as after an interrupt."""
+        if root_id in self._left_turn_ids:
+            self.end_orphan(turn)
+        elif state.parent is None:
+            roots = (
+                root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned
+            )
+            state.parent = next((root for root in roots if root_id in (root.id, root.active_id)), None)
+            if state.parent is not None:
+                state.parent.reducer.children[state.id] = None
 
     def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
         state.close_turn(turn)

@@ -243,6 +243,8 @@ async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
+    if turn.left_early:
+        session.router.note_left(turn)
     turn.events.release()
     exit_request = None
     if turn.left_early or turn.callbacks:

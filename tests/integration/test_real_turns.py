@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, Sandbox, TurnStatus, errors, open_codex, policies, wire
-from trio_codex.testing import Command, Hang, MockModel, Response, Text, offline_home
+from trio_codex.testing import Command, Hang, MockModel, Response, Text, ToolCall, offline_home
 
 pytestmark = pytest.mark.real
 
@@ -89,7 +89,12 @@ async def test_two_turns_on_two_threads_run_at_once_and_see_only_their_own():
 
 
 async def test_the_output_schema_reaches_the_model():
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"n": {"type": "integer"}},
+        "required": ["n"],
+        "additionalProperties": False,
+    }
     async with offline() as (codex, model, _):
         model.say('{"n": 1}')
         thread = await codex.thread_start()
@@ -221,13 +226,42 @@ async def test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_ea
         assert running("sleep 981")
 
 
+async def test_an_agent_spawned_by_a_cancelled_turn_has_ended():
+    async with offline() as (codex, model, _):
+        child = model.script("child work", default=Response(Text("the child says"), Hang()))
+        parent = model.script("parent work")
+        parent.respond(ToolCall("spawn_agent", {"message": "child work"}, namespace="multi_agent_v1"))
+        parent.respond(Text("waiting for it"), Hang())
+        thread = await codex.thread_start()
+        ends = {}
+        async with codex.events("turn/completed") as ended:
+            with trio.CancelScope() as scope:
+                async with (
+                    thread.turn("parent work") as turn,
+                    codex.events("item/agentMessage/delta") as deltas,
+                ):
+                    async for event in deltas:
+                        if event.params.delta == "the child says":
+                            scope.cancel()
+            assert len(turn.children) == 1
+            while len(ends) < 2:
+                event = await ended.__anext__()
+                ends[event.params.thread_id] = event.params.turn.status
+        assert ends == {thread.id: "interrupted", turn.children[0]: "interrupted"}
+        assert child.left == 0
+        assert [request.completed for request in model.requests] == [True, False, False]
+
+
 # -- failures of the model -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("script", "kind"),
     [
-        (lambda model: model.fail(429), wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=429)),
+        (
+            lambda model: model.fail(429),
+            wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=429),
+        ),
         (lambda model: model.fail(500), wire.CodexErrorInfoValue.internal_server_error),
         (lambda model: model.fail_event("server_error", "it broke"), wire.CodexErrorInfoValue.other),
         (lambda model: model.cut("half"), wire.CodexErrorInfoValue.other),
@@ -270,7 +304,11 @@ async def test_the_server_killed_in_mid_turn_loses_the_turn_with_its_cause_and_t
                     assert trio.current_time() - start < 1
                     cause = caught.value.__cause__
                     assert isinstance(cause, errors.ServerExited)
-                    assert (cause.returncode, cause.pid, cause.phase) == (-signal.SIGKILL, codex.pid, "running")
+                    assert (cause.returncode, cause.pid, cause.phase) == (
+                        -signal.SIGKILL,
+                        codex.pid,
+                        "running",
+                    )
                     with pytest.raises(errors.ServerExited):
                         await codex.models()
                     assert isinstance(await codex.wait_closed(), errors.ServerExited)
@@ -279,7 +317,11 @@ async def test_the_server_killed_in_mid_turn_loses_the_turn_with_its_cause_and_t
                     model.say("second")
                     assert (await thread.run("three")).final_response == "second"
                     texts = model.requests[-1].input_texts
-                    assert [text for text in texts if text in ("one", "first", "three")] == ["one", "first", "three"]
+                    assert [text for text in texts if text in ("one", "first", "three")] == [
+                        "one",
+                        "first",
+                        "three",
+                    ]
 
 
 async def test_a_thread_is_resumed_in_a_new_process_with_its_history():
@@ -341,7 +383,9 @@ async def test_a_patch_approval(decision):
         model.say("done")
         thread = await codex.thread_start(policy=Policy(file_change=decide))
         result = await thread.run("patch it")
-        assert [(Path(change.path).name, change.diff) for change in asked[0].changes] == [("new.txt", "new line\n")]
+        assert [(Path(change.path).name, change.diff) for change in asked[0].changes] == [
+            ("new.txt", "new line\n")
+        ]
         assert (home.workspace / "new.txt").exists() is (decision == "accepted")
         assert result.status == ("interrupted" if decision == "cancelled" else "completed")
         if decision == "accepted":
