@@ -1,0 +1,263 @@
+"""How a client comes up and goes down: typed start errors with the mend, and nothing left."""
+
+import os
+import signal
+import stat
+import sys
+
+import pytest
+import trio
+
+from trio_codex import CodexConfig, errors, open_codex
+from trio_codex.testing import MockModel, offline_home
+
+PYTHON = sys.executable
+
+
+def fake(script, **options):
+    """Configure a server that is this Python program."""
+    return CodexConfig(launch_args_override=[PYTHON, "-u", "-c", script], inherit_env=True, **options)
+
+
+async def fails_to_start(config):
+    with trio.fail_after(10):
+        with pytest.raises(errors.StartError) as caught:
+            async with open_codex(config):
+                pytest.fail("the body must not run")
+    return caught.value
+
+
+async def test_no_binary_at_all(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "codex_cli_bin", None)
+    error = await fails_to_start(CodexConfig(env={"PATH": str(tmp_path)}))
+    assert type(error) is errors.SpawnError
+    assert error.phase == "find"
+    assert "trio-codex[runtime]" in error.mend
+
+
+async def test_a_wrong_path(tmp_path):
+    error = await fails_to_start(CodexConfig(codex_bin=tmp_path / "nowhere"))
+    assert type(error) is errors.SpawnError
+    assert error.phase == "find"
+    assert error.mend
+
+
+async def test_a_file_that_is_no_program(tmp_path):
+    text = tmp_path / "codex"
+    text.write_bytes(b"\x00\x01 no program")
+    text.chmod(text.stat().st_mode | stat.S_IXUSR)
+    error = await fails_to_start(CodexConfig(codex_bin=text))
+    assert type(error) is errors.SpawnError
+    assert error.phase == "spawn"
+    assert error.binary == str(text)
+
+
+async def test_a_binary_that_exits_at_once():
+    error = await fails_to_start(fake("import sys; print('out of order', file=sys.stderr); sys.exit(7)"))
+    assert type(error) is errors.StartError
+    assert error.phase == "handshake"
+    assert error.returncode == 7
+    assert "out of order" in error.stderr_tail
+    assert error.mend
+
+
+async def test_a_binary_that_hangs():
+    error = await fails_to_start(fake("import time; time.sleep(99)", start_timeout=0.5, stop_grace=0.2))
+    assert type(error) is errors.StartTimeout
+    assert "0.5 s" in str(error)
+
+
+async def test_a_binary_that_prints_junk():
+    script = "print('hello'); print('\\x1b[0m'); print('[1]'); import time; time.sleep(99)"
+    error = await fails_to_start(fake(script, start_timeout=0.5, stop_grace=0.2))
+    assert type(error) is errors.StartTimeout
+    assert "3 lines that are no JSON-RPC messages" in error.problem
+
+
+async def test_a_server_that_refuses_the_handshake():
+    script = 'input(); print(\'{"id":1,"error":{"code":-32600,"message":"not you"}}\'); input()'
+    error = await fails_to_start(fake(script, stop_grace=0.5))
+    assert type(error) is errors.StartError
+    assert "not you" in error.problem
+    assert isinstance(error.__cause__, errors.InvalidRequestError)
+
+
+async def test_a_handshake_answered_with_nonsense():
+    script = 'input(); print(\'{"id":1,"result":{"userAgent":5}}\'); input()'
+    error = await fails_to_start(fake(script, stop_grace=0.5))
+    assert isinstance(error.__cause__, errors.DecodeError)
+
+
+@pytest.mark.real
+async def test_a_codex_home_that_does_not_exist(tmp_path):
+    error = await fails_to_start(CodexConfig(codex_home=tmp_path / "nowhere"))
+    assert error.returncode == 1
+    assert "codex_home" in error.mend
+    assert error.version == "0.163.0"
+
+
+@pytest.mark.real
+async def test_a_broken_configuration_is_an_error_of_the_first_thread():
+    with trio.fail_after(10):
+        async with MockModel() as model:
+            with offline_home(model) as home:
+                (home.codex_home / "config.toml").write_text("this is = = no TOML")
+                config = CodexConfig(env=home.env, inherit_env=False)
+                async with open_codex(config) as codex:
+                    with pytest.raises(errors.InvalidRequestError, match="configuration"):
+                        await codex.thread_start()
+
+
+async def test_values_of_the_configured_environment_are_not_shown():
+    secret = "s3cret-s3cret"
+    script = "import os, sys; print('key is', os.environ['API_KEY'], file=sys.stderr); sys.exit(1)"
+    config = fake(script, env={"API_KEY": secret})
+    assert secret not in repr(config)
+    error = await fails_to_start(config)
+    assert "key is <API_KEY>" in error.stderr_tail
+    assert secret not in str(error) + repr(error)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"request_window": 0}, {"stop_grace": -1}, {"on_stuck_turn": "hope"}, {"config_overrides": ["novalue"]}],
+    ids=repr,
+)
+def test_a_bad_option_is_refused_at_once(option):
+    with pytest.raises(ValueError, match=next(iter(option)).replace("config_overrides", "key=value")):
+        CodexConfig(**option)
+
+
+def test_the_environment_is_what_was_inherited_with_the_given_laid_over(monkeypatch):
+    monkeypatch.setenv("KEPT", "kept")
+    monkeypatch.setenv("DROPPED", "dropped")
+    assert CodexConfig(inherit_env=["KEPT", "ABSENT"]).environment() == {"KEPT": "kept"}
+    config = CodexConfig(env={"DROPPED": None, "NEW": "new"}, codex_home="/home")
+    environment = config.environment()
+    assert "DROPPED" not in environment
+    assert (environment["KEPT"], environment["NEW"], environment["CODEX_HOME"]) == ("kept", "new", "/home")
+    assert CodexConfig(inherit_env=False, env={"ONLY": "this"}).environment() == {"ONLY": "this"}
+
+
+# -- going down ----------------------------------------------------------------------------------------------------
+
+ANSWERS = """
+import json, os, signal, sys, time
+def answer(line):
+    message = json.loads(line)
+    if message["method"] == "initialize":
+        print(json.dumps({"id": message["id"], "result": {"userAgent": "fake/0.0.1", "codexHome": "/",
+            "platformFamily": "unix", "platformOs": "linux"}}), flush=True)
+        return True
+    return False
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "grace"),
+    [
+        pytest.param("for line in sys.stdin: answer(line)", 5, id="exits on EOF"),
+        pytest.param("for line in sys.stdin: answer(line)\ntime.sleep(99)", 0.4, id="ignores EOF"),
+        pytest.param(
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nfor line in sys.stdin: answer(line)\ntime.sleep(99)",
+            0.4,
+            id="ignores EOF and SIGTERM",
+        ),
+        pytest.param("answer(input())\nos.kill(os.getpid(), signal.SIGSTOP)", 0.4, id="is stopped"),
+        pytest.param("answer(input())\ntime.sleep(99)", 0.4, id="stops reading"),
+        pytest.param(
+            'answer(input())\nwhile True: print(\'{"method":"flood","params":{}}\')', 0.4, id="floods stdout"
+        ),
+        pytest.param("answer(input())\nwhile True: os.write(2, b'x' * 65536)", 0.4, id="floods stderr"),
+    ],
+)
+async def test_leaving_the_scope_ends_a_server_that(script, grace):
+    config = fake(ANSWERS + script, stop_grace=grace)
+    with trio.fail_after(10):
+        async with open_codex(config) as codex:
+            pid = codex.pid
+            assert pid is not None
+        assert not os.path.exists(f"/proc/{pid}")
+
+
+async def test_a_server_that_dies_fails_what_waits_within_a_second_and_everything_after_at_once():
+    script = (
+        ANSWERS
+        + "answer(input()); input(); input(); print('last words', file=sys.stderr, flush=True); os._exit(3)"
+    )
+    with trio.fail_after(10):
+        async with open_codex(fake(script)) as codex:
+            with pytest.raises(errors.ServerExited) as caught:
+                await codex.request("thread/list")
+            assert caught.value.returncode == 3
+            assert "last words" in caught.value.stderr_tail
+            with pytest.raises(errors.ServerExited) as later:
+                await codex.request("thread/list")
+            assert later.value is not caught.value
+            assert later.value.args == caught.value.args
+
+
+async def test_a_server_that_dies_while_another_process_holds_its_stdout_is_noticed():
+    script = (
+        ANSWERS + "answer(input())\nimport subprocess\n"
+        "subprocess.Popen(['sleep', '99'], start_new_session=True)\nos.kill(os.getpid(), signal.SIGKILL)"
+    )
+    with trio.fail_after(10):
+        async with open_codex(fake(script)) as codex:
+            error = await codex.wait_closed()
+            assert isinstance(error, errors.ServerExited)
+            assert error.returncode == -signal.SIGKILL
+
+
+async def test_a_server_that_closes_stdout_only_is_a_broken_connection():
+    script = ANSWERS + "answer(input())\nos.close(1)\ntime.sleep(99)"
+    with trio.fail_after(10):
+        async with open_codex(fake(script, stop_grace=0.3)) as codex:
+            error = await codex.wait_closed()
+            assert type(error) is errors.ConnectionBroken
+            assert error.pid == codex.pid
+
+
+async def test_what_the_body_raises_leaves_as_itself_and_cancellation_is_not_swallowed():
+    script = ANSWERS + "for line in sys.stdin: answer(line)"
+    error = ValueError("mine")
+    with trio.fail_after(10):
+        with pytest.raises(ValueError, match="mine") as caught:
+            async with open_codex(fake(script)):
+                raise error
+        assert caught.value is error
+        assert caught.value.__context__ is None
+        with trio.CancelScope() as scope:
+            async with open_codex(fake(script)):
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+
+async def test_the_client_can_be_closed_early_and_then_refuses():
+    script = ANSWERS + "for line in sys.stdin: answer(line)"
+    with trio.fail_after(10):
+        async with open_codex(fake(script)) as codex:
+            await codex.aclose()
+            await codex.aclose()
+            with pytest.raises(errors.ConnectionClosed):
+                await codex.request("thread/list")
+            assert isinstance(await codex.wait_closed(), errors.ConnectionClosed)
+
+
+@pytest.mark.real
+async def test_sixteen_first_starts_on_one_fresh_home_all_succeed():
+    versions = []
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False)
+
+                async def start():
+                    async with open_codex(config) as codex:
+                        versions.append(codex.metadata.server_version)
+
+                async with trio.open_nursery() as nursery:
+                    for _ in range(16):
+                        nursery.start_soon(start)
+    assert versions == ["0.163.0"] * 16
