@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from trio_codex._router import Router
     from trio_codex._rpc import ServerRequest
     from trio_codex._turn_state import ThreadState
+    from trio_codex.wire import JSON
 
 logger = logging.getLogger("trio_codex")
 
 METHOD_NOT_FOUND: Final = -32601
 NO_ANSWER: Final = -32000
 """For requests that have no denial in the protocol: credentials and attestations are never made up."""
+
+NO_REASON: Final = "declined by the client"
+"""The rejection of a legacy approval, which has to have one, where nobody gave a reason."""
 
 DENIALS: Final[dict[str, Denial]] = {
     "item/commandExecution/requestApproval": Denial({"decision": "decline"}),
@@ -38,8 +42,8 @@ DENIALS: Final[dict[str, Denial]] = {
         {"contentItems": [{"type": "inputText", "text": "This client has no such tool."}], "success": False}
     ),
     "mcpServer/elicitation/request": Denial({"action": "decline"}),
-    "execCommandApproval": Denial({"decision": "denied"}),
-    "applyPatchApproval": Denial({"decision": "denied"}),
+    "execCommandApproval": Denial({"decision": {"denied": {"rejection": NO_REASON}}}),
+    "applyPatchApproval": Denial({"decision": {"denied": {"rejection": NO_REASON}}}),
     "account/chatgptAuthTokens/refresh": Denial(error=(NO_ANSWER, "this client does not refresh tokens")),
     "attestation/generate": Denial(error=(NO_ANSWER, "this client does not attest")),
     "currentTime/read": Denial(error=(NO_ANSWER, "this client does not tell the time")),
@@ -54,25 +58,44 @@ class _Kind:
     Attributes:
         callback: The field of the policy.
         ask: Makes the typed request.
-        answers: What goes over the wire for accept once, accept for the session, decline, cancel.
+            answer: Gives a decision as it goes over the wire; ``None`` for what is no decision.
     """
 
     callback: str
     ask: Callable[[Any, ThreadState | None], Any]
-    answers: tuple[str, str, str, str]
+    answer: Callable[[object], JSON]
 
-    def encode(self, method: str, decision: object) -> object:
-        once, session, declined, cancelled = self.answers
-        match decision:
-            case Accept(scope="once"):
-                return {"decision": once}
-            case Accept():
-                return {"decision": session}
-            case Decline():
-                return {"decision": declined}
-            case Cancel():
-                return {"decision": cancelled}
-        raise PolicyError(method, f"the policy returned {type(decision).__name__}, which is no decision")
+    def encode(self, method: str, decision: object) -> JSON:
+        answer = self.answer(decision)
+        if answer is None:
+            raise PolicyError(method, f"the policy returned {type(decision).__name__}, which is no decision")
+        return {"decision": answer}
+
+
+def _answer(decision: object) -> JSON:
+    match decision:
+        case Accept(scope="session"):
+            return "acceptForSession"
+        case Accept():
+            return "accept"
+        case Decline():
+            return "decline"
+        case Cancel():
+            return "cancel"
+    return None
+
+
+def _legacy_answer(decision: object) -> JSON:
+    match decision:
+        case Accept(scope="session"):
+            return "approved_for_session"
+        case Accept():
+            return "approved"
+        case Decline(reason=reason):
+            return {"denied": {"rejection": reason or NO_REASON}}
+        case Cancel():
+            return "abort"
+    return None
 
 
 def _command(params: wire.CommandExecutionRequestApprovalParams, _: ThreadState | None) -> CommandRequest:
@@ -143,14 +166,11 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
     return tuple(found)
 
 
-_DECISIONS: Final = ("accept", "acceptForSession", "decline", "cancel")
-_LEGACY_DECISIONS: Final = ("approved", "approved_for_session", "denied", "abort")
-
 KINDS: Final[dict[str, _Kind]] = {
-    "item/commandExecution/requestApproval": _Kind("command", _command, _DECISIONS),
-    "item/fileChange/requestApproval": _Kind("file_change", _file_change, _DECISIONS),
-    "execCommandApproval": _Kind("command", _legacy_command, _LEGACY_DECISIONS),
-    "applyPatchApproval": _Kind("file_change", _legacy_file_change, _LEGACY_DECISIONS),
+    "item/commandExecution/requestApproval": _Kind("command", _command, _answer),
+    "item/fileChange/requestApproval": _Kind("file_change", _file_change, _answer),
+    "execCommandApproval": _Kind("command", _legacy_command, _legacy_answer),
+    "applyPatchApproval": _Kind("file_change", _legacy_file_change, _legacy_answer),
 }
 """The requests that policies decide on; all others are denied."""
 

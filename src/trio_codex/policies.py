@@ -38,7 +38,7 @@ class Decline:
     """Refuse; the agent is told so, and the turn goes on.
 
     Attributes:
-        reason: For our records. The protocol has no place for it: to tell the agent, steer the turn as well.
+        reason: Why. Only the legacy approvals carry it to the agent: to tell it otherwise, steer the turn as well.
     """
 
     reason: str | None = None
@@ -58,7 +58,7 @@ def accept(scope: Literal["once", "session"] = "once") -> Accept:
 
 
 def decline(reason: str | None = None) -> Decline:
-    """Refuse; the turn goes on. The reason is kept in our records and not sent: the protocol has no place for it."""
+    """Refuse; the turn goes on. Only the legacy approvals carry the reason to the agent."""
     return Decline(reason)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -47,6 +48,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
     body_error: BaseException | None = None
     errors: list[BaseException] = []
     with socket.create_server((HOST, 0)) as listener:
+        address = listener.getsockname()
         config = _configure(listener)
         try:
             async with trio.open_nursery() as nursery:
@@ -61,10 +63,10 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
                     with body_scope:
                         # The socket listens already: who connects before the server runs waits in its backlog.
                         await trio.lowlevel.checkpoint()
-                        yield listener.getsockname()[1]
+                        yield address[1]
                 except BaseException as error:  # noqa: ASYNC103  # raised below, outside the nursery
                     body_error = error
-                _drop_connections(listener.getsockname())
+                _drop_connections(address)
                 nursery.cancel_scope.cancel()
         except BaseException as error:  # noqa: ASYNC103  # raised below, outside this handler
             errors += _leaves(error)
@@ -126,13 +128,21 @@ def _drop_connections(address: object) -> None:
     Hypercorn shields its writes from cancellation and keeps its streams to itself: without this, a client that is
     stopped, or merely does not read, would hold up the end of the scope for ever.
     """
-    with suppress(OSError):  # no such directory on this system: then only clients that read are dropped at once
+    for descriptor in _sockets():
+        with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
+            if connection.getsockname() == address and connection.getpeername():
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+def _sockets() -> list[int]:
+    """Return the descriptors of this process's sockets, or nothing on a system that has no list of them."""
+    found: list[int] = []
+    with suppress(FileNotFoundError):
         for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # not a socket, not connected, or the descriptor that listed the directory
-                connection = socket.socket(fileno=os.dup(int(name)))
-                with connection:
-                    if connection.getsockname() == address and connection.getpeername():
-                        connection.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the descriptor that the list was read through
+                if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                    found.append(int(name))
+    return found
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -200,7 +200,9 @@ class AccountLoginCompletedNotification(Wire):
     login_id: str | None = None
     onboarding_entrypoint: DesktopOnboardingEntrypoint | str | None = None
 
-    __wire__ = Shape(names={"login_id": "loginId", "onboarding_entrypoint": "onboardingEntrypoint"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"login_id": "loginId", "onboarding_entrypoint": "onboardingEntrypoint"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -210,7 +212,7 @@ class AccountTokenUsageDailyBucket(Wire):
     start_date: str
     tokens: int
 
-    __wire__ = Shape(names={"start_date": "startDate"})
+    __wire__: ClassVar[Shape] = Shape(names={"start_date": "startDate"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -223,7 +225,7 @@ class AccountTokenUsageSummary(Wire):
     longest_streak_days: int | None = None
     peak_daily_tokens: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "current_streak_days": "currentStreakDays",
             "lifetime_tokens": "lifetimeTokens",
@@ -241,7 +243,7 @@ class AccountUpdatedNotification(Wire):
     auth_mode: AuthMode | str | None = None
     plan_type: PlanType | str | None = None
 
-    __wire__ = Shape(names={"auth_mode": "authMode", "plan_type": "planType"})
+    __wire__: ClassVar[Shape] = Shape(names={"auth_mode": "authMode", "plan_type": "planType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -254,7 +256,7 @@ class AmazonBedrockAccessKeysLoginAccountParams(Wire):
     session_token: str | None = None
     type: Literal["amazonBedrockAccessKeys"] = "amazonBedrockAccessKeys"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "access_key_id": "accessKeyId",
             "secret_access_key": "secretAccessKey",
@@ -272,7 +274,9 @@ class AmazonBedrockAccount(Wire):
     type: Literal["amazonBedrock"] = "amazonBedrock"
     uses_codex_managed_credentials: bool = False
 
-    __wire__ = Shape(names={"uses_codex_managed_credentials": "usesCodexManagedCredentials"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(
+        names={"uses_codex_managed_credentials": "usesCodexManagedCredentials"}, tag="type"
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -283,7 +287,7 @@ class AmazonBedrockLoginAccountParams(Wire):
     region: str
     type: Literal["amazonBedrock"] = "amazonBedrock"
 
-    __wire__ = Shape(names={"api_key": "apiKey"}, tag="type", elided=frozenset({"api_key"}))
+    __wire__: ClassVar[Shape] = Shape(names={"api_key": "apiKey"}, tag="type", elided=frozenset({"api_key"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -292,7 +296,7 @@ class AmazonBedrockLoginAccountResponse(Wire):
 
     type: Literal["amazonBedrock"] = "amazonBedrock"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -301,7 +305,7 @@ class ApiKeyAccount(Wire):
 
     type: Literal["apiKey"] = "apiKey"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -311,7 +315,7 @@ class ApiKeyLoginAccountParams(Wire):
     api_key: str
     type: Literal["apiKey"] = "apiKey"
 
-    __wire__ = Shape(names={"api_key": "apiKey"}, tag="type", elided=frozenset({"api_key"}))
+    __wire__: ClassVar[Shape] = Shape(names={"api_key": "apiKey"}, tag="type", elided=frozenset({"api_key"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -320,7 +324,7 @@ class ApiKeyLoginAccountResponse(Wire):
 
     type: Literal["apiKey"] = "apiKey"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -357,7 +361,7 @@ class BedrockCheckGovCloudRequirementsResponse(Wire):
     is_gov_cloud: bool
     should_warn: bool
 
-    __wire__ = Shape(names={"is_gov_cloud": "isGovCloud", "should_warn": "shouldWarn"})
+    __wire__: ClassVar[Shape] = Shape(names={"is_gov_cloud": "isGovCloud", "should_warn": "shouldWarn"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -378,7 +382,7 @@ class BedrockDiscoverResponse(Wire):
     environment_credentials: Sequence[BedrockEnvironmentCredential]
     profiles: Sequence[BedrockAwsProfile]
 
-    __wire__ = Shape(names={"environment_credentials": "environmentCredentials"})
+    __wire__: ClassVar[Shape] = Shape(names={"environment_credentials": "environmentCredentials"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -406,7 +410,7 @@ class CancelLoginAccountParams(Wire):
 
     login_id: str
 
-    __wire__ = Shape(names={"login_id": "loginId"})
+    __wire__: ClassVar[Shape] = Shape(names={"login_id": "loginId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -426,7 +430,7 @@ class CancelledUserVerificationErrorDetails(Wire):
     reason: UserVerificationCancellationReason | str
     type: Literal["cancelled"] = "cancelled"
 
-    __wire__ = Shape(tag="type", closed=True)
+    __wire__: ClassVar[Shape] = Shape(tag="type", closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -437,7 +441,9 @@ class ChatgptAccount(Wire):
     plan_type: PlanType | str
     type: Literal["chatgpt"] = "chatgpt"
 
-    __wire__ = Shape(names={"plan_type": "planType"}, tag="type", elided=frozenset({"email"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"plan_type": "planType"}, tag="type", elided=frozenset({"email"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -459,7 +465,7 @@ class ChatgptAuthTokensLoginAccountParams(Wire):
     chatgpt_plan_type: str | None = None
     type: Literal["chatgptAuthTokens"] = "chatgptAuthTokens"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "access_token": "accessToken",
             "chatgpt_account_id": "chatgptAccountId",
@@ -476,7 +482,7 @@ class ChatgptAuthTokensLoginAccountResponse(Wire):
 
     type: Literal["chatgptAuthTokens"] = "chatgptAuthTokens"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -493,7 +499,7 @@ class ChatgptAuthTokensRefreshParams(Wire):
     reason: ChatgptAuthTokensRefreshReason | str
     previous_account_id: str | None = None
 
-    __wire__ = Shape(names={"previous_account_id": "previousAccountId"})
+    __wire__: ClassVar[Shape] = Shape(names={"previous_account_id": "previousAccountId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -504,7 +510,7 @@ class ChatgptAuthTokensRefreshResponse(Wire):
     chatgpt_account_id: str
     chatgpt_plan_type: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "access_token": "accessToken",
             "chatgpt_account_id": "chatgptAccountId",
@@ -520,7 +526,7 @@ class ChatgptDeviceCodeLoginAccountParams(Wire):
 
     type: Literal["chatgptDeviceCode"] = "chatgptDeviceCode"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -537,7 +543,7 @@ class ChatgptDeviceCodeLoginAccountResponse(Wire):
     verification_url: str
     type: Literal["chatgptDeviceCode"] = "chatgptDeviceCode"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"login_id": "loginId", "user_code": "userCode", "verification_url": "verificationUrl"},
         tag="type",
         elided=frozenset({"user_code", "verification_url"}),
@@ -553,7 +559,7 @@ class ChatgptLoginAccountParams(Wire):
     type: Literal["chatgpt"] = "chatgpt"
     use_hosted_login_success_page: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "app_brand": "appBrand",
             "codex_streamlined_login": "codexStreamlinedLogin",
@@ -575,7 +581,7 @@ class ChatgptLoginAccountResponse(Wire):
     login_id: str
     type: Literal["chatgpt"] = "chatgpt"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"auth_url": "authUrl", "login_id": "loginId"}, tag="type", elided=frozenset({"auth_url"})
     )
 
@@ -594,7 +600,7 @@ class ConsumeAccountRateLimitResetCreditParams(Wire):
     idempotency_key: str
     credit_id: str | None = None
 
-    __wire__ = Shape(names={"idempotency_key": "idempotencyKey", "credit_id": "creditId"})
+    __wire__: ClassVar[Shape] = Shape(names={"idempotency_key": "idempotencyKey", "credit_id": "creditId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -614,7 +620,7 @@ class EnvironmentBedrockSetupParams(Wire):
     region: str
     type: Literal["environment"] = "environment"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -627,7 +633,7 @@ class FailedUserVerificationErrorDetails(Wire):
     reason: UserVerificationFailureReason | str
     type: Literal["failed"] = "failed"
 
-    __wire__ = Shape(tag="type", closed=True)
+    __wire__: ClassVar[Shape] = Shape(tag="type", closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -641,7 +647,7 @@ class FeedbackUploadParams(Wire):
     tags: Mapping[str, str] | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"extra_log_files": "extraLogFiles", "include_logs": "includeLogs", "thread_id": "threadId"}
     )
 
@@ -659,7 +665,7 @@ class FeedbackUploadResponse(Wire):
     thread_id: str
     prompt_hash: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "prompt_hash": "promptHash"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "prompt_hash": "promptHash"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -680,7 +686,7 @@ class GatewayOAuthChangedNotification(Wire):
     auth_url: str | None = None
     error: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"provider_id": "providerId", "auth_url": "authUrl"}, elided=frozenset({"auth_url"})
     )
 
@@ -705,7 +711,7 @@ class GatewayOAuthReadResponse(Wire):
     error: str | None = None
     status: GatewayOAuthStatus | str | None = None
 
-    __wire__ = Shape(names={"provider_id": "providerId", "provider_name": "providerName"})
+    __wire__: ClassVar[Shape] = Shape(names={"provider_id": "providerId", "provider_name": "providerName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -720,7 +726,7 @@ class GetAccountParams(Wire):
 
     refresh_token: bool | None = None
 
-    __wire__ = Shape(names={"refresh_token": "refreshToken"})
+    __wire__: ClassVar[Shape] = Shape(names={"refresh_token": "refreshToken"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -737,7 +743,7 @@ class GetAccountRateLimitsParams(Wire):
     exclude_reset_credit_details: bool | None = None
     supports_luna_reserve: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "exclude_reset_credit_details": "excludeResetCreditDetails",
             "supports_luna_reserve": "supportsLunaReserve",
@@ -766,7 +772,7 @@ class GetAccountRateLimitsResponse(Wire):
     rate_limit_upsell: JSON = None
     rate_limits_by_limit_id: Mapping[str, RateLimitSnapshot] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "rate_limits": "rateLimits",
             "account_id": "accountId",
@@ -791,7 +797,7 @@ class GetAccountResponse(Wire):
     account: Account | None = None
     workspace_routing: WorkspaceRouting | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"requires_openai_auth": "requiresOpenaiAuth", "workspace_routing": "workspaceRouting"}
     )
 
@@ -806,7 +812,7 @@ class GetAccountTokenUsageParams(Wire):
 
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -821,7 +827,9 @@ class GetAccountTokenUsageResponse(Wire):
     daily_usage_buckets: Sequence[AccountTokenUsageDailyBucket] | None = None
     thread_usage: ThreadUsage | None = None
 
-    __wire__ = Shape(names={"daily_usage_buckets": "dailyUsageBuckets", "thread_usage": "threadUsage"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"daily_usage_buckets": "dailyUsageBuckets", "thread_usage": "threadUsage"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -836,7 +844,7 @@ class GetWorkspaceMessagesResponse(Wire):
     feature_enabled: bool
     messages: Sequence[WorkspaceMessage]
 
-    __wire__ = Shape(names={"feature_enabled": "featureEnabled"})
+    __wire__: ClassVar[Shape] = Shape(names={"feature_enabled": "featureEnabled"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -849,7 +857,7 @@ class InvalidRequestUserVerificationErrorDetails(Wire):
     reason: UserVerificationInvalidRequestReason | str
     type: Literal["invalidRequest"] = "invalidRequest"
 
-    __wire__ = Shape(tag="type", closed=True)
+    __wire__: ClassVar[Shape] = Shape(tag="type", closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -868,7 +876,7 @@ class ProfileBedrockSetupParams(Wire):
     region: str
     type: Literal["profile"] = "profile"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -891,7 +899,9 @@ class RateLimitResetCredit(Wire):
     expires_at: int | None = None
     title: str | None = None
 
-    __wire__ = Shape(names={"granted_at": "grantedAt", "reset_type": "resetType", "expires_at": "expiresAt"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"granted_at": "grantedAt", "reset_type": "resetType", "expires_at": "expiresAt"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -907,7 +917,7 @@ class RateLimitResetCreditsSummary(Wire):
     available_count: int
     credits: Sequence[RateLimitResetCredit] | None = None
 
-    __wire__ = Shape(names={"available_count": "availableCount"})
+    __wire__: ClassVar[Shape] = Shape(names={"available_count": "availableCount"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -916,7 +926,7 @@ class SendAddCreditsNudgeEmailParams(Wire):
 
     credit_type: AddCreditsNudgeCreditType | str
 
-    __wire__ = Shape(names={"credit_type": "creditType"})
+    __wire__: ClassVar[Shape] = Shape(names={"credit_type": "creditType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -935,7 +945,7 @@ class ThreadUsage(Wire):
     thread_id: str
     estimated_usage_usd_micros: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "estimated_usage_credits_micros": "estimatedUsageCreditsMicros",
             "thread_id": "threadId",
@@ -958,7 +968,7 @@ class ThreadUsageBreakdownGroup(Wire):
     speed: str | None = None
     total_tokens: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "estimated_usage_credits_micros": "estimatedUsageCreditsMicros",
             "cached_input_tokens": "cachedInputTokens",
@@ -981,7 +991,7 @@ class UnavailableUserVerificationErrorDetails(Wire):
     reason: UserVerificationUnavailableReason | str
     type: Literal["unavailable"] = "unavailable"
 
-    __wire__ = Shape(tag="type", closed=True)
+    __wire__: ClassVar[Shape] = Shape(tag="type", closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -995,7 +1005,7 @@ class UserVerificationCancelParams(Wire):
 
     request_id: RequestId
 
-    __wire__ = Shape(names={"request_id": "requestId"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"request_id": "requestId"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1015,7 +1025,7 @@ class UserVerificationDeleteParams(Wire):
     Experimental.
     """
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1033,7 +1043,7 @@ class UserVerificationEnrollParams(Wire):
     Experimental.
     """
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1053,7 +1063,7 @@ class UserVerificationEnrollResponse(Wire):
     algorithm: str | None = None
     public_key: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"credential_id": "credentialId", "public_key": "publicKey"}, elided=frozenset({"public_key"})
     )
 
@@ -1073,7 +1083,9 @@ class UserVerificationProof(Wire):
     credential_id: str
     signature: str
 
-    __wire__ = Shape(names={"credential_id": "credentialId"}, closed=True, elided=frozenset({"signature"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"credential_id": "credentialId"}, closed=True, elided=frozenset({"signature"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1087,7 +1099,7 @@ class UserVerificationRpcError(Wire):
     data: UserVerificationErrorDetails
     message: str
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1097,7 +1109,7 @@ class UserVerificationStatusParams(Wire):
     Experimental.
     """
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1111,7 +1123,7 @@ class UserVerificationStatusResponse(Wire):
     unavailable_message: str | None = None
     unavailable_reason: UserVerificationUnavailableReason | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "credential_id": "credentialId",
             "unavailable_message": "unavailableMessage",
@@ -1136,7 +1148,7 @@ class UserVerificationVerifyParams(Wire):
     description: str
     title: str
 
-    __wire__ = Shape(closed=True, elided=frozenset({"challenge"}))
+    __wire__: ClassVar[Shape] = Shape(closed=True, elided=frozenset({"challenge"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1164,7 +1176,7 @@ class WorkspaceMessage(Wire):
     archived_at: int | None = None
     created_at: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "message_body": "messageBody",
             "message_id": "messageId",
@@ -1184,7 +1196,7 @@ class WorkspaceRouting(Wire):
     backend_origin: str
     chatgpt_account_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "account_routing_override": "accountRoutingOverride",
             "backend_origin": "backendOrigin",

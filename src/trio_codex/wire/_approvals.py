@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -89,7 +89,7 @@ class AcceptWithExecpolicyAmendmentCommandExecutionApprovalDecision(Wire):
 
     execpolicy_amendment: Sequence[str]
 
-    __wire__ = Shape(key="acceptWithExecpolicyAmendment")
+    __wire__: ClassVar[Shape] = Shape(key="acceptWithExecpolicyAmendment")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -106,7 +106,7 @@ class AdditionalFileSystemPermissions(Wire):
     read: Sequence[LegacyAppPathString] | None = None
     write: Sequence[LegacyAppPathString] | None = None
 
-    __wire__ = Shape(names={"glob_scan_max_depth": "globScanMaxDepth"})
+    __wire__: ClassVar[Shape] = Shape(names={"glob_scan_max_depth": "globScanMaxDepth"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -127,7 +127,7 @@ class AdditionalPermissionProfile(Wire):
     file_system: AdditionalFileSystemPermissions | None = None
     network: AdditionalNetworkPermissions | None = None
 
-    __wire__ = Shape(names={"file_system": "fileSystem"})
+    __wire__: ClassVar[Shape] = Shape(names={"file_system": "fileSystem"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -136,7 +136,7 @@ class ApplyNetworkPolicyAmendmentCommandExecutionApprovalDecision(Wire):
 
     network_policy_amendment: NetworkPolicyAmendment
 
-    __wire__ = Shape(key="applyNetworkPolicyAmendment")
+    __wire__: ClassVar[Shape] = Shape(key="applyNetworkPolicyAmendment")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -181,7 +181,7 @@ class CommandExecutionRequestApprovalParams(Wire):
     proposed_network_policy_amendments: Sequence[NetworkPolicyAmendment] | None = None
     reason: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "started_at_ms": "startedAtMs",
@@ -218,7 +218,7 @@ class DynamicToolCallParams(Wire):
     turn_id: str
     namespace: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"call_id": "callId", "thread_id": "threadId", "turn_id": "turnId"},
         elided=frozenset({"arguments"}),
     )
@@ -231,7 +231,7 @@ class DynamicToolCallResponse(Wire):
     content_items: Sequence[DynamicToolCallOutputContentItem]
     success: bool
 
-    __wire__ = Shape(names={"content_items": "contentItems"})
+    __wire__: ClassVar[Shape] = Shape(names={"content_items": "contentItems"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -252,7 +252,7 @@ class FileChangeRequestApprovalParams(Wire):
     grant_root: str | None = None
     reason: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "started_at_ms": "startedAtMs",
@@ -285,7 +285,7 @@ class GlobPatternFileSystemPath(Wire):
     pattern: str
     type: Literal["glob_pattern"] = "glob_pattern"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -295,7 +295,7 @@ class GrantedPermissionProfile(Wire):
     file_system: AdditionalFileSystemPermissions | None = None
     network: AdditionalNetworkPermissions | None = None
 
-    __wire__ = Shape(names={"file_system": "fileSystem"})
+    __wire__: ClassVar[Shape] = Shape(names={"file_system": "fileSystem"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -304,7 +304,7 @@ class MinimalFileSystemSpecialPath(Wire):
 
     kind: Literal["minimal"] = "minimal"
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -330,7 +330,7 @@ class PathFileSystemPath(Wire):
     path: LegacyAppPathString
     type: Literal["path"] = "path"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -350,7 +350,7 @@ class PermissionsRequestApprovalParams(Wire):
     environment_id: str | None = None
     reason: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "started_at_ms": "startedAtMs",
@@ -373,7 +373,7 @@ class PermissionsRequestApprovalResponse(Wire):
     scope: PermissionGrantScope | str | None = None
     strict_auto_review: bool | None = None
 
-    __wire__ = Shape(names={"strict_auto_review": "strictAutoReview"})
+    __wire__: ClassVar[Shape] = Shape(names={"strict_auto_review": "strictAutoReview"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -383,7 +383,7 @@ class ProjectRootsFileSystemSpecialPath(Wire):
     kind: Literal["project_roots"] = "project_roots"
     subpath: LegacyAppPathString | None = None
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -393,7 +393,7 @@ class RequestPermissionProfile(Wire):
     file_system: AdditionalFileSystemPermissions | None = None
     network: AdditionalNetworkPermissions | None = None
 
-    __wire__ = Shape(names={"file_system": "fileSystem"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"file_system": "fileSystem"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -402,7 +402,7 @@ class RootFileSystemSpecialPath(Wire):
 
     kind: Literal["root"] = "root"
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -411,7 +411,7 @@ class SlashTmpFileSystemSpecialPath(Wire):
 
     kind: Literal["slash_tmp"] = "slash_tmp"
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -421,7 +421,7 @@ class SpecialFileSystemPath(Wire):
     value: FileSystemSpecialPath
     type: Literal["special"] = "special"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -430,7 +430,7 @@ class TmpdirFileSystemSpecialPath(Wire):
 
     kind: Literal["tmpdir"] = "tmpdir"
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -442,7 +442,7 @@ class ToolRequestUserInputAnswer(Wire):
 
     answers: Sequence[str]
 
-    __wire__ = Shape(elided=frozenset({"answers"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"answers"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -473,7 +473,7 @@ class ToolRequestUserInputParams(Wire):
     turn_id: str
     auto_resolution_ms: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "is_blocking": "isBlocking",
             "item_id": "itemId",
@@ -498,7 +498,7 @@ class ToolRequestUserInputQuestion(Wire):
     is_secret: bool = False
     options: Sequence[ToolRequestUserInputOption] | None = None
 
-    __wire__ = Shape(names={"is_other": "isOther", "is_secret": "isSecret"})
+    __wire__: ClassVar[Shape] = Shape(names={"is_other": "isOther", "is_secret": "isSecret"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -519,7 +519,7 @@ class UnknownFileSystemSpecialPath(Wire):
     kind: Literal["unknown"] = "unknown"
     subpath: LegacyAppPathString | None = None
 
-    __wire__ = Shape(tag="kind")
+    __wire__: ClassVar[Shape] = Shape(tag="kind")
 
 
 CommandExecutionApprovalDecision: TypeAlias = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -159,7 +159,7 @@ class AgentConfiguredHookHandler(Wire):
 
     type: Literal["agent"] = "agent"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -169,7 +169,7 @@ class AnalyticsConfig(Wire):
     enabled: bool | None = None
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(open=True, elided=frozenset({"additional"}))
+    __wire__: ClassVar[Shape] = Shape(open=True, elided=frozenset({"additional"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -206,7 +206,7 @@ class AppLinksConfig(Wire):
 
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(open=True, elided=frozenset({"additional"}))
+    __wire__: ClassVar[Shape] = Shape(open=True, elided=frozenset({"additional"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -223,7 +223,7 @@ class AppToolsConfig(Wire):
 
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(open=True, elided=frozenset({"additional"}))
+    __wire__: ClassVar[Shape] = Shape(open=True, elided=frozenset({"additional"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -252,7 +252,9 @@ class AppsConfig(Wire):
     default: AppsDefaultConfig | None = None
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(names={"default": "_default"}, open=True, elided=frozenset({"additional"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"default": "_default"}, open=True, elided=frozenset({"additional"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -273,7 +275,9 @@ class AutoReviewRequirements(Wire):
     ignore_rules: Sequence[str] | None = None
     required_on_models: Sequence[str] | None = None
 
-    __wire__ = Shape(names={"ignore_rules": "ignoreRules", "required_on_models": "requiredOnModels"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"ignore_rules": "ignoreRules", "required_on_models": "requiredOnModels"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -291,7 +295,7 @@ class BrowserUseExtensionRequirements(Wire):
 
     request_headers: Sequence[RequestHeader] | None = None
 
-    __wire__ = Shape(names={"request_headers": "requestHeaders"})
+    __wire__: ClassVar[Shape] = Shape(names={"request_headers": "requestHeaders"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -306,7 +310,7 @@ class BrowserUseOriginPolicy(Wire):
     persistent_approval: bool | None = None
     uploads: AllowDenyRequirement | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "access_approval_lifetime": "accessApprovalLifetime",
             "auto_review": "autoReview",
@@ -338,7 +342,7 @@ class BrowserUseRequirements(Wire):
     extension: BrowserUseExtensionRequirements | None = None
     origins: Mapping[str, BrowserUseOriginPolicy] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "allow_global_persistent_approval": "allowGlobalPersistentApproval",
             "allow_history_access": "allowHistoryAccess",
@@ -367,7 +371,7 @@ class CommandConfiguredHookHandler(Wire):
     timeout_sec: int | None = None
     type: Literal["command"] = "command"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "async_": "async",
             "additional_context_limit": "additionalContextLimit",
@@ -402,7 +406,7 @@ class ComputerUseMacosRequirements(Wire):
 
     bundle_ids: Mapping[str, AllowDenyRequirement | str] | None = None
 
-    __wire__ = Shape(names={"bundle_ids": "bundleIds"})
+    __wire__: ClassVar[Shape] = Shape(names={"bundle_ids": "bundleIds"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -415,7 +419,7 @@ class ComputerUseRequirements(Wire):
     macos: ComputerUseMacosRequirements | None = None
     windows: ComputerUseWindowsRequirements | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "allow_locked_computer_use": "allowLockedComputerUse",
             "allow_persistent_approval": "allowPersistentApproval",
@@ -451,7 +455,7 @@ class ComputerUseWindowsExeRequirement(Wire):
     publisher_name: str
     binary_name: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"product_name": "productName", "publisher_name": "publisherName", "binary_name": "binaryName"}
     )
 
@@ -501,7 +505,7 @@ class Config(Wire):
     web_search: WebSearchMode | str | None = None
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         open=True,
         elided=frozenset(
             {"additional", "compact_prompt", "desktop", "developer_instructions", "instructions"}
@@ -525,7 +529,7 @@ class ConfigBatchWriteParams(Wire):
     file_path: str | None = None
     reload_user_config: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "expected_version": "expectedVersion",
             "file_path": "filePath",
@@ -542,7 +546,7 @@ class ConfigEdit(Wire):
     merge_strategy: MergeStrategy | str
     value: JSON
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"key_path": "keyPath", "merge_strategy": "mergeStrategy"}, elided=frozenset({"value"})
     )
 
@@ -556,7 +560,9 @@ class ConfigLayer(Wire):
     version: str
     disabled_reason: str | None = None
 
-    __wire__ = Shape(names={"disabled_reason": "disabledReason"}, elided=frozenset({"config"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"disabled_reason": "disabledReason"}, elided=frozenset({"config"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -580,7 +586,7 @@ class ConfigReadParams(Wire):
     cwd: str | None = None
     include_layers: bool | None = None
 
-    __wire__ = Shape(names={"include_layers": "includeLayers"})
+    __wire__: ClassVar[Shape] = Shape(names={"include_layers": "includeLayers"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -641,7 +647,7 @@ class ConfigRequirements(Wire):
     network: NetworkRequirements | None = None
     sqlite_home: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "additional_developer_instructions": "additionalDeveloperInstructions",
             "allow_appshots": "allowAppshots",
@@ -689,7 +695,9 @@ class ConfigRequirementsReadResponse(Wire):
     requirements: ConfigRequirements | None = None
     supports_independent_speed_modes: bool | None = None
 
-    __wire__ = Shape(names={"supports_independent_speed_modes": "supportsIndependentSpeedModes"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"supports_independent_speed_modes": "supportsIndependentSpeedModes"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -706,7 +714,7 @@ class ConfigValueWriteParams(Wire):
     expected_version: str | None = None
     file_path: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "key_path": "keyPath",
             "merge_strategy": "mergeStrategy",
@@ -730,7 +738,9 @@ class ConfigWriteResponse(Wire):
     version: str
     overridden_metadata: OverriddenMetadata | None = None
 
-    __wire__ = Shape(names={"file_path": "filePath", "overridden_metadata": "overriddenMetadata"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"file_path": "filePath", "overridden_metadata": "overriddenMetadata"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -755,7 +765,7 @@ class EnterpriseManagedConfigLayerSource(Wire):
     name: str
     type: Literal["enterpriseManaged"] = "enterpriseManaged"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -782,7 +792,9 @@ class ExperimentalFeature(Wire):
     description: str | None = None
     display_name: str | None = None
 
-    __wire__ = Shape(names={"default_enabled": "defaultEnabled", "display_name": "displayName"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"default_enabled": "defaultEnabled", "display_name": "displayName"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -824,7 +836,7 @@ class ExperimentalFeatureListParams(Wire):
     limit: int | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -839,7 +851,7 @@ class ExperimentalFeatureListResponse(Wire):
     data: Sequence[ExperimentalFeature]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -855,7 +867,9 @@ class InAppBrowserRequirements(Wire):
 
     allow_external_browser_settings_import: bool | None = None
 
-    __wire__ = Shape(names={"allow_external_browser_settings_import": "allowExternalBrowserSettingsImport"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"allow_external_browser_settings_import": "allowExternalBrowserSettingsImport"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -869,7 +883,7 @@ class LegacyManagedConfigTomlFromFileConfigLayerSource(Wire):
     file: AbsolutePathBuf
     type: Literal["legacyManagedConfigTomlFromFile"] = "legacyManagedConfigTomlFromFile"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -878,7 +892,7 @@ class LegacyManagedConfigTomlFromMdmConfigLayerSource(Wire):
 
     type: Literal["legacyManagedConfigTomlFromMdm"] = "legacyManagedConfigTomlFromMdm"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -900,7 +914,7 @@ class ManagedHooksRequirements(Wire):
     managed_dir: str | None = None
     windows_managed_dir: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "permission_request": "PermissionRequest",
             "post_compact": "PostCompact",
@@ -931,7 +945,7 @@ class McpToolConfiguredHookHandler(Wire):
     timeout_sec: int | None = None
     type: Literal["mcp_tool"] = "mcp_tool"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"status_message": "statusMessage", "timeout_sec": "timeoutSec"},
         tag="type",
         elided=frozenset({"input"}),
@@ -946,7 +960,7 @@ class MdmConfigLayerSource(Wire):
     key: str
     type: Literal["mdm"] = "mdm"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -955,7 +969,7 @@ class ModelsRequirements(Wire):
 
     new_thread: NewThreadModelDefaults | None = None
 
-    __wire__ = Shape(names={"new_thread": "newThread"})
+    __wire__: ClassVar[Shape] = Shape(names={"new_thread": "newThread"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -986,7 +1000,7 @@ class NetworkRequirements(Wire):
     socks_port: int | None = None
     unix_sockets: Mapping[str, NetworkUnixSocketPermission | str] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "allow_local_binding": "allowLocalBinding",
             "allow_unix_sockets": "allowUnixSockets",
@@ -1011,7 +1025,9 @@ class NewThreadModelDefaults(Wire):
     model_reasoning_effort: ReasoningEffort | None = None
     service_tier: str | None = None
 
-    __wire__ = Shape(names={"model_reasoning_effort": "modelReasoningEffort", "service_tier": "serviceTier"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"model_reasoning_effort": "modelReasoningEffort", "service_tier": "serviceTier"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1022,7 +1038,7 @@ class OverriddenMetadata(Wire):
     message: str
     overriding_layer: ConfigLayerMetadata
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"effective_value": "effectiveValue", "overriding_layer": "overridingLayer"},
         elided=frozenset({"effective_value"}),
     )
@@ -1039,7 +1055,7 @@ class PackagedDefaultsConfigLayerSource(Wire):
     file: AbsolutePathBuf
     type: Literal["packagedDefaults"] = "packagedDefaults"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1069,7 +1085,7 @@ class PermissionProfileListResponse(Wire):
     data: Sequence[PermissionProfileSummary]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1097,7 +1113,7 @@ class ProjectConfigLayerSource(Wire):
     dot_codex_folder: AbsolutePathBuf
     type: Literal["project"] = "project"
 
-    __wire__ = Shape(names={"dot_codex_folder": "dotCodexFolder"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"dot_codex_folder": "dotCodexFolder"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1106,7 +1122,7 @@ class PromptConfiguredHookHandler(Wire):
 
     type: Literal["prompt"] = "prompt"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1116,7 +1132,7 @@ class RequestHeader(Wire):
     name: str
     value: str
 
-    __wire__ = Shape(elided=frozenset({"value"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"value"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1135,7 +1151,7 @@ class SessionFlagsConfigLayerSource(Wire):
 
     type: Literal["sessionFlags"] = "sessionFlags"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1149,7 +1165,7 @@ class SystemConfigLayerSource(Wire):
     file: AbsolutePathBuf
     type: Literal["system"] = "system"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1176,7 +1192,7 @@ class UserConfigLayerSource(Wire):
     profile: str | None = None
     type: Literal["user"] = "user"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1188,7 +1204,7 @@ class WebSearchLocation(Wire):
     region: str | None = None
     timezone: str | None = None
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1199,7 +1215,7 @@ class WebSearchToolConfig(Wire):
     context_size: WebSearchContextSize | str | None = None
     location: WebSearchLocation | None = None
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 ConfigLayerSource: TypeAlias = (

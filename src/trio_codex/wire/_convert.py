@@ -8,6 +8,7 @@ A hook is generated when its type is first read, and costs some 0.2 ms; :func:`p
 
 from __future__ import annotations
 
+import re
 from collections import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -30,6 +31,7 @@ from trio_codex import wire
 from trio_codex.errors import DecodeError
 from trio_codex.wire import _registry
 from trio_codex.wire._base import JSON, Null, Wire, wire_name
+from trio_codex.wire._index import HOME
 from trio_codex.wire._unions import (
     Hook,
     Misfit,
@@ -44,27 +46,18 @@ from trio_codex.wire._unions import (
 from trio_codex.wire._unknown import UnknownNotification, UnknownServerRequest, UnknownVariant
 
 T = TypeVar("T")
-
+_WORD: Final = re.compile(r"\w+")
+_GENERICS: Final = {"Literal": Literal, "Mapping": Mapping, "Sequence": Sequence}
 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-class _Names(dict[str, Any]):
-    """The names that annotations may use: any of the lazy package, which imports what defines it."""
-
-    def __missing__(self, name: str) -> Any:
-        try:
-            return getattr(wire, name)
-        except AttributeError:
-            raise KeyError(name) from None
-
-
-_NAMES: Final = _Names(Literal=Literal, Mapping=Mapping, Sequence=Sequence)
-
-
 def fields_of(cls: type[Wire]) -> tuple[attrs.Attribute[Any], ...]:
     """Give the attributes of a class, their types resolved: that imports whatever they mention."""
-    attrs.resolve_types(cls, localns=_NAMES)
+    words = set(_WORD.findall(" ".join(str(field.type) for field in cls.__attrs_attrs__)))
+    # A plain dictionary of what is needed: a lazy one would do for `eval`, but `typing` may copy it.
+    names = {word: getattr(wire, word) for word in words & HOME.keys()}
+    attrs.resolve_types(cls, localns={**_GENERICS, **names})
     return cls.__attrs_attrs__
 
 
@@ -225,10 +218,16 @@ def decode(type_: object, data: JSON) -> object:
     try:
         return _hook(type_)(data, None)
     except Exception as error:
-        raise _explained(getattr(type_, "__name__", str(type_)), type_, data, error) from None
+        raise _explained(_name_of(type_), type_, data, error) from None
 
 
 # -- what does not fit ---------------------------------------------------------------------------------------------
+
+
+def _name_of(type_: Type) -> str:
+    if isinstance(type_, type):
+        return type_.__name__
+    return next((name for name, value in vars(wire).items() if value is type_), "the value")
 
 
 def _explained(what: str, type_: Type, data: JSON, error: Exception) -> DecodeError:
@@ -248,7 +247,7 @@ def _step(error: BaseValidationError) -> str:
     """Give the part of the path that leads to the first thing that is wrong."""
     for note in getattr(error.exceptions[0], "__notes__", ()):
         if isinstance(note, AttributeValidationNote):
-            return f".{wire_name(error.cl, note.name)}" if is_wire(error.cl) else f".{note.name}"
+            return f".{wire_name(error.cl, note.name)}"
         if isinstance(note, IterableValidationNote):
             return f"[{note.index}]" if isinstance(note.index, int) else f".{note.index}"
     return ""
@@ -258,7 +257,7 @@ def _problem(error: Exception) -> str:
     match error:
         case KeyError():
             return "required field missing"
-        case Misfit() | ValueError():
+        case Misfit():
             return str(error)
         case _:
             return error.__class__.__name__  # its text may hold a part of the value
@@ -397,7 +396,7 @@ def decode_notification_json(method: str, params: bytes | bytearray | memoryview
     """Read a notification's params from JSON text. Never raises: text that is no JSON is not known, either."""
     try:
         parsed = msgspec.json.decode(params)
-    except ValueError as error:  # msgspec.DecodeError is one
+    except Exception as error:
         return UnknownNotification(
             method=method, raw=None, problem=f"$: not JSON ({error.__class__.__name__})"
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -50,7 +50,7 @@ class FormMcpServerElicitationRequestParams(Wire):
     meta: JSON = None
     mode: Literal["form"] = "form"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "server_name": "serverName",
             "thread_id": "threadId",
@@ -72,7 +72,7 @@ class McpElicitationBooleanSchema(Wire):
     title: str | None = None
     type: Literal["boolean"] = "boolean"
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -82,7 +82,7 @@ class McpElicitationConstOption(Wire):
     const: str
     title: str
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -96,7 +96,7 @@ class McpElicitationLegacyTitledEnumSchema(Wire):
     title: str | None = None
     type: Literal["string"] = "string"
 
-    __wire__ = Shape(names={"enum_names": "enumNames"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"enum_names": "enumNames"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -110,7 +110,7 @@ class McpElicitationNumberSchema(Wire):
     minimum: float | None = None
     title: str | None = None
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -125,7 +125,7 @@ class McpElicitationSchema(Wire):
     required: Sequence[str] | None = None
     type: Literal["object"] = "object"
 
-    __wire__ = Shape(names={"schema": "$schema"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"schema": "$schema"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -140,7 +140,9 @@ class McpElicitationStringSchema(Wire):
     title: str | None = None
     type: Literal["string"] = "string"
 
-    __wire__ = Shape(names={"max_length": "maxLength", "min_length": "minLength"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(
+        names={"max_length": "maxLength", "min_length": "minLength"}, closed=True
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -149,7 +151,7 @@ class McpElicitationTitledEnumItems(Wire):
 
     any_of: Sequence[McpElicitationConstOption]
 
-    __wire__ = Shape(names={"any_of": "anyOf"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"any_of": "anyOf"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -164,7 +166,7 @@ class McpElicitationTitledMultiSelectEnumSchema(Wire):
     title: str | None = None
     type: Literal["array"] = "array"
 
-    __wire__ = Shape(names={"max_items": "maxItems", "min_items": "minItems"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"max_items": "maxItems", "min_items": "minItems"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -177,7 +179,7 @@ class McpElicitationTitledSingleSelectEnumSchema(Wire):
     title: str | None = None
     type: Literal["string"] = "string"
 
-    __wire__ = Shape(names={"one_of": "oneOf"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"one_of": "oneOf"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -187,7 +189,7 @@ class McpElicitationUntitledEnumItems(Wire):
     enum: Sequence[str]
     type: Literal["string"] = "string"
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -202,7 +204,7 @@ class McpElicitationUntitledMultiSelectEnumSchema(Wire):
     title: str | None = None
     type: Literal["array"] = "array"
 
-    __wire__ = Shape(names={"max_items": "maxItems", "min_items": "minItems"}, closed=True)
+    __wire__: ClassVar[Shape] = Shape(names={"max_items": "maxItems", "min_items": "minItems"}, closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -215,7 +217,7 @@ class McpElicitationUntitledSingleSelectEnumSchema(Wire):
     title: str | None = None
     type: Literal["string"] = "string"
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -232,7 +234,7 @@ class McpServerElicitationRequestResponse(Wire):
     meta: JSON = None
     content: JSON = None
 
-    __wire__ = Shape(names={"meta": "_meta"}, elided=frozenset({"content", "meta"}))
+    __wire__: ClassVar[Shape] = Shape(names={"meta": "_meta"}, elided=frozenset({"content", "meta"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -254,7 +256,7 @@ class OpenaiFormMcpServerElicitationRequestParams(Wire):
     meta: JSON = None
     mode: Literal["openaiForm"] = "openaiForm"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "server_name": "serverName",
             "thread_id": "threadId",
@@ -286,7 +288,7 @@ class OpenaiSlashFormMcpServerElicitationRequestParams(Wire):
     meta: JSON = None
     mode: Literal["openai/form"] = "openai/form"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "server_name": "serverName",
             "thread_id": "threadId",
@@ -319,7 +321,7 @@ class UrlMcpServerElicitationRequestParams(Wire):
     meta: JSON = None
     mode: Literal["url"] = "url"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "server_name": "serverName",
             "thread_id": "threadId",
@@ -352,7 +354,7 @@ class UserVerificationMcpServerElicitationRequestParams(Wire):
     meta: JSON = None
     mode: Literal["openai/userVerification"] = "openai/userVerification"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"server_name": "serverName", "thread_id": "threadId", "turn_id": "turnId", "meta": "_meta"},
         tag="mode",
         elided=frozenset({"challenge", "meta"}),

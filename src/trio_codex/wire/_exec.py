@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 
@@ -103,7 +103,7 @@ class CommandExecOutputDeltaNotification(Wire):
     process_id: str
     stream: CommandExecOutputStream | str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"cap_reached": "capReached", "delta_base64": "deltaBase64", "process_id": "processId"},
         elided=frozenset({"delta_base64"}),
     )
@@ -160,7 +160,7 @@ class CommandExecParams(Wire):
     timeout_ms: int | None = None
     tty: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "disable_output_cap": "disableOutputCap",
             "disable_timeout": "disableTimeout",
@@ -188,7 +188,7 @@ class CommandExecResizeParams(Wire):
     process_id: str
     size: CommandExecTerminalSize
 
-    __wire__ = Shape(names={"process_id": "processId"})
+    __wire__: ClassVar[Shape] = Shape(names={"process_id": "processId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -210,7 +210,7 @@ class CommandExecResponse(Wire):
     stderr: str
     stdout: str
 
-    __wire__ = Shape(names={"exit_code": "exitCode"}, elided=frozenset({"stderr", "stdout"}))
+    __wire__: ClassVar[Shape] = Shape(names={"exit_code": "exitCode"}, elided=frozenset({"stderr", "stdout"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -236,7 +236,7 @@ class CommandExecTerminateParams(Wire):
 
     process_id: str
 
-    __wire__ = Shape(names={"process_id": "processId"})
+    __wire__: ClassVar[Shape] = Shape(names={"process_id": "processId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -258,7 +258,7 @@ class CommandExecWriteParams(Wire):
     close_stdin: bool | None = None
     delta_base64: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"process_id": "processId", "close_stdin": "closeStdin", "delta_base64": "deltaBase64"},
         elided=frozenset({"delta_base64"}),
     )
@@ -291,7 +291,7 @@ class EnvironmentAddParams(Wire):
     skills: EnvironmentSkillsParams | None = None
     websocket_request_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "environment_id": "environmentId",
             "exec_server_url": "execServerUrl",
@@ -320,7 +320,7 @@ class EnvironmentInfoParams(Wire):
 
     environment_id: str
 
-    __wire__ = Shape(names={"environment_id": "environmentId"})
+    __wire__: ClassVar[Shape] = Shape(names={"environment_id": "environmentId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -375,7 +375,7 @@ class EnvironmentStatusParams(Wire):
 
     environment_id: str
 
-    __wire__ = Shape(names={"environment_id": "environmentId"})
+    __wire__: ClassVar[Shape] = Shape(names={"environment_id": "environmentId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -415,7 +415,7 @@ class ProcessExitedNotification(Wire):
     stdout: str
     stdout_cap_reached: bool
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "exit_code": "exitCode",
             "process_handle": "processHandle",
@@ -438,7 +438,7 @@ class ProcessKillParams(Wire):
 
     process_handle: str
 
-    __wire__ = Shape(names={"process_handle": "processHandle"})
+    __wire__: ClassVar[Shape] = Shape(names={"process_handle": "processHandle"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -466,7 +466,7 @@ class ProcessOutputDeltaNotification(Wire):
     process_handle: str
     stream: ProcessOutputStream | str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"cap_reached": "capReached", "delta_base64": "deltaBase64", "process_handle": "processHandle"},
         elided=frozenset({"delta_base64"}),
     )
@@ -486,7 +486,7 @@ class ProcessResizePtyParams(Wire):
     process_handle: str
     size: ProcessTerminalSize
 
-    __wire__ = Shape(names={"process_handle": "processHandle"})
+    __wire__: ClassVar[Shape] = Shape(names={"process_handle": "processHandle"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -536,7 +536,7 @@ class ProcessSpawnParams(Wire):
     timeout_ms: int | Null | None = None
     tty: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "process_handle": "processHandle",
             "output_bytes_cap": "outputBytesCap",
@@ -586,7 +586,7 @@ class ProcessWriteStdinParams(Wire):
     close_stdin: bool | None = None
     delta_base64: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"process_handle": "processHandle", "close_stdin": "closeStdin", "delta_base64": "deltaBase64"},
         elided=frozenset({"delta_base64"}),
     )
@@ -639,7 +639,7 @@ class WindowsWorldWritableWarningNotification(Wire):
     failed_scan: bool
     sample_paths: Sequence[str]
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"extra_count": "extraCount", "failed_scan": "failedScan", "sample_paths": "samplePaths"}
     )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -35,7 +35,7 @@ class FsChangedNotification(Wire):
     changed_paths: Sequence[AbsolutePathBuf]
     watch_id: str
 
-    __wire__ = Shape(names={"changed_paths": "changedPaths", "watch_id": "watchId"})
+    __wire__: ClassVar[Shape] = Shape(names={"changed_paths": "changedPaths", "watch_id": "watchId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -52,7 +52,9 @@ class FsCopyParams(Wire):
     source_path: AbsolutePathBuf
     recursive: bool | None = None
 
-    __wire__ = Shape(names={"destination_path": "destinationPath", "source_path": "sourcePath"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"destination_path": "destinationPath", "source_path": "sourcePath"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -107,7 +109,7 @@ class FsGetMetadataResponse(Wire):
     is_symlink: bool
     modified_at_ms: int
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "created_at_ms": "createdAtMs",
             "is_directory": "isDirectory",
@@ -132,7 +134,9 @@ class FsReadDirectoryEntry(Wire):
     is_directory: bool
     is_file: bool
 
-    __wire__ = Shape(names={"file_name": "fileName", "is_directory": "isDirectory", "is_file": "isFile"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"file_name": "fileName", "is_directory": "isDirectory", "is_file": "isFile"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -178,7 +182,7 @@ class FsReadFileResponse(Wire):
 
     data_base64: str
 
-    __wire__ = Shape(names={"data_base64": "dataBase64"}, elided=frozenset({"data_base64"}))
+    __wire__: ClassVar[Shape] = Shape(names={"data_base64": "dataBase64"}, elided=frozenset({"data_base64"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -211,7 +215,7 @@ class FsUnwatchParams(Wire):
 
     watch_id: str
 
-    __wire__ = Shape(names={"watch_id": "watchId"})
+    __wire__: ClassVar[Shape] = Shape(names={"watch_id": "watchId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -231,7 +235,7 @@ class FsWatchParams(Wire):
     path: AbsolutePathBuf
     watch_id: str
 
-    __wire__ = Shape(names={"watch_id": "watchId"})
+    __wire__: ClassVar[Shape] = Shape(names={"watch_id": "watchId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -257,7 +261,7 @@ class FsWriteFileParams(Wire):
     data_base64: str
     path: AbsolutePathBuf
 
-    __wire__ = Shape(names={"data_base64": "dataBase64"}, elided=frozenset({"data_base64"}))
+    __wire__: ClassVar[Shape] = Shape(names={"data_base64": "dataBase64"}, elided=frozenset({"data_base64"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -273,7 +277,9 @@ class FuzzyFileSearchParams(Wire):
     roots: Sequence[str]
     cancellation_token: str | None = None
 
-    __wire__ = Shape(names={"cancellation_token": "cancellationToken"}, elided=frozenset({"query"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"cancellation_token": "cancellationToken"}, elided=frozenset({"query"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -301,7 +307,7 @@ class FuzzyFileSearchSessionCompletedNotification(Wire):
 
     session_id: str
 
-    __wire__ = Shape(names={"session_id": "sessionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"session_id": "sessionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -314,7 +320,7 @@ class FuzzyFileSearchSessionStartParams(Wire):
     roots: Sequence[str]
     session_id: str
 
-    __wire__ = Shape(names={"session_id": "sessionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"session_id": "sessionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -334,7 +340,7 @@ class FuzzyFileSearchSessionStopParams(Wire):
 
     session_id: str
 
-    __wire__ = Shape(names={"session_id": "sessionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"session_id": "sessionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -355,7 +361,7 @@ class FuzzyFileSearchSessionUpdateParams(Wire):
     query: str
     session_id: str
 
-    __wire__ = Shape(names={"session_id": "sessionId"}, elided=frozenset({"query"}))
+    __wire__: ClassVar[Shape] = Shape(names={"session_id": "sessionId"}, elided=frozenset({"query"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -374,4 +380,4 @@ class FuzzyFileSearchSessionUpdatedNotification(Wire):
     query: str
     session_id: str
 
-    __wire__ = Shape(names={"session_id": "sessionId"}, elided=frozenset({"query"}))
+    __wire__: ClassVar[Shape] = Shape(names={"session_id": "sessionId"}, elided=frozenset({"query"}))

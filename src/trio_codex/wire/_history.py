@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -116,7 +116,7 @@ class AdditionalToolsResponseItem(Wire):
     id: str | None = None
     type: Literal["additional_tools"] = "additional_tools"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"tools"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"tools"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -130,7 +130,7 @@ class AgentMessageResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["agent_message"] = "agent_message"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -144,7 +144,7 @@ class BemItemPromotedThreadRealtimeItem(Wire):
     turn_id: str
     type: Literal["bemItemPromoted"] = "bemItemPromoted"
 
-    __wire__ = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -156,7 +156,7 @@ class CompactionResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["compaction"] = "compaction"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -165,7 +165,7 @@ class CompactionTriggerResponseItem(Wire):
 
     type: Literal["compaction_trigger"] = "compaction_trigger"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -182,7 +182,7 @@ class ConfigurationUpdateResponseItem(Wire):
     reasoning: ConfigurationReasoning
     type: Literal["configuration_update"] = "configuration_update"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -194,7 +194,7 @@ class ContextCompactionResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["context_compaction"] = "context_compaction"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -208,7 +208,7 @@ class CustomToolCallOutputResponseItem(Wire):
     name: str | None = None
     type: Literal["custom_tool_call_output"] = "custom_tool_call_output"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"output"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"output"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -225,7 +225,7 @@ class CustomToolCallResponseItem(Wire):
     status: str | None = None
     type: Literal["custom_tool_call"] = "custom_tool_call"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content", "input"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content", "input"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -235,7 +235,7 @@ class EncryptedContentAgentMessageInputContent(Wire):
     encrypted_content: str
     type: Literal["encrypted_content"] = "encrypted_content"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -249,7 +249,7 @@ class ExecLocalShellAction(Wire):
     user: str | None = None
     working_directory: str | None = None
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command", "env"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command", "env"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -260,7 +260,7 @@ class FindInPageResponsesApiWebSearchAction(Wire):
     type: Literal["find_in_page"] = "find_in_page"
     url: str | None = None
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -275,7 +275,7 @@ class FunctionCallOutputResponseItem(Wire):
     namespace: str | None = None
     type: Literal["function_call_output"] = "function_call_output"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"output"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"output"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -293,7 +293,7 @@ class FunctionCallResponseItem(Wire):
     status: str | None = None
     type: Literal["function_call"] = "function_call"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         tag="type", elided=frozenset({"arguments", "encrypted_content", "encrypted_function_args"})
     )
 
@@ -310,7 +310,9 @@ class ImageGenerationCallResponseItem(Wire):
     revised_prompt: str | None = None
     type: Literal["image_generation_call"] = "image_generation_call"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content", "result", "revised_prompt"}))
+    __wire__: ClassVar[Shape] = Shape(
+        tag="type", elided=frozenset({"encrypted_content", "result", "revised_prompt"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -319,7 +321,7 @@ class InlineMarkdownThreadRealtimeBemItemPresentation(Wire):
 
     type: Literal["inlineMarkdown"] = "inlineMarkdown"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -329,7 +331,7 @@ class InlineVisualizationThreadRealtimeBemItemPresentation(Wire):
     index: int
     type: Literal["inlineVisualization"] = "inlineVisualization"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -339,7 +341,7 @@ class InputAudioContentItem(Wire):
     audio_url: str
     type: Literal["input_audio"] = "input_audio"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"audio_url"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"audio_url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -351,7 +353,7 @@ class InputImageContentItem(Wire):
     image_url: str | None = None
     file_id: str | None = None
 
-    __wire__ = Shape(tag="type", elided=frozenset({"image_url"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"image_url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -361,7 +363,7 @@ class InputTextAgentMessageInputContent(Wire):
     text: str
     type: Literal["input_text"] = "input_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -371,7 +373,7 @@ class InputTextContentItem(Wire):
     text: str
     type: Literal["input_text"] = "input_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -392,7 +394,7 @@ class ItemThreadItemsListAnchor(Wire):
     item_id: str
     type: Literal["item"] = "item"
 
-    __wire__ = Shape(names={"item_id": "itemId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"item_id": "itemId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -404,7 +406,7 @@ class ItemThreadTimelineEntry(Wire):
     turn_id: str
     type: Literal["item"] = "item"
 
-    __wire__ = Shape(names={"turn_id": "turnId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"turn_id": "turnId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -424,7 +426,7 @@ class LocalShellCallResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["local_shell_call"] = "local_shell_call"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -440,7 +442,7 @@ class MessageResponseItem(Wire):
     status: str | None = None
     type: Literal["message"] = "message"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -450,7 +452,7 @@ class OpenPageResponsesApiWebSearchAction(Wire):
     type: Literal["open_page"] = "open_page"
     url: str | None = None
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -459,7 +461,7 @@ class OtherResponseItem(Wire):
 
     type: Literal["other"] = "other"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -468,7 +470,7 @@ class OtherResponsesApiWebSearchAction(Wire):
 
     type: Literal["other"] = "other"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -480,7 +482,7 @@ class OutputTextContentItem(Wire):
     logprobs: Sequence[JSON] | None = None
     type: Literal["output_text"] = "output_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"annotations", "logprobs", "text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"annotations", "logprobs", "text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -493,7 +495,7 @@ class RawResponseCompletedNotification(Wire):
     usage: TokenUsageBreakdown | None = None
     usage_metadata: ResponseUsageMetadata | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "response_id": "responseId",
             "thread_id": "threadId",
@@ -511,7 +513,7 @@ class RawResponseItemCompletedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -523,7 +525,7 @@ class RealtimeSessionClosedThreadRealtimeItem(Wire):
     outcome: ThreadRealtimeSessionOutcome | str
     type: Literal["realtimeSessionClosed"] = "realtimeSessionClosed"
 
-    __wire__ = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -534,7 +536,7 @@ class RealtimeSessionStartedThreadRealtimeItem(Wire):
     realtime_session_id: str
     type: Literal["realtimeSessionStarted"] = "realtimeSessionStarted"
 
-    __wire__ = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"realtime_session_id": "realtimeSessionId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -545,7 +547,7 @@ class RealtimeThreadTimelineEntry(Wire):
     position: int
     type: Literal["realtime"] = "realtime"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -559,7 +561,7 @@ class ReasoningResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["reasoning"] = "reasoning"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -569,7 +571,7 @@ class ReasoningTextReasoningItemContent(Wire):
     text: str
     type: Literal["reasoning_text"] = "reasoning_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -579,7 +581,7 @@ class ResponseUsageMetadata(Wire):
     amount: str | None = None
     metadata: JSON = None
 
-    __wire__ = Shape(elided=frozenset({"metadata"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"metadata"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -590,7 +592,7 @@ class SearchResponsesApiWebSearchAction(Wire):
     query: str | None = None
     type: Literal["search"] = "search"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"queries", "query"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"queries", "query"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -600,7 +602,7 @@ class SummaryTextReasoningItemReasoningSummary(Wire):
     text: str
     type: Literal["summary_text"] = "summary_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -610,7 +612,7 @@ class TextReasoningItemContent(Wire):
     text: str
     type: Literal["text"] = "text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -673,7 +675,7 @@ class ThreadForkParams(Wire):
     service_tier: str | Null | None = None
     thread_source: ThreadSource | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "approval_policy": "approvalPolicy",
@@ -728,7 +730,7 @@ class ThreadForkResponse(Wire):
     runtime_workspace_roots: Sequence[AbsolutePathBuf] = attrs.field(factory=empty_list)
     service_tier: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "approval_policy": "approvalPolicy",
             "approvals_reviewer": "approvalsReviewer",
@@ -755,7 +757,7 @@ class ThreadInjectItemsParams(Wire):
     items: Sequence[JSON]
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"items"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"items"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -778,7 +780,7 @@ class ThreadItemEntry(Wire):
     completed_at_ms: int | None = None
     started_at_ms: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"turn_id": "turnId", "completed_at_ms": "completedAtMs", "started_at_ms": "startedAtMs"}
     )
 
@@ -802,7 +804,9 @@ class ThreadItemsListParams(Wire):
     sort_direction: SortDirection | str | None = None
     turn_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "sort_direction": "sortDirection", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "sort_direction": "sortDirection", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -820,7 +824,9 @@ class ThreadItemsListResponse(Wire):
     backwards_cursor: str | None = None
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -837,7 +843,9 @@ class ThreadItemsReadParams(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"item_ids": "itemIds", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"item_ids": "itemIds", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -903,7 +911,7 @@ class ThreadListParams(Wire):
     source_kinds: Sequence[ThreadSourceKind | str] | None = None
     use_state_db_only: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "ancestor_thread_id": "ancestorThreadId",
             "excluded_thread_ids": "excludedThreadIds",
@@ -941,7 +949,7 @@ class ThreadListResponse(Wire):
     next_cursor: str | None = None
     read_states: Mapping[str, ThreadReadState] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "backwards_cursor": "backwardsCursor",
             "next_cursor": "nextCursor",
@@ -963,7 +971,7 @@ class ThreadReadParams(Wire):
     thread_id: str
     include_turns: bool | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "include_turns": "includeTurns"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "include_turns": "includeTurns"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -977,7 +985,7 @@ class ThreadReadResponse(Wire):
     thread: Thread
     read_state: ThreadReadState | None = None
 
-    __wire__ = Shape(names={"read_state": "readState"})
+    __wire__: ClassVar[Shape] = Shape(names={"read_state": "readState"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -994,7 +1002,7 @@ class ThreadResumeInitialTurnsPageParams(Wire):
     limit: int | None = None
     sort_direction: SortDirection | str | None = None
 
-    __wire__ = Shape(names={"items_view": "itemsView", "sort_direction": "sortDirection"})
+    __wire__: ClassVar[Shape] = Shape(names={"items_view": "itemsView", "sort_direction": "sortDirection"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1053,7 +1061,7 @@ class ThreadResumeParams(Wire):
     sandbox: SandboxMode | str | None = None
     service_tier: str | Null | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "approval_policy": "approvalPolicy",
@@ -1117,7 +1125,7 @@ class ThreadResumeResponse(Wire):
     service_tier: str | None = None
     turns_backwards_cursor: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "approval_policy": "approvalPolicy",
             "approvals_reviewer": "approvalsReviewer",
@@ -1154,7 +1162,7 @@ class ThreadSearchOccurrence(Wire):
     turn_cursor: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "snippet_match_range": "snippetMatchRange",
@@ -1183,7 +1191,7 @@ class ThreadSearchOccurrencesParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"search_term": "searchTerm", "thread_id": "threadId"}, elided=frozenset({"search_term"})
     )
 
@@ -1202,7 +1210,7 @@ class ThreadSearchOccurrencesResponse(Wire):
     data: Sequence[ThreadSearchOccurrence]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1231,7 +1239,7 @@ class ThreadSearchParams(Wire):
     sort_key: ThreadSearchSortKey | str | None = None
     source_kinds: Sequence[ThreadSourceKind | str] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "search_term": "searchTerm",
             "sort_direction": "sortDirection",
@@ -1260,7 +1268,9 @@ class ThreadSearchResponse(Wire):
     backwards_cursor: str | None = None
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1270,7 +1280,7 @@ class ThreadSearchResult(Wire):
     snippet: str
     thread: Thread
 
-    __wire__ = Shape(elided=frozenset({"snippet"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"snippet"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1299,7 +1309,7 @@ class ThreadTimelineListParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1313,7 +1323,7 @@ class ThreadTimelineListResponse(Wire):
     active_realtime_session_at_page_start: str | None = None
     next_cursor: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "active_realtime_session_at_page_start": "activeRealtimeSessionAtPageStart",
             "next_cursor": "nextCursor",
@@ -1338,7 +1348,7 @@ class ThreadTurnsListParams(Wire):
     limit: int | None = None
     sort_direction: SortDirection | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"thread_id": "threadId", "items_view": "itemsView", "sort_direction": "sortDirection"}
     )
 
@@ -1359,7 +1369,9 @@ class ThreadTurnsListResponse(Wire):
     backwards_cursor: str | None = None
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1375,7 +1387,7 @@ class ToolSearchCallResponseItem(Wire):
     status: str | None = None
     type: Literal["tool_search_call"] = "tool_search_call"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"arguments", "encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"arguments", "encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1390,7 +1402,7 @@ class ToolSearchOutputResponseItem(Wire):
     internal_chat_message_metadata_passthrough: InternalChatMessageMetadataPassthrough | None = None
     type: Literal["tool_search_output"] = "tool_search_output"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"tools"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"tools"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1403,7 +1415,7 @@ class TranscriptSegmentThreadRealtimeItem(Wire):
     text: str
     type: Literal["transcriptSegment"] = "transcriptSegment"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"realtime_session_id": "realtimeSessionId"}, tag="type", elided=frozenset({"text"})
     )
 
@@ -1421,7 +1433,7 @@ class TurnCompletedThreadTimelineEntry(Wire):
     started_at: int | None = None
     type: Literal["turnCompleted"] = "turnCompleted"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1433,7 +1445,7 @@ class TurnStartedThreadTimelineEntry(Wire):
     started_at: int | None = None
     type: Literal["turnStarted"] = "turnStarted"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1444,7 +1456,9 @@ class TurnsPage(Wire):
     backwards_cursor: str | None = None
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"backwards_cursor": "backwardsCursor", "next_cursor": "nextCursor"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1458,7 +1472,7 @@ class WebSearchCallResponseItem(Wire):
     status: str | None = None
     type: Literal["web_search_call"] = "web_search_call"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1467,7 +1481,7 @@ class WholeItemThreadRealtimeBemItemPresentation(Wire):
 
     type: Literal["wholeItem"] = "wholeItem"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 AgentMessageInputContent: TypeAlias = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -147,7 +147,7 @@ class AddPatchChangeKind(Wire):
 
     type: Literal["add"] = "add"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -159,7 +159,7 @@ class AgentMessageDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"delta"})
     )
 
@@ -176,7 +176,9 @@ class AgentMessageThreadItem(Wire):
     questions: Sequence[AsyncUserInputQuestion] | None = None
     type: Literal["agentMessage"] = "agentMessage"
 
-    __wire__ = Shape(names={"memory_citation": "memoryCitation"}, tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"memory_citation": "memoryCitation"}, tag="type", elided=frozenset({"text"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -186,7 +188,7 @@ class AsyncUserInputQuestion(Wire):
     title: str
     options: Sequence[str] | None = None
 
-    __wire__ = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True)
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -196,7 +198,7 @@ class AudioUserInput(Wire):
     url: str
     type: Literal["audio"] = "audio"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"url"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -243,7 +245,7 @@ class CollabAgentToolCallThreadItem(Wire):
     reasoning_effort: ReasoningEffort | None = None
     type: Literal["collabAgentToolCall"] = "collabAgentToolCall"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "agents_states": "agentsStates",
             "receiver_thread_ids": "receiverThreadIds",
@@ -264,7 +266,7 @@ class CommandExecutionOutputDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"delta"})
     )
 
@@ -301,7 +303,7 @@ class CommandExecutionThreadItem(Wire):
     source: CommandExecutionSource | str = CommandExecutionSource.agent
     type: Literal["commandExecution"] = "commandExecution"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "command_actions": "commandActions",
             "aggregated_output": "aggregatedOutput",
@@ -323,7 +325,7 @@ class ContextCompactionThreadItem(Wire):
     id: str
     type: Literal["contextCompaction"] = "contextCompaction"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -332,7 +334,7 @@ class DeletePatchChangeKind(Wire):
 
     type: Literal["delete"] = "delete"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -353,7 +355,7 @@ class DynamicToolCallThreadItem(Wire):
     success: bool | None = None
     type: Literal["dynamicToolCall"] = "dynamicToolCall"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"content_items": "contentItems", "duration_ms": "durationMs"},
         tag="type",
         elided=frozenset({"arguments"}),
@@ -367,7 +369,7 @@ class EncryptedContentFunctionCallOutputContentItem(Wire):
     encrypted_content: str
     type: Literal["encrypted_content"] = "encrypted_content"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"encrypted_content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"encrypted_content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -378,7 +380,7 @@ class EnteredReviewModeThreadItem(Wire):
     review: str
     type: Literal["enteredReviewMode"] = "enteredReviewMode"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"review"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"review"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -389,7 +391,7 @@ class ExitedReviewModeThreadItem(Wire):
     review: str
     type: Literal["exitedReviewMode"] = "exitedReviewMode"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"review"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"review"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -404,7 +406,7 @@ class FileChangeOutputDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"delta"})
     )
 
@@ -418,7 +420,9 @@ class FileChangePatchUpdatedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -430,7 +434,7 @@ class FileChangeThreadItem(Wire):
     status: PatchApplyStatus | str
     type: Literal["fileChange"] = "fileChange"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -441,7 +445,7 @@ class FileUpdateChange(Wire):
     kind: PatchChangeKind
     path: str
 
-    __wire__ = Shape(elided=frozenset({"diff"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"diff"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -452,7 +456,7 @@ class FindInPageWebSearchAction(Wire):
     type: Literal["findInPage"] = "findInPage"
     url: str | None = None
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -465,7 +469,7 @@ class FunctionCallOutputThreadItem(Wire):
     namespace: str | None = None
     type: Literal["functionCallOutput"] = "functionCallOutput"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"output"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"output"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -475,7 +479,7 @@ class HookPromptFragment(Wire):
     hook_run_id: str
     text: str
 
-    __wire__ = Shape(names={"hook_run_id": "hookRunId"}, elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(names={"hook_run_id": "hookRunId"}, elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -486,7 +490,7 @@ class HookPromptThreadItem(Wire):
     id: str
     type: Literal["hookPrompt"] = "hookPrompt"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -502,7 +506,7 @@ class ImageGenerationThreadItem(Wire):
     transparent_background: bool | None = None
     type: Literal["imageGeneration"] = "imageGeneration"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "revised_prompt": "revisedPrompt",
             "saved_path": "savedPath",
@@ -522,7 +526,7 @@ class ImageUserInput(Wire):
     url: str | None = None
     file_id: str | None = None
 
-    __wire__ = Shape(names={"file_id": "fileId"}, tag="type", elided=frozenset({"url"}))
+    __wire__: ClassVar[Shape] = Shape(names={"file_id": "fileId"}, tag="type", elided=frozenset({"url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -533,7 +537,7 @@ class ImageViewThreadItem(Wire):
     path: LegacyAppPathString
     type: Literal["imageView"] = "imageView"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -543,7 +547,9 @@ class InputAudioDynamicToolCallOutputContentItem(Wire):
     audio_url: str
     type: Literal["inputAudio"] = "inputAudio"
 
-    __wire__ = Shape(names={"audio_url": "audioUrl"}, tag="type", elided=frozenset({"audio_url"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"audio_url": "audioUrl"}, tag="type", elided=frozenset({"audio_url"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -553,7 +559,7 @@ class InputAudioFunctionCallOutputContentItem(Wire):
     audio_url: str
     type: Literal["input_audio"] = "input_audio"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"audio_url"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"audio_url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -563,7 +569,9 @@ class InputImageDynamicToolCallOutputContentItem(Wire):
     image_url: str
     type: Literal["inputImage"] = "inputImage"
 
-    __wire__ = Shape(names={"image_url": "imageUrl"}, tag="type", elided=frozenset({"image_url"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"image_url": "imageUrl"}, tag="type", elided=frozenset({"image_url"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -575,7 +583,7 @@ class InputImageFunctionCallOutputContentItem(Wire):
     image_url: str | None = None
     file_id: str | None = None
 
-    __wire__ = Shape(tag="type", elided=frozenset({"image_url"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"image_url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -585,7 +593,7 @@ class InputTextDynamicToolCallOutputContentItem(Wire):
     text: str
     type: Literal["inputText"] = "inputText"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -595,7 +603,7 @@ class InputTextFunctionCallOutputContentItem(Wire):
     text: str
     type: Literal["input_text"] = "input_text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -611,7 +619,9 @@ class ItemCompletedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"completed_at_ms": "completedAtMs", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"completed_at_ms": "completedAtMs", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -627,7 +637,9 @@ class ItemStartedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"started_at_ms": "startedAtMs", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"started_at_ms": "startedAtMs", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -638,7 +650,7 @@ class ListFilesCommandAction(Wire):
     path: str | None = None
     type: Literal["listFiles"] = "listFiles"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -648,7 +660,7 @@ class LocalAudioUserInput(Wire):
     path: str
     type: Literal["localAudio"] = "localAudio"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -659,7 +671,7 @@ class LocalImageUserInput(Wire):
     detail: ImageDetail | str | None = None
     type: Literal["localImage"] = "localImage"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -669,7 +681,7 @@ class McpAppUi(Wire):
     preferred_model_display_mode: McpAppDisplayMode | str
     resource_uri: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"preferred_model_display_mode": "preferredModelDisplayMode", "resource_uri": "resourceUri"}
     )
 
@@ -684,7 +696,7 @@ class McpToolCallAppContext(Wire):
     link_id: str | None = None
     resource_uri: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "connector_id": "connectorId",
             "action_name": "actionName",
@@ -711,7 +723,9 @@ class McpToolCallProgressNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -722,7 +736,7 @@ class McpToolCallResult(Wire):
     meta: JSON = None
     structured_content: JSON = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"meta": "_meta", "structured_content": "structuredContent"},
         elided=frozenset({"content", "meta", "structured_content"}),
     )
@@ -753,7 +767,7 @@ class McpToolCallThreadItem(Wire):
     result: McpToolCallResult | None = None
     type: Literal["mcpToolCall"] = "mcpToolCall"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "app_context": "appContext",
             "duration_ms": "durationMs",
@@ -774,7 +788,7 @@ class MemoryCitation(Wire):
     entries: Sequence[MemoryCitationEntry]
     thread_ids: Sequence[str]
 
-    __wire__ = Shape(names={"thread_ids": "threadIds"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_ids": "threadIds"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -786,7 +800,7 @@ class MemoryCitationEntry(Wire):
     note: str
     path: str
 
-    __wire__ = Shape(names={"line_end": "lineEnd", "line_start": "lineStart"})
+    __wire__: ClassVar[Shape] = Shape(names={"line_end": "lineEnd", "line_start": "lineStart"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -797,7 +811,7 @@ class MentionUserInput(Wire):
     path: str
     type: Literal["mention"] = "mention"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -807,7 +821,7 @@ class OpenPageWebSearchAction(Wire):
     type: Literal["openPage"] = "openPage"
     url: str | None = None
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -816,7 +830,7 @@ class OtherWebSearchAction(Wire):
 
     type: Literal["other"] = "other"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -831,7 +845,7 @@ class PlanDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"item_id": "itemId", "thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"delta"})
     )
 
@@ -847,7 +861,7 @@ class PlanThreadItem(Wire):
     text: str
     type: Literal["plan"] = "plan"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -859,7 +873,7 @@ class ReadCommandAction(Wire):
     path: LegacyAppPathString
     type: Literal["read"] = "read"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -871,7 +885,7 @@ class ReasoningSummaryPartAddedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "summary_index": "summaryIndex",
@@ -891,7 +905,7 @@ class ReasoningSummaryTextDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "summary_index": "summaryIndex",
@@ -912,7 +926,7 @@ class ReasoningTextDeltaNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "content_index": "contentIndex",
             "item_id": "itemId",
@@ -932,7 +946,7 @@ class ReasoningThreadItem(Wire):
     summary: Sequence[str] = attrs.field(factory=empty_list)
     type: Literal["reasoning"] = "reasoning"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"content", "summary"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"content", "summary"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -944,7 +958,7 @@ class SearchCommandAction(Wire):
     query: str | None = None
     type: Literal["search"] = "search"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command", "query"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command", "query"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -955,7 +969,7 @@ class SearchWebSearchAction(Wire):
     query: str | None = None
     type: Literal["search"] = "search"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"queries", "query"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"queries", "query"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -966,7 +980,7 @@ class SkillUserInput(Wire):
     path: str
     type: Literal["skill"] = "skill"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -977,7 +991,7 @@ class SleepThreadItem(Wire):
     id: str
     type: Literal["sleep"] = "sleep"
 
-    __wire__ = Shape(names={"duration_ms": "durationMs"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"duration_ms": "durationMs"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -997,7 +1011,7 @@ class SubAgentActivityThreadItem(Wire):
     reasoning_effort: ReasoningEffort | None = None
     type: Literal["subAgentActivity"] = "subAgentActivity"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "agent_path": "agentPath",
             "agent_thread_id": "agentThreadId",
@@ -1017,7 +1031,7 @@ class TerminalInteractionNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"item_id": "itemId", "process_id": "processId", "thread_id": "threadId", "turn_id": "turnId"},
         elided=frozenset({"stdin"}),
     )
@@ -1035,7 +1049,7 @@ class TextElement(Wire):
     byte_range: ByteRange
     placeholder: str | None = None
 
-    __wire__ = Shape(names={"byte_range": "byteRange"})
+    __wire__: ClassVar[Shape] = Shape(names={"byte_range": "byteRange"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1050,7 +1064,7 @@ class TextUserInput(Wire):
     text_elements: Sequence[TextElement] = attrs.field(factory=empty_list)
     type: Literal["text"] = "text"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1060,7 +1074,7 @@ class UnknownCommandAction(Wire):
     command: str
     type: Literal["unknown"] = "unknown"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1070,7 +1084,7 @@ class UpdatePatchChangeKind(Wire):
     move_path: str | None = None
     type: Literal["update"] = "update"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1081,7 +1095,7 @@ class UsageLimitExceededImageGenerationFailure(Wire):
     resets_at: int | None = None
     type: Literal["usageLimitExceeded"] = "usageLimitExceeded"
 
-    __wire__ = Shape(names={"limit_id": "limitId", "resets_at": "resetsAt"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"limit_id": "limitId", "resets_at": "resetsAt"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1093,7 +1107,7 @@ class UserMessageThreadItem(Wire):
     client_id: str | None = None
     type: Literal["userMessage"] = "userMessage"
 
-    __wire__ = Shape(names={"client_id": "clientId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"client_id": "clientId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1112,7 +1126,7 @@ class WebSearchThreadItem(Wire):
     results: Sequence[JSON] | None = None
     type: Literal["webSearch"] = "webSearch"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"query", "results"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"query", "results"}))
 
 
 AbsolutePathBuf: TypeAlias = str

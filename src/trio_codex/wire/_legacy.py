@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -35,7 +35,7 @@ class AddFileChange(Wire):
     content: str
     type: Literal["add"] = "add"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -56,7 +56,7 @@ class ApplyPatchApprovalParams(Wire):
     grant_root: str | None = None
     reason: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "call_id": "callId",
             "conversation_id": "conversationId",
@@ -79,7 +79,7 @@ class ApprovedExecpolicyAmendmentReviewDecision(Wire):
 
     proposed_execpolicy_amendment: Sequence[str]
 
-    __wire__ = Shape(key="approved_execpolicy_amendment")
+    __wire__: ClassVar[Shape] = Shape(key="approved_execpolicy_amendment")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -89,7 +89,7 @@ class DeleteFileChange(Wire):
     content: str
     type: Literal["delete"] = "delete"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"content"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"content"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -98,7 +98,7 @@ class DeniedReviewDecision(Wire):
 
     rejection: str
 
-    __wire__ = Shape(key="denied")
+    __wire__: ClassVar[Shape] = Shape(key="denied")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -119,7 +119,7 @@ class ExecCommandApprovalParams(Wire):
     approval_id: str | None = None
     reason: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "call_id": "callId",
             "conversation_id": "conversationId",
@@ -145,7 +145,7 @@ class ListFilesParsedCommand(Wire):
     path: str | None = None
     type: Literal["list_files"] = "list_files"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"cmd"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"cmd"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -154,7 +154,7 @@ class NetworkPolicyAmendmentReviewDecision(Wire):
 
     network_policy_amendment: NetworkPolicyAmendment
 
-    __wire__ = Shape(key="network_policy_amendment")
+    __wire__: ClassVar[Shape] = Shape(key="network_policy_amendment")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -172,7 +172,7 @@ class ReadParsedCommand(Wire):
     path: str
     type: Literal["read"] = "read"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"cmd"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"cmd"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -184,7 +184,7 @@ class SearchParsedCommand(Wire):
     query: str | None = None
     type: Literal["search"] = "search"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"cmd", "query"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"cmd", "query"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -194,7 +194,7 @@ class UnknownParsedCommand(Wire):
     cmd: str
     type: Literal["unknown"] = "unknown"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"cmd"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"cmd"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -205,7 +205,7 @@ class UpdateFileChange(Wire):
     move_path: str | None = None
     type: Literal["update"] = "update"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"unified_diff"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"unified_diff"}))
 
 
 FileChange: TypeAlias = AddFileChange | DeleteFileChange | UpdateFileChange | UnknownVariant

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import attrs
 
@@ -64,7 +64,9 @@ class BlobResourceContent(Wire):
     meta: JSON = None
     mime_type: str | None = None
 
-    __wire__ = Shape(names={"meta": "_meta", "mime_type": "mimeType"}, elided=frozenset({"blob", "meta"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"meta": "_meta", "mime_type": "mimeType"}, elided=frozenset({"blob", "meta"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -84,7 +86,7 @@ class ListMcpServerStatusParams(Wire):
     server_name: str | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"server_name": "serverName", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"server_name": "serverName", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -99,7 +101,7 @@ class ListMcpServerStatusResponse(Wire):
     data: Sequence[McpServerStatus]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -118,7 +120,7 @@ class McpResourceReadParams(Wire):
     target: McpResourceReadTarget | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"connector_id": "connectorId", "origin_call_id": "originCallId", "thread_id": "threadId"}
     )
 
@@ -134,7 +136,7 @@ class McpResourceReadResponse(Wire):
     contents: Sequence[ResourceContent]
     origin_call_id: str | None = None
 
-    __wire__ = Shape(names={"origin_call_id": "originCallId"})
+    __wire__: ClassVar[Shape] = Shape(names={"origin_call_id": "originCallId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -148,7 +150,7 @@ class McpResourceReadTarget(Wire):
     connector_id: str
     link_id: str | None
 
-    __wire__ = Shape(names={"connector_id": "connectorId", "link_id": "linkId"})
+    __wire__: ClassVar[Shape] = Shape(names={"connector_id": "connectorId", "link_id": "linkId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -158,7 +160,7 @@ class McpServerEventNotification(Wire):
     method: str
     params: JSON
 
-    __wire__ = Shape(elided=frozenset({"params"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"params"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -168,7 +170,7 @@ class McpServerEventStreamNotification(Wire):
     notification: McpServerEventNotification
     subscription_id: str
 
-    __wire__ = Shape(names={"subscription_id": "subscriptionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"subscription_id": "subscriptionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -185,7 +187,7 @@ class McpServerEventStreamStartParams(Wire):
     thread_id: str
     meta: JSON = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"subscription_id": "subscriptionId", "thread_id": "threadId", "meta": "_meta"},
         elided=frozenset({"arguments", "meta"}),
     )
@@ -208,7 +210,7 @@ class McpServerEventStreamStopParams(Wire):
 
     subscription_id: str
 
-    __wire__ = Shape(names={"subscription_id": "subscriptionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"subscription_id": "subscriptionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -230,7 +232,7 @@ class McpServerInfo(Wire):
     title: str | None = None
     website_url: str | None = None
 
-    __wire__ = Shape(names={"website_url": "websiteUrl"}, elided=frozenset({"icons"}))
+    __wire__: ClassVar[Shape] = Shape(names={"website_url": "websiteUrl"}, elided=frozenset({"icons"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -247,7 +249,7 @@ class McpServerOauthLoginCompletedNotification(Wire):
     login_id: str | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"login_id": "loginId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"login_id": "loginId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -264,7 +266,7 @@ class McpServerOauthLoginParams(Wire):
     thread_id: str | None = None
     timeout_secs: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "client_registration": "clientRegistration",
             "thread_id": "threadId",
@@ -285,7 +287,7 @@ class McpServerOauthLoginResponse(Wire):
     authorization_url: str
     login_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"authorization_url": "authorizationUrl", "login_id": "loginId"},
         elided=frozenset({"authorization_url"}),
     )
@@ -321,7 +323,7 @@ class McpServerStatus(Wire):
     server_info: McpServerInfo | None = None
     tools_error: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "auth_status": "authStatus",
             "resource_templates": "resourceTemplates",
@@ -346,7 +348,7 @@ class McpServerToolCallParams(Wire):
     meta: JSON = None
     arguments: JSON = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"thread_id": "threadId", "meta": "_meta"}, elided=frozenset({"arguments", "meta"})
     )
 
@@ -360,7 +362,7 @@ class McpServerToolCallResponse(Wire):
     is_error: bool | None = None
     structured_content: JSON = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"meta": "_meta", "is_error": "isError", "structured_content": "structuredContent"},
         elided=frozenset({"content", "meta", "structured_content"}),
     )
@@ -380,7 +382,7 @@ class Resource(Wire):
     size: int | None = None
     title: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"meta": "_meta", "mime_type": "mimeType"}, elided=frozenset({"annotations", "icons", "meta"})
     )
 
@@ -396,7 +398,7 @@ class ResourceTemplate(Wire):
     mime_type: str | None = None
     title: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"uri_template": "uriTemplate", "mime_type": "mimeType"}, elided=frozenset({"annotations"})
     )
 
@@ -414,7 +416,9 @@ class TextResourceContent(Wire):
     meta: JSON = None
     mime_type: str | None = None
 
-    __wire__ = Shape(names={"meta": "_meta", "mime_type": "mimeType"}, elided=frozenset({"meta", "text"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"meta": "_meta", "mime_type": "mimeType"}, elided=frozenset({"meta", "text"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -430,7 +434,7 @@ class Tool(Wire):
     output_schema: JSON = None
     title: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"input_schema": "inputSchema", "meta": "_meta", "output_schema": "outputSchema"},
         elided=frozenset({"annotations", "icons", "input_schema", "meta", "output_schema"}),
     )

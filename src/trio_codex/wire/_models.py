@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -63,7 +63,7 @@ class AttestationGenerateResponse(Wire):
 
     token: str
 
-    __wire__ = Shape(elided=frozenset({"token"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"token"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -75,7 +75,7 @@ class AuthRecoveryNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -115,7 +115,7 @@ class CurrentTimeReadParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -130,7 +130,7 @@ class CurrentTimeReadResponse(Wire):
 
     current_time_at: int
 
-    __wire__ = Shape(names={"current_time_at": "currentTimeAt"})
+    __wire__: ClassVar[Shape] = Shape(names={"current_time_at": "currentTimeAt"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -154,7 +154,7 @@ class MemoryStatusParams(Wire):
 
     min_consolidated_threads: int | None = None
 
-    __wire__ = Shape(names={"min_consolidated_threads": "minConsolidatedThreads"})
+    __wire__: ClassVar[Shape] = Shape(names={"min_consolidated_threads": "minConsolidatedThreads"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -167,7 +167,9 @@ class MemoryStatusResponse(Wire):
     v2_consolidated_threads: int
     v2_ready: bool
 
-    __wire__ = Shape(names={"v2_consolidated_threads": "v2ConsolidatedThreads", "v2_ready": "v2Ready"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"v2_consolidated_threads": "v2ConsolidatedThreads", "v2_ready": "v2Ready"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -230,7 +232,7 @@ class Model(Wire):
     upgrade: str | None = None
     upgrade_info: ModelUpgradeInfo | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "default_reasoning_effort": "defaultReasoningEffort",
             "display_name": "displayName",
@@ -282,7 +284,7 @@ class ModelListParams(Wire):
     include_hidden: bool | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"include_hidden": "includeHidden"})
+    __wire__: ClassVar[Shape] = Shape(names={"include_hidden": "includeHidden"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -297,7 +299,7 @@ class ModelListResponse(Wire):
     data: Sequence[Model]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -312,7 +314,9 @@ class ModelProviderCapabilitiesReadResponse(Wire):
     image_generation: bool
     web_search: bool
 
-    __wire__ = Shape(names={"image_generation": "imageGeneration", "web_search": "webSearch"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"image_generation": "imageGeneration", "web_search": "webSearch"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -325,7 +329,7 @@ class ModelReroutedNotification(Wire):
     to_model: str
     turn_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"from_model": "fromModel", "thread_id": "threadId", "to_model": "toModel", "turn_id": "turnId"}
     )
 
@@ -342,7 +346,7 @@ class ModelSafetyBufferingUpdatedNotification(Wire):
     use_cases: Sequence[str]
     faster_model: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "show_buffering_ui": "showBufferingUi",
             "thread_id": "threadId",
@@ -376,7 +380,7 @@ class ModelUpgradeInfo(Wire):
     retirement_at: int | None = None
     upgrade_copy: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "migration_markdown": "migrationMarkdown",
             "model_link": "modelLink",
@@ -394,7 +398,7 @@ class ModelVerificationNotification(Wire):
     turn_id: str
     verifications: Sequence[ModelVerification | str]
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -404,7 +408,7 @@ class ReasoningEffortOption(Wire):
     description: str
     reasoning_effort: ReasoningEffort
 
-    __wire__ = Shape(names={"reasoning_effort": "reasoningEffort"})
+    __wire__: ClassVar[Shape] = Shape(names={"reasoning_effort": "reasoningEffort"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -441,7 +445,7 @@ class ServerDiagnosticsProcess(Wire):
     physical_footprint_bytes: int | None = None
     resident_memory_bytes: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "physical_footprint_bytes": "physicalFootprintBytes",
             "resident_memory_bytes": "residentMemoryBytes",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -266,7 +266,7 @@ class AgentHookMetadata(Wire):
     status_message: str | None = None
     handler_type: Literal["agent"] = "agent"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "current_hash": "currentHash",
             "display_order": "displayOrder",
@@ -295,7 +295,7 @@ class AppBranding(Wire):
     terms_of_service: str | None = None
     website: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "is_discoverable_app": "isDiscoverableApp",
             "privacy_policy": "privacyPolicy",
@@ -328,7 +328,7 @@ class AppInfo(Wire):
     logo_url_dark: str | None = None
     plugin_display_names: Sequence[str] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "app_metadata": "appMetadata",
             "distribution_channel": "distributionChannel",
@@ -367,7 +367,7 @@ class AppMetadata(Wire):
     version_id: str | None = None
     version_notes: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "first_party_requires_install": "firstPartyRequiresInstall",
             "seo_description": "seoDescription",
@@ -394,7 +394,7 @@ class AppScreenshot(Wire):
     file_id: str | None = None
     url: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"user_prompt": "userPrompt", "file_id": "fileId"}, elided=frozenset({"user_prompt"})
     )
 
@@ -409,7 +409,7 @@ class AppSummary(Wire):
     description: str | None = None
     install_url: str | None = None
 
-    __wire__ = Shape(names={"install_url": "installUrl"})
+    __wire__: ClassVar[Shape] = Shape(names={"install_url": "installUrl"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -426,7 +426,7 @@ class AppTemplateSummary(Wire):
     logo_url_dark: str | None = None
     reason: AppTemplateUnavailableReason | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "materialized_app_ids": "materializedAppIds",
             "template_id": "templateId",
@@ -448,7 +448,7 @@ class AppToolSummary(Wire):
     is_read_only: bool = False
     title: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"disabled_reason": "disabledReason", "is_enabled": "isEnabled", "is_read_only": "isReadOnly"}
     )
 
@@ -466,7 +466,7 @@ class AppsInstalledParams(Wire):
     force_refresh: bool | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"force_refresh": "forceRefresh", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"force_refresh": "forceRefresh", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -492,7 +492,7 @@ class AppsListParams(Wire):
     limit: int | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"force_refetch": "forceRefetch", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"force_refetch": "forceRefetch", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -507,7 +507,7 @@ class AppsListResponse(Wire):
     data: Sequence[AppInfo]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -525,7 +525,9 @@ class AppsReadParams(Wire):
     include_tools: bool | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"app_ids": "appIds", "include_tools": "includeTools", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"app_ids": "appIds", "include_tools": "includeTools", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -535,7 +537,7 @@ class AppsReadResponse(Wire):
     apps: Sequence[ConnectorMetadata]
     missing_app_ids: Sequence[str]
 
-    __wire__ = Shape(names={"missing_app_ids": "missingAppIds"})
+    __wire__: ClassVar[Shape] = Shape(names={"missing_app_ids": "missingAppIds"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -565,7 +567,7 @@ class CommandHookMetadata(Wire):
     async_: bool = False
     handler_type: Literal["command"] = "command"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "current_hash": "currentHash",
             "display_order": "displayOrder",
@@ -599,7 +601,7 @@ class ConnectorMetadata(Wire):
     plugin_display_names: Sequence[str] = attrs.field(factory=empty_list)
     tool_summaries: Sequence[AppToolSummary] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "distribution_channel": "distributionChannel",
             "icon_url": "iconUrl",
@@ -618,7 +620,7 @@ class DailyScheduledTaskSchedule(Wire):
     time: str
     type: Literal["daily"] = "daily"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -631,7 +633,7 @@ class GitPluginSource(Wire):
     sha: str | None = None
     type: Literal["git"] = "git"
 
-    __wire__ = Shape(names={"ref_name": "refName"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"ref_name": "refName"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -642,7 +644,7 @@ class HookCompletedNotification(Wire):
     thread_id: str
     turn_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -660,7 +662,7 @@ class HookOutputEntry(Wire):
     kind: HookOutputEntryKind | str
     text: str
 
-    __wire__ = Shape(elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -682,7 +684,7 @@ class HookRunSummary(Wire):
     source: HookSource | str = HookSource.unknown
     status_message: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "display_order": "displayOrder",
             "event_name": "eventName",
@@ -705,7 +707,7 @@ class HookStartedNotification(Wire):
     thread_id: str
     turn_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -744,7 +746,7 @@ class HourlyScheduledTaskSchedule(Wire):
     days: Sequence[ScheduledTaskWeekday | str] | None = None
     type: Literal["hourly"] = "hourly"
 
-    __wire__ = Shape(names={"interval_hours": "intervalHours"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"interval_hours": "intervalHours"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -765,7 +767,7 @@ class InstalledApp(Wire):
     id: str
     runtime_name: str | None = None
 
-    __wire__ = Shape(names={"runtime_name": "runtimeName"})
+    __wire__: ClassVar[Shape] = Shape(names={"runtime_name": "runtimeName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -775,7 +777,7 @@ class LocalPluginSource(Wire):
     path: AbsolutePathBuf
     type: Literal["local"] = "local"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -786,7 +788,7 @@ class MarketplaceAddParams(Wire):
     ref_name: str | None = None
     sparse_paths: Sequence[str] | None = None
 
-    __wire__ = Shape(names={"ref_name": "refName", "sparse_paths": "sparsePaths"})
+    __wire__: ClassVar[Shape] = Shape(names={"ref_name": "refName", "sparse_paths": "sparsePaths"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -797,7 +799,7 @@ class MarketplaceAddResponse(Wire):
     installed_root: AbsolutePathBuf
     marketplace_name: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "already_added": "alreadyAdded",
             "installed_root": "installedRoot",
@@ -812,7 +814,7 @@ class MarketplaceInterface(Wire):
 
     display_name: str | None = None
 
-    __wire__ = Shape(names={"display_name": "displayName"})
+    __wire__: ClassVar[Shape] = Shape(names={"display_name": "displayName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -822,7 +824,7 @@ class MarketplaceLoadErrorInfo(Wire):
     marketplace_path: AbsolutePathBuf
     message: str
 
-    __wire__ = Shape(names={"marketplace_path": "marketplacePath"})
+    __wire__: ClassVar[Shape] = Shape(names={"marketplace_path": "marketplacePath"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -831,7 +833,7 @@ class MarketplaceRemoveParams(Wire):
 
     marketplace_name: str
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName"})
+    __wire__: ClassVar[Shape] = Shape(names={"marketplace_name": "marketplaceName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -841,7 +843,9 @@ class MarketplaceRemoveResponse(Wire):
     marketplace_name: str
     installed_root: AbsolutePathBuf | None = None
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName", "installed_root": "installedRoot"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"marketplace_name": "marketplaceName", "installed_root": "installedRoot"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -851,7 +855,7 @@ class MarketplaceUpgradeErrorInfo(Wire):
     marketplace_name: str
     message: str
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName"})
+    __wire__: ClassVar[Shape] = Shape(names={"marketplace_name": "marketplaceName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -860,7 +864,7 @@ class MarketplaceUpgradeParams(Wire):
 
     marketplace_name: str | None = None
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName"})
+    __wire__: ClassVar[Shape] = Shape(names={"marketplace_name": "marketplaceName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -871,7 +875,7 @@ class MarketplaceUpgradeResponse(Wire):
     selected_marketplaces: Sequence[str]
     upgraded_roots: Sequence[AbsolutePathBuf]
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"selected_marketplaces": "selectedMarketplaces", "upgraded_roots": "upgradedRoots"}
     )
 
@@ -903,7 +907,7 @@ class McpToolHookMetadata(Wire):
     status_message: str | None = None
     handler_type: Literal["mcpTool"] = "mcpTool"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "current_hash": "currentHash",
             "display_order": "displayOrder",
@@ -935,7 +939,7 @@ class NpmPluginSource(Wire):
     type: Literal["npm"] = "npm"
     version: str | None = None
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -959,7 +963,7 @@ class PluginDetail(Wire):
     scheduled_tasks: Sequence[ScheduledTaskSummary] | None = None
     share_url: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "app_templates": "appTemplates",
             "marketplace_name": "marketplaceName",
@@ -979,7 +983,7 @@ class PluginHookSummary(Wire):
     event_name: HookEventName | str
     key: str
 
-    __wire__ = Shape(names={"event_name": "eventName"})
+    __wire__: ClassVar[Shape] = Shape(names={"event_name": "eventName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -995,7 +999,7 @@ class PluginInstallParams(Wire):
     marketplace_path: AbsolutePathBuf | None = None
     remote_marketplace_name: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "plugin_name": "pluginName",
             "install_attempt_id": "installAttemptId",
@@ -1012,7 +1016,9 @@ class PluginInstallResponse(Wire):
     apps_needing_auth: Sequence[AppSummary]
     auth_policy: PluginAuthPolicy | str
 
-    __wire__ = Shape(names={"apps_needing_auth": "appsNeedingAuth", "auth_policy": "authPolicy"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"apps_needing_auth": "appsNeedingAuth", "auth_policy": "authPolicy"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1028,7 +1034,9 @@ class PluginInstalledParams(Wire):
     cwds: Sequence[AbsolutePathBuf] | None = None
     install_suggestion_plugin_names: Sequence[str] | None = None
 
-    __wire__ = Shape(names={"install_suggestion_plugin_names": "installSuggestionPluginNames"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"install_suggestion_plugin_names": "installSuggestionPluginNames"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1038,7 +1046,7 @@ class PluginInstalledResponse(Wire):
     marketplaces: Sequence[PluginMarketplaceEntry]
     marketplace_load_errors: Sequence[MarketplaceLoadErrorInfo] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(names={"marketplace_load_errors": "marketplaceLoadErrors"})
+    __wire__: ClassVar[Shape] = Shape(names={"marketplace_load_errors": "marketplaceLoadErrors"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1078,7 +1086,7 @@ class PluginInterface(Wire):
     terms_of_service_url: str | None = None
     website_url: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "screenshot_urls": "screenshotUrls",
             "brand_color": "brandColor",
@@ -1116,7 +1124,9 @@ class PluginListParams(Wire):
     force_refetch: bool | None = None
     marketplace_kinds: Sequence[PluginListMarketplaceKind | str] | None = None
 
-    __wire__ = Shape(names={"force_refetch": "forceRefetch", "marketplace_kinds": "marketplaceKinds"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"force_refetch": "forceRefetch", "marketplace_kinds": "marketplaceKinds"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1127,7 +1137,7 @@ class PluginListResponse(Wire):
     featured_plugin_ids: Sequence[str] = attrs.field(factory=empty_list)
     marketplace_load_errors: Sequence[MarketplaceLoadErrorInfo] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"featured_plugin_ids": "featuredPluginIds", "marketplace_load_errors": "marketplaceLoadErrors"}
     )
 
@@ -1155,7 +1165,7 @@ class PluginReadParams(Wire):
     marketplace_path: AbsolutePathBuf | None = None
     remote_marketplace_name: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "plugin_name": "pluginName",
             "marketplace_path": "marketplacePath",
@@ -1189,7 +1199,7 @@ class PluginReconcileChangedPlugin(Wire):
     has_skills: bool
     id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "has_apps": "hasApps",
             "has_hooks": "hasHooks",
@@ -1229,7 +1239,7 @@ class PluginReconcileResponse(Wire):
     failed_materialization_remote_plugin_ids: Sequence[str]
     failed_remote_plugin_ids: Sequence[str]
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "changed_plugins": "changedPlugins",
             "failed_materialization_remote_plugin_ids": "failedMaterializationRemotePluginIds",
@@ -1251,7 +1261,7 @@ class PluginSearchParams(Wire):
     limit: int | None = None
     scope: PluginSearchScope | str | None = None
 
-    __wire__ = Shape(names={"search_term": "searchTerm"}, elided=frozenset({"search_term"}))
+    __wire__: ClassVar[Shape] = Shape(names={"search_term": "searchTerm"}, elided=frozenset({"search_term"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1264,7 +1274,7 @@ class PluginSearchResponse(Wire):
     data: Sequence[PluginSearchResult]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1275,7 +1285,9 @@ class PluginSearchResult(Wire):
     plugin: PluginSummary
     marketplace_path: AbsolutePathBuf | None = None
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName", "marketplace_path": "marketplacePath"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"marketplace_name": "marketplaceName", "marketplace_path": "marketplacePath"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1284,7 +1296,7 @@ class PluginShareCheckoutParams(Wire):
 
     remote_plugin_id: str
 
-    __wire__ = Shape(names={"remote_plugin_id": "remotePluginId"})
+    __wire__: ClassVar[Shape] = Shape(names={"remote_plugin_id": "remotePluginId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1299,7 +1311,7 @@ class PluginShareCheckoutResponse(Wire):
     remote_plugin_id: str
     remote_version: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "marketplace_name": "marketplaceName",
             "marketplace_path": "marketplacePath",
@@ -1329,7 +1341,7 @@ class PluginShareContext(Wire):
     share_principals: Sequence[PluginSharePrincipal] | None = None
     share_url: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "remote_plugin_id": "remotePluginId",
             "can_publish_to_workspace": "canPublishToWorkspace",
@@ -1348,7 +1360,7 @@ class PluginShareDeleteParams(Wire):
 
     remote_plugin_id: str
 
-    __wire__ = Shape(names={"remote_plugin_id": "remotePluginId"})
+    __wire__: ClassVar[Shape] = Shape(names={"remote_plugin_id": "remotePluginId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1363,7 +1375,7 @@ class PluginShareListItem(Wire):
     plugin: PluginSummary
     local_plugin_path: AbsolutePathBuf | None = None
 
-    __wire__ = Shape(names={"local_plugin_path": "localPluginPath"})
+    __wire__: ClassVar[Shape] = Shape(names={"local_plugin_path": "localPluginPath"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1387,7 +1399,9 @@ class PluginSharePrincipal(Wire):
     principal_type: PluginSharePrincipalType | str
     role: PluginSharePrincipalRole | str
 
-    __wire__ = Shape(names={"principal_id": "principalId", "principal_type": "principalType"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"principal_id": "principalId", "principal_type": "principalType"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1399,7 +1413,7 @@ class PluginShareSaveParams(Wire):
     remote_plugin_id: str | None = None
     share_targets: Sequence[PluginShareTarget] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "plugin_path": "pluginPath",
             "remote_plugin_id": "remotePluginId",
@@ -1416,7 +1430,7 @@ class PluginShareSaveResponse(Wire):
     share_url: str
     can_publish_to_workspace: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "remote_plugin_id": "remotePluginId",
             "share_url": "shareUrl",
@@ -1433,7 +1447,9 @@ class PluginShareTarget(Wire):
     principal_type: PluginSharePrincipalType | str
     role: PluginShareTargetRole | str
 
-    __wire__ = Shape(names={"principal_id": "principalId", "principal_type": "principalType"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"principal_id": "principalId", "principal_type": "principalType"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1444,7 +1460,9 @@ class PluginShareUpdateTargetsParams(Wire):
     remote_plugin_id: str
     share_targets: Sequence[PluginShareTarget]
 
-    __wire__ = Shape(names={"remote_plugin_id": "remotePluginId", "share_targets": "shareTargets"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"remote_plugin_id": "remotePluginId", "share_targets": "shareTargets"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1463,7 +1481,7 @@ class PluginSkillReadParams(Wire):
     remote_plugin_id: str
     skill_name: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "remote_marketplace_name": "remoteMarketplaceName",
             "remote_plugin_id": "remotePluginId",
@@ -1478,7 +1496,7 @@ class PluginSkillReadResponse(Wire):
 
     contents: str | None = None
 
-    __wire__ = Shape(elided=frozenset({"contents"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"contents"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1516,7 +1534,7 @@ class PluginSummary(Wire):
     share_context: PluginShareContext | None = None
     version: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "auth_policy": "authPolicy",
             "install_policy": "installPolicy",
@@ -1538,7 +1556,7 @@ class PluginUninstallParams(Wire):
 
     plugin_id: str
 
-    __wire__ = Shape(names={"plugin_id": "pluginId"})
+    __wire__: ClassVar[Shape] = Shape(names={"plugin_id": "pluginId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1571,7 +1589,7 @@ class PromptHookMetadata(Wire):
     status_message: str | None = None
     handler_type: Literal["prompt"] = "prompt"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "current_hash": "currentHash",
             "display_order": "displayOrder",
@@ -1598,7 +1616,7 @@ class RemotePluginSource(Wire):
 
     type: Literal["remote"] = "remote"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1610,7 +1628,7 @@ class ScheduledTaskSummary(Wire):
     prompt: str
     schedule: ScheduledTaskSchedule
 
-    __wire__ = Shape(elided=frozenset({"prompt"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"prompt"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1646,7 +1664,7 @@ class SkillInterface(Wire):
     icon_small_url: str | None = None
     short_description: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "brand_color": "brandColor",
             "default_prompt": "defaultPrompt",
@@ -1680,7 +1698,9 @@ class SkillMetadata(Wire):
     plugin_id: str | None = None
     short_description: str | None = None
 
-    __wire__ = Shape(names={"plugin_id": "pluginId", "short_description": "shortDescription"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"plugin_id": "pluginId", "short_description": "shortDescription"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1694,7 +1714,7 @@ class SkillSummary(Wire):
     path: LegacyAppPathString | None = None
     short_description: str | None = None
 
-    __wire__ = Shape(names={"short_description": "shortDescription"})
+    __wire__: ClassVar[Shape] = Shape(names={"short_description": "shortDescription"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1708,7 +1728,7 @@ class SkillToolDependency(Wire):
     transport: str | None = None
     url: str | None = None
 
-    __wire__ = Shape(elided=frozenset({"command"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"command"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1740,7 +1760,7 @@ class SkillsConfigWriteResponse(Wire):
 
     effective_enabled: bool
 
-    __wire__ = Shape(names={"effective_enabled": "effectiveEnabled"})
+    __wire__: ClassVar[Shape] = Shape(names={"effective_enabled": "effectiveEnabled"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1749,7 +1769,7 @@ class SkillsExtraRootsSetParams(Wire):
 
     extra_roots: Sequence[AbsolutePathBuf]
 
-    __wire__ = Shape(names={"extra_roots": "extraRoots"})
+    __wire__: ClassVar[Shape] = Shape(names={"extra_roots": "extraRoots"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1778,7 +1798,7 @@ class SkillsListParams(Wire):
     cwds: Sequence[str] | None = None
     force_reload: bool | None = None
 
-    __wire__ = Shape(names={"force_reload": "forceReload"})
+    __wire__: ClassVar[Shape] = Shape(names={"force_reload": "forceReload"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1795,7 +1815,7 @@ class WeekdaysScheduledTaskSchedule(Wire):
     time: str
     type: Literal["weekdays"] = "weekdays"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1806,7 +1826,7 @@ class WeeklyScheduledTaskSchedule(Wire):
     time: str
     type: Literal["weekly"] = "weekly"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 HookMetadata: TypeAlias = (

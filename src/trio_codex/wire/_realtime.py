@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -99,7 +99,7 @@ class ExistingCallThreadRealtimeStartTransport(Wire):
     call_id: str
     type: Literal["existingCall"] = "existingCall"
 
-    __wire__ = Shape(names={"call_id": "callId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"call_id": "callId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -112,7 +112,7 @@ class RealtimeVoicesList(Wire):
     v2: Sequence[RealtimeVoice | str]
     v3: Sequence[RealtimeVoice | str] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(names={"default_v1": "defaultV1", "default_v2": "defaultV2"})
+    __wire__: ClassVar[Shape] = Shape(names={"default_v1": "defaultV1", "default_v2": "defaultV2"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -125,7 +125,7 @@ class ThreadRealtimeAppendAudioParams(Wire):
     audio: ThreadRealtimeAudioChunk
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -146,7 +146,7 @@ class ThreadRealtimeAppendSpeechParams(Wire):
     text: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -168,7 +168,7 @@ class ThreadRealtimeAppendTextParams(Wire):
     thread_id: str
     role: ConversationTextRole | str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -189,7 +189,7 @@ class ThreadRealtimeAudioChunk(Wire):
     item_id: str | None = None
     samples_per_channel: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "num_channels": "numChannels",
             "sample_rate": "sampleRate",
@@ -207,7 +207,7 @@ class ThreadRealtimeClosedNotification(Wire):
     thread_id: str
     reason: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -217,7 +217,7 @@ class ThreadRealtimeErrorNotification(Wire):
     message: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -227,7 +227,7 @@ class ThreadRealtimeInitialItem(Wire):
     role: ConversationTextRole | str
     text: str
 
-    __wire__ = Shape(elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -237,7 +237,7 @@ class ThreadRealtimeItemAddedNotification(Wire):
     item: JSON
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"item"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"item"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -247,7 +247,7 @@ class ThreadRealtimeItemCompletedNotification(Wire):
     item: ThreadRealtimeItem
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -257,7 +257,7 @@ class ThreadRealtimeItemStartedNotification(Wire):
     item: ThreadRealtimeItem
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -268,7 +268,9 @@ class ThreadRealtimeItemTranscriptDeltaNotification(Wire):
     item_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"item_id": "itemId", "thread_id": "threadId"}, elided=frozenset({"delta"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"item_id": "itemId", "thread_id": "threadId"}, elided=frozenset({"delta"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -296,7 +298,7 @@ class ThreadRealtimeOutputAudioDeltaNotification(Wire):
     audio: ThreadRealtimeAudioChunk
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -306,7 +308,7 @@ class ThreadRealtimeSdpNotification(Wire):
     sdp: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"sdp"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"sdp"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -368,7 +370,7 @@ class ThreadRealtimeStartParams(Wire):
     version: RealtimeConversationVersion | str | None = None
     voice: RealtimeVoice | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "output_modality": "outputModality",
             "thread_id": "threadId",
@@ -414,7 +416,9 @@ class ThreadRealtimeStartedNotification(Wire):
     version: RealtimeConversationVersion | str
     realtime_session_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "realtime_session_id": "realtimeSessionId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "realtime_session_id": "realtimeSessionId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -426,7 +430,7 @@ class ThreadRealtimeStopParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -449,7 +453,7 @@ class ThreadRealtimeTranscriptDeltaNotification(Wire):
     role: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"delta"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"delta"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -464,7 +468,7 @@ class ThreadRealtimeTranscriptDoneNotification(Wire):
     text: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -479,7 +483,7 @@ class WebrtcThreadRealtimeStartTransport(Wire):
     sdp: str
     type: Literal["webrtc"] = "webrtc"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"sdp"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"sdp"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -488,7 +492,7 @@ class WebsocketThreadRealtimeStartTransport(Wire):
 
     type: Literal["websocket"] = "websocket"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 ThreadRealtimeStartTransport: TypeAlias = (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
@@ -82,7 +82,7 @@ class ExternalAgentConfigDetectParams(Wire):
     migration_source: str | None = None
     source: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "include_home": "includeHome",
             "max_session_age_days": "maxSessionAgeDays",
@@ -107,7 +107,7 @@ class ExternalAgentConfigImportCompletedNotification(Wire):
     import_id: str
     item_type_results: Sequence[ExternalAgentConfigImportTypeResult]
 
-    __wire__ = Shape(names={"import_id": "importId", "item_type_results": "itemTypeResults"})
+    __wire__: ClassVar[Shape] = Shape(names={"import_id": "importId", "item_type_results": "itemTypeResults"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -128,7 +128,7 @@ class ExternalAgentConfigImportHistory(Wire):
     successes: Sequence[ExternalAgentConfigImportItemTypeSuccess]
     provider_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"completed_at_ms": "completedAtMs", "import_id": "importId", "provider_id": "providerId"}
     )
 
@@ -145,7 +145,9 @@ class ExternalAgentConfigImportHistoryRecordParams(Wire):
     item_type_results: Sequence[ExternalAgentConfigImportHistoryRecordTypeResultParams]
     provider_id: str
 
-    __wire__ = Shape(names={"item_type_results": "itemTypeResults", "provider_id": "providerId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"item_type_results": "itemTypeResults", "provider_id": "providerId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -154,7 +156,7 @@ class ExternalAgentConfigImportHistoryRecordResponse(Wire):
 
     import_id: str
 
-    __wire__ = Shape(names={"import_id": "importId"})
+    __wire__: ClassVar[Shape] = Shape(names={"import_id": "importId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -171,7 +173,7 @@ class ExternalAgentConfigImportHistoryRecordSuccessParams(Wire):
     target: str | None = None
     title: str | None = None
 
-    __wire__ = Shape(names={"item_type": "itemType"})
+    __wire__: ClassVar[Shape] = Shape(names={"item_type": "itemType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -182,7 +184,7 @@ class ExternalAgentConfigImportHistoryRecordTypeResultParams(Wire):
     item_type: ExternalAgentConfigMigrationItemType | str
     successes: Sequence[ExternalAgentConfigImportHistoryRecordSuccessParams]
 
-    __wire__ = Shape(names={"item_type": "itemType"})
+    __wire__: ClassVar[Shape] = Shape(names={"item_type": "itemType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -197,7 +199,7 @@ class ExternalAgentConfigImportItemTypeFailure(Wire):
     source: str | None = None
     sub_error_type: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "failure_stage": "failureStage",
             "item_type": "itemType",
@@ -221,7 +223,7 @@ class ExternalAgentConfigImportItemTypeSuccess(Wire):
     target: str | None = None
     title: str | None = None
 
-    __wire__ = Shape(names={"item_type": "itemType"})
+    __wire__: ClassVar[Shape] = Shape(names={"item_type": "itemType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -241,7 +243,7 @@ class ExternalAgentConfigImportParams(Wire):
     provider_id: str | None = None
     source: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "migration_items": "migrationItems",
             "migration_source": "migrationSource",
@@ -257,7 +259,7 @@ class ExternalAgentConfigImportProgressNotification(Wire):
     import_id: str
     item_type_results: Sequence[ExternalAgentConfigImportTypeResult]
 
-    __wire__ = Shape(names={"import_id": "importId", "item_type_results": "itemTypeResults"})
+    __wire__: ClassVar[Shape] = Shape(names={"import_id": "importId", "item_type_results": "itemTypeResults"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -266,7 +268,7 @@ class ExternalAgentConfigImportResponse(Wire):
 
     import_id: str
 
-    __wire__ = Shape(names={"import_id": "importId"})
+    __wire__: ClassVar[Shape] = Shape(names={"import_id": "importId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -277,7 +279,7 @@ class ExternalAgentConfigImportTypeResult(Wire):
     item_type: ExternalAgentConfigMigrationItemType | str
     successes: Sequence[ExternalAgentConfigImportItemTypeSuccess]
 
-    __wire__ = Shape(names={"item_type": "itemType"})
+    __wire__: ClassVar[Shape] = Shape(names={"item_type": "itemType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -293,7 +295,7 @@ class ExternalAgentConfigMigrationItem(Wire):
     cwd: str | None = None
     details: MigrationDetails | None = None
 
-    __wire__ = Shape(names={"item_type": "itemType"})
+    __wire__: ClassVar[Shape] = Shape(names={"item_type": "itemType"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -304,7 +306,7 @@ class ExternalAgentDetectedConnectorCandidate(Wire):
     session_count: int
     source: ExternalAgentDetectedConnectorSource | str
 
-    __wire__ = Shape(names={"session_count": "sessionCount"})
+    __wire__: ClassVar[Shape] = Shape(names={"session_count": "sessionCount"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -315,7 +317,7 @@ class ExternalAgentImportedConnectorCandidate(Wire):
     session_count: int
     source: ExternalAgentImportedConnectorSource | str
 
-    __wire__ = Shape(names={"session_count": "sessionCount"})
+    __wire__: ClassVar[Shape] = Shape(names={"session_count": "sessionCount"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -345,7 +347,7 @@ class MigrationDetails(Wire):
     skills: Sequence[SkillMigration] = attrs.field(factory=empty_list)
     subagents: Sequence[SubagentMigration] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(names={"mcp_servers": "mcpServers"})
+    __wire__: ClassVar[Shape] = Shape(names={"mcp_servers": "mcpServers"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -355,7 +357,9 @@ class PluginsMigration(Wire):
     marketplace_name: str
     plugin_names: Sequence[str]
 
-    __wire__ = Shape(names={"marketplace_name": "marketplaceName", "plugin_names": "pluginNames"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"marketplace_name": "marketplaceName", "plugin_names": "pluginNames"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -374,7 +378,7 @@ class RemoteControlClient(Wire):
     os_version: str | None = None
     platform: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "client_id": "clientId",
             "app_version": "appVersion",
@@ -399,7 +403,7 @@ class RemoteControlClientsListParams(Wire):
     limit: int | None = None
     order: RemoteControlClientsListOrder | str | None = None
 
-    __wire__ = Shape(names={"environment_id": "environmentId"})
+    __wire__: ClassVar[Shape] = Shape(names={"environment_id": "environmentId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -412,7 +416,7 @@ class RemoteControlClientsListResponse(Wire):
     data: Sequence[RemoteControlClient]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -425,7 +429,7 @@ class RemoteControlClientsRevokeParams(Wire):
     client_id: str
     environment_id: str
 
-    __wire__ = Shape(names={"client_id": "clientId", "environment_id": "environmentId"})
+    __wire__: ClassVar[Shape] = Shape(names={"client_id": "clientId", "environment_id": "environmentId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -455,7 +459,7 @@ class RemoteControlDisableResponse(Wire):
     status: RemoteControlConnectionStatus | str
     environment_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "installation_id": "installationId",
             "server_name": "serverName",
@@ -483,7 +487,7 @@ class RemoteControlEnableResponse(Wire):
     status: RemoteControlConnectionStatus | str
     environment_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "installation_id": "installationId",
             "server_name": "serverName",
@@ -501,7 +505,7 @@ class RemoteControlPairingStartParams(Wire):
 
     manual_code: bool | None = None
 
-    __wire__ = Shape(names={"manual_code": "manualCode"})
+    __wire__: ClassVar[Shape] = Shape(names={"manual_code": "manualCode"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -516,7 +520,7 @@ class RemoteControlPairingStartResponse(Wire):
     pairing_code: str
     manual_pairing_code: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "environment_id": "environmentId",
             "expires_at": "expiresAt",
@@ -537,7 +541,7 @@ class RemoteControlPairingStatusParams(Wire):
     manual_pairing_code: str | None = None
     pairing_code: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"manual_pairing_code": "manualPairingCode", "pairing_code": "pairingCode"},
         elided=frozenset({"manual_pairing_code", "pairing_code"}),
     )
@@ -565,7 +569,7 @@ class RemoteControlStatusReadResponse(Wire):
     status: RemoteControlConnectionStatus | str
     environment_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "installation_id": "installationId",
             "server_name": "serverName",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import attrs
 
@@ -84,7 +84,7 @@ class AccountRateLimitsUpdatedNotification(Wire):
 
     rate_limits: RateLimitSnapshot
 
-    __wire__ = Shape(names={"rate_limits": "rateLimits"})
+    __wire__: ClassVar[Shape] = Shape(names={"rate_limits": "rateLimits"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -121,7 +121,7 @@ class CreditsSnapshot(Wire):
     unlimited: bool
     balance: str | None = None
 
-    __wire__ = Shape(names={"has_credits": "hasCredits"})
+    __wire__: ClassVar[Shape] = Shape(names={"has_credits": "hasCredits"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -160,7 +160,7 @@ class InitializeCapabilities(Wire):
     opt_out_notification_methods: Sequence[str] | None = None
     request_attestation: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "experimental_api": "experimentalApi",
             "explicit_gateway_oauth": "explicitGatewayOauth",
@@ -179,7 +179,7 @@ class InitializeParams(Wire):
     client_info: ClientInfo
     capabilities: InitializeCapabilities | None = None
 
-    __wire__ = Shape(names={"client_info": "clientInfo"})
+    __wire__: ClassVar[Shape] = Shape(names={"client_info": "clientInfo"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -198,7 +198,7 @@ class InitializeResponse(Wire):
     platform_os: str
     user_agent: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "codex_home": "codexHome",
             "platform_family": "platformFamily",
@@ -218,7 +218,7 @@ class McpServerStatusUpdatedNotification(Wire):
     failure_reason: McpServerStartupFailureReason | str | None = None
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"failure_reason": "failureReason", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"failure_reason": "failureReason", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -242,7 +242,7 @@ class RateLimitSnapshot(Wire):
     secondary: RateLimitWindow | None = None
     spend_control_reached: bool | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "individual_limit": "individualLimit",
             "limit_id": "limitId",
@@ -263,7 +263,7 @@ class RateLimitWindow(Wire):
     resets_at: int | None = None
     window_duration_mins: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "used_percent": "usedPercent",
             "resets_at": "resetsAt",
@@ -281,7 +281,7 @@ class RemoteControlStatusChangedNotification(Wire):
     status: RemoteControlConnectionStatus | str
     environment_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "installation_id": "installationId",
             "server_name": "serverName",
@@ -297,7 +297,7 @@ class ServerRequestResolvedNotification(Wire):
     request_id: RequestId
     thread_id: str
 
-    __wire__ = Shape(names={"request_id": "requestId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"request_id": "requestId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -309,7 +309,9 @@ class SpendControlLimitSnapshot(Wire):
     resets_at: int
     used: str
 
-    __wire__ = Shape(names={"remaining_percent": "remainingPercent", "resets_at": "resetsAt"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"remaining_percent": "remainingPercent", "resets_at": "resetsAt"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -339,7 +341,7 @@ class ThreadClosedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -349,7 +351,7 @@ class ThreadNameUpdatedNotification(Wire):
     thread_id: str
     thread_name: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "thread_name": "threadName"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "thread_name": "threadName"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -364,7 +366,7 @@ class WarningNotification(Wire):
     message: str
     thread_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 RequestId: TypeAlias = str | int

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -163,7 +163,7 @@ class ApplyPatchGuardianApprovalReviewAction(Wire):
     files: Sequence[LegacyAppPathString]
     type: Literal["applyPatch"] = "applyPatch"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -173,7 +173,7 @@ class BaseBranchReviewTarget(Wire):
     branch: str
     type: Literal["baseBranch"] = "baseBranch"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -185,7 +185,7 @@ class CommandGuardianApprovalReviewAction(Wire):
     source: GuardianCommandSource | str
     type: Literal["command"] = "command"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"command"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"command"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -200,7 +200,7 @@ class CommitReviewTarget(Wire):
     title: str | None = None
     type: Literal["commit"] = "commit"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -210,7 +210,7 @@ class CompletedThreadPredictionResult(Wire):
     text: str | None = None
     type: Literal["completed"] = "completed"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"text"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"text"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -220,7 +220,7 @@ class ContextCompactedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -230,7 +230,7 @@ class CustomReviewTarget(Wire):
     instructions: str
     type: Literal["custom"] = "custom"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"instructions"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"instructions"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -240,7 +240,7 @@ class EnvironmentConnectionNotification(Wire):
     environment_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"environment_id": "environmentId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"environment_id": "environmentId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -253,7 +253,7 @@ class ExecveGuardianApprovalReviewAction(Wire):
     source: GuardianCommandSource | str
     type: Literal["execve"] = "execve"
 
-    __wire__ = Shape(tag="type", elided=frozenset({"argv"}))
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"argv"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -262,7 +262,7 @@ class FailedThreadPredictionResult(Wire):
 
     type: Literal["failed"] = "failed"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -277,7 +277,9 @@ class GuardianApprovalReview(Wire):
     risk_level: GuardianRiskLevel | str | None = None
     user_authorization: GuardianUserAuthorization | str | None = None
 
-    __wire__ = Shape(names={"risk_level": "riskLevel", "user_authorization": "userAuthorization"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"risk_level": "riskLevel", "user_authorization": "userAuthorization"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -292,7 +294,7 @@ class GuardianWarningNotification(Wire):
     message: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -325,7 +327,7 @@ class ItemGuardianApprovalReviewCompletedNotification(Wire):
     turn_id: str
     target_item_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "completed_at_ms": "completedAtMs",
             "decision_source": "decisionSource",
@@ -365,7 +367,7 @@ class ItemGuardianApprovalReviewStartedNotification(Wire):
     turn_id: str
     target_item_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "review_id": "reviewId",
             "started_at_ms": "startedAtMs",
@@ -387,7 +389,7 @@ class McpToolCallGuardianApprovalReviewAction(Wire):
     tool_title: str | None = None
     type: Literal["mcpToolCall"] = "mcpToolCall"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "tool_name": "toolName",
             "connector_id": "connectorId",
@@ -408,7 +410,7 @@ class NetworkAccessGuardianApprovalReviewAction(Wire):
     target: str
     type: Literal["networkAccess"] = "networkAccess"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -428,7 +430,9 @@ class Project(Wire):
     updated_at: int
     recency_at: int | None = None
 
-    __wire__ = Shape(names={"created_at": "createdAt", "updated_at": "updatedAt", "recency_at": "recencyAt"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"created_at": "createdAt", "updated_at": "updatedAt", "recency_at": "recencyAt"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -438,7 +442,7 @@ class ProjectChangedNotification(Wire):
     change_type: ProjectChangeType | str
     project_id: str
 
-    __wire__ = Shape(names={"change_type": "changeType", "project_id": "projectId"})
+    __wire__: ClassVar[Shape] = Shape(names={"change_type": "changeType", "project_id": "projectId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -453,7 +457,7 @@ class ProjectCreateParams(Wire):
     roots: Sequence[ProjectRoot]
     metadata: Mapping[str, str] | None = None
 
-    __wire__ = Shape(names={"idempotency_key": "idempotencyKey"})
+    __wire__: ClassVar[Shape] = Shape(names={"idempotency_key": "idempotencyKey"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -475,7 +479,7 @@ class ProjectDeleteParams(Wire):
 
     project_id: str
 
-    __wire__ = Shape(names={"project_id": "projectId"})
+    __wire__: ClassVar[Shape] = Shape(names={"project_id": "projectId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -499,7 +503,7 @@ class ProjectImportParams(Wire):
     metadata: Mapping[str, str] | None = None
     threads: Sequence[str] | None = None
 
-    __wire__ = Shape(names={"idempotency_key": "idempotencyKey"})
+    __wire__: ClassVar[Shape] = Shape(names={"idempotency_key": "idempotencyKey"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -528,7 +532,7 @@ class ProjectListParams(Wire):
     sort_direction: SortDirection | str | None = None
     sort_key: ProjectSortKey | str | None = None
 
-    __wire__ = Shape(names={"sort_direction": "sortDirection", "sort_key": "sortKey"})
+    __wire__: ClassVar[Shape] = Shape(names={"sort_direction": "sortDirection", "sort_key": "sortKey"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -541,7 +545,7 @@ class ProjectListResponse(Wire):
     data: Sequence[Project]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -554,7 +558,9 @@ class ProjectMoveParams(Wire):
     project_id: str
     before_project_id: str | None = None
 
-    __wire__ = Shape(names={"project_id": "projectId", "before_project_id": "beforeProjectId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"project_id": "projectId", "before_project_id": "beforeProjectId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -574,7 +580,7 @@ class ProjectReadParams(Wire):
 
     project_id: str
 
-    __wire__ = Shape(names={"project_id": "projectId"})
+    __wire__: ClassVar[Shape] = Shape(names={"project_id": "projectId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -606,7 +612,7 @@ class ProjectUpdateParams(Wire):
     name: str | None = None
     roots: Sequence[ProjectRoot] | None = None
 
-    __wire__ = Shape(names={"project_id": "projectId"})
+    __wire__: ClassVar[Shape] = Shape(names={"project_id": "projectId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -627,7 +633,7 @@ class QueuedSubmission(Wire):
     id: str
     input: Sequence[UserInput]
 
-    __wire__ = Shape(names={"client_user_message_id": "clientUserMessageId"})
+    __wire__: ClassVar[Shape] = Shape(names={"client_user_message_id": "clientUserMessageId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -636,7 +642,7 @@ class ReadThreadReadStateOperation(Wire):
 
     type: Literal["read"] = "read"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -647,7 +653,7 @@ class RequestPermissionsGuardianApprovalReviewAction(Wire):
     reason: str | None = None
     type: Literal["requestPermissions"] = "requestPermissions"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -664,7 +670,7 @@ class ReviewStartParams(Wire):
     thread_id: str
     delivery: ReviewDelivery | str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -679,7 +685,7 @@ class ReviewStartResponse(Wire):
     review_thread_id: str
     turn: Turn
 
-    __wire__ = Shape(names={"review_thread_id": "reviewThreadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"review_thread_id": "reviewThreadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -694,7 +700,9 @@ class StrictReviewRequiredNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"started_at_ms": "startedAtMs", "thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"started_at_ms": "startedAtMs", "thread_id": "threadId", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -708,7 +716,7 @@ class ThreadApproveGuardianDeniedActionParams(Wire):
     event: JSON
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"}, elided=frozenset({"event"}))
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"}, elided=frozenset({"event"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -722,7 +730,7 @@ class ThreadArchiveParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -736,7 +744,7 @@ class ThreadArchivedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -749,7 +757,7 @@ class ThreadAttachment(Wire):
     identity_key: str
     payload: JSON
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"attachment_type": "attachmentType", "created_at": "createdAt", "identity_key": "identityKey"},
         elided=frozenset({"payload"}),
     )
@@ -764,7 +772,7 @@ class ThreadAttachmentAddParams(Wire):
     payload: JSON
     thread_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"attachment_type": "attachmentType", "identity_key": "identityKey", "thread_id": "threadId"},
         elided=frozenset({"payload"}),
     )
@@ -786,7 +794,7 @@ class ThreadAttachmentListParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -796,7 +804,7 @@ class ThreadAttachmentListResponse(Wire):
     data: Sequence[ThreadAttachment]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -810,7 +818,7 @@ class ThreadAttachmentOwner(Wire):
     archived: bool
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -827,7 +835,9 @@ class ThreadAttachmentOwnerListParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"attachment_type": "attachmentType", "identity_key": "identityKey"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"attachment_type": "attachmentType", "identity_key": "identityKey"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -837,7 +847,7 @@ class ThreadAttachmentOwnerListResponse(Wire):
     data: Sequence[ThreadAttachmentOwner]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -848,7 +858,7 @@ class ThreadAttachmentRemoveParams(Wire):
     identity_key: str
     thread_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"attachment_type": "attachmentType", "identity_key": "identityKey", "thread_id": "threadId"}
     )
 
@@ -868,7 +878,7 @@ class ThreadAttachmentUpdatedNotification(Wire):
     operation: ThreadAttachmentOperation | str
     thread_id: str
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "attachment_id": "attachmentId",
             "attachment_type": "attachmentType",
@@ -893,7 +903,7 @@ class ThreadBackgroundTerminal(Wire):
     os_pid: int | None = None
     rss_kb: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "item_id": "itemId",
             "process_id": "processId",
@@ -914,7 +924,7 @@ class ThreadBackgroundTerminalsCleanParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -940,7 +950,7 @@ class ThreadBackgroundTerminalsListParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -957,7 +967,7 @@ class ThreadBackgroundTerminalsListResponse(Wire):
     data: Sequence[ThreadBackgroundTerminal]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -970,7 +980,7 @@ class ThreadBackgroundTerminalsTerminateParams(Wire):
     process_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"process_id": "processId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"process_id": "processId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -989,7 +999,7 @@ class ThreadCompactStartParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1009,7 +1019,7 @@ class ThreadDecrementElicitationParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1033,7 +1043,7 @@ class ThreadDeleteParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1047,7 +1057,7 @@ class ThreadDeletedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1063,7 +1073,7 @@ class ThreadGoal(Wire):
     updated_at: int
     token_budget: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "created_at": "createdAt",
             "thread_id": "threadId",
@@ -1087,7 +1097,7 @@ class ThreadGoalClearParams(Wire):
     thread_id: str
     origin: ThreadGoalMutationOrigin | str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1103,7 +1113,7 @@ class ThreadGoalClearedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1112,7 +1122,7 @@ class ThreadGoalGetParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1137,7 +1147,7 @@ class ThreadGoalSetParams(Wire):
     status: ThreadGoalStatus | str | None = None
     token_budget: int | Null | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"thread_id": "threadId", "token_budget": "tokenBudget"},
         elided=frozenset({"objective"}),
         clears=frozenset({"token_budget"}),
@@ -1159,7 +1169,7 @@ class ThreadGoalUpdatedNotification(Wire):
     thread_id: str
     turn_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1174,7 +1184,7 @@ class ThreadIncrementElicitationParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1218,7 +1228,7 @@ class ThreadLoadedListResponse(Wire):
     data: Sequence[str]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"}, elided=frozenset({"data"}))
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"}, elided=frozenset({"data"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1231,7 +1241,7 @@ class ThreadMemoryModeSetParams(Wire):
     mode: ThreadMemoryMode | str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1259,7 +1269,9 @@ class ThreadMetadataGitInfoUpdateParams(Wire):
     origin_url: str | Null | None = None
     sha: str | Null | None = None
 
-    __wire__ = Shape(names={"origin_url": "originUrl"}, clears=frozenset({"branch", "origin_url", "sha"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"origin_url": "originUrl"}, clears=frozenset({"branch", "origin_url", "sha"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1280,7 +1292,7 @@ class ThreadMetadataUpdateParams(Wire):
     git_info: ThreadMetadataGitInfoUpdateParams | None = None
     project_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "daybreak_enabled": "daybreakEnabled",
@@ -1307,7 +1319,7 @@ class ThreadPredictionRequestParams(Wire):
     source_turn_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"source_turn_id": "sourceTurnId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"source_turn_id": "sourceTurnId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1326,7 +1338,7 @@ class ThreadPredictionUpdatedNotification(Wire):
     source_turn_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"source_turn_id": "sourceTurnId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"source_turn_id": "sourceTurnId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1336,7 +1348,7 @@ class ThreadProjectUpdatedNotification(Wire):
     project_id: str | None
     thread_id: str
 
-    __wire__ = Shape(names={"project_id": "projectId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"project_id": "projectId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1350,7 +1362,9 @@ class ThreadQueueAddParams(Wire):
     input: Sequence[UserInput]
     thread_id: str
 
-    __wire__ = Shape(names={"client_user_message_id": "clientUserMessageId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"client_user_message_id": "clientUserMessageId", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1362,7 +1376,7 @@ class ThreadQueueAddResponse(Wire):
 
     queued_submission: QueuedSubmission
 
-    __wire__ = Shape(names={"queued_submission": "queuedSubmission"})
+    __wire__: ClassVar[Shape] = Shape(names={"queued_submission": "queuedSubmission"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1371,7 +1385,7 @@ class ThreadQueueChangedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1384,7 +1398,9 @@ class ThreadQueueDeleteParams(Wire):
     queued_submission_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"queued_submission_id": "queuedSubmissionId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"queued_submission_id": "queuedSubmissionId", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1412,7 +1428,7 @@ class ThreadQueueListParams(Wire):
     cursor: str | None = None
     limit: int | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1428,7 +1444,7 @@ class ThreadQueueListResponse(Wire):
     data: Sequence[QueuedSubmission]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1441,7 +1457,9 @@ class ThreadQueueReorderParams(Wire):
     queued_submission_ids: Sequence[str]
     thread_id: str
 
-    __wire__ = Shape(names={"queued_submission_ids": "queuedSubmissionIds", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"queued_submission_ids": "queuedSubmissionIds", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1462,7 +1480,9 @@ class ThreadQueueStartParams(Wire):
     thread_id: str
     queued_submission_id: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "queued_submission_id": "queuedSubmissionId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "queued_submission_id": "queuedSubmissionId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1486,7 +1506,9 @@ class ThreadQueueUpdateParams(Wire):
     queued_submission_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"queued_submission_id": "queuedSubmissionId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"queued_submission_id": "queuedSubmissionId", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1498,7 +1520,7 @@ class ThreadQueueUpdateResponse(Wire):
 
     queued_submission: QueuedSubmission
 
-    __wire__ = Shape(names={"queued_submission": "queuedSubmission"})
+    __wire__: ClassVar[Shape] = Shape(names={"queued_submission": "queuedSubmission"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1515,7 +1537,9 @@ class ThreadReadStateUpdateParams(Wire):
     operation: ThreadReadStateOperation
     thread_id: str
 
-    __wire__ = Shape(names={"expected_revision": "expectedRevision", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"expected_revision": "expectedRevision", "thread_id": "threadId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1527,7 +1551,7 @@ class ThreadReadStateUpdateResponse(Wire):
 
     read_state: ThreadReadState
 
-    __wire__ = Shape(names={"read_state": "readState"})
+    __wire__: ClassVar[Shape] = Shape(names={"read_state": "readState"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1543,7 +1567,7 @@ class ThreadRevertParams(Wire):
     before_turn_id: str
     thread_id: str
 
-    __wire__ = Shape(names={"before_turn_id": "beforeTurnId", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"before_turn_id": "beforeTurnId", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1565,7 +1589,7 @@ class ThreadRevertResponse(Wire):
     items_backwards_cursor: str | None = None
     turns_backwards_cursor: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "items_backwards_cursor": "itemsBackwardsCursor",
             "turns_backwards_cursor": "turnsBackwardsCursor",
@@ -1579,7 +1603,7 @@ class ThreadRevertedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1611,7 +1635,7 @@ class ThreadSectionDeleteParams(Wire):
 
     section_id: str
 
-    __wire__ = Shape(names={"section_id": "sectionId"})
+    __wire__: ClassVar[Shape] = Shape(names={"section_id": "sectionId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1643,7 +1667,7 @@ class ThreadSectionListResponse(Wire):
     data: Sequence[ThreadSection]
     next_cursor: str | None = None
 
-    __wire__ = Shape(names={"next_cursor": "nextCursor"})
+    __wire__: ClassVar[Shape] = Shape(names={"next_cursor": "nextCursor"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1660,7 +1684,7 @@ class ThreadSectionMoveParams(Wire):
     thread_id: str
     before_thread_id: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"section_id": "sectionId", "thread_id": "threadId", "before_thread_id": "beforeThreadId"}
     )
 
@@ -1685,7 +1709,7 @@ class ThreadSectionUpdateParams(Wire):
     section_id: str
     appearance: ThreadSectionAppearance | Null | None = None
 
-    __wire__ = Shape(names={"section_id": "sectionId"}, clears=frozenset({"appearance"}))
+    __wire__: ClassVar[Shape] = Shape(names={"section_id": "sectionId"}, clears=frozenset({"appearance"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1702,7 +1726,7 @@ class ThreadSetNameParams(Wire):
     name: str
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1753,7 +1777,7 @@ class ThreadSettingsUpdateParams(Wire):
     service_tier: str | Null | None = None
     summary: ReasoningSummary | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "approval_policy": "approvalPolicy",
@@ -1793,7 +1817,7 @@ class ThreadShellCommandParams(Wire):
     thread_id: str
     timeout_ms: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"thread_id": "threadId", "timeout_ms": "timeoutMs"}, elided=frozenset({"command"})
     )
 
@@ -1809,7 +1833,7 @@ class ThreadUnarchiveParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1825,7 +1849,7 @@ class ThreadUnarchivedNotification(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1834,7 +1858,7 @@ class ThreadUnsubscribeParams(Wire):
 
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1871,7 +1895,7 @@ class TurnSettingsUpdateParams(Wire):
     service_tier: str | Null | None = None
     summary: ReasoningSummary | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "turn_id": "turnId",
@@ -1899,7 +1923,7 @@ class UncommittedChangesReviewTarget(Wire):
 
     type: Literal["uncommittedChanges"] = "uncommittedChanges"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1908,7 +1932,7 @@ class UnreadThreadReadStateOperation(Wire):
 
     type: Literal["unread"] = "unread"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1921,7 +1945,7 @@ class WriteStdinGuardianApprovalReviewAction(Wire):
     stdin: str
     type: Literal["writeStdin"] = "writeStdin"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"approval_id": "approvalId", "process_id": "processId"},
         tag="type",
         elided=frozenset({"stdin"}),

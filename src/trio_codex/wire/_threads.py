@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -98,7 +98,7 @@ class ActiveThreadStatus(Wire):
     active_flags: Sequence[ThreadActiveFlag | str]
     type: Literal["active"] = "active"
 
-    __wire__ = Shape(names={"active_flags": "activeFlags"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"active_flags": "activeFlags"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -120,7 +120,7 @@ class EnvironmentCapabilityRootLocation(Wire):
     path: str
     type: Literal["environment"] = "environment"
 
-    __wire__ = Shape(names={"environment_id": "environmentId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"environment_id": "environmentId"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -133,7 +133,7 @@ class FunctionDynamicToolNamespaceTool(Wire):
     defer_loading: bool | None = None
     type: Literal["function"] = "function"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"input_schema": "inputSchema", "defer_loading": "deferLoading"},
         tag="type",
         elided=frozenset({"input_schema"}),
@@ -150,7 +150,7 @@ class FunctionDynamicToolSpec(Wire):
     defer_loading: bool | None = None
     type: Literal["function"] = "function"
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"input_schema": "inputSchema", "defer_loading": "deferLoading"},
         tag="type",
         elided=frozenset({"input_schema"}),
@@ -165,7 +165,7 @@ class GitInfo(Wire):
     origin_url: str | None = None
     sha: str | None = None
 
-    __wire__ = Shape(names={"origin_url": "originUrl"})
+    __wire__: ClassVar[Shape] = Shape(names={"origin_url": "originUrl"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -174,7 +174,7 @@ class IdleThreadStatus(Wire):
 
     type: Literal["idle"] = "idle"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -186,7 +186,7 @@ class NamespaceDynamicToolSpec(Wire):
     tools: Sequence[DynamicToolNamespaceTool]
     type: Literal["namespace"] = "namespace"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -195,7 +195,7 @@ class NotLoadedThreadStatus(Wire):
 
     type: Literal["notLoaded"] = "notLoaded"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -224,7 +224,7 @@ class SubAgentSessionSource(Wire):
 
     sub_agent: SubAgentSource
 
-    __wire__ = Shape(names={"sub_agent": "subAgent"})
+    __wire__: ClassVar[Shape] = Shape(names={"sub_agent": "subAgent"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -233,7 +233,7 @@ class SystemErrorThreadStatus(Wire):
 
     type: Literal["systemError"] = "systemError"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -316,7 +316,7 @@ class Thread(Wire):
     section_entered_at: int | None = None
     thread_source: ThreadSource | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "cli_version": "cliVersion",
             "created_at": "createdAt",
@@ -349,7 +349,7 @@ class ThreadEnvironment(Wire):
     environment_id: str
     runtime_workspace_roots: Sequence[LegacyAppPathString]
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"environment_id": "environmentId", "runtime_workspace_roots": "runtimeWorkspaceRoots"}
     )
 
@@ -360,7 +360,7 @@ class ThreadExtra(Wire):
 
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
-    __wire__ = Shape(open=True, elided=frozenset({"additional"}))
+    __wire__: ClassVar[Shape] = Shape(open=True, elided=frozenset({"additional"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -373,7 +373,7 @@ class ThreadReadState(Wire):
     revision: str
     first_unread: ThreadUnreadPosition | None = None
 
-    __wire__ = Shape(names={"first_unread": "firstUnread"})
+    __wire__: ClassVar[Shape] = Shape(names={"first_unread": "firstUnread"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -383,7 +383,7 @@ class ThreadReadStateChangedNotification(Wire):
     read_state: ThreadReadState
     thread_id: str
 
-    __wire__ = Shape(names={"read_state": "readState", "thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"read_state": "readState", "thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -435,7 +435,7 @@ class ThreadSettings(Wire):
     service_tier: str | None = None
     summary: ReasoningSummary | str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "approval_policy": "approvalPolicy",
             "approvals_reviewer": "approvalsReviewer",
@@ -457,7 +457,7 @@ class ThreadSettingsUpdatedNotification(Wire):
     thread_id: str
     thread_settings: ThreadSettings
 
-    __wire__ = Shape(names={"thread_id": "threadId", "thread_settings": "threadSettings"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "thread_settings": "threadSettings"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -470,7 +470,7 @@ class ThreadSpawnSubAgentSource(Wire):
     agent_path: AgentPath | None = None
     agent_role: str | None = None
 
-    __wire__ = Shape(key="thread_spawn")
+    __wire__: ClassVar[Shape] = Shape(key="thread_spawn")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -534,7 +534,7 @@ class ThreadStartParams(Wire):
     session_start_source: ThreadStartSource | str | None = None
     thread_source: ThreadSource | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "allow_provider_model_fallback": "allowProviderModelFallback",
             "approval_policy": "approvalPolicy",
@@ -594,7 +594,7 @@ class ThreadStartResponse(Wire):
     runtime_workspace_roots: Sequence[AbsolutePathBuf] = attrs.field(factory=empty_list)
     service_tier: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "approval_policy": "approvalPolicy",
             "approvals_reviewer": "approvalsReviewer",
@@ -616,7 +616,7 @@ class ThreadStartThreadUnreadPosition(Wire):
 
     type: Literal["threadStart"] = "threadStart"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -633,7 +633,7 @@ class ThreadStatusChangedNotification(Wire):
     status: ThreadStatus
     thread_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -644,7 +644,7 @@ class ThreadTokenUsage(Wire):
     total: TokenUsageBreakdown
     model_context_window: int | None = None
 
-    __wire__ = Shape(names={"model_context_window": "modelContextWindow"})
+    __wire__: ClassVar[Shape] = Shape(names={"model_context_window": "modelContextWindow"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -655,7 +655,9 @@ class ThreadTokenUsageUpdatedNotification(Wire):
     token_usage: ThreadTokenUsage
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "token_usage": "tokenUsage", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "token_usage": "tokenUsage", "turn_id": "turnId"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -669,7 +671,7 @@ class TokenUsageBreakdown(Wire):
     total_tokens: int
     cache_write_input_tokens: int = 0
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "cached_input_tokens": "cachedInputTokens",
             "input_tokens": "inputTokens",
@@ -688,7 +690,7 @@ class TurnThreadUnreadPosition(Wire):
     turn_id: str
     type: Literal["turn"] = "turn"
 
-    __wire__ = Shape(names={"turn_id": "turnId"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"turn_id": "turnId"}, tag="type")
 
 
 AgentPath: TypeAlias = str

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
@@ -171,7 +171,7 @@ class ActiveTurnNotSteerableCodexErrorInfo(Wire):
 
     turn_kind: NonSteerableTurnKind | str
 
-    __wire__ = Shape(names={"turn_kind": "turnKind"}, key="activeTurnNotSteerable")
+    __wire__: ClassVar[Shape] = Shape(names={"turn_kind": "turnKind"}, key="activeTurnNotSteerable")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -181,7 +181,7 @@ class AdditionalContextEntry(Wire):
     kind: AdditionalContextKind | str
     value: str
 
-    __wire__ = Shape(elided=frozenset({"value"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"value"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -205,7 +205,7 @@ class DangerFullAccessSandboxPolicy(Wire):
 
     type: Literal["dangerFullAccess"] = "dangerFullAccess"
 
-    __wire__ = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -217,7 +217,9 @@ class ErrorNotification(Wire):
     turn_id: str
     will_retry: bool
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId", "will_retry": "willRetry"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "turn_id": "turnId", "will_retry": "willRetry"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -227,7 +229,7 @@ class ExternalSandboxSandboxPolicy(Wire):
     network_access: NetworkAccess | str = NetworkAccess.restricted
     type: Literal["externalSandbox"] = "externalSandbox"
 
-    __wire__ = Shape(names={"network_access": "networkAccess"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"network_access": "networkAccess"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -240,7 +242,7 @@ class GranularAskForApproval(Wire):
     request_permissions: bool = False
     skill_approval: bool = False
 
-    __wire__ = Shape(key="granular")
+    __wire__: ClassVar[Shape] = Shape(key="granular")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -249,7 +251,9 @@ class HttpConnectionFailedCodexErrorInfo(Wire):
 
     http_status_code: int | None = None
 
-    __wire__ = Shape(names={"http_status_code": "httpStatusCode"}, key="httpConnectionFailed")
+    __wire__: ClassVar[Shape] = Shape(
+        names={"http_status_code": "httpStatusCode"}, key="httpConnectionFailed"
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -268,7 +272,7 @@ class MisalignmentErrorDetails(Wire):
     review_target: str | None = None
     steer: MisalignmentSteer | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "detailed_explanation": "detailedExplanation",
             "error_type": "errorType",
@@ -291,7 +295,7 @@ class ReadOnlySandboxPolicy(Wire):
     network_access: bool = False
     type: Literal["readOnly"] = "readOnly"
 
-    __wire__ = Shape(names={"network_access": "networkAccess"}, tag="type")
+    __wire__: ClassVar[Shape] = Shape(names={"network_access": "networkAccess"}, tag="type")
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -300,7 +304,9 @@ class ResponseStreamConnectionFailedCodexErrorInfo(Wire):
 
     http_status_code: int | None = None
 
-    __wire__ = Shape(names={"http_status_code": "httpStatusCode"}, key="responseStreamConnectionFailed")
+    __wire__: ClassVar[Shape] = Shape(
+        names={"http_status_code": "httpStatusCode"}, key="responseStreamConnectionFailed"
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -309,7 +315,9 @@ class ResponseStreamDisconnectedCodexErrorInfo(Wire):
 
     http_status_code: int | None = None
 
-    __wire__ = Shape(names={"http_status_code": "httpStatusCode"}, key="responseStreamDisconnected")
+    __wire__: ClassVar[Shape] = Shape(
+        names={"http_status_code": "httpStatusCode"}, key="responseStreamDisconnected"
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -318,7 +326,9 @@ class ResponseTooManyFailedAttemptsCodexErrorInfo(Wire):
 
     http_status_code: int | None = None
 
-    __wire__ = Shape(names={"http_status_code": "httpStatusCode"}, key="responseTooManyFailedAttempts")
+    __wire__: ClassVar[Shape] = Shape(
+        names={"http_status_code": "httpStatusCode"}, key="responseTooManyFailedAttempts"
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -329,7 +339,7 @@ class Settings(Wire):
     developer_instructions: str | None = None
     reasoning_effort: ReasoningEffort | None = None
 
-    __wire__ = Shape(elided=frozenset({"developer_instructions"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"developer_instructions"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -358,7 +368,7 @@ class Turn(Wire):
     root_turn_id: str | None = None
     started_at: int | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "completed_at": "completedAt",
             "duration_ms": "durationMs",
@@ -376,7 +386,7 @@ class TurnCompletedNotification(Wire):
     thread_id: str
     turn: Turn
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -390,7 +400,9 @@ class TurnDiffUpdatedNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"diff"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"diff"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -405,7 +417,7 @@ class TurnEnvironmentParams(Wire):
     environment_id: str
     runtime_workspace_roots: Sequence[LegacyAppPathString] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={"environment_id": "environmentId", "runtime_workspace_roots": "runtimeWorkspaceRoots"}
     )
 
@@ -423,7 +435,9 @@ class TurnError(Wire):
     codex_error_info: CodexErrorInfo | None = None
     misalignment: MisalignmentErrorDetails | None = None
 
-    __wire__ = Shape(names={"additional_details": "additionalDetails", "codex_error_info": "codexErrorInfo"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"additional_details": "additionalDetails", "codex_error_info": "codexErrorInfo"}
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -433,7 +447,7 @@ class TurnInterruptParams(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -449,7 +463,9 @@ class TurnModerationMetadataNotification(Wire):
     thread_id: str
     turn_id: str
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"metadata"}))
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"metadata"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -469,7 +485,7 @@ class TurnPlanUpdatedNotification(Wire):
     turn_id: str
     explanation: str | None = None
 
-    __wire__ = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -556,7 +572,7 @@ class TurnStartParams(Wire):
     tool_output: TurnToolOutput | None = None
     turn_trigger: str | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "thread_id": "threadId",
             "additional_context": "additionalContext",
@@ -597,7 +613,7 @@ class TurnStartedNotification(Wire):
     thread_id: str
     turn: Turn
 
-    __wire__ = Shape(names={"thread_id": "threadId"})
+    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -623,7 +639,7 @@ class TurnSteerParams(Wire):
     client_user_message_id: str | None = None
     responsesapi_client_metadata: Mapping[str, str] | None = None
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "expected_turn_id": "expectedTurnId",
             "thread_id": "threadId",
@@ -640,7 +656,7 @@ class TurnSteerResponse(Wire):
 
     turn_id: str
 
-    __wire__ = Shape(names={"turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(names={"turn_id": "turnId"})
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -656,7 +672,7 @@ class TurnToolOutput(Wire):
     namespace: str | None = None
     retain: bool | None = None
 
-    __wire__ = Shape(elided=frozenset({"output"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"output"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -669,7 +685,7 @@ class WorkspaceWriteSandboxPolicy(Wire):
     type: Literal["workspaceWrite"] = "workspaceWrite"
     writable_roots: Sequence[AbsolutePathBuf] = attrs.field(factory=empty_list)
 
-    __wire__ = Shape(
+    __wire__: ClassVar[Shape] = Shape(
         names={
             "exclude_slash_tmp": "excludeSlashTmp",
             "exclude_tmpdir_env_var": "excludeTmpdirEnvVar",

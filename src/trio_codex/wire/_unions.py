@@ -47,7 +47,7 @@ def origin(type_: Type) -> Any:
     return typing.get_origin(type_)
 
 
-class Misfit(TypeError):
+class Misfit(Exception):
     """A raw value does not fit its type. The text names kinds, never the value, which may be a secret."""
 
     def __init__(self, expected: str, value: JSON) -> None:
@@ -78,7 +78,7 @@ def literal_hook(values: Sequence[str]) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value not in values:
-            raise ValueError(f"expected {expected}")
+            raise Misfit(expected, value)
         return value
 
     return structure

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import attrs
 
 from trio_codex.wire._base import JSON, Shape, Wire
@@ -19,7 +21,7 @@ class UnknownVariant(Wire):
     tag: str | None
     raw: JSON
 
-    __wire__ = Shape(elided=frozenset({"raw"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"raw"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -36,7 +38,7 @@ class UnknownNotification(Wire):
     raw: JSON
     problem: str | None = None
 
-    __wire__ = Shape(elided=frozenset({"raw"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"raw"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -51,4 +53,4 @@ class UnknownServerRequest(Wire):
     method: str
     raw: JSON
 
-    __wire__ = Shape(elided=frozenset({"raw"}))
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"raw"}))

@@ -1,0 +1,216 @@
+"""What can be typed: the commands, their options and help texts, and how every way of ending becomes an exit status.
+
+Kept light, so that ``--help`` is fast: what a command does is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import trio
+
+from trio_codex import CodexConfig, Sandbox, __version__
+from trio_codex.cli import missing_extra
+from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
+from trio_codex.errors import CodexError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+INTERRUPTED = 130
+"""The exit status of a program that Ctrl-C ended, as shells have it."""
+
+_START_TIMEOUT = click.option(
+    "--start-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the server may take to answer at all.",
+)
+_CODEX_BIN = click.option(
+    "--codex-bin",
+    metavar="PATH",
+    help="The codex binary. Default: that of trio-codex[runtime], else the one on PATH.",
+)
+
+
+def _check_overrides(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not value.partition("=")[0].strip() or "=" not in value:
+            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
+    return values
+
+
+def _server_options(command: F) -> F:
+    for option in (
+        click.option(
+            "-c",
+            "--config",
+            "config_overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            callback=_check_overrides,
+            help="Override a value of config.toml, as codex -c does. Repeatable.",
+        ),
+        _START_TIMEOUT,
+        click.option("--codex-home", metavar="DIR", help="CODEX_HOME: configuration, login and threads."),
+        _CODEX_BIN,
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, "-V", "--version", message="trio-codex %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    r"""Run Codex agents under Trio: a session, a turn and an approval are scopes.
+
+    \b
+      trio-codex demo                  see it work, without an account
+      trio-codex run "Explain this."   one turn, with your own login
+      trio-codex doctor                check this installation
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@cli.command()
+@_CODEX_BIN
+@_START_TIMEOUT
+def demo(**options: Any) -> int:
+    """Show what trio-codex promises, on the real server.
+
+    Needs no account and no network: the model is a scripted stand-in on this machine. Every promise is checked, not
+    just shown; the first that does not hold ends the demo with status 1 and its name.
+
+    Needs pip install 'trio-codex[cli,testing,runtime]'.
+    """
+    from trio_codex.cli._demo import show
+
+    return _execute(show, **options)
+
+
+@cli.command("run")
+@click.argument("prompt")
+@click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured.")
+@click.option(
+    "-C",
+    "--cwd",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    help="Where the agent works. Default: here.",
+)
+@click.option(
+    "-s",
+    "--sandbox",
+    type=click.Choice([each.value for each in Sandbox]),
+    help="What its commands may touch. Default: as configured.",
+)
+@click.option(
+    "-a",
+    "--approve",
+    type=click.Choice(["ask", "never", "always"]),
+    help="What to do when the agent asks to do more than the sandbox allows: ask you, never let it ask, or always"
+    " accept. Default: ask on a terminal, else never.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout, the result last.")
+@_server_options
+def run_command(prompt: str, **options: Any) -> int:
+    r"""Run one turn of an agent, with your own login and configuration of Codex.
+
+    PROMPT is what to say; "-" reads it from stdin. The answer goes to stdout, what the agent does meanwhile to stderr.
+
+    Ctrl-C interrupts the turn on the server, and whatever it started there.
+
+    \b
+    Exit status:
+      0    the turn completed
+      1    it failed, or the server did; one line on stderr says why
+      2    a bad option
+      130  it was interrupted
+    """
+    from trio_codex.cli._run import run_turn
+
+    if prompt == "-":
+        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+    if not prompt.strip():
+        raise click.UsageError("the prompt is empty")
+    return _execute(run_turn, prompt, config=_config(options), **options)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="The findings as one JSON object.")
+@_server_options
+def doctor(**options: Any) -> int:
+    """Check this installation: binary, version, start, login, sandbox.
+
+    Starts the server as "run" does, asks it what it knows, and says what is wrong and how to mend it. It prints no
+    secrets, calls no model, and stores no thread.
+
+    Exit status: 0 if all is well (a warning may still be worth reading), else 1.
+    """
+    from trio_codex.cli._doctor import examine
+
+    return _execute(examine, config=_config(options), **options)
+
+
+def _config(options: dict[str, Any]) -> CodexConfig:
+    """Take what is about the server out of the options."""
+    return CodexConfig(
+        codex_bin=options.pop("codex_bin"),
+        codex_home=options.pop("codex_home"),
+        config_overrides=options.pop("config_overrides"),
+        start_timeout=options.pop("start_timeout"),
+    )
+
+
+def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any) -> int:
+    async def main() -> int:
+        return await function(*args, **kwargs)
+
+    return trio.run(main)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line; whatever goes wrong is one line on stderr. Give the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        status = cli.main(args, prog_name="trio-codex", standalone_mode=False)
+    except click.ClickException as exc:
+        return _complain(_usage(exc), exc.exit_code)
+    except CommandFailed as exc:
+        return _complain(exc.message, exc.status)
+    except CodexError as exc:
+        return _complain(sentence(*explain(exc)))
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", INTERRUPTED)
+    except ModuleNotFoundError as exc:
+        return _complain(missing_extra(exc).removeprefix("trio-codex: "))
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter would complain when it flushes what is left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _complain(line: str, status: int = 1) -> int:
+    click.echo(f"trio-codex: {line}", err=True)
+    return status
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    path = "trio-codex" if context is None else context.command_path
+    message = one_line(error.format_message())
+    return f"{message}{'' if message.endswith(('.', '?')) else '.'} Try: {path} --help"

@@ -1,0 +1,317 @@
+"""``trio-codex doctor``: what this installation is made of, what is wrong with it, and how to mend that.
+
+It asks the server what ``run`` would find out the hard way. Nothing of it calls a model or stores a thread: the
+one it starts is kept in memory only, and read-only, so that the server does not note the directory as trusted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+import click
+import trio
+from rich.console import Console
+from rich.text import Text
+
+from trio_codex import Sandbox, __version__, open_codex
+from trio_codex.binary import TESTED, Binary, check_version, find_binary, read_version
+from trio_codex.cli._render import duration
+from trio_codex.cli._text import explain, one_line, sentence
+from trio_codex.errors import CodexError, SpawnError, StartError, StartTimeout
+
+if TYPE_CHECKING:
+    from trio_codex import Codex, CodexConfig, Event, Subscription
+
+Status = Literal["ok", "warning", "problem", "skipped"]
+
+MARKS: Final = {
+    "ok": ("✓", "green"),
+    "warning": ("!", "yellow"),
+    "problem": ("✗", "bold red"),
+    "skipped": ("·", "dim"),
+}
+SOURCES: Final = {"explicit": "as given", "package": "of trio-codex[runtime]", "path": "on PATH"}
+NO_DOCTOR: Final = "trio-codex doctor"
+"""Mends that send people to the doctor are of no use to the doctor."""
+
+NO_SERVER: Final = "Check that this is a codex binary with an app-server: run it with app-server --help."
+
+VERSION_SECONDS: Final = 2.0
+"""For ``codex --version`` of a binary that did not start as a server: it takes 30 ms."""
+
+SANDBOX_SECONDS: Final = 10.0
+"""For a command that does nothing, in the sandbox; it takes 50 ms."""
+
+PAGES: Final = 50
+"""Bound of the pages of models that are counted."""
+
+WARNINGS: Final = ("configWarning", "warning", "deprecationNotice")
+"""Notifications that tell people what is wrong."""
+
+
+@attrs.frozen
+class Finding:
+    """What was found out about one part of the installation.
+
+    Attributes:
+        name: The part.
+        status: How it is.
+        value: What was found, in one line.
+        mend: What to do about it.
+        details: The same for programs.
+    """
+
+    name: str
+    status: Status
+    value: str
+    mend: str | None = None
+    details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+
+
+class Examination:
+    """The findings so far."""
+
+    def __init__(self, config: CodexConfig) -> None:
+        self.config = config
+        self.findings: list[Finding] = []
+
+    def note(self, name: str, status: Status, value: str, mend: str | None = None, **details: Any) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(name, status, one_line(value), mend and one_line(mend), details))
+
+    def note_error(self, name: str, error: CodexError) -> None:
+        """Add an error as a problem."""
+        cause, mend = explain(error)
+        if mend and NO_DOCTOR in mend:
+            mend = NO_SERVER
+        self.note(name, "problem", cause, mend)
+
+    @property
+    def problems(self) -> list[Finding]:
+        """What is wrong."""
+        return [finding for finding in self.findings if finding.status == "problem"]
+
+
+async def examine(*, config: CodexConfig, as_json: bool) -> int:
+    """Examine the installation, report, and give the exit status."""
+    examination = Examination(config)
+    await _examine(examination)
+    if as_json:
+        _print_json(examination)
+    else:
+        _print_table(examination)
+    problems = examination.problems
+    if problems:
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        cause = f"{problems[0].name}: {problems[0].value}"
+        click.echo(f"trio-codex: {sentence(cause, problems[0].mend)}{more}", err=True)
+    return 1 if problems else 0
+
+
+async def _examine(examination: Examination) -> None:
+    config = examination.config
+    try:
+        binary = find_binary(config.codex_bin, config.environment().get("PATH"))
+    except SpawnError as exc:
+        examination.note_error("binary", exc)
+        return
+    examination.note(
+        "binary", "ok", f"{binary.path} ({SOURCES[binary.source]})", path=binary.path, source=binary.source
+    )
+    began = trio.current_time()
+    closing: float | None = None
+    try:
+        async with open_codex(config) as codex:
+            # Before anything else is awaited: the server sends its warnings unasked, right after the handshake.
+            async with codex.events(*WARNINGS) as warnings:
+                _note_version(examination, binary, codex.metadata.server_version)
+                took = trio.current_time() - began
+                examination.note(
+                    "start", "ok", f"answered initialize after {duration(took)}", seconds=round(took, 3)
+                )
+                await _inquire(examination, codex, warnings, binary)
+            closing = trio.current_time()
+    except StartError as exc:
+        version = binary.version
+        # One that hangs as a server would hang here as well, and cost its time again.
+        if version is None and not isinstance(exc, StartTimeout):
+            with trio.move_on_after(VERSION_SECONDS):
+                version = await read_version(binary.path)
+        _note_version(examination, binary, version)
+        examination.note_error("start", exc)
+    except CodexError as exc:
+        examination.note_error("server", exc)
+    if closing is not None:
+        took = trio.current_time() - closing
+        examination.note("stop", "ok", f"gone after {duration(took)}", seconds=round(took, 3))
+
+
+def _note_version(examination: Examination, binary: Binary, version: str | None) -> None:
+    standing = check_version(version)
+    oldest, newest = TESTED
+    tested = oldest if oldest == newest else f"{oldest} to {newest}"
+    details = {"version": version, "tested": list(TESTED), "standing": standing}
+    match standing:
+        case "tested":
+            examination.note("version", "ok", f"{version}, which is tested", **details)
+        case "unknown" if version is None:
+            examination.note(
+                "version",
+                "warning",
+                f"unknown; tested is {tested}",
+                f"Run {binary.path} --version.",
+                **details,
+            )
+        case _:
+            mend = (
+                "Update codex."
+                if standing == "older"
+                else "If something is odd, try the tested version first."
+            )
+            examination.note(
+                "version", "warning", f"{version}, {standing} than the tested {tested}", mend, **details
+            )
+
+
+async def _inquire(
+    examination: Examination, codex: Codex, warnings: Subscription[Event], binary: Binary
+) -> None:
+    """Ask a server that answers. Each question has the start's budget: it is a local one."""
+    _note_home(examination, codex)
+    budget = examination.config.start_timeout
+    if not await _try(examination, "configuration", budget, _start_thread, codex, examination):
+        for name in ("login", "models"):
+            examination.note(name, "skipped", "not known as long as the configuration cannot be read")
+    else:
+        await _try(examination, "login", budget, _read_account, codex, examination, binary)
+        await _try(examination, "models", budget, _count_models, codex, examination)
+    await _try(examination, "sandbox", budget, _try_sandbox, codex, examination)
+    await _note_warnings(examination, warnings)
+
+
+async def _try(
+    examination: Examination, name: str, budget: float, question: Callable[..., Any], *args: Any
+) -> bool:
+    """Ask one question; an error is a finding. Say whether there was none."""
+    with trio.move_on_after(budget):
+        try:
+            await question(*args)
+        except CodexError as exc:
+            examination.note_error(name, exc)
+            return False
+        return True
+    examination.note(name, "problem", f"no answer within {budget:g} s")
+    return False
+
+
+def _note_home(examination: Examination, codex: Codex) -> None:
+    home = codex.metadata.codex_home or os.fspath(examination.config.home())
+    if os.access(home, os.W_OK | os.X_OK):
+        examination.note("CODEX_HOME", "ok", home, path=home)
+    else:
+        mend = "Make it writable for this user, or choose another with --codex-home."
+        examination.note("CODEX_HOME", "problem", f"{home} is not writable", mend, path=home)
+
+
+async def _start_thread(codex: Codex, examination: Examination) -> None:
+    async with await codex.thread_start(ephemeral=True, sandbox=Sandbox.read_only) as thread:
+        model = thread.info.model or "the server's default"
+        value = f"a thread starts; model {model}, provider {thread.info.model_provider}"
+        examination.note(
+            "configuration", "ok", value, model=thread.info.model, provider=thread.info.model_provider
+        )
+
+
+async def _read_account(codex: Codex, examination: Examination, binary: Binary) -> None:
+    answer = await codex.request("account/read", {})
+    account, needed = answer.get("account"), answer.get("requiresOpenaiAuth")
+    if isinstance(account, dict):
+        # Not the address: a report is made to be passed on.
+        kind, plan = str(account.get("type")), account.get("planType")
+        value = f"logged in ({kind}{f', plan {plan}' if plan else ''})"
+        examination.note("login", "ok", value, type=kind, plan=plan, needed=bool(needed))
+    elif needed:
+        mend = f"Log in with: {binary.path} login"
+        examination.note("login", "problem", "not logged in", mend, type=None, plan=None, needed=True)
+    else:
+        value = "not needed by this model provider"
+        examination.note("login", "ok", value, type=None, plan=None, needed=False)
+
+
+async def _count_models(codex: Codex, examination: Examination) -> None:
+    count, cursor = 0, None
+    for _ in range(PAGES):
+        page = await codex.request("model/list", {} if cursor is None else {"cursor": cursor})
+        count += len(page.get("data") or ())
+        cursor = page.get("nextCursor")
+        if not cursor:
+            break
+    if count:
+        examination.note("models", "ok", f"{count} on offer", count=count)
+    else:
+        examination.note(
+            "models", "warning", "none on offer", "Log in, or set model in config.toml.", count=0
+        )
+
+
+async def _try_sandbox(codex: Codex, examination: Examination) -> None:
+    """Run a command that does nothing in the read-only sandbox: without it, none of the agent's commands would run."""
+    if codex.metadata.platform_family != "unix":
+        examination.note("sandbox", "skipped", "not tried on this platform")
+        return
+    params = {
+        "command": ["true"],
+        "sandboxPolicy": {"type": "readOnly"},
+        "timeoutMs": int(min(SANDBOX_SECONDS, examination.config.start_timeout) * 1000),
+    }
+    answer = await codex.request("command/exec", params)
+    helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
+    if answer.get("exitCode") != 0:
+        told = str(answer.get("stderr") or "").strip() or f"exit status {answer.get('exitCode')}"
+        mend = (
+            "Install bubblewrap, and allow this user to make user namespaces."
+            if sys.platform == "linux"
+            else None
+        )
+        examination.note("sandbox", "problem", f"a command cannot run in it: {told}", mend, helper=helper)
+    elif sys.platform == "linux":
+        which = helper or "the bundled bubblewrap, as there is none on PATH"
+        examination.note("sandbox", "ok", f"a command ran in it; helper: {which}", helper=helper)
+    else:
+        examination.note("sandbox", "ok", "a command ran in it")
+
+
+async def _note_warnings(examination: Examination, warnings: Subscription[Event]) -> None:
+    """Take the warnings that have come; there is nothing to wait for."""
+    with trio.move_on_after(0):
+        async for event in warnings:
+            raw = event.raw if isinstance(event.raw, dict) else {}
+            text = raw.get("summary") or raw.get("message") or event.method
+            details = raw.get("details")
+            examination.note("warning", "warning", f"{text} {details}" if details else str(text))
+
+
+def _print_json(examination: Examination) -> None:
+    findings = [attrs.asdict(finding, recurse=False) for finding in examination.findings]
+    report = {"ok": not examination.problems, "trio_codex": __version__, "findings": findings}
+    click.echo(json.dumps(report, indent=2))
+
+
+def _print_table(examination: Examination) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(Text.assemble(("trio-codex doctor", "bold"), f" {__version__}"))
+    width = max((len(finding.name) for finding in examination.findings), default=0)
+    for finding in examination.findings:
+        mark, style = MARKS[finding.status]
+        value = (finding.value, "dim" if finding.status == "skipped" else "")
+        # Lines are left to the terminal to wrap, so that a path can be copied from it.
+        line = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"), value)
+        console.print(line, soft_wrap=True)
+        if finding.mend:
+            console.print(Text.assemble((f"  {'':<{width}}→ ", style), finding.mend), soft_wrap=True)

@@ -1,0 +1,310 @@
+"""What ``run`` shows of a turn: progress on stderr, the answer on stdout.
+
+Owns the two streams and where the cursor is. Nothing else writes while a question is open: :class:`Screen` has the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Final
+
+import trio
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trio_codex import wire
+from trio_codex.cli._text import ESCAPE_SEQUENCE, one_line, printable, script_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_codex import Event, TurnResult
+
+OUTPUT_LINES: Final = 5
+"""How much of a failed command's output is shown: the end, where the error usually is."""
+
+REASONING_LIMIT: Final = 160
+"""Characters of a reasoning summary: enough for its headline."""
+
+DIFF_STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
+PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yellow"), "pending": ("·", "dim")}
+
+
+class Screen:
+    """Stdout for the answer and stderr for everything else, which may be one terminal.
+
+    Attributes:
+        lock: Held by whoever asks a question; others wait with :meth:`free`.
+        live: Whether stdout is a terminal, so that the answer may be shown as it comes.
+    """
+
+    def __init__(self) -> None:
+        self.lock = trio.Lock()
+        self.live = sys.stdout.isatty()
+        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._is_mid_line = False
+
+    async def free(self) -> None:
+        """Wait until no question is open."""
+        if self.lock.locked():
+            async with self.lock:
+                pass
+        else:
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+    def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
+        """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself."""
+        self.end_line()
+        line = Text(text, style) if isinstance(text, str) else text
+        start = Text(mark, style) if isinstance(mark, str) else mark
+        if self._console.is_terminal:
+            grid = Table.grid()
+            grid.add_column(no_wrap=True)
+            grid.add_column(overflow="fold")
+            grid.add_row(Text(" " * indent) + start, line)
+            self._console.print(grid)
+        else:
+            # A log that is read elsewhere keeps its lines as they are.
+            self._console.print(Text(" " * indent) + start + line, soft_wrap=True)
+
+    def prompt(self, text: Text) -> None:
+        """Write on stderr what stands before the cursor while somebody types."""
+        self.end_line()
+        self._console.print(text, end="", soft_wrap=True)
+
+    def stream(self, piece: str) -> None:
+        """Write a piece of the answer on stdout."""
+        text = printable(piece) if self.live else piece
+        if text:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            self._is_mid_line = not text.endswith("\n")
+
+    def end_line(self) -> None:
+        """Go to the start of a line, if the answer left the cursor elsewhere."""
+        if self._is_mid_line:
+            self._is_mid_line = False
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
+class Progress:
+    """Shows the events of one turn.
+
+    On a terminal the answer is shown as it comes. Otherwise stdout gets nothing but the final response, at the end: a
+    message that turns out not to be the last is progress.
+
+    Args:
+        screen: Where to show them.
+        cwd: What paths are shown relative to.
+    """
+
+    def __init__(self, screen: Screen, cwd: str) -> None:
+        self._screen = screen
+        self._cwd = cwd
+        self._asides: set[str] = set()
+        self._streamed: dict[str, str] = {}
+        self._held: str | None = None
+        self._last_command: str | None = None
+
+    def show(self, event: Event) -> None:
+        """Show an event, if it is of interest."""
+        match event.params:
+            case wire.AgentMessageDeltaNotification(item_id=item_id, delta=delta):
+                if self._screen.live and item_id not in self._asides:
+                    self._stream(item_id, delta)
+            case wire.ItemStartedNotification(item=item):
+                self._started(item)
+            case wire.ItemCompletedNotification(item=item):
+                self._completed(item)
+            case wire.TurnPlanUpdatedNotification(plan=plan, explanation=explanation):
+                self._plan(plan, explanation)
+            case wire.ErrorNotification(error=error, will_retry=True):
+                self._warn(error.message)
+            case wire.ModelReroutedNotification(to_model=model):
+                self._warn(f"the server switched to the model {model}")
+            case wire.WarningNotification(message=message):
+                self._warn(message)
+            case _:
+                pass
+
+    def finish(self, result: TurnResult) -> None:
+        """Write the answer, or what is missing of it, and the numbers."""
+        answer = result.final_response
+        if self._held is not None and self._held != answer:
+            self._aside(self._held)
+        if answer is not None and answer not in self._streamed.values():
+            self._screen.end_line()
+            self._screen.stream(answer)
+        if answer is not None and not self._screen.live and not answer.endswith("\n"):
+            self._screen.stream("\n")
+        self._screen.end_line()
+        numbers = _numbers(result)
+        if numbers:
+            self._screen.note(numbers, "dim")
+
+    def _warn(self, message: str) -> None:
+        self._screen.note(one_line(message), "yellow", mark="! ")
+
+    def _tool(self, what: str) -> None:
+        self._screen.note(one_line(what, 200), "cyan", mark="→ ")
+
+    def _started(self, item: wire.ThreadItem) -> None:
+        match item:
+            case wire.AgentMessageThreadItem(id=item_id, phase="commentary"):
+                self._asides.add(item_id)
+            case wire.CommandExecutionThreadItem(id=item_id, command=command):
+                self._screen.note(_command_line(command), mark=Text("$ ", "bold blue"))
+                self._last_command = item_id
+            case wire.McpToolCallThreadItem(server=server, tool=tool):
+                self._tool(f"{server}.{tool}")
+            case wire.DynamicToolCallThreadItem(tool=tool):
+                self._tool(tool)
+            case wire.CollabAgentToolCallThreadItem(tool=tool, prompt=prompt):
+                self._tool(f"agent: {tool} {prompt or ''}")
+            case wire.ContextCompactionThreadItem():
+                self._tool("compacting the conversation")
+            case _:
+                pass
+
+    def _completed(self, item: wire.ThreadItem) -> None:
+        match item:
+            case wire.AgentMessageThreadItem(id=item_id, text=text):
+                self._message(item_id, text)
+            case wire.CommandExecutionThreadItem():
+                self._command_ended(item)
+            case wire.FileChangeThreadItem(changes=changes, status=status):
+                for change in changes:
+                    line = _change_line(change, str(status), self._cwd)
+                    self._screen.note(line, mark=Text("± ", "bold blue"))
+            case wire.ReasoningThreadItem(summary=summary) if summary:
+                headline = one_line(" ".join(summary).replace("**", ""), REASONING_LIMIT)
+                self._screen.note(headline, "dim italic", mark="∙ ")
+            case wire.McpToolCallThreadItem(server=server, tool=tool, error=error) if error is not None:
+                self._screen.note(one_line(f"{server}.{tool}: {error.message}"), "red", indent=2, mark="✗ ")
+            case wire.WebSearchThreadItem(query=query) if query:
+                self._tool(f"web search: {query}")
+            case _:
+                pass
+
+    def _message(self, item_id: str, text: str) -> None:
+        if item_id in self._asides:
+            self._aside(text)
+        elif self._screen.live:
+            streamed = self._streamed.get(item_id, "")
+            if text.startswith(streamed):
+                self._stream(item_id, text[len(streamed) :])
+            self._screen.end_line()
+        else:
+            if self._held is not None:
+                self._aside(self._held)
+            self._held = text
+
+    def _stream(self, item_id: str, piece: str) -> None:
+        if item_id not in self._streamed:
+            self._screen.end_line()
+            self._screen.stream("\n")
+        self._streamed[item_id] = self._streamed.get(item_id, "") + piece
+        self._screen.stream(piece)
+
+    def _aside(self, text: str) -> None:
+        self._screen.note(printable(text.strip()), "dim", mark="“ ")
+
+    def _command_ended(self, item: wire.CommandExecutionThreadItem) -> None:
+        name = "" if item.id == self._last_command else f"{one_line(script_of(item.command), 40)}: "
+        self._last_command = None
+        took = "" if item.duration_ms is None else f" · {duration(item.duration_ms / 1000)}"
+        match str(item.status):
+            case "completed" if item.exit_code in (0, None):
+                self._screen.note(f"{name}✓{took}", "dim green", indent=2)
+            case "declined":
+                self._screen.note(f"{name}declined", "yellow", indent=2)
+            case status:
+                how = status if item.exit_code is None else f"exit {item.exit_code}"
+                self._screen.note(f"{name}✗ {how}{took}", "red", indent=2)
+                for line in (item.aggregated_output or "").splitlines()[-OUTPUT_LINES:]:
+                    self._screen.note(clipped(line), "dim", indent=2, mark="│ ")
+
+    def _plan(self, plan: Iterable[wire.TurnPlanStep], explanation: str | None) -> None:
+        self._screen.note(f"plan  {one_line(explanation, 100) if explanation else ''}".rstrip(), "bold")
+        for step in plan:
+            mark, style = PLAN_MARKS.get(str(step.status), ("?", ""))
+            self._screen.note(one_line(step.step, 120), style, indent=2, mark=f"{mark} ")
+
+
+def _command_line(command: str) -> Text:
+    lines = script_of(command).strip().splitlines() or [""]
+    more = f"  (+{len(lines) - 1} lines)" if len(lines) > 1 else ""
+    return Text.assemble((one_line(lines[0], 200), "bold"), (more, "dim"))
+
+
+def _change_line(change: wire.FileUpdateChange, status: str, cwd: str) -> Text:
+    line = Text.assemble(f"{verb(change)} ", (relative(change.path, cwd), "bold"), *tally(change))
+    if status != "completed":
+        line.append(f"  {status}", "yellow")
+    return line
+
+
+def clipped(line: str, limit: int = 200) -> str:
+    """Give a line of a command's output, fit for a terminal."""
+    text = printable(ESCAPE_SEQUENCE.sub("", line.rstrip()))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def relative(path: str, cwd: str) -> str:
+    """Give a path relative to ``cwd`` if it is below that, fit for a terminal."""
+    inside = path.startswith(cwd.rstrip(os.sep) + os.sep)
+    return printable(os.path.relpath(path, cwd) if inside else path, strict=True)
+
+
+def verb(change: wire.FileUpdateChange) -> str:
+    """Say what is done to the file."""
+    match change.kind:
+        case wire.AddPatchChangeKind():
+            return "add"
+        case wire.DeletePatchChangeKind():
+            return "delete"
+        case wire.UpdatePatchChangeKind(move_path=str()):
+            return "move"
+        case _:
+            return "edit"
+
+
+def diff_lines(change: wire.FileUpdateChange) -> list[str]:
+    """Give the lines of a change, each with its sign; of a new or a deleted file the server sends the bare content."""
+    lines = change.diff.splitlines()
+    match change.kind:
+        case wire.AddPatchChangeKind():
+            return [f"+{line}" for line in lines]
+        case wire.DeletePatchChangeKind():
+            return [f"-{line}" for line in lines]
+        case _:
+            return [line for line in lines if not line.startswith(("--- ", "+++ "))]
+
+
+def tally(change: wire.FileUpdateChange) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Show how many lines are added and removed."""
+    signs = [line[:1] for line in diff_lines(change)]
+    return (f"  +{signs.count('+')}", "green"), (f" -{signs.count('-')}", "red")
+
+
+def duration(seconds: float) -> str:
+    """Show a duration: ``12 ms``, ``3.4 s``, ``2 min 5 s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def _numbers(result: TurnResult) -> str:
+    parts: list[str] = []
+    if result.usage is not None:
+        last = result.usage.total
+        cached = f" ({last.cached_input_tokens:,} cached)" if last.cached_input_tokens else ""
+        parts.append(f"tokens: {last.input_tokens:,} in{cached}, {last.output_tokens:,} out")
+    if result.duration_ms is not None:
+        parts.append(duration(result.duration_ms / 1000))
+    return " · ".join(parts)

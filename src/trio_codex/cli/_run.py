@@ -1,0 +1,147 @@
+"""``trio-codex run``: one turn, with the user's own Codex."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_codex import Codex, TurnStatus, open_codex, policies, wire
+from trio_codex.cli._ask import Asker, declining, find_terminal
+from trio_codex.cli._render import Progress, Screen, duration
+from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
+from trio_codex.errors import TurnFailed
+
+if TYPE_CHECKING:
+    from trio_codex import CodexConfig, Event, Thread, Turn, TurnResult
+    from trio_codex.policies import Policy
+
+INTERRUPTED = 130
+
+
+async def run_turn(
+    prompt: str,
+    *,
+    config: CodexConfig,
+    model: str | None,
+    cwd: str | None,
+    sandbox: str | None,
+    approve: str | None,
+    as_json: bool,
+) -> int:
+    """Run one turn, show it, and give the exit status.
+
+    Raises:
+        CommandFailed: The turn failed, or was interrupted.
+        CodexError: The server did not come up, or broke.
+    """
+    screen = Screen()
+    logging.getLogger("trio_codex").addHandler(_Notes(screen))
+    directory = cwd or os.getcwd()
+    approval_policy, policy = _policy(screen, approve, directory)
+    async with open_codex(config, policy=policy) as codex:
+        thread = await codex.thread_start(
+            approval_policy=approval_policy,
+            # Whoever is asked here is the user, whatever reviewer is configured.
+            approvals_reviewer="user",
+            cwd=directory,
+            model=model,
+            sandbox=sandbox,
+        )
+        output = _JsonLines() if as_json else _Shown(screen, codex, thread, directory)
+        return await _turn(screen, thread, prompt, output)
+
+
+async def _turn(screen: Screen, thread: Thread, prompt: str, output: _JsonLines | _Shown) -> int:
+    turn: Turn | None = None
+    began = trio.current_time()
+    try:
+        async with thread.turn(prompt) as turn:
+            async for event in turn:
+                await screen.free()
+                output.event(event)
+    except KeyboardInterrupt:
+        # The scope has been left by now: the turn has ended on the server, and what it started there.
+        if turn is not None:
+            output.result(turn.result)
+        raise CommandFailed(
+            f"interrupted after {duration(trio.current_time() - began)}", INTERRUPTED
+        ) from None
+    output.result(turn.result)
+    if turn.result.status == TurnStatus.completed:
+        return 0
+    if turn.result.status == TurnStatus.interrupted:
+        raise CommandFailed("interrupted: the turn was stopped", INTERRUPTED)
+    raise CommandFailed(sentence(*explain(TurnFailed(turn.result))))
+
+
+def _policy(screen: Screen, approve: str | None, cwd: str) -> tuple[str, Policy | None]:
+    """Tell when the server shall ask, and who answers."""
+    terminal = find_terminal() if approve in (None, "ask") else None
+    if approve == "always":
+        screen.note(
+            "WARNING: --approve always accepts whatever the agent asks for, outside the sandbox too",
+            "bold red",
+        )
+        return "on-request", policies.accept_all
+    if approve == "never" or (approve is None and terminal is None):
+        return "never", None
+    if terminal is None:
+        return "on-request", declining(screen)
+    return "on-request", Asker(screen, terminal, cwd).policy
+
+
+class _Shown:
+    """The output for people."""
+
+    def __init__(self, screen: Screen, codex: Codex, thread: Thread, cwd: str) -> None:
+        self._progress = Progress(screen, cwd)
+        facts = [f"codex {codex.metadata.server_version or '?'}", thread.info.model, f"thread {thread.id}"]
+        screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
+
+    def event(self, event: Event) -> None:
+        self._progress.show(event)
+
+    def result(self, result: TurnResult) -> None:
+        self._progress.finish(result)
+
+
+class _JsonLines:
+    """The output for programs: what the server said, as it said it."""
+
+    def event(self, event: Event) -> None:
+        self._write({"method": event.method, "params": event.raw, "emitted_at": event.emitted_at})
+
+    def result(self, result: TurnResult) -> None:
+        members: dict[str, Any] = {
+            "id": result.id,
+            "thread_id": result.thread_id,
+            "status": str(result.status),
+            "final_response": result.final_response,
+            "error": None if result.error is None else wire.encode(result.error),
+            "usage": None if result.usage is None else wire.encode(result.usage),
+            "diff": result.diff,
+            "started_at": result.started_at,
+            "completed_at": result.completed_at,
+            "duration_ms": result.duration_ms,
+        }
+        self._write({"result": members})
+
+    def _write(self, value: dict[str, Any]) -> None:
+        sys.stdout.write(json.dumps(value) + "\n")
+        sys.stdout.flush()
+
+
+class _Notes(logging.Handler):
+    """Shows the library's warnings: a request that was denied, because nobody here decides on it."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self._screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")

@@ -1,0 +1,139 @@
+"""Text for people: what may be shown on a terminal, and errors as one line that says the cause and the mend.
+
+What the agent and the server say is not to be trusted with the terminal: an escape sequence could hide the command that
+somebody is about to approve.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import unicodedata
+from typing import TYPE_CHECKING, Final
+
+from trio_codex.errors import CodexError, ConnectionBroken, RpcError, StartError, TurnFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LINE_LIMIT: Final = 600
+"""Characters of a one-line error: some refusals of the server list every method it knows, in 5 kB."""
+
+SHELLS: Final = frozenset(
+    f"{directory}/{shell}" for directory in ("/bin", "/usr/bin") for shell in ("bash", "sh", "zsh", "dash")
+)
+"""Only these are left out of a command line that is shown: a shell from elsewhere is worth seeing."""
+
+ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+_SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+_SECRET_VALUE: Final = re.compile(r"\b(?:sk-|eyJ)[-A-Za-z0-9_.]{12,}")
+_OPTIONS: Final = {"codex_bin": "--codex-bin", "codex_home": "--codex-home"}
+_CONFIG_MEND: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
+
+
+class CommandFailed(Exception):
+    """A command cannot go on.
+
+    Args:
+        message: The line for stderr.
+        status: The exit status.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message, status)
+        self.message = message
+        self.status = status
+
+
+def printable(text: str, *, strict: bool = False) -> str:
+    r"""Replace characters that act on the terminal by escapes such as ``\x1b``; newlines and tabs stay.
+
+    Args:
+        text: Any text.
+        strict: Replace invisible characters and those that change the direction of text, too: for what somebody is
+            asked to approve.
+    """
+    unwanted = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") if strict else ("Cc", "Cs")
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char) not in unwanted else _escaped(char)
+        for char in text
+    )
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def one_line(text: str, limit: int = LINE_LIMIT) -> str:
+    """Put text on one line that is fit for a terminal and holds no secret, cut to ``limit`` characters."""
+    line = redacted(printable(" ".join(ESCAPE_SEQUENCE.sub("", text).split())))
+    return line if len(line) <= limit else f"{line[: limit - 1]}…"
+
+
+def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """Take out what looks like a key, and the values of variables that are named like one."""
+    for name, value in (os.environ if environment is None else environment).items():
+        if len(value) >= 8 and _SECRET_NAME.search(name):
+            text = text.replace(value, f"<{name}>")
+    return _SECRET_VALUE.sub("<redacted>", text)
+
+
+def script_of(command: str) -> str:
+    """Take ``bash -c`` off a command line, where nothing is lost by that."""
+    try:
+        parts = shlex.split(command)
+    except ValueError:
+        return command
+    if len(parts) == 3 and parts[0] in SHELLS and parts[1] in ("-c", "-lc"):
+        return parts[2]
+    return command
+
+
+def explain(error: CodexError) -> tuple[str, str | None]:
+    """Give the cause of an error in one line, and how to mend it, where that is known."""
+    match error:
+        case StartError():
+            where = f" ({error.binary})" if error.binary else ""
+            told = _told(error.stderr_tail)
+            return one_line(f"{_as_options(error.problem)}{where}{told}"), _as_options(error.mend)
+        case ConnectionBroken():
+            return one_line(f"{error.reason}{_told(error.stderr_tail)}"), None
+        case RpcError() if "failed to load configuration" in error.message:
+            return one_line(error.message), _CONFIG_MEND
+        case TurnFailed():
+            reason = error.result.error
+            return one_line(str(error)), _turn_mend(None if reason is None else str(reason.codex_error_info))
+    return one_line(str(error)), None
+
+
+def sentence(cause: str, mend: str | None) -> str:
+    """Join a cause and its mend to one line."""
+    return cause if mend is None else f"{cause.rstrip('.')}. {one_line(mend)}"
+
+
+def _as_options(text: str | None) -> str:
+    for field, option in _OPTIONS.items():
+        text = (text or "").replace(field, option)
+    return text or ""
+
+
+def _told(stderr_tail: str) -> str:
+    """Give the line of the server's stderr that says why it gave up: an ``Error:``, else its last."""
+    lines = [line for line in stderr_tail.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"error\b", line, re.IGNORECASE)]
+    return f": {(errors or lines)[-1]}" if lines else ""
+
+
+def _turn_mend(info: str | None) -> str | None:
+    match info:
+        case None:
+            return None
+        case _ if "unauthorized" in info.lower():
+            return "Log in with codex login; trio-codex doctor shows the state."
+        case "usageLimitExceeded":
+            return "Wait until the limit of this account is reset."
+    return None

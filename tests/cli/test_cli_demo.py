@@ -1,0 +1,49 @@
+"""``trio-codex demo`` keeps its promises, and notices when one is not kept."""
+
+import os
+import sys
+
+import pytest
+import trio
+from cli_driver import processes_with, run_cli, script
+
+pytestmark = pytest.mark.real
+
+
+async def test_the_demo_holds_in_ten_seconds_and_leaves_nothing(tmp_path):
+    with trio.fail_after(10):
+        ended = await run_cli("demo", TMPDIR=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out.count("✓") >= 15
+    assert "✗" not in ended.out
+    assert "\x1b" not in ended.out
+    assert processes_with(tmp_path) == []
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_step(tmp_path):
+    broken, temporary = tmp_path / "bin", tmp_path / "tmp"
+    broken.mkdir()
+    temporary.mkdir()
+    script(broken / "touch", "exit 0")
+    ended = await run_cli("demo", TMPDIR=temporary, PATH=f"{broken}:{os.environ['PATH']}")
+    assert ended.status == 1
+    assert "A policy decides what the agent may do" in ended.complaint
+    assert "notes.txt is there" in ended.complaint
+    assert processes_with(temporary) == []
+    assert os.listdir(temporary) == []
+
+
+async def test_the_demo_shows_plain_characters_where_there_are_no_others(tmp_path):
+    ended = await run_cli("demo", TMPDIR=tmp_path, PYTHONIOENCODING="ascii", LANG="C")
+    assert (ended.status, ended.err) == (0, "")
+    assert "Everything held" in ended.out
+
+
+@pytest.mark.parametrize("package", ["click", "rich", "hypercorn"])
+async def test_a_missing_extra_is_one_line_that_names_it(package):
+    without = f"import sys; sys.modules[{package!r}] = None; from trio_codex.cli import main; main()"
+    ended = await run_cli("demo", command=[sys.executable, "-c", without])
+    assert ended.status == 1
+    assert "pip install 'trio-codex[cli" in ended.complaint
+    assert ("testing" in ended.complaint) == (package == "hypercorn")

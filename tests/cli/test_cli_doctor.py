@@ -1,0 +1,121 @@
+"""``trio-codex doctor``, and what every command says about a binary that is none."""
+
+import json
+import os
+
+import pytest
+import trio
+from cli_driver import processes_with, run_cli, script
+
+pytestmark = pytest.mark.real
+
+BAD_BINARIES = {
+    "exits": ("exit 1", "exit status 1"),
+    "hangs": ("exec sleep 1000", "did not answer"),
+    "prints junk": ("echo hello; echo world; exec sleep 1000", "2 lines that are no JSON-RPC"),
+    "prints junk and exits": ("echo hello; echo 'Error: no such thing' >&2", "no such thing"),
+    "is no program": (None, "did not"),
+}
+
+
+async def test_all_is_well(home):
+    ended = await run_cli("doctor", home=home)
+    assert (ended.status, ended.err) == (0, "")
+    for name in (
+        "binary",
+        "version",
+        "start",
+        "CODEX_HOME",
+        "configuration",
+        "login",
+        "models",
+        "sandbox",
+        "stop",
+    ):
+        assert f"✓ {name}" in ended.out
+    assert processes_with(home.codex_home) == []
+
+
+async def test_the_report_for_programs_says_the_same(home):
+    ended = await run_cli("doctor", "--json", home=home)
+    assert (ended.status, ended.err) == (0, "")
+    report = json.loads(ended.out)
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert report["ok"]
+    assert found["binary"]["details"]["source"] == "package"
+    assert found["version"]["details"]["standing"] == "tested"
+    assert found["start"]["details"]["seconds"] > 0
+    assert found["CODEX_HOME"]["details"]["path"] == str(home.codex_home)
+    assert found["login"]["details"]["needed"] is False
+    assert found["models"]["details"]["count"] == 1
+    assert {finding["status"] for finding in report["findings"]} == {"ok"}
+
+
+async def test_who_is_not_logged_in_is_told_how_to(home):
+    (home.codex_home / "config.toml").write_text("[features]\nplugins = false\napps = false\n")
+    ended = await run_cli("doctor", home=home)
+    assert ended.status == 1
+    assert "not logged in" in ended.complaint
+    assert "codex login" in ended.complaint
+    assert "✗ login" in ended.out
+
+
+async def test_a_configuration_that_cannot_be_read_is_named_with_its_place(home):
+    (home.codex_home / "config.toml").write_text("model = 'm'\nmodel = [[\n")
+    ended = await run_cli("doctor", home=home)
+    assert ended.status == 1
+    assert "config.toml:2" in ended.complaint
+    assert "Correct config.toml" in ended.complaint
+    assert "· login" in ended.out
+
+
+async def test_nothing_secret_is_printed(home):
+    key = "sk-proj-0123456789abcdef0123456789"
+    token = "correct-horse-battery"
+    (home.codex_home / "config.toml").write_text(
+        f"model_reasoning_effort = ['{key}', '{token}']\nmodel = '''"
+    )
+    ended = await run_cli(
+        "doctor", "-c", f"approval_policy={key}", home=home, OPENAI_API_KEY=key, MY_TOKEN=token
+    )
+    assert ended.status == 1
+    assert key not in ended.out + ended.err
+    assert token not in ended.out + ended.err
+
+
+@pytest.mark.parametrize("command", [["run", "Hi."], ["doctor"], ["demo"]])
+@pytest.mark.parametrize("kind", BAD_BINARIES)
+async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(home, tmp_path, command, kind):
+    behaviour, told = BAD_BINARIES[kind]
+    binary = script(tmp_path / "bin-codex", behaviour or "")
+    if behaviour is None:
+        binary.write_bytes(b"\x7fELF nonsense")
+    with trio.fail_after(8):
+        ended = await run_cli(
+            *command, "--codex-bin", binary, "--start-timeout", "0.7", home=home, TMPDIR=tmp_path / "tmp"
+        )
+    assert ended.status == 1
+    assert told in ended.complaint
+    assert str(binary) in ended.complaint
+    assert processes_with(home.codex_home) == []
+    assert processes_with(tmp_path / "tmp") == []
+    assert os.listdir(tmp_path / "tmp") == []
+
+
+@pytest.mark.parametrize(
+    ("binary", "told"),
+    [("/no/such/codex", "does not exist"), ("/", "is a directory"), ("/etc/passwd", "is not executable")],
+)
+async def test_a_wrong_path_is_one_line_with_the_mend(home, binary, told):
+    for command in (["run", "Hi."], ["doctor"]):
+        ended = await run_cli(*command, "--codex-bin", binary, home=home)
+        assert ended.status == 1
+        assert told in ended.complaint
+        assert "--codex-bin" in ended.complaint
+
+
+async def test_a_missing_home_is_named(home):
+    ended = await run_cli("doctor", home=home, CODEX_HOME="/nonexistent/home")
+    assert ended.status == 1
+    assert "/nonexistent/home" in ended.complaint
+    assert "--codex-home" in ended.complaint

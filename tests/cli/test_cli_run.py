@@ -1,0 +1,207 @@
+"""``trio-codex run`` with pipes: what goes where, how it ends, and who decides."""
+
+import signal
+
+import pytest
+import trio
+from cli_driver import processes_with, read_until, rest, run_cli, started_cli
+
+from trio_codex.testing import Command, Gate, Reasoning, Text
+
+pytestmark = pytest.mark.real
+
+ADD_NOTES = "*** Begin Patch\n*** Add File: notes.txt\n+one\n+two\n*** End Patch"
+
+
+async def test_the_answer_goes_to_stdout_and_everything_else_to_stderr(model, home):
+    model.respond(Reasoning("**Looking**\n\naround"), Text("I will look.", phase="commentary"))
+    ended = await run_cli("run", "Where is it?", home=home)
+    assert (ended.status, ended.out) == (0, "")
+    assert "Looking around" in ended.err
+    assert "I will look." in ended.err
+    assert processes_with(home.codex_home) == []
+
+
+async def test_commands_and_their_failures_are_shown_and_only_the_last_message_is_the_answer(model, home):
+    model.respond(Text("Let me see."), Command("echo seen; exit 3"))
+    model.say("It is ", "here.")
+    ended = await run_cli("run", "Where is it?", home=home)
+    assert (ended.status, ended.out) == (0, "It is here.\n")
+    lines = ended.err.splitlines()
+    assert "“ Let me see." in lines
+    assert "$ echo seen; exit 3" in lines
+    assert any(line.startswith("  ✗ exit 3") for line in lines)
+    assert "  │ seen" in lines
+    assert lines[-1].startswith("tokens: 20 in, 10 out")
+    assert "\x1b" not in ended.err
+
+
+async def test_json_is_one_line_per_event_and_the_result_last(model, home):
+    model.say("It is ", "here.")
+    ended = await run_cli("run", "--json", "Where is it?", home=home)
+    assert (ended.status, ended.err) == (0, "")
+    *events, last = ended.events
+    assert [set(event) for event in events] == [{"method", "params", "emitted_at"}] * len(events)
+    assert [event["params"]["delta"] for event in events if event["method"] == "item/agentMessage/delta"] == [
+        "It is ",
+        "here.",
+    ]
+    assert events[-1]["method"] == "turn/completed"
+    assert events[-1]["emitted_at"] > 1e12
+    assert last["result"]["status"] == "completed"
+    assert last["result"]["final_response"] == "It is here."
+    assert last["result"]["usage"]["total"]["inputTokens"] == 10
+
+
+async def test_the_prompt_can_come_from_stdin_and_must_not_be_empty(model, home):
+    model.say("Yes.")
+    ended = await run_cli("run", "-", home=home, stdin="Wörks?\n".encode())
+    assert (ended.status, ended.out) == (0, "Yes.\n")
+    assert model.requests[0].last_user_text == "Wörks?\n"
+    ended = await run_cli("run", "-", home=home, stdin=b" \n")
+    assert ended.status == 2
+    assert "empty" in ended.complaint
+
+
+async def test_model_and_overrides_reach_the_server(model, home):
+    model.say("Yes.")
+    ended = await run_cli(
+        "run", "-m", "other-model", "-c", "model_reasoning_effort=low", "-C", home.home, "Hi.", home=home
+    )
+    assert ended.status == 0
+    assert model.requests[0].model == "other-model"
+    assert model.requests[0].body["reasoning"]["effort"] == "low"
+    assert str(home.home) in "".join(model.requests[0].input_texts)
+
+
+@pytest.mark.parametrize("mode", ["--json", None])
+async def test_a_failed_turn_is_status_1_and_one_line_that_says_why(model, home, mode):
+    model.fail(429, message="slow down")
+    ended = await run_cli("run", "Hi.", *filter(None, [mode]), home=home)
+    assert ended.status == 1
+    complaint = ended.err.splitlines()[-1]
+    assert complaint.startswith("trio-codex: the turn failed: ")
+    assert "429" in complaint
+    if mode:
+        assert ended.err.splitlines() == [complaint]
+        assert ended.events[-1]["result"]["status"] == "failed"
+        assert "429" in ended.events[-1]["result"]["error"]["message"]
+    else:
+        assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("args", "exists", "said"),
+    [
+        ([], False, ""),
+        (["--approve", "never"], False, ""),
+        (["--approve", "ask"], False, "declined, as there is no terminal to ask on: touch x.txt"),
+        (["--approve", "always"], True, "WARNING: --approve always accepts whatever"),
+    ],
+)
+async def test_without_a_terminal_nothing_is_accepted_unless_everything_is(model, home, args, exists, said):
+    model.run_command("touch x.txt", escalate="I want to")
+    model.say("So be it.")
+    ended = await run_cli("run", *args, "Make x.", home=home)
+    assert (ended.status, ended.out) == (0, "So be it.\n")
+    assert (home.workspace / "x.txt").exists() == exists
+    assert said in ended.err
+
+
+async def test_without_a_terminal_file_changes_are_declined_by_name(model, home):
+    model.apply_patch(ADD_NOTES)
+    model.say("So be it.")
+    ended = await run_cli("run", "--approve", "ask", "Write notes.", home=home)
+    assert ended.status == 0
+    assert "notes.txt" in ended.err.partition("declined, as there is no terminal")[2].splitlines()[0]
+    assert not (home.workspace / "notes.txt").exists()
+
+
+async def test_the_sandbox_can_be_chosen(model, home):
+    model.run_command("touch x.txt")
+    model.say("Done.")
+    ended = await run_cli("run", "--sandbox", "danger-full-access", "Make x.", home=home)
+    assert ended.status == 0
+    assert (home.workspace / "x.txt").exists()
+
+
+@pytest.mark.parametrize("mode", [["--json"], []])
+async def test_ctrl_c_interrupts_the_turn_on_the_server(model, home, mode):
+    model.hang("Counting: ", "one")
+    async with started_cli("run", *mode, "Count.", home=home) as process:
+        if mode:
+            await read_until(process.stdout, '"delta": "one"')
+        else:
+            [request] = await model.wait_for_requests(1)
+        process.send_signal(signal.SIGINT)
+        with trio.fail_after(10):
+            request = model.requests[0]
+            await request.closed.wait()
+            out, err = await rest(process.stdout), await rest(process.stderr)
+    assert process.returncode == 130
+    assert not request.completed
+    assert err.splitlines()[-1].startswith("trio-codex: interrupted")
+    assert "Traceback" not in err
+    if mode:
+        assert '"status": "interrupted"' in out.splitlines()[-1]
+    assert processes_with(home.codex_home) == []
+
+
+async def test_when_nobody_reads_the_output_the_turn_ends_without_a_word(model, home):
+    gate = Gate()
+    model.hang("one", gate, "two")
+    async with started_cli("run", "--json", "Count.", home=home) as process:
+        await read_until(process.stdout, '"delta": "one"')
+        await process.stdout.aclose()
+        gate.open()
+        err = await rest(process.stderr)
+    assert (process.returncode, err) == (1, "")
+    assert not model.requests[0].completed
+    assert processes_with(home.codex_home) == []
+
+
+async def test_a_configuration_that_cannot_be_read_is_one_line_with_the_mend(model, home):
+    (home.codex_home / "config.toml").write_text("model = 3\n")
+    ended = await run_cli("run", "Hi.", home=home)
+    assert ended.status == 1
+    assert "invalid type" in ended.complaint
+    assert "Correct config.toml" in ended.complaint
+    assert processes_with(home.codex_home) == []
+
+
+async def test_a_missing_home_is_one_line_with_the_mend(home):
+    ended = await run_cli("run", "--codex-home", "/nonexistent/home", "Hi.", home=home)
+    assert ended.status == 1
+    assert "/nonexistent/home" in ended.complaint
+    assert "--codex-home" in ended.complaint
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--no-such-option"],
+        ["no-such-command"],
+        ["run"],
+        ["run", "--approve", "maybe", "Hi."],
+        ["run", "--cwd", "/nonexistent", "Hi."],
+        ["run", "-c", "nonsense", "Hi."],
+        ["run", "--start-timeout", "0", "Hi."],
+        ["doctor", "extra"],
+        ["demo", "--json"],
+    ],
+)
+async def test_bad_usage_is_one_line_that_says_where_help_is(args):
+    ended = await run_cli(*args)
+    assert (ended.status, ended.out) == (2, "")
+    assert "--help" in ended.complaint
+
+
+async def test_help_and_version_say_what_there_is():
+    ended = await run_cli()
+    assert (ended.status, ended.err) == (0, "")
+    for command in ("demo", "run", "doctor"):
+        assert command in ended.out
+        told = await run_cli(command, "--help")
+        assert (told.status, told.err) == (0, "")
+    ended = await run_cli("--version")
+    assert (ended.status, ended.out.split()[0]) == (0, "trio-codex")

@@ -1,0 +1,68 @@
+"""What is shown on a terminal, and how errors become one line."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_codex import TurnResult, errors
+from trio_codex.cli._text import LINE_LIMIT, explain, one_line, printable, redacted, script_of, sentence
+
+
+@given(st.text())
+def test_nothing_that_acts_on_a_terminal_gets_through(text):
+    for strict in (False, True):
+        shown = printable(text, strict=strict)
+        assert not any(ord(char) < 0x20 and char not in "\n\t" for char in shown)
+        assert "\x7f" not in shown
+        assert "\x9b" not in shown
+    assert "\n" not in one_line(text)
+    assert len(one_line(text)) <= LINE_LIMIT
+
+
+def test_what_changes_the_direction_of_text_is_shown_to_whoever_approves():
+    assert printable("a\u202eb\u200d", strict=True) == "a\\u202eb\\u200d"
+    assert printable("👩‍🔧\u202e") == "👩‍🔧\u202e"
+    assert printable("tab\tline\nend") == "tab\tline\nend"
+
+
+@pytest.mark.parametrize(
+    ("command", "script"),
+    [
+        ("/bin/bash -c 'touch x.txt'", "touch x.txt"),
+        ("/usr/bin/zsh -lc 'a | b'", "a | b"),
+        ("/tmp/bash -c 'touch x.txt'", "/tmp/bash -c 'touch x.txt'"),
+        ("/bin/bash -c 'touch \"$0\"' y", "/bin/bash -c 'touch \"$0\"' y"),
+        ("/bin/bash -c 'unfinished", "/bin/bash -c 'unfinished"),
+        ("rm x", "rm x"),
+    ],
+)
+def test_a_shell_is_left_out_only_where_nothing_is_lost(command, script):
+    assert script_of(command) == script
+
+
+def test_keys_are_taken_out():
+    environment = {"MY_API_KEY": "correct-horse", "SHORT_KEY": "1", "HOME": "/home/user"}
+    assert redacted("correct-horse at /home/user 1", environment) == "<MY_API_KEY> at /home/user 1"
+    assert redacted("sk-0123456789abcdef", {}) == "<redacted>"
+
+
+def test_an_error_is_its_cause_and_its_mend_on_one_line():
+    error = errors.StartError(
+        "codex_bin went\naway",
+        "spawn",
+        "Pass codex_bin.",
+        "/x/codex_bin",
+        None,
+        1,
+        "WARN a\n\x1b[31mError: because\x1b[0m\n",
+    )
+    assert (
+        sentence(*explain(error)) == "--codex-bin went away (/x/codex_bin): Error: because. Pass --codex-bin."
+    )
+    broken = errors.ServerExited("the server exited", stderr_tail="first\nlast\n")
+    assert explain(broken) == ("the server exited: last", None)
+    assert explain(errors.RequestTimeout("m", 1)) == ("no answer to m within 1 s", None)
+    assert explain(errors.TurnFailed(TurnResult(id="t", thread_id="t", status="failed"))) == (
+        "the turn failed",
+        None,
+    )

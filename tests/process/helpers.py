@@ -1,0 +1,108 @@
+"""What the process tests share: fakes to run, a look at the process table, and the proof that nothing is left."""
+
+import contextlib
+import os
+import sys
+import threading
+from pathlib import Path
+
+import trio
+
+from trio_codex import _guard
+from trio_codex._process import spawn_server
+
+HERE = Path(__file__).parent
+ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+
+
+def fake(*behaviour):
+    """The command line of a fake server."""
+    return [sys.executable, "-I", "-S", str(HERE / "server.py"), *map(str, behaviour)]
+
+
+def runs(pid):
+    """Whether the process is there and no zombie."""
+    process = _guard.look_up(pid)
+    return process is not None and not process.zombie
+
+
+async def until(predicate):
+    """Wait for what happens in another process and tells nobody; the caller sets the deadline."""
+    while not predicate():  # noqa: ASYNC110
+        await trio.sleep(0.005)
+
+
+async def gone(*pids):
+    with trio.fail_after(5):
+        await until(lambda: not any(map(runs, pids)))
+
+
+def descriptors():
+    """What this process has open."""
+    found = {}
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the one that reads the listing
+            found[fd] = os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
+def snapshot():
+    """The descriptors, threads and children of this process."""
+    return descriptors(), set(threading.enumerate()), {child.pid for child in _guard.descendants(os.getpid())}
+
+
+@contextlib.contextmanager
+def nothing_left():
+    """Fail if a descriptor, a thread or a child (a zombie, too) is there that was not before."""
+    fds, threads, children = snapshot()
+    yield
+    fds_now, threads_now, children_now = snapshot()
+    assert fds_now == fds
+    assert threads_now <= threads  # an idle worker of Trio's, from another test, may have ended
+    assert children_now <= children
+
+
+class Running:
+    """A started server, and what it said about itself."""
+
+    def __init__(self, process, pids):
+        self.process = process
+        self.pids = pids
+        self.guard = _guard.look_up(process.pid).parent
+
+
+async def read_line(process):
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = await process.stdout.receive_some(1)
+        assert byte, f"no line: {process.stderr.tail()}"
+        line += byte
+    return bytes(line)
+
+
+async def drain(process):
+    """Read stdout until its end, as the connection's reader does."""
+    size = 0
+    with contextlib.suppress(trio.ClosedResourceError):
+        while data := await process.stdout.receive_some():
+            size += len(data)
+    return size
+
+
+@contextlib.asynccontextmanager
+async def running(*argv, env=ENV, cwd=None, **options):
+    """A server that has said ``ready``, with its streams drained; ended at the latest with the scope."""
+    process = spawn_server(argv, env=env, cwd=cwd, **options)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await process.started()
+                nursery.start_soon(process.drain_stderr)
+                word, *pids = (await read_line(process)).split()
+                assert word == b"ready"
+                nursery.start_soon(drain, process)
+                yield Running(process, [int(pid) for pid in pids])
+                await process.stop(5)
+    finally:
+        with trio.CancelScope(shield=True):
+            await process.kill_tree()

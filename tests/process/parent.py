@@ -1,0 +1,38 @@
+"""A client that starts a server, says which processes there are, and sleeps until it is killed.
+
+Run as ``python parent.py HOLD BEHAVIOUR…``; with ``HOLD`` = 1 a forked copy of it keeps all of its descriptors open.
+"""
+
+import os
+import signal
+import sys
+
+import trio
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from process.helpers import ENV, fake, read_line
+from trio_codex import _guard
+from trio_codex._process import spawn_server
+
+
+async def main():
+    hold, *behaviour = sys.argv[1:]
+    process = spawn_server(fake(*behaviour), env=ENV)
+    async with trio.open_nursery() as nursery:
+        await process.started()
+        nursery.start_soon(process.drain_stderr)
+        pids = (await read_line(process)).split()[1:]
+        copy = 0
+        if hold == "1":
+            copy = os.fork()
+            if copy == 0:
+                signal.pause()
+                os._exit(0)
+        guard = _guard.look_up(process.pid).parent
+        sys.stdout.write(" ".join(map(str, [copy, guard, process.pid, *map(int, pids)])) + "\n")
+        sys.stdout.flush()
+        await trio.sleep_forever()
+
+
+trio.run(main)

@@ -1,0 +1,212 @@
+"""Stand-ins for a server: each function is one way to behave. They print ``ready PID…`` and go on until EOF on stdin.
+
+Run as ``python -I -S server.py BEHAVIOUR [ARGUMENT]``.
+"""
+
+import os
+import signal
+import sys
+import time
+
+
+def ready(*pids):
+    os.write(1, b"ready " + b" ".join(str(pid).encode() for pid in pids) + b"\n")
+
+
+def until_eof():
+    while os.read(0, 65536):
+        pass
+
+
+def sleep_for_ever():
+    while True:
+        time.sleep(1000)
+
+
+def child(run):
+    """Fork a child that runs ``run`` and never returns."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run()
+        finally:
+            os._exit(0)
+    return pid
+
+
+def gentle():
+    ready()
+    until_eof()
+
+
+def echo():
+    ready()
+    while data := os.read(0, 65536):
+        os.write(1, data)
+
+
+def deaf():
+    """Ignores EOF."""
+    ready()
+    sleep_for_ever()
+
+
+def stubborn():
+    """Ignores EOF and every signal that can be ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    ready()
+    sleep_for_ever()
+
+
+def stubborn_child():
+    """Ends on EOF, but leaves a child that ignores everything and holds stdout and stderr open."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pid = child(sleep_for_ever)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ready(pid)
+    until_eof()
+
+
+def stubborn_parent():
+    """Ignores EOF and signals, with a child that does so, too, in a session of its own."""
+
+    def run():
+        os.setsid()
+        os.write(writer, b"x")
+        sleep_for_ever()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    pid = child(run)
+    os.read(reader, 1)
+    ready(pid)
+    sleep_for_ever()
+
+
+def polite_child(path):
+    """Ends on EOF and leaves a child that needs a moment on SIGTERM and then writes ``path``."""
+
+    def run():
+        def say_goodbye(number, frame):
+            with open(path, "w") as file:
+                file.write("goodbye")
+            os._exit(0)
+
+        signal.signal(signal.SIGTERM, say_goodbye)
+        os.write(writer, b"x")
+        sleep_for_ever()
+
+    reader, writer = os.pipe()
+    pid = child(run)
+    os.read(reader, 1)
+    ready(pid)
+    until_eof()
+
+
+def daemon():
+    """Leaves a daemon in a session of its own, its parent gone."""
+    reader, writer = os.pipe()
+
+    def session():
+        os.setsid()
+        pid = child(sleep_for_ever)
+        os.write(writer, str(pid).encode())
+
+    os.waitpid(child(session), 0)
+    ready(int(os.read(reader, 100)))
+    until_eof()
+
+
+def stubborn_daemon():
+    """The worst of them: ignores EOF and signals, with a daemon that does so, too."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    daemon()
+    sleep_for_ever()
+
+
+def orphans(count):
+    """Makes orphans that end at once, says so, and goes on."""
+    for _ in range(int(count)):
+        os.waitpid(child(lambda: child(lambda: None)), 0)
+    ready()
+    until_eof()
+
+
+def bomb(count):
+    """Children that fork for ever, up to ``count`` at a time, each in the group of its parent."""
+
+    def run():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        while True:
+            child(lambda: time.sleep(0.05))
+            time.sleep(0.002)
+
+    pids = [child(run) for _ in range(int(count))]
+    ready(*pids)
+    until_eof()
+
+
+def chain():
+    """A process that forks and exits at once, for ever: no scan ever meets it alive."""
+
+    def run():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.fork() == 0:
+            pass
+
+    child(run)
+    ready()
+    until_eof()
+
+
+def session_chain():
+    """The same, each in a session of its own."""
+
+    def run():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while os.fork() == 0:
+            os.setsid()
+
+    child(run)
+    ready()
+    until_eof()
+
+
+def mute():
+    """Closes its stdout and goes on."""
+    ready()
+    os.close(1)
+    until_eof()
+
+
+def flood():
+    """10 MB on stderr, neither lines nor text, before it says it is ready."""
+    for _ in range(160):
+        os.write(2, b"\xff\xfe\x1b[31m\xc3" * 10923)
+    os.write(2, b"the end")
+    ready()
+    until_eof()
+
+
+def chatter():
+    """Fills stdout, and ends on EOF once all of it is taken."""
+    ready()
+    until_eof()
+    for _ in range(64):
+        os.write(1, b"x" * 65536)
+
+
+def last_words(status):
+    os.write(2, b"Error: \xe2\x80\x9cno\xe2\x80\x9d \x1b[1mconfiguration\x1b[0m\n")
+    os._exit(int(status))
+
+
+def die(number):
+    os.kill(os.getpid(), int(number))
+
+
+globals()[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,240 @@
+"""What can be asked of a server as a whole, and threads as scopes, against a scripted server."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from trio_codex import CodexConfig, TurnStatus, errors
+from trio_codex.testing import fake_codex
+
+
+@asynccontextmanager
+async def scripted(config=None):
+    with trio.fail_after(5):
+        async with fake_codex(config) as both:
+            yield both
+
+
+async def test_the_handshake_introduces_the_client_and_cuts_the_version_out_of_the_user_agent():
+    async with scripted() as (codex, server):
+        assert codex.metadata.server_version == "0.163.0"
+        assert codex.pid is None
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.notified == ["initialized"]
+        assert "0.163.0" in repr(codex)
+
+
+async def test_any_request_can_be_sent_and_gives_plain_json():
+    async with scripted() as (codex, server):
+        server.give("some/newMethod", {"anything": [1, None]})
+        assert await codex.request("some/newMethod", {"x": 1}) == {"anything": [1, None]}
+
+
+async def test_a_method_that_the_server_lacks_is_an_unsupported_method():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        async def body():
+            with pytest.raises(errors.UnsupportedMethod) as caught:
+                await codex.request("some/newMethod")
+            assert len(str(caught.value)) < 700
+
+        nursery.start_soon(body)
+        asked = await server.expect("some/newMethod")
+        assert asked.params == {}
+        await asked.refuse("Invalid request: unknown variant `some/newMethod`, expected one of " + "x" * 5000)
+
+
+async def test_a_result_that_does_not_fit_the_schema_says_where():
+    async with scripted() as (codex, server):
+        server.give("model/list", {"data": "not a list"})
+        with pytest.raises(errors.DecodeError) as caught:
+            await codex.models()
+        assert caught.value.what == "model/list"
+        assert caught.value.path == "$.data"
+
+
+@pytest.mark.parametrize(
+    ("opening", "method", "undo", "thread_id"),
+    [
+        (lambda codex: codex.thread_start(), "thread/start", "thread/delete", "thread-1"),
+        (lambda codex: codex.thread_resume("thread-1"), "thread/resume", "thread/unsubscribe", "thread-1"),
+        (lambda codex: codex.thread_fork("thread-1"), "thread/fork", "thread/delete", "thread-2"),
+    ],
+    ids=["start", "resume", "fork"],
+)
+async def test_a_cancelled_opening_of_a_thread_is_undone(opening, method, undo, thread_id):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        opened = server._defaults[method]
+        server.take_over(method, undo)
+        scope = trio.CancelScope()
+
+        async def body():
+            with scope:
+                await opening(codex)
+
+        nursery.start_soon(body)
+        asked = await server.expect(method)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not scope.cancelled_caught
+        await asked.answer(opened)
+        asked = await server.expect(undo)
+        assert asked.params == {"threadId": thread_id}
+        await asked.answer({"status": "unsubscribed"} if undo == "thread/unsubscribe" else {})
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+
+
+async def test_a_cancelled_opening_that_the_server_refuses_has_nothing_to_undo():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/start", "thread/delete")
+        scope = trio.CancelScope()
+
+        async def body():
+            with scope:
+                await codex.thread_start()
+
+        nursery.start_soon(body)
+        asked = await server.expect("thread/start")
+        scope.cancel()
+        await asked.refuse("no")
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+        assert server.unexpected() == []
+
+
+async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscribes():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
+        turns = []
+
+        leave = trio.Event()
+
+        async def run(thread):
+            async with thread.turn("hi") as turn:
+                turns.append(turn)
+                await turn.wait()
+
+        async def body():
+            async with await codex.thread_start() as thread:
+                nursery.start_soon(run, thread)
+                await leave.wait()
+            with pytest.raises(errors.ThreadClosed) as caught:
+                await thread.run("again")
+            assert caught.value.thread_id == thread.id
+            assert "closed" in repr(thread)
+            async with await codex.thread_resume(thread.id):
+                pass
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        leave.set()
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+        await (await server.expect("thread/backgroundTerminals/clean")).answer({})
+        await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
+        await (await server.expect("thread/backgroundTerminals/clean")).answer({})
+        await (await server.expect("thread/unsubscribe")).refuse("thread not found")
+    assert turns[0].result.status is TurnStatus.interrupted
+
+
+async def test_several_listeners_of_a_thread_each_get_everything_of_it_and_nothing_else():
+    async with scripted() as (codex, server):
+        thread = await codex.thread_start()
+        async with thread.events() as one, thread.events() as two:
+            await server.delta("late", turn_id="long ago")
+            await server.delta("elsewhere", thread_id="another")
+            await server.notify("thread/name/updated", {"threadId": thread.id, "threadName": "n"})
+            for listener in (one, two):
+                events = [await listener.__anext__(), await listener.__anext__()]
+                assert [event.method for event in events] == [
+                    "item/agentMessage/delta",
+                    "thread/name/updated",
+                ]
+
+
+async def test_junk_is_reported_and_the_connection_lives():
+    async with scripted() as (codex, server), codex.events("trio_codex/junk") as events:
+        for line in (b"no json", b"[]", b'{"id":77,"result":{}}', b"\xff\xfe"):
+            await server.send_line(line)
+        reasons = [(await events.__anext__()).raw["reason"] for _ in range(4)]
+        assert reasons == [
+            "not JSON",
+            "not a JSON-RPC message",
+            "the answer to no request of ours",
+            "not JSON",
+        ]
+        server.give("model/list", {"data": []})
+        await codex.models()
+
+
+async def test_listeners_end_with_the_connection_and_its_cause():
+    async with scripted() as (codex, server):
+        thread = await codex.thread_start()
+        async with codex.events() as everything, thread.events() as of_thread:
+            await server.hang_up()
+            for listener in (everything, of_thread):
+                with pytest.raises(errors.ConnectionBroken):
+                    async for _ in listener:
+                        pytest.fail("there was no event")
+
+
+async def test_a_consumer_that_lags_gets_merged_text_and_loses_none():
+    async with scripted() as (codex, server):
+        thread = await codex.thread_start()
+        async with thread.events() as events:
+            for number in range(5000):
+                await server.delta(f"{number} ")
+            await server.notify("thread/name/updated", {"threadId": thread.id})
+            await trio.testing.wait_all_tasks_blocked()
+            seen = [await events.__anext__()]
+            while seen[-1].method != "thread/name/updated":
+                seen.append(await events.__anext__())
+        *deltas, _ = seen
+        assert "".join(event.params.delta for event in deltas) == "".join(
+            f"{number} " for number in range(5000)
+        )
+        assert sum(event.merged for event in deltas) == 5000
+        assert len(deltas) < 2000
+
+
+async def test_unknown_things_of_a_newer_server_raise_nothing_and_keep_their_json():
+    async with scripted() as (codex, server), codex.events() as events:
+        await server.notify("thread/somethingNew", {"threadId": "t", "x": 1})
+        event = await events.__anext__()
+        assert type(event.params).__name__ == "UnknownNotification"
+        assert event.raw == {"threadId": "t", "x": 1}
+        item = {"type": "newKind", "id": "i", "what": [1]}
+        await server.notify(
+            "item/completed", {"threadId": "t", "turnId": "u", "item": item, "completedAtMs": 1, "new": 2}
+        )
+        event = await events.__anext__()
+        assert event.params.item.tag == "newKind"
+        assert event.params.item.raw == item
+        assert event.raw["new"] == 2
+        await server.notify("item/agentMessage/delta", {"threadId": 5, "turnId": None, "turn": 3})
+        event = await events.__anext__()
+        assert event.params.problem is not None
+
+
+async def test_closing_ends_open_turns_of_other_tasks():
+    async with scripted(CodexConfig(stop_grace=1)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        results = []
+
+        async def run():
+            async with thread.turn("hi") as turn:
+                results.append(await turn.wait())
+
+        nursery.start_soon(run)
+        await server.accept_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(codex.aclose)
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [result.status for result in results] == [TurnStatus.interrupted]
+        with pytest.raises(errors.ConnectionClosed):
+            await thread.run("again")

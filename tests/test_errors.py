@@ -1,0 +1,231 @@
+"""The error tree: its shape, its fields, and that all of it survives pickling."""
+
+import copy
+import pickle
+import re
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_codex import errors, wire
+from trio_codex._turn_result import TurnResult, TurnStatus
+from trio_codex.errors import CodexError
+
+RESULT = TurnResult(
+    id="turn-1",
+    thread_id="thread-1",
+    status=TurnStatus.failed,
+    error=wire.TurnError(message="the model is down"),
+    final_response="so far",
+)
+
+SAMPLES = {
+    errors.CodexError: {},
+    errors.StartError: {
+        "problem": "it did not come up",
+        "phase": "handshake",
+        "mend": "install it",
+        "binary": "/bin/codex",
+        "version": "0.163.0",
+        "returncode": 3,
+        "stderr_tail": "oh no\n",
+    },
+    errors.SpawnError: {"problem": "no such file"},
+    errors.StartTimeout: {"problem": "too slow", "phase": "handshake", "stderr_tail": "busy"},
+    errors.ConnectionClosed: {},
+    errors.ConnectionBroken: {
+        "reason": "it went away",
+        "phase": "close",
+        "pid": 77,
+        "returncode": -9,
+        "stderr_tail": "last words\n",
+    },
+    errors.ServerExited: {"reason": "it exited", "pid": 1, "returncode": 0},
+    errors.RequestTimeout: {"method": "thread/read", "seconds": 0.5},
+    errors.ProtocolError: {},
+    errors.LocalProtocolError: {},
+    errors.RemoteProtocolError: {},
+    errors.FrameTooLong: {"method": "fs/readFile", "size": 11, "limit": 10},
+    errors.InvalidMessage: {"method": "thread/read", "problem": "no result"},
+    errors.DecodeError: {"what": "Turn", "path": "$.turn.id", "problem": "expected str"},
+    errors.RpcError: {"code": 5, "message": "no", "data": {"a": [1, None]}, "method": "thread/read"},
+    errors.ParseError: {"code": -32700, "message": "no"},
+    errors.InvalidRequestError: {"code": -32600, "message": "no"},
+    errors.UnsupportedMethod: {"code": -32600, "message": "unknown variant `x`", "method": "x"},
+    errors.MethodNotFoundError: {"code": -32601, "message": "no"},
+    errors.InvalidParamsError: {"code": -32602, "message": "no"},
+    errors.InternalRpcError: {"code": -32603, "message": "no"},
+    errors.ServerBusyError: {"code": -32001, "message": "overloaded"},
+    errors.RetryLimitExceededError: {"code": -32001, "message": "retry limit", "data": 0},
+    errors.TurnError: {},
+    errors.TurnFailed: {"result": RESULT},
+    errors.TurnLost: {"reason": "the server died", "result": RESULT},
+    errors.TurnActive: {"thread_id": "thread-1", "turn_id": "turn-1"},
+    errors.ThreadClosed: {"thread_id": "thread-1"},
+    errors.PolicyError: {"method": "item/tool/call", "problem": "ValueError: x"},
+    errors.OutputError: {"text": "{", "problem": "not JSON"},
+    errors.SubscriptionOverflow: {"events": 8193, "size": 12345},
+    errors.InternalError: {},
+}
+
+CLASSES = [
+    value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, CodexError)
+]
+
+every_class = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+
+
+def test_there_is_a_sample_of_every_class():
+    assert set(SAMPLES) == set(CLASSES)
+
+
+def test_the_tree_drawn_in_the_docstring_is_the_tree_that_exists():
+    drawn, path = {}, []
+    for line in errors.__doc__.splitlines():
+        if match := re.match(r"    ([│├└─ ]*)([A-Z]\w+)", line):
+            depth = len(match[1]) // 3
+            path[depth:] = [match[2]]
+            drawn[match[2]] = path[depth - 1] if depth else "Exception"
+    assert drawn == {cls.__name__: cls.__base__.__name__ for cls in CLASSES}
+
+
+@every_class
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_error_survives_a_pickle_round_trip_with_its_type_and_fields(cls, protocol):
+    error = cls(**SAMPLES[cls])
+    error.add_note("and so on")
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is cls
+    assert again.args == error.args
+    assert vars(again) == vars(error)
+    assert again.__notes__ == ["and so on"]
+    assert str(again) == str(error)
+
+
+@every_class
+def test_every_error_can_be_copied(cls):
+    error = cls(**SAMPLES[cls])
+    for again in (copy.copy(error), copy.deepcopy(error)):
+        assert type(again) is cls
+        assert again.args == error.args
+        assert vars(again) == vars(error)
+
+
+@every_class
+def test_every_error_is_itself_and_nothing_else(cls):
+    error, other = cls(**SAMPLES[cls]), cls(**SAMPLES[cls])
+    assert error == error  # noqa: PLR0124
+    assert error != other
+    assert len({error, other}) == 2
+
+
+@every_class
+def test_every_error_says_something_readable(cls):
+    error = cls(**SAMPLES[cls])
+    text = str(error)
+    assert "object at 0x" not in text
+    for name in ("problem", "reason", "message", "method", "phase", "stderr_tail", "mend", "path"):
+        if value := SAMPLES[cls].get(name):
+            assert value.strip() in text
+
+
+@every_class
+def test_every_error_can_be_raised_from_a_cause_and_keeps_it(cls):
+    cause = OSError(2, "no")
+    with pytest.raises(cls) as caught:
+        raise cls(**SAMPLES[cls]) from cause
+    assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize("cls", [errors.InternalError, errors.ConnectionClosed, errors.LocalProtocolError])
+@given(text=st.text())
+def test_errors_with_a_text_keep_it(cls, text):
+    error = pickle.loads(pickle.dumps(cls(text)))
+    assert error.args == (text,)
+    assert str(error) == text or not text
+
+
+@given(code=st.integers(), message=st.text(), data=st.none() | st.dictionaries(st.text(), st.floats()))
+def test_a_refusal_keeps_code_message_and_data_whatever_they_are(code, message, data):
+    error = errors.RpcError(code, message, data)
+    assert (error.code, error.message, error.data, error.method) == (code, message, data, None)
+    assert f"({code})" in str(error)
+
+
+def test_a_code_of_zero_and_data_of_zero_are_kept():
+    error = errors.RpcError(0, "", 0, "m")
+    assert (error.code, error.message, error.data, error.method) == (0, "", 0, "m")
+
+
+def test_fields_that_are_not_known_have_defaults_that_say_so():
+    start = errors.StartError("p")
+    assert (start.phase, start.mend, start.binary, start.version) == ("spawn", None, None, None)
+    assert (start.returncode, start.stderr_tail) == (None, "")
+    assert str(start) == "p (phase: spawn)"
+    broken = errors.ConnectionBroken("r")
+    assert (broken.phase, broken.pid, broken.returncode, broken.stderr_tail) == ("running", None, None, "")
+    assert str(broken) == "r (phase: running)"
+    assert errors.TurnLost("r").result is None
+    assert errors.TurnActive("t").turn_id is None
+    assert "starting" in str(errors.TurnActive("t"))
+    assert str(errors.ConnectionClosed())
+
+
+def test_a_start_error_says_which_binary_of_which_version_ended_how():
+    text = str(errors.StartError(**SAMPLES[errors.StartError]))
+    assert text == (
+        "it did not come up (phase: handshake; binary: /bin/codex 0.163.0; exit status 3)"
+        "\nstderr: oh no\ninstall it"
+    )
+
+
+def test_a_failed_turn_without_an_error_still_says_that_it_failed():
+    assert str(errors.TurnFailed(SimpleNamespace(error=None))) == "the turn failed"
+    assert "the model is down" in str(errors.TurnFailed(RESULT))
+
+
+def test_long_texts_of_the_server_are_cut_in_str_but_not_in_the_field():
+    message = "x" * 5000
+    error = errors.InvalidRequestError(-32600, message)
+    assert error.message == message
+    assert len(str(error)) < 1000
+    assert "5000" in str(error)
+
+
+def test_the_text_that_does_not_fit_the_output_type_is_not_part_of_the_message():
+    error = errors.OutputError("secret answer", "not an object")
+    assert error.text == "secret answer"
+    assert "secret" not in str(error)
+
+
+@given(text=st.text(max_size=30), limit=st.integers(0, 40))
+def test_shorten_keeps_what_fits_and_says_what_it_cut(text, limit):
+    short = errors.shorten(text, limit)
+    if len(text) <= limit:
+        assert short == text
+    else:
+        assert short.startswith(f"{text[:limit]}…")
+        assert str(len(text)) in short
+
+
+@pytest.mark.parametrize(
+    ("returncode", "words"),
+    [
+        (0, "exit status 0"),
+        (1, "exit status 1"),
+        (255, "exit status 255"),
+        (-9, "killed by SIGKILL"),
+        (-15, "killed by SIGTERM"),
+        (-99, "killed by signal 99"),
+    ],
+)
+def test_the_end_of_a_process_is_told_in_words(returncode, words):
+    assert errors.describe_exit(returncode) == words
+
+
+def test_what_the_connection_ends_with_is_told_apart_by_who_ended_it():
+    assert issubclass(errors.ServerExited, errors.ConnectionBroken)
+    assert not issubclass(errors.ConnectionClosed, errors.ConnectionBroken)
+    assert not issubclass(errors.RequestTimeout, errors.ConnectionBroken | TimeoutError)

@@ -1,0 +1,87 @@
+"""Every example runs, offline, and shows what it is there to show."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+UUID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
+
+OUTPUT = {
+    "approvals": r"""
+        accepted: git status   \(because: to see what changed\)
+        declined: rm -rf build   \(because: to start afresh\)
+        One of the two was allowed\.
+    """,
+    "deadlines": r"""
+        Out of time after 2 s; the turn is interrupted\.
+        (It ran .*: half of the work is done)?
+    """,  # on a machine that is slow enough the command does not get its turn
+    "error_handling": r"""
+        failed: the model's provider refused, HTTP 429
+        answer: Here I am again\.
+        lost: the server exited: killed by SIGKILL
+        closed: return code -9
+    """,
+    "many_agents": r"""
+        docs: The docs look fine\.
+        tests: The tests look fine\.
+        types: The types look fine\.
+    """,
+    "quickstart": r"""
+        It is a Trio client for Codex\. A turn is a scope\. Leaving it ends it\.
+        \(15 tokens\)
+        Fixed: the test passes now\.
+        The turn is completed\.
+    """,
+    "resume": rf"""
+        server \d+: thread {UUID}
+        server \d+: The number was 42\.
+    """,
+    "stream_events": r"""
+        (?s:.*)\$ .*ls.?
+        completed, exit code 0
+        (?s:.*)\[final_answer\] Nothing to see here\.
+        (?s:.*)
+        completed after \d+ ms
+    """,
+    "turn_controls": r"""
+        Once upon a time (there was )?In short: a fox\.
+        -> completed: In short: a fox\.
+        Chapter one\.
+        -> interrupted
+    """,
+}
+
+
+def lines(text: str) -> str:
+    return "\n".join(line.strip() for line in text.strip().splitlines())
+
+
+def test_every_example_has_its_output_here() -> None:
+    assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == set(OUTPUT)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("example", sorted(OUTPUT))
+def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) -> None:
+    # An empty home: an example that reached for an account or a configuration would find none.
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / f"{example}.py"), "--offline"],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.stderr == ""
+    assert re.fullmatch(lines(OUTPUT[example]), lines(run.stdout)), run.stdout
+    assert run.returncode == 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,169 @@
+"""The offline home: what is written, and that the real server is content with it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from app_server_driver import LIMIT, app_server, played
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_codex.testing import MockModel, offline_home, write_offline_home
+from trio_codex.testing._toml import dump_toml
+
+URL = "http://127.0.0.1:9/v1"
+
+KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+VALUES = st.recursive(
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, VALUES, max_size=5))
+def test_what_is_written_as_toml_reads_the_same(table: dict[str, Any]) -> None:
+    assert tomllib.loads(dump_toml(table)) == table
+
+
+@pytest.mark.parametrize("value", [None, b"bytes", {"inner": object()}, [1, {"inner": None}]])
+def test_what_toml_does_not_have_is_refused_with_its_place(value: object) -> None:
+    with pytest.raises(TypeError, match=r"^outer"):
+        dump_toml({"outer": value})
+
+
+def read(home_directory: Path) -> dict[str, Any]:
+    return tomllib.loads((home_directory / "codex_home" / "config.toml").read_text())
+
+
+def test_a_home_keeps_codex_off_the_network(tmp_path: Path) -> None:
+    home = write_offline_home(tmp_path, URL)
+    config = read(tmp_path)
+    assert config["model_providers"][config["model_provider"]]["base_url"] == URL
+    assert config["features"] == {"plugins": False, "apps": False, "unbounded_connection_retries": False}
+    assert (config["approval_policy"], config["sandbox_mode"]) == ("never", "read-only")
+    (model,) = json.loads(Path(config["model_catalog_json"]).read_text())["models"]
+    assert model["slug"] == config["model"]
+    assert set(home.env) == {"PATH", "HOME", "TMPDIR", "LANG", "CODEX_HOME", "RUST_LOG"}
+    assert home.env["CODEX_HOME"] == str(home.codex_home)
+    for empty in (home.home, home.workspace, home.tmp):
+        assert list(empty.iterdir()) == []
+
+
+def test_a_home_can_be_changed_table_by_table(tmp_path: Path) -> None:
+    write_offline_home(
+        tmp_path,
+        URL,
+        approval_policy="on-request",
+        sandbox_mode="workspace-write",
+        features={"apps": True, "shell_snapshot": False},
+        mcp_servers={"held": {"command": "python3", "args": ["-c", "pass"]}},
+        config='model = "other"\n[features]\ngoals = true\n[model_providers.mock]\nrequest_max_retries = 2\n',
+        catalog=False,
+    )
+    config = read(tmp_path)
+    assert (config["model"], config["approval_policy"], config["sandbox_mode"]) == (
+        "other",
+        "on-request",
+        "workspace-write",
+    )
+    assert config["features"] == {
+        "plugins": False,
+        "apps": True,
+        "unbounded_connection_retries": False,
+        "shell_snapshot": False,
+        "goals": True,
+    }
+    assert config["mcp_servers"]["held"]["args"] == ["-c", "pass"]
+    assert config["model_providers"]["mock"]["request_max_retries"] == 2
+    assert config["model_providers"]["mock"]["base_url"] == URL
+    assert "model_catalog_json" not in config
+
+
+def test_a_home_takes_a_mapping_too(tmp_path: Path) -> None:
+    write_offline_home(tmp_path, URL, config={"tools": {"update_plan": {"enabled": True}}})
+    assert read(tmp_path)["tools"] == {"update_plan": {"enabled": True}}
+
+
+def test_broken_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(tomllib.TOMLDecodeError):
+        write_offline_home(tmp_path, URL, config="= nonsense")
+
+
+def test_a_temporary_home_is_removed() -> None:
+    with offline_home(URL) as home:
+        assert home.codex_home.is_dir()
+    assert not home.codex_home.parent.exists()
+
+
+def test_a_model_that_is_not_open_has_no_home() -> None:
+    with pytest.raises(RuntimeError, match="before it is entered"), offline_home(MockModel()):
+        pytest.fail("it was entered")
+
+
+@pytest.mark.real
+async def test_the_server_has_nothing_to_say_against_the_home() -> None:
+    async with played() as (model, server):
+        model.say("ok")
+        await server.run_turn("go")
+        warnings = server.params_of("configWarning") + server.params_of("warning")
+        # Whether bubblewrap is installed is not the home's business.
+        assert [each for each in warnings if "bubblewrap" not in json.dumps(each)] == []
+
+
+@pytest.mark.real
+async def test_a_home_has_odd_characters_in_its_path(tmp_path: Path) -> None:
+    with trio.fail_after(LIMIT):
+        async with MockModel() as model:
+            model.say("ok")
+            home = write_offline_home(tmp_path / 'an "odd" \\ näme', model)
+            async with app_server(home) as server:
+                assert (await server.run_turn("go"))["status"] == "completed"
+                assert "apply_patch" in model.requests[0].tools
+
+
+@pytest.mark.real
+async def test_without_a_catalogue_there_is_no_apply_patch() -> None:
+    async with played(catalog=False) as (model, server):
+        model.say("ok")
+        await server.run_turn("go")
+        assert "apply_patch" not in model.requests[0].tools
+
+
+MCP_SERVER = """
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    match message.get("method"):
+        case "initialize":
+            result = {"protocolVersion": message["params"]["protocolVersion"], "capabilities": {"tools": {}},
+                      "serverInfo": {"name": "held", "version": "0"}}
+        case "tools/list":
+            result = {"tools": [{"name": "ask", "description": "d", "inputSchema": {"type": "object"},
+                                 "annotations": {"readOnlyHint": True}}]}
+        case "tools/call":
+            result = {"content": [{"type": "text", "text": "from the MCP server"}]}
+        case _:
+            continue
+    print(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": result}), flush=True)
+"""
+
+
+@pytest.mark.real
+async def test_a_tool_of_an_mcp_server_is_called() -> None:
+    servers = {"held": {"command": "python3", "args": ["-c", MCP_SERVER]}}
+    async with played(mcp_servers=servers) as (model, server):
+        model.call_tool("ask", {}, namespace="mcp__held")
+        model.say("done")
+        assert (await server.run_turn("go"))["status"] == "completed"
+        assert "mcp__held.ask" in model.requests[0].tools
+        (output,) = model.requests[1].function_outputs.values()
+        assert "from the MCP server" in output

@@ -1,0 +1,78 @@
+"""Every value survives the way to the wire and back, fields of a later version included; and fits the schema."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import msgspec
+import pytest
+from hypothesis import given
+from wire_classes import CLASSES, QUICK, UNIONS, name_of
+
+from trio_codex import wire
+from trio_codex.testing.strategies import union_values, wire_values
+from wiregen import schema
+
+if TYPE_CHECKING:
+    from trio_codex.wire._base import Wire
+
+BUNDLE = json.loads(gzip.decompress((schema.SCHEMA / schema.FILES["experimental"]).read_bytes()))
+SENT = sorted(
+    {spec.params for spec in wire.CLIENT_REQUESTS.values() if spec.params is not None}
+    | {spec.response for spec in wire.SERVER_REQUESTS.values()}
+)
+"""Names of all that we send."""
+
+
+def through_json(value: object) -> Any:
+    return msgspec.json.decode(msgspec.json.encode(wire.encode(value)))
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=name_of)
+def test_a_value_survives_the_round_trip_and_the_fields_of_a_later_version(cls: type[Wire]) -> None:
+    @QUICK
+    @given(wire_values(cls))
+    def check(value: Wire) -> None:
+        raw = through_json(value)
+        assert wire.decode(cls, raw) == value
+        later = wire.decode(cls, {**raw, "~later": {"deep": [1]}})
+        assert (later.evolve(additional=value.additional) if cls.__wire__.open else later) == value
+
+    check()
+
+
+@pytest.mark.parametrize("name", UNIONS)
+def test_a_member_of_a_union_survives_the_round_trip(name: str) -> None:
+    @QUICK
+    @given(union_values(UNIONS[name]))
+    def check(value: object) -> None:
+        assert wire.decode(UNIONS[name], through_json(value)) == value
+
+    check()
+
+
+def validator(name: str) -> jsonschema.Draft7Validator:
+    where = f"#/definitions/{name}" if name in BUNDLE["definitions"] else f"#/definitions/v2/{name}"
+    return jsonschema.Draft7Validator({"$ref": where, "definitions": BUNDLE["definitions"]})
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_what_we_send_fits_the_schema(name: str) -> None:
+    valid = validator(name)
+    type_ = getattr(wire, name)
+
+    @QUICK
+    @given(union_values(type_, unknown=False))
+    def check(value: object) -> None:
+        assert [error.message for error in valid.iter_errors(wire.encode(value))] == []
+
+    check()
+
+
+def test_the_schema_is_strict_enough_for_that_to_mean_something() -> None:
+    assert list(validator("TurnStartParams").iter_errors({"threadId": 1, "input": []}))
+    assert list(validator("TurnStartParams").iter_errors({"threadId": "t"}))
+    assert list(validator("UserInput").iter_errors({"text": "no tag"}))
