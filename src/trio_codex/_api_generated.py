@@ -19,7 +19,7 @@ class AccountApi(Group):
     async def gateway_oauth_read(self) -> wire.GatewayOAuthReadResponse:
         """Send ``account/gatewayOAuth/read``.
 
-        Sends ``account/gatewayOAuth/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -30,8 +30,7 @@ class AccountApi(Group):
     async def gateway_oauth_login(self) -> wire.GatewayOAuthLoginResponse:
         """Send ``account/gatewayOAuth/login``.
 
-        Sends ``account/gatewayOAuth/login``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -42,7 +41,7 @@ class AccountApi(Group):
     async def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Sends ``account/gatewayOAuth/cancel``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -55,8 +54,7 @@ class AccountApi(Group):
     async def login_start(self, params: wire.LoginAccountParams, /) -> wire.LoginAccountResponse:
         """Send ``account/login/start``.
 
-        Sends ``account/login/start``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             params: One of the variants of ``wire.LoginAccountParams``.
@@ -70,8 +68,7 @@ class AccountApi(Group):
     async def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. Sends ``account/bedrock/discover``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -85,8 +82,7 @@ class AccountApi(Group):
     async def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. Sends ``account/bedrock/setup``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             params: One of the variants of ``wire.BedrockSetupParams``.
@@ -100,8 +96,7 @@ class AccountApi(Group):
     async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. Sends ``account/bedrock/checkGovCloudRequirements``. A checkpoint. The answer may take as long
-        as it takes: no ``request_timeout`` applies.
+        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -117,7 +112,7 @@ class AccountApi(Group):
     async def login_cancel(self, *, login_id: str) -> wire.CancelLoginAccountResponse:
         """Send ``account/login/cancel``.
 
-        Sends ``account/login/cancel``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -131,7 +126,7 @@ class AccountApi(Group):
     async def logout(self) -> wire.LogoutAccountResponse:
         """Send ``account/logout``.
 
-        Sends ``account/logout``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -172,7 +167,7 @@ class AccountApi(Group):
     ) -> wire.ConsumeAccountRateLimitResetCreditResponse:
         """Send ``account/rateLimitResetCredit/consume``.
 
-        Sends ``account/rateLimitResetCredit/consume``. A checkpoint.
+        A checkpoint.
 
         Args:
             idempotency_key: Identifies one logical reset attempt. A UUID is recommended; reuse the same value when
@@ -197,7 +192,7 @@ class AccountApi(Group):
     async def usage_read(self, *, thread_id: str | None = None) -> wire.GetAccountTokenUsageResponse:
         """Send ``account/usage/read``.
 
-        Sends ``account/usage/read``. A checkpoint.
+        A checkpoint.
 
         Args:
             thread_id: When present, read estimated usage for this thread instead of account-wide token activity.
@@ -214,7 +209,7 @@ class AccountApi(Group):
     async def workspace_messages_read(self) -> wire.GetWorkspaceMessagesResponse:
         """Send ``account/workspaceMessages/read``.
 
-        Sends ``account/workspaceMessages/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -229,7 +224,7 @@ class AccountApi(Group):
     ) -> wire.SendAddCreditsNudgeEmailResponse:
         """Send ``account/sendAddCreditsNudgeEmail``.
 
-        Sends ``account/sendAddCreditsNudgeEmail``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -246,7 +241,7 @@ class AccountApi(Group):
     async def read(self, *, refresh_token: bool | None = None) -> wire.GetAccountResponse:
         """Send ``account/read``.
 
-        Sends ``account/read``. A checkpoint.
+        A checkpoint.
 
         Args:
             refresh_token: When ``true``, requests a proactive token refresh before returning. In managed auth mode
@@ -269,7 +264,7 @@ class AppApi(Group):
     async def read(
         self, *, app_ids: Sequence[str], include_tools: bool | None = None, thread_id: str | None = None
     ) -> wire.AppsReadResponse:
-        """EXPERIMENTAL - read metadata for specific apps/connectors.
+        """Experimental: read metadata for specific apps/connectors.
 
         Sends ``app/read``. A checkpoint.
 
@@ -299,7 +294,7 @@ class AppApi(Group):
         limit: int | None = None,
         thread_id: str | None = None,
     ) -> wire.AppsListResponse:
-        """EXPERIMENTAL - list available apps/connectors.
+        """Experimental: list available apps/connectors.
 
         Sends ``app/list``. A checkpoint.
 
@@ -520,7 +515,7 @@ class ConfigApi(Group):
     async def mcp_server_reload(self) -> wire.McpServerRefreshResponse:
         """Send ``config/mcpServer/reload``.
 
-        Sends ``config/mcpServer/reload``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -533,7 +528,7 @@ class ConfigApi(Group):
     ) -> wire.ConfigReadResponse:
         """Send ``config/read``.
 
-        Sends ``config/read``. A checkpoint.
+        A checkpoint.
 
         Args:
             cwd: Optional working directory to resolve project config layers. If specified, return the effective
@@ -560,7 +555,7 @@ class ConfigApi(Group):
     ) -> wire.ConfigWriteResponse:
         """Send ``config/value/write``.
 
-        Sends ``config/value/write``. A checkpoint.
+        A checkpoint.
 
         Args:
             file_path: Path to the config file to write; defaults to the user's ``config.toml`` when omitted.
@@ -593,7 +588,7 @@ class ConfigApi(Group):
     ) -> wire.ConfigWriteResponse:
         """Send ``config/batchWrite``.
 
-        Sends ``config/batchWrite``. A checkpoint.
+        A checkpoint.
 
         Args:
             file_path: Path to the config file to write; defaults to the user's ``config.toml`` when omitted.
@@ -625,7 +620,7 @@ class ConfigRequirementsApi(Group):
     async def read(self) -> wire.ConfigRequirementsReadResponse:
         """Send ``configRequirements/read``.
 
-        Sends ``configRequirements/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -724,7 +719,7 @@ class ExperimentalFeatureApi(Group):
     ) -> wire.ExperimentalFeatureListResponse:
         """Send ``experimentalFeature/list``.
 
-        Sends ``experimentalFeature/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -750,7 +745,7 @@ class ExperimentalFeatureApi(Group):
     ) -> wire.ExperimentalFeatureEnablementSetResponse:
         """Send ``experimentalFeature/enablement/set``.
 
-        Sends ``experimentalFeature/enablement/set``. A checkpoint.
+        A checkpoint.
 
         Args:
             enablement: Process-wide runtime feature enablement keyed by canonical feature name. Only named features
@@ -784,8 +779,7 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigDetectResponse:
         """Send ``externalAgentConfig/detect``.
 
-        Sends ``externalAgentConfig/detect``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             cwds: Zero or more working directories to include for repo-scoped detection.
@@ -826,8 +820,7 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigImportResponse:
         """Send ``externalAgentConfig/import``.
 
-        Sends ``externalAgentConfig/import``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             migration_source: Migration-source selector used to produce the migration items. Pass the same value to
@@ -861,7 +854,7 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigImportHistoryRecordResponse:
         """Send ``externalAgentConfig/import/recordHistory``.
 
-        Sends ``externalAgentConfig/import/recordHistory``. A checkpoint.
+        A checkpoint.
 
         Args:
             item_type_results: Completed results grouped by imported item type.
@@ -884,7 +877,7 @@ class ExternalAgentConfigApi(Group):
     async def import_read_histories(self) -> wire.ExternalAgentConfigImportHistoriesReadResponse:
         """Send ``externalAgentConfig/import/readHistories``.
 
-        Sends ``externalAgentConfig/import/readHistories``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -911,8 +904,7 @@ class FeedbackApi(Group):
     ) -> wire.FeedbackUploadResponse:
         """Send ``feedback/upload``.
 
-        Sends ``feedback/upload``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1122,7 +1114,7 @@ class HooksApi(Group):
     async def list(self, *, cwds: Sequence[str] | None = None) -> wire.HooksListResponse:
         """Send ``hooks/list``.
 
-        Sends ``hooks/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cwds: When empty, defaults to the current session working directory.
@@ -1144,8 +1136,7 @@ class MarketplaceApi(Group):
     ) -> wire.MarketplaceAddResponse:
         """Send ``marketplace/add``.
 
-        Sends ``marketplace/add``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1162,7 +1153,7 @@ class MarketplaceApi(Group):
     async def remove(self, *, marketplace_name: str) -> wire.MarketplaceRemoveResponse:
         """Send ``marketplace/remove``.
 
-        Sends ``marketplace/remove``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1178,8 +1169,7 @@ class MarketplaceApi(Group):
     async def upgrade(self, *, marketplace_name: str | None = None) -> wire.MarketplaceUpgradeResponse:
         """Send ``marketplace/upgrade``.
 
-        Sends ``marketplace/upgrade``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1207,8 +1197,7 @@ class McpServerApi(Group):
     ) -> wire.McpServerOauthLoginResponse:
         """Send ``mcpServer/oauth/login``.
 
-        Sends ``mcpServer/oauth/login``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             client_registration: Registration strategy for this login only; omission selects automatic discovery.
@@ -1243,8 +1232,7 @@ class McpServerApi(Group):
     ) -> wire.McpResourceReadResponse:
         """Send ``mcpServer/resource/read``.
 
-        Sends ``mcpServer/resource/read``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             origin_call_id: Originating MCP tool call used to select the resource's app.
@@ -1281,8 +1269,7 @@ class McpServerApi(Group):
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. Sends ``mcpServer/event/stream/start``. A checkpoint. The answer may take as long as it takes:
-        no ``request_timeout`` applies.
+        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1306,7 +1293,7 @@ class McpServerApi(Group):
     async def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. Sends ``mcpServer/event/stream/stop``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1325,8 +1312,7 @@ class McpServerApi(Group):
     ) -> wire.McpServerToolCallResponse:
         """Send ``mcpServer/tool/call``.
 
-        Sends ``mcpServer/tool/call``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1357,7 +1343,7 @@ class McpServerStatusApi(Group):
     ) -> wire.ListMcpServerStatusResponse:
         """Send ``mcpServerStatus/list``.
 
-        Sends ``mcpServerStatus/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1387,7 +1373,7 @@ class MemoryApi(Group):
     async def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. Sends ``memory/status``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
@@ -1407,7 +1393,7 @@ class MemoryApi(Group):
     async def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. Sends ``memory/reset``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1445,7 +1431,7 @@ class ModelApi(Group):
     ) -> wire.ModelListResponse:
         """Send ``model/list``.
 
-        Sends ``model/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1470,7 +1456,7 @@ class ModelProviderApi(Group):
     async def capabilities_read(self) -> wire.ModelProviderCapabilitiesReadResponse:
         """Send ``modelProvider/capabilities/read``.
 
-        Sends ``modelProvider/capabilities/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1492,7 +1478,7 @@ class PermissionProfileApi(Group):
     ) -> wire.PermissionProfileListResponse:
         """Send ``permissionProfile/list``.
 
-        Sends ``permissionProfile/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1524,7 +1510,7 @@ class PluginApi(Group):
     ) -> wire.PluginListResponse:
         """Send ``plugin/list``.
 
-        Sends ``plugin/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cwds: Optional working directories used to discover repo marketplaces. When omitted, only home-scoped
@@ -1558,7 +1544,7 @@ class PluginApi(Group):
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. Sends ``plugin/search``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1582,7 +1568,7 @@ class PluginApi(Group):
     ) -> wire.PluginInstalledResponse:
         """Send ``plugin/installed``.
 
-        Sends ``plugin/installed``. A checkpoint.
+        A checkpoint.
 
         Args:
             cwds: Optional working directories used to discover repo marketplaces.
@@ -1606,8 +1592,7 @@ class PluginApi(Group):
     async def reconcile(self, *, reason: str | None = None) -> wire.PluginReconcileResponse:
         """Send ``plugin/reconcile``.
 
-        Sends ``plugin/reconcile``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             reason: Optional client-provided reason recorded with the reconciliation attempt.
@@ -1630,7 +1615,7 @@ class PluginApi(Group):
     ) -> wire.PluginReadResponse:
         """Send ``plugin/read``.
 
-        Sends ``plugin/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1653,7 +1638,7 @@ class PluginApi(Group):
     ) -> wire.PluginSkillReadResponse:
         """Send ``plugin/skill/read``.
 
-        Sends ``plugin/skill/read``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1681,8 +1666,7 @@ class PluginApi(Group):
     ) -> wire.PluginShareSaveResponse:
         """Send ``plugin/share/save``.
 
-        Sends ``plugin/share/save``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1710,7 +1694,7 @@ class PluginApi(Group):
     ) -> wire.PluginShareUpdateTargetsResponse:
         """Send ``plugin/share/updateTargets``.
 
-        Sends ``plugin/share/updateTargets``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1731,7 +1715,7 @@ class PluginApi(Group):
     async def share_list(self) -> wire.PluginShareListResponse:
         """Send ``plugin/share/list``.
 
-        Sends ``plugin/share/list``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1745,8 +1729,7 @@ class PluginApi(Group):
     async def share_checkout(self, *, remote_plugin_id: str) -> wire.PluginShareCheckoutResponse:
         """Send ``plugin/share/checkout``.
 
-        Sends ``plugin/share/checkout``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -1762,7 +1745,7 @@ class PluginApi(Group):
     async def share_delete(self, *, remote_plugin_id: str) -> wire.PluginShareDeleteResponse:
         """Send ``plugin/share/delete``.
 
-        Sends ``plugin/share/delete``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1785,8 +1768,7 @@ class PluginApi(Group):
     ) -> wire.PluginInstallResponse:
         """Send ``plugin/install``.
 
-        Sends ``plugin/install``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             install_attempt_id: Client-generated identifier used to correlate one installation attempt.
@@ -1811,7 +1793,7 @@ class PluginApi(Group):
     async def uninstall(self, *, plugin_id: str) -> wire.PluginUninstallResponse:
         """Send ``plugin/uninstall``.
 
-        Sends ``plugin/uninstall``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -1852,13 +1834,13 @@ class ProcessApi(Group):
             env: Optional environment overrides merged into the app-server process environment. Matching names
                 override inherited values. Set a key to ``null`` to unset an inherited variable.
             output_bytes_cap: Optional per-stream stdout/stderr capture cap in bytes. When omitted, the server
-                default applies. Set to ``null`` to disable the cap.
+                default applies. Set to ``null`` to disable the cap. ``NULL`` sends null, ``None`` leaves it out.
             size: Optional initial PTY size in character cells. Only valid when ``tty`` is true.
             stream_stdin: Allow follow-up ``process/writeStdin`` requests to write stdin bytes.
             stream_stdout_stderr: Stream stdout/stderr via ``process/outputDelta`` notifications. Streamed bytes are
                 not duplicated into the ``process/exited`` notification.
             timeout_ms: Optional timeout in milliseconds. When omitted, the server default applies. Set to ``null``
-                to disable the timeout.
+                to disable the timeout. ``NULL`` sends null, ``None`` leaves it out.
             tty: Enable PTY mode. This implies ``streamStdin`` and ``streamStdoutStderr``.
 
         Raises:
@@ -1963,7 +1945,7 @@ class ProjectApi(Group):
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. Sends ``project/list``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
@@ -1986,7 +1968,7 @@ class ProjectApi(Group):
     async def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. Sends ``project/read``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2007,7 +1989,7 @@ class ProjectApi(Group):
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. Sends ``project/create``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2034,7 +2016,7 @@ class ProjectApi(Group):
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. Sends ``project/import``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2064,7 +2046,7 @@ class ProjectApi(Group):
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. Sends ``project/update``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2083,7 +2065,7 @@ class ProjectApi(Group):
     ) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Sends ``project/move``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2100,7 +2082,7 @@ class ProjectApi(Group):
     async def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. Sends ``project/delete``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2118,7 +2100,7 @@ class RemoteControlApi(Group):
     async def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. Sends ``remoteControl/enable``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2132,7 +2114,7 @@ class RemoteControlApi(Group):
     async def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. Sends ``remoteControl/disable``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2148,7 +2130,7 @@ class RemoteControlApi(Group):
     async def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. Sends ``remoteControl/status/read``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2163,7 +2145,7 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. Sends ``remoteControl/pairing/start``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2181,7 +2163,7 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. Sends ``remoteControl/pairing/status``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2207,7 +2189,7 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. Sends ``remoteControl/client/list``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2228,7 +2210,7 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. Sends ``remoteControl/client/revoke``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2251,7 +2233,7 @@ class ReviewApi(Group):
     ) -> wire.ReviewStartResponse:
         """Send ``review/start``.
 
-        Sends ``review/start``. A checkpoint.
+        A checkpoint.
 
         Args:
             delivery: Where to run the review: inline (default) on the current thread or detached on a new thread
@@ -2311,7 +2293,7 @@ class SkillsApi(Group):
     ) -> wire.SkillsListResponse:
         """Send ``skills/list``.
 
-        Sends ``skills/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cwds: When empty, defaults to the current session working directory.
@@ -2331,7 +2313,7 @@ class SkillsApi(Group):
     ) -> wire.SkillsExtraRootsSetResponse:
         """Send ``skills/extraRoots/set``.
 
-        Sends ``skills/extraRoots/set``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2349,7 +2331,7 @@ class SkillsApi(Group):
     ) -> wire.SkillsConfigWriteResponse:
         """Send ``skills/config/write``.
 
-        Sends ``skills/config/write``. A checkpoint.
+        A checkpoint.
 
         Args:
             name: Name-based selector.
@@ -2403,7 +2385,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadStartResponse:
         """Send ``thread/start``.
 
-        Sends ``thread/start``. A checkpoint.
+        A checkpoint.
 
         Args:
             allow_provider_model_fallback: Allow a provider with an authoritative static model catalog to replace an
@@ -2423,10 +2405,10 @@ class ThreadApi(Group):
             history_mode: Persisted thread history contract to use for this new thread. Experimental.
             mock_experimental_field: Test-only experimental field used to validate experimental gating and schema
                 filtering behavior in a stable way. Experimental.
-            multi_agent_mode: @deprecated Ignored. Use Ultra reasoning effort for proactive multi-agent behavior.
+            multi_agent_mode: Deprecated: Ignored. Use Ultra reasoning effort for proactive multi-agent behavior.
                 Experimental.
             permissions: Named profile id for this thread. Cannot be combined with ``sandbox``. Experimental.
-            personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style.
+            personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style.
             project_id: Optional project identity for this new thread. Durable threads persist the assignment;
                 ephemeral threads expose it only in live responses. Experimental.
             runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute.
@@ -2528,7 +2510,7 @@ class ThreadApi(Group):
                 thread_id param will be ignored. If thread_id identifies a running thread, the path must match the
                 active rollout path. Experimental.
             permissions: Named profile id for the resumed thread. Cannot be combined with ``sandbox``. Experimental.
-            personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+            personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
                 rewrite the thread's existing instructions.
             runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute.
                 Experimental.
@@ -2664,7 +2646,7 @@ class ThreadApi(Group):
     async def archive(self, *, thread_id: str) -> wire.ThreadArchiveResponse:
         """Send ``thread/archive``.
 
-        Sends ``thread/archive``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2678,7 +2660,7 @@ class ThreadApi(Group):
     async def delete(self, *, thread_id: str) -> wire.ThreadDeleteResponse:
         """Send ``thread/delete``.
 
-        Sends ``thread/delete``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2692,7 +2674,7 @@ class ThreadApi(Group):
     async def unsubscribe(self, *, thread_id: str) -> wire.ThreadUnsubscribeResponse:
         """Send ``thread/unsubscribe``.
 
-        Sends ``thread/unsubscribe``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2749,7 +2731,7 @@ class ThreadApi(Group):
     async def name_set(self, *, name: str, thread_id: str) -> wire.ThreadSetNameResponse:
         """Send ``thread/name/set``.
 
-        Sends ``thread/name/set``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2765,7 +2747,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Sends ``thread/prediction/request``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2790,7 +2772,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadGoalSetResponse:
         """Send ``thread/goal/set``.
 
-        Sends ``thread/goal/set``. A checkpoint.
+        A checkpoint.
 
         Args:
             origin: Missing provenance does not supply user authorization.
@@ -2816,7 +2798,7 @@ class ThreadApi(Group):
     async def goal_get(self, *, thread_id: str) -> wire.ThreadGoalGetResponse:
         """Send ``thread/goal/get``.
 
-        Sends ``thread/goal/get``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2832,7 +2814,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadGoalClearResponse:
         """Send ``thread/goal/clear``.
 
-        Sends ``thread/goal/clear``. A checkpoint.
+        A checkpoint.
 
         Args:
             origin: Missing provenance does not supply user authorization.
@@ -2853,7 +2835,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Sends ``thread/queue/add``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2874,7 +2856,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. Sends ``thread/queue/list``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -2897,7 +2879,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Sends ``thread/queue/update``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2918,7 +2900,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. Sends ``thread/queue/delete``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2937,7 +2919,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. Sends ``thread/queue/reorder``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2958,7 +2940,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. Sends ``thread/queue/start``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -2982,7 +2964,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadMetadataUpdateResponse:
         """Send ``thread/metadata/update``.
 
-        Sends ``thread/metadata/update``. A checkpoint.
+        A checkpoint.
 
         Args:
             daybreak_enabled: Save the client's Daybreak choice for this persistent thread. Omitted or null leaves
@@ -3153,12 +3135,12 @@ class ThreadApi(Group):
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. Sends ``thread/settings/update``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             approval_policy: Override the approval policy for subsequent turns.
             approvals_reviewer: Override where approval requests are routed for subsequent turns.
-            collaboration_mode: EXPERIMENTAL - Set a pre-set collaboration mode for subsequent turns. For
+            collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
                 ``collaboration_mode.settings.developer_instructions``, ``null`` means "use the built-in
                 instructions for the selected mode".
             cwd: Override the working directory for subsequent turns.
@@ -3166,14 +3148,14 @@ class ThreadApi(Group):
                 clears it.
             effort: Override the reasoning effort for subsequent turns.
             model: Override the model for subsequent turns.
-            multi_agent_mode: @deprecated Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
+            multi_agent_mode: Deprecated: Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
             permissions: Select a named permissions profile id for subsequent turns. Cannot be combined with
                 ``sandboxPolicy``.
-            personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+            personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
                 rewrite the thread's existing instructions.
             sandbox_policy: Override the sandbox policy for subsequent turns.
             service_tier: Override the service tier for subsequent turns. ``null`` clears the current service tier;
-                omission leaves it unchanged.
+                omission leaves it unchanged. ``NULL`` sends null, ``None`` leaves it out.
             summary: Override the reasoning summary for subsequent turns.
 
         Raises:
@@ -3208,7 +3190,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. Sends ``thread/memoryMode/set``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -3224,7 +3206,7 @@ class ThreadApi(Group):
     async def unarchive(self, *, thread_id: str) -> wire.ThreadUnarchiveResponse:
         """Send ``thread/unarchive``.
 
-        Sends ``thread/unarchive``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -3238,7 +3220,7 @@ class ThreadApi(Group):
     async def compact_start(self, *, thread_id: str) -> wire.ThreadCompactStartResponse:
         """Send ``thread/compact/start``.
 
-        Sends ``thread/compact/start``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -3254,7 +3236,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadShellCommandResponse:
         """Send ``thread/shellCommand``.
 
-        Sends ``thread/shellCommand``. A checkpoint.
+        A checkpoint.
 
         Args:
             command: Shell command string evaluated by the thread's configured shell. Unlike ``command/exec``, this
@@ -3281,7 +3263,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadApproveGuardianDeniedActionResponse:
         """Send ``thread/approveGuardianDeniedAction``.
 
-        Sends ``thread/approveGuardianDeniedAction``. A checkpoint.
+        A checkpoint.
 
         Args:
             event: Serialized ``codex_protocol::protocol::GuardianAssessmentEvent``.
@@ -3303,7 +3285,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. Sends ``thread/backgroundTerminals/clean``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -3322,7 +3304,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. Sends ``thread/backgroundTerminals/list``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -3345,7 +3327,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. Sends ``thread/backgroundTerminals/terminate``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -3402,7 +3384,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadListResponse:
         """Send ``thread/list``.
 
-        Sends ``thread/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             ancestor_thread_id: Optional ancestor thread filter. Returns spawned descendants at any depth, excluding
@@ -3424,10 +3406,10 @@ class ThreadApi(Group):
             parent_thread_id: Optional direct parent thread filter. Mutually exclusive with ``ancestorThreadId``.
                 Experimental.
             project_id: Omit to include every project, set to null for unassigned threads, or provide a project ID
-                to return only threads in that project. Experimental.
+                to return only threads in that project. ``NULL`` sends null, ``None`` leaves it out. Experimental.
             search_term: Optional substring filter for the extracted thread title.
             section_id: Omit to include every section, set to ``null`` for unsectioned threads, or provide a section
-                ID to return only threads in that section.
+                ID to return only threads in that section. ``NULL`` sends null, ``None`` leaves it out.
             sort_direction: Optional sort direction; defaults to descending (newest first).
             sort_key: Optional sort key; defaults to created_at.
             source_kinds: Optional source filter; when set, only sessions from these source kinds are returned. When
@@ -3477,7 +3459,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. Sends ``thread/search``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             search_term: Required substring/full-text query for thread search.
@@ -3542,7 +3524,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadLoadedListResponse:
         """Send ``thread/loaded/list``.
 
-        Sends ``thread/loaded/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -3562,7 +3544,7 @@ class ThreadApi(Group):
     async def read(self, *, thread_id: str, include_turns: bool | None = None) -> wire.ThreadReadResponse:
         """Send ``thread/read``.
 
-        Sends ``thread/read``. A checkpoint.
+        A checkpoint.
 
         Args:
             include_turns: When true, include turns and their items from rollout history. Full-history hydration is
@@ -3585,7 +3567,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Sends ``thread/readState/update``. A checkpoint.
+        Experimental. A checkpoint.
 
         Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
@@ -3616,7 +3598,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadTurnsListResponse:
         """Send ``thread/turns/list``.
 
-        Sends ``thread/turns/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque cursor to pass to the next call to continue after the last turn.
@@ -3653,7 +3635,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadItemsListResponse:
         """Send ``thread/items/list``.
 
-        Sends ``thread/items/list``. A checkpoint.
+        A checkpoint.
 
         Args:
             cursor: Opaque continuation cursor or an exclusive item anchor in the requested visible turn. An item
@@ -3684,7 +3666,7 @@ class ThreadApi(Group):
     async def items_read(
         self, *, item_ids: Sequence[str], thread_id: str, turn_id: str
     ) -> wire.ThreadItemsReadResponse:
-        """EXPERIMENTAL - retrieve a bounded set of persisted items from one turn.
+        """Experimental: retrieve a bounded set of persisted items from one turn.
 
         Experimental. Sends ``thread/items/read``. A checkpoint.
 
@@ -3748,7 +3730,7 @@ class ThreadApi(Group):
         version: wire.RealtimeConversationVersion | str | None = None,
         voice: wire.RealtimeVoice | str | None = None,
     ) -> wire.ThreadRealtimeStartResponse:
-        """EXPERIMENTAL - start a thread-scoped realtime session.
+        """Experimental: start a thread-scoped realtime session.
 
         Experimental. Sends ``thread/realtime/start``. A checkpoint.
 
@@ -3819,7 +3801,7 @@ class ThreadApi(Group):
     async def realtime_append_audio(
         self, *, audio: wire.ThreadRealtimeAudioChunk, thread_id: str
     ) -> wire.ThreadRealtimeAppendAudioResponse:
-        """EXPERIMENTAL - append audio input to thread realtime.
+        """Experimental: append audio input to thread realtime.
 
         Experimental. Sends ``thread/realtime/appendAudio``. A checkpoint.
 
@@ -3838,7 +3820,7 @@ class ThreadApi(Group):
     async def realtime_append_text(
         self, *, text: str, thread_id: str, role: wire.ConversationTextRole | str | None = None
     ) -> wire.ThreadRealtimeAppendTextResponse:
-        """EXPERIMENTAL - append text input to thread realtime.
+        """Experimental: append text input to thread realtime.
 
         Experimental. Sends ``thread/realtime/appendText``. A checkpoint.
 
@@ -3857,7 +3839,7 @@ class ThreadApi(Group):
     async def realtime_append_speech(
         self, *, text: str, thread_id: str
     ) -> wire.ThreadRealtimeAppendSpeechResponse:
-        """EXPERIMENTAL - append speakable text to thread realtime.
+        """Experimental: append speakable text to thread realtime.
 
         Experimental. Sends ``thread/realtime/appendSpeech``. A checkpoint.
 
@@ -3874,7 +3856,7 @@ class ThreadApi(Group):
         )
 
     async def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
-        """EXPERIMENTAL - stop thread realtime.
+        """Experimental: stop thread realtime.
 
         Experimental. Sends ``thread/realtime/stop``. A checkpoint.
 
@@ -3890,7 +3872,7 @@ class ThreadApi(Group):
     async def timeline_list(
         self, *, thread_id: str, cursor: str | None = None, limit: int | None = None
     ) -> wire.ThreadTimelineListResponse:
-        """EXPERIMENTAL - list ordinary and realtime thread history in rollout order.
+        """Experimental: list ordinary and realtime thread history in rollout order.
 
         Experimental. Sends ``thread/timeline/list``. A checkpoint.
 
@@ -3907,7 +3889,7 @@ class ThreadApi(Group):
         )
 
     async def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
-        """EXPERIMENTAL - list voices supported by thread realtime.
+        """Experimental: list voices supported by thread realtime.
 
         Experimental. Sends ``thread/realtime/listVoices``. A checkpoint.
 
@@ -3981,7 +3963,8 @@ class ThreadSectionApi(Group):
         Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
-            appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement.
+            appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
+                sends null, ``None`` leaves it out.
 
         Raises:
             RpcError: The server refused.
@@ -4051,7 +4034,7 @@ class TurnApi(Group):
     ) -> wire.TurnStartResponse:
         """Send ``turn/start``.
 
-        Sends ``turn/start``. A checkpoint.
+        A checkpoint.
 
         Args:
             additional_context: Optional client-provided context fragments keyed by an opaque source identifier.
@@ -4059,13 +4042,13 @@ class TurnApi(Group):
             approval_policy: Override the approval policy for this turn and subsequent turns.
             approvals_reviewer: Override where approval requests are routed for review on this turn and subsequent
                 turns.
-            collaboration_mode: EXPERIMENTAL - Set a pre-set collaboration mode. Takes precedence over model,
+            collaboration_mode: Experimental: Set a pre-set collaboration mode. Takes precedence over model,
                 reasoning_effort, and developer instructions if set. For
                 ``collaboration_mode.settings.developer_instructions``, ``null`` means "use the built-in
-                instructions for the selected mode". Experimental.
+                instructions for the selected mode".
             cwd: Override the working directory for this turn and subsequent turns.
-            cyber_access_program: EXPERIMENTAL - Request an authorized cyber program for this turn. Omission
-                preserves automatic behavior. This does not grant access. Experimental.
+            cyber_access_program: Experimental: Request an authorized cyber program for this turn. Omission
+                preserves automatic behavior. This does not grant access.
             disabled_plugin_ids: Replace this thread's disabled plugin IDs. Omitted/null preserves the list; []
                 clears it.
             effort: Override the reasoning effort for this turn and subsequent turns.
@@ -4073,7 +4056,7 @@ class TurnApi(Group):
                 environments. Empty disables environment access for this turn. Non-empty selects the first
                 environment as the current turn environment for this turn. Experimental.
             model: Override the model for this turn and subsequent turns.
-            multi_agent_mode: @deprecated Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
+            multi_agent_mode: Deprecated: Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
                 Experimental.
             output_schema: Optional JSON Schema used to constrain the final assistant message for this turn.
             parent_turn_id: ID of the turn that caused this new turn to start. Set this when starting work on behalf
@@ -4081,7 +4064,7 @@ class TurnApi(Group):
                 by the user. Ignored when this request adds input to an active turn.
             permissions: Select a named permissions profile id for this turn and subsequent turns. Cannot be
                 combined with ``sandboxPolicy``. Experimental.
-            personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+            personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
                 rewrite the thread's existing instructions.
             responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Entries
                 are flattened into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on
@@ -4095,7 +4078,8 @@ class TurnApi(Group):
             runtime_workspace_roots: Replace the thread's runtime workspace roots for this turn and subsequent
                 turns. Paths must be absolute. Experimental.
             sandbox_policy: Override the sandbox policy for this turn and subsequent turns.
-            service_tier: Override the service tier for this turn and subsequent turns.
+            service_tier: Override the service tier for this turn and subsequent turns. ``NULL`` sends null,
+                ``None`` leaves it out.
             service_tier_for_turn: Override the service tier only when this request starts a new turn. Use "default"
                 for standard speed. Omitted or null inherits the thread's tier. Does not change the thread's tier or
                 a turn being steered.
@@ -4166,7 +4150,8 @@ class TurnApi(Group):
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
             model: Omission or ``null`` leaves the model unchanged.
-            service_tier: ``null`` clears the requested tier; omission leaves it unchanged.
+            service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null,
+                ``None`` leaves it out.
             summary: Omission or ``null`` leaves the summary preference unchanged.
 
         Raises:
@@ -4201,7 +4186,7 @@ class TurnApi(Group):
     ) -> wire.TurnSteerResponse:
         """Send ``turn/steer``.
 
-        Sends ``turn/steer``. A checkpoint.
+        A checkpoint.
 
         Args:
             expected_turn_id: Required active turn id precondition. The request fails when it does not match the
@@ -4236,7 +4221,7 @@ class TurnApi(Group):
     async def interrupt(self, *, thread_id: str, turn_id: str) -> wire.TurnInterruptResponse:
         """Send ``turn/interrupt``.
 
-        Sends ``turn/interrupt``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4256,7 +4241,7 @@ class UserVerificationApi(Group):
     async def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. Sends ``userVerification/status``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4270,8 +4255,7 @@ class UserVerificationApi(Group):
     async def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. Sends ``userVerification/enroll``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -4285,7 +4269,7 @@ class UserVerificationApi(Group):
     async def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. Sends ``userVerification/delete``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4348,8 +4332,7 @@ class WindowsSandboxApi(Group):
     ) -> wire.WindowsSandboxSetupStartResponse:
         """Send ``windowsSandbox/setupStart``.
 
-        Sends ``windowsSandbox/setupStart``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Raises:
             RpcError: The server refused.
@@ -4365,7 +4348,7 @@ class WindowsSandboxApi(Group):
     async def readiness(self) -> wire.WindowsSandboxReadinessResponse:
         """Send ``windowsSandbox/readiness``.
 
-        Sends ``windowsSandbox/readiness``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4549,7 +4532,7 @@ class Api(Group):
     ) -> wire.InitializeResponse:
         """Send ``initialize``.
 
-        Sends ``initialize``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4567,7 +4550,7 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchResponse:
         """Send ``fuzzyFileSearch``.
 
-        Sends ``fuzzyFileSearch``. A checkpoint.
+        A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4586,7 +4569,7 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. Sends ``fuzzyFileSearch/sessionStart``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4605,7 +4588,7 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. Sends ``fuzzyFileSearch/sessionUpdate``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.
@@ -4624,7 +4607,7 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. Sends ``fuzzyFileSearch/sessionStop``. A checkpoint.
+        Experimental. A checkpoint.
 
         Raises:
             RpcError: The server refused.

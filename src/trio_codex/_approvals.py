@@ -11,6 +11,7 @@ import msgspec
 from trio_codex import wire
 from trio_codex._dispatch import CallbackGroup, Denial, Handler
 from trio_codex._event import route
+from trio_codex._json import UNREADABLE, list_of
 from trio_codex._router import UNKNOWN_REQUEST_METHOD
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import Accept, Cancel, CommandRequest, Decision, Decline, FileChangeRequest, Policy
@@ -82,7 +83,8 @@ def _answer(decision: object) -> JSON:
             return "decline"
         case Cancel():
             return "cancel"
-    return None
+        case _:
+            return None
 
 
 def _legacy_answer(decision: object) -> JSON:
@@ -95,7 +97,8 @@ def _legacy_answer(decision: object) -> JSON:
             return {"denied": {"rejection": reason or NO_REASON}}
         case Cancel():
             return "abort"
-    return None
+        case _:
+            return None
 
 
 def _command(params: wire.CommandExecutionRequestApprovalParams, _: ThreadState | None) -> CommandRequest:
@@ -158,7 +161,7 @@ def _legacy_file_change(params: wire.ApplyPatchApprovalParams, _: ThreadState | 
 
 def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
     found: list[wire.FileUpdateChange] = []
-    for change in raw if isinstance(raw, list) else ():
+    for change in list_of(raw):
         try:
             found.append(_convert.decode(wire.FileUpdateChange, change))
         except DecodeError:
@@ -231,7 +234,7 @@ class Approvals:
         try:
             params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
             question = kind.ask(params, state)
-        except (DecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        except (DecodeError, *UNREADABLE) as exc:
             logger.warning("denied %s: it cannot be read: %s", method, exc)
             return self._deny(denial)
 

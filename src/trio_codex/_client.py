@@ -14,7 +14,7 @@ from trio_codex import wire
 from trio_codex._thread import Sandbox, Thread
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from trio_codex._api_generated import Api
     from trio_codex._event import Event
@@ -107,7 +107,7 @@ class Codex:
         return await self._session.request_json(method, params)
 
     @asynccontextmanager
-    async def events(self, *methods: str) -> AsyncIterator[Subscription[Event]]:
+    async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
         """Listen to notifications of the whole connection: the named ones, or all.
 
         Lines of no use come as ``trio_codex/junk``, server requests of an unknown method as

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from trio_codex._framing import MAX_LINE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
 VERSION: Final = "0.1.0"
 
 
-def _positive(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
     if not value > 0:
         raise ValueError(f"{attribute.name} must be positive, not {value!r}")
+
+
+def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    for override in value:
+        if "=" not in override:
+            raise ValueError(f"a config override is key=value, not {override!r}")
+
+
+def _names(value: Iterable[str]) -> Sequence[str]:
+    return tuple(value)
 
 
 def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
@@ -71,9 +81,9 @@ class CodexConfig:
 
     codex_bin: str | os.PathLike[str] | None = None
     launch_args_override: Sequence[str] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(tuple)
+        default=None, converter=attrs.converters.optional(_names)
     )
-    config_overrides: Sequence[str] = attrs.field(default=(), converter=tuple)
+    config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = True
@@ -82,7 +92,7 @@ class CodexConfig:
     client_title: str = "trio-codex"
     client_version: str = VERSION
     experimental_api: bool = True
-    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=tuple)
+    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
     request_window: int = attrs.field(default=64, validator=_positive)
     max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=_positive)
     event_buffer: EventBuffer = attrs.field(factory=EventBuffer)
@@ -93,12 +103,6 @@ class CodexConfig:
     on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
         default="kill", validator=attrs.validators.in_(("kill", "abandon"))
     )
-
-    @config_overrides.validator
-    def _check_overrides(self, _: attrs.Attribute[Sequence[str]], value: Sequence[str]) -> None:
-        for override in value:
-            if "=" not in override:
-                raise ValueError(f"a config override is key=value, not {override!r}")
 
     def environment(self) -> dict[str, str]:
         """Give the server's environment."""

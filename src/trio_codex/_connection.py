@@ -91,7 +91,7 @@ class Call:
     def __init__(self, connection: Connection, method: str, lane: Lane) -> None:
         self.method = method
         self._connection = connection
-        self._lane = lane
+        self._lane: Lane = lane
         self._answered = trio.Event()
         self._result: msgspec.Raw | None = None
         self._error: CodexError | None = None

@@ -11,7 +11,6 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from trio_codex.errors import CodexError, ConnectionBroken, InvalidRequestError, RpcError
@@ -138,14 +137,14 @@ async def _was_started(turn: TurnState) -> bool:
     if not call.answered:
         return True
     try:
-        turn.bind(msgspec.json.decode(await call.answer()))
+        turn.bind(await call.answer())
     except RpcError:
         turn.never_started()
         return False
-    except (CodexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except CodexError:
         # It cannot be read, or the connection ended: the turn may run under the id that its events tell.
         return turn.active_id is not None or turn.ended.is_set()
-    return True
+    return turn.active_id is not None
 
 
 async def _end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trio_codex._json import UNREADABLE, Json, object_of, string_of
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import TEXT_DELTAS
 
@@ -32,9 +33,7 @@ class Event:
 
     __slots__ = ("_params", "emitted_at", "json", "merged", "method", "size")
 
-    def __init__(
-        self, method: str, json: bytes | msgspec.Raw, emitted_at: float | None, merged: int = 1
-    ) -> None:
+    def __init__(self, method: str, json: Json, emitted_at: float | None, merged: int = 1) -> None:
         self.method = method
         self.emitted_at = emitted_at
         self.merged = merged
@@ -54,7 +53,7 @@ class Event:
         """The parameters as they came, as plain JSON: with every member that this version does not know."""
         try:
             return msgspec.json.decode(self.json) if self.size else None
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return bytes(self.json).decode(errors="replace")
 
     def __repr__(self) -> str:
@@ -101,19 +100,19 @@ _decode_route = msgspec.json.Decoder(Route).decode
 _NOWHERE = Route()
 
 
-def route(json: bytes | msgspec.Raw) -> Route:
+def route(json: Json) -> Route:
     """Read which thread and turn some parameters are of. Raises nothing."""
     try:
         return _decode_route(json)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _lenient_route(json)
 
 
-def _lenient_route(json: bytes | msgspec.Raw) -> Route:
+def _lenient_route(json: Json) -> Route:
     """Read the ids of drifted parameters one by one, so that one strange member hides no other."""
     try:
         members = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return _NOWHERE
     found: dict[str, Any] = {}
     for name, type_ in (
@@ -125,7 +124,7 @@ def _lenient_route(json: bytes | msgspec.Raw) -> Route:
     ):
         try:
             found[name] = msgspec.json.decode(members[name], type=type_)
-        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (KeyError, *UNREADABLE):
             continue
     return Route(**found)
 
@@ -141,10 +140,14 @@ class DeltaMerger:
     def key(self, event: Event) -> Hashable | None:
         """See :class:`~trio_codex._subscriptions.Merger`."""
         delta = TEXT_DELTAS.get(event.method)
-        raw = event.raw if delta is not None else None
-        if delta is None or not isinstance(raw, dict) or not isinstance(raw.get(delta.text), str):
+        if delta is None:
             return None
-        return (event.method, *map(str, map(raw.get, delta.key)))
+        raw = object_of(event.raw)
+        return (
+            None
+            if string_of(raw.get(delta.text)) is None
+            else (event.method, *map(str, map(raw.get, delta.key)))
+        )
 
     def text(self, event: Event) -> str:
         """See :class:`~trio_codex._subscriptions.Merger`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import attrs
 import msgspec
@@ -148,7 +148,7 @@ def _holds_non_finite(value: object) -> bool:
     if isinstance(value, float):
         return not isfinite(value)
     if isinstance(value, Mapping):
-        return any(map(_holds_non_finite, value.values()))
+        return any(map(_holds_non_finite, cast("Mapping[object, object]", value).values()))
     if isinstance(value, list | tuple):
-        return any(map(_holds_non_finite, value))
+        return any(map(_holds_non_finite, cast("list[object]", value)))
     return False

@@ -9,7 +9,8 @@ delivers at any checkpoint of the main task, shielded or not.
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack, cast
 
 import trio
 
@@ -17,7 +18,7 @@ from trio_codex.errors import InternalError
 
 if TYPE_CHECKING:
     import contextvars
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -56,7 +57,7 @@ class Services:
         if context is None:
             self._nursery.start_soon(async_fn, *args)
         else:
-            context.copy().run(self._nursery.start_soon, async_fn, *args)
+            context.copy().run(partial(self._nursery.start_soon, async_fn, *args))
 
     async def finish(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
         """Run cleanup to its end and give its result, whatever happens to the caller meanwhile.
@@ -122,7 +123,7 @@ async def wait_through_interrupts(done: trio.Event) -> KeyboardInterrupt | None:
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
-async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncIterator[Services]:
+async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGenerator[Services]:
     """Open the nursery of a client, and close it so that the body's exception leaves as itself.
 
     Args:
@@ -158,7 +159,8 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncIt
 
 def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
     return [error]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -32,7 +31,7 @@ from trio_codex.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from trio_codex import wire
     from trio_codex._binary import Binary
@@ -68,7 +67,7 @@ _MENDS: Final = (
 @trio.lowlevel.enable_ki_protection
 async def open_codex(
     config: CodexConfig | None = None, *, policy: Policy | None = None
-) -> AsyncIterator[Codex]:
+) -> AsyncGenerator[Codex]:
     """Start a server and be its client, as a scope.
 
     When the scope is left, by whatever way, open turns are ended, the server is stopped, and nothing of it remains: no
@@ -184,7 +183,8 @@ class _Opening:
         self._connection = connection
         self._services = services
         self._session = Session(config, services, connection, self._router, self._approvals, kill, self.close)
-        self._router.end_orphan = partial(services.start_service, end_orphan, self._session)
+        session = self._session
+        self._router.end_orphan = lambda turn: services.start_service(end_orphan, session, turn)
         connection.start()
 
     async def _shake_hands(self) -> ServerMetadata:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from trio_codex._event import DeltaMerger, Event, Route, event_of, route
+from trio_codex._json import UNREADABLE
 from trio_codex._subscriptions import Subscription, Wakeups
 from trio_codex._turn_state import ThreadState, TurnState
 
@@ -200,7 +201,7 @@ class Router:
     def _on_resolved(self, notification: Notification) -> None:
         try:
             resolved = msgspec.json.decode(notification.params, type=_Resolved)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return
         self.dispatcher.withdraw(resolved.requestId)
 

@@ -18,6 +18,7 @@ import msgspec
 
 from trio_codex import errors
 from trio_codex._framing import OVERSIZE_HEAD_BYTES, Frame, OversizeLine, TruncatedLine, encode_line
+from trio_codex._json import UNREADABLE, integer_of, object_of, string_of
 
 T = TypeVar("T")
 RequestId: TypeAlias = int | str
@@ -192,7 +193,7 @@ class RpcState(Generic[T]):
         if isinstance(frame, bytes):
             try:
                 envelope = _decode_envelope(frame)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 return self._receive_unusual(frame)
             return self._classify(envelope, frame)
         if isinstance(frame, TruncatedLine):
@@ -298,21 +299,21 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 def _lenient_envelope(value: object) -> _Envelope | None:
     """Read an envelope whose members have unexpected types, as far as it still says what it is."""
-    if not isinstance(value, dict):
+    message = object_of(value)
+    method = message.get("method")
+    if not message or not (method is None or isinstance(method, str)):
         return None
-    envelope = _Envelope()
-    request_id, method, emitted_at = value.get("id"), value.get("method"), value.get("emittedAtMs")
-    if "id" in value:
+    envelope = _Envelope(method=method)
+    if "id" in message:
+        request_id = message["id"]
         usable = isinstance(request_id, int | str) and not isinstance(request_id, bool)
         envelope.id = request_id if usable else None
-    if method is not None and not isinstance(method, str):
-        return None
-    envelope.method = method
+    emitted_at = message.get("emittedAtMs")
     if isinstance(emitted_at, int | float) and not isinstance(emitted_at, bool):
         envelope.emittedAtMs = emitted_at
     for member in ("params", "result", "error"):
-        if member in value:
-            setattr(envelope, member, msgspec.Raw(msgspec.json.encode(value[member])))
+        if member in message:
+            setattr(envelope, member, msgspec.Raw(msgspec.json.encode(message[member])))
     return envelope
 
 
@@ -329,7 +330,7 @@ def read_head(head: bytes) -> tuple[RequestId | None, str | None]:
     while match := _LEADING_MEMBER.match(head, position):
         try:
             found.setdefault(match[1], msgspec.json.decode(match[2]))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNREADABLE:
             break
         position = match.end()
     request_id, method = found.get(b"id"), found.get(b"method")
@@ -370,13 +371,14 @@ def rpc_error(code: int, message: str, data: object = None, method: str | None =
 def _rpc_error(method: str, raw: object) -> errors.CodexError:
     try:
         error = msgspec.json.decode(raw if isinstance(raw, msgspec.Raw) else b"null")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         return errors.InvalidMessage(method, f"its error cannot be read: {exc}")
     if not isinstance(error, dict):
         return errors.InvalidMessage(method, "its error is not an object")
-    code, message = error.get("code"), error.get("message")
-    if not isinstance(code, int) or isinstance(code, bool):
+    members = object_of(error)
+    code, message = integer_of(members.get("code")), string_of(members.get("message"))
+    if code is None:
         return errors.InvalidMessage(method, "its error has no integer code")
-    if not isinstance(message, str):
+    if message is None:
         return errors.InvalidMessage(method, "its error has no message")
-    return rpc_error(code, message, error.get("data"), method)
+    return rpc_error(code, message, members.get("data"), method)

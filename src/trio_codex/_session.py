@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from trio_codex._json import UNREADABLE
 from trio_codex.errors import CodexError, DecodeError, RequestTimeout
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
@@ -132,7 +133,7 @@ def parse_result(method: str, raw: msgspec.Raw) -> Any:
     """
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+    except UNREADABLE as exc:
         raise DecodeError(method, "$", str(exc)) from None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from io import StringIO
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, TypeVar, cast
 
 import attrs
 import trio
@@ -27,6 +27,7 @@ class Buffered(Protocol):
     @property
     def size(self) -> int:
         """Bytes that it counts for."""
+        ...
 
 
 E = TypeVar("E", bound=Buffered)
@@ -47,9 +48,11 @@ class Merger(Protocol[E]):
 
     def text(self, event: E) -> str:
         """Give the text of a delta."""
+        ...
 
     def merged(self, first: E, text: str, count: int) -> E:
         """Give one event that stands for ``count`` deltas."""
+        ...
 
 
 class Wakeups:
@@ -177,9 +180,9 @@ class Subscription(Generic[E]):
             growing.size += len(text)
             self._bytes += len(text)
         else:
-            text = StringIO()
-            text.write(self._merger.text(event))
-            self._growing[key] = growing = _Growing(key, event, text, event.size)
+            buffer = StringIO()
+            buffer.write(self._merger.text(event))
+            self._growing[key] = growing = _Growing(key, event, buffer, event.size)
             self._buffer.append(growing)
             self._bytes += event.size
         if len(self._buffer) > self._max_events or self._bytes > self._max_bytes:
@@ -218,8 +221,9 @@ class Subscription(Generic[E]):
             self._raise_end()
         self._bytes -= entry.size
         if isinstance(entry, _Growing):
-            self._growing.pop(entry.key, None)
-            return self._merger.merged(entry.first, entry.text.getvalue(), entry.count)
+            growing = cast("_Growing[E]", entry)
+            self._growing.pop(growing.key, None)
+            return self._merger.merged(growing.first, growing.text.getvalue(), growing.count)
         if isinstance(entry, _Overflow):
             raise entry.error
         return entry

@@ -17,7 +17,7 @@ from trio_codex._turn_result import TurnStatus
 from trio_codex.errors import CodexError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from types import TracebackType
 
     from trio_codex._event import Event
@@ -157,7 +157,7 @@ class Thread:
         return open_turn(self._session, self, self._state, params, policy)
 
     @asynccontextmanager
-    async def events(self) -> AsyncIterator[Subscription[Event]]:
+    async def events(self) -> AsyncGenerator[Subscription[Event]]:
         """Listen to everything of this thread, also to what comes after a turn's end.
 
         Any number of listeners may do so at once; each has a bounded buffer of its own.
@@ -249,4 +249,5 @@ def _sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | None) -> wire.Sandbo
             return wire.WorkspaceWriteSandboxPolicy()
         case Sandbox.full_access:
             return wire.DangerFullAccessSandboxPolicy()
-    return sandbox
+        case _:
+            return sandbox

@@ -6,22 +6,23 @@ import contextvars
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-import msgspec
 import trio
 
 from trio_codex._dispatch import CallbackGroup
 from trio_codex._ending import end_turn, insist, interrupt
 from trio_codex._inputs import TurnInput, wire_input
+from trio_codex._json import object_of, string_of
 from trio_codex._turn_state import TurnState
 from trio_codex.errors import DecodeError, PolicyError, RequestTimeout, RpcError, TurnActive
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from trio_codex import wire
     from trio_codex._event import Event
     from trio_codex._session import Session
+    from trio_codex._subscriptions import Subscription
     from trio_codex._thread import Thread
     from trio_codex._turn_result import TurnResult
     from trio_codex._turn_state import ThreadState
@@ -146,7 +147,7 @@ class Turn:
 class TurnText:
     """The agent's text of a turn, piece by piece. Made by :meth:`Turn.text`."""
 
-    def __init__(self, events: Any) -> None:
+    def __init__(self, events: Subscription[Event]) -> None:
         self._events = events
         self._streamed: set[str] = set()
 
@@ -156,35 +157,25 @@ class TurnText:
     async def __anext__(self) -> str:
         """Give the next piece. Checkpoints and raises as iterating over the turn."""
         while True:
-            event: Event = await self._events.__anext__()
+            event = await self._events.__anext__()
             if event.method == "item/agentMessage/delta":
-                raw = event.raw
-                if isinstance(raw, dict) and isinstance(raw.get("delta"), str):
-                    self._streamed.add(str(raw.get("itemId")))
-                    delta: str = raw["delta"]
+                params = object_of(event.raw)
+                delta = string_of(params.get("delta"))
+                if delta is not None:
+                    self._streamed.add(str(params.get("itemId")))
                     return delta
             elif event.method == "item/completed":
-                text = self._unstreamed(event.raw)
-                if text:
+                item = object_of(object_of(event.raw).get("item"))
+                text = string_of(item.get("text"))
+                if text and item.get("type") == "agentMessage" and str(item.get("id")) not in self._streamed:
                     return text
-
-    def _unstreamed(self, raw: Any) -> str | None:
-        item = raw.get("item") if isinstance(raw, dict) else None
-        if (
-            not isinstance(item, dict)
-            or item.get("type") != "agentMessage"
-            or str(item.get("id")) in self._streamed
-        ):
-            return None
-        text = item.get("text")
-        return text if isinstance(text, str) else None
 
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_turn(
     session: Session, thread: Thread, state: ThreadState, params: wire.TurnStartParams, policy: Policy | None
-) -> AsyncIterator[Turn]:
+) -> AsyncGenerator[Turn]:
     """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
     session.connection.check_open()
     if state.turn is not None:
@@ -229,10 +220,9 @@ async def _start(session: Session, turn: TurnState, params: wire.TurnStartParams
         except RpcError:
             turn.never_started()
             raise
-        try:
-            turn.bind(msgspec.json.decode(answer))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-            raise DecodeError("turn/start", "$", str(exc)) from None
+        turn.bind(answer)
+        if turn.id is None:
+            raise DecodeError("turn/start", "$.turn.id", "the turn has no id")
         return
     raise RequestTimeout("turn/start", session.config.request_timeout)
 

@@ -8,12 +8,12 @@ as it comes: nothing here raises on a strange value.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
-import msgspec
 
 from trio_codex import wire
+from trio_codex._json import Json, integer_of, list_of, object_of, parse_object, string_of
 from trio_codex.errors import DecodeError
 from trio_codex.wire import _convert
 
@@ -83,24 +83,26 @@ class TurnReducer:
         self._error: Any = None
         self._turn: dict[str, Any] = {}
         self._status: TurnStatus | str | None = None
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "item/started": self._on_item_started,
+            "item/completed": self._on_item_completed,
+            "thread/tokenUsage/updated": self._on_usage,
+            "turn/diff/updated": self._on_diff,
+            "error": self._on_error,
+            "turn/completed": self._on_turn,
+        }
 
-    def feed(self, method: str, json: bytes | msgspec.Raw) -> None:
+    def feed(self, method: str, json: Json) -> None:
         """Take an event of the turn."""
-        handle = _HANDLERS.get(method)
-        if handle is None:
-            return
-        try:
-            params = msgspec.json.decode(json)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
-        if isinstance(params, dict):
-            handle(self, params)
+        handle = self._handlers.get(method)
+        if handle is not None:
+            handle(parse_object(json))
 
     def end(self) -> None:
         """Settle the outcome by the terminal event, if it was fed, else as lost. Only the first time counts."""
         if self._status is None:
-            told = self._turn.get("status")
-            self._status = _status(told) if isinstance(told, str) else TurnStatus.lost
+            told = string_of(self._turn.get("status"))
+            self._status = TurnStatus.lost if told is None else _status(told)
 
     @property
     def ended(self) -> bool:
@@ -117,34 +119,33 @@ class TurnReducer:
             final_response=_final_response(self._items),
             items=tuple(_structure_item(item) for item in self._items),
             usage=_structured(wire.ThreadTokenUsage, self._usage),
-            diff=self._diff if isinstance(self._diff, str) else None,
-            started_at=_integer(self._turn.get("startedAt")),
-            completed_at=_integer(self._turn.get("completedAt")),
-            duration_ms=_integer(self._turn.get("durationMs")),
+            diff=string_of(self._diff),
+            started_at=integer_of(self._turn.get("startedAt")),
+            completed_at=integer_of(self._turn.get("completedAt")),
+            duration_ms=integer_of(self._turn.get("durationMs")),
         )
 
     def _on_item_started(self, params: dict[str, Any]) -> None:
-        item = params.get("item")
-        if isinstance(item, dict):
-            self._note_remote(item)
+        self._note_remote(object_of(params.get("item")))
 
     def _on_item_completed(self, params: dict[str, Any]) -> None:
-        item = params.get("item")
-        if isinstance(item, dict):
-            self._note_remote(item)
-            self.terminals.pop(str(item.get("id")), None)
-            self.changes.pop(str(item.get("id")), None)
+        item = object_of(params.get("item"))
+        self._note_remote(item)
+        self.terminals.pop(str(item.get("id")), None)
+        self.changes.pop(str(item.get("id")), None)
+        if item:
             self._items.append(item)
 
     def _note_remote(self, item: dict[str, Any]) -> None:
         """Keep what has to be ended separately when the turn is left early (PROTOCOL Q24, 6)."""
-        kind, receivers = item.get("type"), item.get("receiverThreadIds")
-        if kind == "collabAgentToolCall" and isinstance(receivers, list):
-            self.children.update((child, None) for child in receivers if isinstance(child, str))
-        elif kind == "subAgentActivity" and isinstance(item.get("agentThreadId"), str):
-            self.children[item["agentThreadId"]] = None
-        elif kind == "commandExecution" and isinstance(item.get("processId"), str):
-            self.terminals[str(item.get("id"))] = item["processId"]
+        kind = item.get("type")
+        if kind == "collabAgentToolCall":
+            receivers = map(string_of, list_of(item.get("receiverThreadIds")))
+            self.children.update((child, None) for child in receivers if child is not None)
+        elif kind == "subAgentActivity" and (child := string_of(item.get("agentThreadId"))):
+            self.children[child] = None
+        elif kind == "commandExecution" and (process_id := string_of(item.get("processId"))):
+            self.terminals[str(item.get("id"))] = process_id
         elif kind == "fileChange":
             self.changes[str(item.get("id"))] = item.get("changes")
 
@@ -160,19 +161,7 @@ class TurnReducer:
             self._error = params.get("error")
 
     def _on_turn(self, params: dict[str, Any]) -> None:
-        turn = params.get("turn")
-        if isinstance(turn, dict):
-            self._turn = turn
-
-
-_HANDLERS: Final[dict[str, Callable[[TurnReducer, dict[str, Any]], None]]] = {
-    "item/started": TurnReducer._on_item_started,
-    "item/completed": TurnReducer._on_item_completed,
-    "thread/tokenUsage/updated": TurnReducer._on_usage,
-    "turn/diff/updated": TurnReducer._on_diff,
-    "error": TurnReducer._on_error,
-    "turn/completed": TurnReducer._on_turn,
-}
+        self._turn = object_of(params.get("turn"))
 
 
 def _structured(type_: type[T], value: Any) -> T | None:
@@ -186,11 +175,9 @@ def _structured(type_: type[T], value: Any) -> T | None:
 
 def _structure_item(item: dict[str, Any]) -> wire.ThreadItem:
     try:
-        decoded: wire.ThreadItem = _convert.decode(wire.ThreadItem, item)
+        return cast("wire.ThreadItem", _convert.decode(wire.ThreadItem, item))
     except DecodeError:
-        kind = item.get("type")
-        return wire.UnknownVariant(tag=kind if isinstance(kind, str) else None, raw=item)
-    return decoded
+        return wire.UnknownVariant(tag=string_of(item.get("type")), raw=item)
 
 
 def _status(told: str) -> TurnStatus | str:
@@ -200,10 +187,6 @@ def _status(told: str) -> TurnStatus | str:
         return told
 
 
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
 def _final_response(items: list[dict[str, Any]]) -> str | None:
     messages = [
         item for item in items if item.get("type") == "agentMessage" and isinstance(item.get("text"), str)
@@ -211,6 +194,5 @@ def _final_response(items: list[dict[str, Any]]) -> str | None:
     for phase in ("final_answer", None):
         for item in reversed(messages):
             if item.get("phase") == phase:
-                text: str = item["text"]
-                return text
+                return string_of(item.get("text"))
     return None

@@ -7,10 +7,11 @@ A thread has at most one open turn, whoever started it: a second ``turn/start`` 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._json import Json, object_of, parse_object, string_of
 from trio_codex._turn_result import TurnReducer, TurnResult
 from trio_codex.errors import TurnLost
 
@@ -78,12 +79,12 @@ class TurnState:
             return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
         return turn_id in (self.id, self.active_id)
 
-    def bind(self, response: Any) -> None:
-        """Take the id from the answer to the request that started it."""
+    def bind(self, response: Json) -> None:
+        """Take the id from the answer to the request that started it, or what its events told if there is none."""
         self.start = None
-        turn_id = response["turn"]["id"] if _names_turn(response) else self.active_id
-        self.id = turn_id
-        self.active_id = self.active_id or turn_id
+        turn = object_of(parse_object(response).get("turn"))
+        self.id = string_of(turn.get("id")) or self.active_id
+        self.active_id = self.active_id or self.id
 
     def never_started(self) -> None:
         """Note that the server refused to start it."""
@@ -143,11 +144,6 @@ class TurnState:
         self.ended.set()
         if self.callbacks is not None:
             self.callbacks.cancel()
-
-
-def _names_turn(response: Any) -> bool:
-    turn = response.get("turn") if isinstance(response, dict) else None
-    return isinstance(turn, dict) and isinstance(turn.get("id"), str)
 
 
 class ThreadState:

@@ -40,15 +40,21 @@ All of them survive a pickle round trip with their type and fields. None of them
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 import attrs
 
 if TYPE_CHECKING:
     from trio_codex._turn_result import TurnResult
 
-_error = attrs.define(auto_exc=True, slots=False, eq=False, repr=False)
-"""An attrs exception: its fields are its ``args``, so copying and pickling need no help."""
+_ErrorT = TypeVar("_ErrorT", bound=type[BaseException])
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(attrs.field,))
+def _error(cls: _ErrorT) -> _ErrorT:
+    """Make an attrs exception: its fields are its ``args``, so copying and pickling need no help."""
+    return attrs.define(auto_exc=True, slots=False, eq=False, repr=False)(cls)
+
 
 MESSAGE_LIMIT = 500
 """Characters of a server's message that ``str()`` shows: one refusal lists every method it knows in 5 kB."""

@@ -19,7 +19,7 @@ SRC = str(Path(__file__).parents[2] / "src")
 # A terminal sends Ctrl-C to the foreground of its session, so the process has to be in one that it controls.
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-SECONDS = 20
+SECONDS = 15
 """For a process that does what it should; it takes about 1 s."""
 
 
@@ -166,7 +166,10 @@ class Terminal:
     async def expect(self, text):
         """Wait until it shows ``text``, after what was expected before."""
         while (at := self.seen.find(text, self._read_to)) < 0:
-            assert await self._more(), f"it ended without {text!r}:\n{self.seen}"
+            more = False
+            with trio.move_on_after(SECONDS):
+                more = await self._more()
+            assert more, f"it never showed {text!r}:\n{self.seen}"
         self._read_to = at + len(text)
 
     async def send(self, text):
@@ -201,7 +204,7 @@ async def on_terminal(*args, home, columns=120):
     os.close(slave)
     terminal = Terminal(master, process)
     try:
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(2 * SECONDS):
             yield terminal
     finally:
         with trio.CancelScope(shield=True):

@@ -14,7 +14,7 @@ BAD_BINARIES = {
     "hangs": ("exec sleep 1000", "did not answer"),
     "prints junk": ("echo hello; echo world; exec sleep 1000", "2 lines that are no JSON-RPC"),
     "prints junk and exits": ("echo hello; echo 'Error: no such thing' >&2", "no such thing"),
-    "is no program": (None, "did not"),
+    "is no program": (None, "no program"),
 }
 
 

@@ -24,7 +24,7 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[tuple[str, wire.Wire | None]] = []
 
-    async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:
+    async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:  # noqa: ASYNC910  # no I/O
         self.sent.append((method, params))
         return f"result of {method}"
 

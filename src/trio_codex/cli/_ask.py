@@ -55,6 +55,8 @@ class Asker:
     async def _file_change(self, request: FileChangeRequest) -> Decision:
         return await self._ask(list(_file_change_question(request, self._cwd)))
 
+    # A Ctrl-C is for the main task, whose turn it interrupts; here it would only be the error of a callback.
+    @trio.lowlevel.enable_ki_protection
     async def _ask(self, question: list[Text]) -> Decision:
         # What led to the question is on its way to the screen: let it come first.
         await trio.lowlevel.checkpoint()
@@ -163,7 +165,7 @@ def _command_question(request: CommandRequest) -> Iterator[Text]:
             yield _field("asks for", str(wire.encode(params.additional_permissions)))
     else:
         yield _headline("Run this command?")
-    for line in script_of(command).splitlines() if command else ["(the server does not say what)"]:
+    for line in script_of(command).split("\n") if command else ["(the server does not say what)"]:
         yield Text(f"    {printable(line, strict=True)}", "bold")
     if request.cwd:
         yield _field("in", request.cwd)

@@ -25,6 +25,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C ended, as shells have it."""
 
+DEFAULT_GRACE = 5.0
+"""Seconds for the server to exit by itself, as in ``CodexConfig``."""
+
 _START_TIMEOUT = click.option(
     "--start-timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -165,11 +168,14 @@ def doctor(**options: Any) -> int:
 
 def _config(options: dict[str, Any]) -> CodexConfig:
     """Take what is about the server out of the options."""
+    start_timeout = options.pop("start_timeout")
     return CodexConfig(
         codex_bin=options.pop("codex_bin"),
         codex_home=options.pop("codex_home"),
         config_overrides=options.pop("config_overrides"),
-        start_timeout=options.pop("start_timeout"),
+        start_timeout=start_timeout,
+        # What does not even answer gets no more time to go than it had to come.
+        stop_grace=min(DEFAULT_GRACE, start_timeout),
     )
 
 
@@ -177,7 +183,10 @@ def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any)
     async def main() -> int:
         return await function(*args, **kwargs)
 
-    return trio.run(main)
+    try:
+        return trio.run(main)
+    except KeyboardInterrupt:
+        raise CommandFailed("interrupted", INTERRUPTED) from None
 
 
 def run(args: Sequence[str] | None = None) -> int:
@@ -193,7 +202,7 @@ def run(args: Sequence[str] | None = None) -> int:
         return _complain(exc.message, exc.status)
     except CodexError as exc:
         return _complain(sentence(*explain(exc)))
-    except (KeyboardInterrupt, click.Abort):
+    except click.Abort:  # Ctrl-C while the prompt was read
         return _complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as exc:
         return _complain(missing_extra(exc).removeprefix("trio-codex: "))

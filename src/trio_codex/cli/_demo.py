@@ -136,6 +136,7 @@ async def _perform(stage: Stage, codex_bin: str | None, start_timeout: float) ->
                 env=home.env,
                 inherit_env=False,
                 start_timeout=start_timeout,
+                stop_grace=min(GRACE_SECONDS, start_timeout),
             )
             began = trio.current_time()
             async with open_codex(config) as codex:

@@ -58,16 +58,16 @@ class Screen:
         """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself."""
         self.end_line()
         line = Text(text, style) if isinstance(text, str) else text
-        start = Text(mark, style) if isinstance(mark, str) else mark
-        if self._console.is_terminal:
+        start = Text(" " * indent) + (Text(mark, style) if isinstance(mark, str) else mark)
+        if self._console.is_terminal and start:
             grid = Table.grid()
             grid.add_column(no_wrap=True)
             grid.add_column(overflow="fold")
-            grid.add_row(Text(" " * indent) + start, line)
+            grid.add_row(start, line)
             self._console.print(grid)
         else:
             # A log that is read elsewhere keeps its lines as they are.
-            self._console.print(Text(" " * indent) + start + line, soft_wrap=True)
+            self._console.print(start + line, soft_wrap=not self._console.is_terminal)
 
     def prompt(self, text: Text) -> None:
         """Write on stderr what stands before the cursor while somebody types."""
@@ -274,7 +274,8 @@ def verb(change: wire.FileUpdateChange) -> str:
 
 def diff_lines(change: wire.FileUpdateChange) -> list[str]:
     """Give the lines of a change, each with its sign; of a new or a deleted file the server sends the bare content."""
-    lines = change.diff.splitlines()
+    # Not splitlines(): what that takes for the end of a line, a terminal may not.
+    lines = change.diff.removesuffix("\n").split("\n")
     match change.kind:
         case wire.AddPatchChangeKind():
             return [f"+{line}" for line in lines]

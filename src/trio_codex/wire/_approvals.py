@@ -435,7 +435,7 @@ class TmpdirFileSystemSpecialPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputAnswer(Wire):
-    """EXPERIMENTAL.
+    """Experimental: .
 
     Captures a user's answer to a request_user_input question.
     """
@@ -447,7 +447,7 @@ class ToolRequestUserInputAnswer(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputOption(Wire):
-    """EXPERIMENTAL.
+    """Experimental: .
 
     Defines a single selectable option for request_user_input.
     """
@@ -458,12 +458,12 @@ class ToolRequestUserInputOption(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputParams(Wire):
-    """EXPERIMENTAL.
+    """Experimental: .
 
     Params sent with a request_user_input event.
 
     Attributes:
-        auto_resolution_ms: @deprecated Use ``isBlocking`` to decide whether the request should block.
+        auto_resolution_ms: Deprecated: Use ``isBlocking`` to decide whether the request should block.
     """
 
     is_blocking: bool
@@ -486,7 +486,7 @@ class ToolRequestUserInputParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputQuestion(Wire):
-    """EXPERIMENTAL.
+    """Experimental: .
 
     Represents one request_user_input question and its required options.
     """
@@ -503,7 +503,7 @@ class ToolRequestUserInputQuestion(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputResponse(Wire):
-    """EXPERIMENTAL.
+    """Experimental: .
 
     Response payload mapping question ids to answers.
     """

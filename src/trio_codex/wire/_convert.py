@@ -127,11 +127,10 @@ def _structure_class(cls: type[Wire], converter: Converter) -> Hook:
 
 def _null_as_default(inner: Hook, default: Any) -> Hook:
     """Read null, where the schema does not allow it, as if the field were absent."""
+    make: Callable[[], Any] = getattr(default, "factory", lambda: default)
 
     def structure(value: JSON, _: Any) -> Any:
-        if value is not None:
-            return inner(value, None)
-        return default.factory() if isinstance(default, attrs.Factory) else default  # type: ignore[arg-type]
+        return make() if value is None else inner(value, None)
 
     return structure
 
@@ -454,6 +453,6 @@ def preload(methods: Iterable[str] = SESSION) -> None:
     for method in methods:
         for table in (_NOTIFICATIONS, _SERVER_REQUESTS, _RESULTS):
             if method in table.types:
-                table[method]  # pyright: ignore[reportUnusedExpression]
+                _ = table[method]
         if method in _PARAMS:
             _WRITER.get_unstructure_hook(getattr(wire, _PARAMS[method]))

@@ -709,7 +709,7 @@ class ThreadForkResponse(Wire):
             known. Experimental.
         disabled_plugin_ids: Saved list of disabled plugin IDs. Does not yet filter plugin capabilities.
         instruction_sources: Environment-native paths to instruction source files currently loaded for this thread.
-        multi_agent_mode: @deprecated Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
+        multi_agent_mode: Deprecated: Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
             Experimental.
         runtime_workspace_roots: Thread-scoped runtime workspace roots used to materialize ``:workspace_roots``.
             Experimental.
@@ -831,9 +831,7 @@ class ThreadItemsListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadItemsReadParams(Wire):
-    """EXPERIMENTAL - retrieve a bounded set of persisted items from one turn.
-
-    Experimental.
+    """Experimental: retrieve a bounded set of persisted items from one turn.
 
     Attributes:
         item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
@@ -850,10 +848,7 @@ class ThreadItemsReadParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadItemsReadResponse(Wire):
-    """EXPERIMENTAL - persisted items returned in canonical stored order.
-
-    Experimental.
-    """
+    """Experimental: persisted items returned in canonical stored order."""
 
     data: Sequence[ThreadItemEntry]
 
@@ -1036,7 +1031,7 @@ class ThreadResumeParams(Wire):
             thread_id param will be ignored. If thread_id identifies a running thread, the path must match the
             active rollout path. Experimental.
         permissions: Named profile id for the resumed thread. Cannot be combined with ``sandbox``. Experimental.
-        personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+        personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
             rewrite the thread's existing instructions.
         runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute. Experimental.
         service_tier: ``NULL`` sends null, ``None`` leaves it out.
@@ -1097,7 +1092,7 @@ class ThreadResumeResponse(Wire):
         items_backwards_cursor: Opaque cursor for hydrating paginated items backwards. Pass this as ``cursor`` to
             ``thread/items/list`` with ``sortDirection: "desc"``. The first page includes the item identified by the
             cursor.
-        multi_agent_mode: @deprecated Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
+        multi_agent_mode: Deprecated: Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
             Experimental.
         runtime_workspace_roots: Thread-scoped runtime workspace roots used to materialize ``:workspace_roots``.
             Experimental.
@@ -1300,10 +1295,7 @@ class ThreadSearchTextRange(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadTimelineListParams(Wire):
-    """EXPERIMENTAL - list ordinary and realtime thread history in rollout order.
-
-    Experimental.
-    """
+    """Experimental: list ordinary and realtime thread history in rollout order."""
 
     thread_id: str
     cursor: str | None = None
@@ -1314,10 +1306,7 @@ class ThreadTimelineListParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadTimelineListResponse(Wire):
-    """EXPERIMENTAL - a bounded timeline page with its resolved opening voice state.
-
-    Experimental.
-    """
+    """Experimental: a bounded timeline page with its resolved opening voice state."""
 
     data: Sequence[ThreadTimelineEntry]
     active_realtime_session_at_page_start: str | None = None
@@ -1556,7 +1545,7 @@ ThreadRealtimeBemItemPresentation: TypeAlias = (
     | InlineVisualizationThreadRealtimeBemItemPresentation
     | UnknownVariant
 )
-"""EXPERIMENTAL - how an existing agent item appears in a realtime conversation."""
+"""Experimental: how an existing agent item appears in a realtime conversation."""
 
 ThreadRealtimeItem: TypeAlias = (
     RealtimeSessionStartedThreadRealtimeItem
@@ -1565,7 +1554,7 @@ ThreadRealtimeItem: TypeAlias = (
     | RealtimeSessionClosedThreadRealtimeItem
     | UnknownVariant
 )
-"""EXPERIMENTAL - a thread-scoped realtime item in the canonical timeline."""
+"""Experimental: a thread-scoped realtime item in the canonical timeline."""
 
 ThreadTimelineEntry: TypeAlias = (
     ItemThreadTimelineEntry
@@ -1574,4 +1563,4 @@ ThreadTimelineEntry: TypeAlias = (
     | TurnCompletedThreadTimelineEntry
     | UnknownVariant
 )
-"""EXPERIMENTAL - one item or turn boundary in canonical rollout order."""
+"""Experimental: one item or turn boundary in canonical rollout order."""

@@ -835,7 +835,7 @@ class OtherWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PlanDeltaNotification(Wire):
-    """EXPERIMENTAL - proposed plan streaming deltas for plan items.
+    """Experimental: proposed plan streaming deltas for plan items.
 
     Clients should not assume concatenated deltas match the completed plan item content.
     """
@@ -852,7 +852,7 @@ class PlanDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PlanThreadItem(Wire):
-    """EXPERIMENTAL - proposed plan item content.
+    """Experimental: proposed plan item content.
 
     The completed plan item is authoritative and may not match the concatenation of ``PlanDelta`` text.
     """

@@ -80,25 +80,19 @@ class AuthRecoveryNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollaborationModeListParams(Wire):
-    """EXPERIMENTAL - list collaboration mode presets.
-
-    Experimental.
-    """
+    """Experimental: list collaboration mode presets."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollaborationModeListResponse(Wire):
-    """EXPERIMENTAL - collaboration mode presets response.
-
-    Experimental.
-    """
+    """Experimental: collaboration mode presets response."""
 
     data: Sequence[CollaborationModeMask]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollaborationModeMask(Wire):
-    """EXPERIMENTAL - collaboration mode preset metadata for clients."""
+    """Experimental: collaboration mode preset metadata for clients."""
 
     name: str
     mode: ModeKind | str | None = None
@@ -207,7 +201,7 @@ class Model(Wire):
         available_access_programs: Null when the catalog does not provide access-program metadata.
         default_service_tier: Catalog default service tier id for this model, when one is configured.
         multi_agent_version: Multi-agent runtime declared by this model, when available.
-        supports_personality: @deprecated Always false; models no longer support personality selection.
+        supports_personality: Deprecated: Always false; models no longer support personality selection.
     """
 
     default_reasoning_effort: ReasoningEffort

@@ -286,7 +286,7 @@ class AgentHookMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppBranding(Wire):
-    """EXPERIMENTAL - app metadata returned by app-list APIs."""
+    """Experimental: app metadata returned by app-list APIs."""
 
     is_discoverable_app: bool
     category: str | None = None
@@ -306,7 +306,7 @@ class AppBranding(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppInfo(Wire):
-    """EXPERIMENTAL - app metadata returned by app-list APIs.
+    """Experimental: app metadata returned by app-list APIs.
 
     Attributes:
         is_enabled: Whether this app is enabled in config.toml. Example: ```toml [apps.bad_app] enabled = false ```.
@@ -346,7 +346,7 @@ class AppInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppListUpdatedNotification(Wire):
-    """EXPERIMENTAL - notification emitted when the app list changes."""
+    """Experimental: notification emitted when the app list changes."""
 
     data: Sequence[AppInfo]
 
@@ -401,7 +401,7 @@ class AppScreenshot(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppSummary(Wire):
-    """EXPERIMENTAL - app metadata summary for plugin responses."""
+    """Experimental: app metadata summary for plugin responses."""
 
     id: str
     name: str
@@ -439,7 +439,7 @@ class AppTemplateSummary(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppToolSummary(Wire):
-    """EXPERIMENTAL - metadata returned by app/read."""
+    """Experimental: metadata returned by app/read."""
 
     description: str
     name: str
@@ -478,7 +478,7 @@ class AppsInstalledResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsListParams(Wire):
-    """EXPERIMENTAL - list available apps/connectors.
+    """Experimental: list available apps/connectors.
 
     Attributes:
         cursor: Opaque pagination cursor returned by a previous call.
@@ -497,7 +497,7 @@ class AppsListParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsListResponse(Wire):
-    """EXPERIMENTAL - app list response.
+    """Experimental: app list response.
 
     Attributes:
         next_cursor: Opaque cursor to pass to the next call to continue after the last item. If None, there are no
@@ -512,7 +512,7 @@ class AppsListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsReadParams(Wire):
-    """EXPERIMENTAL - read metadata for specific apps/connectors.
+    """Experimental: read metadata for specific apps/connectors.
 
     Attributes:
         app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while preserving
@@ -532,7 +532,7 @@ class AppsReadParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsReadResponse(Wire):
-    """EXPERIMENTAL - app/read response."""
+    """Experimental: app/read response."""
 
     apps: Sequence[ConnectorMetadata]
     missing_app_ids: Sequence[str]
@@ -589,7 +589,7 @@ class CommandHookMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConnectorMetadata(Wire):
-    """EXPERIMENTAL - metadata returned by app/read."""
+    """Experimental: metadata returned by app/read."""
 
     id: str
     name: str

@@ -117,10 +117,7 @@ class RealtimeVoicesList(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendAudioParams(Wire):
-    """EXPERIMENTAL - append audio input to thread realtime.
-
-    Experimental.
-    """
+    """Experimental: append audio input to thread realtime."""
 
     audio: ThreadRealtimeAudioChunk
     thread_id: str
@@ -130,18 +127,12 @@ class ThreadRealtimeAppendAudioParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendAudioResponse(Wire):
-    """EXPERIMENTAL - response for appending realtime audio input.
-
-    Experimental.
-    """
+    """Experimental: response for appending realtime audio input."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendSpeechParams(Wire):
-    """EXPERIMENTAL - append speakable text to thread realtime.
-
-    Experimental.
-    """
+    """Experimental: append speakable text to thread realtime."""
 
     text: str
     thread_id: str
@@ -151,18 +142,12 @@ class ThreadRealtimeAppendSpeechParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendSpeechResponse(Wire):
-    """EXPERIMENTAL - response for appending realtime speech.
-
-    Experimental.
-    """
+    """Experimental: response for appending realtime speech."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendTextParams(Wire):
-    """EXPERIMENTAL - append text input to thread realtime.
-
-    Experimental.
-    """
+    """Experimental: append text input to thread realtime."""
 
     text: str
     thread_id: str
@@ -173,15 +158,12 @@ class ThreadRealtimeAppendTextParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAppendTextResponse(Wire):
-    """EXPERIMENTAL - response for appending realtime text input.
-
-    Experimental.
-    """
+    """Experimental: response for appending realtime text input."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeAudioChunk(Wire):
-    """EXPERIMENTAL - thread realtime audio chunk."""
+    """Experimental: thread realtime audio chunk."""
 
     data: str
     num_channels: int
@@ -202,7 +184,7 @@ class ThreadRealtimeAudioChunk(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeClosedNotification(Wire):
-    """EXPERIMENTAL - emitted when thread realtime transport closes."""
+    """Experimental: emitted when thread realtime transport closes."""
 
     thread_id: str
     reason: str | None = None
@@ -212,7 +194,7 @@ class ThreadRealtimeClosedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeErrorNotification(Wire):
-    """EXPERIMENTAL - emitted when thread realtime encounters an error."""
+    """Experimental: emitted when thread realtime encounters an error."""
 
     message: str
     thread_id: str
@@ -222,7 +204,7 @@ class ThreadRealtimeErrorNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeInitialItem(Wire):
-    """EXPERIMENTAL - role-bearing text item included when a realtime V3 session starts."""
+    """Experimental: role-bearing text item included when a realtime V3 session starts."""
 
     role: ConversationTextRole | str
     text: str
@@ -232,7 +214,7 @@ class ThreadRealtimeInitialItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeItemAddedNotification(Wire):
-    """EXPERIMENTAL - raw non-audio thread realtime item emitted by the backend."""
+    """Experimental: raw non-audio thread realtime item emitted by the backend."""
 
     item: JSON
     thread_id: str
@@ -242,7 +224,7 @@ class ThreadRealtimeItemAddedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeItemCompletedNotification(Wire):
-    """EXPERIMENTAL - a realtime timeline item published after canonical commit."""
+    """Experimental: a realtime timeline item published after canonical commit."""
 
     item: ThreadRealtimeItem
     thread_id: str
@@ -252,7 +234,7 @@ class ThreadRealtimeItemCompletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeItemStartedNotification(Wire):
-    """EXPERIMENTAL - a realtime timeline item started before its content streams."""
+    """Experimental: a realtime timeline item started before its content streams."""
 
     item: ThreadRealtimeItem
     thread_id: str
@@ -262,7 +244,7 @@ class ThreadRealtimeItemStartedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeItemTranscriptDeltaNotification(Wire):
-    """EXPERIMENTAL - text appended to an active realtime transcript item."""
+    """Experimental: text appended to an active realtime transcript item."""
 
     delta: str
     item_id: str
@@ -275,25 +257,19 @@ class ThreadRealtimeItemTranscriptDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeListVoicesParams(Wire):
-    """EXPERIMENTAL - list voices supported by thread realtime.
-
-    Experimental.
-    """
+    """Experimental: list voices supported by thread realtime."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeListVoicesResponse(Wire):
-    """EXPERIMENTAL - response for listing supported realtime voices.
-
-    Experimental.
-    """
+    """Experimental: response for listing supported realtime voices."""
 
     voices: RealtimeVoicesList
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeOutputAudioDeltaNotification(Wire):
-    """EXPERIMENTAL - streamed output audio emitted by thread realtime."""
+    """Experimental: streamed output audio emitted by thread realtime."""
 
     audio: ThreadRealtimeAudioChunk
     thread_id: str
@@ -303,7 +279,7 @@ class ThreadRealtimeOutputAudioDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeSdpNotification(Wire):
-    """EXPERIMENTAL - emitted with the remote SDP for a WebRTC realtime session."""
+    """Experimental: emitted with the remote SDP for a WebRTC realtime session."""
 
     sdp: str
     thread_id: str
@@ -313,9 +289,7 @@ class ThreadRealtimeSdpNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeStartParams(Wire):
-    """EXPERIMENTAL - start a thread-scoped realtime session.
-
-    Experimental.
+    """Experimental: start a thread-scoped realtime session.
 
     Attributes:
         output_modality: Selects text or audio output for the realtime session. Transport and voice stay independent
@@ -402,15 +376,12 @@ class ThreadRealtimeStartParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeStartResponse(Wire):
-    """EXPERIMENTAL - response for starting thread realtime.
-
-    Experimental.
-    """
+    """Experimental: response for starting thread realtime."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeStartedNotification(Wire):
-    """EXPERIMENTAL - emitted when thread realtime startup is accepted."""
+    """Experimental: emitted when thread realtime startup is accepted."""
 
     thread_id: str
     version: RealtimeConversationVersion | str
@@ -423,10 +394,7 @@ class ThreadRealtimeStartedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeStopParams(Wire):
-    """EXPERIMENTAL - stop thread realtime.
-
-    Experimental.
-    """
+    """Experimental: stop thread realtime."""
 
     thread_id: str
 
@@ -435,15 +403,12 @@ class ThreadRealtimeStopParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeStopResponse(Wire):
-    """EXPERIMENTAL - response for stopping thread realtime.
-
-    Experimental.
-    """
+    """Experimental: response for stopping thread realtime."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeTranscriptDeltaNotification(Wire):
-    """EXPERIMENTAL - flat transcript delta emitted whenever realtime transcript text changes.
+    """Experimental: flat transcript delta emitted whenever realtime transcript text changes.
 
     Attributes:
         delta: Live transcript delta from the realtime event.
@@ -458,7 +423,7 @@ class ThreadRealtimeTranscriptDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadRealtimeTranscriptDoneNotification(Wire):
-    """EXPERIMENTAL - final transcript text emitted when realtime completes a transcript part.
+    """Experimental: final transcript text emitted when realtime completes a transcript part.
 
     Attributes:
         text: Final complete text for the transcript part.
@@ -501,4 +466,4 @@ ThreadRealtimeStartTransport: TypeAlias = (
     | ExistingCallThreadRealtimeStartTransport
     | UnknownVariant
 )
-"""EXPERIMENTAL - transport used by thread realtime."""
+"""Experimental: transport used by thread realtime."""

@@ -1743,7 +1743,7 @@ class ThreadSettingsUpdateParams(Wire):
     Attributes:
         approval_policy: Override the approval policy for subsequent turns.
         approvals_reviewer: Override where approval requests are routed for subsequent turns.
-        collaboration_mode: EXPERIMENTAL - Set a pre-set collaboration mode for subsequent turns. For
+        collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
             ``collaboration_mode.settings.developer_instructions``, ``null`` means "use the built-in instructions
             for the selected mode".
         cwd: Override the working directory for subsequent turns.
@@ -1751,10 +1751,10 @@ class ThreadSettingsUpdateParams(Wire):
             it.
         effort: Override the reasoning effort for subsequent turns.
         model: Override the model for subsequent turns.
-        multi_agent_mode: @deprecated Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
+        multi_agent_mode: Deprecated: Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
         permissions: Select a named permissions profile id for subsequent turns. Cannot be combined with
             ``sandboxPolicy``.
-        personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+        personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
             rewrite the thread's existing instructions.
         sandbox_policy: Override the sandbox policy for subsequent turns.
         service_tier: Override the service tier for subsequent turns. ``null`` clears the current service tier;
@@ -1874,8 +1874,6 @@ class TurnSettingsUpdateParams(Wire):
 
     Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication. Child
     sessions and consumers of frozen initial settings are unchanged.
-
-    Experimental.
 
     Attributes:
         approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already

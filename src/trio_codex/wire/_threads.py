@@ -415,9 +415,9 @@ class ThreadSettings(Wire):
 
     Attributes:
         disabled_plugin_ids: Saved list of disabled plugin IDs. Does not yet filter plugin capabilities.
-        multi_agent_mode: @deprecated Always ``explicitRequestOnly``. Use ``effort`` for Ultra behavior.
+        multi_agent_mode: Deprecated: Always ``explicitRequestOnly``. Use ``effort`` for Ultra behavior.
             Experimental.
-        personality: @deprecated Reports the saved setting; ``friendly`` and ``pragmatic`` no longer select a style.
+        personality: Deprecated: Reports the saved setting; ``friendly`` and ``pragmatic`` no longer select a style.
     """
 
     approval_policy: AskForApproval
@@ -494,10 +494,10 @@ class ThreadStartParams(Wire):
         history_mode: Persisted thread history contract to use for this new thread. Experimental.
         mock_experimental_field: Test-only experimental field used to validate experimental gating and schema
             filtering behavior in a stable way. Experimental.
-        multi_agent_mode: @deprecated Ignored. Use Ultra reasoning effort for proactive multi-agent behavior.
+        multi_agent_mode: Deprecated: Ignored. Use Ultra reasoning effort for proactive multi-agent behavior.
             Experimental.
         permissions: Named profile id for this thread. Cannot be combined with ``sandbox``. Experimental.
-        personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style.
+        personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style.
         project_id: Optional project identity for this new thread. Durable threads persist the assignment; ephemeral
             threads expose it only in live responses. Experimental.
         runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute. Experimental.
@@ -573,7 +573,7 @@ class ThreadStartResponse(Wire):
             known. Experimental.
         disabled_plugin_ids: Saved list of disabled plugin IDs. Does not yet filter plugin capabilities.
         instruction_sources: Environment-native paths to instruction source files currently loaded for this thread.
-        multi_agent_mode: @deprecated Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
+        multi_agent_mode: Deprecated: Always ``explicitRequestOnly``. Use ``reasoningEffort`` for Ultra behavior.
             Experimental.
         runtime_workspace_roots: Thread-scoped runtime workspace roots used to materialize ``:workspace_roots``.
             Experimental.

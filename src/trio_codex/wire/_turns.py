@@ -498,13 +498,13 @@ class TurnStartParams(Wire):
         approval_policy: Override the approval policy for this turn and subsequent turns.
         approvals_reviewer: Override where approval requests are routed for review on this turn and subsequent
             turns.
-        collaboration_mode: EXPERIMENTAL - Set a pre-set collaboration mode. Takes precedence over model,
+        collaboration_mode: Experimental: Set a pre-set collaboration mode. Takes precedence over model,
             reasoning_effort, and developer instructions if set. For
             ``collaboration_mode.settings.developer_instructions``, ``null`` means "use the built-in instructions
-            for the selected mode". Experimental.
+            for the selected mode".
         cwd: Override the working directory for this turn and subsequent turns.
-        cyber_access_program: EXPERIMENTAL - Request an authorized cyber program for this turn. Omission preserves
-            automatic behavior. This does not grant access. Experimental.
+        cyber_access_program: Experimental: Request an authorized cyber program for this turn. Omission preserves
+            automatic behavior. This does not grant access.
         disabled_plugin_ids: Replace this thread's disabled plugin IDs. Omitted/null preserves the list; [] clears
             it.
         effort: Override the reasoning effort for this turn and subsequent turns.
@@ -512,7 +512,7 @@ class TurnStartParams(Wire):
             environments. Empty disables environment access for this turn. Non-empty selects the first environment
             as the current turn environment for this turn. Experimental.
         model: Override the model for this turn and subsequent turns.
-        multi_agent_mode: @deprecated Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
+        multi_agent_mode: Deprecated: Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
             Experimental.
         output_schema: Optional JSON Schema used to constrain the final assistant message for this turn.
         parent_turn_id: ID of the turn that caused this new turn to start. Set this when starting work on behalf of
@@ -520,7 +520,7 @@ class TurnStartParams(Wire):
             user. Ignored when this request adds input to an active turn.
         permissions: Select a named permissions profile id for this turn and subsequent turns. Cannot be combined
             with ``sandboxPolicy``. Experimental.
-        personality: @deprecated ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
+        personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
             rewrite the thread's existing instructions.
         responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Entries are
             flattened into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on ResponsesAPI HTTP

@@ -1,0 +1,105 @@
+"""What is in the wheel and in the sdist, and what is not."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+VERSION = "0.1.0"
+WHEEL = f"trio_codex-{VERSION}-py3-none-any.whl"
+SDIST = f"trio_codex-{VERSION}"
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / "pyproject.toml").exists(), reason="only a checkout can be packaged"
+)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the sdist. The backend is in this environment: nothing is downloaded."""
+    directory = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-t", "wheel", "-d", str(directory)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def wheel_files(built: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(built / WHEEL) as wheel:
+        return {name: wheel.read(name) for name in wheel.namelist()}
+
+
+@pytest.fixture(scope="module")
+def sdist_names(built: Path) -> set[str]:
+    with tarfile.open(built / f"{SDIST}.tar.gz") as sdist:
+        return {member.name.removeprefix(f"{SDIST}/") for member in sdist.getmembers() if member.isfile()}
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel_files: dict[str, bytes]):
+    return Parser().parsestr(wheel_files[f"trio_codex-{VERSION}.dist-info/METADATA"].decode())
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, bytes]) -> None:
+    sources = {
+        path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "trio_codex").rglob("*.py")
+    }
+    packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
+    assert packaged == {*sources, "trio_codex/py.typed"}
+
+
+def test_the_generator_is_no_part_of_the_wheel(wheel_files: dict[str, bytes]) -> None:
+    assert not [name for name in wheel_files if "wiregen" in name or "schema" in name.lower()]
+
+
+def test_the_wheel_holds_the_license(wheel_files: dict[str, bytes]) -> None:
+    license_file = f"trio_codex-{VERSION}.dist-info/licenses/LICENSE"
+    assert wheel_files[license_file] == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_wheel_says_what_it_needs(metadata) -> None:
+    requirements = metadata.get_all("Requires-Dist")
+    needed = {line.partition(";")[0].strip() for line in requirements if "extra ==" not in line}
+    assert {line.split(">=")[0] for line in needed} == {"attrs", "cattrs", "msgspec", "psutil", "trio"}
+    assert [line for line in requirements if line.startswith("psutil")] == [
+        "psutil>=5.9; sys_platform != 'linux'"
+    ]
+    assert set(metadata.get_all("Provides-Extra")) == {"cli", "runtime", "testing"}
+    assert metadata["Requires-Python"] == ">=3.11"
+    assert metadata["License-Expression"] == "MIT OR Apache-2.0"
+    assert not [line for line in requirements if "trio-typing" in line]
+
+
+def test_the_wheel_installs_the_command(wheel_files: dict[str, bytes]) -> None:
+    entry_points = wheel_files[f"trio_codex-{VERSION}.dist-info/entry_points.txt"].decode()
+    assert "trio-codex = trio_codex.cli:main" in entry_points
+
+
+def test_the_readme_is_the_description(metadata) -> None:
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+
+
+def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str]) -> None:
+    files = {"CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "pyproject.toml"}
+    assert files <= sdist_names
+    for needed in (
+        "src/wiregen/__main__.py",
+        "tests/test_packaging.py",
+        "examples/quickstart.py",
+        "docs/conf.py",
+    ):
+        assert needed in sdist_names
+    tests = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    assert tests <= sdist_names
+
+
+def test_the_sdist_holds_nothing_that_was_made(sdist_names: set[str]) -> None:
+    made = ("__pycache__", ".pyc", ".venv", "_build", ".hypothesis", "_cache")
+    assert not [name for name in sdist_names if any(part in name for part in made)]

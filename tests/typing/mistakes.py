@@ -1,0 +1,25 @@
+"""What type checkers must refuse. Never run: an ignored error that is none is an error, too.
+
+mypy's codes are named for mypy, and pyright's for pyright, which does not read mypy's.
+"""
+
+from trio_codex import CodexConfig, Policy, Thread, Turn, open_codex, policies, wire
+
+
+async def mistakes(thread: Thread, turn: Turn) -> None:
+    CodexConfig("codex")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    CodexConfig(on_stuck_turn="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await thread.run(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with open_codex():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+        pass
+    list(turn)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    turn.result.status = "completed"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    wire.NoSuchType()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    policies.accept("for ever")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+async def yes(request: policies.CommandRequest) -> bool:
+    return True
+
+
+policy = Policy(command=yes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
