@@ -24,9 +24,9 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[tuple[str, wire.Wire | None]] = []
 
-    async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:  # noqa: ASYNC910  # no I/O
+    async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:
         self.sent.append((method, params))
-        return f"result of {method}"
+        return f"result of {method}"  # noqa: ASYNC910  # no I/O
 
 
 def run(coroutine: Coroutine[Any, Any, object]) -> object:

@@ -1,0 +1,94 @@
+"""What never shows in a ``repr``: secrets, prompts, what users and models write, environment values, output, raw JSON.
+
+A nested wire value elides for itself, so this is about leaves: text and raw JSON, and lists and mappings of those.
+The judgement is on the name: better an elided file name than a token in a log.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wiregen import WiregenError, ir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TEXT = frozenset(
+    {
+        # secrets, and what identifies a person
+        "accessKeyId", "accessToken", "apiKey", "authBearerToken", "authUrl", "authorizationUrl", "challenge",
+        "email", "encrypted_content", "encrypted_function_args", "manualPairingCode", "pairingCode", "publicKey",
+        "secretAccessKey", "sessionToken", "signature", "token", "userCode", "verificationUrl",
+        # environments and commands, which may hold secrets
+        "argv", "cmd", "command", "commandWindows", "env",
+        # instructions
+        "additionalDeveloperInstructions", "baseInstructions", "codexResponseItemPrefix", "compact_prompt",
+        "defaultPrompt", "developerInstructions", "developer_instructions", "instructions", "messageBody",
+        "objective", "prompt", "realtimeEndInstructions", "realtimeStartInstructions", "revisedPrompt",
+        "revised_prompt", "userPrompt",
+        # what users and models write, and what commands print
+        "aggregatedOutput", "answers", "arguments", "audioUrl", "audio_url", "blob", "content", "contents", "data",
+        "dataBase64", "delta", "deltaBase64", "diff", "imageUrl", "image_url", "input", "output", "preview", "query",
+        "queries", "result", "review", "sdp", "searchTerm", "snippet", "stderr", "stdin", "stdout", "summary", "text",
+        "unified_diff",
+    }
+)  # fmt: skip
+"""Wire names that are elided wherever they are text. Raw JSON is elided under any name."""
+
+SHOWN = {
+    ("ConfigWarningNotification", "summary"): "a message of the server's own, and the point of the value",
+    ("DeprecationNoticeNotification", "summary"): "a message of the server's own, and the point of the value",
+}
+"""(class, wire name) that :data:`TEXT` does not mean, and why."""
+
+FURTHER = {
+    ("AdditionalContextEntry", "value"): "context for the model",
+    ("AudioUserInput", "url"): "may be a data URL",
+    ("ImageUserInput", "url"): "may be a data URL",
+    ("RequestHeader", "value"): "an HTTP header",
+    ("ThreadRealtimeAudioChunk", "data"): "audio",
+    ("UrlMcpServerElicitationRequestParams", "url"): "may carry a code",
+}
+"""(class, wire name) elided besides, and why."""
+
+
+def elided(definition: ir.Class, definitions: Mapping[str, ir.Definition]) -> frozenset[str]:
+    """Give the attributes of a class that are elided."""
+    found = {"additional"} if definition.open else set[str]()
+    for field in definition.fields:
+        row = (definition.name, field.wire)
+        kinds = _leaves(field.type, definitions)
+        if ir.ANY in kinds or row in FURTHER or (ir.STR in kinds and field.wire in TEXT and row not in SHOWN):
+            found.add(field.name)
+    return frozenset(found)
+
+
+def _leaves(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> set[ir.Type]:
+    """Give what a type is made of, aliases resolved."""
+    match type_:
+        case ir.Seq(inner) | ir.Map(inner):
+            return _leaves(inner, definitions)
+        case ir.Union(members):
+            return {leaf for member in members for leaf in _leaves(member, definitions)}
+        case ir.Ref(name) if isinstance(alias := definitions.get(name), ir.Alias):
+            return _leaves(alias.type, definitions)
+        case _:
+            return {type_}
+
+
+def check(definitions: Mapping[str, ir.Definition]) -> None:
+    """Hold the tables against the schema.
+
+    Raises:
+        WiregenError: A row speaks of something that is not there.
+    """
+    rows = {
+        (name, field.wire)
+        for name, found in definitions.items()
+        if isinstance(found, ir.Class)
+        for field in found.fields
+    }
+    if unknown := TEXT - {wire for _, wire in rows}:
+        raise WiregenError(f"no class has the elided {', '.join(sorted(unknown))}")
+    if unknown_rows := (SHOWN.keys() | FURTHER.keys()) - rows:
+        raise WiregenError(f"wiregen.elisions speaks of {sorted(unknown_rows)}, which is not there")

@@ -1,0 +1,151 @@
+"""``trio_codex._api_generated``: one typed coroutine for each request of the client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wiregen import WiregenError, ir, names, tables
+from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_RESERVED = frozenset({"self", "wire", "cast"})
+"""Names that the bodies use: a parameter must not hide them."""
+
+
+def emit(protocol: ir.Protocol, header: str) -> str:
+    """Write the module."""
+    groups: dict[str | None, list[ir.Request]] = {}
+    for request in protocol.methods.requests:
+        group, _ = names.method_name(request.method)
+        groups.setdefault(group, []).append(request)
+    lines = [
+        header,
+        '"""One coroutine for each request of the client, grouped by the first segment of its method."""',
+        "",
+        "from __future__ import annotations",
+        "",
+        "from collections.abc import Mapping, Sequence",
+        "from functools import cached_property",
+        "from typing import cast",
+        "",
+        "from trio_codex import wire",
+        "from trio_codex._api_base import Group",
+        "from trio_codex._api_base import TypedRequest as TypedRequest",
+        "",
+    ]
+    named = {group: requests for group, requests in groups.items() if group is not None}
+    for group, requests in sorted(named.items()):
+        prefix = requests[0].method.partition("/")[0]
+        lines += ["", f"class {_class_name(group)}(Group):"]
+        lines += [f'    """The requests ``{prefix}/…``."""', ""]
+        lines += _methods(protocol, requests)
+    lines += ["", "class Api(Group):", '    """Every request of the client, typed."""', ""]
+    for group, requests in sorted(named.items()):
+        prefix = requests[0].method.partition("/")[0]
+        lines += [
+            "    @cached_property",
+            f"    def {group}(self) -> {_class_name(group)}:",
+            f'        """The requests ``{prefix}/…``."""',
+            f"        return {_class_name(group)}(self._request)",
+            "",
+        ]
+    direct = groups.get(None, [])
+    if clash := {names.method_name(request.method)[1] for request in direct} & named.keys():
+        raise WiregenError(f"{clash} is both a group and a method: see names.FLAT_GROUPS")
+    return "\n".join([*lines, *_methods(protocol, direct)])
+
+
+def _class_name(group: str) -> str:
+    return "".join(word.capitalize() for word in group.split("_")) + "Api"
+
+
+def _methods(protocol: ir.Protocol, requests: list[ir.Request]) -> Iterator[str]:
+    taken: set[str] = set()
+    for request in requests:
+        _, name = names.method_name(request.method)
+        if name in taken:
+            raise WiregenError(f"two methods want the name {name}")
+        taken.add(name)
+        yield from _Method.of(protocol, request).write(name)
+
+
+@attrs.frozen(kw_only=True)
+class _Method:
+    """One coroutine on its way to text."""
+
+    request: ir.Request
+    result: str
+    summary: str
+    parameters: list[str]
+    arguments: str
+    sections: list[str]
+
+    @classmethod
+    def of(cls, protocol: ir.Protocol, request: ir.Request) -> _Method:
+        """Work out the signature from the params type."""
+        definitions = protocol.definitions
+        params = None if request.params is None else definitions[request.params]
+        parameters: list[str] = ["self"]
+        described: list[str] = []
+        if params is None:
+            arguments = "None"
+        elif isinstance(params, ir.Class):
+            if params.fields:
+                parameters.append("*")
+            for field in params.fields:
+                parameters.append(_parameter(request, field, protocol))
+                if field.doc or field.experimental:
+                    described.append(entry(field.name, field_doc(field)))
+            given = ", ".join(f"{field.name}={field.name}" for field in params.fields)
+            arguments = f"wire.{params.name}({given})"
+        else:
+            parameters += [f"params: {type_text(ir.Ref(params.name), definitions, prefix='wire.')}", "/"]
+            described.append(entry("params", f"One of the variants of `wire.{params.name}`."))
+            arguments = "params"
+        result_text = type_text(ir.Ref(request.result), definitions, prefix="wire.")
+        return cls(
+            request=request,
+            result=result_text,
+            summary=_summary(request, params),
+            parameters=parameters,
+            arguments=arguments,
+            sections=["\n".join(["Args:", *described])] if described else [],
+        )
+
+    def write(self, name: str) -> Iterator[str]:
+        """Write the coroutine."""
+        method = self.request.method
+        notes = [experimental(self.request), f"Sends ``{method}``." if self.summary else "", "A checkpoint."]
+        if self.request.deferred:
+            notes.append("The answer may take as long as it takes: no ``request_timeout`` applies.")
+        yield f"    async def {name}({', '.join(self.parameters)}) -> {self.result}:"
+        yield from docstring(
+            self.summary or f"Send `{method}`.",
+            " ".join(filter(None, notes)),
+            *self.sections,
+            "Raises:\n    RpcError: The server refused.\n    ConnectionBroken: The connection ended first.",
+            indent=8,
+        )
+        yield f"        return cast({quote(self.result)}, await self._request({quote(method)}, {self.arguments}))"
+        yield ""
+
+
+def _summary(request: ir.Request, params: ir.Definition | None) -> str:
+    if request.doc and request.doc not in tables.NO_DESCRIPTIONS:
+        return request.doc
+    return "" if params is None else params.doc
+
+
+def _parameter(request: ir.Request, field: ir.Field, protocol: ir.Protocol) -> str:
+    if field.name in _RESERVED:
+        raise WiregenError(f"{request.method} has a parameter {field.name}, which its body needs")
+    text = f"{field.name}: {type_text(field.type, protocol.definitions, prefix='wire.')}"
+    if field.default is ir.MISSING:
+        return text
+    if field.default is not None:
+        raise WiregenError(f"{request.method} has a default for {field.name}: params leave it to the server")
+    return f"{text} = None"

@@ -1,0 +1,240 @@
+"""The domain modules of ``trio_codex.wire``: enums, classes, and the aliases that join them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from wiregen import WiregenError, elisions, ir, names
+from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_DECORATOR = "@attrs.frozen(kw_only=True, eq=False, repr=False)"
+"""Without methods of their own, 600 classes import in half the time: :class:`Wire` has generic ones."""
+
+
+def emit(protocol: ir.Protocol, header: str) -> dict[str, str]:
+    """Write every domain module.
+
+    Returns:
+        The text by module name.
+    """
+    modules: dict[str, list[ir.Definition]] = {}
+    for name, module in sorted(protocol.home.items()):
+        modules.setdefault(module, []).append(protocol.definitions[name])
+    uses = _uses(protocol)
+    return {
+        module: _Module(protocol=protocol, module=module, uses=uses).write(definitions, header)
+        for module, definitions in modules.items()
+    }
+
+
+def _uses(protocol: ir.Protocol) -> dict[str, str]:
+    """Say what each payload is for: most have no description of their own."""
+    methods = protocol.methods
+    uses: dict[str, str] = {}
+    for request in methods.requests:
+        if request.params is not None:
+            uses.setdefault(request.params, f"Params of the request `{request.method}`.")
+        uses.setdefault(request.result, f"Result of the request `{request.method}`.")
+    for server_request in methods.server_requests:
+        uses.setdefault(server_request.params, f"Params of the server's request `{server_request.method}`.")
+        uses.setdefault(server_request.response, f"Answer to the server's request `{server_request.method}`.")
+    for notification in methods.notifications:
+        if notification.params is not None:
+            uses.setdefault(notification.params, f"Params of the notification `{notification.method}`.")
+    return uses
+
+
+@attrs.define(kw_only=True)
+class _Module:
+    """One module on its way to text."""
+
+    protocol: ir.Protocol
+    module: str
+    uses: Mapping[str, str]
+    needed: set[str] = attrs.field(factory=set[str])
+    """Definitions of other modules that must be there when this one is imported: aliases and defaults use them."""
+
+    def write(self, definitions: Sequence[ir.Definition], header: str) -> str:
+        """Write the module."""
+        enums = [item for item in definitions if isinstance(item, ir.Enum)]
+        classes = [item for item in definitions if isinstance(item, ir.Class)]
+        aliases = _in_order([item for item in definitions if isinstance(item, ir.Alias)])
+        body: list[str] = []
+        for enum in enums:
+            body += self._enum(enum)
+        for class_ in classes:
+            body += self._class(class_)
+        for alias in aliases:
+            body += self._alias(alias)
+        return "\n".join([header, *self._prologue(definitions), *body, ""])
+
+    # -- imports ---------------------------------------------------------------------------------------------------
+
+    def _prologue(self, definitions: Iterable[ir.Definition]) -> list[str]:
+        """Write the imports. Annotations are never evaluated on import, so what only they need costs nothing."""
+        home = self.protocol.home
+        foreign = {
+            name
+            for definition in definitions
+            for name in definition.refs()
+            if home.get(name, self.module) != self.module
+        }
+        lines = [
+            f'"""Types of the protocol: {self.module.strip("_").replace("_", " ")}."""',
+            "",
+            "from __future__ import annotations",
+            "",
+            "from collections.abc import Mapping, Sequence",
+            "from enum import StrEnum",
+            "from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias",
+            "",
+            "import attrs",
+            "",
+            "from trio_codex.wire._base import JSON, Null, Shape, Wire, empty_dict, empty_list",
+            *_imports(self.needed, home),
+            "from trio_codex.wire._unknown import UnknownVariant",
+            "",
+        ]
+        if later := foreign - self.needed:
+            lines += ["if TYPE_CHECKING:", *(f"    {line}" for line in _imports(later, home)), ""]
+        return lines
+
+    def _need(self, name: str) -> str:
+        """Note that a definition is used on import."""
+        if self.protocol.home.get(name, self.module) != self.module:
+            self.needed.add(name)
+        return name
+
+    # -- definitions -----------------------------------------------------------------------------------------------
+
+    def _enum(self, enum: ir.Enum) -> list[str]:
+        lines = ["", f"class {enum.name}(StrEnum):"]
+        lines += docstring(enum.doc or f"Known values of `{enum.name}`.", experimental(enum))
+        lines.append("")
+        for member in enum.members:
+            lines.append(f"    {member.name} = {quote(member.value)}")
+            if member.doc:
+                lines += docstring(member.doc)
+        return [*lines, ""]
+
+    def _class(self, class_: ir.Class) -> list[str]:
+        described = [field for field in class_.fields if field.doc or field.experimental or field.clears]
+        section = "\n".join(["Attributes:", *(entry(field.name, field_doc(field)) for field in described)])
+        lines = ["", _DECORATOR, f"class {class_.name}(Wire):"]
+        lines += docstring(
+            class_.doc or self._summary(class_),
+            experimental(class_),
+            section if described else "",
+        )
+        for field in class_.fields:
+            annotation = type_text(field.type, self.protocol.definitions)
+            lines.append(f"    {field.name}: {annotation}{self._default(field)}")
+        if class_.open:
+            lines.append("    additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)")
+        if shape := self._shape(class_):
+            lines += ["", f"    __wire__: ClassVar[Shape] = Shape({shape})"]
+        return [*lines, ""]
+
+    def _summary(self, class_: ir.Class) -> str:
+        if class_.name in self.uses:
+            return self.uses[class_.name]
+        if class_.parent is not None:
+            tag = next((field.default for field in class_.fields if field.name == class_.tag), class_.key)
+            return f"A `{class_.parent}`" + ("." if tag is None else f": `{tag}`.")
+        return f"`{class_.name}` of the protocol."
+
+    def _default(self, field: ir.Field) -> str:
+        match field.default:
+            case ir.Missing():
+                return ""
+            case str(value):
+                return f" = {self._text_default(field, field.type, value)}"
+            case ():
+                return " = attrs.field(factory=empty_list)"
+            case tuple(values):
+                item = field.type.item if isinstance(field.type, ir.Seq) else field.type
+                written = ", ".join(self._text_default(field, item, value) for value in values)
+                return f" = attrs.field(factory=lambda: [{written}])"
+            case value:
+                return f" = {value!r}"
+
+    def _text_default(self, field: ir.Field, type_: ir.Type, value: str) -> str:
+        """Write a text default: as a member of the enum, if the field has one."""
+        definitions = self.protocol.definitions
+        for name in ir.refs(type_):
+            target = definitions[name]
+            for enum in (target, *map(definitions.get, target.refs())):
+                if not isinstance(enum, ir.Enum):
+                    continue
+                for member in enum.members:
+                    if member.value == value:
+                        return f"{self._need(enum.name)}.{member.name}"
+            raise WiregenError(f"the default {value!r} of {field.wire} is not in {name}")
+        return quote(value)
+
+    def _shape(self, class_: ir.Class) -> str:
+        """Write what :class:`Shape` holds of a class; nothing if that is what every class has."""
+        renamed = {field.name: field.wire for field in class_.fields if field.name != field.wire}
+        parts = {
+            "names": "{" + ", ".join(f"{quote(name)}: {quote(wire)}" for name, wire in renamed.items()) + "}",
+            "tag": quote(class_.tag or ""),
+            "key": quote(class_.key or ""),
+            "closed": "True",
+            "open": "True",
+            "elided": _frozenset(elisions.elided(class_, self.protocol.definitions)),
+            "clears": _frozenset(field.name for field in class_.fields if field.clears),
+        }
+        present = {
+            "names": renamed,
+            "tag": class_.tag,
+            "key": class_.key,
+            "closed": class_.closed,
+            "open": class_.open,
+            "elided": elisions.elided(class_, self.protocol.definitions),
+            "clears": any(field.clears for field in class_.fields),
+        }
+        return ", ".join(f"{name}={text}" for name, text in parts.items() if present[name])
+
+    def _alias(self, alias: ir.Alias) -> list[str]:
+        for name in alias.refs():
+            self._need(name)
+        is_short_name = alias.name in names.EXTRA_ALIASES
+        text = type_text(alias.type, {} if is_short_name else self.protocol.definitions)
+        lines = ["", f"{alias.name}: TypeAlias = {text}"]
+        lines += docstring(alias.doc or f"`{alias.name}` of the protocol.", experimental(alias), indent=0)
+        return lines
+
+
+def _in_order(aliases: list[ir.Alias]) -> list[ir.Alias]:
+    """Put aliases after those that they mention."""
+    by_name = {alias.name: alias for alias in aliases}
+    done: dict[str, ir.Alias] = {}
+
+    def visit(alias: ir.Alias) -> None:
+        for name in alias.refs():
+            if name in by_name and name != alias.name:
+                visit(by_name[name])
+        done.setdefault(alias.name, alias)
+
+    for alias in aliases:
+        visit(alias)
+    return list(done.values())
+
+
+def _imports(wanted: Iterable[str], home: Mapping[str, str]) -> list[str]:
+    by_module: dict[str, list[str]] = {}
+    for name in sorted(wanted):
+        by_module.setdefault(home[name], []).append(name)
+    return [
+        f"from trio_codex.wire.{module} import {', '.join(found)}"
+        for module, found in sorted(by_module.items())
+    ]
+
+
+def _frozenset(items: Iterable[str]) -> str:
+    return "frozenset({" + ", ".join(map(quote, sorted(items))) + "})"

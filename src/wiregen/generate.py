@@ -1,0 +1,37 @@
+"""The whole way from the vendored schema to text."""
+
+from __future__ import annotations
+
+from wiregen import domains, elisions, emit_api, emit_tables, emit_types, ir, lower, methods, output, schema
+
+
+def build() -> ir.Protocol:
+    """Read, lower and judge the vendored schema.
+
+    Raises:
+        WiregenError: A table does not cover the schema.
+    """
+    bundle = schema.load()
+    tables = methods.build(bundle)
+    definitions = lower.lower(bundle, tables)
+    elisions.check(definitions)
+    return ir.Protocol(
+        version=bundle.version,
+        digest=bundle.digest,
+        definitions=definitions,
+        methods=tables,
+        home=domains.assign(definitions, tables),
+    )
+
+
+def generate() -> dict[str, str]:
+    """Give every generated file, formatted, by its path below ``trio_codex``."""
+    protocol = build()
+    header = f"{output.MARK} from the schema of codex {protocol.version} (sha256 {protocol.digest[:16]}…); do not edit."
+    files = {
+        "_api_generated.py": emit_api.emit(protocol, header),
+        "wire/_index.py": emit_tables.emit_index(protocol, header),
+        "wire/_registry.py": emit_tables.emit_registry(protocol, header),
+        **{f"wire/{module}.py": text for module, text in emit_types.emit(protocol, header).items()},
+    }
+    return output.formatted(files)

@@ -1,0 +1,124 @@
+"""The method tables: from the envelopes of the schema, and the judgements of :mod:`wiregen.tables`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from wiregen import WiregenError, tables
+from wiregen.ir import Methods, Notification, Request, ServerRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from wiregen.schema import Bundle
+
+
+def build(bundle: Bundle) -> Methods:
+    """Make all method tables.
+
+    Raises:
+        WiregenError: A table speaks of a method that is not there, or a type cannot be found.
+    """
+    stable = {method for method, _, _ in _rows(bundle.stable["ClientRequest"])}
+    stable_server = {method for method, _, _ in _rows(bundle.stable["ServerRequest"])}
+    requests = tuple(
+        Request(
+            method=method,
+            params=params,
+            result=_result(method, params, bundle.definitions),
+            doc=doc,
+            experimental=method not in stable,
+            deferred=method in tables.DEFERRED,
+            control=method in tables.CONTROL,
+        )
+        for method, params, doc in _rows(bundle.definitions["ClientRequest"])
+    )
+    server_requests = tuple(
+        ServerRequest(
+            method=method,
+            params=_present(method, params),
+            response=_result(method, params, bundle.definitions),
+            experimental=method not in stable_server,
+        )
+        for method, params, _ in _rows(bundle.definitions["ServerRequest"])
+    )
+    notifications = tuple(
+        Notification(method=method, params=_present(method, params))
+        for method, params, _ in _rows(bundle.definitions["ServerNotification"])
+    )
+    client_notifications = tuple(
+        Notification(method=method, params=params)
+        for method, params, _ in _rows(bundle.definitions["ClientNotification"])
+    )
+    _check(requests, notifications, bundle.definitions)
+    return Methods(
+        requests=requests,
+        server_requests=server_requests,
+        notifications=notifications,
+        client_notifications=client_notifications,
+    )
+
+
+def _rows(envelope: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
+    """Give method, params type and description of each variant of an envelope."""
+    rows: list[tuple[str, str | None, str]] = []
+    for variant in envelope["oneOf"]:
+        properties = variant["properties"]
+        (method,) = properties["method"]["enum"]
+        rows.append((method, _params(method, properties.get("params")), variant.get("description", "")))
+    return rows
+
+
+def _params(method: str, schema: Any) -> str | None:
+    """Give the params type: a definition, or one that may be null (then we send an object), or none at all."""
+    match schema:
+        case None | {"type": "null"}:
+            return None
+        case {"$ref": str(ref)} | {"anyOf": [{"$ref": str(ref)}, {"type": "null"}]}:
+            return ref.rpartition("/")[2]
+        case _:
+            raise WiregenError(f"the params of {method} are neither a type nor null: {schema}")
+
+
+def _present(method: str, params: str | None) -> str:
+    if params is None:
+        raise WiregenError(f"{method} has no params")
+    return params
+
+
+def _result(method: str, params: str | None, definitions: Mapping[str, Any]) -> str:
+    if method in tables.RESULTS:
+        result = tables.RESULTS[method]
+    elif params is not None and params.endswith("Params"):
+        result = f"{params.removesuffix('Params')}Response"
+    else:
+        raise WiregenError(f"{method} needs a row in tables.RESULTS")
+    if result not in definitions:
+        raise WiregenError(f"the result of {method} should be {result}, which is not there")
+    return result
+
+
+def _check(
+    requests: Iterable[Request], notifications: Iterable[Notification], definitions: Mapping[str, Any]
+) -> None:
+    """Hold every table against the schema."""
+    known = {request.method for request in requests}
+    _require("DEFERRED", tables.DEFERRED, known)
+    _require("CONTROL", tables.CONTROL, known)
+    _require("RESULTS", tables.RESULTS, known)
+    payloads = {item.method: _present(item.method, item.params) for item in notifications}
+    _require("TEXT_DELTAS", tables.TEXT_DELTAS, payloads)
+    _require("NOT_TEXT_DELTAS", tables.NOT_TEXT_DELTAS, payloads)
+    for method, (text, key) in tables.TEXT_DELTAS.items():
+        properties = definitions[payloads[method]]["properties"]
+        _require(f"TEXT_DELTAS[{method!r}]", (text, *key), properties)
+        if properties[text].get("type") != "string":
+            raise WiregenError(f"{text} of {method} is not a string")
+    deltas = {method for method in payloads if "delta" in method.lower()}
+    if unjudged := deltas - tables.TEXT_DELTAS.keys() - tables.NOT_TEXT_DELTAS.keys():
+        raise WiregenError(f"text or not? {', '.join(sorted(unjudged))} is in neither table")
+
+
+def _require(table: str, names: Collection[str], known: Collection[str]) -> None:
+    if unknown := [name for name in names if name not in known]:
+        raise WiregenError(f"{table} speaks of {', '.join(unknown)}, which the schema does not have")

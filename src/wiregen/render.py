@@ -1,0 +1,129 @@
+"""Text for types and docstrings, as every emitter needs it."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from typing import TYPE_CHECKING
+
+from wiregen import ir
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WIDTH = 116
+"""Columns of a docstring; the formatter does not wrap them."""
+
+
+def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefix: str = "") -> str:
+    """Write a type as Python. ``prefix`` goes before the names that live in ``trio_codex.wire``."""
+
+    def write(inner: ir.Type) -> str:
+        match inner:
+            case ir.Plain(name):
+                return f"{prefix}{name}" if inner in (ir.ANY, ir.NULL) else name
+            case ir.Const(values):
+                return f"Literal[{', '.join(map(quote, values))}]"
+            case ir.Seq(item):
+                return f"Sequence[{write(item)}]"
+            case ir.Map(value):
+                return f"Mapping[str, {write(value)}]"
+            case ir.Union(members):
+                parts = dict.fromkeys(part for member in members for part in alternatives(member))
+                # `A | str | str` happens where an open enum meets text.
+                return " | ".join(sorted(parts, key=lambda part: part == "None"))
+            case ir.Ref():
+                return " | ".join(alternatives(inner))
+
+    def alternatives(inner: ir.Type) -> tuple[str, ...]:
+        """Give what a member contributes to a union: for an open enum that is two types."""
+        if not isinstance(inner, ir.Ref):
+            return (write(inner),)
+        name = f"{prefix}{inner.name}"
+        return (name, "str") if isinstance(definitions.get(inner.name), ir.Enum) else (name,)
+
+    return write(type_)
+
+
+def quote(text: str) -> str:
+    """Write a string literal, with double quotes where that needs no escape."""
+    return f'"{text}"' if text.isprintable() and not set('"\\') & set(text) else repr(text)
+
+
+def docstring(summary: str, *sections: str, indent: int = 4) -> list[str]:
+    """Write a docstring: a summary in one line if the text allows it, then the rest, then sections."""
+    head, _, rest = prose(summary).partition("\n\n")
+    first, tail = _split_sentence(head)
+    body = [first]
+    for block in (tail, rest, *sections):
+        if block.strip():
+            body += ["", *_wrap(block, WIDTH - indent)]
+    pad = " " * indent
+    mark = 'r"""' if any("\\" in line for line in body) else '"""'
+    if len(body) == 1 and len(body[0]) + indent + 7 <= WIDTH:
+        return [f"{pad}{mark}{body[0]}{_close(body[0])}"]
+    lines = [f"{mark}{body[0]}", *body[1:], '"""']
+    return [f"{pad}{line}".rstrip() for line in lines]
+
+
+def prose(text: str) -> str:
+    """Turn the schema's Markdown (it comes from Rust doc comments) into reST."""
+    text = text.replace('"""', "'''").strip()
+    text = re.sub(r"^@deprecated:?\s*", "Deprecated: ", text)
+    text = re.sub(r"^EXPERIMENTAL:?\s*-?\s*", "Experimental: ", text)
+    text = re.sub(r"\[`?([\w:/]+)`?\](?!\()", r"`\1`", text)
+    text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
+    text = re.sub(r"(?<![\w`*])\*(?=\w)", r"\\*", text)
+    # Prose is rewrapped; a list keeps its lines.
+    blocks = [
+        block if re.search(r"^\s*[-*0-9]+[.)]?\s", block, re.MULTILINE) else " ".join(block.split())
+        for block in re.split(r"\n\s*\n", text)
+    ]
+    return "\n\n".join(blocks)
+
+
+def entry(name: str, text: str) -> str:
+    """Write one line of an ``Attributes:`` or ``Args:`` section."""
+    return f"    {name}: {' '.join(prose(text).split())}"
+
+
+def experimental(what: ir.Definition | ir.Field | ir.Request) -> str:
+    """Write the note that something is experimental, unless its description begins with that."""
+    return "Experimental." if what.experimental and not what.doc.upper().startswith("EXPERIMENTAL") else ""
+
+
+def field_doc(field: ir.Field) -> str:
+    """Write what there is to say of a field."""
+    clears = "`NULL` sends null, `None` leaves it out." if field.clears else ""
+    parts = (field.doc, clears, experimental(field))
+    return " ".join(part if part.endswith((".", ")", ":")) else f"{part}." for part in parts if part)
+
+
+def _split_sentence(text: str) -> tuple[str, str]:
+    """Split off the first sentence, which is the summary. Abbreviations do not end one."""
+    text = " ".join(text.split())
+    match = re.match(r"(.+?(?<!e\.g)(?<!i\.e)(?<!etc)[.!?])\s+(?=[A-Z`\[(])", text)
+    first, rest = (match.group(1), text[match.end() :]) if match else (text, "")
+    if first and first[-1] not in ".!?:":
+        first += "."
+    return first[:1].upper() + first[1:] if first[:1] != "`" else first, rest
+
+
+def _wrap(block: str, width: int) -> list[str]:
+    lines: list[str] = []
+    for line in block.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()))
+        deeper = indent + "    " if indent else indent
+        lines += textwrap.wrap(
+            line.strip(),
+            width,
+            initial_indent=indent,
+            subsequent_indent=deeper,
+            break_long_words=False,
+            break_on_hyphens=False,
+        ) or [""]
+    return lines
+
+
+def _close(line: str) -> str:
+    return ' """' if line.endswith('"') else '"""'

@@ -1,0 +1,104 @@
+"""The vendored schema: reading it (hash checked, patched), and pinning a new one from the binary."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from wiregen import WiregenError, patches
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = Path(__file__).parent / "schema"
+PINNED = SCHEMA / "PINNED.json"
+BUNDLE = "codex_app_server_protocol.schemas.json"
+"""The one file of the binary's output that holds all definitions."""
+FILES = {"experimental": f"experimental/{BUNDLE}.gz", "stable": f"stable/{BUNDLE}.gz"}
+"""The vendored files. Hashes are of what is inside, byte for byte what the binary wrote."""
+
+
+@attrs.frozen(kw_only=True)
+class Bundle:
+    """One version of the schema."""
+
+    version: str
+    digest: str
+    """The SHA-256 of the experimental bundle."""
+    definitions: Mapping[str, Any]
+    """The experimental surface, which includes the stable one; patched."""
+    stable: Mapping[str, Any]
+    """The stable surface, as it came."""
+
+
+def load() -> Bundle:
+    """Read the vendored schema.
+
+    Raises:
+        WiregenError: A file is not the one that ``PINNED.json`` names, or a patch no longer applies.
+    """
+    pinned = json.loads(PINNED.read_text(encoding="utf-8"))
+    content: dict[str, Any] = {}
+    for surface, name in FILES.items():
+        data = gzip.decompress((SCHEMA / name).read_bytes())
+        if hashlib.sha256(data).hexdigest() != pinned["sha256"][surface]:
+            raise WiregenError(f"{name} is not the pinned file: run `python -m wiregen --pin`")
+        content[surface] = _flatten(json.loads(data)["definitions"])
+    patches.apply(content["experimental"])
+    return Bundle(
+        version=pinned["version"],
+        digest=pinned["sha256"]["experimental"],
+        definitions=content["experimental"],
+        stable=content["stable"],
+    )
+
+
+def _flatten(definitions: dict[str, Any]) -> dict[str, Any]:
+    """Put both levels of definitions into one: no name of the first is in ``v2`` with another meaning."""
+    inner = definitions.pop("v2")
+    for name in definitions.keys() & inner.keys():
+        if _meaning(definitions[name]) != _meaning(inner[name]):
+            raise WiregenError(f"there are two different definitions of {name}")
+    return {**definitions, **inner}
+
+
+def _meaning(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in schema.items() if key not in {"$schema", "title"}}
+
+
+def pin() -> str:
+    """Run the installed binary and vendor what it prints. Returns its version."""
+    import codex_cli_bin  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+
+    binary: Path = codex_cli_bin.bundled_codex_path()
+    hashes: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        # An empty home: the output must not depend on anybody's configuration.
+        env = {**os.environ, "HOME": scratch, "CODEX_HOME": scratch}
+        text = subprocess.run(
+            [binary, "--version"], env=env, check=True, capture_output=True, text=True
+        ).stdout
+        for surface, name in FILES.items():
+            flags = ["--experimental"] if surface == "experimental" else []
+            out = Path(scratch) / surface
+            subprocess.run(
+                [binary, "app-server", "generate-json-schema", *flags, "--out", out],
+                env=env,
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            data = (out / BUNDLE).read_bytes()
+            hashes[surface] = hashlib.sha256(data).hexdigest()
+            (SCHEMA / name).parent.mkdir(parents=True, exist_ok=True)
+            (SCHEMA / name).write_bytes(gzip.compress(data, mtime=0))  # no time stamp: reproducible
+    version = text.split()[-1]
+    PINNED.write_text(json.dumps({"version": version, "sha256": hashes}, indent=2) + "\n", encoding="utf-8")
+    return version
