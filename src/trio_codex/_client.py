@@ -135,7 +135,9 @@ class Codex:
         Leaving the scope of the client does this. Bounded by ``interrupt_grace`` and ``stop_grace``; not a
         cancellation point.
         """
-        await self._session.services.finish(self._session.close)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self._session.closed.is_set():
+            await self._session.services.finish(self._session.close)
 
     # -- threads -----------------------------------------------------------------------------------------------
 

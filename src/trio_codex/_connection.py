@@ -194,6 +194,7 @@ class Connection:
 
     # -- requests of ours --------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def request(self, method: str, params: object, lane: Lane = "window") -> msgspec.Raw:
         """Send a request and wait for its answer.
 
@@ -324,6 +325,7 @@ class Connection:
     async def lose(self, reason: str) -> None:
         """End the connection because it broke, as soon as it is known why."""
         if self._dying:
+            await trio.lowlevel.checkpoint()
             return
         self._dying = True
         error: ConnectionBroken | None = None

@@ -41,6 +41,8 @@ async def end_turn(session: Session, turn: TurnState) -> None:
             await turn.callbacks.wait_empty()
         if not await _was_started(turn):
             return
+        if turn.left_early:
+            session.router.note_left(turn)
         early = not turn.ended.is_set()
         if early:
             try:
@@ -89,6 +91,7 @@ async def insist(
     Raises:
         RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
     """
+    await trio.lowlevel.checkpoint()
     delay = FIRST_RETRY_SECONDS
     while not turn.ended.is_set():
         turn_id = turn.active_id or turn.id
@@ -130,6 +133,7 @@ async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
 
 async def _was_started(turn: TurnState) -> bool:
     """Wait for the answer to ``turn/start`` if it is still out; say whether there is a turn to end."""
+    await trio.lowlevel.checkpoint()
     call = turn.start
     if call is None:
         return True
@@ -149,6 +153,7 @@ async def _was_started(turn: TurnState) -> bool:
 
 async def _end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
     """End the commands that a turn left running, and the agents that it spawned, and theirs."""
+    await trio.lowlevel.checkpoint()
     for process_id in turn.reducer.terminals.values():
         await _terminate(session, turn.thread.id, process_id)
     for child_id in turn.reducer.children:
@@ -165,6 +170,7 @@ async def end_orphan(session: Session, turn: TurnState) -> None:
 
 
 async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> None:
+    await trio.lowlevel.checkpoint()
     turn = child.turn
     if turn is not None and not turn.owned:
         try:
@@ -177,6 +183,7 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
 
 
 async def _terminate(session: Session, thread_id: str, process_id: str) -> None:
+    await trio.lowlevel.checkpoint()
     if not session.config.experimental_api:
         return
     try:

@@ -68,7 +68,7 @@ class Services:
         results: list[T] = []
         errors: list[Exception] = []
 
-        async def run() -> None:
+        async def run() -> None:  # noqa: ASYNC910  # a task of its own
             try:
                 results.append(await async_fn(*args))
             except Exception as exc:
@@ -90,7 +90,7 @@ class Services:
             scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
-    async def _run_service(
+    async def _run_service(  # noqa: ASYNC910  # a task of its own
         self,
         scope: trio.CancelScope,
         async_fn: Callable[[Unpack[Ts]], Awaitable[object]],
@@ -112,13 +112,14 @@ class Services:
 async def wait_through_interrupts(done: trio.Event) -> KeyboardInterrupt | None:
     """Wait, shielded, until ``done`` is set; give the Ctrl-C that came meanwhile instead of raising it."""
     interrupt = None
-    with trio.CancelScope(shield=True):
+    # Not a cancellation point, on purpose; a done cleanup needs no wait at all.
+    with trio.CancelScope(shield=True):  # noqa: ASYNC912
         while not done.is_set():
             try:
                 await done.wait()
             except KeyboardInterrupt as exc:
                 interrupt = exc
-    return interrupt
+    return interrupt  # noqa: ASYNC910
 
 
 @asynccontextmanager
@@ -144,10 +145,10 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
                 # Cancelled by a failing service, and by nothing else: what surrounds us reaches the body by itself.
                 with body_scope:
                     yield services
-            except BaseException as exc:  # recorded, and raised below
-                body_error = exc  # see below
+            except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handlers
+                body_error = exc
             services.start_service(close, services)
-    except BaseException as exc:  # taken apart, and raised below
+    except BaseException as exc:  # noqa: ASYNC103  # taken apart, and raised below
         other_errors = list(_leaves(exc))
     if services is not None:
         other_errors += services.failures

@@ -162,7 +162,7 @@ class _Opening:
                 return Codex(self._session_of(), await self._shake_hands(), None)
             raise self._timeout()
         except BaseException:
-            await services.finish(self.close_with, services)
+            await services.finish(self.close_with, services)  # noqa: ASYNC102  # shielded and bounded inside
             raise
 
     def _attach(
@@ -182,7 +182,9 @@ class _Opening:
         self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
         self._connection = connection
         self._services = services
-        self._session = Session(config, services, connection, self._router, self._approvals, kill, self.close)
+        self._session = Session(
+            config, services, connection, self._router, self._approvals, kill, self.close, self._closed
+        )
         session = self._session
         self._router.end_orphan = lambda turn: services.start_service(end_orphan, session, turn)
         connection.start()
@@ -275,6 +277,7 @@ class _Opening:
             with trio.move_on_after(FLUSH_SECONDS):
                 await connection.flush()
             connection.end(ConnectionClosed("the client was closed"))
+        await trio.lowlevel.checkpoint()
         if self._process is not None:
             # The reader goes on draining stdout meanwhile: an undrained server does not exit on EOF (PROTOCOL 6).
             await self._process.stop(config.stop_grace)
@@ -292,6 +295,7 @@ class _Opening:
 
     async def _diagnose(self, reason: str) -> ConnectionBroken:
         process = self._process
+        await trio.lowlevel.checkpoint()
         if process is None:
             return ConnectionBroken(reason, self._phase)
         returncode = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +35,7 @@ class Session:
         approvals: Its policies.
         kill: Ends the server at once; ``None`` if it is not ours.
         close: The close sequence of the client.
+        closed: Set when that is over.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Session:
         approvals: Approvals,
         kill: Callable[[], None] | None,
         close: Callable[[], Awaitable[None]],
+        closed: trio.Event,
     ) -> None:
         self.config = config
         self.services = services
@@ -53,6 +56,7 @@ class Session:
         self.approvals = approvals
         self.kill = kill
         self.close = close
+        self.closed = closed
 
     async def request(self, method: str, params: wire.Wire | Mapping[str, Any] | None = None) -> Any:
         """Send a request and give its typed result.
@@ -75,12 +79,12 @@ class Session:
         """Queue a request whose answer is waited for elsewhere."""
         return await self.connection.begin(method, encode(params), lane_of(method))
 
+    @trio.lowlevel.enable_ki_protection
     async def acquire(
         self,
         method: str,
         params: wire.Wire,
         undo: Callable[[Any], Awaitable[object]],
-        grace: float | None = None,
     ) -> Any:
         """Send a request that creates something on the server, so that being cancelled leaves nothing there.
 
@@ -88,7 +92,6 @@ class Session:
             method: The request.
             params: Its parameters.
             undo: Removes what the result names. It runs if the caller was cancelled after the request was sent.
-            grace: Seconds for the late answer and the undoing.
 
         Raises:
             CodexError: As :meth:`request`.
@@ -100,15 +103,14 @@ class Session:
             raise RequestTimeout(method, self.config.request_timeout)
         finally:
             if not call.answered and not call.take_back():
-                await self.services.finish(self._undo_late, call, undo, grace or self.config.interrupt_grace)
+                # Shielded and bounded inside.
+                await self.services.finish(self._undo_late, call, undo)  # noqa: ASYNC102
 
-    async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]], grace: float) -> None:
-        with trio.move_on_after(grace):
-            try:
-                await undo(decode_result(call.method, await call.answer()))
-            except CodexError:
-                # It failed, or the connection ended: either way there is nothing left to undo.
-                return
+    async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]]) -> None:
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(self.config.interrupt_grace), suppress(CodexError):
+            # If it failed, or the connection ended, there is nothing left to undo.
+            await undo(decode_result(call.method, await call.answer()))
         call.give_up()
 
 

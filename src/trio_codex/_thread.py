@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import os
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import trio
@@ -219,26 +219,25 @@ class Thread:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
         if self._closed:
             return
         self._closed = True
         self._state.held -= 1
         if self._session.connection.death is None:
-            await self._session.services.finish(self._close)
+            # Shielded and bounded inside.
+            await self._session.services.finish(self._close)  # noqa: ASYNC102
         self._session.router.let_go(self._state)
 
-    async def _close(self) -> None:
+    async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
         if self._state.turn is not None:
             self._state.turn.left_early = True
             await end_turn(self._session, self._state.turn)
-        with trio.move_on_after(self._session.config.interrupt_grace):
-            try:
-                if self._session.config.experimental_api:
-                    await self._session.request("thread/backgroundTerminals/clean", {"threadId": self.id})
-                await self._session.request("thread/unsubscribe", {"threadId": self.id})
-            except CodexError:
-                # It is archived, deleted or unloaded already, or the connection has ended: nothing of it is left to end.
-                return
+        with trio.move_on_after(self._session.config.interrupt_grace), suppress(CodexError):
+            # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
+            if self._session.config.experimental_api:
+                await self._session.request("thread/backgroundTerminals/clean", {"threadId": self.id})
+            await self._session.request("thread/unsubscribe", {"threadId": self.id})
 
 
 def _sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | None) -> wire.SandboxPolicy | None:

@@ -112,7 +112,6 @@ class Turn:
         def params(turn_id: str) -> dict[str, Any]:
             return {"threadId": self._state.thread.id, "expectedTurnId": turn_id, "input": encoded}
 
-        await trio.lowlevel.checkpoint()
         if self._state.ended.is_set():
             await self._session.request("turn/steer", params(self.id))
         await insist(self._session, self._state, "turn/steer", params)
@@ -125,7 +124,6 @@ class Turn:
         Raises:
             CodexError: As every request.
         """
-        await trio.lowlevel.checkpoint()
         await interrupt(self._session, self._state)
 
     async def wait(self) -> TurnResult:
@@ -200,8 +198,8 @@ async def open_turn(
         with body_scope:
             await _start(session, turn, params)
             yield Turn(session, thread, turn)
-    except BaseException as exc:  # recorded, and raised below
-        body_error = exc  # see below
+    except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        body_error = exc
     exit_request = await _leave(session, turn)
     error = _choose(body_error, exit_request, failures, turn)
     if error is not None:
@@ -233,8 +231,6 @@ async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
-    if turn.left_early:
-        session.router.note_left(turn)
     turn.events.release()
     exit_request = None
     if turn.left_early or turn.callbacks:
@@ -242,7 +238,7 @@ async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
             await session.services.finish(end_turn, session, turn)
         except KeyboardInterrupt as exc:
             exit_request = exc
-    return exit_request
+    return exit_request  # noqa: ASYNC910  # there is nothing to wait for if the turn has ended
 
 
 def _choose(

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
+import trio
 
 if TYPE_CHECKING:
     from trio_codex import wire
@@ -145,11 +146,13 @@ class Policy:
         return any(callback is not None for callback in attrs.astuple(self, recurse=False))
 
 
-async def _accept(_: Any) -> Decision:  # decides without waiting
+async def _accept(_: Any) -> Decision:
+    await trio.lowlevel.checkpoint()
     return accept()
 
 
-async def _decline(_: Any) -> Decision:  # decides without waiting
+async def _decline(_: Any) -> Decision:
+    await trio.lowlevel.checkpoint()
     return decline("declined by decline_all")
 
 
