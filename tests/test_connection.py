@@ -344,8 +344,8 @@ async def test_no_request_is_lost_by_a_peer_that_drops_beyond_128_in_flight():
             nursery.start_soon(bench.call, str(number))
         while answered < 1000:
             await wait_all_tasks_blocked()
-            bench.peer.lines += await bench.peer.requests(1)
-            in_flight, bench.peer.lines = bench.peer.lines, []
+            in_flight = await bench.peer.requests(1)
+            in_flight += await bench.peer.requests(len(bench.peer.lines))
             assert len(in_flight) <= 64
             await bench.peer.answer(*in_flight[:128])
             answered += len(in_flight[:128])
@@ -635,10 +635,6 @@ async def test_ids_of_the_server_and_ours_do_not_meet():
 
 
 async def test_the_reader_goes_on_though_a_consumer_never_reads():
-    class Lagging(StubReceiver):
-        def on_notification(self, notification):
-            subscription.put(notification.params)
-
     class NoMerging:
         def key(self, event):
             return None
@@ -646,7 +642,7 @@ async def test_the_reader_goes_on_though_a_consumer_never_reads():
     class Sized(bytes):
         size = property(len)
 
-    class Receiver(Lagging):
+    class Receiver(StubReceiver):
         def on_notification(self, notification):
             subscription.put(Sized(bytes(notification.params)))
 
@@ -767,7 +763,10 @@ async def test_what_still_comes_while_the_end_is_diagnosed_counts(autojump_clock
 
 
 async def test_closing_during_the_diagnosis_wins(autojump_clock):
-    async with connected(diagnose=lambda _: trio.sleep_forever()) as bench, trio.open_nursery() as nursery:
+    async def diagnose(reason):
+        await trio.sleep_forever()
+
+    async with connected(diagnose=diagnose) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.connection.lose, "x")
         await wait_all_tasks_blocked()
         bench.connection.end(ConnectionClosed("closed"))
@@ -912,7 +911,7 @@ async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_for_ever
     async def diagnose(reason):
         raise ValueError("bug")
 
-    with pytest.raises(errors.InternalError) as caught:
+    with pytest.raises(errors.InternalError) as caught:  # noqa: PT012
         async with connected(diagnose=diagnose) as bench:
             await bench.connection.begin("a", None)
             await bench.peer.stream.aclose()

@@ -116,7 +116,7 @@ def test_every_error_can_be_copied(cls):
 @every_class
 def test_every_error_is_itself_and_nothing_else(cls):
     error, other = cls(**SAMPLES[cls]), cls(**SAMPLES[cls])
-    assert error == error  # noqa: PLR0124
+    assert error == error
     assert error != other
     assert len({error, other}) == 2
 

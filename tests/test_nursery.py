@@ -1,5 +1,7 @@
 """The nursery that nobody sees: what leaves it, in what order it closes, and what survives Ctrl-C and cancellation."""
 
+# ruff: noqa: PT012  # what leaves a whole nursery is the point here
+
 import contextlib
 import contextvars
 import pickle
@@ -93,7 +95,7 @@ async def test_what_the_body_raises_leaves_as_itself(error):
                 services.start_service(trio.sleep_forever)
                 await trio.lowlevel.checkpoint()
                 raise error
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:
             caught = exc
     assert caught is error
     assert close.runs == 1
@@ -267,7 +269,7 @@ async def test_the_bodys_error_wins_over_a_failed_service_and_notes_it(error):
                 with trio.CancelScope(shield=True):
                     await wait_all_tasks_blocked()
                 raise error
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:
             caught = exc
     assert caught is error
     assert close.runs == 1
@@ -314,7 +316,7 @@ async def test_an_exit_request_of_a_task_wins_over_everything(exit_request, body
                 finally:
                     if body_fails:
                         raise FineError("mine")
-        except BaseException as exc:  # noqa: BLE001
+        except BaseException as exc:
             caught = exc
     assert caught is error
     assert close.runs == 1

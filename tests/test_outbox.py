@@ -58,7 +58,7 @@ async def test_a_line_beyond_the_batch_size_goes_alone_and_whole():
 
 async def test_an_ordinary_line_does_not_overtake_an_urgent_one_that_did_not_fit():
     outbox = Outbox()
-    big = b"x" * (BATCH_BYTES - 2) + b"\n"
+    big = b"x" * (BATCH_BYTES - 100) + b"\n"
     for line in (b"1" + big, b"2" + big):
         outbox.put(line, urgent=True)
     outbox.put(b"\n")

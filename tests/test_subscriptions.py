@@ -611,6 +611,12 @@ class Buffering(RuleBasedStateMachine):
                 # Only what cannot be avoided by merging is an excuse.
                 assert self.unread > self.max_events or self.unread_bytes > self.max_bytes
 
+    @rule(item=st.sampled_from("ab"), left=st.integers(0, 2))
+    def lag_and_catch_up(self, item, left):
+        lag = max(self.max_events // 2, 1)
+        self.put([item] * (lag + 1), 0)
+        self.read(max(lag - left, 1))
+
     @precondition(lambda self: self.number > 30)
     @rule(how=st.sampled_from(["put_last", "put_last", "end", "break", "release"]))
     def finish(self, how):

@@ -41,7 +41,9 @@ from trio_codex._open import open_codex as open_codex
 from trio_codex._subscriptions import Subscription as Subscription
 from trio_codex._thread import Sandbox as Sandbox
 from trio_codex._thread import Thread as Thread
+from trio_codex._thread import TurnOptions as TurnOptions
 from trio_codex._turn import Turn as Turn
+from trio_codex._turn import TurnText as TurnText
 from trio_codex._turn_result import TurnResult as TurnResult
 from trio_codex._turn_result import TurnStatus as TurnStatus
 from trio_codex.policies import Policy as Policy

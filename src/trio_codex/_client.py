@@ -79,7 +79,7 @@ class Codex:
 
     @property
     def api(self) -> Api:
-        """Every request of the protocol as a typed method, grouped: ``codex.api.thread.list(limit=25)``."""
+        """Every request of the protocol as a typed method, in groups, such as ``codex.api.thread.list(limit=25)``."""
         if self._api is None:
             from trio_codex._api_generated import Api
 

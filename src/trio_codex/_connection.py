@@ -89,7 +89,7 @@ class Call:
     __slots__ = ("_answered", "_connection", "_error", "_lane", "_result", "letter", "method", "request_id")
 
     def __init__(self, connection: Connection, method: str, lane: Lane) -> None:
-        self.method = method
+        self.method: str = method
         self._connection = connection
         self._lane: Lane = lane
         self._answered = trio.Event()

@@ -34,11 +34,11 @@ class Event:
     __slots__ = ("_params", "emitted_at", "json", "merged", "method", "size")
 
     def __init__(self, method: str, json: Json, emitted_at: float | None, merged: int = 1) -> None:
-        self.method = method
-        self.emitted_at = emitted_at
-        self.merged = merged
-        self.size = len(json)
-        self.json = json
+        self.method: str = method
+        self.emitted_at: float | None = emitted_at
+        self.merged: int = merged
+        self.size: int = len(json)
+        self.json: Json = json
         self._params: wire.Wire | None = None
 
     @property
@@ -50,7 +50,7 @@ class Event:
 
     @property
     def raw(self) -> Any:
-        """The parameters as they came, as plain JSON: with every member that this version does not know."""
+        """The parameters as they came, as plain JSON, with every member that this version does not know."""
         try:
             return msgspec.json.decode(self.json) if self.size else None
         except UNREADABLE:

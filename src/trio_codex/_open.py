@@ -29,6 +29,7 @@ from trio_codex.errors import (
     StartTimeout,
     describe_exit,
 )
+from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -146,6 +147,8 @@ class _Opening:
         with trio.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
                 process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
+                # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
+                _convert.preload()
                 pid = await process.started()
                 services.start_service(process.drain_stderr)
                 self._attach(services, process.stdin, process.stdout, process.kill)
@@ -156,6 +159,7 @@ class _Opening:
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
         """Shake hands over a stream."""
         self._stream = stream
+        _convert.preload()
         self._attach(services, stream, stream, None)
         try:
             with trio.move_on_after(self._config.start_timeout):

@@ -25,8 +25,8 @@ class Letter:
     __slots__ = ("line", "taken")
 
     def __init__(self, line: bytes) -> None:
-        self.line = line
-        self.taken = False
+        self.line: bytes = line
+        self.taken: bool = False
 
 
 class Outbox:

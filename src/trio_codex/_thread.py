@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import trio
 
@@ -36,6 +36,36 @@ class Sandbox(enum.StrEnum):
     full_access = "danger-full-access"
 
 
+class TurnOptions(TypedDict, total=False):
+    """What can be chosen for a turn. ``policy`` holds for this turn only; the others persist for the thread's later turns.
+
+    Attributes:
+        policy: Decides on what this turn asks, before the thread's and the client's policies.
+        approval_policy: When the server asks at all. With ``never`` no policy is asked.
+        approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
+        cwd: Working directory.
+        effort: Reasoning effort.
+        model: Model.
+        output_schema: JSON Schema of the final response; the server keeps it for this turn only.
+        sandbox: What commands may touch.
+        service_tier: Service tier.
+        summary: How reasoning is summarised.
+        collaboration_mode: Collaboration mode (experimental).
+    """
+
+    policy: Policy | None
+    approval_policy: wire.AskForApproval | None
+    approvals_reviewer: wire.ApprovalsReviewer | str | None
+    cwd: str | os.PathLike[str] | None
+    effort: wire.ReasoningEffort | str | None
+    model: str | None
+    output_schema: wire.JSON
+    sandbox: Sandbox | wire.SandboxPolicy | None
+    service_tier: str | None
+    summary: wire.ReasoningSummary | str | None
+    collaboration_mode: wire.CollaborationMode | None
+
+
 class Thread:
     """One conversation with an agent, kept by the server.
 
@@ -64,17 +94,17 @@ class Thread:
 
     # -- turns -------------------------------------------------------------------------------------------------
 
-    async def run(self, value: TurnInput, **options: Any) -> TurnResult:
+    async def run(self, value: TurnInput, **options: Unpack[TurnOptions]) -> TurnResult:
         """Run a turn to its end.
 
         Under a deadline the partial result is lost; use :meth:`turn` to keep it.
 
         Args:
             value: What to say.
-            **options: As :meth:`turn`.
+            **options: See :class:`TurnOptions`.
 
         Returns:
-            How it ended: completed, or interrupted.
+            How it ended, as completed or as interrupted.
 
         Raises:
             TurnFailed: It failed.
@@ -90,41 +120,15 @@ class Thread:
             raise TurnFailed(result)
         return result
 
-    def turn(
-        self,
-        value: TurnInput,
-        *,
-        policy: Policy | None = None,
-        approval_policy: wire.AskForApproval | None = None,
-        approvals_reviewer: wire.ApprovalsReviewer | str | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        effort: wire.ReasoningEffort | str | None = None,
-        model: str | None = None,
-        output_schema: wire.JSON = None,
-        sandbox: Sandbox | wire.SandboxPolicy | None = None,
-        service_tier: str | None = None,
-        summary: wire.ReasoningSummary | str | None = None,
-        collaboration_mode: wire.CollaborationMode | None = None,
-    ) -> AbstractAsyncContextManager[Turn]:
+    def turn(self, value: TurnInput, **options: Unpack[TurnOptions]) -> AbstractAsyncContextManager[Turn]:
         """Run a turn as a scope.
 
         Leaving the scope before the turn's end interrupts it on the server, and the agents and commands it started, and
-        waits for the proof, within ``interrupt_grace``. ``policy`` holds for this turn only; the other options persist
-        on the server, for the thread's later turns.
+        waits for the proof, within ``interrupt_grace``.
 
         Args:
             value: What to say.
-            policy: Decides on what this turn asks, before the thread's and the client's policies.
-            approval_policy: When the server asks at all. With ``never`` no policy is asked.
-            approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-            cwd: Working directory.
-            effort: Reasoning effort.
-            model: Model.
-            output_schema: JSON Schema of the final response.
-            sandbox: What commands may touch.
-            service_tier: Service tier.
-            summary: How reasoning is summarised.
-            collaboration_mode: Collaboration mode (experimental).
+            **options: See :class:`TurnOptions`.
 
         Returns:
             An async context manager that gives the :class:`Turn`.
@@ -139,22 +143,26 @@ class Thread:
         """
         self._check_open()
         items, tool_output = wire_input(value)
+        cwd = options.get("cwd")
         params = wire.TurnStartParams(
             thread_id=self.id,
             input=items,
             tool_output=tool_output,
-            approval_policy=approval_policy,
-            approvals_reviewer=approvals_reviewer,
+            approval_policy=options.get("approval_policy"),
+            approvals_reviewer=options.get("approvals_reviewer"),
             cwd=None if cwd is None else os.fspath(cwd),
-            effort=effort,
-            model=model,
-            output_schema=output_schema,
-            sandbox_policy=_sandbox_policy(sandbox),
-            service_tier=service_tier,
-            summary=summary,
-            collaboration_mode=collaboration_mode,
+            effort=options.get("effort"),
+            model=options.get("model"),
+            output_schema=options.get("output_schema"),
+            sandbox_policy=_sandbox_policy(options.get("sandbox")),
+            service_tier=options.get("service_tier"),
+            summary=options.get("summary"),
+            collaboration_mode=options.get("collaboration_mode"),
         )
-        return open_turn(self._session, self, self._state, params, policy)
+        unknown = options.keys() - TurnOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"a turn has no option {min(unknown)!r}")
+        return open_turn(self._session, self, self._state, params, options.get("policy"))
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[Subscription[Event]]:

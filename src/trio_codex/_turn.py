@@ -92,8 +92,7 @@ class Turn:
     def text(self) -> TurnText:
         """Iterate over the agent's text: the deltas of its messages, and the whole of one that came without deltas.
 
-        Raises:
-            As iterating over the turn.
+        It raises what iterating over the turn raises.
         """
         return TurnText(self._events)
 

@@ -30,7 +30,7 @@ class TurnStatus(enum.StrEnum):
     interrupted = "interrupted"
     failed = "failed"
     lost = "lost"
-    """Its end was never seen: the connection ended first, or it was abandoned."""
+    """Its end was never seen, because the connection ended first or because it was abandoned."""
 
 
 @attrs.frozen(kw_only=True)

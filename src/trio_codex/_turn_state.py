@@ -56,13 +56,13 @@ class TurnState:
         self.thread = thread
         self.id = turn_id
         self.active_id = turn_id
-        self.reducer = TurnReducer()
+        self.reducer: TurnReducer = TurnReducer()
         self.events = events
         self.callbacks = callbacks
         self.policy = policy
-        self.started = trio.Event()
-        self.ended = trio.Event()
-        self.last_event_at = trio.current_time()
+        self.started: trio.Event = trio.Event()
+        self.ended: trio.Event = trio.Event()
+        self.last_event_at: float = trio.current_time()
         self.start: Call | None = None
         self.left_early = False
         self._lost: tuple[str, Death | None] | None = None

@@ -6,6 +6,7 @@ request, or the turn ends, the question is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -94,10 +95,12 @@ def declining(screen: Screen) -> Policy:
         screen.note(f"declined, as there is no terminal to ask on: {what}", "yellow")
         return policies.decline("there is no terminal to ask on")
 
-    async def command(request: CommandRequest) -> Decision:  # decides without waiting
+    async def command(request: CommandRequest) -> Decision:
+        await trio.lowlevel.checkpoint()
         return decline(one_line(script_of(request.command or "an unnamed command"), 200))
 
-    async def file_change(request: FileChangeRequest) -> Decision:  # decides without waiting
+    async def file_change(request: FileChangeRequest) -> Decision:
+        await trio.lowlevel.checkpoint()
         return decline(one_line("changes of " + ", ".join(change.path for change in request.changes), 200))
 
     return Policy(command=command, file_change=file_change)
@@ -138,10 +141,10 @@ def _drop_typed_ahead(terminal: int) -> None:
     """Forget what was typed before the question could be read: it is no answer to it."""
     try:
         import termios
-
-        termios.tcflush(terminal, termios.TCIFLUSH)
-    except (ImportError, OSError, termios.error):
+    except ImportError:  # not on Windows
         return
+    with contextlib.suppress(OSError, termios.error):
+        termios.tcflush(terminal, termios.TCIFLUSH)
 
 
 _CHOICES: Final = Text.assemble(

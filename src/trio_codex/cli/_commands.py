@@ -5,6 +5,7 @@ Kept light, so that ``--help`` is fast: what a command does is imported when it 
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -192,7 +193,7 @@ def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any)
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line; whatever goes wrong is one line on stderr. Give the exit status."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         status = cli.main(args, prog_name="trio-codex", standalone_mode=False)

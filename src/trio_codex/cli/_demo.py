@@ -23,9 +23,9 @@ from trio_codex.errors import CodexError
 from trio_codex.testing import MockModel, offline_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
-    from trio_codex import Codex
+    from trio_codex import Codex, Turn
     from trio_codex.policies import CommandRequest, Decision
     from trio_codex.testing import ModelRequest, OfflineHome
 
@@ -60,7 +60,7 @@ class Stage:
         self._is_mid_line = False
 
     @contextmanager
-    def step(self, title: str) -> Iterator[None]:
+    def step(self, title: str) -> Generator[None]:
         """Show a step's headline."""
         self.title = title
         self._number += 1
@@ -182,7 +182,8 @@ async def _streaming(stage: Stage, codex: Codex, model: MockModel) -> None:
 async def _approvals(stage: Stage, codex: Codex, model: MockModel, home: OfflineHome) -> None:
     asked: list[str | None] = []
 
-    async def house_rules(request: CommandRequest) -> Decision:  # decides without waiting
+    async def house_rules(request: CommandRequest) -> Decision:
+        await trio.lowlevel.checkpoint()
         asked.append(request.command)
         allowed = "notes.txt" in (request.command or "")
         stage.tell("agent", f"may I run: {script_of(request.command or '')}")
@@ -249,6 +250,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         stage.tell("you", f"with trio.move_on_after({PATIENCE_SECONDS}): … (from its first word on)")
         stage.tell("agent", "runs in the background: sleep 300")
         pid = 0
+        turn: Turn | None = None
         with trio.move_on_after(LIMIT_SECONDS) as scope:
             async with thread.turn("Count slowly.") as turn:
                 async for piece in turn.text():
@@ -259,9 +261,8 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
                         scope.deadline = trio.current_time() + PATIENCE_SECONDS
         left = trio.current_time() - scope.deadline
         stage.check(scope.cancelled_caught, "the deadline passed while the model was still writing")
-        stage.check(
-            turn.result.status == TurnStatus.interrupted, "the server says that the turn was interrupted"
-        )
+        status = None if turn is None else turn.result.status
+        stage.check(status == TurnStatus.interrupted, "the server says that the turn was interrupted")
         streaming = model.requests[before + 1]
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")

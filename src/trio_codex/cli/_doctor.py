@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
@@ -19,13 +18,15 @@ import trio
 from rich.console import Console
 from rich.text import Text
 
-from trio_codex import Sandbox, __version__, open_codex
+from trio_codex import Sandbox, __version__, open_codex, wire
 from trio_codex.binary import TESTED, Binary, check_version, find_binary, read_version
 from trio_codex.cli._render import duration
 from trio_codex.cli._text import explain, one_line, sentence
 from trio_codex.errors import CodexError, SpawnError, StartError, StartTimeout
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from trio_codex import Codex, CodexConfig, Event, Subscription
 
 Status = Literal["ok", "warning", "problem", "skipped"]
@@ -51,7 +52,7 @@ SANDBOX_SECONDS: Final = 10.0
 PAGES: Final = 50
 """Bound of the pages of models that are counted."""
 
-WARNINGS: Final = ("configWarning", "warning", "deprecationNotice")
+WARNINGS: Final = ("configWarning", "warning")
 """Notifications that tell people what is wrong."""
 
 
@@ -115,6 +116,7 @@ async def examine(*, config: CodexConfig, as_json: bool) -> int:
 
 
 async def _examine(examination: Examination) -> None:
+    await trio.lowlevel.checkpoint()
     config = examination.config
     try:
         binary = find_binary(config.codex_bin, config.environment().get("PATH"))
@@ -156,7 +158,7 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
     standing = check_version(version)
     oldest, newest = TESTED
     tested = oldest if oldest == newest else f"{oldest} to {newest}"
-    details = {"version": version, "tested": list(TESTED), "standing": standing}
+    details: dict[str, Any] = {"version": version, "tested": list(TESTED), "standing": standing}
     match standing:
         case "tested":
             examination.note("version", "ok", f"{version}, which is tested", **details)
@@ -199,7 +201,8 @@ async def _try(
     examination: Examination, name: str, budget: float, question: Callable[..., Any], *args: Any
 ) -> bool:
     """Ask one question; an error is a finding. Say whether there was none."""
-    with trio.move_on_after(budget):
+    await trio.lowlevel.checkpoint()
+    with trio.move_on_after(budget):  # noqa: ASYNC912  # each question is a cancellation point
         try:
             await question(*args)
         except CodexError as exc:
@@ -229,28 +232,36 @@ async def _start_thread(codex: Codex, examination: Examination) -> None:
 
 
 async def _read_account(codex: Codex, examination: Examination, binary: Binary) -> None:
-    answer = await codex.request("account/read", {})
-    account, needed = answer.get("account"), answer.get("requiresOpenaiAuth")
-    if isinstance(account, dict):
-        # Not the address: a report is made to be passed on.
-        kind, plan = str(account.get("type")), account.get("planType")
-        value = f"logged in ({kind}{f', plan {plan}' if plan else ''})"
-        examination.note("login", "ok", value, type=kind, plan=plan, needed=bool(needed))
-    elif needed:
-        mend = f"Log in with: {binary.path} login"
-        examination.note("login", "problem", "not logged in", mend, type=None, plan=None, needed=True)
-    else:
-        value = "not needed by this model provider"
-        examination.note("login", "ok", value, type=None, plan=None, needed=False)
+    answer = wire.decode(wire.GetAccountResponse, await codex.request("account/read"))
+    needed = answer.requires_openai_auth
+    details: dict[str, Any] = {"needed": needed, "type": None, "plan": None}
+    match answer.account:
+        case None if needed:
+            examination.note(
+                "login", "problem", "not logged in", f"Log in with: {binary.path} login", **details
+            )
+        case None:
+            examination.note("login", "ok", "not needed by this model provider", **details)
+        case wire.ChatgptAccount(plan_type=plan):
+            # Not the address: a report is made to be passed on.
+            details |= {"type": "chatgpt", "plan": str(plan)}
+            examination.note("login", "ok", f"logged in with ChatGPT, plan {plan}", **details)
+        case wire.ApiKeyAccount():
+            examination.note("login", "ok", "logged in with an API key", **(details | {"type": "apiKey"}))
+        case account:
+            kind = account.tag if isinstance(account, wire.UnknownVariant) else account.type
+            examination.note("login", "ok", f"logged in ({kind})", **(details | {"type": kind}))
 
 
 async def _count_models(codex: Codex, examination: Examination) -> None:
+    await trio.lowlevel.checkpoint()
     count, cursor = 0, None
     for _ in range(PAGES):
-        page = await codex.request("model/list", {} if cursor is None else {"cursor": cursor})
-        count += len(page.get("data") or ())
-        cursor = page.get("nextCursor")
-        if not cursor:
+        params = wire.ModelListParams(cursor=cursor)
+        page = wire.decode(wire.ModelListResponse, await codex.request("model/list", params))
+        count += len(page.data)
+        cursor = page.next_cursor
+        if cursor is None:
             break
     if count:
         examination.note("models", "ok", f"{count} on offer", count=count)
@@ -262,23 +273,21 @@ async def _count_models(codex: Codex, examination: Examination) -> None:
 
 async def _try_sandbox(codex: Codex, examination: Examination) -> None:
     """Run a command that does nothing in the read-only sandbox: without it, none of the agent's commands would run."""
+    await trio.lowlevel.checkpoint()
     if codex.metadata.platform_family != "unix":
         examination.note("sandbox", "skipped", "not tried on this platform")
         return
-    params = {
-        "command": ["true"],
-        "sandboxPolicy": {"type": "readOnly"},
-        "timeoutMs": int(min(SANDBOX_SECONDS, examination.config.start_timeout) * 1000),
-    }
-    answer = await codex.request("command/exec", params)
+    seconds = min(SANDBOX_SECONDS, examination.config.start_timeout)
+    params = wire.CommandExecParams(
+        command=["true"], sandbox_policy=wire.ReadOnlySandboxPolicy(), timeout_ms=int(seconds * 1000)
+    )
+    answer = wire.decode(wire.CommandExecResponse, await codex.request("command/exec", params))
     helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
-    if answer.get("exitCode") != 0:
-        told = str(answer.get("stderr") or "").strip() or f"exit status {answer.get('exitCode')}"
-        mend = (
-            "Install bubblewrap, and allow this user to make user namespaces."
-            if sys.platform == "linux"
-            else None
-        )
+    if answer.exit_code != 0:
+        told = answer.stderr.strip() or f"exit status {answer.exit_code}"
+        mend = None
+        if sys.platform == "linux":
+            mend = "Install bubblewrap, and allow this user to make user namespaces."
         examination.note("sandbox", "problem", f"a command cannot run in it: {told}", mend, helper=helper)
     elif sys.platform == "linux":
         which = helper or "the bundled bubblewrap, as there is none on PATH"
@@ -291,10 +300,14 @@ async def _note_warnings(examination: Examination, warnings: Subscription[Event]
     """Take the warnings that have come; there is nothing to wait for."""
     with trio.move_on_after(0):
         async for event in warnings:
-            raw = event.raw if isinstance(event.raw, dict) else {}
-            text = raw.get("summary") or raw.get("message") or event.method
-            details = raw.get("details")
-            examination.note("warning", "warning", f"{text} {details}" if details else str(text))
+            match event.params:
+                case wire.ConfigWarningNotification(summary=summary, details=details):
+                    text = f"{summary} {details or ''}"
+                case wire.WarningNotification(message=message):
+                    text = message
+                case _:
+                    text = event.method
+            examination.note("warning", "warning", text)
 
 
 def _print_json(examination: Examination) -> None:

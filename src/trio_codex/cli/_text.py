@@ -106,8 +106,9 @@ def explain(error: CodexError) -> tuple[str, str | None]:
             return one_line(error.message), _CONFIG_MEND
         case TurnFailed():
             reason = error.result.error
-            return one_line(str(error)), _turn_mend(None if reason is None else str(reason.codex_error_info))
-    return one_line(str(error)), None
+            return one_line(str(error)), _turn_mend("" if reason is None else str(reason.codex_error_info))
+        case _:
+            return one_line(str(error)), None
 
 
 def sentence(cause: str, mend: str | None) -> str:
@@ -128,12 +129,9 @@ def _told(stderr_tail: str) -> str:
     return f": {(errors or lines)[-1]}" if lines else ""
 
 
-def _turn_mend(info: str | None) -> str | None:
-    match info:
-        case None:
-            return None
-        case _ if "unauthorized" in info.lower():
-            return "Log in with codex login; trio-codex doctor shows the state."
-        case "usageLimitExceeded":
-            return "Wait until the limit of this account is reset."
+def _turn_mend(info: str) -> str | None:
+    if "unauthorized" in info.lower():
+        return "Log in with codex login; trio-codex doctor shows the state."
+    if info == "usageLimitExceeded":
+        return "Wait until the limit of this account is reset."
     return None

@@ -100,7 +100,8 @@ class FakeServer:
     """
 
     def __init__(self) -> None:
-        self.stream, self._own = trio.testing.memory_stream_pair()
+        client_end, self._own = trio.testing.memory_stream_pair()
+        self.stream: trio.abc.Stream = client_end
         self.notified: list[str] = []
         self.answers: dict[int | str, Any] = {}
         self._defaults = dict(DEFAULTS)

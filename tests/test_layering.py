@@ -1,0 +1,260 @@
+"""What holds of the project as a whole: imports go downward only, importing is cheap, and tests leave nothing behind."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trio_codex
+
+ROOT = Path(trio_codex.__file__).parent
+TESTS = Path(__file__).parent
+
+SANS_IO, WIRE, SHELL, API, ABOVE = range(5)
+
+LAYERS = {
+    SANS_IO: "errors _framing _json _rpc",
+    WIRE: "wire",
+    SHELL: (
+        "_connection _dispatch _guard _guarded _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
+        " _transports _websocket"
+    ),
+    API: (
+        "_api _api_base _api_generated _approvals _binary _client _config _ending _event _exec _inbox _inputs _login"
+        " _open _retry _router _session _thread _tools _turn _turn_result _turn_state _watch"
+        " binary instruments policies tools trio_codex"
+    ),
+    ABOVE: "__main__ _supervisor cli supervisor testing",
+}
+"""Section 2 of the design, module by module. ``trio_codex`` is the package itself: it re-exports."""
+
+LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+
+TYPE_ONLY_EXCEPTIONS = {("errors", "_turn_result")}
+"""An error that carries a value of a higher layer may name its type to type checkers."""
+
+NEVER_IMPORTED = {
+    SANS_IO: {"trio", "cattrs", "subprocess", "socket", "os", "select"},
+    WIRE: {"trio", "subprocess", "socket"},
+    SHELL: {"cattrs"},
+}
+"""What a layer never knows, outside the project."""
+
+STDLIB_ONLY = {"_guard"}
+"""Run as programs of their own, without the site packages."""
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+every_module = pytest.mark.parametrize(
+    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT).with_suffix(""))
+)
+
+
+def unit_of(dotted):
+    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._rpc`` to ``_rpc``."""
+    parts = dotted.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def layer_of(unit):
+    """Its layer; the API's for a module that has none, which is another test's to report."""
+    return LAYER_OF.get(unit, API)
+
+
+def dotted_name(path):
+    parts = ["trio_codex", *path.relative_to(ROOT).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_module(dotted):
+    path = ROOT.joinpath(*dotted.split(".")[1:])
+    return dotted == "trio_codex" or path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports_of(path):
+    """Every module that a file imports, anywhere in it, and whether only type checkers see it."""
+    tree = ast.parse(path.read_text())
+    type_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    package = dotted_name(path).split(".")
+    if path.name != "__init__.py":
+        package.pop()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *filter(None, [node.module])])
+            inner = [f"{base}.{alias.name}" for alias in node.names]
+            names = [name if base.startswith("trio_codex") and is_module(name) else base for name in inner]
+        else:
+            continue
+        for name in names:
+            yield name, node in type_only
+
+
+def upward_edges(path):
+    mine = unit_of(dotted_name(path))
+    for name, type_only in imports_of(path):
+        if name.split(".")[0] != "trio_codex":
+            continue
+        theirs = unit_of(name)
+        allowed = type_only and (mine, theirs) in TYPE_ONLY_EXCEPTIONS
+        if layer_of(theirs) > layer_of(mine) and not allowed:
+            yield f"{mine} → {theirs}"
+
+
+@every_module
+def test_every_module_has_a_layer(path):
+    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (DESIGN.md, section 2)"
+
+
+@every_module
+def test_imports_go_downward_only(path):
+    assert list(upward_edges(path)) == []
+
+
+@every_module
+def test_no_layer_knows_what_it_must_not_know(path):
+    unit = unit_of(dotted_name(path))
+    imported = {name.split(".")[0] for name, _ in imports_of(path)}
+    assert not imported & NEVER_IMPORTED.get(layer_of(unit), set())
+    if layer_of(unit) == SHELL:
+        assert "wire" not in {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
+    if unit in STDLIB_ONLY:
+        assert imported <= sys.stdlib_module_names
+
+
+@every_module
+def test_what_is_above_the_api_uses_no_private_module_of_it(path):
+    unit = unit_of(dotted_name(path))
+    if layer_of(unit) != ABOVE or unit == "testing":
+        return
+    used = {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
+    assert not {name for name in used if name.startswith("_") and layer_of(name) != ABOVE}
+
+
+@every_module
+def test_there_are_no_threads_and_no_asyncio(path):
+    if unit_of(dotted_name(path)) == "testing":
+        return
+    imported = {name.split(".")[0] for name, _ in imports_of(path)}
+    assert not imported & {
+        "asyncio",
+        "threading",
+        "_thread",
+        "concurrent",
+        "multiprocessing",
+        "queue",
+        "anyio",
+    }
+
+
+def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path):
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    for name in ("_client", "_turn_result", "policies"):
+        (tmp_path / f"{name}.py").touch()
+    for source, edges in {
+        "import trio_codex": ["_rpc → trio_codex"],
+        "import trio_codex._client": ["_rpc → _client"],
+        "from trio_codex import policies": ["_rpc → policies"],
+        "from trio_codex import Codex": ["_rpc → trio_codex"],
+        "from trio_codex._client import Codex": ["_rpc → _client"],
+        "from ._client import Codex": ["_rpc → _client"],
+        "from . import policies": ["_rpc → policies"],
+        "def f():\n    from trio_codex import policies": ["_rpc → policies"],
+        "if TYPE_CHECKING:\n    from trio_codex._turn_result import T": ["_rpc → _turn_result"],
+        "from trio_codex import errors\nimport trio": [],
+    }.items():
+        (tmp_path / "errors.py").touch()
+        (tmp_path / "_rpc.py").write_text(source)
+        assert list(upward_edges(tmp_path / "_rpc.py")) == edges
+    (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._turn_result import T")
+    assert list(upward_edges(tmp_path / "errors.py")) == []
+    (tmp_path / "errors.py").write_text("from trio_codex._turn_result import T")
+    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _turn_result"]
+
+
+# -- what an import costs ------------------------------------------------------------------------------------------
+
+
+def loaded_by(statement):
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30
+    )
+    return set(done.stdout.split())
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return loaded_by("import trio_codex")
+
+
+def test_importing_the_client_imports_no_other_runtime_and_no_optional_package(loaded):
+    packages = {name.split(".")[0] for name in loaded}
+    assert not packages & {
+        "asyncio", "anyio", "click", "codex_cli_bin", "concurrent", "hypercorn", "hypothesis", "jsonschema",
+        "multiprocessing", "psutil", "pytest", "rich", "sphinx", "trio_websocket",
+    }  # fmt: skip
+
+
+def test_importing_the_client_adds_no_thread_machinery_to_what_its_dependencies_load(loaded):
+    added = {name.split(".")[0] for name in loaded - loaded_by("import trio, attrs, cattrs, msgspec")}
+    assert added == {"trio_codex"}
+
+
+def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
+    domains = {
+        name
+        for name in loaded
+        if name.startswith("trio_codex.wire._")
+        and (ROOT / "wire" / f"{name.rpartition('.')[2]}.py").read_text().count("\nclass ") > 10
+    }
+    assert domains == set()
+    assert "trio_codex.testing" not in loaded
+    assert "trio_codex._api_generated" not in loaded
+
+
+# -- the suite's own leak check ------------------------------------------------------------------------------------
+
+LEAKS = {
+    "process": "import subprocess\nleaked = subprocess.Popen(['/bin/sleep', '60'])",
+    "zombie": "import os\npid = os.fork()\nif pid == 0: os._exit(0)",
+    "grandchild": "import subprocess\nleaked = subprocess.Popen(['/bin/sh', '-c', '/bin/sleep 60; true'])",
+    "thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    "descriptor": "import os\nos.dup(0)",
+    "nothing": "import subprocess\nsubprocess.Popen(['/bin/sleep', '0.2'], start_new_session=True).communicate()",
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_suite_fails_a_test_that_leaves_something_behind(tmp_path):
+    (tmp_path / "conftest.py").write_text(
+        (TESTS / "conftest.py").read_text().replace("_SECONDS = 3", "_SECONDS = 0.2")
+    )
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    for name, body in LEAKS.items():
+        source = "\n    ".join(["def test_leak():", *body.splitlines()])
+        (tmp_path / f"test_{name}.py").write_text(f"{source}\n")
+    code = (
+        "import conftest, os, pytest, signal, sys\n"
+        "pytest.main(['-q', '-p', 'no:cacheprovider', '-rA', '.'])\n"
+        "for line in conftest._descendants():\n"
+        "    os.kill(int(line.split()[1]), signal.SIGKILL)\n"
+        "sys.stdout.flush()\n"
+        "os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
+    )
+    failed = {line.split("::")[0] for line in done.stdout.splitlines() if line.startswith("ERROR test_")}
+    assert failed == {f"ERROR test_{name}.py" for name in LEAKS if name != "nothing"}, done.stdout
+    assert "6 passed" in done.stdout
