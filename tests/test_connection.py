@@ -636,7 +636,7 @@ async def test_ids_of_the_server_and_ours_do_not_meet():
 
 async def test_the_reader_goes_on_though_a_consumer_never_reads():
     class NoMerging:
-        def key(self, event):
+        def delta(self, event):
             return None
 
     class Sized(bytes):

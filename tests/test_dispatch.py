@@ -491,3 +491,27 @@ async def test_under_an_outer_cancellation_a_failing_callback_does_not_turn_into
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert all(isinstance(failure, PolicyError) for failure in failures)
+
+
+async def test_under_an_outer_cancellation_a_callback_with_a_nursery_of_its_own_ends_without_a_failure():
+    async def close(services):
+        services.stop()
+
+    async def decide():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(trio.sleep_forever)
+
+    connection, failures = StubConnection(), []
+    group = CallbackGroup(failures.append)
+    handler = Handler(group, DENIAL, decide)
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        async with open_services(close) as services:
+            Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert len(group) == 0
+    assert failures == []
+    assert connection.sent == []

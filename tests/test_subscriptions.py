@@ -28,11 +28,8 @@ class Event:
 
 
 class Merging:
-    def key(self, event):
-        return event.item
-
-    def text(self, event):
-        return event.text
+    def delta(self, event):
+        return None if event.item is None else (event.item, event.text)
 
     def merged(self, first, text, count):
         return Event(text, first.item, count)

@@ -88,7 +88,7 @@ def check_version(version: str | None) -> Standing:
 
 
 async def read_version(path: str | os.PathLike[str]) -> str | None:
-    """Ask the binary itself for its version, for at most :data:`VERSION_SECONDS`.
+    """Ask the binary itself for its version, for at most ``VERSION_SECONDS``.
 
     It starts a process, so it is for the doctor and for errors, not for every start. Cancelled, it leaves nothing.
 

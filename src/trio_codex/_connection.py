@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_codex")
 
-CHUNK_BYTES: Final = 128 * 1024
-"""What the reader takes per wake-up: some 600 deltas, 2 ms of work, before other tasks get their turn."""
+CHUNK_BYTES: Final = 8 * 1024
+"""What the reader takes per wake-up: some 40 deltas, as many as a consumer takes before it lets other tasks run. With
+more, the reader would outrun every consumer of a busy connection."""
+
+LONG_LINE_CHUNK_BYTES: Final = 1024 * 1024
+"""The same in the middle of a long line, where no consumer has anything to do yet. It is what the pipe holds at most."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
@@ -365,9 +369,11 @@ class Connection:
     async def _read(self) -> None:
         reason = "the server closed the connection"
         try:
-            while chunk := await self._receive_stream.receive_some(CHUNK_BYTES):
+            size = CHUNK_BYTES
+            while chunk := await self._receive_stream.receive_some(size):
                 if self.death is None:
                     self._take_chunk(chunk)
+                size = LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes > CHUNK_BYTES else CHUNK_BYTES
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         if self.death is None and (rest := self._lines.feed_eof()) is not None:

@@ -40,7 +40,7 @@ class CallbackGroup:
     ) -> None:
         self._on_failure = on_failure
         self.context = context
-        self._scopes: dict[RequestId, trio.CancelScope] = {}
+        self._scopes: set[trio.CancelScope] = set()
         self._cancelled = False
         self._empty = trio.Event()
         self._empty.set()
@@ -48,31 +48,26 @@ class CallbackGroup:
     def __len__(self) -> int:
         return len(self._scopes)
 
-    def enter(self, request_id: RequestId) -> trio.CancelScope:
+    def enter(self) -> trio.CancelScope:
         """Give the scope in which a callback runs; it is cancelled already if the group is."""
         scope = trio.CancelScope()
         if self._cancelled:
             scope.cancel()
         if not self._scopes:
             self._empty = trio.Event()
-        self._scopes[request_id] = scope
+        self._scopes.add(scope)
         return scope
 
-    def leave(self, request_id: RequestId) -> None:
+    def leave(self, scope: trio.CancelScope) -> None:
         """Note that a callback has ended."""
-        del self._scopes[request_id]
+        self._scopes.remove(scope)
         if not self._scopes:
             self._empty.set()
-
-    def cancel_one(self, request_id: RequestId) -> None:
-        """Cancel the callback of one request."""
-        if scope := self._scopes.get(request_id):
-            scope.cancel()
 
     def cancel(self) -> None:
         """Cancel all of them, and those to come."""
         self._cancelled = True
-        for scope in self._scopes.values():
+        for scope in self._scopes:
             scope.cancel()
 
     async def wait_empty(self) -> None:
@@ -125,7 +120,7 @@ class Dispatcher:
         self._services = services
         self._connection = connection
         self._resolve = resolve
-        self._open: dict[RequestId, CallbackGroup] = {}
+        self._open: dict[RequestId, trio.CancelScope] = {}
 
     def dispatch(self, request: ServerRequest) -> None:
         """Start answering a request. Called on the reader: the callback runs elsewhere."""
@@ -134,20 +129,19 @@ class Dispatcher:
             self._deny(request.id, handler.denial)
             return
         # Registered before its task runs: the withdrawal may be the next line.
-        scope = handler.group.enter(request.id)
-        self._open[request.id] = handler.group
+        scope = self._open[request.id] = handler.group.enter()
         self._services.start_callback(handler.group.context, self._answer, request, handler, scope)
 
     def withdraw(self, request_id: RequestId) -> None:
         """The server wants no answer any more: cancel the callback, send nothing."""
         self._connection.withdraw(request_id)
-        if group := self._open.get(request_id):
-            group.cancel_one(request_id)
+        if scope := self._open.pop(request_id, None):
+            scope.cancel()
 
     def cancel(self) -> None:
         """Cancel all callbacks: the connection has ended."""
-        for group in set(self._open.values()):
-            group.cancel()
+        for scope in self._open.values():
+            scope.cancel()
 
     async def _answer(  # noqa: ASYNC910  # a task of its own; its only wait is the callback
         self, request: ServerRequest, handler: Handler, scope: trio.CancelScope
@@ -159,15 +153,29 @@ class Dispatcher:
                 if not scope.cancel_called:
                     self._connection.respond(request.id, result)
         except Exception as exc:
-            # Anything that is no decision denies, and is the failure of the turn it belongs to.
-            if not scope.cancel_called:
-                self._deny(request.id, handler.denial)
-            handler.group.fail(_policy_error(request.method, exc))
+            self._fail(request, handler, scope, exc)
+        except BaseExceptionGroup as group:
+            # A callback with a nursery of its own that failed while it was cancelled from outside.
+            cancelled, failed = group.split(trio.Cancelled)
+            if cancelled is None or not (failed is None or isinstance(failed, Exception)):
+                raise
+            if failed is not None:
+                self._fail(request, handler, scope, failed)
+            raise cancelled from None
         finally:
-            # Cancelled or answered: either way the server gets nothing more from us under this id.
-            self._connection.withdraw(request.id)
-            del self._open[request.id]
-            handler.group.leave(request.id)
+            # The server may have withdrawn the request and used its id again: then it is not ours any more.
+            if self._open.get(request.id) is scope:
+                del self._open[request.id]
+                self._connection.withdraw(request.id)
+            handler.group.leave(scope)
+
+    def _fail(
+        self, request: ServerRequest, handler: Handler, scope: trio.CancelScope, exc: Exception
+    ) -> None:
+        """Deny for what is no decision, and fail the turn that it belongs to."""
+        if not scope.cancel_called:
+            self._deny(request.id, handler.denial)
+        handler.group.fail(_policy_error(request.method, exc))
 
     def _deny(self, request_id: RequestId, denial: Denial) -> None:
         if denial.error is None:

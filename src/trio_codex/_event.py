@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from trio_codex._json import UNREADABLE, Json, object_of, string_of
+from trio_codex._json import UNREADABLE, Json, parse_object, string_of
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import TEXT_DELTAS
 
@@ -137,22 +137,16 @@ def event_of(notification: Notification) -> Event:
 class DeltaMerger:
     """Merges text deltas of one (method, item, index). Base64 is never merged: its padding ends a chunk."""
 
-    def key(self, event: Event) -> Hashable | None:
+    def delta(self, event: Event) -> tuple[Hashable, str] | None:
         """See :class:`~trio_codex._subscriptions.Merger`."""
         delta = TEXT_DELTAS.get(event.method)
         if delta is None:
             return None
-        raw = object_of(event.raw)
+        params = parse_object(event.json)
+        text = string_of(params.get(delta.text))
         return (
-            None
-            if string_of(raw.get(delta.text)) is None
-            else (event.method, *map(str, map(raw.get, delta.key)))
+            None if text is None else ((event.method, *[str(params.get(name)) for name in delta.key]), text)
         )
-
-    def text(self, event: Event) -> str:
-        """See :class:`~trio_codex._subscriptions.Merger`."""
-        text: str = event.raw[TEXT_DELTAS[event.method].text]
-        return text
 
     def merged(self, first: Event, text: str, count: int) -> Event:
         """See :class:`~trio_codex._subscriptions.Merger`."""

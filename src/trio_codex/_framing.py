@@ -85,6 +85,11 @@ class LineBuffer:
         return TruncatedLine(_head(pieces), size) if size else None
 
     @property
+    def unfinished_bytes(self) -> int:
+        """How long the unfinished line is so far, whether it is held or not."""
+        return self._size
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of the unfinished line that are held in memory."""
         return sum(map(len, self._pieces))
@@ -132,16 +137,22 @@ def encode_line(message: object) -> bytes:
             refused here because the server drops such a line without an answer (PROTOCOL Q10).
     """
     try:
-        line = msgspec.json.encode(message) + b"\n"
+        text = msgspec.json.encode(message)
+        # The encoder writes NaN and the infinities as null, which would reach the server as another value.
+        if b"null" in text and _holds_non_finite(msgspec.to_builtins(message, enc_hook=_opaque)):
+            raise LocalProtocolError("not JSON: a number is not finite")
     except UnicodeEncodeError as exc:
         problem = f"a string holds a lone surrogate at index {exc.start}, which UTF-8 cannot carry"
         raise LocalProtocolError(problem) from None
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise LocalProtocolError(f"not JSON: {exc}") from None
-    if b"null" in line and _holds_non_finite(message):
-        # The encoder writes NaN and the infinities as null, which would reach the server as another value.
-        raise LocalProtocolError("not JSON: a number is not finite")
-    return line
+    if b"\n" in text:
+        raise LocalProtocolError("raw JSON in it holds a newline, which would break the line")
+    return text + b"\n"
+
+
+def _opaque(_: object) -> None:
+    """Stand for a value that is JSON already."""
 
 
 def _holds_non_finite(value: object) -> bool:

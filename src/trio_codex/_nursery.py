@@ -76,7 +76,8 @@ class Services:
             finally:
                 done.set()
 
-        self.start_service(run)
+        # Not one of those that stop() cancels: it is bounded, and what it started to undo has to be undone.
+        self._nursery.start_soon(self._run_service, trio.CancelScope(shield=True), run, ())
         interrupt = await wait_through_interrupts(done)
         if interrupt is not None:
             raise interrupt
@@ -128,8 +129,8 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
     """Open the nursery of a client, and close it so that the body's exception leaves as itself.
 
     Args:
-        close: The close sequence, whose last step is :meth:`Services.stop`. It runs as a service once the body has
-            ended, by whatever way, and must be bounded.
+        close: The close sequence. It runs as a service once the body has ended, by whatever way, and must be bounded.
+            After it the services are stopped.
 
     Raises:
         InternalError: A service failed; the body was cancelled for it.
@@ -144,10 +145,16 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
             try:
                 # Cancelled by a failing service, and by nothing else: what surrounds us reaches the body by itself.
                 with body_scope:
-                    yield services
+                    try:
+                        yield services
+                    except BaseException as exc:
+                        if holds_cancelled(exc):
+                            raise
+                        # Kept from the scope, which would take a group apart and build another.
+                        body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handlers
                 body_error = exc
-            services.start_service(close, services)
+            services.start_service(_close, services, close)
     except BaseException as exc:  # noqa: ASYNC103  # taken apart, and raised below
         other_errors = list(_leaves(exc))
     if services is not None:
@@ -156,6 +163,18 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
     if error is not None:
         # Raised here, outside the handlers: no dropped group becomes its context.
         raise error
+
+
+async def _close(services: Services, close: Callable[[Services], Awaitable[None]]) -> None:
+    try:
+        await close(services)
+    finally:
+        services.stop()
+
+
+def holds_cancelled(error: BaseException) -> bool:
+    """Say whether a cancel scope has something to do with this exception."""
+    return any(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

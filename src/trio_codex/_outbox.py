@@ -81,10 +81,11 @@ class Outbox:
             await self._filled.wait()
         batch: list[bytes] = []
         size = 0
-        for queue in (self._urgent, self._ordinary):
-            while queue and (not batch or size + len(queue[0].line) <= BATCH_BYTES):
-                letter = queue.popleft()
-                letter.taken = True
-                batch.append(letter.line)
-                size += len(letter.line)
+        while queue := self._urgent or self._ordinary:
+            if batch and size + len(queue[0].line) > BATCH_BYTES:
+                break
+            letter = queue.popleft()
+            letter.taken = True
+            batch.append(letter.line)
+            size += len(letter.line)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

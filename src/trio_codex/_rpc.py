@@ -214,16 +214,16 @@ class RpcState(Generic[T]):
                 return Notification(method, envelope.params, envelope.emittedAtMs)
             if envelope.id is None:
                 return self._note(JunkKind.NOT_JSON_RPC, frame)
-            return self._open_server_request(envelope.id, method, envelope.params, frame)
+            return self._open_server_request(envelope.id, method, envelope.params, frame, len(frame))
         if envelope.id is msgspec.UNSET or envelope.id is None:
             return self._note(JunkKind.NOT_JSON_RPC, frame)
         return self._settle(envelope.id, frame, envelope)
 
     def _open_server_request(
-        self, request_id: RequestId, method: str, params: msgspec.Raw | None, head: bytes
+        self, request_id: RequestId, method: str, params: msgspec.Raw | None, head: bytes, size: int
     ) -> ServerRequest | Junk:
         if self._closed or request_id in self._server_requests:
-            return self._note(JunkKind.DUPLICATE_REQUEST, head)
+            return self._note(JunkKind.DUPLICATE_REQUEST, head, size)
         self._server_requests[request_id] = method
         return ServerRequest(request_id, method, params)
 
@@ -261,9 +261,12 @@ class RpcState(Generic[T]):
 
     def _receive_oversize(self, line: OversizeLine) -> Inbound[T]:
         request_id, method = read_head(line.head)
-        self.junk[JunkKind.TOO_LONG] += 1
         if method is not None and request_id is not None:
-            return self._open_server_request(request_id, method, None, line.head)
+            opened = self._open_server_request(request_id, method, None, line.head, line.size)
+            if isinstance(opened, ServerRequest):
+                self.junk[JunkKind.TOO_LONG] += 1
+            return opened
+        self.junk[JunkKind.TOO_LONG] += 1
         if method is not None:
             return OversizeNotification(method, line.head, line.size)
         if request_id is not None and (pending := self._pending.pop(request_id, None)):

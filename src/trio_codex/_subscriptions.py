@@ -43,11 +43,8 @@ SCHEDULE_EVERY_SECONDS: Final = 0.001
 class Merger(Protocol[E]):
     """Tells how the deltas of one item become one."""
 
-    def key(self, event: E) -> Hashable | None:
-        """Give what two deltas must share to be merged; ``None`` for events that are not text deltas."""
-
-    def text(self, event: E) -> str:
-        """Give the text of a delta."""
+    def delta(self, event: E) -> tuple[Hashable, str] | None:
+        """Give what two deltas must share to be merged, and the text; ``None`` for what is no text delta."""
         ...
 
     def merged(self, first: E, text: str, count: int) -> E:
@@ -115,6 +112,7 @@ class Subscription(Generic[E]):
         self._ended = False
         self._released = False
         self._error: Callable[[], Exception] | None = None
+        self._reading = False
         self._consumer: trio.lowlevel.Task | None = None
         self._credit = SCHEDULE_EVERY_EVENTS
         self._slice_end = 0.0
@@ -128,6 +126,9 @@ class Subscription(Generic[E]):
         if len(self._buffer) >= self._lag:
             self._put_lagging(event)
         else:
+            if self._growing:
+                # It caught up: what follows unmerged must not be overtaken by what is merged after it.
+                self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size
             if self._bytes > self._max_bytes:
@@ -159,6 +160,8 @@ class Subscription(Generic[E]):
         self._buffer.clear()
         self._growing.clear()
         self._bytes = 0
+        if self._consumer is not None:
+            self._wakeups.add(self)
 
     def wake(self) -> None:
         """Let the consumer run, if it waits."""
@@ -167,26 +170,29 @@ class Subscription(Generic[E]):
             trio.lowlevel.reschedule(task)
 
     def _put_lagging(self, event: E) -> None:
-        key = self._merger.key(event)
-        if key is None:
+        delta = self._merger.delta(event)
+        if delta is None:
             # Merging past an event that is no delta would put text of an item behind its completion.
             self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size
-        elif growing := self._growing.get(key):
-            text = self._merger.text(event)
-            growing.text.write(text)
-            growing.count += 1
-            growing.size += len(text)
-            self._bytes += len(text)
         else:
-            buffer = StringIO()
-            buffer.write(self._merger.text(event))
-            self._growing[key] = growing = _Growing(key, event, buffer, event.size)
-            self._buffer.append(growing)
-            self._bytes += event.size
+            self._put_delta(event, *delta)
         if len(self._buffer) > self._max_events or self._bytes > self._max_bytes:
             self._overflow()
+
+    def _put_delta(self, event: E, key: Hashable, text: str) -> None:
+        growing = self._growing.get(key)
+        if growing is None:
+            growing = self._growing[key] = _Growing(key, event, StringIO(), event.size)
+            self._buffer.append(growing)
+            self._bytes += event.size
+        else:
+            size = len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
+            growing.count += 1
+            growing.size += size
+            self._bytes += size
+        growing.text.write(text)
 
     def _overflow(self) -> None:
         self._accepting = False
@@ -205,20 +211,19 @@ class Subscription(Generic[E]):
             SubscriptionOverflow: This consumer lagged beyond the bounds; what was buffered before has been given.
             trio.BusyResourceError: Another task is iterating.
         """
-        if not self._buffer:
-            await self._wait()
-        else:
-            self._credit -= 1
-            if self._credit <= 0 or perf_counter() > self._slice_end:
-                await trio.lowlevel.checkpoint()
-                self._credit = SCHEDULE_EVERY_EVENTS
-                self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
-            else:
-                await trio.lowlevel.checkpoint_if_cancelled()
+        if self._reading:
+            raise trio.BusyResourceError("another task is iterating over these events")
+        self._reading = True
         try:
-            entry = self._buffer.popleft()
-        except IndexError:
+            if self._buffer:
+                await self._take_turns()
+            else:
+                await self._wait()
+        finally:
+            self._reading = False
+        if not self._buffer:
             self._raise_end()
+        entry = self._buffer.popleft()
         self._bytes -= entry.size
         if isinstance(entry, _Growing):
             growing = cast("_Growing[E]", entry)
@@ -228,21 +233,32 @@ class Subscription(Generic[E]):
             raise entry.error
         return entry
 
+    async def _take_turns(self) -> None:
+        """Be a cancellation point, and now and then a schedule point."""
+        self._credit -= 1
+        if self._credit > 0 and perf_counter() < self._slice_end:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
+            self._begin_slice()
+
     async def _wait(self) -> None:
-        if self._consumer is not None:
-            raise trio.BusyResourceError("another task is iterating over these events")
+        """Wait until there is something in the buffer, or nothing will come."""
         if self._ended or self._released:
             await trio.lowlevel.checkpoint()
-            return
-        self._consumer = trio.lowlevel.current_task()
+        # Woken does not mean that there is something: a wake-up may be due from before an earlier wait was cancelled.
+        while not (self._buffer or self._ended or self._released):
+            self._consumer = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
+        self._begin_slice()
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._consumer = None
-            return trio.lowlevel.Abort.SUCCEEDED
+    def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
+        self._consumer = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
-        await trio.lowlevel.wait_task_rescheduled(abort)
-        self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
+    def _begin_slice(self) -> None:
         self._credit = SCHEDULE_EVERY_EVENTS
+        self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
 
     def _raise_end(self) -> NoReturn:
         if self._error is not None:

@@ -12,6 +12,7 @@ from trio_codex._dispatch import CallbackGroup
 from trio_codex._ending import end_turn, insist, interrupt
 from trio_codex._inputs import TurnInput, wire_input
 from trio_codex._json import object_of, string_of
+from trio_codex._nursery import holds_cancelled
 from trio_codex._turn_state import TurnState
 from trio_codex.errors import DecodeError, PolicyError, RequestTimeout, RpcError, TurnActive
 from trio_codex.wire import _convert
@@ -195,8 +196,14 @@ async def open_turn(
     body_error: BaseException | None = None
     try:
         with body_scope:
-            await _start(session, turn, params)
-            yield Turn(session, thread, turn)
+            try:
+                await _start(session, turn, params)
+                yield Turn(session, thread, turn)
+            except BaseException as exc:
+                if holds_cancelled(exc):
+                    raise
+                # Kept from the scope, which would take a group apart and build another.
+                body_error = exc
     except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
         body_error = exc
     exit_request = await _leave(session, turn)

@@ -6,7 +6,6 @@ Kept light, so that ``--help`` is fast: what a command does is imported when it 
 from __future__ import annotations
 
 import io
-import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -207,10 +206,6 @@ def run(args: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as exc:
         return _complain(missing_extra(exc).removeprefix("trio-codex: "))
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter would complain when it flushes what is left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return status if isinstance(status, int) else 0
 
 

@@ -98,7 +98,7 @@ class Stage:
         if not holds:
             self.console.print(Text.assemble(("   ✗ ", "bold red"), promise), soft_wrap=True)
             raise StepFailed(f"it is not so that {promise}")
-        took = "" if seconds is None else f"  {duration(seconds)}"
+        took = "" if seconds is None else f" {duration(seconds)}"
         self.console.print(Text.assemble(("   ✓ ", "green"), promise, (took, "dim")), soft_wrap=True)
 
 
@@ -234,7 +234,7 @@ async def _steering(stage: Stage, codex: Codex, model: MockModel) -> None:
         stage.check(followed.last_user_text == steer, "it asked the model again, with your words")
         stage.check(
             turn.result.final_response == "The sea is calm." and steered > began,
-            "the same turn completed with the new answer",
+            "the same turn completed with the new answer, after",
             ended - steered,
         )
 
@@ -267,7 +267,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")
         stage.check(not _runs(pid), f"its command (pid {pid}) is gone")
-        stage.check(left < GRACE_SECONDS, "all that, before the scope was left; after the deadline", left)
+        stage.check(left < GRACE_SECONDS, "all that before the scope was left; after the deadline, it took", left)
 
 
 def _nothing_left(stage: Stage, pid: int | None, home: OfflineHome, seconds: float) -> None:

@@ -106,7 +106,7 @@ class Progress:
         self._cwd = cwd
         self._asides: set[str] = set()
         self._streamed: dict[str, str] = {}
-        self._held: str | None = None
+        self._held: wire.AgentMessageThreadItem | None = None
         self._last_command: str | None = None
 
     def show(self, event: Event) -> None:
@@ -133,8 +133,8 @@ class Progress:
     def finish(self, result: TurnResult) -> None:
         """Write the answer, or what is missing of it, and the numbers."""
         answer = result.final_response
-        if self._held is not None and self._held != answer:
-            self._aside(self._held)
+        if self._held is not None and self._held.text != answer:
+            self._aside(self._held.text)
         if answer is not None and answer not in self._streamed.values():
             self._screen.end_line()
             self._screen.stream(answer)
@@ -171,8 +171,8 @@ class Progress:
 
     def _completed(self, item: wire.ThreadItem) -> None:
         match item:
-            case wire.AgentMessageThreadItem(id=item_id, text=text):
-                self._message(item_id, text)
+            case wire.AgentMessageThreadItem():
+                self._message(item)
             case wire.CommandExecutionThreadItem():
                 self._command_ended(item)
             case wire.FileChangeThreadItem(changes=changes, status=status):
@@ -189,18 +189,20 @@ class Progress:
             case _:
                 pass
 
-    def _message(self, item_id: str, text: str) -> None:
-        if item_id in self._asides:
-            self._aside(text)
+    def _message(self, item: wire.AgentMessageThreadItem) -> None:
+        if item.id in self._asides:
+            self._aside(item.text)
         elif self._screen.live:
-            streamed = self._streamed.get(item_id, "")
-            if text.startswith(streamed):
-                self._stream(item_id, text[len(streamed) :])
+            streamed = self._streamed.get(item.id, "")
+            if item.text.startswith(streamed):
+                self._stream(item.id, item.text[len(streamed) :])
             self._screen.end_line()
+        elif self._held is not None and self._held.phase == "final_answer" != item.phase:
+            self._aside(item.text)
         else:
             if self._held is not None:
-                self._aside(self._held)
-            self._held = text
+                self._aside(self._held.text)
+            self._held = item
 
     def _stream(self, item_id: str, piece: str) -> None:
         if item_id not in self._streamed:

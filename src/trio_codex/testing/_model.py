@@ -43,8 +43,8 @@ class MockModel(Script):
             model.assert_all_used()
 
     Each request to ``POST /v1/responses`` takes the next response of the script. With several conversations at once
-    give each its own with :meth:`script`. A request for which nothing is left is answered with :attr:`default`, and
-    without one it is refused with HTTP 400 and kept in :attr:`unexpected`.
+    give each its own with :meth:`script`. A request for which nothing is left is answered with ``default``, and
+    without one it is refused with HTTP 400 and kept in ``unexpected``.
 
     It needs hypercorn (``pip install 'trio-codex[testing]'``). It can be entered once. When the scope is left, open
     streams are dropped, and what the body raised leaves as itself.

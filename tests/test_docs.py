@@ -1,0 +1,166 @@
+"""Every Python block of the README and the documentation runs, against a scripted model, as a reader would run it.
+
+A block that calls ``trio.run`` is a program of its own. Any other block is a fragment and may use ``await``; the fragments of
+a page run one after the other, with ``codex`` and ``thread`` at hand and with the names of those before. What the model says
+is in a comment before the block (``<!-- stand-in: model.say("hello") -->``). A block of ``text`` right after a block of
+Python is what it prints.
+"""
+
+import ast
+import contextlib
+import inspect
+import io
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import CodeType
+from typing import Any, NamedTuple
+
+import pytest
+import trio
+
+import trio_codex
+from trio_codex import testing
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+BLOCK = re.compile(
+    r"(?:^<!-- stand-in: (?P<script>[^\n]*) -->\n)?"
+    r"^```python\n(?P<code>.*?)^```\n"
+    r"(?:\n```text\n(?P<output>.*?)^```\n)?",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+class Block(NamedTuple):
+    path: Path
+    line: int
+    script: str
+    code: str
+    output: str | None
+
+    @property
+    def is_program(self) -> bool:
+        return "trio.run(" in self.code
+
+    def compiled(self) -> CodeType:
+        """Compile it so that tracebacks name the page and the line."""
+        source = "\n" * (self.line - 1) + self.code
+        return compile(source, str(self.path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text()
+    return [
+        Block(
+            page,
+            text.count("\n", 0, match.start("code")) + 1,
+            match["script"] or "",
+            match["code"],
+            match["output"],
+        )
+        for match in BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = {page.relative_to(ROOT).as_posix(): blocks_of(page) for page in PAGES}
+PROGRAMS = [
+    pytest.param(block, id=f"{name}:{block.line}")
+    for name, blocks in BLOCKS.items()
+    for block in blocks
+    if block.is_program
+]
+FRAGMENTS = [
+    pytest.param(found, id=name)
+    for name, blocks in BLOCKS.items()
+    if (found := [block for block in blocks if not block.is_program])
+]
+
+
+def queue(block: Block, model: testing.MockModel) -> None:
+    names = {name: getattr(testing, name) for name in testing.__all__}
+    exec(block.script, {**names, "model": model})
+
+
+def check_output(block: Block, printed: str) -> None:
+    if block.output is not None:
+        assert printed == block.output, f"{block.path}:{block.line}"
+
+
+@pytest.fixture
+async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockModel]:
+    """A scripted model, and an environment in which a client without any configuration talks to it."""
+    async with testing.MockModel() as model:
+        with testing.offline_home(model) as home:
+            for name in os.environ:
+                monkeypatch.delenv(name)
+            for name, value in home.env.items():
+                monkeypatch.setenv(name, value)
+            monkeypatch.chdir(home.workspace)
+            yield model
+            monkeypatch.undo()
+
+
+async def run(block: Block, names: dict[str, Any]) -> str:
+    """Run a block; give what it prints."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), trio.fail_after(60):
+        running = eval(block.compiled(), names)
+        if inspect.iscoroutine(running):
+            await running
+        if block.is_program:
+            await names["main"]()
+    return printed.getvalue()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("block", PROGRAMS)
+async def test_program_runs(
+    block: Block, model: testing.MockModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(block, model)
+    started = []
+    monkeypatch.setattr(trio, "run", started.append)  # Trio runs already
+    names: dict[str, Any] = {"__name__": "__main__"}
+    printed = await run(block, names)
+    assert started == [names["main"]]
+    check_output(block, printed)
+    model.assert_all_used()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("blocks", FRAGMENTS)
+async def test_fragments_run(blocks: list[Block], model: testing.MockModel) -> None:
+    public = {name: getattr(trio_codex, name) for name in dir(trio_codex) if not name.startswith("_")}
+    names: dict[str, Any] = {**public, "trio": trio}
+    async with trio_codex.open_codex() as codex:
+        for block in blocks:
+            names |= {"codex": codex, "thread": await codex.thread_start()}
+            queue(block, model)
+            check_output(block, await run(block, names))
+            model.assert_all_used()
+
+
+def test_no_block_is_overlooked() -> None:
+    """A block that the pattern does not match would never run."""
+    for name, blocks in BLOCKS.items():
+        assert (ROOT / name).read_text().count("```python") == len(blocks), name
+
+
+@pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").rglob("*.md"))])
+def test_relative_links_lead_somewhere(path: str) -> None:
+    page = ROOT / path
+    targets = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text())
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_shell_commands_of_the_readme_are_options_of_the_command_line() -> None:
+    help_text = subprocess.run(
+        [sys.executable, "-m", "trio_codex.cli", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for command in re.findall(r"trio-codex (\w+)", (ROOT / "README.md").read_text()):
+        assert command in help_text
