@@ -219,6 +219,14 @@ async def test_unknown_things_of_a_newer_server_raise_nothing_and_keep_their_jso
         assert event.params.problem is not None
 
 
+async def test_an_older_server_that_lacks_a_field_that_may_be_null_is_understood():
+    async with scripted() as (codex, server):
+        opened = server._defaults["thread/start"]
+        older = {name: value for name, value in opened["thread"].items() if name != "projectId"}
+        server.give("thread/start", {**opened, "thread": older})
+        assert (await codex.thread_start()).info.project_id is None
+
+
 async def test_closing_ends_open_turns_of_other_tasks():
     async with scripted(CodexConfig(stop_grace=1)) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

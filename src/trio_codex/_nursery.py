@@ -147,7 +147,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
                 with body_scope:
                     try:
                         yield services
-                    except BaseException as exc:
+                    except BaseException as exc:  # noqa: ASYNC103  # see below
                         if holds_cancelled(exc):
                             raise
                         # Kept from the scope, which would take a group apart and build another.

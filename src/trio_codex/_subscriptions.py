@@ -244,6 +244,7 @@ class Subscription(Generic[E]):
 
     async def _wait(self) -> None:
         """Wait until there is something in the buffer, or nothing will come."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         if self._ended or self._released:
             await trio.lowlevel.checkpoint()
         # Woken does not mean that there is something: a wake-up may be due from before an earlier wait was cancelled.

@@ -199,7 +199,7 @@ async def open_turn(
             try:
                 await _start(session, turn, params)
                 yield Turn(session, thread, turn)
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: ASYNC103  # see below
                 if holds_cancelled(exc):
                     raise
                 # Kept from the scope, which would take a group apart and build another.

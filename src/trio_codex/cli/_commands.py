@@ -76,13 +76,13 @@ def _server_options(command: F) -> F:
 @click.version_option(__version__, "-V", "--version", message="trio-codex %(version)s")
 @click.pass_context
 def cli(context: click.Context) -> None:
-    r"""Run Codex agents under Trio: a session, a turn and an approval are scopes.
+    """Run Codex agents under Trio: a session, a turn and an approval are scopes.
 
     \b
       trio-codex demo                  see it work, without an account
       trio-codex run "Explain this."   one turn, with your own login
       trio-codex doctor                check this installation
-    """
+    """  # noqa: D301  # \b is for click: it leaves the paragraph as it is
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -128,7 +128,7 @@ def demo(**options: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout, the result last.")
 @_server_options
 def run_command(prompt: str, **options: Any) -> int:
-    r"""Run one turn of an agent, with your own login and configuration of Codex.
+    """Run one turn of an agent, with your own login and configuration of Codex.
 
     PROMPT is what to say; "-" reads it from stdin. The answer goes to stdout, what the agent does meanwhile to stderr.
 
@@ -140,7 +140,7 @@ def run_command(prompt: str, **options: Any) -> int:
       1    it failed, or the server did; one line on stderr says why
       2    a bad option
       130  it was interrupted
-    """
+    """  # noqa: D301  # as above
     from trio_codex.cli._run import run_turn
 
     if prompt == "-":

@@ -267,7 +267,9 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")
         stage.check(not _runs(pid), f"its command (pid {pid}) is gone")
-        stage.check(left < GRACE_SECONDS, "all that before the scope was left; after the deadline, it took", left)
+        stage.check(
+            left < GRACE_SECONDS, "all that before the scope was left; after the deadline, it took", left
+        )
 
 
 def _nothing_left(stage: Stage, pid: int | None, home: OfflineHome, seconds: float) -> None:

@@ -124,10 +124,14 @@ class FakeServer:
         Raises:
             AssertionError: It is another one.
         """
-        await self._until(lambda: bool(self._asked))
-        asked = self._asked.popleft()
+        asked = await self.expect_any()
         assert asked.method == method, f"expected {method}, the client sent {asked.method} {asked.params}"
         return asked
+
+    async def expect_any(self) -> Asked:
+        """Wait for the next request, whatever it is, and give it."""
+        await self._until(lambda: bool(self._asked))
+        return self._asked.popleft()
 
     def unexpected(self) -> list[str]:
         """Give the methods of the requests that nobody expected so far."""
@@ -180,9 +184,13 @@ class FakeServer:
         ended = {"id": turn_id, "items": [], "status": status, **turn}
         await self.notify("turn/completed", {"threadId": thread_id, "turn": ended})
 
-    async def item(self, phase: str, item: Mapping[str, Any], turn_id: str = TURN_ID, thread_id: str = THREAD_ID) -> None:
+    async def item(
+        self, phase: str, item: Mapping[str, Any], turn_id: str = TURN_ID, thread_id: str = THREAD_ID
+    ) -> None:
         """Announce that an item has ``started`` or ``completed``."""
-        await self.notify(f"item/{phase}", {"threadId": thread_id, "turnId": turn_id, "item": item, f"{phase}AtMs": 0})
+        await self.notify(
+            f"item/{phase}", {"threadId": thread_id, "turnId": turn_id, "item": item, f"{phase}AtMs": 0}
+        )
 
     async def delta(
         self, text: str, item_id: str = "message-1", turn_id: str = TURN_ID, thread_id: str = THREAD_ID

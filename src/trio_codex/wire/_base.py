@@ -12,7 +12,8 @@ null has no default and is sent as null.
 
 **What is missing.** On reading, an absent field takes its default: that of the schema, else ``None``. A type that is
 only ever sent has ``None`` where the schema has a default, so that the server's own default decides. Null for a field
-that cannot be null takes the field's default, too; a field without a default must be there and must fit.
+that cannot be null takes the field's default, too. A field without a default must be there and must fit, unless it may
+be null: then it is null, because it may be one that an older server does not know yet.
 
 **Null.** Where the server tells null from absence ("null clears it, leaving it out keeps it"), the field also takes
 :data:`NULL`, which is sent as null, and is what a null is read as.

@@ -115,6 +115,9 @@ def _structure_class(cls: type[Wire], converter: Converter) -> Hook:
     hook: Hook = make_dict_structure_fn(
         cls, converter, _cattrs_detailed_validation=converter.detailed_validation, **overrides
     )
+    nullable = [wire_name(cls, field.name) for field in fields if _must_be_there_but_may_be_null(field)]
+    if nullable:
+        hook = _absent_as_null(nullable, hook)
     if shape.open:
         hook = _keep_unknown(cls, hook)
     if converter.detailed_validation or all(field.default is not attrs.NOTHING for field in fields):
@@ -131,6 +134,21 @@ def _null_as_default(inner: Hook, default: Any) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         return make() if value is None else inner(value, None)
+
+    return structure
+
+
+def _must_be_there_but_may_be_null(field: attrs.Attribute[Any]) -> bool:
+    return field.default is attrs.NOTHING and _is_union(field.type) and type(None) in get_args(field.type)
+
+
+def _absent_as_null(names: Sequence[str], inner: Hook) -> Hook:
+    """Read fields that an older server does not know yet as null, where the schema allows null."""
+
+    def structure(value: JSON, _: Any) -> Any:
+        if value.__class__ is dict and not all(name in value for name in names):
+            value = {**dict.fromkeys(names), **value}
+        return inner(value, None)
 
     return structure
 
