@@ -83,8 +83,10 @@ class Death:
         fresh.__cause__ = self._error.__cause__
         return fresh
 
-    def __str__(self) -> str:
-        return str(self._error)
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
 
 
 class Call:

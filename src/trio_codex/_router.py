@@ -174,7 +174,7 @@ class Router:
         self.dispatcher.cancel()
         for state in self._threads.values():
             if state.turn is not None:
-                state.turn.lose(str(death), death)
+                state.turn.lose(death.reason, death)
                 state.close_turn(state.turn)
             for listener in state.listeners:
                 listener.end(death.exception)

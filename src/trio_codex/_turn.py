@@ -44,6 +44,9 @@ class Turn:
         assert state.events is not None
         self._events = state.events
 
+    def __repr__(self) -> str:
+        return f"<Turn {self.id}, {self._state.result().status if self._state.ended.is_set() else 'open'}>"
+
     @property
     def id(self) -> str:
         """Its id on the server."""

@@ -60,9 +60,18 @@ MESSAGE_LIMIT = 500
 """Characters of a server's message that ``str()`` shows: one refusal lists every method it knows in 5 kB."""
 
 
+STDERR_LINES = 5
+"""Lines of the server's stderr that ``str()`` shows; ``stderr_tail`` has more."""
+
+
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
     """Cut ``text`` to ``limit`` characters, saying that it was cut."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def _last_words(stderr_tail: str) -> str:
+    lines = stderr_tail.strip().splitlines()[-STDERR_LINES:]
+    return "".join(f"\nstderr: {line}" for line in lines)
 
 
 class CodexError(Exception):
@@ -103,8 +112,7 @@ class StartError(CodexError):
         if self.returncode is not None:
             parts.append(f"; {describe_exit(self.returncode)}")
         parts.append(")")
-        if self.stderr_tail:
-            parts.append(f"\nstderr: {self.stderr_tail.strip()}")
+        parts.append(_last_words(self.stderr_tail))
         if self.mend is not None:
             parts.append(f"\n{self.mend}")
         return "".join(parts)
@@ -145,8 +153,7 @@ class ConnectionBroken(CodexError):
 
     def __str__(self) -> str:
         who = "" if self.pid is None else f", pid {self.pid}"
-        tail = f"\nstderr: {self.stderr_tail.strip()}" if self.stderr_tail else ""
-        return f"{self.reason} (phase: {self.phase}{who}){tail}"
+        return f"{self.reason} (phase: {self.phase}{who}){_last_words(self.stderr_tail)}"
 
 
 class ServerExited(ConnectionBroken):

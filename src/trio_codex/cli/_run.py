@@ -14,7 +14,7 @@ from trio_codex import Codex, TurnStatus, open_codex, policies, wire
 from trio_codex.cli._ask import Asker, declining, find_terminal
 from trio_codex.cli._render import Progress, Screen, duration
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
-from trio_codex.errors import TurnFailed
+from trio_codex.errors import TurnFailed, TurnLost
 
 if TYPE_CHECKING:
     from trio_codex import CodexConfig, Event, Thread, Turn, TurnResult
@@ -71,6 +71,10 @@ async def _turn(screen: Screen, thread: Thread, prompt: str, output: _JsonLines 
         raise CommandFailed(
             f"interrupted after {duration(trio.current_time() - began)}", INTERRUPTED
         ) from None
+    except TurnLost as exc:
+        if exc.result is not None:
+            output.result(exc.result)
+        raise
     output.result(turn.result)
     if turn.result.status == TurnStatus.completed:
         return 0
