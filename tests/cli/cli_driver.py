@@ -130,13 +130,13 @@ async def run_cli(*args, home=None, stdin=b"", command=None, **more):
     async def read(name, stream):
         told[name] = await rest(stream)
 
-    async with started_cli(*args, home=home, command=command, **more) as process:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read, "out", process.stdout)
-            nursery.start_soon(read, "err", process.stderr)
-            with contextlib.suppress(trio.BrokenResourceError):  # it has ended without reading it
-                await process.stdin.send_all(stdin)
-            await process.stdin.aclose()
+    started = started_cli(*args, home=home, command=command, **more)
+    async with started as process, trio.open_nursery() as nursery:
+        nursery.start_soon(read, "out", process.stdout)
+        nursery.start_soon(read, "err", process.stderr)
+        with contextlib.suppress(trio.BrokenResourceError):  # it has ended without reading it
+            await process.stdin.send_all(stdin)
+        await process.stdin.aclose()
     return Ended(process.returncode, told["out"], told["err"])
 
 

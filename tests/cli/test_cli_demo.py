@@ -34,12 +34,6 @@ async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_ste
     assert os.listdir(temporary) == []
 
 
-async def test_the_demo_shows_plain_characters_where_there_are_no_others(tmp_path):
-    ended = await run_cli("demo", TMPDIR=tmp_path, PYTHONIOENCODING="ascii", LANG="C")
-    assert (ended.status, ended.err) == (0, "")
-    assert "Everything held" in ended.out
-
-
 @pytest.mark.parametrize("package", ["click", "rich", "hypercorn"])
 async def test_a_missing_extra_is_one_line_that_names_it(package):
     without = f"import sys; sys.modules[{package!r}] = None; from trio_codex.cli import main; main()"

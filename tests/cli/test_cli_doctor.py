@@ -36,6 +36,12 @@ async def test_all_is_well(home):
     assert processes_with(home.codex_home) == []
 
 
+async def test_plain_characters_will_do(home):
+    ended = await run_cli("doctor", home=home, PYTHONIOENCODING="ascii", LANG="C")
+    assert (ended.status, ended.err) == (0, "")
+    assert "? login" in ended.out
+
+
 async def test_the_report_for_programs_says_the_same(home):
     ended = await run_cli("doctor", "--json", home=home)
     assert (ended.status, ended.err) == (0, "")
@@ -69,36 +75,42 @@ async def test_a_configuration_that_cannot_be_read_is_named_with_its_place(home)
     assert "· login" in ended.out
 
 
-async def test_nothing_secret_is_printed(home):
-    key = "sk-proj-0123456789abcdef0123456789"
-    token = "correct-horse-battery"
-    (home.codex_home / "config.toml").write_text(
-        f"model_reasoning_effort = ['{key}', '{token}']\nmodel = '''"
-    )
-    ended = await run_cli(
-        "doctor", "-c", f"approval_policy={key}", home=home, OPENAI_API_KEY=key, MY_TOKEN=token
-    )
-    assert ended.status == 1
-    assert key not in ended.out + ended.err
-    assert token not in ended.out + ended.err
+@pytest.mark.parametrize(
+    "setting",
+    ["[features]\nplugins = 'sk-proj-0123456789abcdef'", "sandbox_mode = 'correct-horse-battery'"],
+)
+async def test_nothing_secret_is_printed(home, setting):
+    (home.codex_home / "config.toml").write_text(setting)
+    for mode in ([], ["--json"]):
+        ended = await run_cli("doctor", *mode, home=home, MY_TOKEN="correct-horse-battery")
+        assert ended.status == 1
+        assert "expected" in ended.complaint
+        for secret in ("sk-proj", "correct-horse"):
+            assert secret not in ended.out + ended.err
 
 
-@pytest.mark.parametrize("command", [["run", "Hi."], ["doctor"], ["demo"]])
 @pytest.mark.parametrize("kind", BAD_BINARIES)
-async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(home, tmp_path, command, kind):
+async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(home, tmp_path, kind):
     behaviour, told = BAD_BINARIES[kind]
     binary = script(tmp_path / "bin-codex", behaviour or "")
     if behaviour is None:
         binary.write_bytes(b"\x7fELF nonsense")
-    with trio.fail_after(8):
-        ended = await run_cli(
-            *command, "--codex-bin", binary, "--start-timeout", "0.7", home=home, TMPDIR=tmp_path / "tmp"
-        )
-    assert ended.status == 1
-    assert told in ended.complaint
-    assert str(binary) in ended.complaint
-    assert processes_with(home.codex_home) == []
-    assert processes_with(tmp_path / "tmp") == []
+
+    async def check(*command):
+        # One home each: on a new one, a start waits for the first that answers (G16).
+        codex_home = tmp_path / command[0]
+        codex_home.mkdir()
+        args = [*command, "--codex-bin", binary, "--start-timeout", "1"]
+        ended = await run_cli(*args, home=home, CODEX_HOME=codex_home, TMPDIR=tmp_path / "tmp")
+        assert ended.status == 1
+        assert told in ended.complaint
+        assert str(binary) in ended.complaint
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            for command in (["run", "Hi."], ["doctor"], ["demo"]):
+                nursery.start_soon(check, *command)
+    assert processes_with(tmp_path) == []
     assert os.listdir(tmp_path / "tmp") == []
 
 

@@ -1,6 +1,9 @@
 """``trio-codex run`` with pipes: what goes where, how it ends, and who decides."""
 
+import json
+import os
 import signal
+from pathlib import Path
 
 import pytest
 import trio
@@ -34,6 +37,13 @@ async def test_commands_and_their_failures_are_shown_and_only_the_last_message_i
     assert "  │ seen" in lines
     assert lines[-1].startswith("tokens: 20 in, 10 out")
     assert "\x1b" not in ended.err
+
+
+async def test_the_final_answer_is_the_answer_whatever_comes_after_it(model, home):
+    model.respond(Text("So far."), Text("It is here.", phase="final_answer"), Text("By the way."))
+    ended = await run_cli("run", "Where is it?", home=home)
+    assert (ended.status, ended.out) == (0, "It is here.\n")
+    assert [line for line in ended.err.splitlines() if line.startswith("“")] == ["“ So far.", "“ By the way."]
 
 
 async def test_json_is_one_line_per_event_and_the_result_last(model, home):
@@ -147,6 +157,25 @@ async def test_ctrl_c_interrupts_the_turn_on_the_server(model, home, mode):
     assert processes_with(home.codex_home) == []
 
 
+async def test_a_server_that_dies_in_mid_turn_is_one_line_and_a_lost_result(model, home):
+    model.hang("one")
+    async with started_cli("run", "--json", "Count.", home=home) as process:
+        await read_until(process.stdout, '"delta": "one"')
+        [server] = [pid for pid in processes_with(home.codex_home) if is_server(pid)]
+        os.kill(server, signal.SIGKILL)
+        out, err = await rest(process.stdout), await rest(process.stderr)
+    assert process.returncode == 1
+    [complaint] = err.splitlines()
+    assert "SIGKILL" in complaint
+    assert json.loads(out.splitlines()[-1])["result"]["status"] == "lost"
+    assert processes_with(home.codex_home) == []
+
+
+def is_server(pid):
+    """Whether it is the real binary, and not what we started it with."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/bin/codex")
+
+
 async def test_when_nobody_reads_the_output_the_turn_ends_without_a_word(model, home):
     gate = Gate()
     model.hang("one", gate, "two")
@@ -176,24 +205,28 @@ async def test_a_missing_home_is_one_line_with_the_mend(home):
     assert "--codex-home" in ended.complaint
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["--no-such-option"],
-        ["no-such-command"],
-        ["run"],
-        ["run", "--approve", "maybe", "Hi."],
-        ["run", "--cwd", "/nonexistent", "Hi."],
-        ["run", "-c", "nonsense", "Hi."],
-        ["run", "--start-timeout", "0", "Hi."],
-        ["doctor", "extra"],
-        ["demo", "--json"],
-    ],
-)
-async def test_bad_usage_is_one_line_that_says_where_help_is(args):
-    ended = await run_cli(*args)
-    assert (ended.status, ended.out) == (2, "")
-    assert "--help" in ended.complaint
+BAD_USAGE = [
+    ["--no-such-option"],
+    ["no-such-command"],
+    ["run"],
+    ["run", "--approve", "maybe", "Hi."],
+    ["run", "--cwd", "/nonexistent", "Hi."],
+    ["run", "-c", "nonsense", "Hi."],
+    ["run", "--start-timeout", "0", "Hi."],
+    ["doctor", "extra"],
+    ["demo", "--json"],
+]
+
+
+async def test_bad_usage_is_one_line_that_says_where_help_is():
+    async def use(args):
+        ended = await run_cli(*args)
+        assert (ended.status, ended.out) == (2, ""), args
+        assert "--help" in ended.complaint
+
+    async with trio.open_nursery() as nursery:
+        for args in BAD_USAGE:
+            nursery.start_soon(use, args)
 
 
 async def test_help_and_version_say_what_there_is():
@@ -203,5 +236,7 @@ async def test_help_and_version_say_what_there_is():
         assert command in ended.out
         told = await run_cli(command, "--help")
         assert (told.status, told.err) == (0, "")
+        assert "\\b" not in told.out
+        assert "\b" not in told.out
     ended = await run_cli("--version")
     assert (ended.status, ended.out.split()[0]) == (0, "trio-codex")

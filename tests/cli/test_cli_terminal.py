@@ -27,7 +27,7 @@ async def test_a_question_about_a_command_is_answered_on_the_terminal(model, hom
         await terminal.expect("$ touch x.txt\n? Run this command outside the sandbox?")
         await terminal.expect("touch x.txt")
         await terminal.expect("because I want to")
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         assert not (home.workspace / "x.txt").exists()
         await terminal.send(f"{answer}\n")
         await terminal.expect(said)
@@ -43,7 +43,7 @@ async def test_a_question_about_files_shows_the_diff(model, home, answer, exists
     model.say("So be it.")
     async with on_terminal("run", "Write notes.", home=home) as terminal:
         await terminal.expect("add notes.txt  +2 -0\n    +one\n    +two\n")
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send(f"{answer}\n")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
@@ -55,7 +55,7 @@ async def test_for_the_session_is_not_asked_again(model, home):
         model.run_command("date >> x.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x.", home=home) as terminal:
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("s\n")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
@@ -71,9 +71,9 @@ async def test_what_was_typed_before_the_question_is_no_answer_and_nonsense_is_a
         await terminal.expect("Wait.")
         await terminal.send("y\n")
         gate.open()
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("maybe\n")
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("n\n")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
@@ -83,7 +83,7 @@ async def test_what_was_typed_before_the_question_is_no_answer_and_nonsense_is_a
 async def test_stop_interrupts_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with on_terminal("run", "Make x.", home=home) as terminal:
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("q\n")
         assert await terminal.end() == 130
     assert "interrupted" in terminal.seen
@@ -95,7 +95,7 @@ async def test_the_end_of_input_declines(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x.", home=home) as terminal:
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("\x04")
         await terminal.expect("nobody to answer")
         await terminal.expect("So be it.")
@@ -106,7 +106,7 @@ async def test_the_end_of_input_declines(model, home):
 async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with on_terminal("run", "Make x.", home=home) as terminal:
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
         await terminal.expect("no longer asked")
         await terminal.expect("trio-codex: interrupted")
@@ -133,7 +133,7 @@ async def test_a_command_cannot_hide_behind_escape_sequences(model, home):
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("? Run this command")
         await terminal.expect("touch x.txt #\\x1b[2K\\x0d\\u202eecho harmless")
-        await terminal.expect("> ")
+        await terminal.expect("stop the turn > ")
         await terminal.send("n\n")
         assert await terminal.end() == 0
 
