@@ -170,6 +170,18 @@ async def test_junk_is_reported_and_the_connection_lives():
         await codex.models()
 
 
+async def test_what_concerns_no_thread_and_nobody_heard_comes_to_the_first_who_listens():
+    async with scripted() as (codex, server):
+        await server.notify("configWarning", {"summary": "one"})
+        await server.notify("account/updated", {"authMode": None})
+        await server.delta("of a thread")
+        await trio.testing.wait_all_tasks_blocked()
+        async with codex.events("configWarning") as warnings, codex.events() as rest:
+            await server.notify("configWarning", {"summary": "two"})
+            assert [(await warnings.__anext__()).raw["summary"] for _ in range(2)] == ["one", "two"]
+            assert [(await rest.__anext__()).method for _ in range(2)] == ["account/updated", "configWarning"]
+
+
 async def test_listeners_end_with_the_connection_and_its_cause():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()

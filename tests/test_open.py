@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 
 from trio_codex import CodexConfig, errors, open_codex
 from trio_codex.testing import MockModel, offline_home
@@ -67,6 +68,24 @@ async def test_a_binary_that_hangs():
     assert "0.5 s" in str(error)
 
 
+async def test_a_binary_that_hangs_and_ignores_its_end_does_not_use_up_the_stop_grace():
+    start = trio.current_time()
+    await fails_to_start(fake("import time; time.sleep(99)", start_timeout=0.2, stop_grace=60))
+    assert trio.current_time() - start < 5
+
+
+async def test_a_start_that_waits_for_another_on_the_same_home_says_so(tmp_path):
+    hanging = fake("import time; time.sleep(99)", start_timeout=3, codex_home=tmp_path)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fails_to_start, hanging)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            waiting = fake("print('never run')", start_timeout=0.3, codex_home=tmp_path)
+            error = await fails_to_start(waiting)
+            nursery.cancel_scope.cancel()
+    assert "another first start on the same CODEX_HOME" in error.problem
+
+
 async def test_a_binary_that_prints_junk():
     script = "print('hello'); print('\\x1b[0m'); print('[1]'); import time; time.sleep(99)"
     error = await fails_to_start(fake(script, start_timeout=0.5, stop_grace=0.2))
@@ -104,6 +123,8 @@ async def test_a_broken_configuration_is_an_error_of_the_first_thread():
                 (home.codex_home / "config.toml").write_text("this is = = no TOML")
                 config = CodexConfig(env=home.env, inherit_env=False)
                 async with open_codex(config) as codex:
+                    async with codex.events("configWarning") as warnings:
+                        assert "Invalid configuration" in (await warnings.__anext__()).params.summary
                     with pytest.raises(errors.InvalidRequestError, match="configuration"):
                         await codex.thread_start()
 

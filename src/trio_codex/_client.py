@@ -110,6 +110,7 @@ class Codex:
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
         """Listen to notifications of the whole connection: the named ones, or all.
 
+        What concerns no thread and came before anybody listened, such as warnings about the configuration, comes first.
         Lines of no use come as ``trio_codex/junk``, server requests of an unknown method as
         ``trio_codex/unknownServerRequest``.
 

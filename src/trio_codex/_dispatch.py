@@ -143,6 +143,8 @@ class Dispatcher:
         for scope in self._open.values():
             scope.cancel()
 
+    # Protected, so that Ctrl-C goes to the main task: in here it would pass by the scope of the turn that asks.
+    @trio.lowlevel.enable_ki_protection
     async def _answer(  # noqa: ASYNC910  # a task of its own; its only wait is the callback
         self, request: ServerRequest, handler: Handler, scope: trio.CancelScope
     ) -> None:

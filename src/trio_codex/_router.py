@@ -34,6 +34,9 @@ UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
 """The method of the event that reports a server request that this version does not know."""
 
 
+UNHEARD_KEPT: Final = 64
+"""Notifications of no thread that are kept for the first who listens: some are sent before anybody can."""
+
 LEFT_TURNS_KEPT: Final = 64
 """Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
 
@@ -58,6 +61,7 @@ class Router:
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
         self._listeners: dict[str | None, list[Subscription[Event]]] = {}
+        self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
 
@@ -89,8 +93,14 @@ class Router:
         return subscription
 
     def listen(self, *methods: str) -> Subscription[Event]:
-        """Subscribe to notifications of the whole connection, by method or, without any, to all."""
+        """Subscribe to notifications of the whole connection, by method or, without any, to all.
+
+        Those of no thread that came before and that nobody heard, such as warnings about the configuration, come first.
+        """
         subscription = self.subscription()
+        for event in [event for event in self._unheard if not methods or event.method in methods]:
+            self._unheard.remove(event)
+            subscription.put(event)
         for method in methods or (None,):
             self._listeners.setdefault(method, []).append(subscription)
         return subscription
@@ -116,11 +126,13 @@ class Router:
         """Lead a notification to whom it concerns."""
         where = route(notification.params)
         event = event_of(notification)
-        self._publish(event)
+        heard = self._publish(event)
         if notification.method == "serverRequest/resolved":
             self._on_resolved(notification)
         thread_id = where.thread_id
         if thread_id is None:
+            if not heard:
+                self._unheard.append(event)
             return
         state = self._threads.get(thread_id)
         if notification.method == "turn/started":
@@ -188,11 +200,12 @@ class Router:
         self._publish(Event(method, msgspec.json.encode(params), None))
         self._wakeups.flush()
 
-    def _publish(self, event: Event) -> None:
-        if self._listeners:
-            for key in (event.method, None):
-                for listener in self._listeners.get(key, ()):
-                    listener.put(event)
+    def _publish(self, event: Event) -> bool:
+        """Give an event to the listeners of the connection; say whether there was one."""
+        listeners = [*self._listeners.get(event.method, ()), *self._listeners.get(None, ())]
+        for listener in listeners:
+            listener.put(event)
+        return bool(listeners)
 
     def _report_junk(self, reason: str, head: bytes, size: int) -> None:
         logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)

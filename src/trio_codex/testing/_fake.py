@@ -7,9 +7,8 @@ defaults are just enough for a client to come up and open a thread.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import msgspec
@@ -17,6 +16,9 @@ import trio
 import trio.testing
 
 from trio_codex import Codex, CodexConfig, Policy, connect_codex
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
 THREAD_ID: Final = "thread-1"
 TURN_ID: Final = "turn-1"
