@@ -9,8 +9,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import trio
-import wiregen
 
+import wiregen
 from trio_codex import Policy, policies, wire
 from trio_codex._approvals import DENIALS, KINDS
 from trio_codex.testing import fake_codex

@@ -11,7 +11,14 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
-from trio_codex._connection import DIAGNOSIS_SECONDS, Call, Connection, Death
+from trio_codex._connection import (
+    CHUNK_BYTES,
+    DIAGNOSIS_SECONDS,
+    LONG_LINE_CHUNK_BYTES,
+    Call,
+    Connection,
+    Death,
+)
 from trio_codex._nursery import open_services
 from trio_codex._rpc import JunkKind
 from trio_codex._subscriptions import Subscription, Wakeups
@@ -75,11 +82,16 @@ class Peer:
 
     async def assert_silent(self):
         """Nothing more comes."""
-        await wait_all_tasks_blocked()
-        assert not self.lines
-        with trio.move_on_after(0) as scope:
-            assert not await self.stream.receive_some()
-        assert scope.cancelled_caught
+        got = []
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def listen():
+                got.append(await self.stream.receive_some())
+
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert [*self.lines, *got] == []
 
     async def answer(self, *requests, result=None):
         await self.send(*({"id": request["id"], "result": result} for request in requests))
@@ -268,6 +280,17 @@ async def test_a_cancelled_caller_sends_nothing(lane):
         with trio.CancelScope() as scope:
             scope.cancel()
             await bench.connection.request("a", None, lane)
+        assert scope.cancelled_caught
+        assert bench.connection.in_flight == 0
+        await bench.peer.assert_silent()
+
+
+@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
+async def test_to_begin_a_call_is_a_cancellation_point_before_anything_is_queued(lane):
+    async with connected() as bench:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await bench.connection.begin("a", None, lane)
         assert scope.cancelled_caught
         assert bench.connection.in_flight == 0
         await bench.peer.assert_silent()
@@ -587,6 +610,29 @@ async def test_messages_reach_the_receiver_in_order_with_one_end_per_chunk():
         assert bench.connection.death is None
 
 
+async def test_a_long_line_is_read_in_large_pieces_and_everything_else_in_small_ones():
+    sizes = []
+
+    class Measuring(SlowStream):
+        async def receive_some(self, max_bytes=None):
+            sizes.append(max_bytes)
+            return await super().receive_some(max_bytes)
+
+    client_end, server_end = memory_stream_pair()
+    async with connected(streams=(Measuring(client_end), server_end), max_line_bytes=10**7) as bench:
+        for _ in range(100):
+            await bench.peer.send({"method": "m"})
+        await wait_all_tasks_blocked()
+        assert set(sizes) == {CHUNK_BYTES}
+        sizes.clear()
+        await bench.peer.send({"method": "big", "params": "x" * 10**6})
+        await wait_all_tasks_blocked()
+        assert max(sizes) == LONG_LINE_CHUNK_BYTES
+        assert len(sizes) < 10
+        assert sizes[-1] == CHUNK_BYTES
+        assert bench.receiver.got[-1].method == "big"
+
+
 @pytest.mark.parametrize("request_id", [0, 1, "0", ""])
 async def test_a_server_request_is_answered_once_whatever_its_id(request_id):
     async with connected() as bench:
@@ -697,7 +743,7 @@ async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an
             assert outcome.stderr_tail == "last words"
             assert outcome.__cause__ is cause
         assert bench.receiver.deaths == [death]
-        assert str(death) == str(outcomes[0])
+        assert death.exception() is not death.exception()
         before = trio.current_time()
         for lane in ("window", "deferred", "control"):
             with pytest.raises(ServerExited) as caught:
@@ -982,3 +1028,10 @@ def test_a_death_gives_a_fresh_exception_each_time():
     assert type(first) is ServerExited
     assert vars(first) == vars(second) == vars(error)
     assert first.args == error.args
+
+
+def test_a_death_tells_why_in_one_sentence_and_in_full():
+    death = Death(ServerExited("it exited", "running", 1, 2, "tail"))
+    assert death.reason == "it exited"
+    assert str(death) == str(death.exception())
+    assert Death(ConnectionClosed("bye")).reason == "bye"

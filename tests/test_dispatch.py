@@ -1,6 +1,7 @@
 """Requests of the server: one task, one scope, at most one answer, and denial when there is no other."""
 
 import contextvars
+import functools
 import logging
 
 import msgspec
@@ -201,17 +202,25 @@ async def test_without_a_turn_a_failure_is_logged_and_nothing_else_ends(bench, c
     assert bench.connection.sent == [{"id": 0, "result": {"decision": "decline"}}]
 
 
+async def raise_in_nursery(error):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raises(error))
+        nursery.start_soon(trio.sleep_forever)
+
+
+@pytest.mark.parametrize("in_nursery", [False, True])
 @pytest.mark.parametrize("exit_request", [KeyboardInterrupt, SystemExit])
-async def test_an_exit_request_in_a_callback_leaves_as_itself(exit_request):
+async def test_an_exit_request_in_a_callback_leaves_as_itself(exit_request, in_nursery):
     async def close(services):
         services.stop()
 
     error, caught, connection = exit_request(), None, StubConnection()
     group = CallbackGroup(pytest.fail)
+    decide = functools.partial(raise_in_nursery, error) if in_nursery else raises(error)
     with trio.fail_after(5):
         try:
             async with open_services(close) as services:
-                handler = Handler(group, DENIAL, raises(error))
+                handler = Handler(group, DENIAL, decide)
                 Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
                 await trio.sleep_forever()
         except BaseException as exc:
@@ -399,6 +408,32 @@ async def test_cancelling_a_group_ends_its_callbacks_and_only_those(bench):
     assert len(other) == 1
     assert bench.connection.rpc.server_requests == {3}
     assert bench.connection.sent == []
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_a_callback_of_a_cancelled_group_still_decides_is_not_sent(bench, fails):
+    async def decide():
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            if fails:
+                raise ValueError from None
+            return ACCEPTED
+
+    bench.decide = decide
+    bench.ask()
+    await settled()
+    bench.group.cancel()
+    await settled()
+    assert bench.connection.sent == []
+    assert len(bench.failures) == fails
+    bench.assert_idle()
+
+
+async def test_a_denial_may_be_null(bench):
+    bench.denial = Denial(None)
+    bench.ask()
+    assert bench.connection.sent == [{"id": 0, "result": None}]
 
 
 async def test_a_request_for_a_cancelled_group_gets_no_answer(bench):

@@ -119,9 +119,7 @@ async def run(block: Block, names: dict[str, Any]) -> str:
 
 @pytest.mark.real
 @pytest.mark.parametrize("block", PROGRAMS)
-async def test_program_runs(
-    block: Block, model: testing.MockModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_program_runs(block: Block, model: testing.MockModel, monkeypatch: pytest.MonkeyPatch) -> None:
     queue(block, model)
     started = []
     monkeypatch.setattr(trio, "run", started.append)  # Trio runs already

@@ -40,6 +40,7 @@ def fed(chunks, limit):
     frames = []
     for chunk in chunks:
         frames += buffer.feed(chunk)
+        assert {type(frame) for frame in frames} <= {bytes, OversizeLine}
         assert buffer.held_bytes <= max(limit, OVERSIZE_HEAD_BYTES)
     rest = buffer.feed_eof()
     assert buffer.held_bytes == 0
@@ -109,8 +110,9 @@ def test_a_chunk_that_is_reused_by_the_stream_is_not_held():
     chunk = bytearray(b"ab\ncd")
     lines = buffer.feed(chunk)
     chunk[:] = b"xxxxx"
-    assert lines == [b"ab"]
-    assert buffer.feed(b"\n") == [b"cd"]
+    lines += buffer.feed(b"\n")
+    assert lines == [b"ab", b"cd"]
+    assert [type(line) for line in lines] == [bytes, bytes]
 
 
 def test_an_empty_chunk_and_an_empty_stream_give_nothing():
@@ -124,6 +126,18 @@ def test_the_stream_goes_on_after_a_line_that_was_too_long():
     assert buffer.feed(b"x" * 11) == []
     assert buffer.feed(b"y" * 5) == []
     assert buffer.feed(b"z\nnext\n") == [OversizeLine(b"x" * 11 + b"y" * 5 + b"z", 17), b"next"]
+
+
+def test_the_length_of_the_unfinished_line_is_known_whether_it_is_held_or_not():
+    buffer = LineBuffer(10)
+    for count in range(1, 3 * OVERSIZE_HEAD_BYTES // 100):
+        buffer.feed(b"x" * 100)
+        assert buffer.unfinished_bytes == 100 * count
+        assert buffer.held_bytes == min(100 * count, OVERSIZE_HEAD_BYTES)
+    buffer.feed(b"\nabc")
+    assert buffer.unfinished_bytes == 3
+    buffer.feed_eof()
+    assert buffer.unfinished_bytes == 0
 
 
 def test_a_line_beyond_the_bound_is_not_held_in_memory():

@@ -232,7 +232,7 @@ async def test_a_service_can_be_cancelled_by_its_own_scope():
             assert scope.cancelled_caught
 
 
-async def test_a_service_that_fails_cancels_the_body_and_leaves_as_an_internal_error():
+async def test_a_service_that_fails_cancels_the_body_and_leaves_as_an_internal_error(autojump_clock):
     cause = ValueError("bug")
     close = Closing()
     with trio.fail_after(5), pytest.raises(InternalError) as caught:
@@ -244,9 +244,27 @@ async def test_a_service_that_fails_cancels_the_body_and_leaves_as_an_internal_e
             except trio.Cancelled:
                 assert close.runs == 0
                 raise
+    assert trio.current_time() == 0
     assert caught.value.__cause__ is cause
     assert close.runs == 1
     assert_transparent(caught.value)
+
+
+async def test_a_body_that_fails_in_part_while_it_is_cancelled_for_a_service_leaves_without_the_cancellation():
+    async def fail_in_cleanup():
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise FineError
+
+    with trio.fail_after(5), pytest.RaisesGroup(FineError) as caught:
+        async with open_services(Closing()) as services, trio.open_nursery() as nursery:
+            nursery.start_soon(fail_in_cleanup)
+            nursery.start_soon(trio.sleep_forever)
+            await wait_all_tasks_blocked()
+            services.start_service(crash, ValueError("the bug"))
+            await trio.sleep_forever()
+    assert any("the bug" in note for note in caught.value.__notes__)
 
 
 async def test_a_service_that_fails_is_told_even_if_the_body_returns():
@@ -407,6 +425,34 @@ async def test_a_callback_is_cancelled_with_what_surrounds_the_client():
             scope.cancel()
             await trio.sleep_forever()
     assert len(ended) == 1
+
+
+async def test_a_callback_can_be_started_from_within_its_context():
+    seen = []
+
+    async def callback():
+        seen.append(variable.get())
+
+    context = contextvars.copy_context()
+    context.run(variable.set, "turn")
+    with trio.fail_after(5):
+        async with open_services(Closing()) as services:
+            context.run(services.start_callback, context, callback)
+            await wait_all_tasks_blocked()
+    assert seen == ["turn"]
+
+
+async def test_a_callback_that_is_cancelled_while_the_client_closes_lets_the_cancellation_through():
+    async def work():
+        scope.cancel()
+        await trio.lowlevel.checkpoint()
+
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        async with open_services(Closing(work)) as services:
+            services.start_callback(None, trio.sleep_forever)
+            await wait_all_tasks_blocked()
+        pytest.fail("the cancellation got lost")
+    assert scope.cancelled_caught
 
 
 async def test_a_task_that_crashes_in_the_nursery_cancels_the_body_and_is_an_internal_error():
@@ -598,6 +644,50 @@ def test_ctrl_c_during_a_failing_cleanup_wins():
                 await services.finish(cleanup)
 
     assert interrupted(main) is not None
+
+
+def test_ctrl_c_between_the_body_and_the_close_sequence_does_not_skip_it(monkeypatch):
+    start_service = Services.start_service
+
+    def tripwire(services, *args):
+        if left:
+            signal.raise_signal(signal.SIGINT)
+        return start_service(services, *args)
+
+    left = False
+    monkeypatch.setattr(Services, "start_service", tripwire)
+    close = Closing()
+
+    async def main():
+        nonlocal left
+        async with open_services(close) as services:
+            services.start_service(trio.sleep, 1)
+            left = True
+
+    assert interrupted(main) is not None
+    assert close.runs == 1
+
+
+def test_ctrl_c_in_the_middle_of_the_wait_is_given_instead_of_raised():
+    class Tripwire:
+        calls = 0
+
+        def is_set(self):
+            self.calls += 1
+            if self.calls == 1:
+                signal.raise_signal(signal.SIGINT)
+            return self.calls > 2
+
+        async def wait(self):
+            await trio.lowlevel.checkpoint()
+
+    async def main():
+        with trio.fail_after(5):
+            assert isinstance(await wait_through_interrupts(Tripwire()), KeyboardInterrupt)
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        trio.run(main)
 
 
 async def test_waiting_for_what_is_done_already_gives_no_interrupt():

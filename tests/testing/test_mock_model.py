@@ -392,11 +392,11 @@ async def test_concurrent_threads_have_scripts_of_their_own() -> None:
     async with played() as (model, server):
         left, right = await server.start_thread(), await server.start_thread()
         gate = Gate()
+        right_script = model.script(thread_id=right)
+        right_script.say(gate, "right")
         left_script = model.script("go left")
         left_script.run_command("echo left")
         left_script.say("left")
-        right_script = model.script(thread_id=right)
-        right_script.say(gate, "right")
         left_turn = await server.start_turn(left, "go left")
         right_turn = await server.start_turn(right, "go right")
         await gate.reached()
@@ -424,9 +424,10 @@ async def test_a_script_that_is_used_up_takes_nothing_from_the_common_one() -> N
         model.say("common")
         turn = await server.turn_end(await server.start_turn(thread, "this is mine"))
         assert "nothing is scripted" in turn["error"]["message"]
-        script.default = Response(Text("default of the script"))
-        turn = await server.turn_end(await server.start_turn(thread, "this is mine, too"))
-        assert turn["items"][0]["text"] == "default of the script"
+        for default_of, expected in [(model, "default of the model"), (script, "default of the script")]:
+            default_of.default = Response(Text(expected))
+            turn = await server.turn_end(await server.start_turn(thread, "this is mine, too"))
+            assert turn["items"][0]["text"] == expected
         assert model.left == 1
 
 

@@ -151,7 +151,9 @@ async def test_http_failures_say_what_they_are_told_to() -> None:
             assert b"plain" in body
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("POST", "/v1/responses/compact")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/v1/models"), ("GET", "/v1/responses"), ("POST", "/v1/responses/compact")]
+)
 async def test_nothing_but_responses_is_scripted(method: str, path: str) -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
@@ -290,7 +292,7 @@ async def test_the_bodys_error_wins_over_a_cancellation() -> None:
             scope.cancel()
             raise ValueError("mine")
 
-    with trio.fail_after(LIMIT), trio.CancelScope() as scope, pytest.raises(ValueError, match="mine"):
+    with trio.fail_after(LIMIT), pytest.raises(ValueError, match="mine"), trio.CancelScope() as scope:
         await fail_while_cancelled()
 
 
@@ -308,10 +310,25 @@ async def test_a_predicate_that_raises_ends_the_body_and_leaves_as_itself() -> N
     def predicate(request: ModelRequest) -> bool:
         raise error
 
-    with trio.fail_after(LIMIT):
+    with trio.fail_after(LIMIT) as scope:
         with pytest.raises(ZeroDivisionError) as caught:
             await ask_for_ever(lambda model: model.script(predicate))
         assert caught.value is error
+        assert not scope.cancel_called
+
+
+async def test_a_predicates_error_wins_over_a_cancellation() -> None:
+    def predicate(request: ModelRequest) -> bool:
+        scope.cancel()
+        raise ZeroDivisionError
+
+    async def ask_in_a_nursery() -> None:
+        async with MockModel() as model, trio.open_nursery() as nursery:
+            model.script(predicate)
+            nursery.start_soon(asked, model)
+
+    with trio.fail_after(LIMIT), pytest.raises(ZeroDivisionError), trio.CancelScope() as scope:
+        await ask_in_a_nursery()
 
 
 async def test_a_step_of_ones_own_may_raise_too() -> None:
@@ -345,11 +362,25 @@ async def test_a_broken_http_server_ends_the_body(monkeypatch: pytest.MonkeyPatc
         raise ExceptionGroup("inside", [OSError("gone")])
 
     monkeypatch.setattr("hypercorn.trio.serve", broken)
-    with trio.fail_after(LIMIT):
+    with trio.fail_after(LIMIT) as scope:
         with pytest.raises(RuntimeError, match="HTTP server") as caught:
             async with MockModel():
                 await trio.sleep_forever()
+        assert not scope.cancel_called
         assert isinstance(caught.value.__cause__, ExceptionGroup)
+
+
+async def test_a_ctrl_c_that_hits_the_http_server_leaves_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*args: Any, **options: Any) -> None:
+        await trio.lowlevel.checkpoint()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hypercorn.trio.serve", interrupted)
+    with trio.fail_after(LIMIT) as scope:
+        with pytest.raises(KeyboardInterrupt):
+            async with MockModel():
+                await trio.sleep_forever()
+        assert not scope.cancel_called
 
 
 async def test_a_model_without_a_port_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

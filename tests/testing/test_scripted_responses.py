@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 
 import trio_codex.testing
 from trio_codex.testing import (
@@ -100,6 +102,15 @@ def test_an_end_in_the_middle_leaves_the_item_unfinished(end: Hang | Cut) -> Non
 @pytest.mark.parametrize("end", [Hang(), Cut()])
 def test_a_response_may_end_without_completion(end: Step) -> None:
     assert types(Response(Text("x"), end))[-2:] == ["response.output_item.done", end]
+
+
+async def test_pauses_last_as_long_as_they_say(autojump_clock: trio.testing.MockClock) -> None:
+    started = trio.current_time()
+    await Delay(5).take()
+    assert trio.current_time() - started == 5
+    with trio.move_on_after(1_000_000) as scope:
+        await Hang().take()
+    assert scope.cancelled_caught
 
 
 def test_failures_end_the_response() -> None:
