@@ -200,10 +200,12 @@ def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
     assert state.junk[JunkKind.NOT_JSON] == 2
 
 
-def test_a_request_of_the_server_that_cannot_be_read_does_not_fail_ours_with_the_same_id():
+def test_a_request_of_the_server_that_cannot_be_read_is_to_be_denied_and_does_not_fail_ours_with_the_same_id():
     state = waiting()
-    assert state.receive(b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.NOT_JSON
+    assert state.receive(b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
+    assert state.junk[JunkKind.NOT_JSON] == 1
     assert state.pending == 1
+    assert state.receive(b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.DUPLICATE_REQUEST
 
 
 # -- what the server sends -----------------------------------------------------------------------------------------

@@ -223,7 +223,7 @@ class Approvals:
             logger.warning("the server sent a request that this version does not know: %s", method)
             return self._deny(Denial(error=(METHOD_NOT_FOUND, f"this client does not handle {method}")))
         if request.params is None:
-            logger.warning("denied %s: its line was longer than max_line_bytes", method)
+            logger.warning("denied %s: its line was too long, or cannot be read", method)
             return self._deny(denial)
         kind = KINDS.get(method)
         state = self._thread_of(request.params)

@@ -83,6 +83,9 @@ class Death:
         fresh.__cause__ = self._error.__cause__
         return fresh
 
+    def __str__(self) -> str:
+        return str(self._error)
+
     @property
     def reason(self) -> str:
         """Why, in one sentence."""
@@ -237,7 +240,7 @@ class Connection:
             self._check_open_for(lane)
             call = Call(self, method, lane)
             call.request_id, line = self._rpc.request(method, params, call)
-        except CodexError:
+        except BaseException:
             self.release(lane)
             raise
         call.letter = self._outbox.put(line, urgent=lane == "control")

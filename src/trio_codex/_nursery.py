@@ -30,13 +30,19 @@ class Services:
     Args:
         nursery: Where they run.
         body_scope: What to cancel when one of them fails; ``None`` if the nursery is the caller's, which then crashes.
+        failures: Where to note how they failed.
     """
 
-    def __init__(self, nursery: trio.Nursery, body_scope: trio.CancelScope | None = None) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        body_scope: trio.CancelScope | None = None,
+        failures: list[Exception] | None = None,
+    ) -> None:
         self._nursery = nursery
         self._body_scope = body_scope
         self._scopes: set[trio.CancelScope] = set()
-        self.failures: list[Exception] = []
+        self.failures: list[Exception] = [] if failures is None else failures
 
     def start_service(
         self, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
@@ -137,11 +143,11 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
     """
     body_error: BaseException | None = None
     other_errors: list[BaseException] = []
-    services = None
+    failures: list[Exception] = []
     try:
         async with trio.open_nursery() as nursery:
             body_scope = trio.CancelScope()
-            services = Services(nursery, body_scope)
+            services = Services(nursery, body_scope, failures)
             try:
                 # Cancelled by a failing service, and by nothing else: what surrounds us reaches the body by itself.
                 with body_scope:
@@ -157,9 +163,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
             services.start_service(_close, services, close)
     except BaseException as exc:  # noqa: ASYNC103  # taken apart, and raised below
         other_errors = list(_leaves(exc))
-    if services is not None:
-        other_errors += services.failures
-    error = _choose(body_error, other_errors)
+    error = _choose(body_error, [*other_errors, *failures])
     if error is not None:
         # Raised here, outside the handlers: no dropped group becomes its context.
         raise error

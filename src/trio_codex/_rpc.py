@@ -46,7 +46,7 @@ class OversizeNotification(msgspec.Struct, frozen=True):
 
 
 class ServerRequest(msgspec.Struct, frozen=True):
-    """A request of the server. ``params`` is ``None`` if the line was dropped for its length; it still wants an answer."""
+    """A request of the server. ``params`` is ``None`` if its line was too long or cannot be read; it wants an answer."""
 
     id: RequestId
     method: str
@@ -252,10 +252,15 @@ class RpcState(Generic[T]):
         envelope = _lenient_envelope(value)
         return self._note(JunkKind.NOT_JSON_RPC, line) if envelope is None else self._classify(envelope, line)
 
-    def _salvage(self, head: bytes, size: int, problem: str) -> Reply[T] | Junk:
-        """Fail the request that an unreadable line was to answer, or it would wait for ever."""
+    def _salvage(self, head: bytes, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
+        """Fail the request that an unreadable line was to answer, or have it denied, or somebody would wait for ever."""
         request_id, method = read_head(head)
-        if request_id is not None and method is None and (pending := self._pending.pop(request_id, None)):
+        if request_id is not None and method is not None:
+            opened = self._open_server_request(request_id, method, None, head, size)
+            if isinstance(opened, ServerRequest):
+                self.junk[JunkKind.NOT_JSON] += 1
+            return opened
+        if request_id is not None and (pending := self._pending.pop(request_id, None)):
             return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
         return self._note(JunkKind.NOT_JSON, head, size)
 
