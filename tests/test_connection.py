@@ -957,7 +957,7 @@ async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_for_ever
     async def diagnose(reason):
         raise ValueError("bug")
 
-    with pytest.raises(errors.InternalError) as caught:  # noqa: PT012
+    with pytest.raises(errors.InternalError) as caught:
         async with connected(diagnose=diagnose) as bench:
             await bench.connection.begin("a", None)
             await bench.peer.stream.aclose()

@@ -109,6 +109,7 @@ async def run(block: Block, names: dict[str, Any]) -> str:
     """Run a block; give what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), trio.fail_after(60):
+        await trio.lowlevel.checkpoint()
         running = eval(block.compiled(), names)
         if inspect.iscoroutine(running):
             await running

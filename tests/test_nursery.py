@@ -1,6 +1,6 @@
 """The nursery that nobody sees: what leaves it, in what order it closes, and what survives Ctrl-C and cancellation."""
 
-# ruff: noqa: PT012  # what leaves a whole nursery is the point here
+# what leaves a whole nursery is the point here
 
 import contextlib
 import contextvars

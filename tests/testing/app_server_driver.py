@@ -42,7 +42,7 @@ class AppServer:
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer[:] = rest
         self.log.append(json.loads(line))
-        return self.log[-1]
+        return self.log[-1]  # noqa: ASYNC910  # a line that is there is not waited for
 
     async def send(self, **message: Any) -> None:
         await self.stdin.send_all(json.dumps(message).encode() + b"\n")
@@ -51,7 +51,7 @@ class AppServer:
         """Return the first message from position `start` of the log on that matches."""
         for message in self.log[start:]:
             if matches(message):
-                return message
+                return message  # noqa: ASYNC910  # a message that is there is not waited for
         while not matches(message := await self._read()):
             pass
         return message

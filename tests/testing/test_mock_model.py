@@ -330,7 +330,7 @@ async def test_the_default_answers_whatever_is_not_scripted() -> None:
         model.assert_all_used()
 
 
-async def test_a_response_that_is_not_asked_for_is_reported() -> None:
+def test_a_response_that_is_not_asked_for_is_reported() -> None:
     model = MockModel()
     model.say("never")
     model.script("some text").say("neither")

@@ -46,9 +46,11 @@ async def everything(stream: trio.SocketStream) -> bytes:
 
 async def until(stream: trio.SocketStream, text: bytes) -> bytes:
     received = bytearray()
-    while text not in received:
-        received += await stream.receive_some() or pytest.fail(f"{bytes(received)!r} has no {text!r}")
-    return bytes(received)
+    async for chunk in stream:
+        received += chunk
+        if text in received:
+            return bytes(received)
+    pytest.fail(f"{bytes(received)!r} has no {text!r}")
 
 
 async def asked(model: MockModel, body: bytes = b"{}", **options: str) -> bytes:
@@ -230,7 +232,7 @@ async def test_waiting_for_requests_fails_when_the_model_is_left() -> None:
 
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery, MockModel() as model:
-            nursery.start_soon(wait, model)
+            nursery.start_soon(wait, model)  # noqa: ASYNC111  # what happens then is the point
             await trio.testing.wait_all_tasks_blocked()
         await wait(model)
 

@@ -1,6 +1,5 @@
 """What type checkers make of the main API. Never run: mypy and pyright read it."""
 
-from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import assert_type
@@ -112,11 +111,13 @@ async def streaming(thread: Thread) -> None:
 
 
 async def on_command(request: policies.CommandRequest) -> policies.Decision:
+    await trio.lowlevel.checkpoint()
     assert_type(request.command, str | None)
     return policies.accept("session") if request.reason else policies.decline("no")
 
 
 async def on_file_change(request: policies.FileChangeRequest) -> policies.Decline:
+    await trio.lowlevel.checkpoint()
     assert_type(request.changes, tuple[wire.FileUpdateChange, ...])
     return policies.decline()
 
@@ -137,8 +138,3 @@ def failing(error: errors.CodexError) -> None:
         case _:
             pass
     raise errors.TurnActive(thread_id="t", turn_id=None)
-
-
-async def pieces(turn: Turn) -> AsyncIterator[str]:
-    async for piece in turn.text():
-        yield piece

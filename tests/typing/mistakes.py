@@ -3,6 +3,8 @@
 mypy's codes are named for mypy, and pyright's for pyright, which does not read mypy's.
 """
 
+import trio
+
 from trio_codex import CodexConfig, Policy, Thread, Turn, open_codex, policies, wire
 
 
@@ -19,6 +21,7 @@ async def mistakes(thread: Thread, turn: Turn) -> None:
 
 
 async def yes(request: policies.CommandRequest) -> bool:
+    await trio.lowlevel.checkpoint()
     return True
 
 

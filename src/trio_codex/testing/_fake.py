@@ -176,14 +176,14 @@ class FakeServer:
 
     async def start_turn(self, turn_id: str = TURN_ID, thread_id: str = THREAD_ID) -> None:
         """Announce that a turn has started."""
-        turn = {"id": turn_id, "items": [], "status": "inProgress"}
+        turn: dict[str, Any] = {"id": turn_id, "items": [], "status": "inProgress"}
         await self.notify("turn/started", {"threadId": thread_id, "turn": turn})
 
     async def end_turn(
         self, turn_id: str = TURN_ID, thread_id: str = THREAD_ID, status: str = "completed", **turn: Any
     ) -> None:
         """Announce that a turn has ended."""
-        ended = {"id": turn_id, "items": [], "status": status, **turn}
+        ended: dict[str, Any] = {"id": turn_id, "items": [], "status": status, **turn}
         await self.notify("turn/completed", {"threadId": thread_id, "turn": ended})
 
     async def item(
@@ -205,6 +205,7 @@ class FakeServer:
 
     async def serve(self) -> None:
         """Read what the client sends until it closes the connection."""
+        await trio.lowlevel.checkpoint()
         try:
             async for chunk in self._own:
                 *lines, self._rest = (self._rest + chunk).split(b"\n")
@@ -214,6 +215,7 @@ class FakeServer:
             return
 
     async def _take(self, message: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
         if "method" not in message:
             self.answers[message["id"]] = message.get("result", message.get("error"))
         elif "id" not in message:
@@ -241,7 +243,7 @@ async def fake_codex(
     """
     server = FakeServer()
     async with trio.open_nursery() as serving:
-        serving.start_soon(server.serve)
+        serving.start_soon(server.serve)  # noqa: ASYNC113  # what is sent before it runs waits in the stream
         async with trio.open_nursery() as nursery:
             codex = await connect_codex(nursery, server.stream, config=config, policy=policy)
             yield codex, server

@@ -94,7 +94,8 @@ class MockModel(Script):
             Exception: Whatever a predicate or a step of the test's own raised; the body was cancelled for it.
         """
         assert self._lifetime is not None
-        return await self._lifetime.__aexit__(exc_type, exc_value, traceback)  # noqa: ASYNC102  # it cancels what it waits for
+        leave = self._lifetime.__aexit__
+        return await leave(exc_type, exc_value, traceback)  # noqa: ASYNC102  # it cancels what it waits for
 
     @property
     def base_url(self) -> str:

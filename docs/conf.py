@@ -1,0 +1,68 @@
+"""Configuration of the documentation: ``uv run --group docs sphinx-build -n -W docs docs/_build``."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+import trio_codex
+
+project = "trio-codex"
+author = "The trio-codex authors"
+copyright = "2026, The trio-codex authors"
+version = release = trio_codex.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib_trio",
+    "protocol_tables",
+]
+exclude_patterns = ["_build"]
+nitpicky = True
+
+# The build must not need a network: without this variable, names of Python and Trio are shown and do not link.
+intersphinx_mapping = (
+    {
+        "python": ("https://docs.python.org/3", None),
+        "trio": ("https://trio.readthedocs.io/en/stable", None),
+    }
+    if os.environ.get("DOCS_INTERSPHINX")
+    else {}
+)
+nitpick_ignore_regex = [
+    # Of other projects.
+    (
+        "py:.*",
+        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|msgspec|os|pathlib|trio|types|typing)\..*",
+    ),
+    ("py:exc", r"(Assertion|Import|Key|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit"),
+    ("py:exc", r"tomllib\.TOMLDecodeError"),
+    (
+        "py:class",
+        r"Any|AbstractAsyncContextManager|AsyncGenerator|AsyncIterator|Awaitable|Callable|Collection|Generator"
+        r"|Iterable|Iterator|Literal|Mapping|Path|Self|Sequence|TracebackType",
+    ),
+    # Type variables, and names that a signature shows and that nobody has to know.
+    ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Phase|PlanStatus|TurnText)"),
+]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = "trio-codex"
+html_static_path = ["_static"]
+html_css_files = ["trio_codex.css"]
+html_copy_source = False
+html_show_sourcelink = False

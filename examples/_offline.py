@@ -1,0 +1,68 @@
+"""What the examples share: how to run each of them without an account and without a network.
+
+With ``--offline`` the real ``codex`` talks to a scripted model instead of a real one, in a home of its own. Without it
+an example uses your own login and configuration. ``CODEX_BIN`` in the environment names another binary.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from trio_codex import CodexConfig
+from trio_codex.testing import Command, MockModel, Text, offline_home
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+
+@asynccontextmanager
+async def example_config(example: str) -> AsyncGenerator[CodexConfig]:
+    """Give the configuration to run an example with.
+
+    Args:
+        example: Which; it chooses what the scripted model says.
+    """
+    codex_bin = os.environ.get("CODEX_BIN")
+    if "--offline" not in sys.argv:
+        yield CodexConfig(codex_bin=codex_bin)
+        return
+    async with MockModel() as model:
+        _write_script(example, model)
+        with offline_home(model) as home:
+            yield CodexConfig(codex_bin=codex_bin, env=home.env, inherit_env=False, cwd=home.workspace)
+
+
+def _write_script(example: str, model: MockModel) -> None:
+    match example:
+        case "quickstart":
+            model.say("It is a Trio client for Codex. ", "A turn is a scope. ", "Leaving it ends it.")
+            model.say("Fixed: ", "the test ", "passes now.")
+        case "stream_events":
+            model.respond(Text("I look first. ", phase="commentary"), Command("ls"))
+            model.say("Nothing ", "to ", "see ", "here.", phase="final_answer")
+        case "approvals":
+            model.run_command("git status", escalate="to see what changed")
+            model.run_command("rm -rf build", escalate="to start afresh")
+            model.say("One of the two was allowed.")
+        case "turn_controls":
+            model.hang("Once upon a time ", "there was ")
+            model.say("In short: a fox.")
+            model.hang("Chapter one. ")
+        case "deadlines":
+            model.run_command("echo half of the work is done")
+            model.hang("The other half ")
+        case "many_agents":
+            for topic in ("tests", "docs", "types"):
+                model.script(topic).say(f"The {topic} ", "look fine.")
+        case "resume":
+            model.say("I will remember the number 42.")
+            model.say("The number was 42.")
+        case "error_handling":
+            model.fail(429, message="slow down")
+            model.say("Here I am again.")
+            model.hang("Working ")
+        case _:
+            raise ValueError(f"there is no script for {example!r}")

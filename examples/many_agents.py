@@ -1,0 +1,36 @@
+"""Run several agents at once, each in a thread of its own, on one server.
+
+Run it with your own Codex login, or with --offline against a scripted model.
+"""
+
+import trio
+from _offline import example_config
+
+from trio_codex import Codex, Sandbox, open_codex
+
+
+async def review(codex: Codex, topic: str, findings: dict[str, str | None]) -> None:
+    """Let one agent review one topic."""
+    thread = await codex.thread_start(sandbox=Sandbox.read_only, ephemeral=True)
+    async with thread:
+        result = await thread.run(f"Review the {topic} of this repository in one sentence.")
+    findings[topic] = result.final_response
+
+
+async def main() -> None:
+    """Run the example."""
+    findings: dict[str, str | None] = {}
+    async with (
+        example_config("many_agents") as config,
+        open_codex(config) as codex,
+        trio.open_nursery() as agents,
+    ):
+        # If one of them fails, the others are cancelled: their turns end on the server before the error goes on.
+        for topic in ("tests", "docs", "types"):
+            agents.start_soon(review, codex, topic, findings)
+    for topic, finding in sorted(findings.items()):
+        print(f"{topic}: {finding}")
+
+
+if __name__ == "__main__":
+    trio.run(main)
