@@ -150,6 +150,26 @@ def test_no_block_is_overlooked() -> None:
         assert (ROOT / name).read_text().count("```python") == len(blocks), name
 
 
+def test_every_guarantee_is_proven_by_tests_that_exist() -> None:
+    path, named = None, 0
+    for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines():
+        if match := re.fullmatch(r"- `(.*)`", line):
+            path = ROOT / match[1]
+        elif match := re.fullmatch(r"  - `(.*)`", line):
+            assert path is not None
+            assert f"def {match[1]}(" in path.read_text(), f"{path}: {match[1]}"
+            named += 1
+    assert named > 50
+
+
+def test_every_number_that_the_source_cites_is_explained() -> None:
+    explained = "".join((ROOT / "docs" / name).read_text() for name in ("protocol.md", "guarantees.md"))
+    rows = set(re.findall(r"^(?:\| |## )([QMG]\d+)", explained, re.MULTILINE))
+    sources = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
+    cited = {number for source in sources for number in re.findall(r"\b[QMG]\d+\b", source)}
+    assert cited - rows == set()
+
+
 @pytest.mark.parametrize("path", ["README.md", "CONTRIBUTING.md", *map(str, (ROOT / "docs").rglob("*.md"))])
 def test_relative_links_lead_somewhere(path: str) -> None:
     page = ROOT / path

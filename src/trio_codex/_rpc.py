@@ -325,7 +325,8 @@ def _lenient_envelope(value: object) -> _Envelope | None:
     return envelope
 
 
-_LEADING_MEMBER = re.compile(rb'[\s{,]*"(\w+)"\s*:\s*(-?\d{1,19}(?=\s*[,}])|"(?:[^"\\]|\\.)*")')
+_OBJECT = re.compile(rb"\s*\{")
+_LEADING_MEMBER = re.compile(rb'\s*"(\w+)"\s*:\s*(-?\d{1,19}|"(?:[^"\\]|\\.)*")\s*[,}]')
 
 
 def read_head(head: bytes) -> tuple[RequestId | None, str | None]:
@@ -334,7 +335,8 @@ def read_head(head: bytes) -> tuple[RequestId | None, str | None]:
     Only the scalar members before the first structured one count, so nothing inside ``params`` is taken for them.
     """
     found: dict[bytes, object] = {}
-    position = 0
+    opened = _OBJECT.match(head)
+    position = opened.end() if opened else len(head)
     while match := _LEADING_MEMBER.match(head, position):
         try:
             found.setdefault(match[1], msgspec.json.decode(match[2]))
