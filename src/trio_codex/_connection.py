@@ -44,7 +44,7 @@ DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
 
 Lane: TypeAlias = Literal["window", "deferred", "control"]
-"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (NEEDS M1), and
+"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (M1), and
 answered within ``request_timeout``. ``deferred``: answered when something finishes. ``control``: ends or steers something,
 and must get through when the window is full."""
 
