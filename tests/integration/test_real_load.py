@@ -1,0 +1,66 @@
+"""The real server under load: nothing is lost, and no worker thread is needed."""
+
+import threading
+
+import pytest
+import trio
+
+from trio_codex import CodexConfig, TurnStatus, errors, open_codex
+from trio_codex.testing import MockModel, Response, Text, offline_home
+
+pytestmark = pytest.mark.real
+
+
+async def ask_often(config, count):
+    """Send requests all at once; give how each ended."""
+    outcomes = []
+
+    async def ask(codex):
+        try:
+            await codex.request("thread/loaded/list")
+        except errors.CodexError as error:
+            outcomes.append(type(error))
+        else:
+            outcomes.append(None)
+
+    async with open_codex(config) as codex, trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(ask, codex)
+    return outcomes
+
+
+async def test_six_thousand_requests_at_once_are_all_answered_and_without_the_window_they_are_not():
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False)
+                assert await ask_often(config, 6000) == [None] * 6000
+                unbounded = CodexConfig(
+                    env=home.env, inherit_env=False, request_window=3000, request_timeout=2
+                )
+                outcomes = await ask_often(unbounded, 3000)
+    lost = [outcome for outcome in outcomes if outcome is not None]
+    assert set(lost) <= {errors.ServerBusyError, errors.RequestTimeout}
+    assert lost, "the server bore it: the window may be wider than it needs to be"
+
+
+async def test_twenty_turns_at_once_complete_on_one_thread_of_ours():
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            model.default = Response(Text("an", "answer"))
+            with offline_home(model) as home:
+                async with open_codex(CodexConfig(env=home.env, inherit_env=False)) as codex:
+                    threads_before = threading.active_count()
+                    results = []
+
+                    async def run():
+                        thread = await codex.thread_start()
+                        results.append(await thread.run("go"))
+
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(20):
+                            nursery.start_soon(run)
+                    assert threading.active_count() == threads_before
+    assert [(result.status, result.final_response) for result in results] == [
+        (TurnStatus.completed, "ananswer")
+    ] * 20
