@@ -255,6 +255,25 @@ async def test_what_the_body_raises_leaves_as_itself_and_cancellation_is_not_swa
         assert scope.cancelled_caught
 
 
+def test_ctrl_c_leaves_as_itself_and_ends_the_server():
+    pids = []
+
+    @trio.lowlevel.enable_ki_protection
+    def press_ctrl_c():
+        signal.raise_signal(signal.SIGINT)
+
+    async def main():
+        async with open_codex(fake(ANSWERS + "for line in sys.stdin: answer(line)")) as codex:
+            pids.append(codex.pid)
+            press_ctrl_c()
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trio.run(main)
+    assert caught.value.__context__ is None
+    assert f"{pids[0]}" not in os.listdir("/proc")
+
+
 async def test_the_client_can_be_closed_early_and_then_refuses():
     script = ANSWERS + "for line in sys.stdin: answer(line)"
     with trio.fail_after(10):
