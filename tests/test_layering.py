@@ -113,7 +113,7 @@ def upward_edges(path):
 
 @every_module
 def test_every_module_has_a_layer(path):
-    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (DESIGN.md, section 2)"
+    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (CONTRIBUTING.md, "What is where")"
 
 
 @every_module
