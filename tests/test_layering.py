@@ -113,7 +113,7 @@ def upward_edges(path):
 
 @every_module
 def test_every_module_has_a_layer(path):
-    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (CONTRIBUTING.md, "What is where")"
+    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (see CONTRIBUTING.md)"
 
 
 @every_module

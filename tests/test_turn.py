@@ -370,16 +370,48 @@ async def test_a_stuck_turn_closes_a_connection_whose_server_is_not_ours(autojum
     config = CodexConfig(interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread, bystander = await codex.thread_start(), await codex.thread_fork("thread-1")
-        nursery.start_soon(expect_lost, thread, "turn-1 of thread thread-1 did not end")
+        nursery.start_soon(expect_lost, thread, "of turn turn-1 of thread thread-1, it did not end")
         await server.accept_turn()
         await server.expect("turn/interrupt")
         nursery.start_soon(
-            partial(expect_lost, bystander, "turn-1 of thread thread-1 did not end", wait=True)
+            partial(expect_lost, bystander, "of turn turn-1 of thread thread-1, it did not end", wait=True)
         )
         await server.accept_turn("turn-2")
         error = await codex.wait_closed()
         assert isinstance(error, errors.ConnectionBroken)
         assert "turn-1" in error.reason
+
+
+async def test_a_callback_that_does_not_end_holds_up_the_interrupt_no_longer_than_its_share(
+    autojump_clock, caplog
+):
+    release = trio.Event()
+
+    async def stubborn(_):
+        with trio.CancelScope(shield=True):
+            await release.wait()
+
+    config = CodexConfig(interrupt_grace=2)
+    async with (
+        scripted(config, policy=Policy(command=stubborn)) as (codex, server),
+        trio.open_nursery() as nursery,
+    ):
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(sleep_in_turn, thread, scope)
+        await server.accept_turn()
+        await server.ask(0, COMMAND, QUESTION)
+        await trio.testing.wait_all_tasks_blocked()
+        start = trio.current_time()
+        scope.cancel()
+        await (await server.expect("turn/interrupt")).answer({})
+        assert trio.current_time() - start < 1
+        await server.end_turn(status="interrupted")
+        await trio.sleep(2)
+        assert scope.cancelled_caught
+        assert "does not end" in caplog.text
+        await run_one(thread, server)
+        release.set()
 
 
 async def test_the_end_of_the_connection_ends_iteration_wait_and_scope_with_one_cause():

@@ -27,6 +27,9 @@ FIRST_RETRY_SECONDS: Final = 0.003
 LAST_RETRY_SECONDS: Final = 0.1
 """An interrupt or steer right after the start is refused until the server has announced the turn: 15 to 40 ms (Q1)."""
 
+CALLBACK_SHARE: Final = 0.25
+"""Of ``interrupt_grace``, how long callbacks that were cancelled may hold up the interrupt."""
+
 _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
@@ -35,43 +38,55 @@ async def end_turn(session: Session, turn: TurnState) -> None:
 
     Past that the configuration decides: the server is killed, or the turn is given up as lost.
     """
-    with trio.move_on_after(session.config.interrupt_grace) as scope:
+    grace = session.config.interrupt_grace
+    ended_there = False
+    with trio.move_on_after(grace) as scope:
         if turn.callbacks is not None:
             turn.callbacks.cancel()
+            with trio.move_on_after(grace * CALLBACK_SHARE):
+                await turn.callbacks.wait_empty()
+        if await _was_started(turn):
+            await _end_on_server(session, turn)
+        ended_there = True
+        if turn.callbacks is not None:
             await turn.callbacks.wait_empty()
-        if not await _was_started(turn):
-            return
-        if turn.left_early:
-            session.router.note_left(turn)
-        early = not turn.ended.is_set()
-        if early:
-            try:
-                await interrupt(session, turn)
-            except CodexError as exc:
-                # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
-                logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
-            await turn.ended.wait()
-        if early or turn.left_early:
-            await _end_offspring(session, turn, set())
-    if scope.cancelled_caught and session.connection.death is None:
+    if not scope.cancelled_caught or session.connection.death is not None:
+        return
+    if ended_there:
+        # No process of ours to end: it is the user's code, and the client's nursery goes on waiting for it.
+        logger.error("turn %s was left while a callback of it does not end", turn.id)
+    else:
         give_up(session, turn)
 
 
+async def _end_on_server(session: Session, turn: TurnState) -> None:
+    if turn.left_early:
+        session.router.note_left(turn)
+    early = not turn.ended.is_set()
+    if early:
+        try:
+            await interrupt(session, turn)
+        except CodexError as exc:
+            # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
+            logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+        await turn.ended.wait()
+    if early or turn.left_early:
+        await _end_offspring(session, turn, set())
+    await trio.lowlevel.checkpoint()
+
+
 def give_up(session: Session, turn: TurnState) -> None:
-    """Stop waiting for the end of a turn that does not obey."""
+    """Stop waiting for the end of a turn, or of what it started, on a server that does not obey."""
     name = turn.id or turn.active_id or "that was starting"
-    if turn.ended.is_set():
-        logger.error(
-            "what turn %s started did not end within interrupt_grace, or a callback of it does not", name
+    what = "what it started" if turn.ended.is_set() else "it"
+    if session.config.on_stuck_turn == "abandon":
+        reason = (
+            f"turn {name} was abandoned: {what} did not end within interrupt_grace and may still be running"
         )
-    elif session.config.on_stuck_turn == "abandon":
-        turn.lose(
-            f"turn {name} did not end within interrupt_grace and was abandoned; it may still be running"
-        )
+        logger.error("%s", reason)
+        turn.lose(reason)
         return
-    reason = (
-        f"turn {name} of thread {turn.thread.id} did not end within interrupt_grace, so its server was ended"
-    )
+    reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
     session.connection.end(ConnectionBroken(reason))
     if session.kill is not None:
         session.kill()
