@@ -232,7 +232,7 @@ async def _start_thread(codex: Codex, examination: Examination) -> None:
 
 
 async def _read_account(codex: Codex, examination: Examination, binary: Binary) -> None:
-    answer = wire.decode(wire.GetAccountResponse, await codex.request("account/read"))
+    answer = await codex.api.account.read()
     needed = answer.requires_openai_auth
     details: dict[str, Any] = {"needed": needed, "type": None, "plan": None}
     match answer.account:
@@ -257,8 +257,7 @@ async def _count_models(codex: Codex, examination: Examination) -> None:
     await trio.lowlevel.checkpoint()
     count, cursor = 0, None
     for _ in range(PAGES):
-        params = wire.ModelListParams(cursor=cursor)
-        page = wire.decode(wire.ModelListResponse, await codex.request("model/list", params))
+        page = await codex.api.model.list(cursor=cursor)
         count += len(page.data)
         cursor = page.next_cursor
         if cursor is None:
@@ -278,10 +277,9 @@ async def _try_sandbox(codex: Codex, examination: Examination) -> None:
         examination.note("sandbox", "skipped", "not tried on this platform")
         return
     seconds = min(SANDBOX_SECONDS, examination.config.start_timeout)
-    params = wire.CommandExecParams(
+    answer = await codex.api.command.exec(
         command=["true"], sandbox_policy=wire.ReadOnlySandboxPolicy(), timeout_ms=int(seconds * 1000)
     )
-    answer = wire.decode(wire.CommandExecResponse, await codex.request("command/exec", params))
     helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
     if answer.exit_code != 0:
         told = answer.stderr.strip() or f"exit status {answer.exit_code}"
