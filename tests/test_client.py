@@ -2,6 +2,7 @@
 
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 
@@ -82,6 +83,26 @@ async def test_a_cancelled_opening_of_a_thread_is_undone(opening, method, undo, 
         asked = await server.expect(undo)
         assert asked.params == {"threadId": thread_id}
         await asked.answer({"status": "unsubscribed"} if undo == "thread/unsubscribe" else {})
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+
+
+async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_is_undone_too():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        opened = server._defaults["thread/start"]
+        server.take_over("thread/start", "thread/delete")
+        scope = trio.CancelScope()
+
+        async def body():
+            with scope:
+                await codex.thread_start()
+
+        nursery.start_soon(body)
+        asked = await server.expect("thread/start")
+        scope.cancel()
+        # Before the cancelled task runs, as when the reader comes first in the same turn of the scheduler.
+        codex._session.connection._take(msgspec.json.encode({"id": asked.id, "result": opened}))
+        await (await server.expect("thread/delete")).answer({})
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
 

@@ -520,6 +520,27 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
     assert scope.cancelled_caught
 
 
+async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():
+    def spawned(thread_id, turn_id):
+        turn = {"id": turn_id, "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        return {"threadId": thread_id, "turn": turn}
+
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        for name in ("done", "running"):
+            await server.notify("turn/started", spawned(name, f"{name}-turn"))
+        await server.end_turn("done-turn", "done")
+        await server.end_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        router = codex._session.router
+        assert [router.find(name) is None for name in ("done", "running")] == [True, False]
+        await server.end_turn("running-turn", "running")
+        await trio.testing.wait_all_tasks_blocked()
+        assert router.find("running") is None
+
+
 async def test_an_agent_that_is_announced_after_its_root_was_left_is_ended_too():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -120,6 +120,16 @@ class Router:
         if not (state.held or state.turn or state.listeners or child_of_open_turn):
             self._threads.pop(state.id, None)
 
+    def let_go_of_children(self, turn: TurnState) -> None:
+        """Forget the agents of a turn whose scope has been left, but for those that run on."""
+        for child_id in turn.reducer.children:
+            child = self._threads.get(child_id)
+            if child is not None and child.parent is turn:
+                past_turns, child.past_turns = child.past_turns, []
+                for past in past_turns:
+                    self.let_go_of_children(past)
+                self.let_go(child)
+
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def on_notification(self, notification: Notification) -> None:

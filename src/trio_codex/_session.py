@@ -97,12 +97,16 @@ class Session:
             CodexError: As :meth:`request`.
         """
         call = await self.begin(method, params)
+        answer = None
         try:
             with trio.move_on_after(self.config.request_timeout):
-                return decode_result(method, await call.answer())
-            raise RequestTimeout(method, self.config.request_timeout)
+                answer = await call.answer()
+            if answer is None:
+                raise RequestTimeout(method, self.config.request_timeout)
+            return decode_result(method, answer)
         finally:
-            if not call.answered and not call.take_back():
+            # Not ``call.answered``: the answer may come after we were cancelled and before we run.
+            if answer is None and not call.take_back():
                 # Shielded and bounded inside.
                 await self.services.finish(self._undo_late, call, undo)  # noqa: ASYNC102
 

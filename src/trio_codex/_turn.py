@@ -210,6 +210,7 @@ async def open_turn(
     except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
         body_error = exc
     exit_request = await _leave(session, turn)
+    session.router.let_go_of_children(turn)
     error = _choose(body_error, exit_request, failures, turn)
     if error is not None:
         raise error
