@@ -168,11 +168,10 @@ class GroupProcess(ServerProcess):
             return
         try:
             psutil: Any = importlib.import_module("psutil")
-            self._tree += psutil.Process(self._process.pid).children(recursive=True)
         except ImportError:
-            pass  # the group is all that is known
-        except Exception:  # psutil's own errors: gone, a zombie, or not ours to see
-            pass
+            return  # the group is all that is known
+        with contextlib.suppress(psutil.Error):  # gone, a zombie, or not ours to see
+            self._tree += psutil.Process(self._process.pid).children(recursive=True)
 
     def _kill_below(self) -> None:
         """Kill what was seen below, and the group."""
