@@ -9,12 +9,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._dispatch import CallbackGroup, Denial, Dispatcher, Handler
+from trio_codex._dispatch import Answer, CallbackGroup, Dispatcher, Handler
 from trio_codex._nursery import Services, open_services
 from trio_codex._rpc import RpcState, ServerRequest
 from trio_codex.errors import PolicyError
 
-DENIAL = Denial({"decision": "decline"})
+DENIAL = Answer({"decision": "decline"})
 
 
 class StubConnection:
@@ -54,10 +54,17 @@ class Bench:
         self.group = CallbackGroup(self.failures.append)
         self.denial = DENIAL
         self.decide = None
+        self.outcomes = []
         self.dispatcher = Dispatcher(Services(nursery), self.connection, self.resolve)
 
     def resolve(self, request):
-        return Handler(self.group, self.denial, self.decide)
+        return Handler(self.group, self.denial, self.decide and self.answer, self.settled)
+
+    async def answer(self):
+        return Answer(await self.decide())
+
+    def settled(self, outcome, reason):
+        self.outcomes.append((outcome, reason))
 
     def ask(self, request_id=0, method="item/ask"):
         self.dispatcher.dispatch(self.connection.opened(request_id, method))
@@ -125,7 +132,7 @@ async def test_the_reader_is_not_held_up_by_a_callback_that_takes_for_ever(bench
 async def test_a_request_that_nobody_is_asked_about_is_denied_at_once(bench):
     bench.ask("a")
     assert bench.connection.sent == [{"id": "a", "result": {"decision": "decline"}}]
-    bench.denial = Denial(error=(-32601, "no such tool"))
+    bench.denial = Answer(error=(-32601, "no such tool"))
     bench.ask(0)
     assert bench.connection.sent[1:] == [{"id": 0, "error": {"code": -32601, "message": "no such tool"}}]
     bench.assert_idle()
@@ -181,7 +188,7 @@ async def test_a_decision_that_cannot_be_sent_denies_and_fails_its_group(bench, 
 
 
 async def test_a_callback_that_raises_denies_with_an_error_where_the_method_has_no_other_denial(bench):
-    bench.denial = Denial(error=(-32603, "no token"))
+    bench.denial = Answer(error=(-32603, "no token"))
     bench.decide = raises(ValueError())
     bench.ask("a")
     await settled()
@@ -220,7 +227,7 @@ async def test_an_exit_request_in_a_callback_leaves_as_itself(exit_request, in_n
     with trio.fail_after(5):
         try:
             async with open_services(close) as services:
-                handler = Handler(group, DENIAL, decide)
+                handler = Handler(group, DENIAL, decide, lambda *_: None)
                 Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
                 await trio.sleep_forever()
         except BaseException as exc:
@@ -431,7 +438,7 @@ async def test_what_a_callback_of_a_cancelled_group_still_decides_is_not_sent(be
 
 
 async def test_a_denial_may_be_null(bench):
-    bench.denial = Denial(None)
+    bench.denial = Answer(None)
     bench.ask()
     assert bench.connection.sent == [{"id": 0, "result": None}]
 
@@ -517,7 +524,7 @@ async def test_under_an_outer_cancellation_a_failing_callback_does_not_turn_into
             nursery.start_soon(fail_in_cleanup)
 
     connection, failures = StubConnection(), []
-    handler = Handler(CallbackGroup(failures.append), DENIAL, decide)
+    handler = Handler(CallbackGroup(failures.append), DENIAL, decide, lambda *_: None)
     with trio.fail_after(5), trio.CancelScope() as scope:
         async with open_services(close) as services:
             Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
@@ -539,7 +546,7 @@ async def test_under_an_outer_cancellation_a_callback_with_a_nursery_of_its_own_
 
     connection, failures = StubConnection(), []
     group = CallbackGroup(failures.append)
-    handler = Handler(group, DENIAL, decide)
+    handler = Handler(group, DENIAL, decide, lambda *_: None)
     with trio.fail_after(5), trio.CancelScope() as scope:
         async with open_services(close) as services:
             Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))

@@ -6,6 +6,8 @@ A session, a turn and an approval are scopes: when a scope ends, what it started
 from trio_codex import errors as errors
 from trio_codex import policies as policies
 from trio_codex import wire as wire
+from trio_codex._audit import DecidedBy as DecidedBy
+from trio_codex._audit import DecisionRecord as DecisionRecord
 from trio_codex._client import Codex as Codex
 from trio_codex._client import ServerMetadata as ServerMetadata
 from trio_codex._config import VERSION as _VERSION
@@ -46,6 +48,7 @@ from trio_codex._turn import Turn as Turn
 from trio_codex._turn import TurnText as TurnText
 from trio_codex._turn_result import TurnResult as TurnResult
 from trio_codex._turn_result import TurnStatus as TurnStatus
+from trio_codex._waiting import WaitingOn as WaitingOn
 from trio_codex.policies import Policy as Policy
 
 __version__ = _VERSION

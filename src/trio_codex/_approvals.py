@@ -1,181 +1,36 @@
-"""What the server asks and how it is answered: owns the table of server requests, their denials, and policy look-up."""
+"""Who decides on what the server asks: owns the look-up of policies and tools, and what follows from their decisions."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import msgspec
+import trio
 
-from trio_codex import wire
-from trio_codex._dispatch import CallbackGroup, Denial, Handler
+from trio_codex._audit import Audit, DecidedBy, Entry
+from trio_codex._dispatch import Answer, CallbackGroup, Handler
 from trio_codex._event import route
-from trio_codex._json import UNREADABLE, list_of
+from trio_codex._json import UNREADABLE
 from trio_codex._router import UNKNOWN_REQUEST_METHOD
+from trio_codex._server_requests import KINDS, Background, Kind, failed_call
 from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.policies import Accept, Cancel, CommandRequest, Decision, Decline, FileChangeRequest, Policy
+from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from trio_codex import wire
+    from trio_codex._dispatch import Outcome
     from trio_codex._router import Router
     from trio_codex._rpc import ServerRequest
-    from trio_codex._turn_state import ThreadState
-    from trio_codex.wire import JSON
+    from trio_codex._turn_state import ThreadState, TurnState
+    from trio_codex.policies import Policy
 
 logger = logging.getLogger("trio_codex")
 
 METHOD_NOT_FOUND: Final = -32601
-NO_ANSWER: Final = -32000
-"""For requests that have no denial in the protocol: credentials and attestations are never made up."""
-
-NO_REASON: Final = "declined by the client"
-"""The rejection of a legacy approval, which has to have one, where nobody gave a reason."""
-
-DENIALS: Final[dict[str, Denial]] = {
-    "item/commandExecution/requestApproval": Denial({"decision": "decline"}),
-    "item/fileChange/requestApproval": Denial({"decision": "decline"}),
-    "item/permissions/requestApproval": Denial({"permissions": {}, "scope": "turn"}),
-    "item/tool/requestUserInput": Denial({"answers": {}}),
-    "item/tool/call": Denial(
-        {"contentItems": [{"type": "inputText", "text": "This client has no such tool."}], "success": False}
-    ),
-    "mcpServer/elicitation/request": Denial({"action": "decline"}),
-    "execCommandApproval": Denial({"decision": {"denied": {"rejection": NO_REASON}}}),
-    "applyPatchApproval": Denial({"decision": {"denied": {"rejection": NO_REASON}}}),
-    "account/chatgptAuthTokens/refresh": Denial(error=(NO_ANSWER, "this client does not refresh tokens")),
-    "attestation/generate": Denial(error=(NO_ANSWER, "this client does not attest")),
-    "currentTime/read": Denial(error=(NO_ANSWER, "this client does not tell the time")),
-}
-"""The answer that refuses each server request, in the right shape for it."""
-
-
-@attrs.frozen
-class _Kind:
-    """One kind of request that a policy can decide on.
-
-    Attributes:
-        callback: The field of the policy.
-        ask: Makes the typed request.
-            answer: Gives a decision as it goes over the wire; ``None`` for what is no decision.
-    """
-
-    callback: str
-    ask: Callable[[Any, ThreadState | None], Any]
-    answer: Callable[[object], JSON]
-
-    def encode(self, method: str, decision: object) -> JSON:
-        answer = self.answer(decision)
-        if answer is None:
-            raise PolicyError(method, f"the policy returned {type(decision).__name__}, which is no decision")
-        return {"decision": answer}
-
-
-def _answer(decision: object) -> JSON:
-    match decision:
-        case Accept(scope="session"):
-            return "acceptForSession"
-        case Accept():
-            return "accept"
-        case Decline():
-            return "decline"
-        case Cancel():
-            return "cancel"
-        case _:
-            return None
-
-
-def _legacy_answer(decision: object) -> JSON:
-    match decision:
-        case Accept(scope="session"):
-            return "approved_for_session"
-        case Accept():
-            return "approved"
-        case Decline(reason=reason):
-            return {"denied": {"rejection": reason or NO_REASON}}
-        case Cancel():
-            return "abort"
-        case _:
-            return None
-
-
-def _command(params: wire.CommandExecutionRequestApprovalParams, _: ThreadState | None) -> CommandRequest:
-    return CommandRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        item_id=params.item_id,
-        command=params.command,
-        cwd=params.cwd,
-        reason=params.reason,
-        params=params,
-    )
-
-
-def _legacy_command(params: wire.ExecCommandApprovalParams, _: ThreadState | None) -> CommandRequest:
-    import shlex
-
-    return CommandRequest(
-        thread_id=params.conversation_id,
-        turn_id=None,
-        item_id=params.call_id,
-        command=shlex.join(params.command),
-        cwd=params.cwd,
-        reason=params.reason,
-        params=params,
-    )
-
-
-def _file_change(
-    params: wire.FileChangeRequestApprovalParams, state: ThreadState | None
-) -> FileChangeRequest:
-    turn = state.turn if state is not None else None
-    return FileChangeRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        item_id=params.item_id,
-        changes=_changes(turn.reducer.changes.get(params.item_id) if turn is not None else None),
-        reason=params.reason,
-        grant_root=params.grant_root,
-        params=params,
-    )
-
-
-def _legacy_file_change(params: wire.ApplyPatchApprovalParams, _: ThreadState | None) -> FileChangeRequest:
-    changes: list[dict[str, Any]] = []
-    for path, change in params.file_changes.items():
-        raw = _convert.encode(change)
-        kind = {key: raw[key] for key in ("type", "move_path") if key in raw}
-        changes.append({"path": path, "kind": kind, "diff": raw.get("unified_diff", raw.get("content", ""))})
-    return FileChangeRequest(
-        thread_id=params.conversation_id,
-        turn_id=None,
-        item_id=params.call_id,
-        changes=_changes(changes),
-        reason=params.reason,
-        grant_root=params.grant_root,
-        params=params,
-    )
-
-
-def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
-    found: list[wire.FileUpdateChange] = []
-    for change in list_of(raw):
-        try:
-            found.append(_convert.decode(wire.FileUpdateChange, change))
-        except DecodeError:
-            logger.warning("a file change of the server does not fit the schema; the policy is not shown it")
-    return tuple(found)
-
-
-KINDS: Final[dict[str, _Kind]] = {
-    "item/commandExecution/requestApproval": _Kind("command", _command, _answer),
-    "item/fileChange/requestApproval": _Kind("file_change", _file_change, _answer),
-    "execCommandApproval": _Kind("command", _legacy_command, _legacy_answer),
-    "applyPatchApproval": _Kind("file_change", _legacy_file_change, _legacy_answer),
-}
-"""The requests that policies decide on; all others are denied."""
 
 
 class Approvals:
@@ -184,18 +39,21 @@ class Approvals:
     Args:
         router: Knows the threads and turns.
         policy: The client's policy.
+
+    Attributes:
+        policy: The client's policy.
+        audit: The records of what was decided.
+        interrupt: Interrupts a turn, later; set before the reader starts.
     """
 
+    interrupt: Callable[[TurnState], object]
+
     def __init__(self, router: Router, policy: Policy | None) -> None:
+        self.policy = policy
+        self.audit = Audit()
         self._router = router
-        self._policy = policy
         self._unowned = CallbackGroup()
         self._warned = False
-
-    @property
-    def policy(self) -> Policy | None:
-        """The client's policy."""
-        return self._policy
 
     def warn_if_bypassed(
         self,
@@ -203,7 +61,7 @@ class Approvals:
         policy: Policy | None,
     ) -> None:
         """Say once that policies are not asked, if the settings of a thread see to that."""
-        if self._warned or not (policy or self._policy):
+        if self._warned or not (policy or self.policy):
             return
         if settings.approval_policy == "never":
             why = "its approval policy is never"
@@ -217,52 +75,49 @@ class Approvals:
     def resolve(self, request: ServerRequest) -> Handler:
         """Tell how a request is to be answered. Called on the reader; raises nothing."""
         method = request.method
-        denial = DENIALS.get(method)
-        if denial is None:
-            self._router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
-            logger.warning("the server sent a request that this version does not know: %s", method)
-            return self._deny(Denial(error=(METHOD_NOT_FOUND, f"this client does not handle {method}")))
-        if request.params is None:
-            logger.warning("denied %s: its line was too long, or cannot be read", method)
-            return self._deny(denial)
+        where = None if request.params is None else route(request.params)
+        thread_id = None if where is None else where.thread_id or where.conversationId
+        entry = self.audit.begin(request.id, method, thread_id)
         kind = KINDS.get(method)
-        state = self._thread_of(request.params)
-        callback = None if kind is None else self._callback(kind, state)
-        if kind is None or callback is None:
-            logger.warning("denied %s: no policy of this client decides on it", method)
-            return self._deny(denial)
+        if kind is None:
+            self._router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
+            denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))
+            return self._deny(entry, denial, "this version does not know the request")
+        if request.params is None:
+            return self._deny(entry, kind.denial, "its line was too long, or cannot be read")
+        state = None if thread_id is None else self._router.find(thread_id)
         try:
             params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
-            question = kind.ask(params, state)
+            question = kind.ask(params, _background(state))
         except (DecodeError, *UNREADABLE) as exc:
-            logger.warning("denied %s: it cannot be read: %s", method, exc)
-            return self._deny(denial)
+            return self._deny(entry, kind.denial, f"it cannot be read: {exc}")
+        entry.ask(question)
+        deciders = list(self._deciders(kind, question, state))
+        if not deciders:
+            return self._deny(entry, kind.denial, "no policy of this client decides on it")
+        asking = _Asking(self, kind, question, deciders, entry, state)
+        return Handler(self._group(state), kind.denial, asking.decide, asking.settled)
 
-        async def decide() -> object:
-            decision = await callback(question)
-            return kind.encode(method, decision)
+    def _deny(self, entry: Entry, denial: Answer, reason: str) -> Handler:
+        logger.warning("denied %s: %s", entry.method, reason)
+        entry.reason = reason
+        return Handler(self._unowned, denial, None, entry.settle)
 
-        return Handler(self._group(state), denial, decide)
-
-    def _deny(self, denial: Denial) -> Handler:
-        return Handler(self._unowned, denial, None)
-
-    def _thread_of(self, params: msgspec.Raw) -> ThreadState | None:
-        where = route(params)
-        thread_id = where.thread_id or where.conversationId
-        return None if thread_id is None else self._router.find(thread_id)
-
-    def _callback(
-        self, kind: _Kind, state: ThreadState | None
-    ) -> Callable[[Any], Awaitable[Decision]] | None:
-        """Find the innermost policy that decides: the turn's, the thread's, the client's."""
+    def _deciders(
+        self, kind: Kind, question: object, state: ThreadState | None
+    ) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
+        """Give who decides, the innermost first, with their names."""
         owner = state.owner if state is not None else None
         thread = owner.thread if owner is not None else state
-        for policy in (owner and owner.policy, thread and thread.policy, self._policy):
-            callback: Callable[[Any], Awaitable[Decision]] | None = getattr(policy, kind.callback, None)
-            if callback is not None:
-                return callback
-        return None
+        levels = (
+            (DecidedBy.turn, owner.policy if owner is not None else None),
+            (DecidedBy.thread, thread.policy if thread is not None else None),
+            (DecidedBy.client, self.policy),
+        )
+        for level, policy in levels:
+            callback = None if policy is None else getattr(policy, kind.callback)
+            if policy is not None and callback is not None:
+                yield level, policy.name or _name_of(callback), callback
 
     def _group(self, state: ThreadState | None) -> CallbackGroup:
         owner = state.owner if state is not None else None
@@ -270,3 +125,78 @@ class Approvals:
             # A child agent may ask after its parent's turn has ended (Q24): there is no open turn to fail or to leave.
             return self._unowned
         return owner.callbacks
+
+
+class _Asking:
+    """One question on its way through those who may decide on it."""
+
+    def __init__(
+        self,
+        approvals: Approvals,
+        kind: Kind,
+        question: Any,
+        deciders: list[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]],
+        entry: Entry,
+        state: ThreadState | None,
+    ) -> None:
+        self._approvals = approvals
+        self._kind = kind
+        self._question = question
+        self._deciders = deciders
+        self._entry = entry
+        self._state = state
+        # From here on, on the reader: what the server waits for is with us.
+        if state is not None and not isinstance(question, ToolCallRequest):
+            state.held_requests += 1
+
+    async def decide(self) -> Answer:
+        """Ask one after the other until one does not abstain."""
+        entry = self._entry
+        for entry.decided_by, entry.policy, callback in self._deciders:
+            try:
+                decision = await callback(self._question)
+                if not isinstance(decision, Abstain):
+                    return self._answer(decision)
+            except Exception as exc:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                # A tool that fails is no failed turn: the agent is told, and may do without.
+                logger.exception("the tool %s failed", self._question.tool)
+                entry.reason = f"{type(exc).__name__}: {exc}"
+                return failed_call(entry.reason)
+        await trio.lowlevel.checkpoint()
+        entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
+        logger.warning("denied %s: %s", entry.method, entry.reason)
+        return self._kind.denial
+
+    def settled(self, outcome: Outcome, reason: str | None) -> None:
+        """Note how it ended."""
+        if self._state is not None and not isinstance(self._question, ToolCallRequest):
+            self._state.held_requests -= 1
+        self._entry.settle(outcome, reason)
+
+    def _answer(self, decision: object) -> Answer:
+        answer = self._kind.answer(self._question, decision)
+        if answer is None:
+            problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
+            raise PolicyError(self._entry.method, problem)
+        self._entry.decision = decision
+        turn = self._state.turn if self._state is not None else None
+        if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
+            interrupt = self._approvals.interrupt
+            return Answer(answer.result, answer.error, lambda: interrupt(turn))
+        return answer
+
+
+def _name_of(callback: Callable[..., object]) -> str:
+    return str(getattr(callback, "__qualname__", type(callback).__name__))
+
+
+def _background(state: ThreadState | None) -> Background:
+    if state is None:
+        return Background()
+    turn = state.turn
+    ancestors = tuple(state.ancestors())
+    if turn is None:
+        return Background(ancestors=ancestors, cwd=state.cwd)
+    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
     from trio_codex._api_generated import Api
+    from trio_codex._audit import DecisionRecord
     from trio_codex._event import Event
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
@@ -139,6 +140,11 @@ class Codex:
         await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._session.closed.is_set():
             await self._session.services.finish(self._session.close)
+
+    @property
+    def decisions(self) -> tuple[DecisionRecord, ...]:
+        """What was decided on the latest 1,000 requests of the server, oldest first, reviews of its own included."""
+        return tuple(self._session.approvals.audit.records)
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -337,7 +343,7 @@ class Codex:
         policy: Policy | None,
     ) -> Thread:
         self._session.approvals.warn_if_bypassed(response, policy)
-        return Thread(self._session, response.thread, policy)
+        return Thread(self._session, response.thread, policy, response.cwd)
 
     async def _delete(self, response: wire.ThreadStartResponse | wire.ThreadForkResponse) -> None:
         await self._session.request("thread/delete", {"threadId": response.thread.id})

@@ -7,7 +7,7 @@ What a request asks, and who decides, is told by a :class:`Handler`; which turn 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import trio
@@ -83,11 +83,22 @@ class CallbackGroup:
 
 
 @attrs.frozen
-class Denial:
-    """The answer that refuses a request in the right shape for its method: a result, or a JSON-RPC error."""
+class Answer:
+    """What goes over the wire in answer to a request: a result, or a JSON-RPC error.
+
+    Attributes:
+        result: The result.
+        error: Code and message of the error, in place of a result.
+        then: Called when the answer is on its way.
+    """
 
     result: object = None
     error: tuple[int, str] | None = None
+    then: Callable[[], object] | None = None
+
+
+Outcome: TypeAlias = Literal["answered", "withdrawn", "failed"]
+"""How a request ended: by an answer; without one, as nobody waits for it any more; or by a denial, as a callback failed."""
 
 
 @attrs.frozen
@@ -97,12 +108,22 @@ class Handler:
     Attributes:
         group: Whose callback it is.
         denial: The answer if there is no decision.
-        decide: Asks the policy and gives the result as JSON; ``None`` to deny without asking.
+        decide: Asks the policy and gives the answer; ``None`` to deny without asking.
+        settled: Told exactly once how it ended, and why if not by an answer.
     """
 
     group: CallbackGroup
-    denial: Denial
-    decide: Callable[[], Awaitable[object]] | None
+    denial: Answer
+    decide: Callable[[], Awaitable[Answer]] | None
+    settled: Callable[[Outcome, str | None], object]
+
+
+@attrs.define(eq=False)
+class _Open:
+    """A request whose callback runs."""
+
+    scope: trio.CancelScope
+    why_withdrawn: str = "its turn ended"
 
 
 class Dispatcher:
@@ -120,70 +141,77 @@ class Dispatcher:
         self._services = services
         self._connection = connection
         self._resolve = resolve
-        self._open: dict[RequestId, trio.CancelScope] = {}
+        self._open: dict[RequestId, _Open] = {}
 
     def dispatch(self, request: ServerRequest) -> None:
         """Start answering a request. Called on the reader: the callback runs elsewhere."""
         handler = self._resolve(request)
         if handler.decide is None:
-            self._deny(request.id, handler.denial)
+            self._send(request.id, handler.denial)
+            handler.settled("answered", None)
             return
         # Registered before its task runs: the withdrawal may be the next line.
-        scope = self._open[request.id] = handler.group.enter()
-        self._services.start_callback(handler.group.context, self._answer, request, handler, scope)
+        entry = self._open[request.id] = _Open(handler.group.enter())
+        self._services.start_callback(handler.group.context, self._answer, request, handler, entry)
 
     def withdraw(self, request_id: RequestId) -> None:
         """The server wants no answer any more: cancel the callback, send nothing."""
         self._connection.withdraw(request_id)
-        if scope := self._open.pop(request_id, None):
-            scope.cancel()
+        if entry := self._open.pop(request_id, None):
+            entry.why_withdrawn = "the server withdrew it"
+            entry.scope.cancel()
 
     def cancel(self) -> None:
         """Cancel all callbacks: the connection has ended."""
-        for scope in self._open.values():
-            scope.cancel()
+        for entry in self._open.values():
+            entry.why_withdrawn = "the connection ended"
+            entry.scope.cancel()
 
     # Protected, so that Ctrl-C goes to the main task: in here it would pass by the scope of the turn that asks.
     @trio.lowlevel.enable_ki_protection
     async def _answer(  # noqa: ASYNC910  # a task of its own; its only wait is the callback
-        self, request: ServerRequest, handler: Handler, scope: trio.CancelScope
+        self, request: ServerRequest, handler: Handler, entry: _Open
     ) -> None:
         assert handler.decide is not None
+        scope = entry.scope
+        outcome: Outcome = "withdrawn"
+        error: PolicyError | None = None
         try:
             with scope:
-                result = await handler.decide()
+                answer = await handler.decide()
                 if not scope.cancel_called:
-                    self._connection.respond(request.id, result)
+                    self._send(request.id, answer)
+                    outcome = "answered"
         except Exception as exc:
-            self._fail(request, handler, scope, exc)
+            error = _policy_error(request.method, exc)
         except BaseExceptionGroup as group:
             # A callback with a nursery of its own that failed while it was cancelled from outside.
             cancelled, failed = group.split(trio.Cancelled)
             if cancelled is None or not (failed is None or isinstance(failed, Exception)):
                 raise
-            if failed is not None:
-                self._fail(request, handler, scope, failed)
+            error = None if failed is None else _policy_error(request.method, failed)
             raise cancelled from None
         finally:
+            if error is not None and not scope.cancel_called:
+                self._send(request.id, handler.denial)
+                outcome = "failed"
             # The server may have withdrawn the request and used its id again: then it is not ours any more.
-            if self._open.get(request.id) is scope:
+            if self._open.get(request.id) is entry:
                 del self._open[request.id]
                 self._connection.withdraw(request.id)
+            why = entry.why_withdrawn if outcome == "withdrawn" else None
+            handler.settled(outcome, why if error is None else error.problem)
             handler.group.leave(scope)
+            if error is not None:
+                handler.group.fail(error)
 
-    def _fail(
-        self, request: ServerRequest, handler: Handler, scope: trio.CancelScope, exc: Exception
-    ) -> None:
-        """Deny for what is no decision, and fail the turn that it belongs to."""
-        if not scope.cancel_called:
-            self._deny(request.id, handler.denial)
-        handler.group.fail(_policy_error(request.method, exc))
-
-    def _deny(self, request_id: RequestId, denial: Denial) -> None:
-        if denial.error is None:
-            self._connection.respond(request_id, denial.result)
+    def _send(self, request_id: RequestId, answer: Answer) -> None:
+        if answer.error is None:
+            self._connection.respond(request_id, answer.result)
         else:
-            self._connection.refuse(request_id, *denial.error)
+            self._connection.refuse(request_id, *answer.error)
+        if answer.then is not None:
+            answer.then()
 
 
 def _policy_error(method: str, exc: Exception) -> PolicyError:

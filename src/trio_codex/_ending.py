@@ -98,6 +98,15 @@ async def interrupt(session: Session, turn: TurnState) -> None:
     await insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id})
 
 
+async def interrupt_soon(session: Session, turn: TurnState) -> None:
+    """Interrupt a turn in a task of its own, within ``interrupt_grace``; what it started ends with its scope."""
+    with trio.move_on_after(session.config.interrupt_grace):
+        try:
+            await interrupt(session, turn)
+        except CodexError as exc:
+            logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+
+
 async def insist(
     session: Session, turn: TurnState, method: str, params: Callable[[str], dict[str, object]]
 ) -> None:

@@ -16,7 +16,7 @@ from trio_codex._client import Codex, ServerMetadata
 from trio_codex._config import CodexConfig
 from trio_codex._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._dispatch import Dispatcher
-from trio_codex._ending import end_orphan, end_turn
+from trio_codex._ending import end_orphan, end_turn, interrupt_soon
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
 from trio_codex._session import Session
@@ -193,7 +193,9 @@ class _Opening:
             config, services, connection, self._router, self._approvals, kill, self.close, self._closed
         )
         session = self._session
+        self._router.audit = self._approvals.audit
         self._router.end_orphan = lambda turn: services.start_service(end_orphan, session, turn)
+        self._approvals.interrupt = lambda turn: services.start_service(interrupt_soon, session, turn)
         connection.start()
 
     async def _shake_hands(self) -> ServerMetadata:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from trio_codex._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._event import DeltaMerger, Event, Route, event_of, route
-from trio_codex._json import UNREADABLE
+from trio_codex._json import UNREADABLE, list_of, object_of
 from trio_codex._subscriptions import Subscription, Wakeups
 from trio_codex._turn_state import ThreadState, TurnState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_codex._audit import Audit
     from trio_codex._config import EventBuffer
     from trio_codex._connection import Death
     from trio_codex._dispatch import Dispatcher
@@ -49,10 +51,12 @@ class Router:
 
     Attributes:
         dispatcher: Who answers server requests; set before the reader starts.
+        audit: Who keeps the records of what the server decides by itself; set likewise.
         end_orphan: Ends a child agent's turn whose root was left while the agent was being spawned; set likewise.
     """
 
     dispatcher: Dispatcher
+    audit: Audit
     end_orphan: Callable[[TurnState], object]
 
     def __init__(self, buffer: EventBuffer) -> None:
@@ -64,6 +68,12 @@ class Router:
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
+        self._handlers: dict[str, Callable[[Event], None]] = {
+            "serverRequest/resolved": self._on_resolved,
+            "thread/status/changed": self._on_status,
+            REVIEW_STARTED: self._on_review,
+            REVIEW_COMPLETED: self._on_review,
+        }
 
     # -- for scopes --------------------------------------------------------------------------------------------
 
@@ -137,8 +147,8 @@ class Router:
         where = route(notification.params)
         event = event_of(notification)
         heard = self._publish(event)
-        if notification.method == "serverRequest/resolved":
-            self._on_resolved(notification)
+        if (handle := self._handlers.get(notification.method)) is not None:
+            handle(event)
         thread_id = where.thread_id
         if thread_id is None:
             if not heard:
@@ -194,6 +204,7 @@ class Router:
         """End every turn as lost and every subscription with the cause."""
         self._death = death
         self.dispatcher.cancel()
+        self.audit.close()
         for state in self._threads.values():
             if state.turn is not None:
                 state.turn.lose(death.reason, death)
@@ -221,12 +232,22 @@ class Router:
         logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
         self._publish(Event(JUNK_METHOD, msgspec.json.encode({"reason": reason, "size": size}), None))
 
-    def _on_resolved(self, notification: Notification) -> None:
+    def _on_resolved(self, event: Event) -> None:
         try:
-            resolved = msgspec.json.decode(notification.params, type=_Resolved)
+            resolved = msgspec.json.decode(event.json, type=_Resolved)
         except UNREADABLE:
             return
         self.dispatcher.withdraw(resolved.requestId)
+
+    def _on_status(self, event: Event) -> None:
+        params = object_of(event.raw)
+        state = self._threads.get(str(params.get("threadId")))
+        if state is not None:
+            flags = list_of(object_of(params.get("status")).get("activeFlags"))
+            state.flags = tuple(flag for flag in flags if isinstance(flag, str))
+
+    def _on_review(self, event: Event) -> None:
+        self.audit.on_review(event)
 
     def _on_turn_started(self, state: ThreadState, where: Route) -> None:
         turn_id = where.turn_id

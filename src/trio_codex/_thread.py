@@ -37,10 +37,12 @@ class Sandbox(enum.StrEnum):
 
 
 class TurnOptions(TypedDict, total=False):
-    """What can be chosen for a turn. ``policy`` holds for this turn only; the others persist for the thread's later turns.
+    """What can be chosen for a turn. The server keeps most of it for the thread's later turns, too.
 
     Attributes:
-        policy: Decides on what this turn asks, before the thread's and the client's policies.
+        policy: Decides on what this turn asks, before the thread's and the client's policies; for this turn only.
+        idle_limit: Seconds without an event after which the turn is given up with ``TurnStalled``; for this turn only. A
+            question that is with a policy, and a tool at work, may take as long as they like. By default there is none.
         approval_policy: When the server asks at all. With ``never`` no policy is asked.
         approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
         cwd: Working directory.
@@ -54,6 +56,7 @@ class TurnOptions(TypedDict, total=False):
     """
 
     policy: Policy | None
+    idle_limit: float | None
     approval_policy: wire.AskForApproval | None
     approvals_reviewer: wire.ApprovalsReviewer | str | None
     cwd: str | os.PathLike[str] | None
@@ -76,11 +79,12 @@ class Thread:
         info: What the server said when it was opened.
     """
 
-    def __init__(self, session: Session, info: wire.Thread, policy: Policy | None) -> None:
+    def __init__(self, session: Session, info: wire.Thread, policy: Policy | None, cwd: str | None) -> None:
         self._session = session
         self._state = session.router.thread(info.id)
         self._state.held += 1
         self._state.policy = policy
+        self._state.cwd = cwd
         self._closed = False
         self.info = info
 
@@ -110,6 +114,7 @@ class Thread:
             TurnFailed: It failed.
             TurnLost: The connection ended first.
             TurnActive: The thread has an open turn.
+            TurnStalled: It was silent for longer than ``idle_limit``.
             ThreadClosed: Its scope has ended.
             PolicyError: A policy callback raised, or returned what is no decision.
             CodexError: As every request.
@@ -137,6 +142,7 @@ class Thread:
             TurnActive: The thread has an open turn, ours or one that the server started.
             ThreadClosed: Its scope has ended.
             TurnLost: The end was not seen, and the body returned normally.
+            TurnStalled: It was silent for longer than ``idle_limit``; the body was cancelled.
             PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
             LocalProtocolError: The input cannot be sent; nothing was.
             CodexError: As every request.
@@ -162,7 +168,11 @@ class Thread:
         unknown = options.keys() - TurnOptions.__annotations__.keys()
         if unknown:
             raise TypeError(f"a turn has no option {min(unknown)!r}")
-        return open_turn(self._session, self, self._state, params, options.get("policy"))
+        if params.cwd is not None:
+            self._state.cwd = params.cwd
+        return open_turn(
+            self._session, self, self._state, params, options.get("policy"), options.get("idle_limit")
+        )
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[Subscription[Event]]:

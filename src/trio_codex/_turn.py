@@ -14,7 +14,8 @@ from trio_codex._inputs import TurnInput, wire_input
 from trio_codex._json import object_of, string_of
 from trio_codex._nursery import holds_cancelled
 from trio_codex._turn_state import TurnState
-from trio_codex.errors import DecodeError, PolicyError, RequestTimeout, RpcError, TurnActive
+from trio_codex._waiting import last_event_at, waiting_on, watch_idle
+from trio_codex.errors import DecodeError, RequestTimeout, RpcError, TurnActive
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from trio_codex._thread import Thread
     from trio_codex._turn_result import TurnResult
     from trio_codex._turn_state import ThreadState
+    from trio_codex._waiting import WaitingOn
+    from trio_codex.errors import PolicyError, TurnStalled
     from trio_codex.policies import Policy
 
 
@@ -75,8 +78,13 @@ class Turn:
 
     @property
     def last_event_at(self) -> float:
-        """When its last event came, in Trio's time; its start counts as one."""
-        return self._state.last_event_at
+        """When its last event, or one of its agents, came, in Trio's time; its start counts as one."""
+        return last_event_at(self._session.router, self._state)
+
+    @property
+    def waiting_on(self) -> WaitingOn | None:
+        """What it waits for at the moment; ``None`` when it has ended. See :attr:`last_event_at` for how long."""
+        return waiting_on(self._session.router, self._state)
 
     def __aiter__(self) -> Self:
         return self
@@ -175,16 +183,21 @@ class TurnText:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_turn(
-    session: Session, thread: Thread, state: ThreadState, params: wire.TurnStartParams, policy: Policy | None
+    session: Session,
+    thread: Thread,
+    state: ThreadState,
+    params: wire.TurnStartParams,
+    policy: Policy | None,
+    idle_limit: float | None,
 ) -> AsyncGenerator[Turn]:
     """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
     session.connection.check_open()
     if state.turn is not None:
         raise TurnActive(state.id, state.turn.id)
     body_scope = trio.CancelScope()
-    failures: list[PolicyError] = []
+    failures: list[PolicyError | TurnStalled] = []
 
-    def fail(error: PolicyError) -> None:
+    def fail(error: PolicyError | TurnStalled) -> None:
         failures.append(error)
         body_scope.cancel()
 
@@ -196,11 +209,14 @@ async def open_turn(
     )
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
+    watch: trio.CancelScope | None = None
     body_error: BaseException | None = None
     try:
         with body_scope:
             try:
                 await _start(session, turn, params)
+                if idle_limit is not None:
+                    watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, fail)
                 yield Turn(session, thread, turn)
             except BaseException as exc:  # noqa: ASYNC103  # see below
                 if holds_cancelled(exc):
@@ -209,6 +225,8 @@ async def open_turn(
                 body_error = exc
     except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
         body_error = exc
+    if watch is not None:
+        watch.cancel()
     exit_request = await _leave(session, turn)
     session.router.let_go_of_children(turn)
     error = _choose(body_error, exit_request, failures, turn)
@@ -254,10 +272,10 @@ async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
 def _choose(
     body_error: BaseException | None,
     exit_request: KeyboardInterrupt | None,
-    failures: list[PolicyError],
+    failures: list[PolicyError | TurnStalled],
     turn: TurnState,
 ) -> BaseException | None:
-    """Pick what leaves: an exit request, else what the body raised, else a policy's failure, else the loss."""
+    """Pick what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
     chosen = exit_request or body_error or next(iter(failures), None)
     if chosen is None:
         return turn.loss() if turn.lost else None

@@ -8,7 +8,7 @@ as it comes: nothing here raises on a strange value.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import attrs
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+OWN_WORK: Final = frozenset(
+    {
+        "agentMessage", "contextCompaction", "enteredReviewMode", "exitedReviewMode", "hookPrompt", "plan",
+        "reasoning", "userMessage",
+    }
+)  # fmt: skip
+"""Types of items that are the model's own work, or nobody's: while one is under way, the model is what is waited for."""
 
 
 class TurnStatus(enum.StrEnum):
@@ -71,12 +79,14 @@ class TurnReducer:
         children: Ids of the threads of agents that were spawned in it.
         terminals: Process ids of the commands it started that have not completed, by item.
         changes: The file changes that are proposed or under way, by item: an approval request does not repeat them.
+        running: The items under way that are not the model's own work, by id, with their types.
     """
 
     def __init__(self) -> None:
         self.children: dict[str, None] = {}
         self.terminals: dict[str, str] = {}
         self.changes: dict[str, Any] = {}
+        self.running: dict[str, str] = {}
         self._items: list[dict[str, Any]] = []
         self._usage: Any = None
         self._diff: Any = None
@@ -126,13 +136,18 @@ class TurnReducer:
         )
 
     def _on_item_started(self, params: dict[str, Any]) -> None:
-        self._note_remote(object_of(params.get("item")))
+        item = object_of(params.get("item"))
+        self._note_remote(item)
+        kind = string_of(item.get("type"))
+        if kind is not None and kind not in OWN_WORK:
+            self.running[str(item.get("id"))] = kind
 
     def _on_item_completed(self, params: dict[str, Any]) -> None:
         item = object_of(params.get("item"))
         self._note_remote(item)
         self.terminals.pop(str(item.get("id")), None)
         self.changes.pop(str(item.get("id")), None)
+        self.running.pop(str(item.get("id")), None)
         if item:
             self._items.append(item)
 

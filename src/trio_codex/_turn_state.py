@@ -155,6 +155,9 @@ class ThreadState:
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Who gets every event of it.
         policy: The policy given for this thread.
+        cwd: Its working directory, as last told.
+        flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
+        held_requests: How many questions of this thread are with a callback of ours.
         held: How many handles of this client stand for it.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
@@ -166,6 +169,9 @@ class ThreadState:
         self.parent: TurnState | None = None
         self.listeners: list[Subscription[Event]] = []
         self.policy: Policy | None = None
+        self.cwd: str | None = None
+        self.flags: tuple[str, ...] = ()
+        self.held_requests = 0
         self.held = 0
         self.past_turn_ids: deque[str] = deque(maxlen=PAST_TURNS_KEPT)
         self.past_turns: list[TurnState] = []
@@ -184,6 +190,15 @@ class ThreadState:
                 return parent
             state = parent.thread if parent is not None else None
         return None
+
+    def ancestors(self) -> list[str]:
+        """Ids of the threads above it, the one that spawned it first; none for a thread that nobody spawned."""
+        above: list[str] = []
+        parent = self.parent
+        while parent is not None and parent.thread.id not in above:
+            above.append(parent.thread.id)
+            parent = parent.thread.parent
+        return above
 
     def close_turn(self, turn: TurnState) -> None:
         """Forget a turn that has ended."""

@@ -28,6 +28,7 @@
     ├─ TurnError
     │   ├─ TurnFailed               the turn ended as failed
     │   ├─ TurnLost                 its end was never seen
+    │   ├─ TurnStalled              nothing happened for longer than its ``idle_limit``
     │   └─ TurnActive               the thread has an open turn; or: this one has no result yet
     ├─ ThreadClosed                 the thread's scope has ended
     ├─ PolicyError                  a policy callback raised, or returned nonsense
@@ -335,6 +336,26 @@ class TurnLost(TurnError):
 
     def __str__(self) -> str:
         return f"the turn was lost: {self.reason}"
+
+
+@_error
+class TurnStalled(TurnError):
+    """Nothing came of the turn for longer than its ``idle_limit``, and nothing explained that; it was interrupted.
+
+    Attributes:
+        thread_id: The thread.
+        turn_id: The turn.
+        waiting_on: What it waited for: ``"model"`` or ``"unseen approval"``.
+        seconds: The limit.
+    """
+
+    thread_id: str
+    turn_id: str | None
+    waiting_on: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"turn {self.turn_id} was silent for {self.seconds:g} s, waiting for: {self.waiting_on}"
 
 
 @_error
