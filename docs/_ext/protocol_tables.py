@@ -183,6 +183,10 @@ def _spellings() -> dict[str, str]:
     }
 
 
+_HOMES = {"_binary": "binary", "_tool_result": "policies"}
+"""Private modules whose names are not exported by ``trio_codex`` itself."""
+
+
 class _PublicNames:
     def __init__(self) -> None:
         spellings = _spellings()
@@ -194,8 +198,9 @@ class _PublicNames:
             return text
         for spelling, name in self._unions:
             text = text.replace(spelling, name)
-        text = text.replace("trio_codex._binary.", "trio_codex.binary.")
-        return re.sub(r"(trio_codex(?:\.testing|\.wire)?)\._\w+\.", r"\1.", text)
+        for private, public in _HOMES.items():
+            text = text.replace(f"trio_codex.{private}.", f"trio_codex.{public}.")
+        return re.sub(r"(trio_codex(?:\.[a-z]\w*)?)\._\w+\.", r"\1.", text)
 
     def in_docstring(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]

@@ -56,6 +56,8 @@ from trio_codex.policies._requests import ElicitationRequest as ElicitationReque
 from trio_codex.policies._requests import FileChangeRequest as FileChangeRequest
 from trio_codex.policies._requests import FormElicitation as FormElicitation
 from trio_codex.policies._requests import McpToolApproval as McpToolApproval
+from trio_codex.policies._requests import OfMcpServer as OfMcpServer
+from trio_codex.policies._requests import OfThread as OfThread
 from trio_codex.policies._requests import PermissionsRequest as PermissionsRequest
 from trio_codex.policies._requests import Request as Request
 from trio_codex.policies._requests import ToolCallRequest as ToolCallRequest

@@ -40,7 +40,7 @@ class CommandRequest(OfThread):
         reason: Why, in the agent's words.
         input_to_terminal: Whether this is about input to a terminal that runs already.
         network: The host that the command wants to reach, where the request is about that alone.
-        proposed_exec_policy: The rule that the server proposes for :attr:`Accept.exec_policy`.
+        proposed_exec_policy: The rule that the server proposes for ``accept(exec_policy=…)``.
         proposed_network_rules: The rules that the server proposes for :class:`NetworkRule`.
         additional_permissions: What it wants beyond the sandbox.
         params: Everything the server said.

@@ -103,6 +103,7 @@ class FakeServer:
 
     def __init__(self) -> None:
         client_end, self._own = trio.testing.memory_stream_pair()
+        self._sending = trio.StrictFIFOLock()
         self.stream: trio.abc.Stream = client_end
         self.notified: list[str] = []
         self.answers: dict[int | str, Any] = {}
@@ -158,7 +159,8 @@ class FakeServer:
 
     async def send_line(self, line: bytes) -> None:
         """Send any bytes and a newline."""
-        await self._own.send_all(line + b"\n")
+        async with self._sending:
+            await self._own.send_all(line + b"\n")
 
     async def hang_up(self) -> None:
         """Close the connection."""
