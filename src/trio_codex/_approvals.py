@@ -50,7 +50,7 @@ class Approvals:
 
     def __init__(self, router: Router, policy: Policy | None) -> None:
         self.policy = policy
-        self.audit = Audit()
+        self.audit: Audit = Audit()
         self._router = router
         self._unowned = CallbackGroup()
         self._warned = False
@@ -152,6 +152,7 @@ class _Asking:
     async def decide(self) -> Answer:
         """Ask one after the other until one does not abstain."""
         entry = self._entry
+        await trio.lowlevel.checkpoint()
         for entry.decided_by, entry.policy, callback in self._deciders:
             try:
                 decision = await callback(self._question)
@@ -164,7 +165,6 @@ class _Asking:
                 logger.exception("the tool %s failed", self._question.tool)
                 entry.reason = f"{type(exc).__name__}: {exc}"
                 return failed_call(entry.reason)
-        await trio.lowlevel.checkpoint()
         entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
         logger.warning("denied %s: %s", entry.method, entry.reason)
         return self._kind.denial

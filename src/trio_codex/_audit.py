@@ -90,7 +90,7 @@ class DecisionRecord:
 class Entry:
     """A record that is being made: what is known of a request that has not ended yet."""
 
-    _audit: Audit
+    audit: Audit
     id: RequestId
     method: str
     thread_id: str | None = None
@@ -112,7 +112,7 @@ class Entry:
     def settle(self, outcome: Outcome, reason: str | None = None) -> None:
         """Note how it ended."""
         decision = self.decision if outcome == "answered" else None
-        self._audit.add(
+        self.audit.add(
             DecisionRecord(
                 id=self.id,
                 method=self.method,

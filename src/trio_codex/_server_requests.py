@@ -6,7 +6,7 @@ Knows no threads, no turns and no policies: who is asked, and when, is told else
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
@@ -323,9 +323,9 @@ def _ask_elicitation(
 
 
 def _scopes(persist: object) -> tuple[Literal["session", "always"], ...]:
-    offered = persist if isinstance(persist, list) else [persist]
+    offered = list_of(persist) or [persist]
     scopes: tuple[Literal["session", "always"], ...] = ("session", "always")
-    return tuple(scope for scope in scopes if scope in cast("list[object]", offered))
+    return tuple(scope for scope in scopes if scope in offered)
 
 
 def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer | None:

@@ -86,6 +86,7 @@ async def watch_idle(
             case WaitingOn.tool:
                 # Its end is an event, which starts the clock anew.
                 await trio.sleep(limit)
-            case unexplained if last_event_at(router, turn) <= silent_since:
-                fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
-                return
+            case unexplained:
+                if last_event_at(router, turn) <= silent_since:
+                    fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
+                    return
