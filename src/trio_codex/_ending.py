@@ -100,8 +100,8 @@ async def interrupt(session: Session, turn: TurnState) -> None:
 
 async def interrupt_soon(session: Session, turn: TurnState) -> None:
     """Interrupt a turn in a task of its own, within ``interrupt_grace``; what it started ends with its scope."""
-    await trio.lowlevel.checkpoint()
     with trio.move_on_after(session.config.interrupt_grace):
+        await trio.lowlevel.checkpoint()
         try:
             await interrupt(session, turn)
         except CodexError as exc:
