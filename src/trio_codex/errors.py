@@ -32,6 +32,9 @@
     │   └─ TurnActive               the thread has an open turn; or: this one has no result yet
     ├─ ThreadClosed                 the thread's scope has ended
     ├─ PolicyError                  a policy callback raised, or returned nonsense
+    ├─ RequestSettled               a parked request of the server takes no answer any more
+    │   ├─ RequestWithdrawn         … because nobody waits for it
+    │   └─ RequestAnswered          … because it has one
     ├─ OutputError                  the answer does not fit ``output_type``
     ├─ SubscriptionOverflow         this consumer lagged beyond its buffer's bounds
     └─ InternalError                a bug in trio-codex: please report it
@@ -405,6 +408,39 @@ class PolicyError(CodexError):
 
     def __str__(self) -> str:
         return f"the policy for {self.method} failed, so the request was denied: {self.problem}"
+
+
+@_error
+class RequestSettled(CodexError):
+    """A request that an :class:`~trio_codex.policies.Inbox` keeps takes no answer any more; this one was not sent.
+
+    Attributes:
+        kind: The kind of request, by the name of the policy's callback.
+        thread_id: The thread that asked, if one did.
+        turn_id: Its turn, where it is known.
+    """
+
+    kind: str
+    thread_id: str | None = None
+    turn_id: str | None = None
+
+    def __str__(self) -> str:
+        where = "" if self.thread_id is None else f" of thread {self.thread_id}"
+        return f"the {self.kind} request{where} {self._why}"
+
+    _why = "takes no answer any more"
+
+
+class RequestWithdrawn(RequestSettled):
+    """Nobody waits for the answer: the turn has ended, the server has withdrawn the request, or the connection is gone."""
+
+    _why = "was withdrawn before it was answered"
+
+
+class RequestAnswered(RequestSettled):
+    """It has been answered already."""
+
+    _why = "has been answered already"
 
 
 @_error

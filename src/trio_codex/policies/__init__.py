@@ -8,6 +8,11 @@ holding anything up, and it is cancelled when the server withdraws the request, 
 """
 
 from trio_codex._tool_result import ToolResult as ToolResult
+from trio_codex.policies._combine import first_of as first_of
+from trio_codex.policies._combine import logged as logged
+from trio_codex.policies._combine import with_timeout as with_timeout
+from trio_codex.policies._commands import CommandPattern as CommandPattern
+from trio_codex.policies._commands import allow_commands as allow_commands
 from trio_codex.policies._decisions import Abstain as Abstain
 from trio_codex.policies._decisions import Accept as Accept
 from trio_codex.policies._decisions import Answers as Answers
@@ -35,6 +40,9 @@ from trio_codex.policies._decisions import cancel as cancel
 from trio_codex.policies._decisions import decline as decline
 from trio_codex.policies._decisions import grant as grant
 from trio_codex.policies._decisions import network_rule as network_rule
+from trio_codex.policies._inbox import Inbox as Inbox
+from trio_codex.policies._inbox import Pending as Pending
+from trio_codex.policies._paths import allow_paths as allow_paths
 from trio_codex.policies._policy import AttestationCallback as AttestationCallback
 from trio_codex.policies._policy import AuthRefreshCallback as AuthRefreshCallback
 from trio_codex.policies._policy import CommandCallback as CommandCallback

@@ -1,0 +1,218 @@
+"""What lies below a root, on a real file system, and what is accepted and granted for it."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import asked
+import pytest
+import trio
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_codex import policies, wire
+from trio_codex.policies import Abstain, Accept, Grant, allow_paths
+from trio_codex.policies._paths import Roots
+
+
+async def decide(policy, *changes, **more):
+    with trio.fail_after(5):
+        return await policy.file_change(asked.file_change(*changes, **more))
+
+
+async def grant(policy, files, **more):
+    with trio.fail_after(5):
+        return await policy.permissions(asked.permissions(files, **more))
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """``root`` with links out of it and within it, and ``outside`` with one into it."""
+    for name in ("root/sub", "outside/dir"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "root/file").touch()
+    links = {
+        "root/out": "../outside", "root/dangling": "../outside/new", "root/within": "sub", "root/loop": "loop",
+        "root/sub/up": "..", "root/absolute": str(tmp_path / "outside"), "outside/in": "../root", "link": "root",
+        "root/later": "not-yet/deep", "root/file-link": "../outside/target", "outside/file-in": "../root/file",
+    }  # fmt: skip
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    return tmp_path
+
+
+BELOW = {
+    "root/new": True, "root/file": True, "root/sub/new": True, "root/not-yet/deep/new": True, "root/within/new": True,
+    "root/sub/up/new": True, "root/sub/../new": True, "link/new": True, "link/sub/../new": True, "root/later/new": True,
+    "root": True, "root/..foo": True, "root/~": True,
+    "root/out/new": False, "root/out": False, "root/dangling": False, "root/absolute/x": False, "root/../new": False,
+    "root/sub/../../new": False, "root/out/../new": False, "root/not-yet/../../new": False, "root-not/new": False,
+    "outside/new": False, "outside/in/new": True, "root/within/../../outside/x": False, "root/file-link": False,
+    "outside/file-in": False, "root/sub/up/../x": False, "root/..": False, "root/sub/up/out/x": False, ".": False,
+    "ROOT/new": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "expected"), BELOW.items())
+async def test_a_change_is_accepted_if_it_is_below_a_root_however_its_path_is_read(tree, path, expected):
+    for root in ("root", "link"):
+        policy = allow_paths(tree / root)
+        absolute = await decide(policy, f"{tree}/{path}")
+        relative = await decide(policy, path, cwd=str(tree))
+        assert isinstance(absolute, Accept if expected else Abstain), root
+        assert absolute == relative
+
+
+async def test_a_root_that_is_a_file_is_only_that_file(tree):
+    policy = allow_paths(tree / "root/file")
+    assert isinstance(await decide(policy, f"{tree}/root/file"), Accept)
+    assert await decide(policy, f"{tree}/root/file2") == Abstain()
+    assert await decide(policy, f"{tree}/root") == Abstain()
+
+
+async def test_every_path_of_a_change_has_to_be_below_and_there_has_to_be_one(tree):
+    policy = allow_paths(tree / "root", tree / "outside/dir")
+    inside, other, outside = f"{tree}/root/a", f"{tree}/outside/dir/b", f"{tree}/outside/c"
+    decision = await decide(policy, inside, other)
+    assert decision == policies.accept()
+    assert decision.rule == f"allow_paths: {tree}/root:{tree}/outside/dir"
+    assert await decide(policy, inside, outside) == Abstain()
+    assert await decide(policy) == Abstain()
+    assert await decide(policy, "") == Abstain()
+    assert await decide(policy, f"{inside}\0") == Abstain()
+    assert await decide(policy, "root/a") == Abstain()
+    assert await decide(policy, "root/a", cwd=".") == Abstain()
+
+
+async def test_the_target_of_a_move_counts_and_an_unknown_kind_is_left_to_others(tree):
+    policy = allow_paths(tree / "root")
+    inside, outside = f"{tree}/root/a", f"{tree}/outside/a"
+    move = lambda target: wire.UpdatePatchChangeKind(move_path=target)  # noqa: E731  # a name for three lines
+    assert isinstance(await decide(policy, (inside, move(f"{tree}/root/b"))), Accept)
+    assert isinstance(await decide(policy, (inside, move(None))), Accept)
+    assert isinstance(await decide(policy, (inside, wire.DeletePatchChangeKind())), Accept)
+    assert await decide(policy, (inside, move(outside))) == Abstain()
+    assert await decide(policy, (outside, move(inside))) == Abstain()
+    assert await decide(policy, (inside, wire.UnknownVariant(tag="swap", raw={"type": "swap"}))) == Abstain()
+
+
+async def test_a_directory_to_write_to_for_the_session_has_to_be_below(tree):
+    policy = allow_paths(tree / "root")
+    inside = f"{tree}/root/a"
+    assert isinstance(await decide(policy, inside, grant_root=f"{tree}/root/sub"), Accept)
+    assert await decide(policy, inside, grant_root=str(tree)) == Abstain()
+    assert await decide(policy, inside, grant_root=f"{tree}/root/out") == Abstain()
+    assert await decide(policy, inside, grant_root="") == Abstain()
+    assert await decide(policy, grant_root=f"{tree}/root/sub") == Abstain()
+
+
+async def test_a_relative_root_is_below_the_working_directory_of_its_making(tree, monkeypatch):
+    monkeypatch.chdir(tree)
+    policy = allow_paths("root")
+    monkeypatch.chdir("/")
+    assert isinstance(await decide(policy, f"{tree}/root/a"), Accept)
+
+
+async def test_no_root_accepts_nothing():
+    assert await decide(allow_paths(), "/a") == Abstain()
+    assert await grant(allow_paths(), asked.files(asked.entry("write", "/a"))) == Abstain()
+
+
+# -- permissions ---------------------------------------------------------------------------------------------------
+
+
+def granted(decision):
+    assert isinstance(decision, Grant)
+    assert decision.scope == "turn"
+    assert decision.permissions.network is None
+    return [(str(each.access), wire.encode(each.path)) for each in decision.permissions.file_system.entries]
+
+
+def path(text):
+    return {"type": "path", "path": str(text)}
+
+
+async def test_of_the_permissions_those_below_the_roots_are_granted(tree):
+    policy = allow_paths(tree / "root", read=[tree / "outside"])
+    wanted = asked.files(
+        asked.entry("write", f"{tree}/root/sub"), asked.entry("write", f"{tree}/outside"),
+        asked.entry("read", f"{tree}/outside/dir"), asked.entry("read", "sub"), asked.entry("write", f"{tree}/root/out"),
+        asked.entry("append", f"{tree}/root"), asked.entry("read", "/etc"),
+        asked.entry("write", wire.GlobPatternFileSystemPath(pattern=f"{tree}/root/**")),
+        asked.entry("read", wire.SpecialFileSystemPath(value=wire.RootFileSystemSpecialPath())),
+    )  # fmt: skip
+    network = wire.AdditionalNetworkPermissions(enabled=True)
+    decision = await grant(policy, wanted, cwd=f"{tree}/root", network=network)
+    assert granted(decision) == [
+        ("write", path(f"{tree}/root/sub")), ("read", path(f"{tree}/outside/dir")), ("read", path("sub")),
+    ]  # fmt: skip
+    assert decision.rule == f"allow_paths: {tree}/root:{tree}/outside"
+
+
+async def test_what_is_forbidden_along_with_a_permission_stays_forbidden(tree):
+    policy = allow_paths(tree / "root")
+    secret = wire.GlobPatternFileSystemPath(pattern="**/*.env")
+    wanted = asked.files(
+        asked.entry("deny", secret), asked.entry("write", f"{tree}/root"), asked.entry("deny", "/x"), glob_scan_max_depth=3
+    )  # fmt: skip
+    decision = await grant(policy, wanted)
+    assert granted(decision) == [
+        ("write", path(f"{tree}/root")), ("deny", {"type": "glob_pattern", "pattern": "**/*.env"}), ("deny", path("/x")),
+    ]  # fmt: skip
+    assert decision.permissions.file_system.glob_scan_max_depth == 3
+    assert await grant(policy, asked.files(asked.entry("deny", f"{tree}/root/x"))) == Abstain()
+
+
+async def test_the_older_lists_of_paths_are_read_where_there_are_no_entries(tree):
+    policy = allow_paths(tree / "root")
+    wanted = wire.AdditionalFileSystemPermissions(read=[f"{tree}/root", "/etc"], write=["/etc", "sub"])
+    assert granted(await grant(policy, wanted, cwd=f"{tree}/root")) == [
+        ("read", path(f"{tree}/root")),
+        ("write", path("sub")),
+    ]
+
+
+async def test_permissions_of_which_none_is_below_are_left_to_others(tree):
+    policy = allow_paths(tree / "root")
+    network = wire.AdditionalNetworkPermissions(enabled=True)
+    assert await grant(policy, None, network=network) == Abstain()
+    assert await grant(policy, asked.files()) == Abstain()
+    assert await grant(policy, asked.files(asked.entry("write", "/etc"))) == Abstain()
+
+
+# -- the real file system as the oracle ----------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["a", "b", "c", "..", ".", "up", "out", "in", "dangling", "chain"])
+PATHS = st.lists(NAMES, min_size=1, max_size=6).map("/".join)
+TARGETS = st.sampled_from(
+    ["..", "../..", "a", "a/b", "../outside", "../outside/a", "c", "../root/a", "up", "."]
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["a", "up", "out", "chain", "a/b", "a/up"]), TARGETS, max_size=4), PATHS
+)
+@example({"out": "../outside"}, "out/../a")
+@example({"a/up": ".."}, "a/up/../b")
+def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(links, path):
+    with tempfile.TemporaryDirectory() as directory:
+        top = Path(directory).resolve() / "top"
+        root = top / "root"
+        for name in ("root/a/b", "root/c", "outside/a"):
+            (top / name).mkdir(parents=True)
+        for name, target in links.items():
+            link = root / name
+            if link.is_dir() and not link.is_symlink():
+                continue
+            link.symlink_to(target)
+        accepted = Roots([root]).hold(str(root / path))
+        for reading in (f"{root}/{path}", os.path.normpath(f"{root}/{path}")):
+            before = set(top.parent.rglob("*"))
+            try:
+                descriptor = os.open(reading, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except OSError:
+                continue  # there is something already, or it cannot be
+            os.close(descriptor)
+            (made,) = set(top.parent.rglob("*")) - before
+            if accepted:
+                assert made.is_relative_to(root), made
