@@ -348,3 +348,14 @@ def schema_of(name):
     where = "definitions" if name in bundle()["definitions"] else "definitions/v2"
     # Not `jsonschema.validate`: that checks the whole bundle first, each time.
     return jsonschema.Draft7Validator({"$ref": f"#/{where}/{name}", "definitions": bundle()["definitions"]})
+
+
+@pytest.mark.parametrize("unreadable", [{"path": "/etc/passwd"}, 5, None])
+def test_of_changes_that_are_not_all_readable_none_is_shown(unreadable):
+    """A policy that accepts what it sees must not accept what it does not see."""
+    kind = KINDS["item/fileChange/requestApproval"]
+    params = _convert.decode_server_request("item/fileChange/requestApproval", COMMAND)
+    readable = {"path": "/w/a", "kind": {"type": "add"}, "diff": ""}
+    shown = {"c": [readable], "mixed": [readable, unreadable]}
+    assert len(kind.ask(params, Background(changes=lambda _: shown["c"])).changes) == 1
+    assert kind.ask(params, Background(changes=lambda _: shown["mixed"])).changes == ()
