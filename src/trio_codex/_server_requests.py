@@ -224,7 +224,9 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
             found.append(_convert.decode(wire.FileUpdateChange, change))
         except DecodeError:
             # Some of the changes would look like all of them: whoever accepts those would accept this one unseen.
-            logger.warning("a file change of the server does not fit the schema; the policy is shown none of them")
+            logger.warning(
+                "a file change of the server does not fit the schema; the policy is shown none of them"
+            )
             return ()
     return tuple(found)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._home import OfflineHome as OfflineHome
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
+    from ._mcp import mcp_server as mcp_server
     from ._model import MockModel as MockModel
     from ._queue import Match as Match
     from ._queue import Script as Script
@@ -86,6 +87,7 @@ __all__ = [
     "Usage",
     "UserInput",
     "fake_codex",
+    "mcp_server",
     "offline_home",
     "write_offline_home",
 ]
@@ -93,6 +95,7 @@ __all__ = [
 _MODULES = {
     "_fake": ("Asked", "FakeServer", "fake_codex"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
+    "_mcp": ("mcp_server",),
     "_model": ("MockModel",),
     "_queue": ("Match", "Script"),
     "_request": ("ModelRequest",),

@@ -1,0 +1,107 @@
+"""A small MCP server on stdio, as a program of its own: its tools ask whoever uses it. The standard library alone.
+
+``ask``
+    asks for a form, and gives the answer; with ``schema`` as an argument, for that one.
+``ask_url``
+    asks to visit a page.
+``plain``
+    gives its arguments. It does not say that it only reads, so the client is asked before it is called.
+``safe``
+    gives its arguments, and says that it only reads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from typing import Any, Final
+
+FORM: Final = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "title": "Name", "description": "Whom to greet"},
+        "times": {"type": "integer", "minimum": 1, "default": 1},
+        "loud": {"type": "boolean", "default": False},
+        "greeting": {"type": "string", "enum": ["hello", "goodbye"]},
+    },
+    "required": ["name"],
+}
+
+PAGE: Final = "https://example.invalid/confirm"
+
+_ANYTHING: Final = {"type": "object", "properties": {}}
+
+TOOLS: Final = [
+    {"name": "ask", "description": "Asks for a form.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
+    {"name": "ask_url", "description": "Asks to visit.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
+    {"name": "plain", "title": "Plain tool", "description": "Gives its arguments.", "inputSchema": _ANYTHING},
+    {"name": "safe", "description": "Reads.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
+]  # fmt: skip
+
+_ids = itertools.count(1)
+
+
+def send(**message: Any) -> None:
+    """Write a message."""
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def receive() -> dict[str, Any]:
+    """Read a message. The end of input ends the program."""
+    line = sys.stdin.readline()
+    if not line:
+        raise SystemExit(0)
+    message: dict[str, Any] = json.loads(line)
+    return message
+
+
+def ask(**params: Any) -> dict[str, Any]:
+    """Ask whoever uses the client; give the answer, or the error."""
+    request_id = f"elicitation-{next(_ids)}"
+    send(id=request_id, method="elicitation/create", params=params)
+    while True:
+        message = receive()
+        if message.get("id") == request_id:
+            answer: dict[str, Any] = message.get("result", message.get("error"))
+            return answer
+        serve(message)
+
+
+def call(name: str, arguments: dict[str, Any]) -> object:
+    """Carry out a tool."""
+    match name:
+        case "ask":
+            schema = arguments.get("schema", FORM)
+            return ask(mode="form", message="Whom shall I greet?", requestedSchema=schema)
+        case "ask_url":
+            return ask(mode="url", message="Please confirm.", url=PAGE, elicitationId="page-1")
+        case _:
+            return arguments
+
+
+def serve(message: dict[str, Any]) -> None:
+    """Answer a request; notifications and late answers are passed over."""
+    if "method" not in message or "id" not in message:
+        return
+    params = message.get("params") or {}
+    result: dict[str, Any] = {}
+    match message["method"]:
+        case "initialize":
+            result = {
+                "protocolVersion": params["protocolVersion"],
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "trio-codex-testing", "version": "1"},
+            }
+        case "tools/list":
+            result = {"tools": TOOLS}
+        case "tools/call":
+            text = json.dumps(call(params["name"], params.get("arguments") or {}))
+            result = {"content": [{"type": "text", "text": text}]}
+    send(id=message["id"], result=result)
+
+
+if __name__ == "__main__":
+    while True:
+        serve(receive())
