@@ -1,18 +1,31 @@
 """``trio-codex run`` on a terminal: questions and their answers, and Ctrl-C."""
 
+import json
 import os
 import pty
 
+import attrs
 import pytest
 import trio
 import trio.testing
 from cli_driver import on_terminal, processes_with
 
 from trio_codex import policies, wire
-from trio_codex.cli._ask import Asker, read_line
+from trio_codex.cli._ask import Asker
 from trio_codex.cli._render import Screen
+from trio_codex.cli._terminal import read_line
 from trio_codex.policies import CommandRequest
-from trio_codex.testing import Command, Gate, Text
+from trio_codex.testing import (
+    Command,
+    Gate,
+    Permissions,
+    Question,
+    Text,
+    ToolCall,
+    UserInput,
+    mcp_server,
+    write_offline_home,
+)
 
 pytestmark = pytest.mark.real
 
@@ -138,6 +151,105 @@ async def test_a_command_cannot_hide_behind_escape_sequences(model, home):
         assert await terminal.end() == 0
 
 
+async def test_always_has_the_server_remember_how_such_commands_begin(model, home):
+    for name in "xy":
+        model.run_command(f"touch {name}.txt", escalate="I want to")
+    model.say("So be it.")
+    async with on_terminal("run", "Make x and y.", home=home) as terminal:
+        await terminal.expect("[a] allows for good what begins with touch x.txt")
+        await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
+        await terminal.send("a\n")
+        await terminal.expect("accepted, and for good what begins with touch x.txt")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("n\n")
+        assert await terminal.end() == 0
+    assert "touch" in (home.codex_home / "rules" / "default.rules").read_text()
+    assert (home.workspace / "x.txt").exists()
+
+
+async def test_permissions_are_granted_for_the_turn(model, asking_home):
+    model.respond(Permissions("To build", write=(str(asking_home.workspace / "build"),), network=True))
+    model.say("So be it.")
+    async with on_terminal("run", "Build.", home=asking_home) as terminal:
+        await terminal.expect("? Grant these permissions?\n    reach the network\n    write ")
+        await terminal.expect("because To build")
+        await terminal.expect("[y]es, for this turn")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("y\n")
+        await terminal.expect("So be it.")
+        assert await terminal.end() == 0
+    told = model.requests[-1].body["input"][-1]["output"]
+    assert str(asking_home.workspace / "build") in told
+    assert '"scope":"turn"' in told
+
+
+async def test_questions_of_the_agent_are_answered_by_number_or_in_own_words(model, asking_home):
+    model.respond(
+        UserInput(Question("colour", "Which colour?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
+    )
+    model.say("So be it.")
+    async with on_terminal("run", "Paint.", home=asking_home) as terminal:
+        await terminal.expect("? The agent has 2 questions:\n  Which colour?\n    [1] Red")
+        await terminal.expect("[2] Blue")
+        await terminal.expect("(number, or your own words, empty: none) > ")
+        await terminal.send("2\n")
+        await terminal.expect("How big?")
+        await terminal.expect("none) > ")
+        await terminal.send("larger\n")
+        await terminal.expect("So be it.")
+        assert await terminal.end() == 0
+    told = model.requests[-1].body["input"][-1]["output"]
+    assert json.loads(told) == {"answers": {"colour": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
+
+
+async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking_home):
+    model.respond(ToolCall("ask", namespace="mcp__held"))
+    model.say("So be it.")
+    async with on_terminal("run", "Greet.", home=asking_home) as terminal:
+        await terminal.expect("? held asks you to fill in a form. Do you agree?\n  says Whom shall I greet?")
+        await terminal.expect("[y]es  [n]o  [q] no, stop the turn > ")
+        await terminal.send("y\n")
+        for asked, answer in [
+            ("(number, empty: none) > ", "9"), ("a number from 1 to 2, please", ""), ("(number, empty: none) > ", "goodbye"),
+            ("(yes or no, empty: False) > ", ""), ("Name: Whom to greet", ""), ("(text) > ", ""), ("this is needed", ""),
+            ("(text) > ", "Ada"), ("(integer, empty: 1) > ", "0"), ("at least 1", ""), ("(integer, empty: 1) > ", "2"),
+        ]:  # fmt: skip
+            await terminal.expect(asked)
+            if asked.endswith("> "):
+                await terminal.send(f"{answer}\n")
+        await terminal.expect("So be it.")
+        assert await terminal.end() == 0
+    told = str(model.requests[-1].body["input"][-1]["output"])
+    assert '"content": {"greeting": "goodbye", "loud": false, "name": "Ada", "times": 2}' in told
+
+
+async def test_a_tool_of_an_mcp_server_is_approved_with_what_the_server_offers(model, asking_home):
+    for _ in range(2):
+        model.respond(ToolCall("plain", {"x": 1}, namespace="mcp__held"))
+    model.respond(ToolCall("ask_url", namespace="mcp__held"))
+    model.say("So be it.")
+    async with on_terminal("run", "Call it.", home=asking_home) as terminal:
+        await terminal.expect("? Let the agent call Plain tool of held?")
+        await terminal.expect("x = 1")
+        await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
+        await terminal.send("s\n")
+        await terminal.expect(
+            "? held asks you to visit a page. Do you agree?\n    https://example.invalid/confirm"
+        )
+        await terminal.expect("stop the turn > ")
+        await terminal.send("n\n")
+        await terminal.expect("So be it.")
+        assert await terminal.end() == 0
+    assert terminal.seen.count("? Let the agent call") == 1
+    assert '{"action": "decline"' in str(model.requests[-1].body["input"][-1]["output"])
+
+
+@pytest.fixture
+def asking_home(model, tmp_path):
+    features = {"request_permissions_tool": True, "default_mode_request_user_input": True}
+    return write_offline_home(tmp_path, model, features=features, mcp_servers={"held": mcp_server()})
+
+
 @pytest.fixture
 def asker():
     master, slave = pty.openpty()
@@ -185,9 +297,124 @@ async def test_a_line_is_read_without_a_thread(asker):
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(os_write_soon, master)
-            assert await read_line(asked._terminal) == "wörd\n"
+            assert await read_line(asked._terminal._descriptor) == "wörd\n"
 
 
 async def os_write_soon(master):
     await trio.lowlevel.checkpoint()
     os.write(master, "wörd\n".encode())
+
+
+async def answer(asked, master, callback, request, *lines):
+    """Type a line each time that nothing else happens."""
+    decisions = []
+
+    async def ask():
+        decisions.append(await callback(request))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            for line in lines:
+                await trio.testing.wait_all_tasks_blocked()
+                os.write(master, line)
+    return decisions[0]
+
+
+def user_input(**more):
+    question = wire.ToolRequestUserInputQuestion(id="q", header="", question="Which?", **more)
+    params = wire.ToolRequestUserInputParams(
+        item_id="i", thread_id="t", turn_id="u", is_blocking=True, questions=[question]
+    )
+    return policies.UserInputRequest(
+        thread_id="t", turn_id="u", item_id="i", questions=(question,), blocking=True, params=params
+    )
+
+
+async def test_a_secret_is_not_echoed_and_the_terminal_echoes_again_afterwards(asker, capsys):
+    asked, master = asker
+    decision = await answer(asked, master, asked.policy.user_input, user_input(is_secret=True), b"hunter2\n")
+    assert decision == policies.answers({"q": "hunter2"})
+    assert "hunter2" not in capsys.readouterr().err
+    os.set_blocking(master, False)
+    with pytest.raises(BlockingIOError):
+        os.read(master, 100)
+    os.write(master, b"seen")
+    assert os.read(master, 100) == b"seen"
+
+
+async def test_where_only_options_count_nothing_else_is_an_answer(asker, capsys):
+    asked, master = asker
+    options = [wire.ToolRequestUserInputOption(label=label, description="") for label in ("Red", "Blue")]
+    request = user_input(options=options, is_other=False)
+    assert await answer(
+        asked, master, asked.policy.user_input, request, b"3\n", b"green\n", b"red\n"
+    ) == policies.answers({"q": "Red"})
+    assert capsys.readouterr().err.count("a number from 1 to 2, please") == 2
+    assert await answer(asked, master, asked.policy.user_input, request, b"\n") == policies.answers({})
+    assert await answer(asked, master, asked.policy.user_input, request, b"\x04") == policies.decline(
+        "nobody answered"
+    )
+
+
+def form(schema):
+    return policies.FormElicitation(
+        thread_id="t", turn_id=None, server_name="s", message="m", schema=schema, params=None
+    )
+
+
+async def test_a_form_that_a_terminal_cannot_show_is_declined(asker):
+    asked, master = asker
+    for schema in (
+        {"properties": {"a": {"type": "object"}}}, {"properties": {"a": {}}}, {"properties": 5}, None,
+        {"properties": {"a": {"type": "array", "items": {"type": "string"}}}},
+    ):  # fmt: skip
+        decision = await answer(asked, master, asked.policy.elicitation, form(schema), b"y\n")
+        assert decision == policies.decline("the form cannot be filled in on a terminal")
+
+
+async def test_every_simple_field_of_a_form_is_read_and_checked(asker):
+    asked, master = asker
+    colours = [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]
+    schema = {
+        "properties": {
+            "several": {"type": "array", "items": {"anyOf": colours}, "maxItems": 2},
+            "one": {"type": "string", "oneOf": colours},
+            "old": {"type": "string", "enum": ["x", "y"], "enumNames": ["Ex", "Why"]},
+            "ratio": {"type": "number", "maximum": 1},
+            "text": {"type": "string", "minLength": 2},
+            "sure": {"type": "boolean"},
+            "skipped": {"type": "string"},
+        },
+        "required": ["sure"],
+    }
+    typed = [
+        b"y",
+        b"1,2,1",
+        b"1, blue",
+        b"red",
+        b"why",
+        b"nan",
+        b"2",
+        b"0.5",
+        b"a",
+        b"ab",
+        b"perhaps",
+        b"no",
+        b"",
+    ]
+    decision = await answer(
+        asked, master, asked.policy.elicitation, form(schema), *(line + b"\n" for line in typed)
+    )
+    assert decision.content == {
+        "several": ["r", "b"], "one": "r", "old": "y", "ratio": 0.5, "text": "ab", "sure": False,
+    }  # fmt: skip
+
+
+async def test_a_host_can_be_denied_for_good(asker):
+    asked, master = asker
+    rule = wire.NetworkPolicyAmendment(action="deny", host="example.org")
+    network = wire.NetworkApprovalContext(host="example.org", protocol="https")
+    question = attrs.evolve(request("curl"), network=network, proposed_network_rules=(rule,))
+    decision = await answer(asked, master, asked.policy.command, question, b"a\n", b"d\n")
+    assert decision == policies.network_rule("example.org", "deny")

@@ -6,29 +6,78 @@ request, or the turn ends, the question is gone.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from typing import TYPE_CHECKING, Final
+import shlex
+from typing import TYPE_CHECKING, Final, TypeVar
 
+import attrs
 import trio
 from rich.text import Text
 
-from trio_codex import policies, wire
-from trio_codex.cli._render import DIFF_STYLES, Screen, diff_lines, relative, tally, verb
+from trio_codex import policies
+from trio_codex.cli._fields import UnsupportedForm, ask_question, fill_in
+from trio_codex.cli._questions import (
+    command_question,
+    elicitation_question,
+    file_change_question,
+    permissions_question,
+    user_input_question,
+    wanted,
+)
+from trio_codex.cli._terminal import NobodyThereError, Terminal
 from trio_codex.cli._text import one_line, printable, script_of
-from trio_codex.policies import CommandRequest, Decision, FileChangeRequest, Policy
+from trio_codex.policies import (
+    CommandRequest,
+    Decision,
+    Decline,
+    ElicitationRequest,
+    FileChangeRequest,
+    FormElicitation,
+    McpToolApproval,
+    PermissionsRequest,
+    Policy,
+    UserInputDecision,
+    UserInputRequest,
+    VerificationElicitation,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterable
 
-ANSWERS: Final[dict[str, tuple[Decision, str]]] = {
-    "y": (policies.accept(), "accepted"),
-    "s": (policies.accept("session"), "accepted for the session"),
-    "n": (policies.decline("declined on the terminal"), "declined"),
-    "q": (policies.cancel(), "declined; stopping the turn"),
-}
-WORDS: Final = {"yes": "y", "once": "y", "session": "s", "no": "n", "stop": "q", "quit": "q"}
+    from trio_codex.cli._render import Screen
+
+_DecisionT = TypeVar("_DecisionT")
+
+
+@attrs.frozen
+class _Choice:
+    """One of the answers that are offered.
+
+    Attributes:
+        key: What to type.
+        words: What else may be typed.
+        label: What it means, around the key.
+        decision: What is decided by it.
+        said: What is said once it was chosen.
+    """
+
+    key: str
+    words: tuple[str, ...]
+    label: tuple[str, str]
+    decision: policies.CommandDecision
+    said: str
+
+
+ONCE: Final = _Choice("y", ("yes", "once"), ("", "es, once"), policies.accept(), "accepted")
+FOR_TURN: Final = _Choice("y", ("yes", "turn"), ("", "es, for this turn"), policies.accept(), "granted")
+AGREE: Final = _Choice("y", ("yes",), ("", "es"), policies.accept(), "accepted")
+SESSION: Final = _Choice(
+    "s", ("session",), ("", " yes, for the session"), policies.accept("session"), "accepted for the session"
+)
+ALWAYS: Final = _Choice("a", ("always",), ("", "lways"), policies.accept("always"), "accepted for good")
+NO: Final = _Choice("n", ("no",), ("", "o"), policies.decline("declined on the terminal"), "declined")
+STOP: Final = _Choice(
+    "q", ("stop", "quit"), ("", " no, stop the turn"), policies.cancel(), "declined; stopping the turn"
+)
 
 
 class Asker:
@@ -42,159 +91,158 @@ class Asker:
 
     def __init__(self, screen: Screen, terminal: int, cwd: str) -> None:
         self._screen = screen
-        self._terminal = terminal
+        self._terminal = Terminal(screen, terminal)
         self._cwd = cwd
 
     @property
     def policy(self) -> Policy:
         """The policy that asks."""
-        return Policy(command=self._command, file_change=self._file_change)
+        return Policy(
+            name="terminal",
+            command=self._command,
+            file_change=self._file_change,
+            permissions=self._permissions,
+            user_input=self._user_input,
+            elicitation=self._elicitation,
+        )
 
-    async def _command(self, request: CommandRequest) -> Decision:
-        return await self._ask(list(_command_question(request)))
+    async def _command(self, request: CommandRequest) -> policies.CommandDecision:
+        choices = [ONCE, SESSION, *_lasting(request), NO, STOP]
+        return await self._ask(command_question(request), lambda: self._choose(choices))
 
     async def _file_change(self, request: FileChangeRequest) -> Decision:
-        return await self._ask(list(_file_change_question(request, self._cwd)))
+        choices = [ONCE, SESSION, NO, STOP]
+        return await self._ask(file_change_question(request, self._cwd), lambda: self._choose_simple(choices))
+
+    async def _permissions(self, request: PermissionsRequest) -> Decision:
+        choices = [FOR_TURN, SESSION, NO, STOP]
+        return await self._ask(permissions_question(request), lambda: self._choose_simple(choices))
+
+    async def _user_input(self, request: UserInputRequest) -> UserInputDecision:
+        async def answer() -> UserInputDecision:
+            await trio.lowlevel.checkpoint()
+            given: dict[str, tuple[str, ...]] = {}
+            for question in request.questions:
+                answer = await ask_question(self._screen, self._terminal, question)
+                if answer is not None:
+                    given[question.id] = answer
+            return policies.answers(given)
+
+        return await self._ask(user_input_question(request), answer)
+
+    async def _elicitation(self, request: ElicitationRequest) -> Decision:
+        async def answer() -> Decision:
+            await trio.lowlevel.checkpoint()
+            match request:
+                case VerificationElicitation():
+                    self._screen.note("  declined: that cannot be proven here", "yellow")
+                    return policies.decline("it cannot be proven on a terminal")
+                case McpToolApproval(scopes=scopes):
+                    offered = {"session": SESSION, "always": ALWAYS}
+                    return await self._choose_simple([ONCE, *(offered[scope] for scope in scopes), NO, STOP])
+                case FormElicitation():
+                    decision = await self._choose_simple([AGREE, NO, STOP])
+                    return await self._fill_in(request) if decision == AGREE.decision else decision
+                case _:
+                    return await self._choose_simple([AGREE, NO, STOP])
+
+        return await self._ask(elicitation_question(request), answer)
+
+    async def _fill_in(self, request: FormElicitation) -> Decision:
+        await trio.lowlevel.checkpoint()
+        try:
+            content = await fill_in(self._screen, self._terminal, request.schema)
+        except UnsupportedForm:
+            self._screen.note("  declined: the form cannot be filled in on a terminal", "yellow")
+            return policies.decline("the form cannot be filled in on a terminal")
+        return policies.accept(content=content)
 
     # A Ctrl-C is for the main task, whose turn it interrupts; here it would only be the error of a callback.
     @trio.lowlevel.enable_ki_protection
-    async def _ask(self, question: list[Text]) -> Decision:
+    async def _ask(
+        self, question: Iterable[Text], answer: Callable[[], Awaitable[_DecisionT]]
+    ) -> _DecisionT | Decline:
         # What led to the question is on its way to the screen: let it come first.
         await trio.lowlevel.checkpoint()
         async with self._screen.lock:
             for line in question:
                 self._screen.note(line)
+            self._terminal.drop_typed_ahead()
             try:
-                return await self._answer()
+                return await answer()
+            except NobodyThereError:
+                self._screen.note("  declined: there is nobody to answer", "yellow")
+                return policies.decline("nobody answered")
             except trio.Cancelled:
                 self._screen.note("")
                 self._screen.note("  no longer asked", "yellow")
                 raise
 
-    async def _answer(self) -> Decision:
-        _drop_typed_ahead(self._terminal)
+    async def _choose_simple(self, choices: Iterable[_Choice]) -> Decision:
+        decision = await self._choose(choices)
+        assert not isinstance(decision, policies.NetworkRule)
+        return decision
+
+    async def _choose(self, choices: Iterable[_Choice]) -> policies.CommandDecision:
+        chosen = {word: choice for choice in choices for word in (choice.key, *choice.words)}
+        prompt = Text("  ")
+        for choice in dict.fromkeys(chosen.values()):
+            prompt.append(choice.label[0]).append(f"[{choice.key}]", "bold").append(f"{choice.label[1]}  ")
+        prompt.right_crop(2)
+        prompt.append(" > ")
         while True:
-            self._screen.prompt(_CHOICES)
-            line = await read_line(self._terminal)
-            if line is None:
-                self._screen.note("")
-                self._screen.note("  declined: there is nobody to answer", "yellow")
-                return policies.decline("nobody answered")
-            word = line.strip().lower()
-            chosen = ANSWERS.get(WORDS.get(word, word))
-            if chosen is not None:
-                decision, said = chosen
-                self._screen.note(f"  {said}", "dim")
-                return decision
+            line = await self._terminal.line(prompt)
+            if (meant := chosen.get(line.lower())) is not None:
+                self._screen.note(f"  {meant.said}", "dim")
+                return meant.decision
+
+
+def _lasting(request: CommandRequest) -> list[_Choice]:
+    """Give the answers that settle more than this command, as far as the server proposes them."""
+    if request.proposed_exec_policy:
+        said = f"accepted, and for good what begins with {shlex.join(request.proposed_exec_policy)}"
+        accepted = policies.accept(exec_policy=request.proposed_exec_policy)
+        return [_Choice("a", ("always",), ("", "lways"), accepted, printable(said, strict=True))]
+    keys = {"allow": ("a", "always", "lways"), "deny": ("d", "never", "eny always")}
+    choices: list[_Choice] = []
+    for rule in request.proposed_network_rules:
+        for action in ("allow", "deny"):
+            if rule.action == action:
+                key, word, label = keys[action]
+                said = printable(f"{action} {rule.host}, for good", strict=True)
+                decision = policies.network_rule(rule.host, action)
+                choices.append(_Choice(key, (word,), ("", label), decision, said))
+    return choices
 
 
 def declining(screen: Screen) -> Policy:
     """Make the policy for where nobody can be asked."""
 
-    def decline(what: str) -> Decision:
-        screen.note(f"declined, as there is no terminal to ask on: {what}", "yellow")
+    async def decline(what: str) -> Decline:
+        await trio.lowlevel.checkpoint()
+        screen.note(f"declined, as there is no terminal to ask on: {one_line(what, 200)}", "yellow")
         return policies.decline("there is no terminal to ask on")
 
-    async def command(request: CommandRequest) -> Decision:
-        await trio.lowlevel.checkpoint()
-        return decline(one_line(script_of(request.command or "an unnamed command"), 200))
+    async def command(request: CommandRequest) -> Decline:
+        return await decline(script_of(request.command or "an unnamed command"))
 
-    async def file_change(request: FileChangeRequest) -> Decision:
-        await trio.lowlevel.checkpoint()
-        return decline(one_line("changes of " + ", ".join(change.path for change in request.changes), 200))
+    async def file_change(request: FileChangeRequest) -> Decline:
+        return await decline("changes of " + ", ".join(change.path for change in request.changes))
 
-    return Policy(command=command, file_change=file_change)
+    async def permissions(request: PermissionsRequest) -> Decline:
+        return await decline("permissions to " + ", ".join(wanted(request)))
 
+    async def user_input(request: UserInputRequest) -> Decline:
+        return await decline(" ".join(question.question for question in request.questions))
 
-def find_terminal() -> int | None:
-    """Find where answers can be read: stdin, or the terminal behind it if the prompt came through a pipe.
+    async def elicitation(request: ElicitationRequest) -> Decline:
+        return await decline(f"{request.server_name}: {request.message}")
 
-    There is none if the questions would not be seen.
-    """
-    if not sys.stderr.isatty():
-        return None
-    if sys.stdin.isatty():
-        return sys.stdin.fileno()
-    try:
-        return os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
-    except (OSError, AttributeError):
-        return None
-
-
-async def read_line(terminal: int) -> str | None:
-    """Read a line that somebody types, without a thread; ``None`` at the end of input. Cancel-safe between lines."""
-    line = bytearray()
-    while True:
-        await trio.lowlevel.wait_readable(terminal)
-        try:
-            chunk = os.read(terminal, 4096)
-        except OSError:
-            return None
-        line += chunk
-        if not chunk:
-            return None
-        if chunk.endswith(b"\n"):
-            return line.decode("utf-8", "replace")
-
-
-def _drop_typed_ahead(terminal: int) -> None:
-    """Forget what was typed before the question could be read: it is no answer to it."""
-    try:
-        import termios
-    except ImportError:  # not on Windows
-        return
-    with contextlib.suppress(OSError, termios.error):
-        termios.tcflush(terminal, termios.TCIFLUSH)
-
-
-_CHOICES: Final = Text.assemble(
-    *(("  ", ""), ("[y]", "bold"), ("es, once  ", ""), ("[s]", "bold"), (" yes, for the session  ", "")),
-    *(("[n]", "bold"), ("o  ", ""), ("[q]", "bold"), (" no, stop the turn > ", "")),
-)
-
-
-def _command_question(request: CommandRequest) -> Iterator[Text]:
-    params = request.params
-    command = request.command
-    if isinstance(params, wire.CommandExecutionRequestApprovalParams):
-        network = params.network_approval_context
-        if network is not None:
-            yield _headline(f"Let a command reach {network.host} ({network.protocol})?")
-        elif params.kind == wire.CommandExecutionApprovalKind.command:
-            yield _headline("Run this command outside the sandbox?")
-        else:
-            yield _headline(f"Let this happen in a running command ({params.kind})?")
-        if params.additional_permissions is not None:
-            yield _field("asks for", str(wire.encode(params.additional_permissions)))
-    else:
-        yield _headline("Run this command?")
-    for line in script_of(command).split("\n") if command else ["(the server does not say what)"]:
-        yield Text(f"    {printable(line, strict=True)}", "bold")
-    if request.cwd:
-        yield _field("in", request.cwd)
-    if request.reason:
-        yield _field("because", request.reason)
-
-
-def _file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]:
-    yield _headline(
-        "Make these changes?" if request.changes else "Change files? (The server does not say which.)"
+    return Policy(
+        name="no terminal",
+        command=command,
+        file_change=file_change,
+        permissions=permissions,
+        user_input=user_input,
+        elicitation=elicitation,
     )
-    for change in request.changes:
-        yield Text.assemble("  ", verb(change), " ", (relative(change.path, cwd), "bold"), *tally(change))
-        if isinstance(change.kind, wire.UpdatePatchChangeKind) and change.kind.move_path:
-            yield _field("to", relative(change.kind.move_path, cwd))
-        for line in diff_lines(change):
-            yield Text(f"    {printable(line, strict=True)}", DIFF_STYLES.get(line[:1], "dim"))
-    if request.grant_root:
-        yield _field("and lets it write, for the session, below", request.grant_root)
-    if request.reason:
-        yield _field("because", request.reason)
-
-
-def _headline(text: str) -> Text:
-    return Text.assemble(("? ", "bold magenta"), (printable(text, strict=True), "bold"))
-
-
-def _field(name: str, value: str) -> Text:
-    return Text.assemble((f"  {name} ", "dim"), printable(value.strip(), strict=True))

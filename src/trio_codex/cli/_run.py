@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_codex import Codex, TurnStatus, open_codex, policies, wire
-from trio_codex.cli._ask import Asker, declining, find_terminal
+from trio_codex.cli._ask import Asker, declining
 from trio_codex.cli._render import Progress, Screen, duration
+from trio_codex.cli._terminal import find_terminal
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import TurnFailed, TurnLost
 

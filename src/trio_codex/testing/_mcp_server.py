@@ -30,9 +30,9 @@ FORM: Final = {
 
 PAGE: Final = "https://example.invalid/confirm"
 
-_ANYTHING: Final = {"type": "object", "properties": {}}
+_ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
-TOOLS: Final = [
+TOOLS: Final[list[dict[str, Any]]] = [
     {"name": "ask", "description": "Asks for a form.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
     {"name": "ask_url", "description": "Asks to visit.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
     {"name": "plain", "title": "Plain tool", "description": "Gives its arguments.", "inputSchema": _ANYTHING},
@@ -64,7 +64,7 @@ def ask(**params: Any) -> dict[str, Any]:
     while True:
         message = receive()
         if message.get("id") == request_id:
-            answer: dict[str, Any] = message.get("result", message.get("error"))
+            answer: dict[str, Any] = message["result"] if "result" in message else message["error"]
             return answer
         serve(message)
 
@@ -85,9 +85,9 @@ def serve(message: dict[str, Any]) -> None:
     """Answer a request; notifications and late answers are passed over."""
     if "method" not in message or "id" not in message:
         return
-    params = message.get("params") or {}
+    params: dict[str, Any] = message.get("params") or {}
     result: dict[str, Any] = {}
-    match message["method"]:
+    match str(message["method"]):
         case "initialize":
             result = {
                 "protocolVersion": params["protocolVersion"],
@@ -99,6 +99,8 @@ def serve(message: dict[str, Any]) -> None:
         case "tools/call":
             text = json.dumps(call(params["name"], params.get("arguments") or {}))
             result = {"content": [{"type": "text", "text": text}]}
+        case _:
+            pass
     send(id=message["id"], result=result)
 
 

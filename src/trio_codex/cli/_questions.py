@@ -1,0 +1,142 @@
+"""What is shown of a request before somebody decides on it. Knows no answers.
+
+Whatever the agent, the server or an MCP server says goes through :func:`printable`, strictly: it must not hide what is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from trio_codex import wire
+from trio_codex.cli._render import DIFF_STYLES, diff_lines, relative, tally, verb
+from trio_codex.cli._text import one_line, printable, script_of
+from trio_codex.policies import (
+    CommandRequest,
+    FileChangeRequest,
+    FormElicitation,
+    McpToolApproval,
+    PermissionsRequest,
+    UrlElicitation,
+    UserInputRequest,
+    VerificationElicitation,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_codex.policies import ElicitationRequest
+
+JSON_LIMIT = 600
+"""Characters of the arguments of a tool that are shown on a line."""
+
+
+def command_question(request: CommandRequest) -> Iterator[Text]:
+    """Show a command."""
+    if request.network is not None:
+        yield headline(f"Let a command reach {request.network.host} ({request.network.protocol})?")
+    elif request.input_to_terminal:
+        kind = getattr(request.params, "kind", "")
+        yield headline(f"Let this happen in a running command ({kind})?")
+    elif isinstance(request.params, wire.CommandExecutionRequestApprovalParams):
+        yield headline("Run this command outside the sandbox?")
+    else:
+        yield headline("Run this command?")
+    if request.additional_permissions is not None:
+        yield field("asks for", json.dumps(wire.encode(request.additional_permissions)))
+    script = script_of(request.command) if request.command else "(the server does not say what)"
+    for line in script.split("\n"):
+        yield Text(f"    {printable(line, strict=True)}", "bold")
+    if request.cwd:
+        yield field("in", request.cwd)
+    if request.reason:
+        yield field("because", request.reason)
+    if request.proposed_exec_policy:
+        yield field("[a] allows for good what begins with", shlex.join(request.proposed_exec_policy))
+
+
+def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]:
+    """Show the changes of files."""
+    yield headline(
+        "Make these changes?" if request.changes else "Change files? (The server does not say which.)"
+    )
+    for change in request.changes:
+        yield Text.assemble("  ", verb(change), " ", (relative(change.path, cwd), "bold"), *tally(change))
+        if isinstance(change.kind, wire.UpdatePatchChangeKind) and change.kind.move_path:
+            yield field("to", relative(change.kind.move_path, cwd))
+        for line in diff_lines(change):
+            yield Text(f"    {printable(line, strict=True)}", DIFF_STYLES.get(line[:1], "dim"))
+    if request.grant_root:
+        yield field("and lets it write, for the session, below", request.grant_root)
+    if request.reason:
+        yield field("because", request.reason)
+
+
+def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
+    """Show what is asked for beyond the sandbox."""
+    yield headline("Grant these permissions?")
+    for line in wanted(request):
+        yield Text(f"    {printable(line, strict=True)}", "bold")
+    if request.reason:
+        yield field("because", request.reason)
+
+
+def wanted(request: PermissionsRequest) -> Iterator[str]:
+    """Give each of the permissions that are asked for, in words."""
+    files, network = request.permissions.file_system, request.permissions.network
+    if network is not None and network.enabled:
+        yield "reach the network"
+    if files is None:
+        return
+    if files.entries is None:
+        yield from (f"read {path}" for path in files.read or ())
+        yield from (f"write {path}" for path in files.write or ())
+    for entry in files.entries or ():
+        access = "not at all" if entry.access == wire.FileSystemAccessMode.deny else entry.access
+        match entry.path:
+            case wire.PathFileSystemPath(path=path):
+                yield f"{access} {path}"
+            case wire.GlobPatternFileSystemPath(pattern=pattern):
+                yield f"{access} what matches {pattern}"
+            case other:
+                yield f"{access} {json.dumps(wire.encode(other))}"
+
+
+def user_input_question(request: UserInputRequest) -> Iterator[Text]:
+    """Show that the agent has questions; each is shown when it is asked."""
+    count = len(request.questions)
+    yield headline("The agent asks:" if count == 1 else f"The agent has {count} questions:")
+
+
+def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
+    """Show what an MCP server wants."""
+    match request:
+        case McpToolApproval():
+            yield headline(f"Let the agent call {request.tool_title or 'a tool'} of {request.server_name}?")
+            yield Text(f"    {printable(request.message, strict=True)}", "bold")
+            if request.tool_description:
+                yield field("which says of itself", one_line(request.tool_description, JSON_LIMIT))
+            for name, value in request.arguments.items():
+                yield field(f"{printable(name, strict=True)} =", one_line(json.dumps(value), JSON_LIMIT))
+        case UrlElicitation():
+            yield headline(f"{request.server_name} asks you to visit a page. Do you agree?")
+            yield Text(f"    {printable(request.url, strict=True)}", "bold")
+            yield field("says", request.message)
+        case FormElicitation():
+            yield headline(f"{request.server_name} asks you to fill in a form. Do you agree?")
+            yield field("says", request.message)
+        case VerificationElicitation():
+            yield headline(f"{request.server_name} asks for a proof that you are there: {request.title}")
+
+
+def headline(text: str) -> Text:
+    """Make the first line of a question."""
+    return Text.assemble(("? ", "bold magenta"), (printable(text, strict=True), "bold"))
+
+
+def field(name: str, value: str) -> Text:
+    """Make a line with a fact."""
+    return Text.assemble((f"  {name} ", "dim"), printable(value.strip(), strict=True))

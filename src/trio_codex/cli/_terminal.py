@@ -1,0 +1,107 @@
+"""The terminal that somebody answers on: finds it, and reads lines from it without a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from rich.text import Text
+
+    from trio_codex.cli._render import Screen
+
+
+class NobodyThereError(Exception):
+    """The terminal has come to its end: there is nobody to answer."""
+
+
+class Terminal:
+    """Asks for lines on the screen, and reads them.
+
+    Args:
+        screen: Where to ask.
+        descriptor: What to read answers from.
+    """
+
+    def __init__(self, screen: Screen, descriptor: int) -> None:
+        self._screen = screen
+        self._descriptor = descriptor
+
+    def drop_typed_ahead(self) -> None:
+        """Forget what was typed before the question could be read: it is no answer to it."""
+        try:
+            import termios
+        except ImportError:  # not on Windows
+            return
+        with contextlib.suppress(OSError, termios.error):
+            termios.tcflush(self._descriptor, termios.TCIFLUSH)
+
+    async def line(self, prompt: Text, *, secret: bool = False) -> str:
+        """Ask for a line; give it without the blanks around it.
+
+        Args:
+            prompt: What stands before the cursor.
+            secret: Do not show what is typed.
+
+        Raises:
+            NobodyThereError: The input has ended.
+        """
+        with _echo_off(self._descriptor) if secret else contextlib.nullcontext():
+            self._screen.prompt(prompt)
+            line = await read_line(self._descriptor)
+        if secret or line is None:
+            self._screen.note("")
+        if line is None:
+            raise NobodyThereError
+        return line.strip()
+
+
+def find_terminal() -> int | None:
+    """Find where answers can be read: stdin, or the terminal behind it if the prompt came through a pipe.
+
+    There is none if the questions would not be seen.
+    """
+    if not sys.stderr.isatty():
+        return None
+    if sys.stdin.isatty():
+        return sys.stdin.fileno()
+    try:
+        return os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except (OSError, AttributeError):
+        return None
+
+
+async def read_line(terminal: int) -> str | None:
+    """Read a line that somebody types, without a thread; ``None`` at the end of input. Cancel-safe between lines."""
+    line = bytearray()
+    while True:
+        await trio.lowlevel.wait_readable(terminal)
+        try:
+            chunk = os.read(terminal, 4096)
+        except OSError:
+            return None
+        line += chunk
+        if not chunk:
+            return None
+        if chunk.endswith(b"\n"):
+            return line.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def _echo_off(terminal: int) -> Generator[None]:
+    import termios
+
+    before = termios.tcgetattr(terminal)
+    silent = list(before)
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, silent)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, before)
