@@ -133,3 +133,13 @@ async def test_a_policy_that_the_settings_bypass_is_warned_about_once(caplog):
         await codex.thread_start()
         await codex.thread_start()
     assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]
+
+
+async def test_a_policy_that_is_asked_whatever_the_settings_say_is_not_warned_about(caplog):
+    policy = Policy(user_input=policies.decline_all.user_input, tool_call=policies.decline_all.tool_call)
+    async with scripted(policy=policy) as (codex, server):
+        server.give("thread/start", {**server._defaults["thread/start"], "approvalPolicy": "never"})
+        await codex.thread_start()
+        assert not caplog.records
+        await codex.thread_start(policy=Policy(permissions=policies.decline_all.permissions))
+    assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]

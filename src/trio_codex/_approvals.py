@@ -32,6 +32,9 @@ logger = logging.getLogger("trio_codex")
 
 METHOD_NOT_FOUND: Final = -32601
 
+BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
+"""What the server decides by itself where its settings say so. Questions and tool calls come in any case."""
+
 
 class Approvals:
     """Finds who decides on a server request.
@@ -61,7 +64,8 @@ class Approvals:
         policy: Policy | None,
     ) -> None:
         """Say once that policies are not asked, if the settings of a thread see to that."""
-        if self._warned or not (policy or self.policy):
+        asked = (each for each in (policy, self.policy) if each is not None)
+        if self._warned or not any(getattr(each, kind) for each in asked for kind in BYPASSED):
             return
         if settings.approval_policy == "never":
             why = "its approval policy is never"
