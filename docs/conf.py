@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
     # Of other projects.
     (
         "py:.*",
-        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|msgspec|os|pathlib|trio|types|typing)\..*",
+        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|logging|msgspec|os|pathlib|trio|types|typing)\..*",
     ),
     ("py:exc", r"(Assertion|Import|Key|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit"),
     ("py:exc", r"tomllib\.TOMLDecodeError"),

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from trio_codex import CodexConfig
-from trio_codex.testing import Command, MockModel, Text, offline_home
+from trio_codex.testing import Command, MockModel, Question, Text, ToolCall, UserInput, offline_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -47,6 +47,21 @@ def _write_script(example: str, model: MockModel) -> None:
             model.run_command("git status", escalate="to see what changed")
             model.run_command("rm -rf build", escalate="to start afresh")
             model.say("One of the two was allowed.")
+        case "inbox":
+            model.run_command("ls", escalate="to see what is here")
+            model.run_command("rm -rf build", escalate="to clean up")
+            model.say("One of the two was allowed.")
+        case "user_input":
+            questions = (
+                Question("colour", "Which colour?", "Red", "Blue"),
+                Question("size", "Which size?", "Small", "Large"),
+            )
+            model.respond(UserInput(*questions))
+            model.say("A large blue fence it is.")
+        case "elicitation":
+            for tool in ("ask", "ask_url", "plain"):
+                model.respond(ToolCall(tool, {"name": "Ada"}, namespace="mcp__held"))
+            model.say("Ada was greeted.")
         case "turn_controls":
             model.hang("Once upon a time ", "there was ")
             model.say("In short: a fox.")

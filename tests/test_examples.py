@@ -14,19 +14,30 @@ UUID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 
 OUTPUT = {
     "approvals": r"""
-        accepted: git status   \(because: to see what changed\)
-        declined: rm -rf build   \(because: to start afresh\)
+        Accept by allow_commands: git status
+        Decline by decline_all
         One of the two was allowed\.
     """,
     "deadlines": r"""
         Out of time after 2 s; the turn is interrupted\.
         (It ran .*: half of the work is done)?
     """,  # on a machine that is slow enough the command does not get its turn
+    "elicitation": r"""
+        FormElicitation of held: Accept
+        UrlElicitation of held: Decline
+        McpToolApproval of held: Accept
+        Ada was greeted\.
+    """,
     "error_handling": r"""
         failed: the model's provider refused, HTTP 429
         answer: Here I am again\.
         lost: the server exited: killed by SIGKILL
         closed: return code -9
+    """,
+    "inbox": r"""
+        accepted: bash -c ls
+        One of the two was allowed\.
+        too late: RequestWithdrawn
     """,
     "many_agents": r"""
         docs: The docs look fine\.
@@ -55,6 +66,11 @@ OUTPUT = {
         -> completed: In short: a fox\.
         Chapter one\.
         -> interrupted
+    """,
+    "user_input": r"""
+        Which colour\? \(Red, Blue\) -> Blue
+        Which size\? \(Small, Large\) -> Large
+        A large blue fence it is\.
     """,
 }
 

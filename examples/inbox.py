@@ -1,0 +1,51 @@
+"""Let another task answer what the agent asks, here after a while; what nobody answers in time is declined.
+
+Run it with your own Codex login, or with --offline against a scripted model.
+"""
+
+import trio
+from _offline import example_config
+
+from trio_codex import open_codex, policies
+from trio_codex.errors import RequestSettled
+from trio_codex.policies import Inbox, Pending, with_timeout
+
+
+async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
+    """Answer each request in a task of its own, as a user interface would."""
+    async with trio.open_nursery() as nursery:
+        with iterating:  # an inbox has no end; the answers that are under way have
+            async for pending in inbox:
+                nursery.start_soon(answer, pending)
+
+
+async def answer(pending: Pending) -> None:
+    """Take some time for it, and more for what removes files."""
+    match pending.request:
+        case policies.CommandRequest(command=str(command)) if "rm " not in command:
+            await trio.sleep(0.1)
+            await pending.accept()
+            print(f"accepted: {command.split('/')[-1]}")
+        case _:
+            await trio.sleep(3)
+            try:
+                await pending.accept()
+            except RequestSettled as exc:
+                print(f"too late: {type(exc).__name__}")
+
+
+async def main() -> None:
+    """Run the example."""
+    inbox, iterating = Inbox(), trio.CancelScope()
+    policy = with_timeout(inbox, 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer_all, inbox, iterating)
+        async with example_config("inbox") as config, open_codex(config, policy=policy) as codex:
+            thread = await codex.thread_start(approval_policy="on-request")
+            result = await thread.run("See what is here, then clean up.")
+            print(result.final_response)
+        iterating.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,43 @@
+"""Answer the questions of an agent: by rule here, where a program with a user would ask the user.
+
+Run it with your own Codex login, or with --offline against a scripted model.
+"""
+
+import attrs
+import trio
+from _offline import example_config
+
+from trio_codex import Policy, open_codex, policies
+from trio_codex.policies import UserInputDecision, UserInputRequest
+
+PREFERRED = {"Blue", "Large"}
+
+
+async def choose(  # noqa: ASYNC124  # this one decides without waiting
+    request: UserInputRequest,
+) -> UserInputDecision:
+    """Choose what is preferred, else the first option; where there are none, say so in words."""
+    given: dict[str, str] = {}
+    for question in request.questions:
+        labels = [option.label for option in question.options or ()]
+        answer = next(
+            (label for label in labels if label in PREFERRED), labels[0] if labels else "As you like."
+        )
+        print(f"{question.question} ({', '.join(labels)}) -> {answer}")
+        given[question.id] = answer
+    return policies.answers(given)  # noqa: ASYNC910  # as above
+
+
+async def main() -> None:
+    """Run the example."""
+    async with example_config("user_input") as config:
+        # Outside the plan mode the agent may only ask if this feature is on.
+        config = attrs.evolve(config, config_overrides=["features.default_mode_request_user_input=true"])
+        async with open_codex(config, policy=Policy(user_input=choose)) as codex:
+            thread = await codex.thread_start()
+            result = await thread.run("Paint the fence. Ask me about the colour and the size first.")
+            print(result.final_response)
+
+
+if __name__ == "__main__":
+    trio.run(main)
