@@ -141,11 +141,11 @@ HIDING = [
     "PATH='/tmp' git status", "git status # x", "# git status", "! git status", "git() { rm x; }; git status",
     "(git status)", "{ git status; }", "time git status", "if git status", "git status \\\n", "git sta\\\ntus",
     'git "sta\\\ntus"', "git 'status", 'git "status', "git status\\", "git status !!", 'git "!!"', "git <(rm x)",
-    "=git status", "%1", "%'1'", "git status\r", "git\xa0status", "git\u2003status", "git status ^x", "coproc git status",
+    "=git status", "git =status", "%1", "%'1'", "git status\r", "git\xa0status", "git\u2003status", "git status ^x", "coproc git status",
     "-a",
     "+x git",
     " -a",
-    "[[ git ]]", "[ git ]", "- git status", "noglob git status", "git 'sta'''tus'", "''", "case git", "git\vstatus",
+    "[[ git ]]", "[ git ]", "- git status", "noglob git status", "git 'sta''tus'", "''", "case git", "git\vstatus",
     'git \\"$x', 'git "\\\\$x"', "git status\0", 'git "\\\n"',
 ]  # fmt: skip
 

@@ -34,7 +34,7 @@ def tree(tmp_path):
     links = {
         "root/out": "../outside", "root/dangling": "../outside/new", "root/within": "sub", "root/loop": "loop",
         "root/sub/up": "..", "root/absolute": str(tmp_path / "outside"), "outside/in": "../root", "link": "root",
-        "root/later": "not-yet/deep", "root/file-link": "../outside/target", "outside/file-in": "../root/file",
+        "root/later": "not-yet/deep", "root/deeper": "sub/one/two", "root/file-link": "../outside/target", "outside/file-in": "../root/file",
     }  # fmt: skip
     for name, target in links.items():
         (tmp_path / name).symlink_to(target)
@@ -49,7 +49,7 @@ BELOW = {
     "root/sub/../../new": False, "root/out/../new": False, "root/not-yet/../../new": False, "root-not/new": False,
     "outside/new": False, "outside/in/new": True, "root/within/../../outside/x": False, "root/file-link": False,
     "outside/file-in": False, "root/sub/up/../x": False, "root/..": False, "root/sub/up/out/x": False, ".": False,
-    "ROOT/new": False,
+    "ROOT/new": False, "root/deeper/../../x": False,
 }  # fmt: skip
 
 
