@@ -18,7 +18,7 @@ LAYERS = {
     SANS_IO: "errors _framing _json _rpc",
     WIRE: "wire",
     SHELL: (
-        "_connection _dispatch _guard _guarded _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
+        "_connection _dispatch _guard _guarded _instruments _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
         " _transports _websocket"
     ),
     API: (
