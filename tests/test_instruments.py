@@ -41,15 +41,20 @@ class Deaf(Instrument):
     """Overrides nothing."""
 
 
+async def play_turn(server, *deltas, status="completed"):
+    await server.accept_turn()
+    for delta in deltas or ("hi",):
+        await server.delta(delta)
+    await server.end_turn(status=status)
+
+
 async def test_a_turn_is_told_from_the_first_line_to_the_last():
     seen = Everything()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery, fake_codex(instruments=[seen]) as (codex, server):
             thread = await codex.thread_start()
-            nursery.start_soon(server.accept_turn)
+            nursery.start_soon(play_turn, server)
             async with thread.turn("hello") as turn:
-                await server.delta("hi")
-                await server.end_turn()
                 await turn.wait()
 
     number = seen.one("connection_opened")
