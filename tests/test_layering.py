@@ -203,7 +203,7 @@ def test_importing_the_client_imports_no_other_runtime_and_no_optional_package(l
     packages = {name.split(".")[0] for name in loaded}
     assert not packages & {
         "asyncio", "anyio", "click", "codex_cli_bin", "concurrent", "hypercorn", "hypothesis", "jsonschema",
-        "multiprocessing", "psutil", "pytest", "rich", "sphinx", "trio_websocket",
+        "multiprocessing", "opentelemetry", "psutil", "pytest", "rich", "sphinx", "trio_websocket",
     }  # fmt: skip
 
 

@@ -462,7 +462,7 @@ class Connection:
         elif isinstance(message, Reply):
             message.token.settle(message.result, message.error)
         elif isinstance(message, ServerRequest):
-            self.watch.asked(message.id, message.method)
+            self.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 import trio
@@ -22,7 +22,9 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from trio_codex._rpc import RequestId
+    import msgspec
+
+    from trio_codex._rpc import RequestId, ServerRequest
     from trio_codex.errors import CodexError
 
 logger = logging.getLogger("trio_codex")
@@ -81,6 +83,7 @@ class ServerRequestRecord:
         connection: The number of its connection.
         id: Its id.
         method: Its method.
+        params: Its parameters, as they came; ``None`` if its line could not be read.
         received_at: Trio time at which it came.
         ended_at: Trio time at which its outcome was known.
         outcome: How it ended.
@@ -89,6 +92,7 @@ class ServerRequestRecord:
     connection: int
     id: RequestId
     method: str
+    params: msgspec.Raw | None = attrs.field(repr=False)
     received_at: float
     ended_at: float | None = None
     outcome: ServerRequestOutcome | None = None
@@ -136,7 +140,7 @@ class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
         """Ask for the trace that a request is part of; the first instrument that knows one tells."""
         for instrument, method in list(self.get("request_trace", {}).items()):
             try:
-                trace: Mapping[str, str] | None = method(request)
+                trace = _checked(method(request))
             except Exception:
                 self._remove(instrument, "request_trace")
                 continue
@@ -154,6 +158,17 @@ class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
 
 NO_INSTRUMENTS: Final = Instruments()
 """For whoever is given none."""
+
+
+def _checked(trace: object) -> Mapping[str, str] | None:
+    """Check what is sent along: the server drops a request whose trace it cannot read, without an answer."""
+    if not trace:
+        return None
+    members = cast("Mapping[str, object]", trace)
+    checked = {name: members[name] for name in ("traceparent", "tracestate") if name in members}
+    if not all(isinstance(value, str) for value in checked.values()):
+        raise TypeError("a trace context is made of strings")
+    return cast("Mapping[str, str]", checked)
 
 
 class RequestWatch:
@@ -184,13 +199,13 @@ class RequestWatch:
             record.ended_at, record.outcome, record.error = trio.current_time(), outcome, error
             self._instruments.call("request_ended", record)
 
-    def asked(self, request_id: RequestId, method: str) -> None:
+    def asked(self, request: ServerRequest) -> None:
         """Tell that the server asks something."""
         if self._instruments:
             record = ServerRequestRecord(
-                self._instruments.connection, request_id, method, trio.current_time()
+                self._instruments.connection, request.id, request.method, request.params, trio.current_time()
             )
-            self._server_requests[request_id] = record
+            self._server_requests[request.id] = record
             self._instruments.call("server_request_received", record)
 
     def settled(self, request_id: RequestId, outcome: ServerRequestOutcome) -> None:

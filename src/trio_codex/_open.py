@@ -30,7 +30,7 @@ from trio_codex.errors import (
     StartTimeout,
     describe_exit,
 )
-from trio_codex.instruments import Instrument, ProcessRecord
+from trio_codex.instruments._base import Instrument, ProcessRecord
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:

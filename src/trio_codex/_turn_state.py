@@ -15,7 +15,7 @@ from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import Json, object_of, parse_object, string_of
 from trio_codex._turn_result import TurnReducer, TurnResult
 from trio_codex.errors import TurnLost
-from trio_codex.instruments import TurnRecord
+from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
     from trio_codex._connection import Call, Death

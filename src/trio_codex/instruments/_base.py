@@ -1,7 +1,6 @@
-"""Instruments: objects that are told what a client does, in the manner of :class:`trio.abc.Instrument`.
+"""The hooks that an instrument may override, and the records of processes and turns that they are given.
 
-Override the hooks that you want to hear of, and pass an instance to :func:`trio_codex.open_codex` or
-:func:`trio_codex.connect_codex`. What nobody overrides costs nothing worth measuring.
+The records of requests are made by the connection, and defined below it (:mod:`trio_codex._instruments`).
 """
 
 from __future__ import annotations
@@ -10,16 +9,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from trio_codex._instruments import RequestOutcome as RequestOutcome
-from trio_codex._instruments import RequestRecord as RequestRecord  # noqa: TC001  # re-exported
-from trio_codex._instruments import ServerRequestOutcome as ServerRequestOutcome
-from trio_codex._instruments import ServerRequestRecord as ServerRequestRecord  # noqa: TC001  # re-exported
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trio_codex._client import ServerMetadata
     from trio_codex._event import Event
+    from trio_codex._instruments import RequestRecord, ServerRequestRecord
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
 
