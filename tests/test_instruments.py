@@ -175,6 +175,12 @@ async def test_what_the_server_asks_is_told_with_its_outcome():
     ]
     assert ended == seen.of("server_request_received")
     assert all(request.duration >= 0 for request in ended)
+    assert [(record.id, record.outcome) for record in seen.of("decision_made")] == [
+        (1, "answered"),
+        (2, "answered"),
+        (3, "withdrawn"),
+        (4, "withdrawn"),
+    ]
 
 
 async def test_lines_of_no_use_and_lines_that_are_too_long_are_told_by_reason_and_size():
@@ -372,6 +378,7 @@ async def test_stats_count_what_happened_and_what_is_going_on():
     assert (then.requests_waiting, then.requests_in_flight, then.server_requests_open) == (0, 0, 0)
     assert then.requests == {"answered": 3, "unsent": 1, "given up": 1}
     assert then.server_requests == {"lost": 1}
+    assert then.decisions == {"withdrawn": 1}
     assert then.request_latency.count == 3
     assert then.decision_latency.p50 is None
 
@@ -422,6 +429,7 @@ async def test_the_log_tells_what_happened_and_what_went_wrong(caplog):
     assert level_of("turn turn-1", "completed") == "INFO"
     assert level_of("7 bytes", "not JSON") == "WARNING"
     assert level_of("attestation/generate", "refused") == "DEBUG"
+    assert level_of("attestation/generate", "decided by default") == "INFO"
     assert level_of("ended", "ConnectionBroken") == "WARNING"
 
 

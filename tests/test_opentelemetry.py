@@ -160,6 +160,9 @@ async def test_approvals_and_tool_calls_are_spans_of_their_turn_with_their_outco
     approval = telemetry.span("codex.approval")
     assert is_child(approval, turn)
     assert approval.attributes["codex.outcome"] == "answered"
+    decided = [event.attributes for event in turn.events]
+    assert [each["codex.decision"] for each in decided] == ["accept", "answered"]
+    assert decided[0]["codex.decided_by"] == "client"
     calls = telemetry.spans("codex.tool_call")
     assert all(is_child(call, turn) for call in calls)
     assert [call.attributes.get("codex.item.type", call.attributes.get("codex.tool")) for call in calls] == [

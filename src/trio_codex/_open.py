@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -133,6 +134,8 @@ class _Opening:
         self._instruments = Instruments(instruments, Instrument)
         self._router = Router(config.event_buffer, self._instruments)
         self._approvals = Approvals(self._router, policy)
+        if "decision_made" in self._instruments:
+            self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
         self._services: Services | None = None
         self._process: ServerProcess | None = None
         self._stream: trio.abc.Stream | None = None

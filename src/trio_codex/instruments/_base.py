@@ -12,6 +12,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trio_codex._audit import DecisionRecord
     from trio_codex._client import ServerMetadata
     from trio_codex._event import Event
     from trio_codex._instruments import RequestRecord, ServerRequestRecord
@@ -64,6 +65,15 @@ class TurnRecord:
     def duration(self) -> float | None:
         """Seconds from start to end."""
         return None if self.ended_at is None else self.ended_at - self.started_at
+
+
+def decision_name(record: DecisionRecord) -> str:
+    """Name a decision without its content: ``"accept"``, ``"decline"``, the status of a review, else the outcome."""
+    if record.decision is None:
+        return record.outcome
+    if isinstance(record.decision, str):
+        return record.decision
+    return type(record.decision).__name__.lower()
 
 
 class Instrument:
@@ -138,6 +148,12 @@ class Instrument:
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
         """It was answered, or needs no answer any more. Called once for each :meth:`server_request_received`."""
+
+    def decision_made(self, record: DecisionRecord) -> None:
+        """It is known who decided on a request of the server, and what; or what a review of the server's own came to.
+
+        Called once for each request of the server, and for each review.
+        """
 
     # -- events and turns --------------------------------------------------------------------------------------
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe_exit
 
-from ._base import Instrument
+from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
+    from trio_codex._audit import DecisionRecord
     from trio_codex._client import ServerMetadata
     from trio_codex._instruments import RequestRecord, ServerRequestRecord
     from trio_codex.errors import CodexError, SubscriptionOverflow
@@ -84,6 +85,12 @@ class LogInstrument(Instrument):
             request.id,
             request.outcome,
             request.duration or 0.0,
+        )
+
+    def decision_made(self, record: DecisionRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info(
+            "%s (%s): %s, decided by %s", record.method, record.id, decision_name(record), record.decided_by
         )
 
     def turn_started(self, turn: TurnRecord) -> None:

@@ -15,12 +15,13 @@ from trio_codex._event import route
 from trio_codex._json import object_of, string_of
 from trio_codex.errors import ConnectionClosed, RpcError
 
-from ._base import Instrument
+from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
+    from trio_codex._audit import DecisionRecord
     from trio_codex._client import ServerMetadata
     from trio_codex._event import Event
     from trio_codex._instruments import RequestRecord, ServerRequestRecord
@@ -75,6 +76,7 @@ class OpenTelemetryInstrument(Instrument):
         self._decision_duration = meter.create_histogram("codex.server_request.duration", "s")
         self._waiting = meter.create_up_down_counter("codex.requests.waiting")
         self._in_flight = meter.create_up_down_counter("codex.requests.in_flight")
+        self._decisions = meter.create_counter("codex.decisions")
         self._retries = meter.create_counter("codex.request.retries")
         self._discarded = meter.create_counter("codex.lines.discarded")
         self._merged = meter.create_counter("codex.deltas.merged")
@@ -185,6 +187,15 @@ class OpenTelemetryInstrument(Instrument):
         if (span := self._server_requests.pop(request, None)) is not None:
             span.set_attribute("codex.outcome", request.outcome or "")
             self._end(span)
+
+    def decision_made(self, record: DecisionRecord) -> None:
+        """See :class:`Instrument`."""
+        told = {"codex.decision": decision_name(record), "codex.decided_by": str(record.decided_by)}
+        self._decisions.add(1, {"rpc.method": record.method, **told})
+        turns = (turn for turn in self._turns if record.thread_id is not None)
+        turn = next((turn for turn in turns if turn.thread_id == record.thread_id), None)
+        if turn is not None:
+            self._turns[turn].span.add_event("codex.decision", {"rpc.method": record.method, **told})
 
     def event_received(self, connection: int, event: Event) -> None:
         """See :class:`Instrument`."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ._base import Instrument
+from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from trio_codex._audit import DecisionRecord
     from trio_codex._event import Event
     from trio_codex._instruments import RequestRecord, ServerRequestRecord
     from trio_codex.errors import CodexError, SubscriptionOverflow
@@ -60,6 +61,7 @@ class Stats:
         lines_discarded: Lines of the server that were too long, or of no use.
         server_requests: Ended requests of the server by outcome.
         server_requests_open: Those that wait for an answer, such as approvals that nobody has decided on.
+        decisions: Decisions by kind: ``accept``, ``decline``, …, or how a request ended that nobody decided on.
         decision_latency: From a request of the server to its answer.
         turns: Ended turns by status.
         turns_open: Turns that run.
@@ -79,6 +81,7 @@ class Stats:
     lines_discarded: int
     server_requests: Mapping[str, int]
     server_requests_open: int
+    decisions: Mapping[str, int]
     decision_latency: Latency
     turns: Mapping[str, int]
     turns_open: int
@@ -117,6 +120,7 @@ class StatsInstrument(Instrument):
         self._server_requests = Counter[str]()
         self._asking = 0
         self._decision_durations = _Durations()
+        self._decisions = Counter[str]()
         self._turns = Counter[str]()
         self._turns_open = 0
         self._turn_durations = _Durations()
@@ -137,6 +141,7 @@ class StatsInstrument(Instrument):
             lines_discarded=self._discarded,
             server_requests=MappingProxyType(dict(self._server_requests)),
             server_requests_open=self._asking,
+            decisions=MappingProxyType(dict(self._decisions)),
             decision_latency=self._decision_durations.snapshot(),
             turns=MappingProxyType(dict(self._turns)),
             turns_open=self._turns_open,
@@ -188,6 +193,10 @@ class StatsInstrument(Instrument):
         self._server_requests[request.outcome or ""] += 1
         if request.outcome in ("answered", "refused"):
             self._decision_durations.add(request.duration)
+
+    def decision_made(self, record: DecisionRecord) -> None:
+        """See :class:`Instrument`."""
+        self._decisions[decision_name(record)] += 1
 
     def event_received(self, connection: int, event: Event) -> None:
         """See :class:`Instrument`."""
