@@ -25,7 +25,7 @@ LAYERS = {
         "_api _api_base _api_generated _approvals _audit _binary _client _config _ending _event _exec _inputs"
         " _json_schema _login _open _output _retry _router _server_requests _session _thread _tool_result _turn"
         " _turn_result _turn_state _waiting _watch"
-        " binary instruments policies tools trio_codex"
+        " binary instruments policies recording tools trio_codex"
     ),
     ABOVE: "__main__ _supervisor cli supervisor testing",
 }

@@ -92,7 +92,7 @@ async def open_codex(
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = _Opening(config or CodexConfig(), policy, instruments)
+    opening = Opening(config or CodexConfig(), policy, instruments)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -120,13 +120,13 @@ async def connect_codex(
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
     """
-    opening = _Opening(config or CodexConfig(), policy, instruments)
+    opening = Opening(config or CodexConfig(), policy, instruments)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
 
 
-class _Opening:
+class Opening:
     """One client on its way up, and later on its way down."""
 
     def __init__(self, config: CodexConfig, policy: Policy | None, instruments: Sequence[Instrument]) -> None:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ._model import MockModel as MockModel
     from ._queue import Match as Match
     from ._queue import Script as Script
+    from ._replay import ReplayMismatch as ReplayMismatch
+    from ._replay import replay as replay
     from ._request import ModelRequest as ModelRequest
     from ._script import Command as Command
     from ._script import Failed as Failed
@@ -77,6 +79,7 @@ __all__ = [
     "RawEvent",
     "RawItem",
     "Reasoning",
+    "ReplayMismatch",
     "Response",
     "Script",
     "Slot",
@@ -87,6 +90,7 @@ __all__ = [
     "UserInput",
     "fake_codex",
     "offline_home",
+    "replay",
     "write_offline_home",
 ]
 
@@ -95,6 +99,7 @@ _MODULES = {
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_model": ("MockModel",),
     "_queue": ("Match", "Script"),
+    "_replay": ("ReplayMismatch", "replay"),
     "_request": ("ModelRequest",),
     "_steps": ("Cut", "Delay", "Frame", "Gate", "HTTPFailure", "Hang", "Pause", "Slot", "Step"),
 }
