@@ -96,7 +96,7 @@ async def test_secrets_of_a_session_on_the_real_server_are_nowhere(tmp_path, cap
 
     async def command(request):
         await trio.lowlevel.checkpoint()
-        watched.look_at(request)
+        watched.look_at(request, request.params)
         asked.append(request.command)
         return policies.decline("not this one") if ARGUMENT in request.command else policies.accept()
 
