@@ -37,14 +37,14 @@ nitpick_ignore_regex = [
     # Of other projects.
     (
         "py:.*",
-        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|msgspec|os|pathlib|trio|types|typing)\..*",
+        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|logging|msgspec|os|pathlib|trio|types|typing)\..*",
     ),
     ("py:exc", r"(Assertion|Import|Key|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit"),
     ("py:exc", r"tomllib\.TOMLDecodeError"),
     (
         "py:class",
         r"Any|AbstractAsyncContextManager|AsyncGenerator|AsyncIterator|Awaitable|Callable|Collection|Generator"
-        r"|Iterable|Iterator|Literal|Mapping|Path|Self|Sequence|TracebackType",
+        r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider",
     ),
     # Type variables, and names that a signature shows and that nobody has to know.
     ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Phase|PlanStatus|TurnText)"),
