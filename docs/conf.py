@@ -44,7 +44,7 @@ nitpick_ignore_regex = [
     (
         "py:class",
         r"Any|AbstractAsyncContextManager|AsyncGenerator|AsyncIterator|Awaitable|Callable|Collection|Generator"
-        r"|Iterable|Iterator|Literal|Mapping|Path|Self|Sequence|TracebackType",
+        r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider",
     ),
     # Type variables, and names that a signature shows and that nobody has to know.
     ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Phase|PlanStatus|TurnText)"),

@@ -18,14 +18,14 @@ LAYERS = {
     SANS_IO: "errors _framing _json _rpc",
     WIRE: "wire",
     SHELL: (
-        "_connection _dispatch _guard _guarded _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
+        "_connection _dispatch _guard _guarded _instruments _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
         " _transports _websocket"
     ),
     API: (
         "_api _api_base _api_generated _approvals _audit _binary _client _config _ending _event _exec _inputs"
         " _json_schema _login _open _output _retry _router _server_requests _session _thread _tool_result _turn"
         " _turn_result _turn_state _waiting _watch"
-        " binary instruments policies tools trio_codex"
+        " binary instruments policies recording tools trio_codex"
     ),
     ABOVE: "__main__ _supervisor cli supervisor testing",
 }
@@ -203,7 +203,7 @@ def test_importing_the_client_imports_no_other_runtime_and_no_optional_package(l
     packages = {name.split(".")[0] for name in loaded}
     assert not packages & {
         "asyncio", "anyio", "click", "codex_cli_bin", "concurrent", "hypercorn", "hypothesis", "jsonschema",
-        "multiprocessing", "psutil", "pytest", "rich", "sphinx", "trio_websocket",
+        "multiprocessing", "opentelemetry", "psutil", "pytest", "rich", "sphinx", "trio_websocket",
     }  # fmt: skip
 
 

@@ -80,7 +80,7 @@ class DecisionRecord:
     policy: str | None
     decision: AnyDecision | str | None
     rule: str | None
-    reason: str | None
+    reason: str | None = attrs.field(repr=False)
     outcome: Outcome
     asked_at: float
     seconds: float

@@ -7,14 +7,17 @@ called on the reader and must not wait.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import trio
 
 from trio_codex._framing import Frame, LineBuffer
+from trio_codex._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
 from trio_codex._outbox import Letter, Outbox
 from trio_codex._rpc import (
     Junk,
+    JunkKind,
     Notification,
     OversizeNotification,
     Reply,
@@ -22,13 +25,14 @@ from trio_codex._rpc import (
     RpcState,
     ServerRequest,
 )
-from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout
+from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     import msgspec
 
+    from trio_codex._instruments import RequestOutcome, ServerRequestOutcome
     from trio_codex._nursery import Services
 
 logger = logging.getLogger("trio_codex")
@@ -95,12 +99,25 @@ class Death:
 class Call:
     """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it."""
 
-    __slots__ = ("_answered", "_connection", "_error", "_lane", "_result", "letter", "method", "request_id")
+    __slots__ = (
+        "_answered",
+        "_connection",
+        "_error",
+        "_lane",
+        "_record",
+        "_result",
+        "letter",
+        "method",
+        "request_id",
+    )
 
-    def __init__(self, connection: Connection, method: str, lane: Lane) -> None:
+    def __init__(
+        self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
+    ) -> None:
         self.method: str = method
         self._connection = connection
         self._lane: Lane = lane
+        self._record = record
         self._answered = trio.Event()
         self._result: msgspec.Raw | None = None
         self._error: CodexError | None = None
@@ -144,12 +161,18 @@ class Call:
         """Stop waiting for good. An answer that comes later is discarded."""
         self._connection.give_up(self)
 
-    def settle(self, result: msgspec.Raw | None, error: CodexError | None) -> None:
-        """Set the outcome. For the connection."""
+    def settle(
+        self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
+    ) -> None:
+        """Set the outcome; ``outcome`` is what instruments are told, if the error does not tell. For the connection."""
         if not self._answered.is_set():
             self._result, self._error = result, error
             self._answered.set()
             self._connection.release(self._lane)
+            if self._record is not None:
+                if outcome is None:
+                    outcome = _outcome_of(error)
+                self._connection.watch.ended(self._record, outcome, error)
 
 
 class Connection:
@@ -165,6 +188,11 @@ class Connection:
         max_line_bytes: Bound of one inbound line.
         diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
             :data:`DIAGNOSIS_SECONDS`.
+        instruments: Who is told what happens.
+
+    Attributes:
+        death: Why it ended; ``None`` while it lives.
+        watch: Tells the instruments of requests. For calls.
     """
 
     def __init__(
@@ -178,6 +206,7 @@ class Connection:
         request_timeout: float,
         max_line_bytes: int,
         diagnose: Callable[[str], Awaitable[ConnectionBroken]],
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._services = services
         self._send_stream = send_stream
@@ -185,6 +214,8 @@ class Connection:
         self._receiver = receiver
         self._request_timeout = request_timeout
         self._diagnose = diagnose
+        self._instruments = instruments
+        self.watch = RequestWatch(instruments)
         self._window = trio.Semaphore(window)
         self._lines = LineBuffer(max_line_bytes)
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
@@ -198,6 +229,7 @@ class Connection:
 
     def start(self) -> None:
         """Start the reader and the writer."""
+        self._instruments.call("connection_opened", self._instruments.connection)
         self._services.start_service(self._read)
         self._services.start_service(self._write)
 
@@ -232,18 +264,27 @@ class Connection:
             LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
         """
         self._check_open_for(lane)
-        if lane == "window":
-            await self._window.acquire()
-        else:
-            await trio.lowlevel.checkpoint_if_cancelled()
+        record = self.watch.queued(method, params, lane)
         try:
-            self._check_open_for(lane)
-            call = Call(self, method, lane)
-            call.request_id, line = self._rpc.request(method, params, call)
-        except BaseException:
-            self.release(lane)
+            if lane == "window":
+                await self._window.acquire()
+            else:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            try:
+                self._check_open_for(lane)
+                call = Call(self, method, lane, record)
+                trace = None if record is None else self._instruments.trace(record)
+                call.request_id, line = self._rpc.request(method, params, call, trace)
+            except BaseException:
+                self.release(lane)
+                raise
+        except BaseException as exc:
+            self.watch.ended(record, "unsent", exc if isinstance(exc, CodexError) else None)
             raise
         call.letter = self._outbox.put(line, urgent=lane == "control")
+        if record is not None:
+            record.id = call.request_id
+            call.letter.on_taken = partial(self.watch.sent, record)
         return call
 
     def notify(self, method: str) -> None:
@@ -255,14 +296,14 @@ class Connection:
         if call.answered or call.letter is None or not self._outbox.take_back(call.letter):
             return False
         self._rpc.forget(call.request_id)
-        call.settle(None, ConnectionClosed(f"{call.method} was taken back"))
+        call.settle(None, ConnectionClosed(f"{call.method} was taken back"), "unsent")
         return True
 
     def give_up(self, call: Call) -> None:
         """See :meth:`Call.give_up`."""
         if not call.answered and not self.take_back(call):
             self._rpc.abandon(call.request_id)
-            call.settle(None, ConnectionClosed(f"{call.method} was given up"))
+            call.settle(None, ConnectionClosed(f"{call.method} was given up"), "given up")
 
     def release(self, lane: Lane) -> None:
         """Give back a place in the window. For calls."""
@@ -287,20 +328,24 @@ class Connection:
         Raises:
             LocalProtocolError: ``result`` is not JSON; the request is still open.
         """
-        return self._reply(self._rpc.respond(request_id, result))
+        return self._reply(request_id, self._rpc.respond(request_id, result), "answered")
 
     def refuse(self, request_id: RequestId, code: int, message: str) -> bool:
         """Queue the refusal of a server request; say whether it was still open."""
-        return self._reply(self._rpc.refuse(request_id, code, message))
+        return self._reply(request_id, self._rpc.refuse(request_id, code, message), "refused")
 
     def withdraw(self, request_id: RequestId) -> bool:
         """Note that the server wants no answer any more; say whether the request was open."""
-        return self._rpc.withdraw(request_id)
+        was_open = self._rpc.withdraw(request_id)
+        if was_open:
+            self.watch.settled(request_id, "withdrawn")
+        return was_open
 
-    def _reply(self, line: bytes | None) -> bool:
+    def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
         if line is None:
             return False
         self._outbox.put(line, urgent=True)
+        self.watch.settled(request_id, outcome)
         return True
 
     # -- the end -----------------------------------------------------------------------------------------------
@@ -327,8 +372,10 @@ class Connection:
         self._dying = True
         for call in self._rpc.close():
             call.settle(None, self.death.exception())
+        self.watch.lost()
         self._outbox.close()
         self._receiver.on_death(self.death)
+        self._instruments.call("connection_ended", self._instruments.connection, error)
         self._dead.set()
 
     async def lose(self, reason: str) -> None:
@@ -362,6 +409,9 @@ class Connection:
     async def _write(self) -> None:
         try:
             while (batch := await self._outbox.take_batch()) is not None:
+                if "frame_sent" in self._instruments:
+                    for line in batch[:-1].split(b"\n"):
+                        self._instruments.call("frame_sent", self._instruments.connection, line)
                 await self._send_stream.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
@@ -388,9 +438,22 @@ class Connection:
         await self.lose(reason)
 
     def _take_chunk(self, chunk: bytes | bytearray) -> None:
-        for frame in self._lines.feed(chunk):
+        frames = self._lines.feed(chunk)
+        if self._instruments:
+            self._tell(frames)
+        for frame in frames:
             self._take(frame)
         self._receiver.on_chunk_end()
+
+    def _tell(self, frames: Iterable[Frame]) -> None:
+        instruments = self._instruments
+        for frame in frames:
+            if isinstance(frame, bytes):
+                instruments.call("frame_received", instruments.connection, frame)
+            else:
+                instruments.call(
+                    "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
+                )
 
     def _take(self, frame: Frame) -> None:
         message = self._rpc.receive(frame)
@@ -399,9 +462,18 @@ class Connection:
         elif isinstance(message, Reply):
             message.token.settle(message.result, message.error)
         elif isinstance(message, ServerRequest):
+            self.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)
         else:
             logger.debug("%s: a line of %d bytes", message.kind.value, message.size)
+            if self._instruments and message.kind is not JunkKind.TOO_LONG:
+                self._instruments.call(
+                    "line_discarded", self._instruments.connection, message.kind.value, message.size
+                )
             self._receiver.on_junk(message)
+
+
+def _outcome_of(error: CodexError | None) -> RequestOutcome:
+    return "answered" if error is None else "refused" if isinstance(error, RpcError) else "failed"

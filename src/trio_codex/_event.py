@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import UNREADABLE, Json, parse_object, string_of
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import TEXT_DELTAS
@@ -137,6 +138,9 @@ def event_of(notification: Notification) -> Event:
 class DeltaMerger:
     """Merges text deltas of one (method, item, index). Base64 is never merged: its padding ends a chunk."""
 
+    def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
+        self._instruments = instruments
+
     def delta(self, event: Event) -> tuple[Hashable, str] | None:
         """See :class:`~trio_codex._subscriptions.Merger`."""
         delta = TEXT_DELTAS.get(event.method)
@@ -150,5 +154,7 @@ class DeltaMerger:
 
     def merged(self, first: Event, text: str, count: int) -> Event:
         """See :class:`~trio_codex._subscriptions.Merger`."""
+        if count > 1 and "deltas_merged" in self._instruments:
+            self._instruments.call("deltas_merged", self._instruments.connection, first.method, count)
         raw = {**first.raw, TEXT_DELTAS[first.method].text: text}
         return Event(first.method, msgspec.json.encode(raw), first.emitted_at, first.merged + count - 1)

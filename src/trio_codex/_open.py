@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
@@ -17,6 +18,7 @@ from trio_codex._config import CodexConfig
 from trio_codex._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._dispatch import Dispatcher
 from trio_codex._ending import end_orphan, end_turn, interrupt_soon
+from trio_codex._instruments import Instruments
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
 from trio_codex._session import Session
@@ -29,10 +31,11 @@ from trio_codex.errors import (
     StartTimeout,
     describe_exit,
 )
+from trio_codex.instruments._base import Instrument, ProcessRecord
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from trio_codex import wire
     from trio_codex._binary import Binary
@@ -70,7 +73,10 @@ _MENDS: Final = (
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_codex(
-    config: CodexConfig | None = None, *, policy: Policy | None = None
+    config: CodexConfig | None = None,
+    *,
+    policy: Policy | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Codex]:
     """Start a server and be its client, as a scope.
 
@@ -80,12 +86,13 @@ async def open_codex(
     Args:
         config: How; by default as the user's own Codex.
         policy: Decides on what turns ask, unless their own policies or those of their threads do.
+        instruments: Who is told what happens.
 
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = _Opening(config or CodexConfig(), policy)
+    opening = Opening(config or CodexConfig(), policy, instruments)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -96,6 +103,7 @@ async def connect_codex(
     *,
     config: CodexConfig | None = None,
     policy: Policy | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> Codex:
     """Be a client over a byte stream that is already open, such as a socket or half of ``memory_stream_pair``.
 
@@ -107,29 +115,34 @@ async def connect_codex(
         stream: Newline-delimited JSON in both directions.
         config: Its fields about the process have no effect.
         policy: As in :func:`open_codex`.
+        instruments: As in :func:`open_codex`.
 
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
     """
-    opening = _Opening(config or CodexConfig(), policy)
+    opening = Opening(config or CodexConfig(), policy, instruments)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
 
 
-class _Opening:
+class Opening:
     """One client on its way up, and later on its way down."""
 
-    def __init__(self, config: CodexConfig, policy: Policy | None) -> None:
+    def __init__(self, config: CodexConfig, policy: Policy | None, instruments: Sequence[Instrument]) -> None:
         self._config = config
-        self._router = Router(config.event_buffer)
+        self._instruments = Instruments(instruments, Instrument)
+        self._router = Router(config.event_buffer, self._instruments)
         self._approvals = Approvals(self._router, policy)
+        if "decision_made" in self._instruments:
+            self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
         self._services: Services | None = None
         self._process: ServerProcess | None = None
         self._stream: trio.abc.Stream | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._binary: Binary | None = None
+        self._process_record: ProcessRecord | None = None
         self._phase = "start"
         self._closing = False
         self._closed = trio.Event()
@@ -153,6 +166,7 @@ class _Opening:
                 # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
                 _convert.preload()
                 pid = await process.started()
+                self._note_spawned(pid)
                 services.start_service(process.drain_stderr)
                 self._attach(services, process.stdin, process.stdout, process.kill)
                 services.start_service(self._watch)
@@ -185,6 +199,7 @@ class _Opening:
             request_timeout=config.request_timeout,
             max_line_bytes=config.max_line_bytes,
             diagnose=self._diagnose,
+            instruments=self._instruments,
         )
         self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
         self._connection = connection
@@ -215,7 +230,9 @@ class _Opening:
             raise self._start_error(StartError, f"the server did not come up: {_reason(exc)}") from exc
         connection.notify("initialized")
         self._phase = "running"
-        return ServerMetadata.of(response)
+        metadata = ServerMetadata.of(response)
+        self._instruments.call("handshake_completed", self._instruments.connection, metadata)
+        return metadata
 
     def _session_of(self) -> Session:
         assert self._session is not None
@@ -298,7 +315,7 @@ class _Opening:
             # The reader goes on draining stdout meanwhile: an undrained server does not exit on EOF (PROTOCOL 6).
             # One that never came up has nothing to put in order.
             grace = config.stop_grace if was_up else min(config.stop_grace, FAILED_START_GRACE)
-            await self._process.stop(grace)
+            self._note_exited(await self._process.stop(grace))
         elif self._stream is not None:
             await trio.aclose_forcefully(self._stream)
 
@@ -306,10 +323,21 @@ class _Opening:
         """End the connection when the process has ended but something else still holds its stdout open."""
         assert self._process is not None
         assert self._connection is not None
-        await self._process.wait()
+        self._note_exited(await self._process.wait())
         with trio.move_on_after(DIAGNOSIS_SECONDS):
             await self._connection.wait_drained()
         await self._connection.lose("the server exited")
+
+    def _note_spawned(self, pid: int) -> None:
+        path, version = (None, None) if self._binary is None else (self._binary.path, self._binary.version)
+        self._process_record = ProcessRecord(self._instruments.connection, pid, path, version)
+        self._instruments.call("process_spawned", self._process_record)
+
+    def _note_exited(self, returncode: int | None) -> None:
+        record, self._process_record = self._process_record, None
+        if record is not None:
+            record.returncode = returncode
+            self._instruments.call("process_exited", record)
 
     async def _diagnose(self, reason: str) -> ConnectionBroken:
         process = self._process

@@ -7,9 +7,12 @@ writer, which writes it whole. There is no third state, so a cancelled sender ne
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BATCH_BYTES: Final = 256 * 1024
 """Lines are written together up to this size: fewer system calls, and an urgent line never waits behind more."""
@@ -20,13 +23,15 @@ class Letter:
 
     Attributes:
         taken: Whether the writer has it; from then on it counts as sent.
+        on_taken: Called when it takes it.
     """
 
-    __slots__ = ("line", "taken")
+    __slots__ = ("line", "on_taken", "taken")
 
     def __init__(self, line: bytes) -> None:
         self.line: bytes = line
         self.taken: bool = False
+        self.on_taken: Callable[[], object] | None = None
 
 
 class Outbox:
@@ -86,6 +91,8 @@ class Outbox:
                 break
             letter = queue.popleft()
             letter.taken = True
+            if letter.on_taken is not None:
+                letter.on_taken()
             batch.append(letter.line)
             size += len(letter.line)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

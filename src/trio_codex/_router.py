@@ -8,12 +8,14 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from trio_codex._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._event import DeltaMerger, Event, Route, event_of, route
+from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import UNREADABLE, list_of, object_of
 from trio_codex._subscriptions import Subscription, Wakeups
 from trio_codex._turn_state import ThreadState, TurnState
@@ -48,6 +50,7 @@ class Router:
 
     Args:
         buffer: Bounds of each consumer's buffer.
+        instruments: Who is told what happens.
 
     Attributes:
         dispatcher: Who answers server requests; set before the reader starts.
@@ -59,9 +62,10 @@ class Router:
     audit: Audit
     end_orphan: Callable[[TurnState], object]
 
-    def __init__(self, buffer: EventBuffer) -> None:
+    def __init__(self, buffer: EventBuffer, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._buffer = buffer
-        self._merger = DeltaMerger()
+        self.instruments = instruments
+        self._merger = DeltaMerger(instruments)
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
         self._listeners: dict[str | None, list[Subscription[Event]]] = {}
@@ -98,6 +102,10 @@ class Router:
     def subscription(self) -> Subscription[Event]:
         """Make a buffer for a consumer."""
         subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
+        if "buffer_overflowed" in self.instruments:
+            subscription.on_overflow = partial(
+                self.instruments.call, "buffer_overflowed", self.instruments.connection
+            )
         if self._death is not None:
             subscription.end(self._death.exception)
         return subscription
@@ -146,6 +154,8 @@ class Router:
         """Lead a notification to whom it concerns."""
         where = route(notification.params)
         event = event_of(notification)
+        if "event_received" in self.instruments:
+            self.instruments.call("event_received", self.instruments.connection, event)
         heard = self._publish(event)
         if (handle := self._handlers.get(notification.method)) is not None:
             handle(event)
@@ -254,7 +264,7 @@ class Router:
         if turn_id is None or turn_id in state.past_turn_ids:
             return
         if state.turn is None:
-            state.turn = TurnState(state, turn_id)
+            state.turn = TurnState(state, turn_id, instruments=self.instruments)
         # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
         state.turn.active_id = turn_id
         state.turn.started.set()

@@ -134,8 +134,10 @@ class RpcState(Generic[T]):
         """Ids of the server's requests that are neither answered nor withdrawn."""
         return frozenset(self._server_requests)
 
-    def request(self, method: str, params: object, token: T) -> tuple[RequestId, bytes]:
+    def request(self, method: str, params: object, token: T, trace: object = None) -> tuple[RequestId, bytes]:
         """Register a request; give its id and its line. ``params`` are always sent, as ``{}`` if need be (Q11).
+
+        ``trace`` is the W3C trace context that it is part of; the envelope has a member for it.
 
         Raises:
             ConnectionClosed: :meth:`close` was called.
@@ -144,7 +146,14 @@ class RpcState(Generic[T]):
         if self._closed:
             raise errors.ConnectionClosed
         request_id = self._next_id
-        line = encode_line({"id": request_id, "method": method, "params": {} if params is None else params})
+        message: dict[str, object] = {
+            "id": request_id,
+            "method": method,
+            "params": {} if params is None else params,
+        }
+        if trace is not None:
+            message["trace"] = trace
+        line = encode_line(message)
         self._next_id += 1
         self._pending[request_id] = _Pending(method, token)
         return request_id, line

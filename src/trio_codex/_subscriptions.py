@@ -97,7 +97,12 @@ class Subscription(Generic[E]):
         max_bytes: Bound of the buffer in bytes.
         merger: How deltas are merged.
         wakeups: Where to announce that the consumer has something to read.
+
+    Attributes:
+        on_overflow: Called when the consumer lags beyond the bounds.
     """
+
+    on_overflow: Callable[[SubscriptionOverflow], object] | None = None
 
     def __init__(self, max_events: int, max_bytes: int, merger: Merger[E], wakeups: Wakeups) -> None:
         self._max_events = max_events
@@ -197,7 +202,10 @@ class Subscription(Generic[E]):
     def _overflow(self) -> None:
         self._accepting = False
         self._growing.clear()
-        self._buffer.append(_Overflow(SubscriptionOverflow(len(self._buffer), self._bytes)))
+        error = SubscriptionOverflow(len(self._buffer), self._bytes)
+        self._buffer.append(_Overflow(error))
+        if self.on_overflow is not None:
+            self.on_overflow(error)
 
     # -- the consumer's side -----------------------------------------------------------------------------------
 

@@ -206,6 +206,7 @@ async def open_turn(
         events=session.router.subscription(),
         callbacks=CallbackGroup(fail, contextvars.copy_context()),
         policy=policy,
+        instruments=session.router.instruments,
     )
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn

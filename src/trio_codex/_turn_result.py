@@ -115,6 +115,11 @@ class TurnReducer:
             self._status = TurnStatus.lost if told is None else _status(told)
 
     @property
+    def status(self) -> TurnStatus | str:
+        """How it ended; lost until that is settled."""
+        return TurnStatus.lost if self._status is None else self._status
+
+    @property
     def ended(self) -> bool:
         """Whether the outcome is settled."""
         return self._status is not None
@@ -124,7 +129,7 @@ class TurnReducer:
         return TurnResult(
             id=turn_id,
             thread_id=thread_id,
-            status=TurnStatus.lost if self._status is None else self._status,
+            status=self.status,
             error=_structured(wire.TurnError, self._turn.get("error") or self._error),
             final_response=_final_response(self._items),
             items=tuple(_structure_item(item) for item in self._items),

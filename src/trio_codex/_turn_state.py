@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import Json, object_of, parse_object, string_of
 from trio_codex._turn_result import TurnReducer, TurnResult
 from trio_codex.errors import TurnLost
+from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
     from trio_codex._connection import Call, Death
@@ -52,6 +54,7 @@ class TurnState:
         events: Subscription[Event] | None = None,
         callbacks: CallbackGroup | None = None,
         policy: Policy | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self.thread = thread
         self.id = turn_id
@@ -67,6 +70,13 @@ class TurnState:
         self.left_early = False
         self._lost: tuple[str, Death | None] | None = None
         self._result: TurnResult | None = None
+        self._instruments = instruments
+        self._record: TurnRecord | None = None
+        if instruments:
+            self._record = TurnRecord(
+                instruments.connection, thread.id, self.owned, self.last_event_at, turn_id
+            )
+            instruments.call("turn_started", self._record)
 
     @property
     def owned(self) -> bool:
@@ -85,12 +95,14 @@ class TurnState:
         turn = object_of(parse_object(response).get("turn"))
         self.id = string_of(turn.get("id")) or self.active_id
         self.active_id = self.active_id or self.id
+        if self._record is not None:
+            self._record.id = self.id
 
     def never_started(self) -> None:
         """Note that the server refused to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
-        self._close()
+        self._close("refused")
 
     def take(self, event: Event) -> None:
         """Take an event of this turn."""
@@ -103,7 +115,7 @@ class TurnState:
         """Note the terminal event, which :meth:`take` has not been given."""
         self.reducer.feed(event.method, event.json)
         self.reducer.end()
-        self._close()
+        self._close(str(self.reducer.status))
         if self.events is not None:
             self.events.put_last(event)
 
@@ -113,7 +125,7 @@ class TurnState:
             return
         self._lost = (reason, death)
         self.reducer.end()
-        self._close()
+        self._close("lost")
         if self.events is not None:
             self.events.end(self.loss)
 
@@ -139,9 +151,13 @@ class TurnState:
             self._result = result
         return self._result
 
-    def _close(self) -> None:
+    def _close(self, status: str) -> None:
         self.started.set()
         self.ended.set()
+        if self._record is not None and self._record.status is None:
+            self._record.id = self.id or self.active_id
+            self._record.ended_at, self._record.status = trio.current_time(), status
+            self._instruments.call("turn_ended", self._record)
         if self.callbacks is not None:
             self.callbacks.cancel()
 

@@ -20,7 +20,7 @@ TEXT = frozenset(
         "email", "encrypted_content", "encrypted_function_args", "manualPairingCode", "pairingCode", "publicKey",
         "secretAccessKey", "sessionToken", "signature", "token", "userCode", "verificationUrl",
         # environments and commands, which may hold secrets
-        "argv", "cmd", "command", "commandWindows", "env",
+        "argv", "cmd", "command", "commandWindows", "env", "execpolicy_amendment", "proposedExecpolicyAmendment",
         # instructions
         "additionalDeveloperInstructions", "baseInstructions", "codexResponseItemPrefix", "compact_prompt",
         "defaultPrompt", "developerInstructions", "developer_instructions", "instructions", "messageBody",
@@ -28,9 +28,9 @@ TEXT = frozenset(
         "revised_prompt", "userPrompt",
         # what users and models write, and what commands print
         "aggregatedOutput", "answers", "arguments", "audioUrl", "audio_url", "blob", "content", "contents", "data",
-        "dataBase64", "delta", "deltaBase64", "diff", "imageUrl", "image_url", "input", "output", "preview", "query",
-        "queries", "result", "review", "sdp", "searchTerm", "snippet", "stderr", "stdin", "stdout", "summary", "text",
-        "unified_diff",
+        "dataBase64", "delta", "deltaBase64", "diff", "explanation", "imageUrl", "image_url", "input", "output",
+        "preview", "query", "queries", "question", "rationale", "result", "review", "sdp", "searchTerm", "snippet",
+        "stderr", "stdin", "stdout", "step", "summary", "text", "threadName", "unified_diff",
     }
 )  # fmt: skip
 """Wire names that are elided wherever they are text. Raw JSON is elided under any name."""
@@ -43,10 +43,22 @@ SHOWN = {
 
 FURTHER = {
     ("AdditionalContextEntry", "value"): "context for the model",
+    ("ApplyPatchApprovalParams", "reason"): "the model's words",
     ("AudioUserInput", "url"): "may be a data URL",
+    ("CollabAgentState", "message"): "an agent's words",
+    ("CommandExecutionRequestApprovalParams", "reason"): "the model's words",
+    ("ExecCommandApprovalParams", "reason"): "the model's words",
+    ("FileChangeRequestApprovalParams", "reason"): "the model's words",
+    ("FormMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
     ("ImageUserInput", "url"): "may be a data URL",
+    ("OpenaiFormMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
+    ("OpenaiSlashFormMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
+    ("PermissionsRequestApprovalParams", "reason"): "the model's words",
     ("RequestHeader", "value"): "an HTTP header",
+    ("RequestPermissionsGuardianApprovalReviewAction", "reason"): "the model's words",
+    ("Thread", "name"): "given by the user, or made of the prompt",
     ("ThreadRealtimeAudioChunk", "data"): "audio",
+    ("UrlMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
     ("UrlMcpServerElicitationRequestParams", "url"): "may carry a code",
 }
 """(class, wire name) elided besides, and why."""

@@ -166,6 +166,24 @@ def doctor(**options: Any) -> int:
     return _execute(examine, config=_config(options), **options)
 
 
+@cli.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--speed",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="FACTOR",
+    help="Show it in its own time, so many times as fast. Default: all at once.",
+)
+def replay_command(file: str, speed: float | None) -> int:
+    """Show a recorded session as it was: what was said, what ran, and who decided what, when.
+
+    FILE is what a Recorder wrote. Where its content was taken out, there are as many "x" as there were characters.
+    """
+    from trio_codex.cli._replay import show
+
+    return _execute(show, file, speed=speed)
+
+
 def _config(options: dict[str, Any]) -> CodexConfig:
     """Take what is about the server out of the options."""
     start_timeout = options.pop("start_timeout")

@@ -35,15 +35,18 @@ PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yello
 class Screen:
     """Stdout for the answer and stderr for everything else, which may be one terminal.
 
+    Args:
+        stderr: Whether everything else goes to stderr; else all goes to stdout.
+
     Attributes:
         lock: Held by whoever asks a question; others wait with :meth:`free`.
         live: Whether stdout is a terminal, so that the answer may be shown as it comes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, stderr: bool = True) -> None:
         self.lock = trio.Lock()
         self.live = sys.stdout.isatty()
-        self._console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
         self._is_mid_line = False
 
     async def free(self) -> None:

@@ -43,7 +43,9 @@ class Accept:
     scope: Literal["once", "session", "always"] = attrs.field(
         default="once", validator=_one_of("once", "session", "always")
     )
-    exec_policy: tuple[str, ...] | None = attrs.field(default=None, kw_only=True, converter=_words)
+    exec_policy: tuple[str, ...] | None = attrs.field(
+        default=None, kw_only=True, converter=_words, repr=False
+    )
     content: Mapping[str, wire.JSON] | None = attrs.field(default=None, kw_only=True, repr=False)
     rule: str | None = _rule()
 

@@ -52,7 +52,7 @@ class CommandRequest(OfThread):
     reason: str | None = attrs.field(repr=False)
     input_to_terminal: bool = False
     network: wire.NetworkApprovalContext | None = None
-    proposed_exec_policy: tuple[str, ...] | None = None
+    proposed_exec_policy: tuple[str, ...] | None = attrs.field(default=None, repr=False)
     proposed_network_rules: tuple[wire.NetworkPolicyAmendment, ...] = ()
     additional_permissions: wire.AdditionalPermissionProfile | None = None
     params: wire.CommandExecutionRequestApprovalParams | wire.ExecCommandApprovalParams = attrs.field(

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ._model import MockModel as MockModel
     from ._queue import Match as Match
     from ._queue import Script as Script
+    from ._replay import ReplayMismatch as ReplayMismatch
+    from ._replay import replay as replay
     from ._request import ModelRequest as ModelRequest
     from ._script import Command as Command
     from ._script import Failed as Failed
@@ -78,6 +80,7 @@ __all__ = [
     "RawEvent",
     "RawItem",
     "Reasoning",
+    "ReplayMismatch",
     "Response",
     "Script",
     "Slot",
@@ -89,6 +92,7 @@ __all__ = [
     "fake_codex",
     "mcp_server",
     "offline_home",
+    "replay",
     "write_offline_home",
 ]
 
@@ -98,6 +102,7 @@ _MODULES = {
     "_mcp": ("mcp_server",),
     "_model": ("MockModel",),
     "_queue": ("Match", "Script"),
+    "_replay": ("ReplayMismatch", "replay"),
     "_request": ("ModelRequest",),
     "_steps": ("Cut", "Delay", "Frame", "Gate", "HTTPFailure", "Hang", "Pause", "Slot", "Step"),
 }

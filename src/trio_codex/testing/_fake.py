@@ -18,7 +18,9 @@ import trio.testing
 from trio_codex import Codex, CodexConfig, Policy, connect_codex
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+
+    from trio_codex.instruments import Instrument
 
 THREAD_ID: Final = "thread-1"
 TURN_ID: Final = "turn-1"
@@ -237,7 +239,10 @@ class FakeServer:
 
 @asynccontextmanager
 async def fake_codex(
-    config: CodexConfig | None = None, *, policy: Policy | None = None
+    config: CodexConfig | None = None,
+    *,
+    policy: Policy | None = None,
+    instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[tuple[Codex, FakeServer]]:
     """Connect a client to a :class:`FakeServer` for the time of a scope; give both.
 
@@ -247,7 +252,9 @@ async def fake_codex(
     async with trio.open_nursery() as serving:
         serving.start_soon(server.serve)  # noqa: ASYNC113  # what is sent before it runs waits in the stream
         async with trio.open_nursery() as nursery:
-            codex = await connect_codex(nursery, server.stream, config=config, policy=policy)
+            codex = await connect_codex(
+                nursery, server.stream, config=config, policy=policy, instruments=instruments
+            )
             yield codex, server
             await codex.aclose()
         serving.cancel_scope.cancel()

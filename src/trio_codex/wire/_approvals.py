@@ -89,7 +89,9 @@ class AcceptWithExecpolicyAmendmentCommandExecutionApprovalDecision(Wire):
 
     execpolicy_amendment: Sequence[str]
 
-    __wire__: ClassVar[Shape] = Shape(key="acceptWithExecpolicyAmendment")
+    __wire__: ClassVar[Shape] = Shape(
+        key="acceptWithExecpolicyAmendment", elided=frozenset({"execpolicy_amendment"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -196,7 +198,7 @@ class CommandExecutionRequestApprovalParams(Wire):
             "proposed_execpolicy_amendment": "proposedExecpolicyAmendment",
             "proposed_network_policy_amendments": "proposedNetworkPolicyAmendments",
         },
-        elided=frozenset({"command"}),
+        elided=frozenset({"command", "proposed_execpolicy_amendment", "reason"}),
     )
 
 
@@ -259,7 +261,8 @@ class FileChangeRequestApprovalParams(Wire):
             "thread_id": "threadId",
             "turn_id": "turnId",
             "grant_root": "grantRoot",
-        }
+        },
+        elided=frozenset({"reason"}),
     )
 
 
@@ -357,7 +360,8 @@ class PermissionsRequestApprovalParams(Wire):
             "thread_id": "threadId",
             "turn_id": "turnId",
             "environment_id": "environmentId",
-        }
+        },
+        elided=frozenset({"reason"}),
     )
 
 
@@ -498,7 +502,9 @@ class ToolRequestUserInputQuestion(Wire):
     is_secret: bool = False
     options: Sequence[ToolRequestUserInputOption] | None = None
 
-    __wire__: ClassVar[Shape] = Shape(names={"is_other": "isOther", "is_secret": "isSecret"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"is_other": "isOther", "is_secret": "isSecret"}, elided=frozenset({"question"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -59,7 +59,7 @@ class FormMcpServerElicitationRequestParams(Wire):
             "meta": "_meta",
         },
         tag="mode",
-        elided=frozenset({"meta"}),
+        elided=frozenset({"message", "meta"}),
     )
 
 
@@ -265,7 +265,7 @@ class OpenaiFormMcpServerElicitationRequestParams(Wire):
             "meta": "_meta",
         },
         tag="mode",
-        elided=frozenset({"meta", "requested_schema"}),
+        elided=frozenset({"message", "meta", "requested_schema"}),
     )
 
 
@@ -297,7 +297,7 @@ class OpenaiSlashFormMcpServerElicitationRequestParams(Wire):
             "meta": "_meta",
         },
         tag="mode",
-        elided=frozenset({"meta", "requested_schema"}),
+        elided=frozenset({"message", "meta", "requested_schema"}),
     )
 
 
@@ -330,7 +330,7 @@ class UrlMcpServerElicitationRequestParams(Wire):
             "meta": "_meta",
         },
         tag="mode",
-        elided=frozenset({"meta", "url"}),
+        elided=frozenset({"message", "meta", "url"}),
     )
 
 

@@ -216,6 +216,8 @@ class CollabAgentState(Wire):
     status: CollabAgentStatus | str
     message: str | None = None
 
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"message"}))
+
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollabAgentToolCallThreadItem(Wire):

@@ -62,7 +62,8 @@ class ApplyPatchApprovalParams(Wire):
             "conversation_id": "conversationId",
             "file_changes": "fileChanges",
             "grant_root": "grantRoot",
-        }
+        },
+        elided=frozenset({"reason"}),
     )
 
 
@@ -126,7 +127,7 @@ class ExecCommandApprovalParams(Wire):
             "parsed_cmd": "parsedCmd",
             "approval_id": "approvalId",
         },
-        elided=frozenset({"command"}),
+        elided=frozenset({"command", "reason"}),
     )
 
 

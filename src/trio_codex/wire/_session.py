@@ -351,7 +351,9 @@ class ThreadNameUpdatedNotification(Wire):
     thread_id: str
     thread_name: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "thread_name": "threadName"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "thread_name": "threadName"}, elided=frozenset({"thread_name"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -278,7 +278,8 @@ class GuardianApprovalReview(Wire):
     user_authorization: GuardianUserAuthorization | str | None = None
 
     __wire__: ClassVar[Shape] = Shape(
-        names={"risk_level": "riskLevel", "user_authorization": "userAuthorization"}
+        names={"risk_level": "riskLevel", "user_authorization": "userAuthorization"},
+        elided=frozenset({"rationale"}),
     )
 
 
@@ -653,7 +654,7 @@ class RequestPermissionsGuardianApprovalReviewAction(Wire):
     reason: str | None = None
     type: Literal["requestPermissions"] = "requestPermissions"
 
-    __wire__: ClassVar[Shape] = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"reason"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -337,7 +337,7 @@ class Thread(Wire):
             "section_entered_at": "sectionEnteredAt",
             "thread_source": "threadSource",
         },
-        elided=frozenset({"preview"}),
+        elided=frozenset({"name", "preview"}),
     )
 
 

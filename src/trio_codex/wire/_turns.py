@@ -475,6 +475,8 @@ class TurnPlanStep(Wire):
     status: TurnPlanStepStatus | str
     step: str
 
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"step"}))
+
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnPlanUpdatedNotification(Wire):
@@ -485,7 +487,9 @@ class TurnPlanUpdatedNotification(Wire):
     turn_id: str
     explanation: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(names={"thread_id": "threadId", "turn_id": "turnId"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"thread_id": "threadId", "turn_id": "turnId"}, elided=frozenset({"explanation"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -1,0 +1,167 @@
+"""What ``replay`` shows: a recording as a timeline, each entry with the second at which it happened.
+
+Nothing is played to a client here; the entries are shown as they are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import trio
+from rich.text import Text
+
+from trio_codex import Event, wire
+from trio_codex.cli._render import DIFF_STYLES, Progress, Screen, clipped, diff_lines, duration
+from trio_codex.cli._text import one_line
+from trio_codex.recording import read_recording
+
+if TYPE_CHECKING:
+    from trio_codex.recording import Entry
+
+DIFF_LINES: Final = 40
+"""How many lines of a file's change are shown."""
+
+QUIET: Final = frozenset({"initialize", "initialized", "turn/start", "turn/steer", "turn/interrupt"})
+"""What the client sends that is shown otherwise, or goes without saying."""
+
+
+async def show(file: str, speed: float | None) -> int:
+    """Show a recording; give the exit status."""
+    recording = read_recording(file)
+    timeline = Timeline(several=len(recording.connections) > 1)
+    if recording.redacted:
+        timeline.note("recorded without its content", "dim")
+    at = 0.0
+    for entry in recording.entries:
+        if speed is not None:
+            await trio.sleep(max(0.0, entry.at - at) / speed)
+        at = entry.at
+        timeline.show(entry)
+    timeline.end_line()
+    await trio.lowlevel.checkpoint()
+    return 0
+
+
+class Timeline(Screen):
+    """A screen that says before each line when it was.
+
+    Args:
+        several: Whether there are several connections, so that lines have to say of which they are.
+    """
+
+    def __init__(self, *, several: bool = False) -> None:
+        super().__init__(stderr=False)
+        self.live = True
+        self._several = several
+        self._when = ""
+        self._turns: dict[Any, Progress] = {}
+        self._asked: dict[tuple[int, Any], str] = {}
+        self._cwds: dict[Any, str] = {}
+
+    def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
+        """Write a line, with the time before it."""
+        start = Text(" " * indent) + (Text(mark, style) if isinstance(mark, str) else mark)
+        super().note(text, style, mark=Text(self._when, "dim") + start)
+
+    def show(self, entry: Entry) -> None:
+        """Show an entry, if it is of interest."""
+        number = f"{entry.connection}│ " if self._several else ""
+        self._when = f"{entry.at:8.3f}  {number}"
+        match entry.kind:
+            case "sent":
+                self._sent(entry)
+            case "received":
+                self._received(entry)
+            case "decision":
+                self._decided(entry.decision or {})
+            case "discarded":
+                self.note(f"a line of {entry.size} bytes was discarded: {entry.reason}", "yellow", mark="! ")
+            case "opened":
+                self.note("the connection opens", "dim")
+            case _:
+                self.note(f"the connection ended: {entry.reason}", "dim")
+
+    def _sent(self, entry: Entry) -> None:
+        message, method = _object(entry.message), entry.method
+        if method is None:
+            return
+        self._asked[entry.connection, message.get("id")] = method
+        params = _object(message.get("params"))
+        match method:
+            case "turn/start":
+                self.note(one_line(_text_of(params), 200), "bold", mark="▶ ")
+            case "turn/steer":
+                self.note(one_line(_text_of(params), 200), "bold", mark="↪ ")
+            case "turn/interrupt":
+                self.note("interrupt", "bold", mark="■ ")
+            case _ if method not in QUIET:
+                self.note(method, "dim", mark="→ ")
+            case _:
+                pass
+
+    def _received(self, entry: Entry) -> None:
+        message, method = _object(entry.message), entry.method
+        if method is None:
+            opened = _object(message.get("result"))
+            self._cwds[_object(opened.get("thread")).get("id")] = str(opened.get("cwd"))
+            error = _object(message.get("error"))
+            if error:
+                asked = self._asked.get((entry.connection, message.get("id")), "a request")
+                problem = one_line(str(error.get("message")), 120)
+                self.note(f"{asked}: {problem} ({error.get('code')})", "red", mark="✗ ")
+            return
+        params = _object(message.get("params"))
+        if "id" in message:
+            what = params.get("command") or params.get("tool") or params.get("message") or ""
+            self.note(
+                Text.assemble((method, "yellow"), f"  {one_line(str(what), 120)}"), mark=Text("? ", "yellow")
+            )
+            return
+        event = Event(method, msgspec.json.encode(params), message.get("emittedAtMs"))
+        key = (entry.connection, params.get("threadId"))
+        cwd = self._cwds.get(params.get("threadId"), ".")
+        progress = self._turns.setdefault(key, Progress(self, cwd))
+        progress.show(event)
+        match event.params:
+            case wire.ItemCompletedNotification(item=wire.FileChangeThreadItem(changes=changes)):
+                for change in changes:
+                    self._diff(change)
+            case wire.TurnCompletedNotification(turn=turn):
+                self._turns.pop(key, None)
+                took = "" if turn.duration_ms is None else f" · {duration(turn.duration_ms / 1000)}"
+                style = (
+                    "green" if turn.status == "completed" else "red" if turn.status == "failed" else "yellow"
+                )
+                self.note(f"the turn is {turn.status}{took}", style, mark="● ")
+            case _:
+                pass
+
+    def _diff(self, change: wire.FileUpdateChange) -> None:
+        lines = diff_lines(change)
+        for line in lines[:DIFF_LINES]:
+            self.note(clipped(line), DIFF_STYLES.get(line[:1], "dim"), indent=2)
+        if len(lines) > DIFF_LINES:
+            self.note(f"… {len(lines) - DIFF_LINES} more lines", "dim", indent=2)
+
+    def _decided(self, decision: dict[str, Any]) -> None:
+        what = decision.get("decision") or decision.get("outcome")
+        who = f"by {decision.get('decided_by')}"
+        if decision.get("policy"):
+            who += f", {decision['policy']}"
+        why = f": {decision['reason']}" if decision.get("reason") else ""
+        self.note(
+            one_line(f"{what} {who}, after {duration(decision.get('seconds') or 0.0)}{why}", 200), mark="= "
+        )
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
+def _text_of(params: dict[str, Any]) -> str:
+    items = params.get("input")
+    texts = (
+        [_object(item).get("text") for item in cast("list[Any]", items)] if isinstance(items, list) else []
+    )
+    return " ".join(text for text in texts if isinstance(text, str)) or "(no text)"

@@ -1,0 +1,63 @@
+"""Instruments: objects that are told what a client does, in the manner of :class:`trio.abc.Instrument`.
+
+Override the hooks that you want to hear of, and pass an instance to :func:`trio_codex.open_codex` or
+:func:`trio_codex.connect_codex`. What nobody overrides costs nothing worth measuring. The ready-made ones are imported when
+they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trio_codex._instruments import RequestOutcome as RequestOutcome
+from trio_codex._instruments import RequestRecord as RequestRecord
+from trio_codex._instruments import ServerRequestOutcome as ServerRequestOutcome
+from trio_codex._instruments import ServerRequestRecord as ServerRequestRecord
+
+from ._base import Instrument as Instrument
+from ._base import ProcessRecord as ProcessRecord
+from ._base import TurnRecord as TurnRecord
+
+if TYPE_CHECKING:
+    from ._log import LogInstrument as LogInstrument
+    from ._otel import OpenTelemetryInstrument as OpenTelemetryInstrument
+    from ._stats import Latency as Latency
+    from ._stats import Stats as Stats
+    from ._stats import StatsInstrument as StatsInstrument
+
+__all__ = [
+    "Instrument",
+    "Latency",
+    "LogInstrument",
+    "OpenTelemetryInstrument",
+    "ProcessRecord",
+    "RequestOutcome",
+    "RequestRecord",
+    "ServerRequestOutcome",
+    "ServerRequestRecord",
+    "Stats",
+    "StatsInstrument",
+    "TurnRecord",
+]
+
+_MODULE_OF = {
+    "Latency": "_stats",
+    "LogInstrument": "_log",
+    "OpenTelemetryInstrument": "_otel",
+    "Stats": "_stats",
+    "StatsInstrument": "_stats",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{module}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,122 @@
+"""What happens as log records: owns which hook is worth which level, and that no record holds content.
+
+Ids, methods, counts, durations and the names of error classes are logged; texts of the server, of the model and of the user
+never are, and neither are the messages of errors, which may quote them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe_exit
+
+from ._base import Instrument, decision_name
+
+if TYPE_CHECKING:
+    from trio_codex._audit import DecisionRecord
+    from trio_codex._client import ServerMetadata
+    from trio_codex._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex.errors import CodexError, SubscriptionOverflow
+
+    from ._base import ProcessRecord, TurnRecord
+
+
+class LogInstrument(Instrument):
+    """Logs what happens, and no content: no prompt, output, token or path.
+
+    Processes, connections and turns are logged at ``INFO``, requests and the server's questions at ``DEBUG``, and at
+    ``WARNING`` what went wrong.
+
+    Args:
+        logger: Where to; by default the logger ``trio_codex.activity``.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None) -> None:
+        self._logger = logger or logging.getLogger("trio_codex.activity")
+
+    def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
+        """See :class:`Instrument`."""
+        version = metadata.server_version or "of an unknown version"
+        self._logger.info("connection %d is up; the server is %s", connection, version)
+
+    def connection_ended(self, connection: int, error: CodexError) -> None:
+        """See :class:`Instrument`."""
+        if isinstance(error, ConnectionClosed):
+            self._logger.info("connection %d was closed", connection)
+        else:
+            self._logger.warning("connection %d ended: %s", connection, _name(error))
+
+    def process_spawned(self, process: ProcessRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info("server process %d of connection %d started", process.pid, process.connection)
+
+    def process_exited(self, process: ProcessRecord) -> None:
+        """See :class:`Instrument`."""
+        how = "nobody knows how" if process.returncode is None else describe_exit(process.returncode)
+        self._logger.info("server process %d ended: %s", process.pid, how)
+
+    def line_discarded(self, connection: int, reason: str, size: int) -> None:
+        """See :class:`Instrument`."""
+        self._logger.warning("connection %d: a line of %d bytes was discarded: %s", connection, size, reason)
+
+    def request_ended(self, request: RequestRecord) -> None:
+        """See :class:`Instrument`."""
+        seconds = request.duration or 0.0
+        if request.outcome in ("answered", "unsent"):
+            self._logger.debug(
+                "%s (%s) was %s after %.3f s", request.method, request.id, request.outcome, seconds
+            )
+        else:
+            why = "" if request.error is None else f", {_name(request.error)}"
+            self._logger.warning(
+                "%s (%s) was %s after %.3f s%s", request.method, request.id, request.outcome, seconds, why
+            )
+
+    def request_retried(self, method: str, attempt: int, delay: float) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info("%s is tried again in %.3f s, after attempt %d", method, delay, attempt)
+
+    def server_request_ended(self, request: ServerRequestRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.debug(
+            "the server's %s (%s) was %s after %.3f s",
+            request.method,
+            request.id,
+            request.outcome,
+            request.duration or 0.0,
+        )
+
+    def decision_made(self, record: DecisionRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info(
+            "%s (%s): %s, decided by %s", record.method, record.id, decision_name(record), record.decided_by
+        )
+
+    def turn_started(self, turn: TurnRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info("thread %s: a turn starts", turn.thread_id)
+
+    def turn_ended(self, turn: TurnRecord) -> None:
+        """See :class:`Instrument`."""
+        level = logging.WARNING if turn.status in ("failed", "lost", "refused") else logging.INFO
+        self._logger.log(
+            level,
+            "thread %s: turn %s was %s after %.3f s",
+            turn.thread_id,
+            turn.id,
+            turn.status,
+            turn.duration or 0.0,
+        )
+
+    def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
+        """See :class:`Instrument`."""
+        self._logger.warning("connection %d: a consumer lagged too far behind: %s", connection, error)
+
+
+def _name(error: CodexError) -> str:
+    if isinstance(error, RpcError):
+        return f"{type(error).__name__} ({error.code})"
+    if isinstance(error, ServerExited) and error.returncode is not None:
+        return f"{type(error).__name__} ({describe_exit(error.returncode)})"
+    return type(error).__name__

@@ -1,0 +1,12 @@
+"""Recordings of what went over a connection: one JSON object per line, without content unless you ask for it.
+
+A :class:`Recorder` is an instrument that writes one, :func:`read_recording` reads it,
+:func:`trio_codex.testing.replay` plays it to a client, and ``trio-codex replay`` shows it.
+"""
+
+from ._file import Entry as Entry
+from ._file import Recording as Recording
+from ._file import RecordingError as RecordingError
+from ._file import read_recording as read_recording
+from ._recorder import Recorder as Recorder
+from ._redaction import Redaction as Redaction

@@ -1,0 +1,120 @@
+"""The file of a recording: owns its lines, what each holds, and the reading of a file that broke off in the middle.
+
+The first line is the header. Every other line is an :class:`Entry`, as an object of the same names without those that have
+their defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import attrs
+import msgspec
+
+from trio_codex._json import UNREADABLE
+from trio_codex.errors import CodexError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+FORMAT: Final = 1
+"""Goes up when older readers can no longer read the file."""
+
+Kind: TypeAlias = Literal["opened", "sent", "received", "discarded", "decision", "ended"]
+"""What an entry is: a connection that opened or ended, a line in either direction, a line that was of no use, or what was
+decided on a request of the server."""
+
+
+class RecordingError(CodexError):
+    """A file is no recording, or one of a later version."""
+
+
+class Header(msgspec.Struct):
+    """The first line of a recording."""
+
+    recording: int
+    version: str
+    redacted: bool
+    started_at: float
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that happened.
+
+    Attributes:
+        at: Seconds since the recording began.
+        connection: The number of the connection, from 1 within the recording.
+        kind: What it is.
+        size: Bytes of the line as it was, however little is left of it.
+        message: The line, as plain JSON; ``None`` if it was too long to be recorded.
+        reason: Why a line was discarded, or with which error the connection ended.
+        decision: What was decided, by whom, on which request.
+    """
+
+    at: float
+    connection: int
+    kind: Kind
+    size: int = 0
+    message: Any = None
+    reason: str | None = None
+    decision: dict[str, Any] | None = None
+
+    @property
+    def method(self) -> str | None:
+        """The method of a request or notification; ``None`` for an answer."""
+        message = self.message
+        return message.get("method") if isinstance(message, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+
+
+@attrs.frozen
+class Recording:
+    """What was recorded.
+
+    Attributes:
+        version: The version of this package that recorded it.
+        redacted: Whether its content was taken out.
+        started_at: When it began, in seconds since the epoch.
+        entries: What happened, in order.
+    """
+
+    version: str
+    redacted: bool
+    started_at: float
+    entries: tuple[Entry, ...] = attrs.field(repr=lambda entries: f"<{len(entries)}>")
+
+    @property
+    def connections(self) -> tuple[int, ...]:
+        """The numbers of its connections."""
+        return tuple(dict.fromkeys(entry.connection for entry in self.entries))
+
+    def of(self, connection: int) -> tuple[Entry, ...]:
+        """Give what happened on one connection."""
+        return tuple(entry for entry in self.entries if entry.connection == connection)
+
+
+def read_recording(path: str | os.PathLike[str]) -> Recording:
+    """Read a recording. A last line that broke off, as when its process was killed, is left out.
+
+    Raises:
+        RecordingError: The file is no recording, or one of a later version.
+        OSError: It cannot be read.
+    """
+    first, *lines = Path(path).read_bytes().split(b"\n")
+    try:
+        header = msgspec.json.decode(first, type=Header)
+    except UNREADABLE:
+        raise RecordingError(f"{path} is no recording") from None
+    if header.recording != FORMAT:
+        raise RecordingError(f"{path} was recorded by a later version ({header.version})")
+    return Recording(header.version, header.redacted, header.started_at, tuple(_entries(path, lines)))
+
+
+def _entries(path: str | os.PathLike[str], lines: list[bytes]) -> Iterator[Entry]:
+    decode = msgspec.json.Decoder(Entry).decode
+    for number, line in enumerate(lines[:-1], start=2):
+        try:
+            yield decode(line)
+        except UNREADABLE as exc:
+            raise RecordingError(f"{path}, line {number}: {exc}") from None

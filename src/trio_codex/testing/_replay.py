@@ -1,0 +1,308 @@
+"""A recording played back: owns a peer in memory that says what the server said, when the client has said what it said.
+
+What the client sends is compared by content and order (strictly), or only waited for (leniently). Ids that the client
+makes anew each time, for its requests and for what it names itself, are translated both ways.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import deque
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
+import trio
+import trio.testing
+
+from trio_codex import CodexConfig
+from trio_codex._nursery import open_services
+from trio_codex._open import Opening
+from trio_codex.recording import Recording, Redaction, read_recording
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+
+    from trio_codex import Codex, Policy
+    from trio_codex.instruments import Instrument
+    from trio_codex.recording import Entry
+
+NO_ANSWER: Final = -32601
+
+
+_ID_NAME: Final = re.compile(r"Ids?$|^processHandle$")
+
+
+class ReplayMismatch(AssertionError):
+    """The client did not send what it had sent when the recording was made."""
+
+
+@asynccontextmanager
+async def replay(
+    recording: Recording | str | os.PathLike[str],
+    config: CodexConfig | None = None,
+    *,
+    policy: Policy | None = None,
+    instruments: Sequence[Instrument] = (),
+    connection: int = 1,
+    strict: bool = True,
+    timed: bool = False,
+    redaction: Redaction | None = None,
+) -> AsyncGenerator[Codex]:
+    """Be a client of a server that says again what was recorded, for the time of a scope. What the body raises leaves as itself.
+
+    Args:
+        recording: What was recorded, or its file.
+        config: As at the recording; its fields about the process have no effect.
+        policy: Decides, as in :func:`~trio_codex.open_codex`.
+        instruments: As there.
+        connection: Which connection of the recording to play.
+        strict: Whether the client must send the same, in the same order, as when it was recorded. Otherwise its requests
+            are answered by their methods in order, whatever their parameters, and those beyond the recording are
+            refused, but for a method that was answered before: it gets the last of those answers.
+        timed: Whether the server takes the time that it took, in Trio's time: under a
+            :class:`trio.testing.MockClock` that is none. Otherwise it answers at once.
+        redaction: How the recording was redacted, if not by the default.
+
+    Raises:
+        ReplayMismatch: In place of what the body raised, if the client sent something else than was recorded, and strictly
+            also if it left before the end of what it had sent.
+        RecordingError: The file is no recording.
+        OSError: It cannot be read.
+        StartError: The client did not come up, as at the recording.
+    """
+    if not isinstance(recording, Recording):
+        recording = read_recording(recording)
+    player = _Player(recording, connection, strict, timed, redaction)
+    opening = Opening(config or CodexConfig(), policy, instruments)
+    try:
+        async with open_services(opening.close_with) as services:
+            services.start_service(player.listen)
+            services.start_service(player.play)
+            yield await opening.connect(services, player.stream)
+    except Exception:
+        # That the connection broke is how the body heard of a mismatch.
+        player.check()
+        raise
+    player.check()
+    player.check_complete()
+
+
+class _Player:
+    """The server's end.
+
+    Attributes:
+        stream: The client's end.
+    """
+
+    def __init__(
+        self, recording: Recording, connection: int, strict: bool, timed: bool, redaction: Redaction | None
+    ) -> None:
+        entries = recording.of(connection)
+        self._hangs_up = bool(entries) and entries[-1].reason not in (None, "ConnectionClosed")
+        self._entries = [
+            entry
+            for entry in entries
+            if entry.kind in ("sent", "received") and isinstance(entry.message, dict)
+        ]
+        self._redaction = (redaction or Redaction()) if recording.redacted else None
+        self._strict = strict
+        self._timed = timed
+        client_end, self._own = trio.testing.memory_stream_pair()
+        self.stream: trio.abc.Stream = client_end
+        self._came: deque[dict[str, Any]] = deque()
+        self._changed = trio.Event()
+        self._gone = False
+        self._names = _Names()
+        self._answers: dict[str, dict[str, Any]] = {}
+        self._mismatch: str | None = None
+        self._expected: Entry | None = None
+
+    def check(self) -> None:
+        """Raise what the client sent that was not recorded."""
+        if self._mismatch is not None:
+            raise ReplayMismatch(self._mismatch) from None
+
+    def check_complete(self) -> None:
+        """Raise what the client did not send."""
+        if self._strict and self._expected is not None:
+            raise ReplayMismatch(f"the client left and did not send\n{_shown(self._expected.message)}")
+
+    # -- what the client sends ---------------------------------------------------------------------------------
+
+    async def listen(self) -> None:
+        """Take what the client sends until it closes the connection."""
+        await trio.lowlevel.checkpoint()
+        rest = b""
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            async for chunk in self._own:
+                *lines, rest = (rest + chunk).split(b"\n")
+                self._came.extend(map(msgspec.json.decode, lines))
+                self._wake()
+        self._gone = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _next(self) -> dict[str, Any] | None:
+        """Wait for the next line of the client; ``None`` once it has gone."""
+        await trio.lowlevel.checkpoint()
+        while not self._came:
+            if self._gone:
+                return None
+            await self._changed.wait()
+        return self._came.popleft()
+
+    # -- what the server said ----------------------------------------------------------------------------------
+
+    async def play(self) -> None:
+        """Go through the recording, and deal with what comes after its end."""
+        await trio.lowlevel.checkpoint()
+        methods = {entry.message["id"]: entry.method for entry in self._entries if _is_request(entry)}
+        at = self._entries[0].at if self._entries else 0.0
+        for entry in self._entries:
+            if entry.kind == "sent":
+                self._expected = entry
+                if not await self._take(entry):
+                    return
+                self._expected = None
+            else:
+                if self._timed:
+                    await trio.sleep(max(0.0, entry.at - at))
+                await self._say(entry.message, methods)
+            at = entry.at
+        if self._hangs_up:
+            await self._own.aclose()
+        while (message := await self._next()) is not None:
+            if self._strict and "id" in message:
+                await self._fail(f"the recording is over, and the client sent\n{_shown(message)}")
+                return
+            await self._answer_beyond(message)
+
+    async def _say(self, recorded: dict[str, Any], methods: Mapping[Any, str | None]) -> None:
+        message = self._names.said(recorded)
+        if "method" not in message and (method := methods.get(recorded.get("id"))) is not None:
+            self._answers[method] = message
+        await self._send(message)
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await self._own.send_all(msgspec.json.encode(message) + b"\n")
+
+    async def _take(self, entry: Entry) -> bool:
+        """Wait for what the client sent here; say whether to go on."""
+        early: list[dict[str, Any]] = []
+        while (message := await self._next()) is not None:
+            if self._strict:
+                return await self._compare(entry.message, message)
+            if _are_alike(entry.message, message):
+                self._names.learn(entry.message, message)
+                self._came.extendleft(reversed(early))
+                return True
+            later = self._entries[self._entries.index(entry) + 1 :]
+            if any(each.kind == "sent" and _are_alike(each.message, message) for each in later):
+                early.append(message)
+            else:
+                await self._answer_beyond(message)
+        return False
+
+    async def _compare(self, recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
+        self._names.learn(recorded, sent)
+        expected = _comparable(self._names.translated(recorded))
+        got = _comparable(sent if self._redaction is None else self._redaction.message(sent))
+        if expected == got:
+            return True
+        difference = difflib.unified_diff(
+            _shown(expected).splitlines(), _shown(got).splitlines(), "recorded", "sent", n=99, lineterm=""
+        )
+        await self._fail("\n".join(["the client sent something else than was recorded", *difference]))
+        return False
+
+    async def _answer_beyond(self, message: dict[str, Any]) -> None:
+        """Answer a request that the recording does not have."""
+        await trio.lowlevel.checkpoint()
+        if "method" not in message or "id" not in message:
+            return
+        error = {"code": NO_ANSWER, "message": f"the recording has no answer to {message['method']}"}
+        answer = self._answers.get(message["method"], {"error": error})
+        await self._send({**answer, "id": message["id"]})
+
+    async def _fail(self, problem: str) -> None:
+        """Note what is wrong, and end the connection, so that nothing waits for what will not come."""
+        self._mismatch = problem
+        self._expected = None
+        await self._own.aclose()
+
+
+class _Names:
+    """Ids that the client makes anew each time: those of its requests, and those it gives to processes and the like."""
+
+    def __init__(self) -> None:
+        self._requests: dict[Any, Any] = {}
+        self._said: set[str] = set()
+        self._own: dict[str, str] = {}
+
+    def learn(self, recorded: dict[str, Any], sent: dict[str, Any]) -> None:
+        """Note what the client calls things this time. What the server has named goes by that name."""
+        if "method" in recorded and "id" in recorded:
+            self._requests[recorded["id"]] = sent.get("id")
+        for (name, mine), (other, theirs) in zip(_ids_of(recorded), _ids_of(sent), strict=False):
+            if name == other and mine not in self._said:
+                self._own.setdefault(mine, theirs)
+
+    def said(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """Give what the server says this time."""
+        self._said.update(id_ for _, id_ in _ids_of(recorded) if id_ not in self._own)
+        message = self.translated(recorded)
+        if "method" not in message:
+            return {**message, "id": self._requests.get(message.get("id"), message.get("id"))}
+        return message
+
+    def translated(self, value: Any) -> Any:
+        """Give a message with the names of this time."""
+        if all(mine == theirs for mine, theirs in self._own.items()):
+            return value
+        return self._renamed(value, "")
+
+    def _renamed(self, value: Any, name: str) -> Any:
+        if isinstance(value, dict):
+            members = cast("dict[str, Any]", value)
+            return {each: self._renamed(inner, each) for each, inner in members.items()}
+        if isinstance(value, list):
+            return [self._renamed(each, name) for each in cast("list[Any]", value)]
+        return self._own.get(value, value) if isinstance(value, str) and _ID_NAME.search(name) else value
+
+
+def _ids_of(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for each, inner in cast("dict[str, Any]", value).items():
+            yield from _ids_of(inner, each)
+    elif isinstance(value, list):
+        for inner in cast("list[Any]", value):
+            yield from _ids_of(inner, name)
+    elif isinstance(value, str) and (name == "id" or _ID_NAME.search(name)):
+        yield name, value
+
+
+def _is_request(entry: Entry) -> bool:
+    return entry.kind == "sent" and "method" in entry.message and "id" in entry.message
+
+
+def _are_alike(recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
+    if "method" in recorded:
+        return recorded["method"] == sent.get("method") and ("id" in recorded) == ("id" in sent)
+    return "method" not in sent and recorded.get("id") == sent.get("id")
+
+
+def _comparable(message: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what is another each time: the id of a request, and its trace."""
+    volatile = {"id", "trace"} if "method" in message else {"trace"}
+    return {name: value for name, value in message.items() if name not in volatile}
+
+
+def _shown(message: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(message, order="sorted"), indent=2).decode()

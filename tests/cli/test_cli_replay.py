@@ -1,0 +1,120 @@
+"""``replay``: a recording as a timeline."""
+
+import re
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from trio_codex.cli._commands import run
+from trio_codex.recording import Entry
+from trio_codex.recording._file import Header
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@pytest.fixture
+def shown(capsys, monkeypatch):
+    """Show a recording; give the lines without their times."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def show(path, *options, status=0):
+        assert run(["replay", str(path), *options]) == status
+        out, err = capsys.readouterr()
+        return [re.sub(r"^ *\d+\.\d{3}  ", "", line) for line in out.splitlines()], err
+
+    return show
+
+
+def write(path, *entries):
+    header = Header(1, "0.1.0", False, 0.0)
+    path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *entries)))
+    return path
+
+
+def test_a_session_is_shown_as_it_was(shown):
+    lines, err = shown(GOLDEN / "session.readable.jsonl")
+    assert err == ""
+    told = [re.sub(r"\d+ ms", "N ms", line) for line in lines if line]
+    assert told == [
+        "recorded without its content",
+        "the connection opens",
+        "→ thread/start",
+        "▶ run it",
+        "$ echo granted",
+        "? item/commandExecution/requestApproval  /bin/bash -c 'echo granted'",
+        "= accept (session) by client, policy_for.<locals>.command, after N ms",
+        "  ✓ · N ms",
+        "it is done",
+        "● the turn is completed · N ms",
+        "▶ talk",
+        "a long",
+        "↪ shorter",
+        "short",
+        "● the turn is completed · N ms",
+        "▶ talk on",
+        "on and",
+        "■ interrupt",
+        "● the turn is interrupted · N ms",
+        "the connection ended: ConnectionClosed",
+    ]
+
+
+def test_it_can_be_shown_in_its_own_time(shown):
+    start = time.monotonic()
+    shown(GOLDEN / "session.redacted.jsonl", "--speed", "4")
+    assert time.monotonic() - start > 0.1
+
+
+def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(shown, tmp_path):
+    change = {"path": "/w/a.txt", "kind": {"type": "add"}, "diff": "".join(f"{n}\n" for n in range(50))}
+    item = {"type": "fileChange", "id": "f", "changes": [change], "status": "completed"}
+    of_turn = {"threadId": "t", "turnId": "u", "completedAtMs": 1}
+    ask = {"message": "which\x1b[2J one?", "threadId": "t"}
+    path = write(
+        tmp_path / "two.jsonl",
+        Entry(0.0, 1, "opened"),
+        Entry(0.1, 2, "opened"),
+        Entry(0.2, 1, "sent", message={"id": 1, "method": "turn/start", "params": {}}),
+        Entry(0.3, 1, "received", message={"id": 1, "error": {"code": -32600, "message": "no\nsuch"}}),
+        Entry(0.3, 1, "received", message={"id": 9, "error": {"code": 5, "message": "what"}}),
+        Entry(0.3, 1, "received", message={"id": 1, "result": {}}),
+        Entry(0.3, 2, "received", message={"id": 2, "result": {"thread": {"id": "t"}, "cwd": "/w"}}),
+        Entry(0.4, 2, "received", message={"method": "item/completed", "params": {**of_turn, "item": item}}),
+        Entry(
+            0.5, 2, "received", message={"id": 5, "method": "mcpServer/elicitation/request", "params": ask}
+        ),
+        Entry(0.5, 2, "sent", message={"id": 5, "result": {}}),
+        Entry(
+            0.6, 2, "decision", decision={"outcome": "withdrawn", "decided_by": "default", "reason": "over"}
+        ),
+        Entry(0.7, 2, "discarded", size=9, reason="not JSON"),
+        Entry(0.7, 2, "received", size=99),
+        Entry(0.8, 2, "ended", reason="ServerExited (exit status 1)"),
+    )
+    lines, _ = shown(path)
+    assert lines[:5] == [
+        "1│ the connection opens",
+        "2│ the connection opens",
+        "1│ ▶ (no text)",
+        "1│ ✗ turn/start: no such (-32600)",
+        "1│ ✗ a request: what (5)",
+    ]
+    assert lines[5] == "2│ ± add a.txt  +50 -0"
+    assert lines[6] == "2│   +0"
+    assert lines[46] == "2│   … 10 more lines"
+    assert "\x1b" not in lines[47]
+    assert lines[48:] == [
+        "2│ = withdrawn by default, after 0 ms: over",
+        "2│ ! a line of 9 bytes was discarded: not JSON",
+        "2│ the connection ended: ServerExited (exit status 1)",
+    ]
+
+
+def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
+    path = tmp_path / "none"
+    path.write_text("hello")
+    _, err = shown(path, status=1)
+    assert err.count("\n") == 1
+    assert "no recording" in err

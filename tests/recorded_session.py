@@ -1,0 +1,98 @@
+"""One session with an approval, a steer and an interrupt, as it is recorded and replayed. Run it to record the golden files anew:
+
+uv run python tests/recorded_session.py
+"""
+
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from trio_codex import CodexConfig, Policy, open_codex, policies
+from trio_codex.recording import Recorder, Redaction
+from trio_codex.testing import Command, Hang, MockModel, Text, offline_home
+
+GOLDEN = Path(__file__).parent / "golden"
+REDACTED = GOLDEN / "session.redacted.jsonl"
+READABLE = GOLDEN / "session.readable.jsonl"
+
+TEXTS = Redaction(keep={"aggregatedOutput", "command", "delta", "reason", "text"})
+"""Keeps what this session says, and takes out what it says of the machine that it ran on."""
+
+COMMAND = "echo granted"
+
+
+@attrs.define
+class Seen:
+    """What a caller of the client gets to see."""
+
+    events: list = attrs.field(factory=list)
+    texts: list = attrs.field(factory=list)
+    results: list = attrs.field(factory=list)
+    asked: list = attrs.field(factory=list)
+    decisions: list = attrs.field(factory=list)
+
+
+def policy_for(seen):
+    async def command(request):
+        await trio.lowlevel.checkpoint()
+        seen.asked.append(request)
+        return policies.accept("session")
+
+    return Policy(command=command)
+
+
+async def session(codex, seen):
+    """An approval, then a steer, then an interrupt, each at an event, so that the order is always the same."""
+    thread = await codex.thread_start()
+    for prompt, act in (("run it", None), ("talk", "steer"), ("talk on", "interrupt")):
+        async with thread.turn(prompt) as turn:
+            text = ""
+            async for event in turn:
+                seen.events.append((event.method, event.params))
+                if event.method == "item/agentMessage/delta":
+                    text += event.params.delta
+                    if act == "steer":
+                        await turn.steer("shorter")
+                    elif act == "interrupt":
+                        await turn.interrupt()
+                    act = None
+            seen.texts.append(text)
+            seen.results.append(turn.result)
+    seen.decisions.extend(
+        (record.id, record.method, record.decided_by, record.decision, record.outcome)
+        for record in codex.decisions
+    )
+
+
+@asynccontextmanager
+async def recorded(*instruments):
+    """The real server, with a model that plays its part in the session; gives the client and what its policy was asked."""
+    seen = Seen()
+    async with MockModel() as model:
+        model.respond(Command(COMMAND, escalate="it has to"))
+        model.say("it is ", "done")
+        model.respond(Text("a long"), Hang())
+        model.say("short")
+        model.respond(Text("on and"), Hang())
+        with offline_home(model, approval_policy="on-request") as home:
+            config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+            async with open_codex(config, policy=policy_for(seen), instruments=instruments) as codex:
+                yield codex, seen
+
+
+async def record(path, redaction):
+    with Recorder(path, redaction=redaction) as recorder:
+        async with recorded(recorder) as (codex, seen):
+            await session(codex, seen)
+
+
+async def main():
+    GOLDEN.mkdir(exist_ok=True)
+    await record(REDACTED, Redaction())
+    await record(READABLE, TEXTS)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,405 @@
+"""Recordings: what is in them, what is not, and that a client which is played one sees and does the same again."""
+
+import json
+import os
+import stat
+
+import attrs
+import msgspec
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from recorded_session import COMMAND, READABLE, REDACTED, TEXTS, Seen, policy_for, recorded, session
+from trio_codex import errors, wire
+from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
+from trio_codex.recording import _recorder as recorder_module
+from trio_codex.testing import ReplayMismatch, fake_codex, replay
+from trio_codex.testing.strategies import json_values, wire_values
+from trio_codex.wire._registry import NOTIFICATIONS
+
+GOLDEN = [pytest.param(REDACTED, None, id="redacted"), pytest.param(READABLE, TEXTS, id="readable")]
+
+
+async def play(recording, redaction=None, **options):
+    """Play a recording to the session that was recorded."""
+    seen = Seen()
+    with trio.fail_after(60):
+        async with replay(recording, policy=policy_for(seen), redaction=redaction, **options) as codex:
+            await session(codex, seen)
+    return seen
+
+
+# -- what is played is what was ------------------------------------------------------------------------------------
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
+async def test_a_session_on_the_real_server_is_played_again_and_again(redaction, tmp_path):
+    path = tmp_path / "session.jsonl"
+    with trio.fail_after(30), Recorder(path, redaction=redaction) as recorder:
+        async with recorded(recorder) as (codex, live):
+            await session(codex, live)
+    assert live.texts == ["it is done", "a longshort", "on and"]
+    assert [result.status for result in live.results] == ["completed", "completed", "interrupted"]
+    first, second = await play(path), await play(path)
+    assert attrs.asdict(first, recurse=False) == attrs.asdict(second, recurse=False)
+    assert first.decisions == live.decisions
+    assert [method for method, _ in first.events] == [method for method, _ in live.events]
+    if redaction is None:
+        assert first.events == live.events
+        assert first.results == live.results
+        assert first.asked == live.asked
+    assert [type(params) for _, params in first.events] == [type(params) for _, params in live.events]
+    assert [result.status for result in first.results] == [result.status for result in live.results]
+    assert [len(text) for text in first.texts] == [len(text) for text in live.texts]
+
+
+@pytest.mark.parametrize(("path", "redaction"), GOLDEN)
+async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path, redaction):
+    recording = read_recording(path)
+    seen = await play(recording, redaction)
+    turns = {result.id for result in seen.results}
+    told = [
+        (entry.method, wire.decode_notification(entry.method, entry.message["params"]))
+        for entry in recording.entries
+        if entry.kind == "received" and entry.method and "id" not in entry.message
+    ]
+    of_turns = [(method, params) for method, params in told if _turn_of(params) in turns]
+    assert seen.events == of_turns
+    assert not any(isinstance(params, wire.UnknownNotification) for _, params in seen.events)
+    assert [result.status for result in seen.results] == ["completed", "completed", "interrupted"]
+    assert seen.texts[0] == seen.results[0].final_response
+    [decided] = [entry.decision for entry in recording.entries if entry.kind == "decision"]
+    assert decided["decision"] == "accept (session)"
+    assert [str(record[2]) for record in seen.decisions] == [decided["decided_by"]]
+    if redaction is not None:
+        assert seen.texts == ["it is done", "a longshort", "on and"]
+        assert COMMAND in seen.asked[0].command
+
+
+def _turn_of(params):
+    turn = getattr(params, "turn", None)
+    return getattr(params, "turn_id", None) or getattr(turn, "id", None)
+
+
+def test_a_recording_is_played_in_its_own_time_which_a_mock_clock_takes_away():
+    recording = read_recording(READABLE)
+
+    async def timed():
+        seen = await play(recording, TEXTS, timed=True)
+        return seen, trio.current_time()
+
+    clocks = [MockClock(autojump_threshold=0) for _ in range(2)]
+    starts = [clock.current_time() for clock in clocks]
+    (first, first_end), (second, second_end) = (trio.run(timed, clock=clock) for clock in clocks)
+    assert attrs.asdict(first, recurse=False) == attrs.asdict(second, recurse=False)
+    length = recording.entries[-1].at
+    for start, end in zip(starts, (first_end, second_end), strict=True):
+        assert 0.5 * length < end - start <= 1.01 * length
+
+
+async def test_what_a_replay_sends_can_be_recorded_again(tmp_path):
+    path = tmp_path / "again.jsonl"
+    with Recorder(path) as recorder:
+        await play(REDACTED, instruments=[recorder])
+    again, before = read_recording(path), read_recording(REDACTED)
+    assert [entry.message for entry in again.entries if entry.kind == "sent"] == [
+        entry.message for entry in before.entries if entry.kind == "sent"
+    ]
+
+
+async def test_a_server_that_died_dies_again(tmp_path):
+    path = tmp_path / "died.jsonl"
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server):
+            await server.notify("configWarning", {"summary": "soon"})
+            await server.hang_up()
+            await codex.wait_closed()
+    with trio.fail_after(5):
+        async with replay(path) as codex:
+            assert isinstance(await codex.wait_closed(), errors.ConnectionBroken)
+    assert read_recording(path).entries[-1].reason == "ConnectionBroken"
+
+
+# -- what is not as it was -----------------------------------------------------------------------------------------
+
+
+async def test_another_prompt_is_told_as_a_difference():
+    with trio.fail_after(5), pytest.raises(ReplayMismatch) as caught:
+        async with replay(READABLE, redaction=TEXTS) as codex:
+            thread = await codex.thread_start()
+            await thread.run("run that")
+    difference = str(caught.value).splitlines()
+    assert any(line.startswith("-") and "run it" in line for line in difference)
+    assert any(line.startswith("+") and "run that" in line for line in difference)
+
+
+async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
+    path = tmp_path / "short.jsonl"
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, _):
+            await codex.thread_start()
+    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)-.*thread/start.*\+.*model/list"):
+        async with replay(path) as codex:
+            await codex.models()
+    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)is over.*model/list"):
+        async with replay(path) as codex:
+            await codex.thread_start()
+            await codex.models()
+
+
+async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
+    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)did not send.*turn/start"):
+        async with replay(REDACTED) as codex:
+            await codex.thread_start()
+    with trio.fail_after(5), pytest.raises(ValueError, match="mine"):
+        async with replay(REDACTED) as codex:
+            raise ValueError("mine")
+
+
+async def test_a_mismatch_that_the_body_swallows_is_told_at_the_end():
+    with trio.fail_after(5), pytest.raises(ReplayMismatch):
+        async with replay(REDACTED) as codex:
+            with pytest.raises(errors.ConnectionBroken):
+                await codex.models()
+
+
+async def test_leniently_requests_are_answered_by_their_methods_whatever_they_say(tmp_path):
+    path = tmp_path / "lenient.jsonl"
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server):
+            server.give("model/list", {"data": []})
+            server.give("thread/name/set", {})
+            thread = await codex.thread_start()
+            await codex.models()
+            await codex.request("thread/name/set", {"threadId": thread.id, "name": "one"})
+    with trio.fail_after(5):
+        async with replay(path, strict=False) as codex:
+            # Another order, other parameters, and more than was recorded.
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(codex.request, "thread/name/set", {"name": "another"})
+                await wait_all_tasks_blocked()
+                await codex.thread_start(model="another")
+                assert (await codex.models()).data == []
+            assert (await codex.models()).data == []
+            with pytest.raises(errors.RpcError, match="no answer to account/read"):
+                await codex.request("account/read")
+
+
+async def test_ids_that_the_client_makes_anew_are_translated(tmp_path):
+    path = tmp_path / "ids.jsonl"
+
+    async def run(codex, process_id):
+        async with codex.events("command/exec/outputDelta") as events:
+            result = await codex.request("command/exec", {"command": ["true"], "processId": process_id})
+            return (await events.__anext__()).params.process_id, result
+
+    async def serve(server):
+        asked = await server.expect("command/exec")
+        output = {
+            "processId": asked.params["processId"],
+            "stream": "stdout",
+            "deltaBase64": "",
+            "capReached": False,
+        }
+        await server.notify("command/exec/outputDelta", output)
+        await asked.answer({"exitCode": 0, "stdout": "", "stderr": ""})
+
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server), trio.open_nursery() as nursery:
+            nursery.start_soon(serve, server)
+            assert (await run(codex, "process-a"))[0] == "process-a"
+    with trio.fail_after(5):
+        async with replay(path) as codex:
+            told, result = await run(codex, "process-b")
+    assert told == "process-b"
+    assert result["exitCode"] == 0
+
+
+# -- the file ------------------------------------------------------------------------------------------------------
+
+
+async def test_each_line_is_in_the_file_at_once_and_for_its_owner_alone(tmp_path):
+    path = tmp_path / "now.jsonl"
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, _):
+            assert [entry.method for entry in read_recording(path).entries[:2]] == [None, "initialize"]
+            await codex.thread_start()
+            assert read_recording(path).entries[-1].message["result"]["thread"]["id"] == "thread-1"
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+
+
+async def test_a_recording_of_a_cancelled_session_is_whole(tmp_path):
+    path = tmp_path / "cancelled.jsonl"
+    with trio.move_on_after(0.2), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server):
+            server.take_over("thread/start")
+            await codex.thread_start()
+    recording = read_recording(path)
+    assert recording.entries[-1].reason == "ConnectionClosed"
+    assert path.read_bytes().endswith(b"\n")
+
+
+async def test_several_connections_are_numbered_from_one(tmp_path):
+    path = tmp_path / "two.jsonl"
+    with trio.fail_after(5), Recorder(path) as recorder:
+        for _ in range(2):
+            async with fake_codex(instruments=[recorder]) as (_, server):
+                await server.ask(9, "attestation/generate", {})
+                await server.answer_to(9)
+                await wait_all_tasks_blocked()
+    recording = read_recording(path)
+    assert recording.connections == (1, 2)
+    assert [entry.kind for entry in recording.of(1)] == [entry.kind for entry in recording.of(2)]
+    assert [entry.connection for entry in recording.entries if entry.kind == "decision"] == [1, 2]
+    with trio.fail_after(5):
+        async with replay(recording, connection=2):
+            await wait_all_tasks_blocked()
+
+
+async def test_lines_that_are_junk_or_too_long_to_be_parsed_are_recorded_by_their_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
+    path = tmp_path / "junk.jsonl"
+    with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
+        async with fake_codex(instruments=[recorder]) as (_, server):
+            await server.send_line(b"no JSON")
+            await server.notify("configWarning", {"summary": "x" * 1000})
+            await wait_all_tasks_blocked()
+    entries = read_recording(path).entries
+    [junk] = [entry for entry in entries if entry.kind == "discarded"]
+    assert (junk.reason, junk.size) == ("not JSON", 7)
+    [long] = [entry for entry in entries if entry.size > 1000]
+    assert long.message is None
+    assert long.method is None
+
+
+def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refused(tmp_path):
+    path = tmp_path / "file.jsonl"
+    whole = REDACTED.read_bytes()
+    path.write_bytes(whole[:-20])
+    assert len(read_recording(path).entries) == len(read_recording(REDACTED).entries) - 1
+    for content, problem in (
+        (b"", "no recording"),
+        (b"{}\n", "no recording"),
+        (whole.replace(b'"recording":1', b'"recording":9', 1), "later version"),
+        (whole.split(b"\n")[0] + b"\nnothing\n", "line 2"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(RecordingError, match=problem):
+            read_recording(path)
+    with pytest.raises(FileNotFoundError):
+        read_recording(tmp_path / "nowhere")
+
+
+async def test_after_it_was_closed_nothing_is_recorded_and_nothing_fails(tmp_path, caplog):
+    recorder = Recorder(tmp_path / "closed.jsonl")
+    recorder.close()
+    with trio.fail_after(5):
+        async with fake_codex(instruments=[recorder]) as (codex, _):
+            await codex.thread_start()
+    assert read_recording(tmp_path / "closed.jsonl").entries == ()
+    assert not caplog.records
+
+
+# -- what is taken out ---------------------------------------------------------------------------------------------
+
+SECRET = "hunter2 & Söhne"
+
+
+def redacted(message, **options):
+    return Redaction(**options).message(message)
+
+
+def test_structure_ids_methods_words_numbers_and_sizes_stay():
+    message = {
+        "method": "item/started",
+        "params": {
+            "threadId": "01a1fb82-0f92", "turnId": "t", "startedAtMs": 5,
+            "item": {
+                "type": "commandExecution", "id": "call_1", "command": "rm -r\nx", "cwd": "/home/me",
+                "status": "inProgress", "exitCode": None, "durationMs": 7,
+            },
+        },
+    }  # fmt: skip
+    item = {**message["params"]["item"], "command": "xxxxx\nx", "cwd": "xxxxxxxx"}
+    assert redacted(message) == {**message, "params": {**message["params"], "item": item}}
+    assert redacted(message, paths=True)["params"]["item"]["cwd"] == "/home/me"
+    assert redacted(message, keep={"command"})["params"]["item"]["command"] == "rm -r\nx"
+
+
+def test_json_of_any_form_loses_its_names_and_numbers_too():
+    message = {
+        "id": 3,
+        "method": "item/tool/call",
+        "params": {
+            "threadId": "t", "tool": "lookup", "callId": "c",
+            "arguments": {"pin": 4711, "id": "secret-id", "flag": True, "deep": [{"status": "completed"}, None]},
+        },
+    }  # fmt: skip
+    assert redacted(message)["params"]["arguments"] == {
+        "key-1": 0,
+        "id": "xxxxxxxxx",
+        "key-3": True,
+        "key-4": [{"status": "xxxxxxxxx"}, None],
+    }
+    assert redacted(message)["params"]["tool"] == "lookup"
+
+
+def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():
+    message = {"id": 1, "result": {"fileChanges": {"/etc/a": {"type": "add", "content": "x y"}}}}
+    assert redacted(message)["result"]["fileChanges"] == {"key-1": {"type": "add", "content": "xxx"}}
+    kept = redacted(message, paths=True)["result"]["fileChanges"]
+    assert kept == {"/etc/a": {"type": "add", "content": "xxx"}}
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"accountId": "acct-1"}, {"userId": "user-7"}, {"accessToken": "token"}, {"id": "two words"}, {"email": "a@b"},
+        {"model": "two words"}, {"prompt": "completed"}, {"name": "Ada"}, {"env": {"KEY": "value"}},
+    ],
+)  # fmt: skip
+def test_what_identifies_a_person_or_may_be_content_goes(member):
+    [text] = member.values()
+    text = text if isinstance(text, str) else text["KEY"]
+    assert text not in json.dumps(redacted({"method": "m", "params": member}))
+
+
+def test_of_an_error_stays_what_the_client_reads_in_it():
+    for text, left in (
+        ("no active turn to interrupt", "no active turn"),
+        ("Invalid request: unknown variant `a/b`, expected", "unknown variant `a/b`"),
+        ("secret", "xxxxxx"),
+    ):
+        error = redacted({"id": 1, "error": {"code": -32600, "message": text, "data": {"a": 1}}})["error"]
+        assert (error["code"], error["message"]) == (-32600, left)
+    assert redacted({"id": 1, "error": "secret"})["error"] == "xxxxxx"
+    assert redacted(["secret", 5]) == ["xxxxxx", 0]
+
+
+@given(json_values(), st.sampled_from(sorted(NOTIFICATIONS)))
+def test_redacting_twice_changes_nothing_more(params, method):
+    once = redacted({"method": method, "params": params})
+    assert redacted(once) == once
+
+
+@given(st.data())
+def test_what_was_typed_is_typed_without_its_content(data):
+    method = data.draw(st.sampled_from(sorted(NOTIFICATIONS)))
+    params = wire.encode(data.draw(wire_values(getattr(wire, NOTIFICATIONS[method]))))
+    left = redacted({"method": method, "params": params})["params"]
+    assert type(wire.decode_notification(method, left)) is type(wire.decode_notification(method, params))
+
+
+@given(st.recursive(st.just(SECRET), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_no_text_of_more_than_a_word_survives_anywhere(value):
+    for name in ("result", "params", "error"):
+        assert SECRET not in json.dumps(redacted({"id": 1, name: value}), ensure_ascii=False)
+
+
+def test_an_entry_leaves_out_what_it_does_not_have():
+    line = msgspec.json.encode(Entry(0.5, 1, "opened"))
+    assert json.loads(line) == {"at": 0.5, "connection": 1, "kind": "opened"}
