@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from trio_codex import wire
     from trio_codex._binary import Binary
+    from trio_codex._budget import Budget
     from trio_codex._process import ServerProcess
     from trio_codex.policies import Policy
 
@@ -70,7 +71,7 @@ _MENDS: Final = (
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_codex(
-    config: CodexConfig | None = None, *, policy: Policy | None = None
+    config: CodexConfig | None = None, *, policy: Policy | None = None, budget: Budget | None = None
 ) -> AsyncGenerator[Codex]:
     """Start a server and be its client, as a scope.
 
@@ -80,12 +81,13 @@ async def open_codex(
     Args:
         config: How; by default as the user's own Codex.
         policy: Decides on what turns ask, unless their own policies or those of their threads do.
+        budget: What all of its turns may use together.
 
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = _Opening(config or CodexConfig(), policy)
+    opening = _Opening(config or CodexConfig(), policy, budget)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -96,6 +98,7 @@ async def connect_codex(
     *,
     config: CodexConfig | None = None,
     policy: Policy | None = None,
+    budget: Budget | None = None,
 ) -> Codex:
     """Be a client over a byte stream that is already open, such as a socket or half of ``memory_stream_pair``.
 
@@ -107,11 +110,12 @@ async def connect_codex(
         stream: Newline-delimited JSON in both directions.
         config: Its fields about the process have no effect.
         policy: As in :func:`open_codex`.
+        budget: As in :func:`open_codex`.
 
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
     """
-    opening = _Opening(config or CodexConfig(), policy)
+    opening = _Opening(config or CodexConfig(), policy, budget)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
@@ -120,9 +124,9 @@ async def connect_codex(
 class _Opening:
     """One client on its way up, and later on its way down."""
 
-    def __init__(self, config: CodexConfig, policy: Policy | None) -> None:
+    def __init__(self, config: CodexConfig, policy: Policy | None, budget: Budget | None) -> None:
         self._config = config
-        self._router = Router(config.event_buffer)
+        self._router = Router(config.event_buffer, budget)
         self._approvals = Approvals(self._router, policy)
         self._services: Services | None = None
         self._process: ServerProcess | None = None
@@ -215,7 +219,9 @@ class _Opening:
             raise self._start_error(StartError, f"the server did not come up: {_reason(exc)}") from exc
         connection.notify("initialized")
         self._phase = "running"
-        return ServerMetadata.of(response)
+        metadata = ServerMetadata.of(response)
+        self._session_of().server_version = metadata.server_version
+        return metadata
 
     def _session_of(self) -> Session:
         assert self._session is not None
