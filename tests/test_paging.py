@@ -92,7 +92,7 @@ async def test_filters_go_with_every_page():
         async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
             nursery.start_soon(drain, codex.threads(archived=True, page_size=2, search_term="x"))
             asked = await server.expect("thread/list")
-            expected = {"archived": True, "limit": 2, "searchTerm": "x"}
+            expected = {"archived": True, "limit": 2, "searchTerm": "x", "sortKey": "updated_at"}
             assert asked.params == expected
             await asked.answer({"data": [], "nextCursor": "further"})
             asked = await server.expect("thread/list")

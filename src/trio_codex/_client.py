@@ -194,7 +194,8 @@ class Codex:
 
         Args:
             thread_id: The thread to fork.
-            **options: See :class:`ThreadForkOptions`. What is not given is taken over.
+            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
+                the server is configured (PROTOCOL Q39).
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
@@ -206,12 +207,18 @@ class Codex:
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> Pager[wire.Thread]:
-        """Iterate over stored threads, newest first unless sorted otherwise. Threads without a turn are not among them.
+        """Iterate over stored threads. Threads without a turn are not among them.
+
+        The one that was changed last comes first unless sorted otherwise. Sorted by ``created_at``, which is the default
+        of :meth:`thread_list`, the server leaves out threads of one second between two pages (PROTOCOL Q37).
 
         Args:
             page_size: How many to ask for at a time; by default what the server takes for reasonable.
             **filters: See :class:`ThreadFilters`.
         """
+
+        if filters.get("sort_key") is None:
+            filters["sort_key"] = wire.ThreadSortKey.updated_at
 
         async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
             page = await self.thread_list(cursor=cursor, limit=page_size, **filters)

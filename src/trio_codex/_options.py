@@ -130,7 +130,7 @@ class TurnOptions(ThreadSettings, total=False):
 class ThreadOptions(_Settings, total=False):
     """What can be chosen whenever a thread is opened.
 
-    On resuming and forking, what is not given stays as it is stored.
+    On resuming and forking, what is not given stays as it is stored; a fork does not take over the sandbox (PROTOCOL Q39).
 
     Attributes:
         policy: Decides on what its turns ask, before the client's policy.

@@ -187,7 +187,8 @@ class Thread:
         If this is cancelled after the request was sent, the new thread is deleted again before ``Cancelled`` goes on.
 
         Args:
-            **options: See :class:`ThreadForkOptions`. What is not given is taken over.
+            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
+                the server is configured (PROTOCOL Q39).
 
         Raises:
             ValueError: Options contradict each other; nothing was sent.
