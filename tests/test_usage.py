@@ -129,10 +129,9 @@ json = st.recursive(
 )
 strange = st.fixed_dictionaries(
     {},
-    optional={
-        name: json
-        for name in ("totalTokens", "inputTokens", "cachedInputTokens", "outputTokens", "somethingElse")
-    },
+    optional=dict.fromkeys(
+        ("totalTokens", "inputTokens", "cachedInputTokens", "outputTokens", "somethingElse"), json
+    ),
 )
 
 

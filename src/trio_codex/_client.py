@@ -216,7 +216,6 @@ class Codex:
             page_size: How many to ask for at a time; by default what the server takes for reasonable.
             **filters: See :class:`ThreadFilters`.
         """
-
         if filters.get("sort_key") is None:
             filters["sort_key"] = wire.ThreadSortKey.updated_at
 

@@ -435,12 +435,11 @@ async def test_s34_an_api_key_logs_in_and_a_logout_forgets_it():
 
 
 async def test_s35_a_browser_login_can_be_cancelled_and_hears_of_its_end():
-    async with offline() as (codex, _, _home):
-        async with await codex.login_chatgpt() as login:
-            assert login.login_id
-            assert "redirect_uri=http%3A%2F%2F" in login.auth_url
-            assert (await login.cancel()).status == "canceled"
-            assert not (await login.wait()).success
+    async with offline() as (codex, _, _home), await codex.login_chatgpt() as login:
+        assert login.login_id
+        assert "redirect_uri=http%3A%2F%2F" in login.auth_url
+        assert (await login.cancel()).status == "canceled"
+        assert not (await login.wait()).success
 
 
 async def test_s35_a_new_browser_login_ends_the_pending_one_and_leaving_cancels():
