@@ -6,6 +6,7 @@ import trio
 from trio_codex import errors
 from trio_codex._paging import Pager
 from trio_codex.testing import fake_codex
+from trio_codex.testing._fake import _THREAD
 
 
 def pager(pages, asked=None):
@@ -98,6 +99,26 @@ async def test_filters_go_with_every_page():
             asked = await server.expect("thread/list")
             assert asked.params == {**expected, "cursor": "further"}
             await asked.answer({"data": [], "nextCursor": None})
+
+
+async def test_a_thread_that_is_listed_twice_is_given_once():
+    def stored(thread_id, name):
+        return {**_THREAD, "id": thread_id, "name": name}
+
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            seen = []
+
+            async def body():
+                seen.extend([(thread.id, thread.name) async for thread in codex.threads()])
+
+            nursery.start_soon(body)
+            first = [stored("a", "new"), stored("a", "old"), stored("b", "")]
+            await (await server.expect("thread/list")).answer({"data": first, "nextCursor": "further"})
+            second = [stored("b", ""), stored("c", "")]
+            await (await server.expect("thread/list")).answer({"data": second, "nextCursor": None})
+            await trio.testing.wait_all_tasks_blocked()
+            assert seen == [("a", "new"), ("b", ""), ("c", "")]
 
 
 @pytest.mark.parametrize(

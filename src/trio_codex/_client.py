@@ -207,7 +207,7 @@ class Codex:
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> Pager[wire.Thread]:
-        """Iterate over stored threads. Threads without a turn are not among them.
+        """Iterate over stored threads, each once. Threads without a turn are not among them.
 
         The one that was changed last comes first unless sorted otherwise. Sorted by ``created_at``, which is the default
         of :meth:`thread_list`, the server leaves out threads of one second between two pages (PROTOCOL Q37).
@@ -218,10 +218,15 @@ class Codex:
         """
         if filters.get("sort_key") is None:
             filters["sort_key"] = wire.ThreadSortKey.updated_at
+        seen: set[str] = set()
 
         async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
             page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
-            return page.data, page.next_cursor
+            # One that was reverted and then archived is there once for each of its files (PROTOCOL Q40), and one that
+            # was changed meanwhile may come again.
+            fresh = {thread.id: thread for thread in reversed(page.data) if thread.id not in seen}
+            seen.update(fresh)
+            return list(reversed(fresh.values())), page.next_cursor
 
         return Pager("thread/list", fetch)
 
