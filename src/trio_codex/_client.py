@@ -224,9 +224,12 @@ class Codex:
             page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
             # One that was reverted and then archived is there once for each of its files (PROTOCOL Q40), and one that
             # was changed meanwhile may come again.
-            fresh = {thread.id: thread for thread in reversed(page.data) if thread.id not in seen}
-            seen.update(fresh)
-            return list(reversed(fresh.values())), page.next_cursor
+            fresh: list[wire.Thread] = []
+            for thread in page.data:
+                if thread.id not in seen:
+                    seen.add(thread.id)
+                    fresh.append(thread)
+            return fresh, page.next_cursor
 
         return Pager("thread/list", fetch)
 

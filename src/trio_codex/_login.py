@@ -136,7 +136,7 @@ class LoginHandle:
         """Wait for its end.
 
         Returns:
-            What the server says of it: ``success``, or ``error`` with the reason. A login that was cancelled, or that a
+            What the server says of it, with ``success``, or with the reason in ``error``. A login that was cancelled, or that a
             newer browser login took the place of, ended without success.
 
         Raises:
@@ -202,7 +202,7 @@ class McpLogin:
         """Wait for its end.
 
         Returns:
-            What the server says of it: ``success``, or ``error`` with the reason.
+            What the server says of it, with ``success``, or with the reason in ``error``.
 
         Raises:
             ConnectionBroken: The connection ended first.

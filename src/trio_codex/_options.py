@@ -34,7 +34,7 @@ class ApprovalMode(enum.StrEnum):
     """A preset of who decides when a command wants more than the sandbox allows."""
 
     deny_all = "deny_all"
-    """Nobody: the server refuses by itself, and no policy is asked."""
+    """Nobody. The server refuses by itself, and no policy is asked."""
     ask = "ask"
     """The policies of this client."""
     auto_review = "auto_review"
