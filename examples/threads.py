@@ -18,6 +18,8 @@ async def print_history(title: str, thread: Thread) -> None:
                 print(f"  > {text}")
             case wire.AgentMessageThreadItem(text=text):
                 print(f"  < {text}")
+            case _:
+                pass
 
 
 async def main() -> None:

@@ -15,7 +15,7 @@ from trio_codex._usage import TokenUsage, plus
 from trio_codex.errors import BudgetExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Carrier = Literal["turn", "thread", "client"]
 
@@ -64,7 +64,7 @@ class Meter:
         self._carrier: Carrier = carrier
         self.budget: Budget = budget or _NO_BUDGET
         self.usage: TokenUsage | None = None
-        self.turns = 0
+        self.turns: int = 0
         self._busy = 0.0
         self._busy_since = 0.0
         self._open: list[Callable[[BudgetExceeded], None]] = []
@@ -100,10 +100,6 @@ class Meter:
         self._open.append(stop)
         self.turns += 1
 
-    def never_started(self) -> None:
-        """Note that the server refused to start a turn, which then does not count as one."""
-        self.turns -= 1
-
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
         """Note that a turn has ended."""
         self._open.remove(stop)
@@ -135,3 +131,49 @@ class Meter:
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
+
+
+class Spending:
+    """One turn as several meters count it.
+
+    Args:
+        meters: Of the turn, its thread and its client; where several limits are crossed at once, the first one is named.
+        stop: Called once, from the reader, when more tokens are used than a limit allows.
+
+    Raises:
+        BudgetExceeded: Nothing is left of a budget; the turn must not start.
+    """
+
+    def __init__(self, meters: Sequence[Meter], stop: Callable[[BudgetExceeded], None]) -> None:
+        for meter in meters:
+            meter.check_something_left()
+        self._meters = meters
+        self._stop: Callable[[BudgetExceeded], None] | None = stop
+        for meter in meters:
+            meter.open(self._tell)
+        self._first_up = min(meters, key=lambda meter: meter.deadline)
+
+    @property
+    def deadline(self) -> float:
+        """When the first of the budgets is out of time, in Trio's time."""
+        return self._first_up.deadline
+
+    def out_of_time(self) -> BudgetExceeded:
+        """Give the error for when the deadline has passed."""
+        return self._first_up.exceeded("seconds")
+
+    def never_started(self) -> None:
+        """Note that the server refused the turn, which then does not count as one."""
+        for meter in self._meters:
+            meter.turns -= 1
+
+    def close(self) -> None:
+        """Note that the turn has ended."""
+        for meter in self._meters:
+            meter.close(self._tell)
+
+    def _tell(self, error: BudgetExceeded) -> None:
+        # Told again with every report past the limit; the first one is the reason.
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import trio
 
 from trio_codex import _retry
-from trio_codex._budget import Meter
+from trio_codex._budget import Meter, Spending
 from trio_codex._dispatch import CallbackGroup
 from trio_codex._ending import end_turn, insist, interrupt
 from trio_codex._inputs import TurnInput, wire_input
@@ -233,11 +233,6 @@ async def open_turn(
         failures.append(error)
         body_scope.cancel()
 
-    def stop(error: BudgetExceeded) -> None:
-        # Told with every report past the limit; the first one is the reason.
-        if not body_scope.cancel_called:
-            fail(error)
-
     turn = TurnState(
         state,
         events=session.router.subscription(),
@@ -245,14 +240,8 @@ async def open_turn(
         policy=policy,
     )
     turn.meter = Meter("turn", budget)
-    meters = (turn.meter, state.meter, session.router.meter)
-    for meter in meters:
-        meter.check_something_left()
-    turn.meters = meters
-    for meter in meters:
-        meter.open(stop)
-    first_up = min(meters, key=lambda meter: meter.deadline)
-    body_scope.deadline = first_up.deadline
+    spending = turn.spending = Spending((turn.meter, state.meter, session.router.meter), fail)
+    body_scope.deadline = spending.deadline
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
     watch: trio.CancelScope | None = None
@@ -274,10 +263,9 @@ async def open_turn(
     if watch is not None:
         watch.cancel()
     if body_scope.cancel_called and not failures:
-        failures.append(first_up.exceeded("seconds"))
+        failures.append(spending.out_of_time())
     exit_request = await _leave(session, turn)
-    for meter in meters:
-        meter.close(stop)
+    spending.close()
     session.router.let_go_of_children(turn)
     error = _choose(body_error, exit_request, failures, turn)
     if error is not None:

@@ -17,6 +17,7 @@ from trio_codex._turn_result import TurnReducer, TurnResult
 from trio_codex.errors import TurnLost
 
 if TYPE_CHECKING:
+    from trio_codex._budget import Spending
     from trio_codex._connection import Call, Death
     from trio_codex._dispatch import CallbackGroup
     from trio_codex._event import Event
@@ -44,7 +45,7 @@ class TurnState:
         last_event_at: Trio time of the last event.
         meter: What it uses, with the agents that it spawned.
         agents_usage: Of that, what the agents use.
-        meters: Every meter that counts it as a turn.
+        spending: What counts it as a turn; ``None`` for one that nobody here started.
         agent_listeners: Who gets the events of the agents that it spawned, and of theirs.
         start: The call that starts it, while its answer is not known.
         left_early: Whether its scope was left before its end.
@@ -71,7 +72,7 @@ class TurnState:
         self.last_event_at: float = trio.current_time()
         self.meter: Meter = Meter("turn")
         self.agents_usage: TokenUsage | None = None
-        self.meters: tuple[Meter, ...] = ()
+        self.spending: Spending | None = None
         self.agent_listeners: list[Subscription[Event]] = []
         self.start: Call | None = None
         self.left_early = False
@@ -100,8 +101,8 @@ class TurnState:
         """Note that the server refused to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
-        for meter in self.meters:
-            meter.never_started()
+        if self.spending is not None:
+            self.spending.never_started()
         self._close()
 
     def take(self, event: Event) -> None:

@@ -400,11 +400,11 @@ class BudgetExceeded(TurnError):
     """More was used than a budget allows. The turn has ended on the server, or was not started.
 
     Attributes:
-        carrier: Whose budget: ``"turn"``, ``"thread"`` or ``"client"``.
-        limit: Which limit: ``"tokens"``, ``"turns"`` or ``"seconds"``.
-        allowed: The limit.
+        carrier: Whose budget: of a ``"turn"``, ``"thread"`` or ``"client"``.
+        limit: Of what: ``"tokens"``, ``"turns"`` or ``"seconds"``.
+        allowed: How much of it.
         used: How much was used of it.
-        usage: The tokens that were used under this budget; ``None`` if the server reported none.
+        usage: The tokens that were used; ``None`` if the server reported none.
         result: How the turn ended; ``None`` if it was not started.
     """
 
