@@ -47,7 +47,7 @@ nitpick_ignore_regex = [
         r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider",
     ),
     # Type variables, and names that a signature shows and that nobody has to know.
-    ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Phase|PlanStatus|TurnText)"),
+    ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Outcome|Phase|PlanStatus|TurnText)|wire\.Null"),
 ]
 
 autodoc_member_order = "bysource"

@@ -11,8 +11,22 @@ import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import attrs
+import trio
+
 from trio_codex import CodexConfig
-from trio_codex.testing import Command, MockModel, Question, Text, ToolCall, UserInput, offline_home
+from trio_codex.testing import (
+    Command,
+    Gate,
+    MockModel,
+    Pause,
+    Question,
+    Text,
+    ToolCall,
+    Usage,
+    UserInput,
+    offline_home,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -33,6 +47,17 @@ async def example_config(example: str) -> AsyncGenerator[CodexConfig]:
         _write_script(example, model)
         with offline_home(model) as home:
             yield CodexConfig(codex_bin=codex_bin, env=home.env, inherit_env=False, cwd=home.workspace)
+
+
+@attrs.frozen
+class _Open(Pause):
+    """Lets another response go on that waits at a gate."""
+
+    gate: Gate
+
+    async def take(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.gate.open()
 
 
 def _write_script(example: str, model: MockModel) -> None:
@@ -79,5 +104,29 @@ def _write_script(example: str, model: MockModel) -> None:
             model.fail(429, message="slow down")
             model.say("Here I am again.")
             model.hang("Working ")
+        case "threads":
+            for answer in ("Red.", "Blue.", "Violet."):
+                model.say(answer)
+        case "login":
+            pass
+        case "usage_and_budgets":
+            model.respond(Text("Fine."), Usage(20, 5))
+            model.respond(Text("Still fine."), Usage(30, 5))
+            for _ in range(10):
+                model.respond(Command("true"), Usage(40, 10))
+        case "models_and_metadata":
+            model.say("I am.")
+        case "image_input":
+            model.say("Red.")
+            model.say("Blue.")
+        case "all_turn_options":
+            model.say('{"summary": "It is empty.", "files": 0}')
+            model.say("Nothing.")
+        case "agents":
+            counted = Gate()
+            model.script("Count the files.").respond(Text("There are 3."), _Open(counted))
+            turn = model.script("Let an agent count")
+            turn.respond(ToolCall("spawn_agent", {"message": "Count the files."}, namespace="multi_agent_v1"))
+            turn.respond(counted, Text("3 files."))
         case _:
             raise ValueError(f"there is no script for {example!r}")

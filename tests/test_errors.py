@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from trio_codex import errors, wire
 from trio_codex._turn_result import TurnResult, TurnStatus
+from trio_codex._usage import TokenUsage
 from trio_codex.errors import CodexError
 
 RESULT = TurnResult(
@@ -50,6 +51,7 @@ SAMPLES = {
     errors.FrameTooLong: {"method": "fs/readFile", "size": 11, "limit": 10},
     errors.InvalidMessage: {"method": "thread/read", "problem": "no result"},
     errors.DecodeError: {"what": "Turn", "path": "$.turn.id", "problem": "expected str"},
+    errors.ServerTooOld: {"what": "source", "needed": "0.151.0", "found": "0.150.2"},
     errors.RpcError: {"code": 5, "message": "no", "data": {"a": [1, None]}, "method": "thread/read"},
     errors.ParseError: {"code": -32700, "message": "no"},
     errors.InvalidRequestError: {"code": -32600, "message": "no"},
@@ -64,6 +66,14 @@ SAMPLES = {
     errors.TurnLost: {"reason": "the server died", "result": RESULT},
     errors.TurnActive: {"thread_id": "thread-1", "turn_id": "turn-1"},
     errors.TurnStalled: {"thread_id": "thread-1", "turn_id": "turn-1", "waiting_on": "model", "seconds": 1.5},
+    errors.BudgetExceeded: {
+        "carrier": "turn",
+        "limit": "tokens",
+        "allowed": 100,
+        "used": 115,
+        "usage": TokenUsage(input_tokens=100, output_tokens=15, total_tokens=115),
+        "result": RESULT,
+    },
     errors.ThreadClosed: {"thread_id": "thread-1"},
     errors.PolicyError: {"method": "item/tool/call", "problem": "ValueError: x"},
     errors.OutputError: {"text": "{", "problem": "not JSON"},

@@ -13,6 +13,54 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 UUID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 
 OUTPUT = {
+    "agents": r"""
+        agent 1: There are 3\.
+        3 files\. \(1 agent\)
+        tokens: \d+
+    """,
+    "all_turn_options": r"""
+        {"summary": "It is empty\.", "files": 0}
+        Nothing\.
+    """,
+    "image_input": r"""
+        Red\.
+        Blue\.
+    """,
+    "login": r"""
+        nobody is logged in
+        open https://auth\.openai\.com/oauth/authorize
+        nobody came; the login ended: .+
+        nobody is logged in
+    """,
+    "models_and_metadata": r"""
+        codex 0\.163\.0 on linux, pid \d+
+        mock-model: The model stand-in of trio-codex \(efforts: low, medium\)
+        Mock, with effort low: I am\.
+    """,
+    "threads": r"""
+        the thread:
+        > Pick a colour\.
+        < Red\.
+        > Pick another one\.
+        < Blue\.
+        its fork:
+        > Pick a colour\.
+        < Red\.
+        > Pick another one\.
+        < Blue\.
+        > Mix the two\.
+        < Violet\.
+        with its second turn taken back:
+        > Pick a colour\.
+        < Red\.
+        archived: \['Colours'\]; back again: Colours
+    """,
+    "usage_and_budgets": r"""
+        the turn used 25 tokens, the thread 25 tokens
+        the turn used 35 tokens, the thread 60 tokens
+        the turn used 150 tokens; its budget is 100; it is interrupted
+        the client used 210 tokens
+    """,
     "approvals": r"""
         Accept by allow_commands: git status
         Decline by decline_all

@@ -22,9 +22,9 @@ LAYERS = {
         " _transports _websocket"
     ),
     API: (
-        "_api _api_base _api_generated _approvals _audit _binary _client _config _ending _event _exec _inputs"
-        " _json_schema _login _open _output _retry _router _server_requests _session _thread _tool_result _turn"
-        " _turn_result _turn_state _waiting _watch"
+        "_api _api_base _api_generated _approvals _audit _binary _budget _client _config _ending _event _exec _history"
+        " _inputs _json_schema _login _open _opening _options _output _paging _retry _router _server_requests _session"
+        " _thread _tool_result _turn _turn_result _turn_state _usage _versions _waiting _watch"
         " binary instruments policies recording tools trio_codex"
     ),
     ABOVE: "__main__ _supervisor cli supervisor testing",
@@ -33,7 +33,7 @@ LAYERS = {
 
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
-TYPE_ONLY_EXCEPTIONS = {("errors", "_turn_result")}
+TYPE_ONLY_EXCEPTIONS = {("errors", "_turn_result"), ("errors", "_usage")}
 """An error that carries a value of a higher layer may name its type to type checkers."""
 
 NEVER_IMPORTED = {

@@ -42,7 +42,7 @@ class DecidedBy(enum.StrEnum):
     tool = "tool"
     """A tool of the thread or the client."""
     default = "default"
-    """Nobody: it was denied, as no policy decides on it, or it could not be read."""
+    """Nobody. It was denied, as no policy decides on it, or it could not be read."""
     server = "server"
     """The server's own reviewer; nobody here was asked."""
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
 import trio
 
-from trio_codex import wire
-from trio_codex._thread import Sandbox, Thread
+from trio_codex import _opening, wire
+from trio_codex._history import items_of, turns_of
+from trio_codex._login import start_login, start_mcp_login
+from trio_codex._options import list_params, resume_params
+from trio_codex._paging import Pager
+from trio_codex._thread import Thread, opened
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trio_codex._api_generated import Api
     from trio_codex._audit import DecisionRecord
     from trio_codex._event import Event
+    from trio_codex._history import ItemsView, TurnsView
+    from trio_codex._login import LoginHandle, McpLogin
+    from trio_codex._options import ThreadFilters, ThreadForkOptions, ThreadResumeOptions, ThreadStartOptions
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
+    from trio_codex._usage import TokenUsage
     from trio_codex.errors import CodexError
-    from trio_codex.policies import Policy
 
 
 @attrs.frozen(kw_only=True)
@@ -148,178 +154,102 @@ class Codex:
 
     # -- threads -----------------------------------------------------------------------------------------------
 
-    async def thread_start(
-        self,
-        *,
-        policy: Policy | None = None,
-        approval_policy: wire.AskForApproval | None = None,
-        approvals_reviewer: wire.ApprovalsReviewer | str | None = None,
-        base_instructions: str | None = None,
-        config: Mapping[str, wire.JSON] | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        developer_instructions: str | None = None,
-        ephemeral: bool | None = None,
-        history_mode: wire.ThreadHistoryMode | str | None = None,
-        model: str | None = None,
-        model_provider: str | None = None,
-        sandbox: Sandbox | wire.SandboxMode | str | None = None,
-        service_name: str | None = None,
-        service_tier: str | None = None,
-    ) -> Thread:
+    async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
         If this is cancelled after the request was sent, the thread is deleted again before ``Cancelled`` goes on.
 
         Args:
-            policy: Decides on what its turns ask, before the client's policy.
-            approval_policy: When the server asks at all. With ``never`` no policy is asked.
-            approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-            base_instructions: In place of the model's own instructions.
-            config: Overrides of the server's configuration, by dotted key.
-            cwd: Working directory of its commands. The server does not check that it exists.
-            developer_instructions: In addition to the instructions.
-            ephemeral: Keep it in memory only.
-            history_mode: How the server stores it.
-            model: The model.
-            model_provider: The provider of the model.
-            sandbox: What its commands may touch.
-            service_name: A name for metrics.
-            service_tier: The service tier.
+            **options: See :class:`ThreadStartOptions`. What is not given is as the server is configured.
 
         Returns:
             The thread.
 
         Raises:
+            ValueError: Options contradict each other; nothing was sent.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        params = wire.ThreadStartParams(
-            approval_policy=approval_policy,
-            approvals_reviewer=approvals_reviewer,
-            base_instructions=base_instructions,
-            config=None if config is None else dict(config),
-            cwd=None if cwd is None else os.fspath(cwd),
-            developer_instructions=developer_instructions,
-            ephemeral=ephemeral,
-            history_mode=history_mode,
-            model=model,
-            model_provider=model_provider,
-            sandbox=sandbox,
-            service_name=service_name,
-            service_tier=service_tier,
-        )
-        response: wire.ThreadStartResponse = await self._session.acquire("thread/start", params, self._delete)
-        return self._opened(response, policy)
+        return opened(self._session, await _opening.start(self._session, options), options)
 
-    async def thread_resume(
-        self,
-        thread_id: str,
-        *,
-        policy: Policy | None = None,
-        approval_policy: wire.AskForApproval | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        include_turns: bool = False,
-        model: str | None = None,
-        sandbox: Sandbox | wire.SandboxMode | str | None = None,
-    ) -> Thread:
+    async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Open a stored thread again, also one of another process.
 
         If this is cancelled after the request was sent, the thread is unsubscribed from before ``Cancelled`` goes on.
 
         Args:
             thread_id: Its id.
-            policy: As in :meth:`thread_start`.
-            approval_policy: As in :meth:`thread_start`; what is not given stays as stored.
-            cwd: As in :meth:`thread_start`.
-            include_turns: Load the whole history into ``info.turns``: one line, of any size.
-            model: As in :meth:`thread_start`.
-            sandbox: As in :meth:`thread_start`.
+            **options: See :class:`ThreadResumeOptions`. What is not given stays as stored.
 
         Raises:
             InvalidRequestError: There is no such thread, or another server is writing to it.
+            ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        params = wire.ThreadResumeParams(
-            thread_id=thread_id,
-            approval_policy=approval_policy,
-            cwd=None if cwd is None else os.fspath(cwd),
-            exclude_turns=not include_turns,
-            model=model,
-            sandbox=sandbox,
-        )
-        response: wire.ThreadResumeResponse = await self._session.acquire(
-            "thread/resume", params, self._unsubscribe
-        )
-        return self._opened(response, policy)
+        return opened(self._session, await _opening.resume(self._session, thread_id, options), options)
 
-    async def thread_fork(
-        self,
-        thread_id: str,
-        *,
-        policy: Policy | None = None,
-        approval_policy: wire.AskForApproval | None = None,
-        cwd: str | os.PathLike[str] | None = None,
-        ephemeral: bool | None = None,
-        include_turns: bool = False,
-        last_turn_id: str | None = None,
-        model: str | None = None,
-        sandbox: Sandbox | wire.SandboxMode | str | None = None,
-    ) -> Thread:
+    async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another.
 
         If this is cancelled after the request was sent, the new thread is deleted again before ``Cancelled`` goes on.
 
         Args:
             thread_id: The thread to fork.
-            policy: As in :meth:`thread_start`.
-            approval_policy: As in :meth:`thread_start`; what is not given is taken over.
-            cwd: As in :meth:`thread_start`.
-            ephemeral: As in :meth:`thread_start`.
-            include_turns: Load the whole history into ``info.turns``.
-            last_turn_id: The last turn to take over.
-            model: As in :meth:`thread_start`.
-            sandbox: As in :meth:`thread_start`.
+            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
+                the server is configured (PROTOCOL Q39).
 
         Raises:
+            InvalidRequestError: There is no such thread, or it has no turn yet.
+            ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        params = wire.ThreadForkParams(
-            thread_id=thread_id,
-            approval_policy=approval_policy,
-            cwd=None if cwd is None else os.fspath(cwd),
-            ephemeral=ephemeral,
-            exclude_turns=not include_turns,
-            last_turn_id=last_turn_id,
-            model=model,
-            sandbox=sandbox,
-        )
-        response: wire.ThreadForkResponse = await self._session.acquire("thread/fork", params, self._delete)
-        return self._opened(response, policy)
+        return opened(self._session, await _opening.fork(self._session, thread_id, options), options)
+
+    def threads(
+        self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
+    ) -> Pager[wire.Thread]:
+        """Iterate over stored threads, each once. Threads without a turn are not among them.
+
+        The one that was changed last comes first unless sorted otherwise. Sorted by ``created_at``, which is the default
+        of :meth:`thread_list`, the server leaves out threads of one second between two pages (PROTOCOL Q37).
+
+        Args:
+            page_size: How many to ask for at a time; by default what the server takes for reasonable.
+            **filters: See :class:`ThreadFilters`.
+        """
+        if filters.get("sort_key") is None:
+            filters["sort_key"] = wire.ThreadSortKey.updated_at
+        seen: set[str] = set()
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
+            page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
+            # One that was reverted and then archived is there once for each of its files (PROTOCOL Q40), and one that
+            # was changed meanwhile may come again.
+            fresh: list[wire.Thread] = []
+            for thread in page.data:
+                if thread.id not in seen:
+                    seen.add(thread.id)
+                    fresh.append(thread)
+            return fresh, page.next_cursor
+
+        return Pager("thread/list", fetch)
 
     async def thread_list(
-        self,
-        *,
-        archived: bool | None = None,
-        cursor: str | None = None,
-        cwd: str | None = None,
-        limit: int | None = None,
-        model_providers: list[str] | None = None,
-        search_term: str | None = None,
+        self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> wire.ThreadListResponse:
-        """List stored threads, newest first, a page at a time. Threads without a turn are not listed.
+        """Give one page of the stored threads; :meth:`threads` iterates over all of them.
 
-        ``api.thread.list`` has every filter.
+        Args:
+            cursor: Where the page begins: ``next_cursor`` of the one before.
+            limit: How many at most.
+            **filters: See :class:`ThreadFilters`.
 
         Raises:
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        return await self.api.thread.list(
-            archived=archived,
-            cursor=cursor,
-            cwd=cwd,
-            limit=limit,
-            model_providers=model_providers,
-            search_term=search_term,
+        response: wire.ThreadListResponse = await self._session.request(
+            "thread/list", list_params(cursor, limit, filters)
         )
+        return response
 
     async def thread_read(self, thread_id: str, *, include_turns: bool = False) -> wire.Thread:
         """Read a thread without opening it. With ``include_turns`` the whole history comes in one line.
@@ -329,6 +259,56 @@ class Codex:
         """
         return (await self.api.thread.read(thread_id=thread_id, include_turns=include_turns)).thread
 
+    def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
+        """Iterate over the turns of a stored thread without opening it. See :meth:`Thread.turns`."""
+        return turns_of(self._session, thread_id, view)
+
+    def thread_items(self, thread_id: str, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
+        """Iterate over the items of a stored thread without opening it. See :meth:`Thread.items`."""
+        return items_of(self._session, thread_id, view)
+
+    async def thread_archive(self, thread_id: str) -> None:
+        """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary lists.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        await self._session.request("thread/archive", {"threadId": thread_id})
+
+    async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
+        """Bring an archived thread back, and open it.
+
+        If this is cancelled between the two, the thread stays back in the ordinary lists, unopened.
+
+        Args:
+            thread_id: Its id.
+            **options: As in :meth:`thread_resume`.
+
+        Raises:
+            InvalidRequestError: It is not archived.
+            ValueError: As :meth:`thread_start`.
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        resume_params(thread_id, options)  # whatever is wrong with them is so before the first request
+        await self._session.request("thread/unarchive", {"threadId": thread_id})
+        # The server has it on disk only, and would refuse a turn (PROTOCOL Q16).
+        return await self.thread_resume(thread_id, **options)
+
+    async def thread_delete(self, thread_id: str) -> None:
+        """Delete a thread for good; the server ends its open turn.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        await self._session.request("thread/delete", {"threadId": thread_id})
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """The tokens that all turns of this client used, those of agents included; ``None`` if none were reported."""
+        return self._session.router.meter.usage
+
+    # -- models and account ------------------------------------------------------------------------------------
+
     async def models(self, *, include_hidden: bool = False) -> wire.ModelListResponse:
         """List the models that the server offers.
 
@@ -337,16 +317,100 @@ class Codex:
         """
         return await self.api.model.list(include_hidden=include_hidden)
 
-    def _opened(
+    async def account(self, *, refresh_token: bool = False) -> wire.GetAccountResponse:
+        """Tell who is logged in, and whether the model's provider wants anybody to be.
+
+        Args:
+            refresh_token: Have the server renew its token first.
+
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.read(refresh_token=refresh_token)
+
+    async def login_api_key(self, api_key: str) -> None:
+        """Log in with an API key. The server stores it in its ``CODEX_HOME``.
+
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        await self.api.account.login_start(wire.ApiKeyLoginAccountParams(api_key=api_key))
+
+    async def login_chatgpt(self) -> LoginHandle:
+        """Begin a login that a person finishes in a browser on the machine of the server.
+
+        The server waits for one such login at a time; a new one ends the pending one, also one of another client. If this
+        is cancelled after the request was sent, the login is cancelled, too.
+
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        return await start_login(self._session, wire.ChatgptLoginAccountParams())
+
+    async def login_chatgpt_device_code(self) -> LoginHandle:
+        """Begin a login that a person finishes in a browser on any machine, with a code.
+
+        If this is cancelled after the request was sent, the login is cancelled, too.
+
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        return await start_login(self._session, wire.ChatgptDeviceCodeLoginAccountParams())
+
+    async def logout(self) -> None:
+        """Log out: the server forgets the credentials in its ``CODEX_HOME``.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        await self.api.account.logout()
+
+    async def rate_limits(self) -> wire.GetAccountRateLimitsResponse:
+        """Tell how much of the account's rate limits is used. It needs a ChatGPT login.
+
+        Listen to ``account/rateLimits/updated`` to be told of changes.
+
+        Raises:
+            InvalidRequestError: Nobody is logged in with ChatGPT.
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.rate_limits_read()
+
+    async def account_usage(self) -> wire.GetAccountTokenUsageResponse:
+        """Tell what the account has used, over all clients and days. It needs a ChatGPT login.
+
+        Raises:
+            InvalidRequestError: Nobody is logged in with ChatGPT.
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.usage_read()
+
+    async def mcp_login(
         self,
-        response: wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse,
-        policy: Policy | None,
-    ) -> Thread:
-        self._session.approvals.warn_if_bypassed(response, policy)
-        return Thread(self._session, response.thread, policy, response.cwd)
+        name: str,
+        *,
+        client_registration: wire.McpServerOauthClientRegistration | str | None = None,
+        scopes: Sequence[str] | None = None,
+        thread_id: str | None = None,
+        timeout_secs: int | None = None,
+    ) -> McpLogin:
+        """Begin an OAuth login to an MCP server, which a person finishes in a browser.
 
-    async def _delete(self, response: wire.ThreadStartResponse | wire.ThreadForkResponse) -> None:
-        await self._session.request("thread/delete", {"threadId": response.thread.id})
+        Args:
+            name: The server, as it is configured.
+            client_registration: How to register as an OAuth client, for this login only.
+            scopes: Scopes to ask for, in place of those configured.
+            thread_id: The thread by whose configuration to go.
+            timeout_secs: When the server gives it up.
 
-    async def _unsubscribe(self, response: wire.ThreadResumeResponse) -> None:
-        await self._session.request("thread/unsubscribe", {"threadId": response.thread.id})
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        params = wire.McpServerOauthLoginParams(
+            name=name,
+            client_registration=client_registration,
+            scopes=scopes,
+            thread_id=thread_id,
+            timeout_secs=timeout_secs,
+        )
+        return await start_mcp_login(self._session, params)

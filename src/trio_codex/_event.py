@@ -50,6 +50,16 @@ class Event:
         return self._params
 
     @property
+    def thread_id(self) -> str | None:
+        """The thread that it is of, if any."""
+        return route(self.json).thread_id
+
+    @property
+    def turn_id(self) -> str | None:
+        """The turn that it is of, if any."""
+        return route(self.json).turn_id
+
+    @property
     def raw(self) -> Any:
         """The parameters as they came, as plain JSON, with every member that this version does not know."""
         try:

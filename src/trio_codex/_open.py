@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from trio_codex import wire
     from trio_codex._binary import Binary
+    from trio_codex._budget import Budget
     from trio_codex._process import ServerProcess
     from trio_codex.policies import Policy
 
@@ -76,6 +77,7 @@ async def open_codex(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Codex]:
     """Start a server and be its client, as a scope.
@@ -86,13 +88,14 @@ async def open_codex(
     Args:
         config: How; by default as the user's own Codex.
         policy: Decides on what turns ask, unless their own policies or those of their threads do.
+        budget: What all of its turns may use together.
         instruments: Who is told what happens.
 
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -103,6 +106,7 @@ async def connect_codex(
     *,
     config: CodexConfig | None = None,
     policy: Policy | None = None,
+    budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Codex:
     """Be a client over a byte stream that is already open, such as a socket or half of ``memory_stream_pair``.
@@ -115,12 +119,13 @@ async def connect_codex(
         stream: Newline-delimited JSON in both directions.
         config: Its fields about the process have no effect.
         policy: As in :func:`open_codex`.
+        budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
 
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
@@ -129,10 +134,16 @@ async def connect_codex(
 class Opening:
     """One client on its way up, and later on its way down."""
 
-    def __init__(self, config: CodexConfig, policy: Policy | None, instruments: Sequence[Instrument]) -> None:
+    def __init__(
+        self,
+        config: CodexConfig,
+        policy: Policy | None,
+        instruments: Sequence[Instrument] = (),
+        budget: Budget | None = None,
+    ) -> None:
         self._config = config
         self._instruments = Instruments(instruments, Instrument)
-        self._router = Router(config.event_buffer, self._instruments)
+        self._router = Router(config.event_buffer, budget, self._instruments)
         self._approvals = Approvals(self._router, policy)
         if "decision_made" in self._instruments:
             self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
@@ -232,6 +243,7 @@ class Opening:
         self._phase = "running"
         metadata = ServerMetadata.of(response)
         self._instruments.call("handshake_completed", self._instruments.connection, metadata)
+        self._session_of().server_version = metadata.server_version
         return metadata
 
     def _session_of(self) -> Session:

@@ -9,21 +9,24 @@ import logging
 import re
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from trio_codex._audit import REVIEW_COMPLETED, REVIEW_STARTED
+from trio_codex._budget import Meter
 from trio_codex._event import DeltaMerger, Event, Route, event_of, route
 from trio_codex._instruments import NO_INSTRUMENTS, Instruments
-from trio_codex._json import UNREADABLE, list_of, object_of
+from trio_codex._json import UNREADABLE, list_of, object_of, parse_object
 from trio_codex._subscriptions import Subscription, Wakeups
 from trio_codex._turn_state import ThreadState, TurnState
+from trio_codex._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_codex._audit import Audit
+    from trio_codex._budget import Budget
     from trio_codex._config import EventBuffer
     from trio_codex._connection import Death
     from trio_codex._dispatch import Dispatcher
@@ -41,6 +44,23 @@ UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
 UNHEARD_KEPT: Final = 64
 """Notifications of no thread that are kept for the first who listens: some are sent before anybody can."""
 
+
+class Listener(Protocol):
+    """Who is told of events by the reader; none of it waits or raises."""
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Note that there will be no more, and why."""
+        ...
+
+    def release(self) -> None:
+        """Drop what is kept: nobody is going to ask for it."""
+        ...
+
+
 LEFT_TURNS_KEPT: Final = 64
 """Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
 
@@ -50,9 +70,11 @@ class Router:
 
     Args:
         buffer: Bounds of each consumer's buffer.
+        budget: What all turns of the client may use together.
         instruments: Who is told what happens.
 
     Attributes:
+        meter: What they use.
         dispatcher: Who answers server requests; set before the reader starts.
         audit: Who keeps the records of what the server decides by itself; set likewise.
         end_orphan: Ends a child agent's turn whose root was left while the agent was being spawned; set likewise.
@@ -62,13 +84,20 @@ class Router:
     audit: Audit
     end_orphan: Callable[[TurnState], object]
 
-    def __init__(self, buffer: EventBuffer, instruments: Instruments = NO_INSTRUMENTS) -> None:
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        budget: Budget | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
+    ) -> None:
+        self.meter: Meter = Meter("client", budget)
+        self._counters = UsageCounters()
         self._buffer = buffer
         self.instruments = instruments
         self._merger = DeltaMerger(instruments)
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
-        self._listeners: dict[str | None, list[Subscription[Event]]] = {}
+        self._listeners: dict[str | None, list[Listener]] = {}
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
@@ -119,12 +148,16 @@ class Router:
         for event in [event for event in self._unheard if not methods or event.method in methods]:
             self._unheard.remove(event)
             subscription.put(event)
-        for method in methods or (None,):
-            self._listeners.setdefault(method, []).append(subscription)
+        self.attach(subscription, *methods)
         return subscription
 
-    def unlisten(self, subscription: Subscription[Event]) -> None:
-        """Undo :meth:`listen`."""
+    def attach(self, listener: Listener, *methods: str) -> None:
+        """Tell a listener of all that comes from now on, or of the named methods only."""
+        for method in methods or (None,):
+            self._listeners.setdefault(method, []).append(listener)
+
+    def unlisten(self, subscription: Listener) -> None:
+        """Undo :meth:`listen` and :meth:`attach`."""
         subscription.release()
         for method, subscriptions in list(self._listeners.items()):
             if subscription in subscriptions:
@@ -168,8 +201,12 @@ class Router:
         if notification.method == "turn/started":
             state = self.thread(thread_id)
             self._on_turn_started(state, where)
+        elif notification.method == USAGE_METHOD:
+            self._on_usage(thread_id, state, event)
         if state is None:
             return
+        if state.parent is not None:
+            self._tell_about_agent(state, event)
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turn_id
@@ -219,8 +256,8 @@ class Router:
             if state.turn is not None:
                 state.turn.lose(death.reason, death)
                 state.close_turn(state.turn)
-            for listener in state.listeners:
-                listener.end(death.exception)
+            for subscription in state.listeners:
+                subscription.end(death.exception)
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.end(death.exception)
@@ -283,6 +320,42 @@ class Router:
             state.parent = next((root for root in roots if root_id in (root.id, root.active_id)), None)
             if state.parent is not None:
                 state.parent.reducer.children[state.id] = None
+
+    def _on_usage(self, thread_id: str, state: ThreadState | None, event: Event) -> None:
+        params = parse_object(event.json)
+        turn_id = reported_turn_id(params)
+        turn = None if state is None else state.turn
+        if turn is not None and (turn_id is None or turn_id not in (turn.id, turn.active_id)):
+            turn = None
+        if state is None or (turn is None and turn_id not in state.past_turn_ids):
+            self._counters.replay(thread_id, params)
+            return
+        used = self._counters.take(thread_id, params)
+        if used is None:
+            return
+        seen: set[str] = set()
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if turn is not None:
+                turn.meter.add(used)
+                if len(seen) > 1:
+                    turn.agents_usage = plus(turn.agents_usage, used)
+            state.meter.add(used)
+            turn = state.parent
+            state = None if turn is None else turn.thread
+        self.meter.add(used)
+
+    def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
+        """Give an event of an agent to who listens to the agents of the turn that it works for."""
+        seen = {state.id}
+        turn = state.parent
+        while turn is not None:
+            for listener in turn.agent_listeners:
+                listener.put(event)
+            if turn.thread.id in seen:
+                return
+            seen.add(turn.thread.id)
+            turn = turn.thread.parent
 
     def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
         state.close_turn(turn)

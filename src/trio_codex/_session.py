@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trio_codex._approvals import Approvals
     from trio_codex._config import CodexConfig
     from trio_codex._connection import Call, Connection, Lane
+    from trio_codex._login import LoginNews
     from trio_codex._nursery import Services
     from trio_codex._router import Router
 
@@ -36,6 +37,8 @@ class Session:
         kill: Ends the server at once; ``None`` if it is not ours.
         close: The close sequence of the client.
         closed: Set when that is over.
+        logins: How logins end, from the first login on.
+        server_version: The version of the server, as far as it is known.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class Session:
         self.kill = kill
         self.close = close
         self.closed = closed
+        self.logins: LoginNews | None = None
+        self.server_version: str | None = None
 
     async def request(self, method: str, params: wire.Wire | Mapping[str, Any] | None = None) -> Any:
         """Send a request and give its typed result.
@@ -98,11 +103,12 @@ class Session:
         """
         call = await self.begin(method, params)
         answer = None
+        timeout = float("inf") if lane_of(method) == "deferred" else self.config.request_timeout
         try:
-            with trio.move_on_after(self.config.request_timeout):
+            with trio.move_on_after(timeout):
                 answer = await call.answer()
             if answer is None:
-                raise RequestTimeout(method, self.config.request_timeout)
+                raise RequestTimeout(method, timeout)
             return decode_result(method, answer)
         finally:
             # Not ``call.answered``: the answer may come after we were cancelled and before we run.

@@ -2,71 +2,36 @@
 
 from __future__ import annotations
 
-import enum
-import os
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import trio
 
-from trio_codex import wire
+from trio_codex import _opening, wire
+from trio_codex._budget import Budget, Meter
 from trio_codex._ending import end_turn
-from trio_codex._inputs import TurnInput, wire_input
+from trio_codex._history import items_of, turns_of
+from trio_codex._options import settings_params, turn_params
 from trio_codex._turn import Turn, open_turn
 from trio_codex._turn_result import TurnStatus
+from trio_codex._versions import check_turn
 from trio_codex.errors import CodexError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from types import TracebackType
 
     from trio_codex._event import Event
+    from trio_codex._history import ItemsView, TurnsView
+    from trio_codex._inputs import TurnInput
+    from trio_codex._opening import Opened
+    from trio_codex._options import ThreadForkOptions, ThreadOptions, ThreadSettings, TurnOptions
+    from trio_codex._paging import Pager
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
     from trio_codex._turn_result import TurnResult
+    from trio_codex._usage import TokenUsage
     from trio_codex.policies import Policy
-
-
-class Sandbox(enum.StrEnum):
-    """What commands of the agent may touch, as the server enforces it."""
-
-    read_only = "read-only"
-    workspace_write = "workspace-write"
-    """The working directory, and all of ``/tmp`` unless the configuration excludes it (PROTOCOL Q35)."""
-    full_access = "danger-full-access"
-
-
-class TurnOptions(TypedDict, total=False):
-    """What can be chosen for a turn. The server keeps most of it for the thread's later turns, too.
-
-    Attributes:
-        policy: Decides on what this turn asks, before the thread's and the client's policies; for this turn only.
-        idle_limit: Seconds without an event after which the turn is given up with ``TurnStalled``; for this turn only. A
-            question that is with a policy, and a tool at work, may take as long as they like. By default there is none.
-        approval_policy: When the server asks at all. With ``never`` no policy is asked.
-        approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-        cwd: Working directory.
-        effort: Reasoning effort.
-        model: Model.
-        output_schema: JSON Schema of the final response; the server keeps it for this turn only.
-        sandbox: What commands may touch.
-        service_tier: Service tier.
-        summary: How reasoning is summarised.
-        collaboration_mode: Collaboration mode (experimental).
-    """
-
-    policy: Policy | None
-    idle_limit: float | None
-    approval_policy: wire.AskForApproval | None
-    approvals_reviewer: wire.ApprovalsReviewer | str | None
-    cwd: str | os.PathLike[str] | None
-    effort: wire.ReasoningEffort | str | None
-    model: str | None
-    output_schema: wire.JSON
-    sandbox: Sandbox | wire.SandboxPolicy | None
-    service_tier: str | None
-    summary: wire.ReasoningSummary | str | None
-    collaboration_mode: wire.CollaborationMode | None
 
 
 class Thread:
@@ -79,12 +44,21 @@ class Thread:
         info: What the server said when it was opened.
     """
 
-    def __init__(self, session: Session, info: wire.Thread, policy: Policy | None, cwd: str | None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        info: wire.Thread,
+        policy: Policy | None,
+        cwd: str | None,
+        budget: Budget | None = None,
+    ) -> None:
         self._session = session
         self._state = session.router.thread(info.id)
         self._state.held += 1
         self._state.policy = policy
         self._state.cwd = cwd
+        if budget is not None:
+            self._state.meter = Meter("thread", budget)
         self._closed = False
         self.info = info
 
@@ -117,6 +91,8 @@ class Thread:
             TurnStalled: It was silent for longer than ``idle_limit``.
             ThreadClosed: Its scope has ended.
             PolicyError: A policy callback raised, or returned what is no decision.
+            BudgetExceeded: It used more than its budget, or nothing is left of one.
+            ValueError: Options contradict each other; nothing was sent.
             CodexError: As every request.
         """
         async with self.turn(value, **options) as turn:
@@ -144,34 +120,22 @@ class Thread:
             TurnLost: The end was not seen, and the body returned normally.
             TurnStalled: It was silent for longer than ``idle_limit``; the body was cancelled.
             PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
+            BudgetExceeded: It used more than its budget and was interrupted, or nothing is left of one and nothing was sent.
             LocalProtocolError: The input cannot be sent; nothing was.
+            ServerTooOld: The server would ignore an option; nothing was sent.
+            ValueError: Options contradict each other; nothing was sent.
             CodexError: As every request.
         """
         self._check_open()
-        items, tool_output = wire_input(value)
-        cwd = options.get("cwd")
-        params = wire.TurnStartParams(
-            thread_id=self.id,
-            input=items,
-            tool_output=tool_output,
-            approval_policy=options.get("approval_policy"),
-            approvals_reviewer=options.get("approvals_reviewer"),
-            cwd=None if cwd is None else os.fspath(cwd),
-            effort=options.get("effort"),
-            model=options.get("model"),
-            output_schema=options.get("output_schema"),
-            sandbox_policy=_sandbox_policy(options.get("sandbox")),
-            service_tier=options.get("service_tier"),
-            summary=options.get("summary"),
-            collaboration_mode=options.get("collaboration_mode"),
-        )
-        unknown = options.keys() - TurnOptions.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"a turn has no option {min(unknown)!r}")
+        params = turn_params(self.id, value, options)
+        check_turn(params, self._session.server_version)
+        budget = options.get("budget")
+        if budget is not None and budget.turns is not None:
+            raise ValueError("the budget of a turn has no limit of turns")
         if params.cwd is not None:
             self._state.cwd = params.cwd
         return open_turn(
-            self._session, self, self._state, params, options.get("policy"), options.get("idle_limit")
+            self._session, self, self._state, params, options.get("policy"), options.get("idle_limit"), budget
         )
 
     @asynccontextmanager
@@ -201,6 +165,82 @@ class Thread:
     async def set_name(self, name: str) -> None:
         """Name it. The server refuses to before its first turn."""
         await self._request("thread/name/set", name=name)
+
+    async def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
+        """Change what holds for its later turns, without starting one (experimental).
+
+        What is not given stays as it is. The options of :meth:`turn` change the same settings.
+
+        Args:
+            **settings: See :class:`ThreadSettings`.
+
+        Raises:
+            ValueError: Settings contradict each other; nothing was sent.
+            CodexError: As every request.
+        """
+        self._check_open()
+        await self._session.request("thread/settings/update", settings_params(self.id, settings))
+
+    async def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
+        """Start a thread with the history of this one. The server refuses to before its first turn.
+
+        If this is cancelled after the request was sent, the new thread is deleted again before ``Cancelled`` goes on.
+
+        Args:
+            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
+                the server is configured (PROTOCOL Q39).
+
+        Raises:
+            ValueError: Options contradict each other; nothing was sent.
+            CodexError: As every request.
+        """
+        self._check_open()
+        return opened(self._session, await _opening.fork(self._session, self.id, options), options)
+
+    async def revert(self, before_turn_id: str) -> wire.Thread:
+        """Take back a turn and all that came after it, in the history; files stay as they are.
+
+        Args:
+            before_turn_id: The first turn to take back.
+
+        Raises:
+            CodexError: As every request.
+        """
+        response: wire.ThreadRevertResponse = await self._request(
+            "thread/revert", beforeTurnId=before_turn_id
+        )
+        return response.thread
+
+    async def inject_items(self, items: Sequence[wire.JSON]) -> None:
+        """Append raw items of the Responses API to what the model sees, without starting a turn.
+
+        Raises:
+            CodexError: As every request.
+        """
+        await self._request("thread/inject_items", items=list(items))
+
+    def turns(self, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
+        """Iterate over its turns, newest first unless asked otherwise, holding one page at a time.
+
+        Args:
+            **view: See :class:`TurnsView`.
+        """
+        self._check_open()
+        return turns_of(self._session, self.id, view)
+
+    def items(self, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
+        """Iterate over the items of its turns, oldest first unless asked otherwise, holding one page at a time.
+
+        Args:
+            **view: See :class:`ItemsView`.
+        """
+        self._check_open()
+        return items_of(self._session, self.id, view)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """The tokens that its turns used since this client opened it, those of agents included; ``None`` if unreported."""
+        return self._state.meter.usage
 
     async def archive(self) -> None:
         """Archive it: the server ends its open turn, unloads it, and hides it from ordinary lists."""
@@ -258,13 +298,8 @@ class Thread:
             await self._session.request("thread/unsubscribe", {"threadId": self.id})
 
 
-def _sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | None) -> wire.SandboxPolicy | None:
-    match sandbox:
-        case Sandbox.read_only:
-            return wire.ReadOnlySandboxPolicy()
-        case Sandbox.workspace_write:
-            return wire.WorkspaceWriteSandboxPolicy()
-        case Sandbox.full_access:
-            return wire.DangerFullAccessSandboxPolicy()
-        case _:
-            return sandbox
+def opened(session: Session, response: Opened, options: ThreadOptions) -> Thread:
+    """Give the handle of a thread that was just opened."""
+    policy = options.get("policy")
+    session.approvals.warn_if_bypassed(response, policy)
+    return Thread(session, response.thread, policy, response.cwd, options.get("budget"))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 import trio
 
+from trio_codex import _retry
+from trio_codex._budget import Meter, Spending
 from trio_codex._dispatch import CallbackGroup
 from trio_codex._ending import end_turn, insist, interrupt
 from trio_codex._inputs import TurnInput, wire_input
@@ -15,21 +17,23 @@ from trio_codex._json import object_of, string_of
 from trio_codex._nursery import holds_cancelled
 from trio_codex._turn_state import TurnState
 from trio_codex._waiting import last_event_at, waiting_on, watch_idle
-from trio_codex.errors import DecodeError, RequestTimeout, RpcError, TurnActive
+from trio_codex.errors import BudgetExceeded, DecodeError, RequestTimeout, RpcError, TurnActive
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from trio_codex import wire
+    from trio_codex._budget import Budget
     from trio_codex._event import Event
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
     from trio_codex._thread import Thread
     from trio_codex._turn_result import TurnResult
     from trio_codex._turn_state import ThreadState
+    from trio_codex._usage import TokenUsage
     from trio_codex._waiting import WaitingOn
-    from trio_codex.errors import PolicyError, TurnStalled
+    from trio_codex.errors import CodexError
     from trio_codex.policies import Policy
 
 
@@ -75,6 +79,33 @@ class Turn:
     def children(self) -> tuple[str, ...]:
         """Ids of the threads of the agents that were spawned in it. Interrupting it ends them too."""
         return tuple(self._state.reducer.children)
+
+    @asynccontextmanager
+    async def agent_events(self) -> AsyncGenerator[Subscription[Event]]:
+        """Listen to everything of the agents that were spawned in it, and of those that they spawned.
+
+        ``event.thread_id`` says whose an event is. The iteration ends with the turn; an agent that outlives it can be
+        resumed as a thread by its id. Any number of listeners may do so at once.
+
+        Raises:
+            TurnLost: From the iteration: the connection ended, or the turn was abandoned.
+            SubscriptionOverflow: From the iteration: this consumer lagged beyond ``event_buffer``.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        events = self._session.router.subscription()
+        if self._state.ended.is_set():
+            events.end(self._state.loss if self._state.lost else None)
+        self._state.agent_listeners.append(events)
+        try:
+            yield events
+        finally:
+            events.release()
+            self._state.agent_listeners.remove(events)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """The tokens that it has used so far, with those of the agents that it spawned; ``None`` if none were reported."""
+        return self._state.meter.usage
 
     @property
     def last_event_at(self) -> float:
@@ -189,15 +220,16 @@ async def open_turn(
     params: wire.TurnStartParams,
     policy: Policy | None,
     idle_limit: float | None,
+    budget: Budget | None = None,
 ) -> AsyncGenerator[Turn]:
     """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
     session.connection.check_open()
     if state.turn is not None:
         raise TurnActive(state.id, state.turn.id)
     body_scope = trio.CancelScope()
-    failures: list[PolicyError | TurnStalled] = []
+    failures: list[CodexError] = []
 
-    def fail(error: PolicyError | TurnStalled) -> None:
+    def fail(error: CodexError) -> None:
         failures.append(error)
         body_scope.cancel()
 
@@ -208,6 +240,9 @@ async def open_turn(
         policy=policy,
         instruments=session.router.instruments,
     )
+    turn.meter = Meter("turn", budget)
+    spending = turn.spending = Spending((turn.meter, state.meter, session.router.meter), fail)
+    body_scope.deadline = spending.deadline
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
     watch: trio.CancelScope | None = None
@@ -228,7 +263,10 @@ async def open_turn(
         body_error = exc
     if watch is not None:
         watch.cancel()
+    if body_scope.cancel_called and not failures:
+        failures.append(spending.out_of_time())
     exit_request = await _leave(session, turn)
+    spending.close()
     session.router.let_go_of_children(turn)
     error = _choose(body_error, exit_request, failures, turn)
     if error is not None:
@@ -241,10 +279,12 @@ async def _start(session: Session, turn: TurnState, params: wire.TurnStartParams
     except BaseException:
         turn.never_started()
         raise
+    _retry.note_started()
     with trio.move_on_after(session.config.request_timeout):
         try:
             answer = await turn.start.answer()
         except RpcError:
+            _retry.note_refused()
             turn.never_started()
             raise
         turn.bind(answer)
@@ -273,10 +313,14 @@ async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
 def _choose(
     body_error: BaseException | None,
     exit_request: KeyboardInterrupt | None,
-    failures: list[PolicyError | TurnStalled],
+    failures: list[CodexError],
     turn: TurnState,
 ) -> BaseException | None:
     """Pick what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
+    failures = [
+        failure.in_turn(turn.result()) if isinstance(failure, BudgetExceeded) else failure
+        for failure in failures
+    ]
     chosen = exit_request or body_error or next(iter(failures), None)
     if chosen is None:
         return turn.loss() if turn.lost else None

@@ -20,6 +20,8 @@ from trio_codex.wire import _convert
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_codex._usage import TokenUsage
+
 T = TypeVar("T")
 
 OWN_WORK: Final = frozenset(
@@ -52,7 +54,10 @@ class TurnResult:
         error: Why, where the server said so.
         final_response: The last ``final_answer`` agent message, else the last without a phase, else ``None``.
         items: The completed items, in the order of their completion. An item that was cut off is not among them.
-        usage: The thread's token usage as last reported in this turn; ``None`` if it was not.
+        usage: The thread's token usage as last reported in this turn, with the totals of the thread's whole life; ``None``
+            if it was not.
+        turn_usage: The tokens that this turn used, with those of the agents that it spawned; ``None`` if none were reported.
+        agents_usage: Of these, those of the agents.
         diff: The unified diff of what the turn changed in files, as last reported.
         started_at: Unix time in seconds, as the server tells it.
         completed_at: Unix time in seconds.
@@ -66,6 +71,8 @@ class TurnResult:
     final_response: str | None = attrs.field(default=None, repr=False)
     items: tuple[wire.ThreadItem, ...] = attrs.field(default=(), repr=lambda items: f"<{len(items)} items>")
     usage: wire.ThreadTokenUsage | None = None
+    turn_usage: TokenUsage | None = None
+    agents_usage: TokenUsage | None = None
     diff: str | None = attrs.field(default=None, repr=False)
     started_at: int | None = None
     completed_at: int | None = None
@@ -124,7 +131,13 @@ class TurnReducer:
         """Whether the outcome is settled."""
         return self._status is not None
 
-    def result(self, turn_id: str, thread_id: str) -> TurnResult:
+    def result(
+        self,
+        turn_id: str,
+        thread_id: str,
+        turn_usage: TokenUsage | None = None,
+        agents_usage: TokenUsage | None = None,
+    ) -> TurnResult:
         """Give the result; items and errors are structured now."""
         return TurnResult(
             id=turn_id,
@@ -134,6 +147,8 @@ class TurnReducer:
             final_response=_final_response(self._items),
             items=tuple(_structure_item(item) for item in self._items),
             usage=_structured(wire.ThreadTokenUsage, self._usage),
+            turn_usage=turn_usage,
+            agents_usage=agents_usage,
             diff=string_of(self._diff),
             started_at=integer_of(self._turn.get("startedAt")),
             completed_at=integer_of(self._turn.get("completedAt")),

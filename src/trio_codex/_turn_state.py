@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._budget import Meter
 from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import Json, object_of, parse_object, string_of
 from trio_codex._turn_result import TurnReducer, TurnResult
@@ -18,10 +19,12 @@ from trio_codex.errors import TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
+    from trio_codex._budget import Spending
     from trio_codex._connection import Call, Death
     from trio_codex._dispatch import CallbackGroup
     from trio_codex._event import Event
     from trio_codex._subscriptions import Subscription
+    from trio_codex._usage import TokenUsage
     from trio_codex.policies import Policy
 
 PAST_TURNS_KEPT: Final = 16
@@ -42,6 +45,10 @@ class TurnState:
         started: Set when the server has announced it; before that it refuses an interrupt (Q1).
         ended: Set at its terminal event, or when it is lost.
         last_event_at: Trio time of the last event.
+        meter: What it uses, with the agents that it spawned.
+        agents_usage: Of that, what the agents use.
+        spending: What counts it as a turn; ``None`` for one that nobody here started.
+        agent_listeners: Who gets the events of the agents that it spawned, and of theirs.
         start: The call that starts it, while its answer is not known.
         left_early: Whether its scope was left before its end.
     """
@@ -66,6 +73,10 @@ class TurnState:
         self.started: trio.Event = trio.Event()
         self.ended: trio.Event = trio.Event()
         self.last_event_at: float = trio.current_time()
+        self.meter: Meter = Meter("turn")
+        self.agents_usage: TokenUsage | None = None
+        self.spending: Spending | None = None
+        self.agent_listeners: list[Subscription[Event]] = []
         self.start: Call | None = None
         self.left_early = False
         self._lost: tuple[str, Death | None] | None = None
@@ -102,6 +113,8 @@ class TurnState:
         """Note that the server refused to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
+        if self.spending is not None:
+            self.spending.never_started()
         self._close("refused")
 
     def take(self, event: Event) -> None:
@@ -118,6 +131,8 @@ class TurnState:
         self._close(str(self.reducer.status))
         if self.events is not None:
             self.events.put_last(event)
+        for listener in self.agent_listeners:
+            listener.end()
 
     def lose(self, reason: str, death: Death | None = None) -> None:
         """Note that its end will not be seen."""
@@ -128,6 +143,8 @@ class TurnState:
         self._close("lost")
         if self.events is not None:
             self.events.end(self.loss)
+        for listener in self.agent_listeners:
+            listener.end(self.loss)
 
     def loss(self) -> TurnLost:
         """Give a fresh exception that says why it was lost."""
@@ -145,7 +162,7 @@ class TurnState:
     def result(self) -> TurnResult:
         """Give the result. Its items are structured at the first call after the end."""
         if self._result is None:
-            result = self.reducer.result(self.id or "", self.thread.id)
+            result = self.reducer.result(self.id or "", self.thread.id, self.meter.usage, self.agents_usage)
             if not self.ended.is_set():
                 return result
             self._result = result
@@ -174,6 +191,7 @@ class ThreadState:
         cwd: Its working directory, as last told.
         flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
         held_requests: How many questions of this thread are with a callback of ours.
+        meter: What its turns use, with the agents that they spawn.
         held: How many handles of this client stand for it.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
@@ -188,6 +206,7 @@ class ThreadState:
         self.cwd: str | None = None
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0
+        self.meter: Meter = Meter("thread")
         self.held = 0
         self.past_turn_ids: deque[str] = deque(maxlen=PAST_TURNS_KEPT)
         self.past_turns: list[TurnState] = []

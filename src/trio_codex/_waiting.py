@@ -20,13 +20,13 @@ class WaitingOn(enum.StrEnum):
     """What an open turn waits for. Its agents count as part of it."""
 
     model = "model"
-    """The model, as far as can be told: nothing else is under way."""
+    """The model, as far as can be told, because nothing else is under way."""
     tool = "tool"
     """A command, a tool or an agent is at work; a command in the background counts, too."""
     approval = "approval"
     """A question that is with a policy of this client."""
     unseen_approval = "unseen approval"
-    """A question that the server waits for and never sent to this client: nobody here can answer it."""
+    """A question that the server waits for and never sent to this client, so that nobody here can answer it."""
 
 
 def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:

@@ -16,6 +16,7 @@
     │       ├─ FrameTooLong         its line was longer than ``max_line_bytes``
     │       ├─ InvalidMessage       its line is JSON, but no JSON-RPC answer
     │       └─ DecodeError          its answer does not fit the schema
+    ├─ ServerTooOld                 this server would ignore what was asked for
     ├─ RpcError                     the server refused a request
     │   ├─ ParseError               -32700
     │   ├─ InvalidRequestError      -32600
@@ -29,6 +30,7 @@
     │   ├─ TurnFailed               the turn ended as failed
     │   ├─ TurnLost                 its end was never seen
     │   ├─ TurnStalled              nothing happened for longer than its ``idle_limit``
+    │   ├─ BudgetExceeded           a turn, thread or client used more than its budget
     │   └─ TurnActive               the thread has an open turn; or: this one has no result yet
     ├─ ThreadClosed                 the thread's scope has ended
     ├─ PolicyError                  a policy callback raised, or returned nonsense
@@ -50,6 +52,7 @@ import attrs
 
 if TYPE_CHECKING:
     from trio_codex._turn_result import TurnResult
+    from trio_codex._usage import TokenUsage
 
 _ErrorT = TypeVar("_ErrorT", bound=type[BaseException])
 
@@ -247,6 +250,24 @@ class DecodeError(RemoteProtocolError):
         return f"{self.what} does not fit the schema at {self.path}: {shorten(self.problem)}"
 
 
+@_error
+class ServerTooOld(CodexError):
+    """This server would ignore something that was asked for; nothing was sent.
+
+    Attributes:
+        what: The option or input.
+        needed: The first version of the server that has it.
+        found: The version of this one.
+    """
+
+    what: str
+    needed: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.what} needs codex {self.needed} or later; this server is {self.found}"
+
+
 # -- refusals of the server ----------------------------------------------------------------------------------------
 
 
@@ -375,6 +396,34 @@ class TurnActive(TurnError):
 
     def __str__(self) -> str:
         return f"thread {self.thread_id} has an open turn ({self.turn_id or 'starting'})"
+
+
+@_error
+class BudgetExceeded(TurnError):
+    """More was used than a budget allows. The turn has ended on the server, or was not started.
+
+    Attributes:
+        carrier: Whose budget: of a ``"turn"``, ``"thread"`` or ``"client"``.
+        limit: Of what: ``"tokens"``, ``"turns"`` or ``"seconds"``.
+        allowed: How much of it.
+        used: How much was used of it.
+        usage: The tokens that were used; ``None`` if the server reported none.
+        result: How the turn ended; ``None`` if it was not started.
+    """
+
+    carrier: str
+    limit: str
+    allowed: float
+    used: float
+    usage: TokenUsage | None = None
+    result: TurnResult | None = None
+
+    def in_turn(self, result: TurnResult) -> BudgetExceeded:
+        """Give the same with the result of the turn that it ended."""
+        return BudgetExceeded(self.carrier, self.limit, self.allowed, self.used, self.usage, result)
+
+    def __str__(self) -> str:
+        return f"the {self.carrier} used {self.used:g} {self.limit}; its budget is {self.allowed:g}"
 
 
 @_error

@@ -8,17 +8,22 @@ import trio
 
 import trio_codex
 from trio_codex import (
+    ApprovalMode,
+    Budget,
     Codex,
     CodexConfig,
     Event,
     ExternalMessage,
     ImageInput,
+    LoginHandle,
+    Pager,
     Policy,
     Sandbox,
     ServerMetadata,
     Subscription,
     TextInput,
     Thread,
+    TokenUsage,
     Turn,
     TurnResult,
     TurnStatus,
@@ -26,6 +31,7 @@ from trio_codex import (
     errors,
     open_codex,
     policies,
+    retry_on_overload,
     wire,
 )
 
@@ -68,12 +74,41 @@ async def asking(codex: Codex) -> None:
             assert_type(event, Event)
 
 
+async def keeping(codex: Codex, thread: Thread) -> None:
+    assert_type(codex.threads(archived=True, cwd=[Path()], page_size=5), Pager[wire.Thread])
+    async for stored in codex.threads():
+        assert_type(stored, wire.Thread)
+    async for turn in thread.turns(items_view="full"):
+        assert_type(turn, wire.Turn)
+    async for entry in thread.items(turn_id="t"):
+        assert_type(entry, wire.ThreadItemEntry)
+    assert_type(codex.thread_items("id"), Pager[wire.ThreadItemEntry])
+    assert_type(await thread.fork(last_turn_id="t", approval_mode=ApprovalMode.ask), Thread)
+    assert_type(await thread.revert("t"), wire.Thread)
+    await thread.update_settings(service_tier=wire.NULL, sandbox=wire.ReadOnlySandboxPolicy())
+    assert_type(await codex.thread_unarchive("id", budget=Budget(turns=3)), Thread)
+    assert_type(await retry_on_overload(lambda: codex.thread_list(limit=1)), wire.ThreadListResponse)
+    assert_type(codex.usage, TokenUsage | None)
+    assert_type(thread.usage, TokenUsage | None)
+
+
+async def logging_in(codex: Codex) -> None:
+    async with await codex.login_chatgpt() as login:
+        assert_type(login, LoginHandle)
+        assert_type(login.auth_url, str | None)
+        assert_type(await login.wait(), wire.AccountLoginCompletedNotification)
+    assert_type(await (await codex.mcp_login("docs")).wait(), wire.McpServerOauthLoginCompletedNotification)
+    assert_type(await codex.account(), wire.GetAccountResponse)
+    assert_type(await codex.rate_limits(), wire.GetAccountRateLimitsResponse)
+
+
 async def running(thread: Thread) -> None:
     result = await thread.run("hello", sandbox=Sandbox.workspace_write)
     assert_type(result, TurnResult)
     assert_type(result.final_response, str | None)
     assert_type(result.items, tuple[wire.ThreadItem, ...])
     assert_type(result.usage, wire.ThreadTokenUsage | None)
+    assert_type(result.turn_usage, TokenUsage | None)
     assert_type(result.error, wire.TurnError | None)
     assert_type(result.status, TurnStatus | str)
     await thread.run(["look at", ImageInput("data:image/png;base64,")])
@@ -106,6 +141,8 @@ async def streaming(thread: Thread) -> None:
         assert_type(await turn.wait(), TurnResult)
         assert_type(turn.result, TurnResult)
         assert_type(turn.children, tuple[str, ...])
+        async with turn.agent_events() as agents:
+            assert_type(agents, Subscription[Event])
         await turn.steer("rather this")
         await turn.interrupt()
 
@@ -132,6 +169,9 @@ def failing(error: errors.CodexError) -> None:
         case errors.ServerExited(returncode=returncode, pid=pid):
             assert_type(returncode, int | None)
             assert_type(pid, int | None)
+        case errors.BudgetExceeded(used=used, usage=usage):
+            assert_type(used, float)
+            assert_type(usage, TokenUsage | None)
         case errors.RpcError(code=code, method=method):
             assert_type(code, int)
             assert_type(method, str | None)

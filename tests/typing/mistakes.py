@@ -12,6 +12,8 @@ async def mistakes(thread: Thread, turn: Turn) -> None:
     CodexConfig("codex")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     CodexConfig(on_stuck_turn="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     await thread.run(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    await thread.run("hi", modle="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await thread.fork(last_turn_id=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with open_codex():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
     list(turn)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]

@@ -15,7 +15,7 @@ import msgspec
 import trio
 import trio.testing
 
-from trio_codex import Codex, CodexConfig, Policy, connect_codex
+from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -242,18 +242,36 @@ async def fake_codex(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
+    version: str = "0.163.0",
 ) -> AsyncGenerator[tuple[Codex, FakeServer]]:
     """Connect a client to a :class:`FakeServer` for the time of a scope; give both.
 
     What the body raises leaves in an exception group of the nursery that this opens.
+
+    Args:
+        config: As in :func:`~trio_codex.connect_codex`.
+        policy: As there.
+        budget: As there.
+        instruments: As there.
+        version: The version that the server claims to be.
     """
     server = FakeServer()
+    server.give(
+        "initialize",
+        {**DEFAULTS["initialize"], "userAgent": f"fake/{version} (Fake; none) unknown (fake; 0)"},
+    )
     async with trio.open_nursery() as serving:
         serving.start_soon(server.serve)  # noqa: ASYNC113  # what is sent before it runs waits in the stream
         async with trio.open_nursery() as nursery:
             codex = await connect_codex(
-                nursery, server.stream, config=config, policy=policy, instruments=instruments
+                nursery,
+                server.stream,
+                config=config,
+                policy=policy,
+                budget=budget,
+                instruments=instruments,
             )
             yield codex, server
             await codex.aclose()

@@ -1,0 +1,110 @@
+"""When a request may be sent again: owns the only thing that retries, and what tells that it must not.
+
+Whoever starts a turn notes it here, so that an attempt that may have set an agent to work is never repeated.
+"""
+
+from __future__ import annotations
+
+import random
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from trio_codex.errors import ServerBusyError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+T = TypeVar("T")
+
+
+@attrs.define
+class _Attempt:
+    """Turns that an attempt has started, or may have; those of an attempt within it are its own, too."""
+
+    within: _Attempt | None
+    started: int = 0
+
+
+_attempt: ContextVar[_Attempt | None] = ContextVar("trio_codex_attempt", default=None)
+
+
+def note_started() -> None:
+    """Note that a turn was asked for: from now on the server may work on it."""
+    _count(1)
+
+
+def note_refused() -> None:
+    """Note that the server refused it, so that it does nothing."""
+    _count(-1)
+
+
+def _count(started: int) -> None:
+    attempt = _attempt.get()
+    while attempt is not None:
+        attempt.started += started
+        attempt = attempt.within
+
+
+def is_retryable_error(exc: BaseException) -> bool:
+    """Say whether the server rejected a request because of its load, did nothing, and may take it later.
+
+    It goes by the code of the error, because the server sends no more than that. A turn that *failed* because the model
+    was overloaded is something else: it ran.
+    """
+    return isinstance(exc, ServerBusyError)
+
+
+async def retry_on_overload(
+    fn: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = 3,
+    initial_delay: float = 0.25,
+    max_delay: float = 2.0,
+    jitter: float = 0.2,
+) -> T:
+    """Call something again while the server says that it is overloaded.
+
+    ::
+
+        page = await retry_on_overload(lambda: codex.thread_list(limit=50))
+
+    The delay doubles from one attempt to the next. Nothing is repeated after a turn was started within ``fn`` that the
+    server may be working on, whatever failed afterwards. Cancellable at any time; put it under a deadline of your own.
+
+    Args:
+        fn: Makes the request; called anew for each attempt.
+        attempts: How often to call it at most.
+        initial_delay: Seconds before the second attempt.
+        max_delay: Bound of the delay in seconds, before the jitter.
+        jitter: How much of each delay is left to chance: 0.2 is 20 % in either direction.
+
+    Returns:
+        What ``fn`` returns.
+
+    Raises:
+        ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
+        ValueError: ``attempts`` is less than 1, or a delay is negative.
+        Exception: Whatever else ``fn`` raises, at once and unchanged.
+    """
+    if attempts < 1:
+        raise ValueError(f"attempts must be at least 1, not {attempts}")
+    if initial_delay < 0 or max_delay < 0 or not 0 <= jitter <= 1:
+        raise ValueError("delays must not be negative, and jitter must be between 0 and 1")
+    delay = initial_delay
+    for left in reversed(range(attempts)):
+        attempt = _Attempt(_attempt.get())
+        token = _attempt.set(attempt)
+        try:
+            return await fn()
+        except Exception as exc:
+            if not left or attempt.started or not is_retryable_error(exc):
+                raise
+        finally:
+            _attempt.reset(token)
+        delay = min(delay, max_delay)
+        await trio.sleep(delay * random.uniform(1 - jitter, 1 + jitter))
+        delay *= 2
+    raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,158 @@
+"""What the suite of the official SDK proves of the client as a whole, and agents and budgets, on the real server.
+
+The tests bear the numbers of the scenarios. Those without a test here or in the two modules beside this one:
+
+- 36 to 44, goals, are proved where the scope of a goal is. 40, the retry under the id that the server names, holds of every
+  turn: ``tests/test_turn.py``.
+- 48, watching files, is proved where the scope of a watch is.
+- 50, notifications that are unknown or do not fit: ``tests/wire/test_wire_reading.py``; the pinned server sends none.
+- 51, events that come before their turn is known: ``tests/test_turn.py``, for the same reason.
+- 52, concurrent first use: there is none, because opening is a scope; a handshake that fails closes the client
+  (``tests/test_open.py``).
+- 54, the router of goals, is how the official SDK goes about 36 to 44; what can be seen of it is theirs.
+"""
+
+import importlib.resources
+import inspect
+import re
+
+import pytest
+import trio
+from real import offline
+
+import trio_codex
+from trio_codex import Budget, Codex, LoginHandle, Thread, Turn, TurnStatus, errors, wire
+from trio_codex.testing import Hang, Response, Text, ToolCall, Usage
+
+real = pytest.mark.real
+
+
+@real
+async def test_s49_one_message_may_have_many_megabytes():
+    async with offline() as (codex, _, home):
+        size = 6 * 1024 * 1024
+        path = home.workspace / "large"
+        path.write_bytes(b"x" * size)
+        response = await codex.api.fs.read_file(path=str(path))
+        assert len(response.data_base64) == size * 4 / 3
+
+
+@pytest.mark.parametrize("cls", [Codex, Thread, Turn, LoginHandle], ids=lambda cls: cls.__name__)
+def test_s55_public_methods_are_snake_case_typed_and_take_options_by_keyword(cls):
+    for name, function in vars(cls).items():
+        if name.startswith("_") or not inspect.isfunction(function):
+            continue
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        signature = inspect.signature(function)
+        assert signature.return_annotation is not inspect.Signature.empty
+        positional = [
+            one for one in signature.parameters.values() if one.kind.name == "POSITIONAL_OR_KEYWORD"
+        ]
+        assert all(one.default is inspect.Parameter.empty for one in positional) or name == "request", name
+        for parameter in [*signature.parameters.values()][1:]:
+            assert parameter.annotation is not inspect.Parameter.empty
+            assert "Any" not in str(parameter.annotation) or name == "request", f"{name}: {parameter}"
+
+
+def test_s55_the_package_says_that_it_is_typed():
+    assert importlib.resources.files(trio_codex).joinpath("py.typed").is_file()
+
+
+# -- agents --------------------------------------------------------------------------------------------------------
+
+
+def script_an_agent(model):
+    model.script("child work").respond(Text("the child says"), Usage(100, 20))
+    parent = model.script("parent work")
+    parent.respond(
+        ToolCall("spawn_agent", {"message": "child work"}, namespace="multi_agent_v1"), Usage(10, 5)
+    )
+    return parent
+
+
+@real
+async def test_an_agent_is_heard_and_what_it_uses_counts_for_the_turn_that_spawned_it():
+    async with offline() as (codex, model, _):
+        parent = script_an_agent(model)
+        parent.respond(Text("I wait for it"), Hang())
+        thread = await codex.thread_start()
+        said, ended = [], False
+        async with thread.turn("parent work") as turn, turn.agent_events() as events:
+            async for event in events:
+                match event.params:
+                    case wire.AgentMessageDeltaNotification(delta=text):
+                        said.append((event.thread_id, text))
+                    case wire.TurnCompletedNotification():
+                        ended = True
+                        break
+            await turn.interrupt()
+            result = await turn.wait()
+            assert said == [(turn.children[0], "the child says")]
+        assert ended
+        assert result.agents_usage.total_tokens == 120
+        assert result.turn_usage.total_tokens == 135
+        assert thread.usage.total_tokens == codex.usage.total_tokens == 135
+        agent = await codex.thread_resume(turn.children[0])
+        assert agent.info.parent_thread_id == thread.id
+
+
+# -- budgets -------------------------------------------------------------------------------------------------------
+
+
+@real
+async def test_a_turn_that_crosses_its_budget_has_ended_on_the_server():
+    async with offline() as (codex, model, _):
+        for _ in range(2):
+            model.respond(ToolCall("exec_command", {"cmd": "true", "login": False}), Usage(40, 2))
+        model.default = Response(Hang())
+        thread = await codex.thread_start()
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            await thread.run("work on and on", budget=Budget(tokens=80))
+        assert (caught.value.limit, caught.value.used) == ("tokens", 84)
+        assert caught.value.result.status is TurnStatus.interrupted
+        [stored] = [turn async for turn in thread.turns()]
+        assert stored.status == "interrupted"
+        model.default = Response(Text("as before"))
+        assert (await thread.run("and now?")).final_response == "as before"
+
+
+@real
+async def test_a_turn_whose_time_is_up_has_ended_on_the_server():
+    async with offline() as (codex, model, _):
+        model.default = Response(Hang())
+        thread = await codex.thread_start(budget=Budget(seconds=0.3))
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            await thread.run("take your time")
+        assert (caught.value.carrier, caught.value.limit) == ("thread", "seconds")
+        [stored] = [turn async for turn in thread.turns()]
+        assert stored.status == "interrupted"
+        with pytest.raises(errors.BudgetExceeded):
+            await thread.run("more")
+        assert len(model.requests) <= 1
+
+
+# -- what only the server can say ----------------------------------------------------------------------------------
+
+
+@real
+async def test_a_method_that_the_real_server_lacks_is_a_typed_error_of_readable_length():
+    async with offline() as (codex, _, _home):
+        with pytest.raises(errors.UnsupportedMethod) as caught:
+            await codex.request("thread/rollback", {})
+        assert len(caught.value.message) > 2000
+        assert len(str(caught.value)) < 700
+
+
+@real
+async def test_the_start_of_mcp_servers_is_told_as_events():
+    async with offline(mcp_servers={"broken": {"command": "/nonexistent"}}) as (codex, _, _home):
+        async with codex.events("mcpServer/startupStatus/updated") as events:
+            await codex.thread_start()
+            states = []
+            async for event in events:
+                states.append((event.params.name, event.params.status))
+                if event.params.status not in ("starting", wire.McpServerStartupState.starting):
+                    break
+        assert states[-1] == ("broken", "failed")
+        with trio.fail_after(5), pytest.raises(errors.RpcError):
+            await codex.mcp_login("broken")
