@@ -19,7 +19,7 @@ from trio_codex._dispatch import Dispatcher
 from trio_codex._ending import end_orphan, end_turn, interrupt_soon
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
-from trio_codex._session import Session
+from trio_codex._session import Session, decode_result
 from trio_codex.errors import (
     CodexError,
     ConnectionBroken,
@@ -206,9 +206,11 @@ class _Opening:
             capabilities["optOutNotificationMethods"] = list(config.opt_out_notifications)
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
         try:
-            response: wire.InitializeResponse = await self._session_of().request(
-                "initialize", {"clientInfo": info, "capabilities": capabilities}
+            # Deferred: ``start_timeout`` bounds it, and a shorter ``request_timeout`` must not cut that short.
+            raw = await connection.request(
+                "initialize", {"clientInfo": info, "capabilities": capabilities}, "deferred"
             )
+            response: wire.InitializeResponse = decode_result("initialize", raw)
         except StartError:
             raise
         except CodexError as exc:
