@@ -190,7 +190,15 @@ class _Opening:
         self._connection = connection
         self._services = services
         self._session = Session(
-            config, services, connection, self._router, self._approvals, kill, self.close, self._closed
+            config,
+            services,
+            connection,
+            self._router,
+            self._approvals,
+            kill,
+            self._broken,
+            self.close,
+            self._closed,
         )
         session = self._session
         self._router.audit = self._approvals.audit
@@ -317,15 +325,21 @@ class _Opening:
         process = self._process
         await trio.lowlevel.checkpoint()
         if process is None:
-            return ConnectionBroken(reason, self._phase)
+            return self._broken(reason)
         returncode = None
         with trio.move_on_after(DIAGNOSIS_SECONDS):
             returncode = await process.wait()
-        tail = self._redact(process.stderr.tail())
         if returncode is None:
-            return ConnectionBroken(reason, self._phase, process.pid, None, tail)
+            return self._broken(reason)
         problem = f"the server exited: {describe_exit(returncode)}"
+        tail = self._redact(process.stderr.tail())
         return ServerExited(problem, self._phase, process.pid, returncode, tail)
+
+    def _broken(self, reason: str) -> ConnectionBroken:
+        process = self._process
+        if process is None:
+            return ConnectionBroken(reason, self._phase)
+        return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
 
     def _redact(self, text: str) -> str:
         """Take the configured values of the environment out of the server's text."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trio_codex._connection import Call, Connection, Lane
     from trio_codex._nursery import Services
     from trio_codex._router import Router
+    from trio_codex.errors import ConnectionBroken
 
 
 class Session:
@@ -34,6 +35,7 @@ class Session:
         router: Its threads, turns and listeners.
         approvals: Its policies.
         kill: Ends the server at once; ``None`` if it is not ours.
+        broken: Makes the error of a connection that we give up, with what is known of the server.
         close: The close sequence of the client.
         closed: Set when that is over.
     """
@@ -46,6 +48,7 @@ class Session:
         router: Router,
         approvals: Approvals,
         kill: Callable[[], None] | None,
+        broken: Callable[[str], ConnectionBroken],
         close: Callable[[], Awaitable[None]],
         closed: trio.Event,
     ) -> None:
@@ -55,6 +58,7 @@ class Session:
         self.router = router
         self.approvals = approvals
         self.kill = kill
+        self.broken = broken
         self.close = close
         self.closed = closed
 
