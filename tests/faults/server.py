@@ -348,7 +348,7 @@ REPLIES = {
 
 # -- the session -------------------------------------------------------------------------------------------------------
 
-fault, moment, point = (*sys.argv[1:], "", "")[:3]
+fault = moment = point = ""
 answers = {}
 unread = b""
 dribble = None
@@ -442,6 +442,7 @@ def serve_line():
 
 
 if __name__ == "__main__":
+    fault, moment, point = (*sys.argv[1:], "", "")[:3]
     strike("boot")
     while True:
         serve_line()
