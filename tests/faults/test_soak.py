@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from process.helpers import descriptors
+from process.helpers import descriptors, until
 from trio_codex import CodexConfig, TurnStatus, _guard, errors, open_codex
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
@@ -42,9 +42,21 @@ def held_by_the_library():
 
 
 def inventory():
+    """What this process has; sockets aside, which the stand-in for the model opens and closes at its own pace."""
     gc.collect()
     children = {process.pid for process in _guard.descendants(os.getpid())}
-    return descriptors(), {*threading.enumerate()}, children
+    open_now = {(fd, link) for fd, link in descriptors().items() if not link.startswith("socket:")}
+    return open_now | {*threading.enumerate()} | children
+
+
+def sockets():
+    return sum(link.startswith("socket:") for link in descriptors().values())
+
+
+async def until_as_few_sockets(count):
+    """Wait for the stand-in to close its ends of the connections to servers that have ended."""
+    with trio.fail_after(10):
+        await until(lambda: sockets() <= count)
 
 
 @pytest.fixture
@@ -99,9 +111,10 @@ async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_
             model.script("go on", default=Response(Text("working"), model.gate()))
             with offline_home(model) as home:
                 config = CodexConfig(env=home.env, inherit_env=False)
+                before, sockets_before = inventory(), sockets()
                 for number in range(220):
                     if number == 20:  # what is made once has been made
-                        before, held = inventory(), held_by_the_library()
+                        held = held_by_the_library()
                     with trio.CancelScope() as scope:
                         if dice.random() < 0.2:
                             scope.deadline = trio.current_time() + dice.uniform(0, 0.4)
@@ -114,6 +127,7 @@ async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_
                     if scope.cancelled_caught:
                         met.add("cancelled session")
                 assert inventory() == before
+                await until_as_few_sockets(sockets_before)
                 assert held_by_the_library() - held < MEMORY_GROWTH
     assert met == {*WAYS, "cancelled session"}
 
