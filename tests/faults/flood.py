@@ -14,6 +14,7 @@ from server import RESULTS
 CHUNK = 500
 """Deltas between two looks at stdin."""
 
+heard = []
 numbers = itertools.count(1)
 asking = {}
 
@@ -62,6 +63,7 @@ def run(thread_id, text):
 
 def handle(message):
     method, params = message.get("method"), message.get("params")
+    heard.append(method)
     if method is None:
         thread_id = asking.pop(message["id"])
         put(delta(thread_id, message["id"], message["result"]["decision"]))
@@ -76,6 +78,8 @@ def handle(message):
     elif method == "thread/start":
         thread = RESULTS[method]["thread"] | {"id": f"thread-{next(numbers)}"}
         put({"id": message["id"], "result": RESULTS[method] | {"thread": thread}})
+    elif method == "test/heard":
+        put({"id": message["id"], "result": heard})
     elif "id" in message:
         put({"id": message["id"], "result": RESULTS.get(method, {})})
 

@@ -350,6 +350,7 @@ REPLIES = {
 
 fault = moment = point = ""
 answers = {}
+heard = []
 unread = b""
 dribble = None
 stays = False
@@ -416,6 +417,7 @@ def handle(message):
         answers[message["id"]] = message
         return
     method = message["method"]
+    heard.append(method)
     if method == "initialized":
         strike("idle")
     elif method == "turn/start":
@@ -426,6 +428,8 @@ def handle(message):
         write("", {"id": message["id"], "result": {}})
         turn = {"id": "turn-1", "items": [], "status": "interrupted"}
         turn_event("", "turn/completed", turn=turn)
+    elif method == "test/heard":
+        write(method, {"id": message["id"], "result": heard})
     elif "id" in message:
         write(method, {"id": message["id"], "result": RESULTS.get(method, {})})
 
