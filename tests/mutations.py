@@ -210,12 +210,12 @@ MUTATIONS = [
     Mutation(
         "G16", "nobody waits for another first start", "_start_gate.py",
         "                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "                pass\n",
-        "tests/test_open.py::test_sixteen_first_starts_on_one_fresh_home_all_succeed",
+        "tests/test_start_gate.py::test_sixteen_first_starts_on_one_fresh_home_all_succeed",
     ),
     Mutation(
         "G17", "a full buffer is read without a cancellation point", "_subscriptions.py",
         "            await trio.lowlevel.checkpoint_if_cancelled()\n        else:", "            pass\n        else:",
-        "tests/test_subscriptions.py::test_every_read_is_a_cancellation_point",
+        "tests/test_subscriptions.py::test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too",
     ),
     Mutation(
         "G18", "configured values are shown", "_open.py",

@@ -8,19 +8,16 @@ import asyncio
 import json
 import os
 import pickle
-import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))
-
 import openai_codex as sdk
 from openai_codex.client import CodexClient
 
+TESTS = Path(__file__).parents[1]
 COOKIE = os.environ.get("COOKIE", "")
 SECRET = "s3cret-s3cret-s3cret"
 PATIENCE = 4
@@ -191,7 +188,9 @@ def a_handler_that_takes_two_seconds():
 
 def a_server_that_dies():
     client = opened(configured("die:KILL", "before", "thread/start"))
-    told = [words(outcome(call)) for call in (lambda: client.thread_start({}), client.model_list, client.close)]
+    told = [
+        words(outcome(call)) for call in (lambda: client.thread_start({}), client.model_list, client.close)
+    ]
     kept = "Broken" not in "".join(told) and "hangs" not in told
     return f"the call {told[0]}, the next one {told[1]}, close() {told[2]}", kept
 

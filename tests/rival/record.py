@@ -93,8 +93,10 @@ def title(probe):
 def table(text, recorded):
     """Make the table: a row for each guarantee of the page, with its bound and what the SDK did."""
     lines = [f"| | bound | `openai-codex` {recorded['openai-codex']} |", "|---|---|---|"]
-    for heading, number, section in re.findall(r"^## ((G\d+)\..*?)\n(.*?)(?=^## |\Z)", text, re.M | re.S):
-        bound = re.search(r"^Bound: (.*)$", section, re.M)
+    for heading, number, section in re.findall(
+        r"^## ((G\d+)\..*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL
+    ):
+        bound = re.search(r"^Bound: (.*)$", section, re.MULTILINE)
         probes = recorded["probes"].get(number, ())
         seen = "<br>".join(
             f"{'✓' if probe['kept'] else '✗'} {probe['what']}: {probe['did']}" for probe in probes
