@@ -146,7 +146,7 @@ def test_a_line_beyond_the_bound_is_not_held_in_memory():
     tracemalloc.start()
     try:
         for _ in range(512):
-            assert buffer.feed(chunk) == []
+            assert buffer.feed(bytearray(chunk)) == []  # memory of its own, as each read has
         assert tracemalloc.get_traced_memory()[1] < 3 * limit
     finally:
         tracemalloc.stop()

@@ -68,6 +68,13 @@ async def test_a_binary_that_hangs():
     assert "0.5 s" in str(error)
 
 
+async def test_a_start_has_all_of_the_start_timeout_whatever_the_request_timeout():
+    hanging = fake("import time; time.sleep(99)", start_timeout=0.5, request_timeout=0.05, stop_grace=0.2)
+    error = await fails_to_start(hanging)
+    assert type(error) is errors.StartTimeout
+    assert "0.5 s" in str(error)
+
+
 async def test_a_binary_that_hangs_and_ignores_its_end_does_not_use_up_the_stop_grace():
     start = trio.current_time()
     await fails_to_start(fake("import time; time.sleep(99)", start_timeout=0.2, stop_grace=60))

@@ -1,6 +1,7 @@
 """Buffers between the reader and its consumers: lag, merging, overflow, wake-ups, and who may read."""
 
 import itertools
+import math
 
 import attrs
 import pytest
@@ -239,6 +240,19 @@ async def test_every_read_is_a_cancellation_point():
         scope.cancel()
         with pytest.raises(trio.Cancelled):
             await subscription.__anext__()
+
+
+async def test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too():
+    subscription, _ = subscribe()
+    for number in range(3):
+        subscription.put(Event(str(number)))
+    assert await take(subscription, 1) == [Event("0")]
+    subscription._slice_end = math.inf  # however slow this machine is
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(trio.Cancelled):
+            await subscription.__anext__()
+    assert await take(subscription, 2) == [Event("1"), Event("2")]
 
 
 # -- one consumer --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trio_codex.errors import CodexError, ConnectionBroken, InvalidRequestError, RpcError
+from trio_codex.errors import CodexError, InvalidRequestError, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -87,7 +87,7 @@ def give_up(session: Session, turn: TurnState) -> None:
         turn.lose(reason)
         return
     reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
-    session.connection.end(ConnectionBroken(reason))
+    session.connection.end(session.broken(reason))
     if session.kill is not None:
         session.kill()
 

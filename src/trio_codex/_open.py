@@ -21,7 +21,7 @@ from trio_codex._ending import end_orphan, end_turn, interrupt_soon
 from trio_codex._instruments import Instruments
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
-from trio_codex._session import Session
+from trio_codex._session import Session, decode_result
 from trio_codex.errors import (
     CodexError,
     ConnectionBroken,
@@ -216,7 +216,15 @@ class Opening:
         self._connection = connection
         self._services = services
         self._session = Session(
-            config, services, connection, self._router, self._approvals, kill, self.close, self._closed
+            config,
+            services,
+            connection,
+            self._router,
+            self._approvals,
+            kill,
+            self._broken,
+            self.close,
+            self._closed,
         )
         session = self._session
         self._router.audit = self._approvals.audit
@@ -232,9 +240,11 @@ class Opening:
             capabilities["optOutNotificationMethods"] = list(config.opt_out_notifications)
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
         try:
-            response: wire.InitializeResponse = await self._session_of().request(
-                "initialize", {"clientInfo": info, "capabilities": capabilities}
+            # Deferred: ``start_timeout`` bounds it, and a shorter ``request_timeout`` must not cut that short.
+            raw = await connection.request(
+                "initialize", {"clientInfo": info, "capabilities": capabilities}, "deferred"
             )
+            response: wire.InitializeResponse = decode_result("initialize", raw)
         except StartError:
             raise
         except CodexError as exc:
@@ -355,15 +365,21 @@ class Opening:
         process = self._process
         await trio.lowlevel.checkpoint()
         if process is None:
-            return ConnectionBroken(reason, self._phase)
+            return self._broken(reason)
         returncode = None
         with trio.move_on_after(DIAGNOSIS_SECONDS):
             returncode = await process.wait()
-        tail = self._redact(process.stderr.tail())
         if returncode is None:
-            return ConnectionBroken(reason, self._phase, process.pid, None, tail)
+            return self._broken(reason)
         problem = f"the server exited: {describe_exit(returncode)}"
+        tail = self._redact(process.stderr.tail())
         return ServerExited(problem, self._phase, process.pid, returncode, tail)
+
+    def _broken(self, reason: str) -> ConnectionBroken:
+        process = self._process
+        if process is None:
+            return ConnectionBroken(reason, self._phase)
+        return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
 
     def _redact(self, text: str) -> str:
         """Take the configured values of the environment out of the server's text."""

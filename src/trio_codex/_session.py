@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trio_codex._login import LoginNews
     from trio_codex._nursery import Services
     from trio_codex._router import Router
+    from trio_codex.errors import ConnectionBroken
 
 
 class Session:
@@ -35,6 +36,7 @@ class Session:
         router: Its threads, turns and listeners.
         approvals: Its policies.
         kill: Ends the server at once; ``None`` if it is not ours.
+        broken: Makes the error of a connection that we give up, with what is known of the server.
         close: The close sequence of the client.
         closed: Set when that is over.
         logins: How logins end, from the first login on.
@@ -49,6 +51,7 @@ class Session:
         router: Router,
         approvals: Approvals,
         kill: Callable[[], None] | None,
+        broken: Callable[[str], ConnectionBroken],
         close: Callable[[], Awaitable[None]],
         closed: trio.Event,
     ) -> None:
@@ -58,6 +61,7 @@ class Session:
         self.router = router
         self.approvals = approvals
         self.kill = kill
+        self.broken = broken
         self.close = close
         self.closed = closed
         self.logins: LoginNews | None = None

@@ -64,3 +64,22 @@ async def test_twenty_turns_at_once_complete_on_one_thread_of_ours():
     assert [(result.status, result.final_response) for result in results] == [
         (TurnStatus.completed, "ananswer")
     ] * 20
+
+
+@pytest.mark.long
+async def test_sixteen_first_starts_on_one_fresh_home_all_succeed_twenty_times_over():
+    versions = []
+    with trio.fail_after(300):
+        async with MockModel() as model:
+            for _ in range(20):
+                with offline_home(model) as home:
+                    config = CodexConfig(env=home.env, inherit_env=False)
+
+                    async def start(config=config):
+                        async with open_codex(config) as codex:
+                            versions.append(codex.metadata.server_version)
+
+                    async with trio.open_nursery() as nursery:
+                        for _ in range(16):
+                            nursery.start_soon(start)
+    assert versions == ["0.163.0"] * 320

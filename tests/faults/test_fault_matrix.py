@@ -1,0 +1,449 @@
+"""Every fault of a server at every point of a session: what its caller sees, within which bound, and that nothing is left.
+
+What one fault does to one function of ours is in the tests of that function; here a whole client meets a whole process.
+"""
+
+import signal
+import sys
+
+import pytest
+import trio
+
+from faults.helpers import configured, left_of, play
+from faults.server import ASKED, DRIFT, JUNK, MESSAGE, MESSAGES, POINTS
+from trio_codex import TurnStatus, errors, open_codex
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+BUDGETS = {"request_timeout": 0.4, "interrupt_grace": 0.2, "stop_grace": 0.3}
+"""For servers that say nothing any more: the caller waits no longer than these."""
+
+
+@pytest.fixture
+def tried(record_property):
+    """Note the cell for the summary at the end of the run."""
+
+    def note(fault, phase):
+        record_property("fault", fault)
+        record_property("phase", phase)
+
+    return note
+
+
+def cell(*values, slow=False):
+    """One row of a table, with an id that can be read and typed."""
+    marks = [pytest.mark.long] if slow else []
+    return pytest.param(*values, id=" ".join(map(str, values)).replace(":", "-"), marks=marks)
+
+
+# -- the server dies before, during and after each line ----------------------------------------------------------------
+
+SUDDEN = {
+    "exit:0": 0,
+    "exit:3": 3,
+    **{f"die:{name}": -getattr(signal, f"SIG{name}") for name in ("KILL", "TERM", "INT", "HUP", "SEGV")},
+}
+
+
+def lines_out(moment, point):
+    """How many whole lines the client gets."""
+    return POINTS.index(point) + (moment == "after")
+
+
+@pytest.mark.parametrize(
+    ("fault", "moment", "point"),
+    [
+        cell(fault, moment, point, slow=fault not in ("exit:3", "die:KILL"))
+        for fault in SUDDEN
+        for moment in ("before", "during", "after")
+        for point in POINTS
+    ],
+)
+async def test_a_server_that_dies_fails_what_waits_with_how_it_ended(fault, moment, point, tried):
+    tried(fault, f"{moment} {point}")
+    out = lines_out(moment, point)
+    seen = await play(fault, moment, point)
+    assert seen.opened is (out > 0)
+    if out == 0:
+        assert type(seen.error) is errors.StartError
+        assert (seen.error.phase, seen.error.returncode) == ("handshake", SUDDEN[fault])
+        return
+    assert type(seen.later) is type(seen.death) is errors.ServerExited
+    assert (seen.death.returncode, seen.death.pid, seen.death.phase) == (SUDDEN[fault], seen.pid, "running")
+    assert seen.later is not seen.death
+    assert seen.later.args == seen.death.args
+    if out < 3:  # the opening of the thread, or the start of the turn, was not answered
+        assert type(seen.error) is errors.ServerExited
+        assert seen.error.args == seen.death.args
+    elif out < 6:
+        assert type(seen.error) is errors.TurnLost
+        assert type(seen.error.__cause__) is errors.ServerExited
+        assert seen.error.__cause__.args == seen.death.args
+        assert seen.error.result.status is TurnStatus.lost
+        assert seen.text == (MESSAGE if out == 5 else "")
+    else:
+        assert seen.error is None
+        assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+
+
+# -- the server goes silent --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "moment", "point"),
+    [
+        cell(fault, moment, point, slow=moment != "during" or (fault == "mute") is (point != "thread/start"))
+        for fault in ("die:STOP", "mute")
+        for moment in ("before", "during", "after")
+        for point in POINTS
+    ],
+)
+async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, moment, point, tried):
+    tried(fault, f"{moment} {point}")
+    out = lines_out(moment, point)
+    budgets = BUDGETS | ({"start_timeout": 0.5} if out == 0 else {})
+    seen = await play(fault, moment, point, patience=0.5 if 3 <= out < 6 else 5, **budgets)
+    if out == 0:
+        assert type(seen.error) is errors.StartTimeout
+        assert seen.error.returncode is None
+    elif out == 1:
+        assert type(seen.error) is errors.RequestTimeout
+        assert (seen.error.method, seen.error.seconds) == ("thread/start", 0.4)
+        assert type(seen.later) is errors.RequestTimeout
+    elif out == 2:
+        assert type(seen.error) is errors.RequestTimeout
+        assert seen.error.method == "turn/start"
+        assert type(seen.death) is errors.ConnectionBroken
+        assert "that was starting" in seen.death.reason
+        assert seen.death.pid == seen.pid
+    elif out < 6:  # the caller lost patience, the turn could not be ended, and the server had to go
+        assert seen.error is None
+        assert seen.result.status is TurnStatus.lost
+        assert seen.text == (MESSAGE if out == 5 else "")
+        assert type(seen.death) is errors.ConnectionBroken
+        assert "turn-1" in seen.death.reason
+        assert seen.death.pid == seen.pid
+    else:
+        assert seen.error is None
+        assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+        assert type(seen.later) is errors.RequestTimeout
+
+
+@pytest.mark.parametrize("point", [cell(point, slow=point in ("delta", "turn/started")) for point in POINTS])
+async def test_a_line_that_never_comes_costs_no_more_than_the_budgets(point, tried):
+    tried("a line is left out", point)
+    start_timeout = {"start_timeout": 0.5} if point == "initialize" else {}
+    seen = await play("reply:never", "instead", point, patience=1, **BUDGETS, **start_timeout)
+    match point:
+        case "initialize":
+            assert type(seen.error) is errors.StartTimeout
+        case "thread/start" | "turn/start":
+            # The turn runs all the same, and ends; only its id never comes.
+            assert type(seen.error) is errors.RequestTimeout
+            assert seen.error.method == point
+        case "turn/started" | "delta":
+            assert seen.error is None
+            assert seen.result.status is TurnStatus.completed
+        case _:
+            assert seen.error is None
+            assert seen.result.status is TurnStatus.interrupted
+    assert seen.death is None
+
+
+# -- the server is odd, but does its work ------------------------------------------------------------------------------
+
+HARMLESS = (
+    "nothing",
+    "slow",
+    "pause",
+    "stubborn",
+    "grandchild:child",
+    "grandchild:session",
+    "grandchild:daemon",
+    *(f"stderr:{kind}" for kind in ("line", "lines", "bytes", "escapes", "nul")),
+)
+PLACES = (
+    "boot",
+    "idle",
+    *(f"before {point}" for point in POINTS),
+    "during delta",
+    "during initialize",
+    "close",
+)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        cell(
+            fault,
+            where,
+            # Of what holds streams open or floods them, one place is enough for every day.
+            slow=where != "during delta"
+            and not (where == "close" and fault in ("stubborn", "grandchild:daemon")),
+        )
+        for fault in HARMLESS
+        for where in PLACES
+    ],
+)
+async def test_a_server_that_is_only_odd_does_its_work_and_is_ended(fault, where, tried):
+    tried(fault, where)
+    moment, _, point = where.rpartition(" ")
+    seen = await play(fault, moment, point)
+    assert seen.error is seen.later is None
+    assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+
+
+# -- it closes one stream only -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        cell(fault, where, slow=where in ("idle", "before turn/start") and fault != "orphan:daemon")
+        for fault in ("close_stdout", "orphan:child", "orphan:session", "orphan:daemon")
+        for where in ("boot", "idle", "before thread/start", "before turn/start", "before delta")
+    ],
+)
+async def test_a_stdout_that_is_closed_or_held_open_by_another_is_the_end_of_the_connection(
+    fault, where, tried
+):
+    tried(fault, where)
+    moment, _, point = where.rpartition(" ")
+    seen = await play(fault, moment, point)
+    returncode = -signal.SIGKILL if fault.startswith("orphan") else None
+    if where == "boot":
+        assert type(seen.error) is errors.StartError
+        assert seen.error.returncode == returncode
+        return
+    death = seen.error.__cause__ if where == "before delta" else seen.error
+    assert type(seen.error) is errors.TurnLost or seen.error is death
+    assert type(death) is (errors.ConnectionBroken if returncode is None else errors.ServerExited)
+    assert (death.pid, death.returncode) == (seen.pid, returncode)
+    assert death.args == seen.later.args == seen.death.args
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        cell(where, slow=where in ("before thread/start", "before turn/start"))
+        for where in ("boot", "before thread/start", "before turn/start", "before delta")
+    ],
+)
+async def test_a_server_that_closes_its_stdin_is_mute_until_the_next_line_to_it_breaks(where, tried):
+    tried("close_stdin", where)
+    moment, _, point = where.rpartition(" ")
+    budgets = {"request_timeout": 1.5, "interrupt_grace": 0.3, "stop_grace": 0.3}
+    if where == "boot":
+        budgets["start_timeout"] = 0.5
+    seen = await play("close_stdin", moment, point, patience=0.5 if where == "before delta" else 5, **budgets)
+    if where == "boot":
+        assert type(seen.error) is errors.StartTimeout
+    elif where == "before delta":
+        assert seen.result.status is TurnStatus.lost
+    else:
+        assert type(seen.error) is errors.RequestTimeout
+    if where != "boot":
+        assert type(seen.death) is errors.ConnectionBroken
+        assert seen.death.pid == seen.pid
+
+
+# -- it does not read any more, with a large write under way -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("then", ["closed", "killed"])
+async def test_a_large_write_to_a_server_that_does_not_read_holds_up_nobody(then, tried):
+    tried("mute", f"idle, with 8 MB under way, then {then}")
+    config, cookie = configured("mute", "", "idle", **BUDGETS)
+    outcomes = []
+
+    async def ask(codex, params):
+        try:
+            await codex.request("thread/list", params)
+        except errors.CodexError as exc:
+            outcomes.append(type(exc))
+
+    with trio.fail_after(10):
+        async with open_codex(config) as codex, trio.open_nursery() as nursery:
+            for params in ({"searchTerm": "x" * 8_000_000}, {}, {}):
+                nursery.start_soon(ask, codex, params)
+            if then == "killed":
+                codex._session.kill()
+                death = await codex.wait_closed()
+                assert (type(death), death.returncode) == (errors.ServerExited, -signal.SIGKILL)
+    expected = errors.ServerExited if then == "killed" else errors.RequestTimeout
+    assert outcomes == [expected] * 3
+    assert left_of(cookie) == []
+
+
+# -- it misbehaves while it is being closed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", [*SUDDEN, "die:STOP", "mute", "stubborn", "close_stdout", "orphan:daemon"])
+async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothing_is_raised(fault, tried):
+    tried(fault, "close")
+    seen = await play(fault, "", "close", stop_grace=0.3)
+    assert seen.error is seen.later is None
+    assert seen.result.status is TurnStatus.completed
+
+
+# -- lines of no use ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    [
+        cell(kind, point, slow=point != "delta")
+        for kind in JUNK
+        for point in ("initialize", "thread/start", "turn/start", "delta")
+    ],
+)
+async def test_a_line_of_no_use_is_reported_and_changes_nothing(kind, point, tried):
+    tried(f"junk: {kind}", f"before {point}")
+    seen = await play(f"junk:{kind}", "before", point)
+    assert seen.error is seen.later is None
+    assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+    if point == "initialize":  # nobody could listen yet
+        return
+    ((method, params),) = seen.events
+    if kind not in MESSAGES:
+        assert method == "trio_codex/junk"
+        assert params["size"] in (len(JUNK[kind]) - 1, len(JUNK[kind]))
+        return
+    assert method == "test/note"
+    if kind == "U+2028":
+        assert params["text"] == "a\u2028b\u2029c\u0085d"
+    if kind == "duplicate keys":
+        assert params == {"text": "b"}
+
+
+# -- replies -----------------------------------------------------------------------------------------------------------
+
+GOOD = {
+    "twice": 1,
+    "after one under an unknown id": 1,
+    "after one under the id as text": 1,
+    "after one under null": 1,
+    "after one under true": 1,
+    "after one under a float": 1,
+    "then as an error": 1,
+    "with unknown members": 0,
+}
+"""Replies that serve, and how much junk comes with them."""
+
+BAD = {
+    "with a result and an error": errors.InvalidMessage,
+    "with neither": errors.InvalidMessage,
+    "as an error": errors.InternalRpcError,
+    "as an error with code 0": errors.RpcError,
+    "as an error with code -32001": errors.ServerBusyError,
+    "as an error with a code of text": errors.InvalidMessage,
+    "as an error without a message": errors.InvalidMessage,
+    "as an error that is text": errors.InvalidMessage,
+    "as an error that is null": errors.InvalidMessage,
+    "with a result of text": errors.DecodeError,
+    "with a result of null": errors.DecodeError,
+    "with a result that is a list": errors.DecodeError,
+    "with an empty result": errors.DecodeError,
+    "too long": errors.FrameTooLong,
+    "cut off": errors.InvalidMessage,
+    "in no UTF-8": errors.RemoteProtocolError,
+    "too deep": errors.RemoteProtocolError,
+}
+"""Replies that fail the request which they answer, and nothing else."""
+
+REQUESTS = ("initialize", "thread/start", "turn/start")
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    [cell(kind, point, slow=point != "thread/start") for kind in GOOD for point in REQUESTS],
+)
+async def test_a_reply_that_nobody_asked_for_changes_nothing(kind, point, tried):
+    tried(f"reply {kind}", point)
+    seen = await play(f"reply:{kind}", "instead", point)
+    assert seen.error is seen.later is None
+    assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+    if point != "initialize":
+        assert [method for method, _ in seen.events] == ["trio_codex/junk"] * GOOD[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"), [cell(kind, point, slow=point != "thread/start") for kind in BAD for point in REQUESTS]
+)
+async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, point, tried):
+    tried(f"reply {kind}", point)
+    seen = await play(f"reply:{kind}", "instead", point)
+    if point == "initialize":
+        assert type(seen.error) is errors.StartError
+        assert isinstance(seen.error.__cause__, BAD[kind])
+        assert seen.error.returncode is None
+        return
+    assert seen.later is None
+    if point == "turn/start" and seen.error is None:
+        # The events of the turn tell its id as well, if they come with the answer.
+        assert issubclass(errors.DecodeError, BAD[kind])
+        assert (seen.result.id, seen.result.status) == ("turn-1", TurnStatus.completed)
+        return
+    assert isinstance(seen.error, BAD[kind])
+    if isinstance(seen.error, errors.RpcError):
+        assert seen.error.method == point
+        assert seen.error.code in (0, -32001, -32603)
+
+
+# -- the server speaks a later version ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", DRIFT)
+async def test_what_a_later_server_sends_in_a_turn_changes_nothing(kind, tried):
+    tried(f"drift: {kind}", "before turn/completed")
+    seen = await play(f"drift:{kind}", "before", "turn/completed")
+    assert seen.error is seen.later is None
+    assert seen.result.status is TurnStatus.completed
+    assert seen.text.startswith(MESSAGE)
+    assert seen.events == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("unknown status", "exploded"),
+        ("no status", TurnStatus.lost),
+        ("status 5", TurnStatus.lost),
+        ("end too long", TurnStatus.lost),
+    ],
+)
+async def test_a_turn_that_ends_in_an_unknown_way_has_ended(kind, status, tried):
+    tried(f"drift: {kind}", "turn/completed")
+    seen = await play(f"reply:{kind}", "instead", "turn/completed")
+    assert (type(seen.error) if seen.error else None) is (errors.TurnLost if kind == "end too long" else None)
+    result = seen.error.result if seen.error else seen.result
+    assert result.status == status
+    assert seen.later is None
+    assert seen.text == MESSAGE
+
+
+# -- requests of the server --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"),
+    [
+        cell(kind, point, slow=point == "thread/start")
+        for kind in ASKED
+        for point in ("thread/start", "turn/completed")
+    ],
+)
+async def test_whatever_the_server_asks_is_answered_and_nothing_is_granted(kind, point, tried):
+    tried(f"asks for {kind}", f"before {point}")
+    seen = await play(f"ask:{kind}", "before", point)
+    assert seen.error is seen.later is None
+    assert seen.result.status is TurnStatus.completed
+    answers = [raw for method, raw in seen.events if method == "test/answered"]
+    assert len(answers) == 1
+    assert "accept" not in str(answers)
+    assert "approved" not in str(answers)
+    if kind in ("an unknown request", "a token refresh"):
+        assert answers[0]["error"]["code"] in (-32601, -32000)
+    else:
+        assert "result" in answers[0]

@@ -1,0 +1,102 @@
+"""The faults that the real server can be brought to show: its death by any signal, and that it is stopped for a while."""
+
+import os
+import signal
+import sys
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from faults.helpers import left_of
+from trio_codex import CodexConfig, TurnStatus, errors, open_codex
+from trio_codex.testing import MockModel, Response, Text, offline_home
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
+
+
+@pytest.fixture
+def cell(record_property):
+    """Note the cell for the summary at the end of the run."""
+
+    def note(fault, phase):
+        record_property("fault", fault)
+        record_property("phase", f"{phase} (real server)")
+
+    return note
+
+
+@asynccontextmanager
+async def offline(**options):
+    """The real server, with a model that says half of what it has to say; nothing of it may be left."""
+    cookie = f"trio-codex-real-fault-{os.getpid()}"
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            gate = model.gate()
+            model.default = Response(Text("half"), gate, Text(" and half"))
+            with offline_home(model) as home:
+                config = CodexConfig(env={**home.env, "COOKIE": cookie}, inherit_env=False, **options)
+                async with open_codex(config) as codex:
+                    yield codex, gate
+                assert left_of(cookie) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "returncode"),
+    [
+        pytest.param(signal.SIGABRT, -signal.SIGABRT, id="ABRT"),  # a SIGSEGV that is sent it survives once
+        pytest.param(signal.SIGTERM, 0, id="TERM"),  # it leaves in order
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="KILL", marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, -signal.SIGINT, id="INT", marks=pytest.mark.long),
+        pytest.param(signal.SIGHUP, -signal.SIGHUP, id="HUP", marks=pytest.mark.long),
+    ],
+)
+async def test_the_real_server_killed_in_a_turn_loses_the_turn_with_how_it_ended(number, returncode, cell):
+    cell(f"die:{number.name[3:]}", "in a turn")
+    async with offline() as (codex, _):
+        thread = await codex.thread_start()
+        text = ""
+        with pytest.raises(errors.TurnLost) as caught:
+            async with thread.turn("go") as turn:
+                async for piece in turn.text():
+                    text += piece
+                    os.kill(codex.pid, number)
+        assert text == "half"
+        assert isinstance(caught.value.__cause__, errors.ServerExited)
+        assert (caught.value.__cause__.returncode, caught.value.__cause__.pid) == (returncode, codex.pid)
+        with pytest.raises(errors.ServerExited):
+            await codex.models()
+
+
+async def test_the_real_server_stopped_in_a_turn_and_continued_goes_on(cell):
+    cell("pause", "in a turn")
+    async with offline() as (codex, gate):
+        thread = await codex.thread_start()
+        pieces = []
+        async with thread.turn("go") as turn:
+            async for piece in turn.text():
+                pieces.append(piece)
+                if len(pieces) == 1:
+                    os.kill(codex.pid, signal.SIGSTOP)
+                    gate.open()
+                    with trio.move_on_after(0.2) as scope:
+                        await codex.models()
+                    assert scope.cancelled_caught
+                    os.kill(codex.pid, signal.SIGCONT)
+        assert pieces == ["half", " and half"]
+        assert turn.result.status is TurnStatus.completed
+
+
+async def test_a_turn_on_the_real_server_that_is_stopped_costs_no_more_than_the_budgets(cell):
+    cell("die:STOP", "in a turn")
+    async with offline(interrupt_grace=0.3, stop_grace=0.3) as (codex, _):
+        thread = await codex.thread_start()
+        with trio.CancelScope() as scope:
+            async with thread.turn("go") as turn:
+                async for _ in turn.text():
+                    os.kill(codex.pid, signal.SIGSTOP)
+                    scope.cancel()
+        assert turn.result.status is TurnStatus.lost
+        death = await codex.wait_closed()
+        assert type(death) is errors.ConnectionBroken
+        assert (turn.id in death.reason, death.pid) == (True, codex.pid)

@@ -1,0 +1,155 @@
+"""Hours of use in minutes: sessions that end in every way, and one that goes on and on. At the end all is as it was."""
+
+import faulthandler
+import gc
+import os
+import random
+import signal
+import sys
+import threading
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import trio
+
+from process.helpers import descriptors, until
+from trio_codex import CodexConfig, TurnStatus, _guard, errors, open_codex
+from trio_codex.testing import MockModel, Response, Text, offline_home
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
+
+MEMORY_GROWTH = 1024 * 1024
+"""Bytes that the library may hold more than after the warm-up: caches of hooks, and nothing for each turn or session."""
+
+
+class Stop(Exception):
+    pass
+
+
+def held_by_the_library():
+    """Bytes allocated by lines of the library that are still in use, without its stand-ins for tests."""
+    gc.collect()
+    root = Path(sys.modules["trio_codex"].__file__).parent
+    ours = tracemalloc.Filter(True, f"{root}/*")
+    stand_ins = tracemalloc.Filter(False, f"{root}/testing/*")
+    snapshot = tracemalloc.take_snapshot().filter_traces([ours, stand_ins])
+    return sum(trace.size for trace in snapshot.traces)
+
+
+def inventory():
+    """What this process has; sockets aside, which the stand-in for the model opens and closes at its own pace."""
+    gc.collect()
+    children = {process.pid for process in _guard.descendants(os.getpid())}
+    open_now = {(fd, link) for fd, link in descriptors().items() if not link.startswith("socket:")}
+    return open_now | {*threading.enumerate()} | children
+
+
+def sockets():
+    return sum(link.startswith("socket:") for link in descriptors().values())
+
+
+async def until_as_few_sockets(count):
+    """Wait for the stand-in to close its ends of the connections to servers that have ended."""
+    with trio.fail_after(10):
+        await until(lambda: sockets() <= count)
+
+
+@pytest.fixture
+def traced():
+    faulthandler.cancel_dump_traceback_later()  # to take more than a minute is no sign of a deadlock here
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+# -- two hundred sessions ----------------------------------------------------------------------------------------------
+
+
+WAYS = ("run", "cancelled turn", "exception", "killed", "closed early", "no turn", "open turn")
+
+
+async def use(codex, how, dice):
+    """Use a client, and end in one of many ways."""
+    thread = await codex.thread_start()
+    match how:
+        case "run":
+            assert (await thread.run("go")).status is TurnStatus.completed
+        case "cancelled turn":
+            with trio.move_on_after(dice.uniform(0, 0.3)):
+                await thread.run("go on")
+        case "exception":
+            async with thread.turn("go on"):
+                raise Stop
+        case "killed":
+            async with thread.turn("go on"):
+                os.kill(codex.pid, signal.SIGKILL)
+                await codex.wait_closed()
+        case "closed early":
+            async with thread.turn("go on"):
+                await codex.aclose()
+        case "open turn":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(thread.run, "go on")
+                await trio.sleep(dice.uniform(0, 0.2))
+                nursery.cancel_scope.cancel()
+
+
+async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_process(traced, capsys):
+    seed = int(os.environ.get("SOAK_SEED") or random.randrange(1 << 32))
+    dice = random.Random(seed)
+    with capsys.disabled():
+        sys.stdout.write(f"\nSOAK_SEED={seed}\n")
+    met = set()
+    with trio.fail_after(600):
+        async with MockModel() as model:
+            model.default = Response(Text("done"))
+            model.script("go on", default=Response(Text("working"), model.gate()))
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False)
+                before, sockets_before = inventory(), sockets()
+                for number in range(220):
+                    if number == 20:  # what is made once has been made
+                        held = held_by_the_library()
+                    with trio.CancelScope() as scope:
+                        if dice.random() < 0.2:
+                            scope.deadline = trio.current_time() + dice.uniform(0, 0.4)
+                        try:
+                            async with open_codex(config) as codex:
+                                met.add(how := dice.choice(WAYS))
+                                await use(codex, how, dice)
+                        except (Stop, errors.TurnLost):
+                            pass
+                    if scope.cancelled_caught:
+                        met.add("cancelled session")
+                assert inventory() == before
+                await until_as_few_sockets(sockets_before)
+                assert held_by_the_library() - held < MEMORY_GROWTH
+    assert met == {*WAYS, "cancelled session"}
+
+
+# -- a thousand turns --------------------------------------------------------------------------------------------------
+
+
+async def test_one_session_of_a_thousand_turns_is_at_its_end_as_it_was_after_a_hundred(traced):
+    with trio.fail_after(900):
+        async with MockModel() as model:
+            model.default = Response(Text("an", "answer"))
+            with offline_home(model) as home:
+                config = CodexConfig(env=home.env, inherit_env=False)
+                async with open_codex(config) as codex:
+                    for number in range(50):  # the server keeps every thread until it is archived
+                        if number == 5:
+                            before, held = inventory(), held_by_the_library()
+                        async with await codex.thread_start() as thread:
+                            for _ in range(20):
+                                assert (await thread.run("go")).final_response == "ananswer"
+                            await thread.archive()
+                    assert inventory() == before
+                    assert held_by_the_library() - held < MEMORY_GROWTH
+                    assert codex._session.connection.in_flight == 0
+                    assert codex._session.router._threads == {}

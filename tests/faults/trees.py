@@ -1,0 +1,95 @@
+"""A real server with everything below it that is hard to end. Run as a program it is a client that waits to be killed."""
+
+import os
+import sys
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from trio_codex import CodexConfig, Sandbox, errors, open_codex
+from trio_codex.testing import Command, MockModel, Response, Text, offline_home
+
+KINDS = ("plain", "session", "background", "sandboxed", "mcp")
+"""A command of a running turn, a child of it in a session of its own, one that went to the background, one in the
+sandbox, and an MCP server that ignores the end of its stdin and SIGTERM."""
+
+
+def tree_of(marker):
+    """The processes of a tree by kind: those that have the marker in their command line and wait for nobody else."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            for kind in KINDS:
+                name = f"{marker}{KINDS.index(kind)}".encode()
+                if words[-2:-1] == [name] and words[0].rpartition(b"/")[2] in (
+                    b"sleep",
+                    b"python",
+                    b"python3",
+                ):
+                    found[kind] = int(entry.name)
+    return found
+
+
+@asynccontextmanager
+async def grown(marker, **options):
+    """A client whose server has one process of each kind below it.
+
+    Args:
+        marker: A number of seconds that nobody else sleeps.
+        **options: For the configuration of the client.
+    """
+    plain, session, background, sandboxed, mcp = (f"{marker}{number}" for number in range(len(KINDS)))
+    server = str(Path(__file__).parent / "mcp_server.py")
+    async with MockModel() as model:
+        with offline_home(
+            model,
+            sandbox_mode="danger-full-access",
+            mcp_servers={"stubborn": {"command": sys.executable, "args": ["-I", "-S", server, mcp]}},
+        ) as home:
+            model.default = Response(Text("done"))
+            config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace, **options)
+            async with open_codex(config) as codex, trio.open_nursery() as nursery:
+                await grow(
+                    codex, model, nursery, "leave one behind", f"exec sleep {background}", Sandbox.full_access
+                )
+                await grow(codex, model, nursery, "be careful", f"exec sleep {sandboxed}", Sandbox.read_only)
+                command = f"setsid sleep {session} & exec sleep {plain}"
+                await grow(codex, model, nursery, "run it", command, Sandbox.full_access)
+                while tree_of(marker).keys() != {*KINDS}:  # noqa: ASYNC110  # they tell nobody that they are there
+                    await trio.sleep(0.01)
+                yield codex
+                nursery.cancel_scope.cancel()
+
+
+async def grow(codex, model, nursery, words, command, sandbox):
+    """Have the agent run a command: to its end, or until it goes to the background."""
+    behind = words == "leave one behind"
+    script = model.script(words, default=Response(Text("it runs")))
+    script.respond(Command(command, yield_time_ms=250 if behind else 60_000))
+    thread = await codex.thread_start(sandbox=sandbox)
+    if behind:
+        await thread.run(words)
+    else:
+        nursery.start_soon(run, thread, words)
+
+
+async def run(thread, words):
+    """Run a turn until something else ends it, be it the server's death."""
+    with suppress(errors.TurnLost):
+        await thread.run(words)
+
+
+async def main():
+    async with grown(sys.argv[1]) as codex:
+        sys.stdout.write(f"{codex.pid}\n")
+        sys.stdout.flush()
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,33 @@
+"""The official SDK under the same faults: what the page of guarantees says of it is what is measured."""
+
+import importlib.util
+import json
+
+import pytest
+
+from rival.record import GUARANTEES, RECORDED, record, with_table
+
+
+@pytest.mark.long
+@pytest.mark.real
+def test_what_was_recorded_of_the_official_sdk_is_what_it_does():
+    if importlib.util.find_spec("openai_codex") is None:
+        pytest.skip("openai-codex is not installed: uv run --group bench pytest -m long tests/rival")
+    recorded = json.loads(RECORDED.read_text())
+    now = record()
+    assert now["openai-codex"] == recorded["openai-codex"]
+
+    def verdicts(record):
+        return {
+            (guarantee, probe["what"]): probe["kept"]
+            for guarantee, probes in record["probes"].items()
+            for probe in probes
+        }
+
+    assert verdicts(now) == verdicts(recorded), now
+
+
+def test_the_table_of_the_page_is_made_of_what_was_recorded():
+    text = GUARANTEES.read_text()
+    recorded = json.loads(RECORDED.read_text())
+    assert with_table(text, recorded) == text, "run: python tests/rival/record.py table"

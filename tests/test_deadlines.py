@@ -1,0 +1,208 @@
+"""Time belongs to the caller: without a budget nothing of ours gives up, however long it takes."""
+
+import ast
+import math
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import trio_codex
+from trio_codex import CodexConfig, Policy, connect_codex, errors
+from trio_codex.testing import FakeServer, fake_codex
+
+A_YEAR = 365 * 24 * 3600
+
+NO_BUDGET = CodexConfig(
+    start_timeout=math.inf, request_timeout=math.inf, interrupt_grace=math.inf, stop_grace=math.inf
+)
+
+
+async def run(codex, thread):
+    await thread.run("hi")
+
+
+async def iterate(codex, thread):
+    async with thread.turn("hi") as turn:
+        async for event in turn:
+            assert event.method == "turn/started"
+
+
+async def read_text(codex, thread):
+    async with thread.turn("hi") as turn:
+        async for _ in turn.text():
+            pytest.fail("nothing was said")
+
+
+async def steer(codex, thread):
+    async with thread.turn("hi") as turn:
+        await turn.steer("rather this")
+
+
+async def interrupt(codex, thread):
+    async with thread.turn("hi") as turn:
+        await turn.interrupt()
+
+
+async def leave_early(codex, thread):
+    async with thread.turn("hi"):
+        pass
+
+
+async def leave_the_thread(codex, thread):
+    async with thread:
+        pass
+
+
+async def open_cancelled(codex, thread):
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(codex.thread_start)
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+
+
+async def listen(codex, thread):
+    async with codex.events("no/such") as events:
+        await events.__anext__()
+
+
+async def listen_to_the_thread(codex, thread):
+    async with thread.events() as events:
+        async for event in events:
+            assert event.method == "turn/started"
+
+
+WAITS = {
+    "a request": lambda codex, thread: codex.request("thread/list"),
+    "a typed request": lambda codex, thread: codex.models(),
+    "opening a thread": lambda codex, thread: codex.thread_start(),
+    "reading a thread": lambda codex, thread: thread.read(),
+    "the end of the connection": lambda codex, thread: codex.wait_closed(),
+    "running a turn": run,
+    "iterating over a turn": iterate,
+    "reading its text": read_text,
+    "steering it": steer,
+    "interrupting it": interrupt,
+    "leaving it early": leave_early,
+    "leaving a thread": leave_the_thread,
+    "undoing an opening": open_cancelled,
+    "listening": listen,
+    "listening to a thread": listen_to_the_thread,
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+async def test_whoever_waits_waits_as_long_as_it_takes(wait, autojump_clock):
+    async with fake_codex(NO_BUDGET) as (codex, server):
+        thread = await codex.thread_start()
+        server.take_over(
+            "thread/start", "thread/delete", "thread/unsubscribe", "thread/backgroundTerminals/clean"
+        )
+        over = trio.Event()
+
+        async def body():
+            with suppress(errors.ConnectionBroken, errors.TurnLost):
+                await wait(codex, thread)
+            over.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(body)
+            with trio.move_on_after(0):
+                await server.accept_turn()
+            await trio.sleep(A_YEAR)
+            assert not over.is_set()
+            await server.hang_up()
+
+
+async def test_a_start_takes_as_long_as_it_takes(autojump_clock):
+    server = FakeServer()
+    server.take_over("initialize")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve)
+        with trio.move_on_after(A_YEAR) as scope:
+            nursery.start_soon(partial(connect_codex, nursery, server.stream, config=NO_BUDGET))
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert len(nursery.child_tasks) > 1, "it gave up"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_policy_may_take_a_year(autojump_clock):
+    async def think(request):
+        await trio.sleep(A_YEAR)
+        return trio_codex.policies.accept()
+
+    params = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "item-1", "startedAtMs": 0}
+    async with fake_codex(NO_BUDGET, policy=Policy(command=think)) as (codex, server):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.run, "hi")
+            await server.accept_turn()
+            await server.ask(7, "item/commandExecution/requestApproval", params)
+            assert await server.answer_to(7) == {"decision": "accept"}
+            await server.end_turn()
+
+
+# -- what bounds what, in the source -----------------------------------------------------------------------------------
+
+BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
+
+BOUNDS = {
+    "_binary": {
+        "VERSION_SECONDS",
+        "END_BOUND",
+    },  # asking a binary for its version, which is no wait for the server
+    "_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
+    "_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
+    "_proctree": {"END_BOUND"},
+    "_ending": {
+        "CALLBACK_SHARE",
+        "grace",
+        "delay",
+    },  # a share of interrupt_grace, and the time to the next try
+}
+"""Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
+
+DEADLINES = {"move_on_after", "move_on_at", "fail_after", "fail_at", "CancelScope"}
+
+
+def deadlines_of(path):
+    """The names in every expression that sets a deadline in a file, with its line."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in DEADLINES
+        ):
+            given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg != "shield")]
+            if given:
+                names = {
+                    inner.id for value in given for inner in ast.walk(value) if isinstance(inner, ast.Name)
+                }
+                attributes = {
+                    inner.attr
+                    for value in given
+                    for inner in ast.walk(value)
+                    if isinstance(inner, ast.Attribute)
+                }
+                yield node.lineno, {name.lstrip("_") for name in names | attributes}
+
+
+def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup():
+    root = Path(trio_codex.__file__).parent
+    seen = 0
+    for path in sorted(root.glob("*.py")):
+        for line, names in deadlines_of(path):
+            seen += 1
+            bounds = names - {"config", "self", "session", "min", "trio", "current_time"}
+            assert bounds, f"{path.name}:{line}: a deadline of a bare number"
+            unknown = bounds - BUDGETS - BOUNDS.get(path.stem, set())
+            assert not unknown, (
+                f"{path.name}:{line}: what does {', '.join(unknown)} bound, and whose wait is it?"
+            )
+    assert seen > 10
