@@ -340,6 +340,8 @@ async def test_a_secret_is_not_echoed_and_the_terminal_echoes_again_afterwards(a
     with pytest.raises(BlockingIOError):
         os.read(master, 100)
     os.write(master, b"seen")
+    with trio.fail_after(5):
+        await trio.lowlevel.wait_readable(master)
     assert os.read(master, 100) == b"seen"
 
 

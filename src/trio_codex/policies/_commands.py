@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -127,6 +126,8 @@ def _pattern(given: CommandPattern) -> _Pattern:
         wild: dict[str, _One | EllipsisType] = {"*": _ONE, "...": ...}
         words = [wild.get(word.bare, word.text) if word.bare == word.text else word.text for word in split]
     else:
+        import shlex
+
         words = [*given]
         shown = " ".join(shlex.quote(word) if isinstance(word, str) else "..." for word in words)
     more = bool(words) and words[-1] is ...
