@@ -181,6 +181,11 @@ async def test_secrets_that_only_a_script_can_plant_are_nowhere(tmp_path, caplog
             watched.look_at(codex, config)
             await codex.request("account/login/start", {"type": "apiKey", "apiKey": TOKEN})
             thread = await codex.thread_start(base_instructions=PROMPT, config={SECRET: CODE})
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refuse, server)
+                with pytest.raises(errors.RpcError) as refused:
+                    await thread.run(PROMPT)
+            watched.look_at(refused.value)
             async with codex.events() as events, trio.open_nursery() as nursery:
                 nursery.start_soon(script, server)
                 with pytest.raises(errors.PolicyError) as failed:
@@ -194,6 +199,10 @@ async def test_secrets_that_only_a_script_can_plant_are_nowhere(tmp_path, caplog
                         watched.look_at(event, event.params)
                 watched.look_at(broken.value)
     watched.assert_silent()
+
+
+async def refuse(server):
+    await (await server.expect("turn/start")).refuse("not now")
 
 
 async def end_it(server):

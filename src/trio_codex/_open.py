@@ -337,7 +337,10 @@ class Opening:
             # The reader goes on draining stdout meanwhile: an undrained server does not exit on EOF (PROTOCOL 6).
             # One that never came up has nothing to put in order.
             grace = config.stop_grace if was_up else min(config.stop_grace, FAILED_START_GRACE)
-            self._note_exited(await self._process.stop(grace))
+            try:
+                await self._process.stop(grace)
+            finally:
+                self._note_exited(self._process.returncode)
         elif self._stream is not None:
             await trio.aclose_forcefully(self._stream)
 
