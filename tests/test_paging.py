@@ -68,6 +68,11 @@ async def test_iterating_goes_on_where_it_was_cancelled():
 
 
 async def test_two_tasks_cannot_iterate_at_once():
+    with trio.fail_after(5):
+        await iterate_twice_at_once()
+
+
+async def iterate_twice_at_once():
     async with trio.open_nursery() as nursery:
         gate = trio.Event()
 
