@@ -169,9 +169,9 @@ class _Asking:
             except BaseExceptionGroup as group:
                 # A callback with a nursery of its own that failed while it was cancelled.
                 cancelled, failed = group.split(trio.Cancelled)
-                tool_failed = isinstance(self._question, ToolCallRequest) and isinstance(failed, Exception)
-                if cancelled is None or not tool_failed:
+                if not isinstance(self._question, ToolCallRequest) or not isinstance(failed, Exception):
                     raise
+                assert cancelled is not None
                 self._failed_call(self._question, failed)
                 raise cancelled from None
         entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"

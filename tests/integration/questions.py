@@ -268,5 +268,5 @@ async def running(scenario, directory, sent):
             )
             config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
             async with open_codex(config) as codex:
-                opened = await codex.api.thread.start(dynamic_tools=[LOOKUP])
-                yield World(directory, codex, model, codex._opened(opened, None), sent)
+                thread = await codex.thread_start(dynamic_tools=[LOOKUP])
+                yield World(directory, codex, model, thread, sent)
