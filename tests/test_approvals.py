@@ -133,3 +133,51 @@ async def test_a_policy_that_the_settings_bypass_is_warned_about_once(caplog):
         await codex.thread_start()
         await codex.thread_start()
     assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]
+
+
+CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
+
+
+@pytest.mark.parametrize("how", ["alone", "in a group", "in a mixed group"])
+@pytest.mark.parametrize("ending", ["withdrawn", "left"])
+async def test_a_tool_that_fails_while_it_is_cancelled_fails_no_turn(how, ending, caplog):
+    async def fail(_):
+        async with trio.open_nursery() as nursery:
+            if how == "in a mixed group":
+                nursery.start_soon(trio.sleep_forever)
+            if how != "alone":
+                nursery.start_soon(fail_in_cleanup)
+                return
+        await fail_in_cleanup()
+
+    async with scripted(policy=Policy(tool_call=fail)) as (codex, server), trio.open_nursery() as nursery:
+        server.give("turn/interrupt", {})
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(run_within, scope, thread)
+        await server.accept_turn()
+        await server.ask(0, "item/tool/call", CALL)
+        await trio.testing.wait_all_tasks_blocked()
+        if ending == "withdrawn":
+            await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 0})
+        else:
+            scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected() == []
+        await server.end_turn()
+    assert server.answers == {}
+    [record] = codex.decisions
+    assert (record.outcome, record.decision) == ("withdrawn", None)
+    assert ["the tool lookup failed" in record.getMessage() for record in caplog.records] == [True]
+
+
+async def fail_in_cleanup():
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise ValueError("in cleanup")
+
+
+async def run_within(scope, thread):
+    with scope:
+        await thread.run("hi")

@@ -161,10 +161,15 @@ class _Asking:
             except Exception as exc:
                 if not isinstance(self._question, ToolCallRequest):
                     raise
-                # A tool that fails is no failed turn: the agent is told, and may do without.
-                logger.exception("the tool %s failed", self._question.tool)
-                entry.reason = f"{type(exc).__name__}: {exc}"
-                return failed_call(entry.reason)
+                return self._failed_call(self._question, exc)
+            except BaseExceptionGroup as group:
+                # A callback with a nursery of its own that failed while it was cancelled.
+                cancelled, failed = group.split(trio.Cancelled)
+                tool_failed = isinstance(self._question, ToolCallRequest) and isinstance(failed, Exception)
+                if cancelled is None or not tool_failed:
+                    raise
+                self._failed_call(self._question, failed)
+                raise cancelled from None
         entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
         logger.warning("denied %s: %s", entry.method, entry.reason)
         return self._kind.denial
@@ -174,6 +179,12 @@ class _Asking:
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)
+
+    def _failed_call(self, call: ToolCallRequest, exc: BaseException) -> Answer:
+        """A tool that fails is no failed turn: the agent is told, and may do without."""
+        logger.error("the tool %s failed", call.tool, exc_info=exc)
+        self._entry.reason = f"{type(exc).__name__}: {exc}"
+        return failed_call(self._entry.reason)
 
     def _answer(self, decision: object) -> Answer:
         answer = self._kind.answer(self._question, decision)
