@@ -1,12 +1,15 @@
 """Requests of the server that nobody decides on, and the decisions that policies give: their shape on the wire."""
 
+import contextvars
 import logging
+import time
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 
-from trio_codex import Policy, policies, wire
+from trio_codex import Policy, errors, policies, wire
 from trio_codex._server_requests import KINDS
 from trio_codex.testing import fake_codex
 
@@ -17,6 +20,9 @@ async def scripted(**options):
         async with fake_codex(**options) as both:
             yield both
 
+
+COMMAND = "item/commandExecution/requestApproval"
+ASKED = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "c1", "startedAtMs": 0, "command": "rm"}
 
 LEGACY_COMMAND = {
     "conversationId": "thread-1", "callId": "c1", "approvalId": None, "command": ["rm", "-r", "a b"],
@@ -135,6 +141,148 @@ async def test_a_policy_that_the_settings_bypass_is_warned_about_once(caplog):
     assert ["will not be asked" in record.getMessage() for record in caplog.records] == [True]
 
 
+# -- what the real server cannot be brought to send ----------------------------------------------------------------
+
+ELICITATION = {"threadId": "thread-1", "turnId": None, "serverName": "held"}
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "question", "decision", "answer"),
+    [
+        (
+            "account/chatgptAuthTokens/refresh",
+            {"reason": "unauthorized", "previousAccountId": "a"},
+            policies.AuthRefreshRequest,
+            policies.AuthTokens(access_token="secret", account_id="a", plan_type="pro"),
+            {"accessToken": "secret", "chatgptAccountId": "a", "chatgptPlanType": "pro"},
+        ),
+        (
+            "attestation/generate",
+            {},
+            policies.AttestationRequest,
+            policies.Attestation("secret"),
+            {"token": "secret"},
+        ),
+        (
+            "currentTime/read",
+            {"threadId": "thread-1"},
+            policies.CurrentTimeRequest,
+            policies.CurrentTime(1_700_000_000),
+            {"currentTimeAt": 1_700_000_000},
+        ),
+        (
+            "mcpServer/elicitation/request",
+            {
+                **ELICITATION,
+                "mode": "openai/userVerification",
+                "challenge": "c",
+                "title": "T",
+                "description": "D",
+            },
+            policies.VerificationElicitation,
+            policies.accept(content={"proof": "p"}),
+            {"action": "accept", "content": {"proof": "p"}},
+        ),
+        (
+            "mcpServer/elicitation/request",
+            {**ELICITATION, "mode": "openai/form", "message": "Sure?", "requestedSchema": {"any": 1}},
+            policies.FormElicitation,
+            policies.accept(content={"any": True}),
+            {"action": "accept", "content": {"any": True}},
+        ),
+    ],
+)
+async def test_what_only_the_application_can_give_is_given_under_any_id(
+    method, params, question, decision, answer
+):
+    asked = []
+
+    async def give(request):
+        asked.append(type(request))
+        await trio.lowlevel.checkpoint()
+        return decision
+
+    async with scripted(policy=Policy(**{KINDS[method].callback: give})) as (codex, server):
+        await codex.thread_start()
+        for request_id in (0, "0", "", -1, 2**53, "ü"):
+            await server.ask(request_id, method, params)
+            assert await server.answer_to(request_id) == answer
+        assert asked == [question] * 6
+        assert [record.id for record in codex.decisions] == [0, "0", "", -1, 2**53, "ü"]
+
+
+async def test_the_clock_of_this_machine_tells_whole_seconds():
+    async with scripted(policy=policies.system_clock) as (_, server):
+        before = int(time.time())
+        await server.ask(0, "currentTime/read", {"threadId": "of nobody"})
+        told = (await server.answer_to(0))["currentTimeAt"]
+        assert before <= told <= time.time()
+
+
+@pytest.mark.parametrize("request_id", [99, "0", "x", -1, None, 0.0, True, [], {}, 2**70])
+async def test_the_withdrawal_of_what_is_not_open_changes_nothing(request_id):
+    gate = trio.Event()
+
+    async def decide(_):
+        await gate.wait()
+        return policies.accept()
+
+    async with scripted(policy=Policy(command=decide)) as (codex, server):
+        await server.ask(0, COMMAND, ASKED)
+        for params in ({"threadId": "thread-1", "requestId": request_id}, {"threadId": "thread-1"}, None):
+            await server.notify("serverRequest/resolved", params)
+        await trio.testing.wait_all_tasks_blocked()
+        gate.set()
+        assert await server.answer_to(0) == {"decision": "accept"}
+        assert len(codex.decisions) == 1
+
+
+# -- turns ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_policy_of_a_turn_is_gone_with_it():
+    async def accept(_):
+        await trio.lowlevel.checkpoint()
+        return policies.accept()
+
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(partial(thread.run, "hi", policy=Policy(command=accept)))
+        await server.accept_turn()
+        await server.ask(0, COMMAND, ASKED)
+        assert await server.answer_to(0) == {"decision": "accept"}
+        await server.end_turn()
+        await server.ask(1, COMMAND, ASKED)
+        assert await server.answer_to(1) == {"decision": "decline"}
+        assert [record.decided_by for record in codex.decisions] == ["turn", "default"]
+
+
+variable = contextvars.ContextVar("variable", default="nowhere")
+
+
+async def test_a_callback_sees_the_context_of_the_turn_that_asks():
+    seen = []
+
+    async def look(request):
+        await trio.lowlevel.checkpoint()
+        seen.append((request.item_id, variable.get()))
+        return policies.decline()
+
+    async def run(thread):
+        variable.set("the turn")
+        await thread.run("hi")
+
+    async with scripted(policy=Policy(command=look)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(run, thread)
+        await server.accept_turn()
+        await server.ask(0, COMMAND, {**ASKED, "itemId": "of the turn"})
+        await server.ask(1, COMMAND, {**ASKED, "itemId": "of no turn", "threadId": "of nobody"})
+        await server.answer_to(1)
+        await server.end_turn()
+    assert sorted(seen) == [("of no turn", "nowhere"), ("of the turn", "the turn")]
+
+
 CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
 
 
@@ -169,6 +317,47 @@ async def test_a_tool_that_fails_while_it_is_cancelled_fails_no_turn(how, ending
     [record] = codex.decisions
     assert (record.outcome, record.decision) == ("withdrawn", None)
     assert ["the tool lookup failed" in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("ending", ["withdrawn", "left"])
+async def test_a_policy_that_fails_in_a_mixed_group_while_it_is_cancelled_fails_its_turn(ending):
+    async def fail(_):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            nursery.start_soon(fail_in_cleanup)
+        return policies.accept()
+
+    failures = []
+
+    async def run(thread, scope):
+        try:
+            await run_within(scope, thread)
+        except errors.PolicyError as exc:
+            failures.append(exc)
+
+    async with scripted(policy=Policy(command=fail)) as (codex, server), trio.open_nursery() as nursery:
+        server.give("turn/interrupt", {})
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(run, thread, scope)
+        await server.accept_turn()
+        await server.ask(0, COMMAND, ASKED)
+        await trio.testing.wait_all_tasks_blocked()
+        if ending == "withdrawn":
+            await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 0})
+        else:
+            scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        await server.end_turn(status="interrupted")
+    assert server.answers == {}
+    [record] = codex.decisions
+    assert (record.outcome, record.decision) == ("withdrawn", None)
+    assert record.reason.startswith("ExceptionGroup")
+    if ending == "left":
+        assert scope.cancelled_caught, "who cancelled the turn gets that, and the audit keeps the failure"
+    else:
+        [failure] = failures
+        assert [str(exc) for exc in failure.__cause__.exceptions] == ["in cleanup"]
 
 
 async def fail_in_cleanup():
