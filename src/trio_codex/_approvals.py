@@ -165,8 +165,9 @@ class _Asking:
             except BaseExceptionGroup as group:
                 # A callback with a nursery of its own that failed while it was cancelled.
                 cancelled, failed = group.split(trio.Cancelled)
-                tool_failed = isinstance(self._question, ToolCallRequest) and isinstance(failed, Exception)
-                if cancelled is None or not tool_failed:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                if cancelled is None or not isinstance(failed, Exception):
                     raise
                 self._failed_call(self._question, failed)
                 raise cancelled from None
@@ -180,7 +181,7 @@ class _Asking:
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)
 
-    def _failed_call(self, call: ToolCallRequest, exc: BaseException) -> Answer:
+    def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
         """A tool that fails is no failed turn: the agent is told, and may do without."""
         logger.error("the tool %s failed", call.tool, exc_info=exc)
         self._entry.reason = f"{type(exc).__name__}: {exc}"
