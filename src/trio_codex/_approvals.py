@@ -184,7 +184,7 @@ class _Asking:
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)
 
-    def _failed_call(self, call: ToolCallRequest, exc: BaseException) -> Answer:
+    def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
         """A tool that fails is no failed turn: the agent is told, and may do without."""
         logger.error("the tool %s failed", call.tool, exc_info=exc)
         self._entry.reason = f"{type(exc).__name__}: {exc}"
