@@ -215,7 +215,7 @@ class Connection:
         self._request_timeout = request_timeout
         self._diagnose = diagnose
         self._instruments = instruments
-        self.watch = RequestWatch(instruments)
+        self.watch: RequestWatch = RequestWatch(instruments)
         self._window = trio.Semaphore(window)
         self._lines = LineBuffer(max_line_bytes)
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)

@@ -17,6 +17,8 @@ from trio_codex.cli._text import one_line
 from trio_codex.recording import read_recording
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio_codex.recording import Entry
 
 DIFF_LINES: Final = 40
@@ -162,6 +164,8 @@ def _object(value: Any) -> dict[str, Any]:
 def _text_of(params: dict[str, Any]) -> str:
     items = params.get("input")
     texts = (
-        [_object(item).get("text") for item in cast("list[Any]", items)] if isinstance(items, list) else []
+        [_object(item).get("text") for item in cast("Iterable[Any]", items)]
+        if isinstance(items, list)
+        else []
     )
     return " ".join(text for text in texts if isinstance(text, str)) or "(no text)"

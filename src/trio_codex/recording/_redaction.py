@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from trio_codex import wire
+from trio_codex._json import list_of
 from trio_codex.wire import _index, _registry
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class Redaction:
         if isinstance(value, str):
             return self._string(value, name, free=free)
         if isinstance(value, list):
-            return [self._value(each, name, free=free) for each in cast("list[Any]", value)]
+            return [self._value(each, name, free=free) for each in list_of(value)]
         if isinstance(value, dict):
             return self._object(cast("dict[str, Any]", value), free=free or name in _vocabulary().free)
         if free and not isinstance(value, bool) and value is not None:

@@ -17,6 +17,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig
+from trio_codex._json import list_of
 from trio_codex._nursery import open_services
 from trio_codex._open import Opening
 from trio_codex.recording import Recording, Redaction, read_recording
@@ -190,11 +191,13 @@ class _Player:
         await self._send(message)
 
     async def _send(self, message: dict[str, Any]) -> None:
+        await trio.lowlevel.checkpoint()
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._own.send_all(msgspec.json.encode(message) + b"\n")
 
     async def _take(self, entry: Entry) -> bool:
         """Wait for what the client sent here; say whether to go on."""
+        await trio.lowlevel.checkpoint()
         early: list[dict[str, Any]] = []
         while (message := await self._next()) is not None:
             if self._strict:
@@ -211,6 +214,7 @@ class _Player:
         return False
 
     async def _compare(self, recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
+        await trio.lowlevel.checkpoint()
         self._names.learn(recorded, sent)
         expected = _comparable(self._names.translated(recorded))
         got = _comparable(sent if self._redaction is None else self._redaction.message(sent))
@@ -257,7 +261,7 @@ class _Names:
     def said(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Give what the server says this time."""
         self._said.update(id_ for _, id_ in _ids_of(recorded) if id_ not in self._own)
-        message = self.translated(recorded)
+        message: dict[str, Any] = self.translated(recorded)
         if "method" not in message:
             return {**message, "id": self._requests.get(message.get("id"), message.get("id"))}
         return message
@@ -273,7 +277,7 @@ class _Names:
             members = cast("dict[str, Any]", value)
             return {each: self._renamed(inner, each) for each, inner in members.items()}
         if isinstance(value, list):
-            return [self._renamed(each, name) for each in cast("list[Any]", value)]
+            return [self._renamed(each, name) for each in list_of(value)]
         return self._own.get(value, value) if isinstance(value, str) and _ID_NAME.search(name) else value
 
 
@@ -282,7 +286,7 @@ def _ids_of(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         for each, inner in cast("dict[str, Any]", value).items():
             yield from _ids_of(inner, each)
     elif isinstance(value, list):
-        for inner in cast("list[Any]", value):
+        for inner in list_of(value):
             yield from _ids_of(inner, name)
     elif isinstance(value, str) and (name == "id" or _ID_NAME.search(name)):
         yield name, value
