@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trio_codex._paging import Pager
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
+    from trio_codex._toolbox import Toolbox
     from trio_codex._turn_result import TurnResult
     from trio_codex._usage import TokenUsage
     from trio_codex.policies import Policy
@@ -50,6 +51,7 @@ class Thread:
         info: wire.Thread,
         policy: Policy | None,
         cwd: str | None,
+        tools: Toolbox,
         budget: Budget | None = None,
     ) -> None:
         self._session = session
@@ -57,6 +59,7 @@ class Thread:
         self._state.held += 1
         self._state.policy = policy
         self._state.cwd = cwd
+        self._state.tools = tools
         if budget is not None:
             self._state.meter = Meter("thread", budget)
         self._closed = False
@@ -195,7 +198,8 @@ class Thread:
             CodexError: As every request.
         """
         self._check_open()
-        return opened(self._session, await _opening.fork(self._session, self.id, options), options)
+        own = _opening.own_tools(self._session, options)
+        return opened(self._session, await _opening.fork(self._session, self.id, options), options, own)
 
     async def revert(self, before_turn_id: str) -> wire.Thread:
         """Take back a turn and all that came after it, in the history; files stay as they are.
@@ -298,8 +302,8 @@ class Thread:
             await self._session.request("thread/unsubscribe", {"threadId": self.id})
 
 
-def opened(session: Session, response: Opened, options: ThreadOptions) -> Thread:
+def opened(session: Session, response: Opened, options: ThreadOptions, tools: Toolbox) -> Thread:
     """Give the handle of a thread that was just opened."""
     policy = options.get("policy")
     session.approvals.warn_if_bypassed(response, policy)
-    return Thread(session, response.thread, policy, response.cwd, options.get("budget"))
+    return Thread(session, response.thread, policy, response.cwd, tools, options.get("budget"))
