@@ -44,10 +44,14 @@ nitpick_ignore_regex = [
     (
         "py:class",
         r"Any|AbstractAsyncContextManager|AsyncGenerator|AsyncIterator|Awaitable|Callable|Collection|Generator"
-        r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider",
+        r"|Iterable|Iterator|Literal|Mapping|MeterProvider|Path|Self|Sequence|TracebackType|TracerProvider|UnionType",
     ),
     # Type variables, and names that a signature shows and that nobody has to know.
-    ("py:class", r"(trio_codex(\.\w+)*\.)?(Api|E|T|W|Outcome|Phase|PlanStatus|TurnText)|wire\.Null"),
+    (
+        "py:class",
+        r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT|TurnText)"
+        r"|wire\.Null",
+    ),
 ]
 
 autodoc_member_order = "bysource"

@@ -128,5 +128,15 @@ def _write_script(example: str, model: MockModel) -> None:
             turn = model.script("Let an agent count")
             turn.respond(ToolCall("spawn_agent", {"message": "Count the files."}, namespace="multi_agent_v1"))
             turn.respond(counted, Text("3 files."))
+        case "tools":
+            model.respond(ToolCall("find", {"text": "spool"}), ToolCall("find", {"word": "spool"}))
+            model.call_tool("borrow", {"part": {"shelf": "B", "number": 12}, "days": 3}, namespace="shop")
+            model.say("The spool is yours for three days.")
+        case "structured_output":
+            model.say(
+                '{"title": "Fix the leak", "steps": [{"what": "Find it.", "minutes": 20},',
+                ' {"what": "Mend it.", "minutes": null}]}',
+            )
+            model.say("Here is your plan: first find it, then mend it.")
         case _:
             raise ValueError(f"there is no script for {example!r}")

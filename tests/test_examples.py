@@ -102,12 +102,25 @@ OUTPUT = {
         server \d+: thread {UUID}
         server \d+: The number was 42\.
     """,
+    "structured_output": r"""
+        Fix the leak
+        20 minutes: Find it\.
+        60 minutes: Mend it\.
+        no plan: Here is your plan: first find it, then mend it\.
+    """,
     "stream_events": r"""
         (?s:.*)\$ .*ls.?
         completed, exit code 0
         (?s:.*)\[final_answer\] Nothing to see here\.
         (?s:.*)
         completed after \d+ ms
+    """,
+    "tools": r"""
+        find completed: \[\{"shelf":"B","number":12\}\]
+        find failed: Invalid arguments: text: is missing; word: is not known
+        borrow completed: B12 is yours for 3 days\.
+        The spool is yours for three days\.
+        borrowed: B12
     """,
     "turn_controls": r"""
         Once upon a time (there was )?In short: a fox\.

@@ -138,7 +138,7 @@ def test_an_unknown_option_is_a_type_error(params):
         params({"modle": "x"})
 
 
-OURS = {"policy", "idle_limit", "budget", "approval_mode"}
+OURS = {"policy", "tools", "idle_limit", "budget", "approval_mode"}
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def _spellings() -> dict[str, str]:
     }
 
 
-_HOMES = {"_binary": "binary", "_tool_result": "policies"}
+_HOMES = {"_binary": "binary", "_tool": "tools", "_tool_result": "tools"}
 """Private modules whose names are not exported by ``trio_codex`` itself."""
 
 

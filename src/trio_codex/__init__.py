@@ -5,6 +5,7 @@ A session, a turn and an approval are scopes: when a scope ends, what it started
 
 from trio_codex import errors as errors
 from trio_codex import policies as policies
+from trio_codex import tools as tools
 from trio_codex import wire as wire
 from trio_codex._audit import DecidedBy as DecidedBy
 from trio_codex._audit import DecisionRecord as DecisionRecord
@@ -66,5 +67,6 @@ from trio_codex._turn_result import TurnStatus as TurnStatus
 from trio_codex._usage import TokenUsage as TokenUsage
 from trio_codex._waiting import WaitingOn as WaitingOn
 from trio_codex.policies import Policy as Policy
+from trio_codex.tools import tool as tool
 
 __version__ = _VERSION

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trio_codex._dispatch import Outcome
     from trio_codex._router import Router
     from trio_codex._rpc import ServerRequest
+    from trio_codex._toolbox import Toolbox
     from trio_codex._turn_state import ThreadState, TurnState
     from trio_codex.policies import Policy
 
@@ -42,6 +43,7 @@ class Approvals:
     Args:
         router: Knows the threads and turns.
         policy: The client's policy.
+        tools: The client's tools.
 
     Attributes:
         policy: The client's policy.
@@ -51,10 +53,11 @@ class Approvals:
 
     interrupt: Callable[[TurnState], object]
 
-    def __init__(self, router: Router, policy: Policy | None) -> None:
+    def __init__(self, router: Router, policy: Policy | None, tools: Toolbox | None = None) -> None:
         self.policy = policy
         self.audit: Audit = Audit()
         self._router = router
+        self._tools = tools
         self._unowned = CallbackGroup()
         self._warned = False
 
@@ -118,6 +121,12 @@ class Approvals:
             (DecidedBy.thread, thread.policy if thread is not None else None),
             (DecidedBy.client, self.policy),
         )
+        if isinstance(question, ToolCallRequest):
+            for tools in (thread.tools if thread is not None else None, self._tools):
+                tool = None if tools is None else tools.find(question.namespace, question.tool)
+                if tools is not None and tool is not None:
+                    yield DecidedBy.tool, tool.full_name, tools.call
+                    return
         for level, policy in levels:
             callback = None if policy is None else getattr(policy, kind.callback)
             if policy is not None and callback is not None:

@@ -166,10 +166,14 @@ class Codex:
             The thread.
 
         Raises:
-            ValueError: Options contradict each other; nothing was sent.
+            ValueError: Options contradict each other, two tools have the same name, or ``experimental_api`` is off for them;
+                nothing was sent.
+            TypeError: Something is no tool, or cannot be described to an agent; nothing was sent.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        return opened(self._session, await _opening.start(self._session, options), options)
+        own = _opening.own_tools(self._session, options)
+        response = await _opening.start(self._session, options, own)
+        return opened(self._session, response, options, own)
 
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Open a stored thread again, also one of another process.
@@ -185,7 +189,9 @@ class Codex:
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        return opened(self._session, await _opening.resume(self._session, thread_id, options), options)
+        own = _opening.own_tools(self._session, options)
+        response = await _opening.resume(self._session, thread_id, options)
+        return opened(self._session, response, options, own)
 
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another.
@@ -202,7 +208,9 @@ class Codex:
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        return opened(self._session, await _opening.fork(self._session, thread_id, options), options)
+        own = _opening.own_tools(self._session, options)
+        response = await _opening.fork(self._session, thread_id, options)
+        return opened(self._session, response, options, own)
 
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]

@@ -104,6 +104,13 @@ class CodexConfig:
         default="kill", validator=attrs.validators.in_(("kill", "abandon"))
     )
 
+    def need_experimental_api(self, what: str) -> None:
+        """Raise a ``ValueError`` if ``experimental_api`` is off."""
+        if not self.experimental_api:
+            raise ValueError(
+                f"{what} are a part of the protocol that needs CodexConfig(experimental_api=True)"
+            )
+
     def environment(self) -> dict[str, str]:
         """Give the server's environment."""
         if self.inherit_env is True:

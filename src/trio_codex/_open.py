@@ -22,6 +22,7 @@ from trio_codex._instruments import Instruments
 from trio_codex._nursery import Services, open_services
 from trio_codex._router import Router
 from trio_codex._session import Session, decode_result
+from trio_codex._toolbox import Toolbox
 from trio_codex.errors import (
     CodexError,
     ConnectionBroken,
@@ -35,12 +36,13 @@ from trio_codex.instruments._base import Instrument, ProcessRecord
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from trio_codex import wire
     from trio_codex._binary import Binary
     from trio_codex._budget import Budget
     from trio_codex._process import ServerProcess
+    from trio_codex._toolbox import AnyTool
     from trio_codex.policies import Policy
 
 StartErrorT = TypeVar("StartErrorT", bound=StartError)
@@ -77,6 +79,7 @@ async def open_codex(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Codex]:
@@ -88,14 +91,17 @@ async def open_codex(
     Args:
         config: How; by default as the user's own Codex.
         policy: Decides on what turns ask, unless their own policies or those of their threads do.
+        tools: Declared on each thread that is started: what its agent can call, made by :func:`~trio_codex.tools.tool`.
         budget: What all of its turns may use together.
         instruments: Who is told what happens.
 
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
+        ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
+        TypeError: Something is no tool, or cannot be described to an agent; likewise.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -106,6 +112,7 @@ async def connect_codex(
     *,
     config: CodexConfig | None = None,
     policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Codex:
@@ -119,13 +126,15 @@ async def connect_codex(
         stream: Newline-delimited JSON in both directions.
         config: Its fields about the process have no effect.
         policy: As in :func:`open_codex`.
+        tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
 
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
+        ValueError: As :func:`open_codex`, and ``TypeError``.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
@@ -140,11 +149,15 @@ class Opening:
         policy: Policy | None,
         instruments: Sequence[Instrument] = (),
         budget: Budget | None = None,
+        tools: Iterable[AnyTool] = (),
     ) -> None:
         self._config = config
+        self._tools = Toolbox(tools)
+        if self._tools:
+            config.need_experimental_api("tools")
         self._instruments = Instruments(instruments, Instrument)
         self._router = Router(config.event_buffer, budget, self._instruments)
-        self._approvals = Approvals(self._router, policy)
+        self._approvals = Approvals(self._router, policy, self._tools)
         if "decision_made" in self._instruments:
             self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
         self._services: Services | None = None
@@ -225,6 +238,7 @@ class Opening:
             self._broken,
             self.close,
             self._closed,
+            self._tools,
         )
         session = self._session
         self._router.audit = self._approvals.audit

@@ -8,18 +8,34 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from trio_codex._options import fork_params, resume_params, start_params
+from trio_codex._toolbox import Toolbox
 
 if TYPE_CHECKING:
     from trio_codex import wire
-    from trio_codex._options import ThreadForkOptions, ThreadResumeOptions, ThreadStartOptions
+    from trio_codex._options import ThreadForkOptions, ThreadOptions, ThreadResumeOptions, ThreadStartOptions
     from trio_codex._session import Session
 
     Opened: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
 
 
-async def start(session: Session, options: ThreadStartOptions) -> Opened:
-    """Start a thread, or delete it again."""
-    return await _open(session, "thread/start", start_params(options), "thread/delete")
+def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
+    """Take the tools of a thread, before anything is sent.
+
+    Raises:
+        ValueError: Two have the same name, or ``experimental_api`` is off.
+        TypeError: Something is no tool, or cannot be described to an agent.
+    """
+    own = Toolbox(options.get("tools", ()), session.tools)
+    if own:
+        session.config.need_experimental_api("tools")
+    return own
+
+
+async def start(session: Session, options: ThreadStartOptions, own: Toolbox) -> Opened:
+    """Start a thread with the client's tools and its own, or delete it again."""
+    tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
+    params = start_params({**options, "dynamic_tools": tools or None})
+    return await _open(session, "thread/start", params, "thread/delete")
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:

@@ -13,9 +13,10 @@ from trio_codex import wire
 from trio_codex._inputs import TurnInput, wire_input
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from trio_codex._budget import Budget
+    from trio_codex._toolbox import AnyTool
     from trio_codex.policies import Policy
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -134,6 +135,9 @@ class ThreadOptions(_Settings, total=False):
 
     Attributes:
         policy: Decides on what its turns ask, before the client's policy.
+        tools: What its agent can call beside the client's tools, and instead of those with the same names. A new thread
+            declares them to the server, which keeps them for it; on resuming and forking, they say who carries out the calls
+            of those that were declared then.
         budget: What its turns may use together, while this handle stands for it.
         approval_mode: A preset in place of ``approval_policy`` and ``approvals_reviewer``.
         approval_policy: When the server asks at all. With ``never`` no policy is asked.
@@ -152,6 +156,7 @@ class ThreadOptions(_Settings, total=False):
     """
 
     policy: Policy | None
+    tools: Iterable[AnyTool]
     budget: Budget | None
     base_instructions: str | None
     config: Mapping[str, wire.JSON] | None
@@ -167,7 +172,8 @@ class ThreadStartOptions(ThreadOptions, total=False):
     Attributes:
         allow_provider_model_fallback: Let the provider choose another model if it lacks this one (experimental).
         daybreak_enabled: The thread's first choice of Daybreak (experimental).
-        dynamic_tools: Tools that the server asks this client to run (experimental).
+        dynamic_tools: Further tools that the server asks this client to run: those that a policy's ``tool_call`` carries
+            out (experimental).
         environments: Where commands run; none at all if it is empty (experimental).
         ephemeral: Keep it in memory only.
         experimental_raw_events: Report the raw items of the model, too (experimental).
@@ -337,7 +343,7 @@ def _given(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]
     if unknown:
         raise TypeError(f"{what} has no option {min(unknown)!r}")
     members = {name: value for name, value in options.items() if value is not None}
-    for name in ("policy", "idle_limit", "budget"):
+    for name in ("policy", "tools", "idle_limit", "budget"):
         members.pop(name, None)
     if known is not ThreadFilters and (cwd := members.get("cwd")) is not None:
         members["cwd"] = os.fspath(cwd)

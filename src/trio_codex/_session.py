@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trio_codex._login import LoginNews
     from trio_codex._nursery import Services
     from trio_codex._router import Router
+    from trio_codex._toolbox import Toolbox
     from trio_codex.errors import ConnectionBroken
 
 
@@ -39,6 +40,7 @@ class Session:
         broken: Makes the error of a connection that we give up, with what is known of the server.
         close: The close sequence of the client.
         closed: Set when that is over.
+        tools: Its tools.
         logins: How logins end, from the first login on.
         server_version: The version of the server, as far as it is known.
     """
@@ -54,6 +56,7 @@ class Session:
         broken: Callable[[str], ConnectionBroken],
         close: Callable[[], Awaitable[None]],
         closed: trio.Event,
+        tools: Toolbox,
     ) -> None:
         self.config = config
         self.services = services
@@ -64,6 +67,7 @@ class Session:
         self.broken = broken
         self.close = close
         self.closed = closed
+        self.tools = tools
         self.logins: LoginNews | None = None
         self.server_version: str | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import trio
 
@@ -15,11 +15,11 @@ from trio_codex._options import settings_params, turn_params
 from trio_codex._turn import Turn, open_turn
 from trio_codex._turn_result import TurnStatus
 from trio_codex._versions import check_turn
-from trio_codex.errors import CodexError, ThreadClosed, TurnFailed
+from trio_codex.errors import CodexError, OutputError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
-    from types import TracebackType
+    from types import TracebackType, UnionType
 
     from trio_codex._event import Event
     from trio_codex._history import ItemsView, TurnsView
@@ -29,9 +29,12 @@ if TYPE_CHECKING:
     from trio_codex._paging import Pager
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
+    from trio_codex._toolbox import Toolbox
     from trio_codex._turn_result import TurnResult
     from trio_codex._usage import TokenUsage
     from trio_codex.policies import Policy
+
+T = TypeVar("T")
 
 
 class Thread:
@@ -50,6 +53,7 @@ class Thread:
         info: wire.Thread,
         policy: Policy | None,
         cwd: str | None,
+        tools: Toolbox,
         budget: Budget | None = None,
     ) -> None:
         self._session = session
@@ -57,6 +61,7 @@ class Thread:
         self._state.held += 1
         self._state.policy = policy
         self._state.cwd = cwd
+        self._state.tools = tools
         if budget is not None:
             self._state.meter = Meter("thread", budget)
         self._closed = False
@@ -72,13 +77,33 @@ class Thread:
 
     # -- turns -------------------------------------------------------------------------------------------------
 
-    async def run(self, value: TurnInput, **options: Unpack[TurnOptions]) -> TurnResult:
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+    ) -> TurnResult[None]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+    ) -> TurnResult[T]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+    ) -> TurnResult[Any]: ...
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[Any] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]:
         """Run a turn to its end.
 
         Under a deadline the partial result is lost; use :meth:`turn` to keep it.
 
         Args:
             value: What to say.
+            output_type: The type that the final response is to have: an attrs class, a dataclass, a ``TypedDict``, or what is
+                made of those. The agent gets its JSON Schema, and ``output`` of the result is the value.
             **options: See :class:`TurnOptions`.
 
         Returns:
@@ -86,6 +111,7 @@ class Thread:
 
         Raises:
             TurnFailed: It failed.
+            OutputError: The final response does not fit ``output_type``, or the turn was interrupted before there was one.
             TurnLost: The connection ended first.
             TurnActive: The thread has an open turn.
             TurnStalled: It was silent for longer than ``idle_limit``.
@@ -93,15 +119,36 @@ class Thread:
             PolicyError: A policy callback raised, or returned what is no decision.
             BudgetExceeded: It used more than its budget, or nothing is left of one.
             ValueError: Options contradict each other; nothing was sent.
+            TypeError: A model cannot be held to ``output_type``; nothing was sent.
             CodexError: As every request.
         """
-        async with self.turn(value, **options) as turn:
+        async with self._turn(value, output_type, options) as turn:
             result = await turn.wait()
         if result.status == TurnStatus.failed:
             raise TurnFailed(result)
+        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
+            raise OutputError(result.final_response, f"the turn is {result.status}", result)
         return result
 
-    def turn(self, value: TurnInput, **options: Unpack[TurnOptions]) -> AbstractAsyncContextManager[Turn]:
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[None]]: ...
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[T | None]]: ...
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[Any]]: ...
+    def turn(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[Any] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> AbstractAsyncContextManager[Turn[Any]]:
         """Run a turn as a scope.
 
         Leaving the scope before the turn's end interrupts it on the server, and the agents and commands it started, and
@@ -109,6 +156,8 @@ class Thread:
 
         Args:
             value: What to say.
+            output_type: The type that the final response is to have: an attrs class, a dataclass, a ``TypedDict``, or what is
+                made of those. The agent gets its JSON Schema, and ``output`` of the result is the value.
             **options: See :class:`TurnOptions`.
 
         Returns:
@@ -124,9 +173,23 @@ class Thread:
             LocalProtocolError: The input cannot be sent; nothing was.
             ServerTooOld: The server would ignore an option; nothing was sent.
             ValueError: Options contradict each other; nothing was sent.
+            TypeError: A model cannot be held to ``output_type``; nothing was sent.
             CodexError: As every request.
         """
+        return self._turn(value, output_type, options)
+
+    def _turn(
+        self, value: TurnInput, output_type: type[Any] | UnionType | None, options: TurnOptions
+    ) -> AbstractAsyncContextManager[Turn[Any]]:
         self._check_open()
+        output = None
+        if output_type is not None:
+            from trio_codex._output import OutputType
+
+            if options.get("output_schema") is not None:
+                raise ValueError("output_type and output_schema exclude each other")
+            output = OutputType(output_type)
+            options = {**options, "output_schema": output.schema}
         params = turn_params(self.id, value, options)
         check_turn(params, self._session.server_version)
         budget = options.get("budget")
@@ -135,7 +198,14 @@ class Thread:
         if params.cwd is not None:
             self._state.cwd = params.cwd
         return open_turn(
-            self._session, self, self._state, params, options.get("policy"), options.get("idle_limit"), budget
+            self._session,
+            self,
+            self._state,
+            params,
+            options.get("policy"),
+            options.get("idle_limit"),
+            budget,
+            output,
         )
 
     @asynccontextmanager
@@ -195,7 +265,8 @@ class Thread:
             CodexError: As every request.
         """
         self._check_open()
-        return opened(self._session, await _opening.fork(self._session, self.id, options), options)
+        own = _opening.own_tools(self._session, options)
+        return opened(self._session, await _opening.fork(self._session, self.id, options), options, own)
 
     async def revert(self, before_turn_id: str) -> wire.Thread:
         """Take back a turn and all that came after it, in the history; files stay as they are.
@@ -298,8 +369,8 @@ class Thread:
             await self._session.request("thread/unsubscribe", {"threadId": self.id})
 
 
-def opened(session: Session, response: Opened, options: ThreadOptions) -> Thread:
+def opened(session: Session, response: Opened, options: ThreadOptions, tools: Toolbox) -> Thread:
     """Give the handle of a thread that was just opened."""
     policy = options.get("policy")
     session.approvals.warn_if_bypassed(response, policy)
-    return Thread(session, response.thread, policy, response.cwd, options.get("budget"))
+    return Thread(session, response.thread, policy, response.cwd, tools, options.get("budget"))

@@ -2,9 +2,80 @@
 
 from __future__ import annotations
 
+import base64
+import os
+from typing import TYPE_CHECKING, Final
+
 import attrs
 
 from trio_codex import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SIGNATURES: Final = (
+    (b"\x89PNG\r\n\x1a\n", 0, "image/png"),
+    (b"\xff\xd8\xff", 0, "image/jpeg"),
+    (b"GIF8", 0, "image/gif"),
+    (b"WEBP", 8, "image/webp"),
+)
+"""How the kinds of images that models take begin: bytes, their offset, and the media type."""
+
+
+@attrs.frozen
+class Image:
+    """An image for the agent. Made by :func:`image`.
+
+    Attributes:
+        url: Where it is, or the ``data:`` URL that holds it.
+    """
+
+    url: str = attrs.field(repr=lambda url: f"<{len(url)} characters>")
+
+
+def image(source: bytes | str | os.PathLike[str], media_type: str | None = None) -> Image:
+    """Make an image of its data, its URL, or its file.
+
+    A file is read at once, which is not a checkpoint; give the data if the file system is slow.
+
+    Args:
+        source: The bytes of a PNG, JPEG, GIF or WebP; a ``data:`` or ``https:`` URL; or the path of a file, as a
+            :class:`pathlib.Path`. The server may refuse to pass other URLs on.
+        media_type: The media type; by default told from the bytes.
+
+    Raises:
+        ValueError: The media type cannot be told, or a string is no URL.
+        OSError: The file cannot be read.
+    """
+    if isinstance(source, str):
+        if not source.startswith(("data:", "https:", "http:")):
+            raise ValueError("a string must be a URL; give a file as a pathlib.Path")
+        return Image(source)
+    if isinstance(source, os.PathLike):
+        with open(source, "rb") as file:
+            source = file.read()
+    if media_type is None:
+        kinds = (kind for start, at, kind in _SIGNATURES if source[at : at + len(start)] == start)
+        media_type = next(kinds, None)
+    if media_type is None:
+        raise ValueError("these bytes are no PNG, JPEG, GIF or WebP; say the media type")
+    return Image(f"data:{media_type};base64,{base64.b64encode(source).decode()}")
+
+
+def _items(
+    content: Iterable[str | Image | wire.DynamicToolCallOutputContentItem],
+) -> tuple[wire.DynamicToolCallOutputContentItem, ...]:
+    return tuple(map(_item, content))
+
+
+def _item(
+    value: str | Image | wire.DynamicToolCallOutputContentItem,
+) -> wire.DynamicToolCallOutputContentItem:
+    if isinstance(value, str):
+        return wire.InputTextDynamicToolCallOutputContentItem(text=value)
+    if isinstance(value, Image):
+        return wire.InputImageDynamicToolCallOutputContentItem(image_url=value.url)
+    return value
 
 
 @attrs.frozen
@@ -12,16 +83,17 @@ class ToolResult:
     """What a tool gives back.
 
     Attributes:
-        content: Texts, images and sounds, as the agent gets them.
+        content: Texts, images and sounds, as the agent gets them. Given as strings, :class:`Image` and wire values.
         success: Whether the tool did what it was asked to. A failed one does not fail the turn: the agent is told.
     """
 
     content: tuple[wire.DynamicToolCallOutputContentItem, ...] = attrs.field(
-        repr=lambda content: f"<{len(content)} items>"
+        converter=_items,
+        repr=lambda content: f"<{len(content)} items>",
     )
     success: bool = True
 
     @classmethod
     def of_text(cls, text: str, *, success: bool = True) -> ToolResult:
         """Make a result of one text."""
-        return cls((wire.InputTextDynamicToolCallOutputContentItem(text=text),), success)
+        return cls((text,), success)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import trio
 
@@ -15,6 +15,7 @@ from trio_codex._ending import end_turn, insist, interrupt
 from trio_codex._inputs import TurnInput, wire_input
 from trio_codex._json import object_of, string_of
 from trio_codex._nursery import holds_cancelled
+from trio_codex._turn_result import OutputT_co
 from trio_codex._turn_state import TurnState
 from trio_codex._waiting import last_event_at, waiting_on, watch_idle
 from trio_codex.errors import BudgetExceeded, DecodeError, RequestTimeout, RpcError, TurnActive
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from trio_codex import wire
     from trio_codex._budget import Budget
     from trio_codex._event import Event
+    from trio_codex._output import OutputType
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
     from trio_codex._thread import Thread
@@ -37,19 +39,23 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 
-class Turn:
+class Turn(Generic[OutputT_co]):
     """One turn of a thread, inside ``async with thread.turn(…)``.
 
     Iterating over it, or over :meth:`text`, gives its events as they come and ends with the turn. Both take from one
     buffer, so only one task at a time may do so. Breaking off the iteration does not end the turn; leaving its scope does.
     """
 
-    def __init__(self, session: Session, thread: Thread, state: TurnState) -> None:
+    def __init__(
+        self, session: Session, thread: Thread, state: TurnState, output: OutputType[Any] | None = None
+    ) -> None:
         self._session = session
         self._thread = thread
         self._state = state
         assert state.events is not None
         self._events = state.events
+        self._output = output
+        self._result: TurnResult[Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Turn {self.id}, {self._state.result().status if self._state.ended.is_set() else 'open'}>"
@@ -65,7 +71,7 @@ class Turn:
         return self._thread
 
     @property
-    def result(self) -> TurnResult:
+    def result(self) -> TurnResult[OutputT_co]:
         """How it ended.
 
         Raises:
@@ -73,7 +79,10 @@ class Turn:
         """
         if not self._state.ended.is_set():
             raise TurnActive(self._state.thread.id, self._state.id)
-        return self._state.result()
+        if self._result is None:
+            result = self._state.result()
+            self._result = result if self._output is None else self._output.settle(result)
+        return self._result
 
     @property
     def children(self) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ class Turn:
         """
         await interrupt(self._session, self._state)
 
-    async def wait(self) -> TurnResult:
+    async def wait(self) -> TurnResult[OutputT_co]:
         """Wait for the end of the turn. What is buffered of its events is dropped.
 
         Returns:
@@ -181,7 +190,7 @@ class Turn:
         await self._state.ended.wait()
         if self._state.lost:
             raise self._state.loss()
-        return self._state.result()
+        return self.result
 
 
 class TurnText:
@@ -221,7 +230,8 @@ async def open_turn(
     policy: Policy | None,
     idle_limit: float | None,
     budget: Budget | None = None,
-) -> AsyncGenerator[Turn]:
+    output: OutputType[Any] | None = None,
+) -> AsyncGenerator[Turn[Any]]:
     """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
     session.connection.check_open()
     if state.turn is not None:
@@ -253,7 +263,7 @@ async def open_turn(
                 await _start(session, turn, params)
                 if idle_limit is not None:
                     watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, fail)
-                yield Turn(session, thread, turn)
+                yield Turn(session, thread, turn, output)
             except BaseException as exc:  # noqa: ASYNC103  # see below
                 if holds_cancelled(exc):
                     raise

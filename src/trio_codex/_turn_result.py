@@ -8,19 +8,28 @@ as it comes: nothing here raises on a strange value.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
 
 import attrs
 
 from trio_codex import wire
 from trio_codex._json import Json, integer_of, list_of, object_of, parse_object, string_of
-from trio_codex.errors import DecodeError
+from trio_codex.errors import DecodeError, OutputError
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from typing_extensions import TypeVar
+
     from trio_codex._usage import TokenUsage
+
+    # The default is for type checkers: a ``TurnResult`` by itself is one of any output.
+    OutputT_co = TypeVar("OutputT_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    OutputT_co = TypeVar("OutputT_co", covariant=True)
 
 T = TypeVar("T")
 
@@ -44,8 +53,8 @@ class TurnStatus(enum.StrEnum):
 
 
 @attrs.frozen(kw_only=True)
-class TurnResult:
-    """Everything a turn left.
+class TurnResult(Generic[OutputT_co]):
+    """Everything a turn left. ``TurnResult[Plan]`` is that of a turn with ``output_type=Plan``.
 
     Attributes:
         id: The turn's id; empty if the server never told it.
@@ -77,6 +86,19 @@ class TurnResult:
     started_at: int | None = None
     completed_at: int | None = None
     duration_ms: int | None = None
+    _output: OutputT_co = attrs.field(default=None, repr=False)
+    _problem: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def output(self) -> OutputT_co:
+        """The final response as a value of ``output_type``; ``None`` without one, or if the turn did not complete.
+
+        Raises:
+            OutputError: The final response does not fit the type.
+        """
+        if self._problem is not None:
+            raise OutputError(self.final_response, self._problem, self)
+        return self._output
 
 
 class TurnReducer:

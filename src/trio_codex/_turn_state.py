@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trio_codex._dispatch import CallbackGroup
     from trio_codex._event import Event
     from trio_codex._subscriptions import Subscription
+    from trio_codex._toolbox import Toolbox
     from trio_codex._usage import TokenUsage
     from trio_codex.policies import Policy
 
@@ -188,6 +189,7 @@ class ThreadState:
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Who gets every event of it.
         policy: The policy given for this thread.
+        tools: The tools given for this thread.
         cwd: Its working directory, as last told.
         flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
         held_requests: How many questions of this thread are with a callback of ours.
@@ -203,6 +205,7 @@ class ThreadState:
         self.parent: TurnState | None = None
         self.listeners: list[Subscription[Event]] = []
         self.policy: Policy | None = None
+        self.tools: Toolbox | None = None
         self.cwd: str | None = None
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0

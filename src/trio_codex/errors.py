@@ -494,15 +494,17 @@ class RequestAnswered(RequestSettled):
 
 @_error
 class OutputError(CodexError):
-    """The final response does not fit ``output_type``.
+    """The final response does not fit ``output_type``, or there is none.
 
     Attributes:
         text: The final response, uncut; not part of ``str()``.
         problem: Where it does not fit.
+        result: Everything else that the turn left.
     """
 
     text: str | None
     problem: str
+    result: TurnResult | None = None
 
     def __str__(self) -> str:
         return f"the final response does not fit the output type: {self.problem}"

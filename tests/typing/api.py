@@ -104,7 +104,7 @@ async def logging_in(codex: Codex) -> None:
 
 async def running(thread: Thread) -> None:
     result = await thread.run("hello", sandbox=Sandbox.workspace_write)
-    assert_type(result, TurnResult)
+    assert_type(result, TurnResult[None])
     assert_type(result.final_response, str | None)
     assert_type(result.items, tuple[wire.ThreadItem, ...])
     assert_type(result.usage, wire.ThreadTokenUsage | None)
@@ -117,10 +117,10 @@ async def running(thread: Thread) -> None:
 
 
 async def streaming(thread: Thread) -> None:
-    assert_type(thread.turn("hello"), AbstractAsyncContextManager[Turn, bool | None])
+    assert_type(thread.turn("hello"), AbstractAsyncContextManager[Turn[None], bool | None])
     async with thread as same, same.turn("hello", policy=Policy()) as turn:
         assert_type(same, Thread)
-        assert_type(turn, Turn)
+        assert_type(turn, Turn[None])
         assert_type(turn.id, str)
         assert_type(turn.thread, Thread)
         async for event in turn:
@@ -138,8 +138,8 @@ async def streaming(thread: Thread) -> None:
                     pass
         async for piece in turn.text():
             assert_type(piece, str)
-        assert_type(await turn.wait(), TurnResult)
-        assert_type(turn.result, TurnResult)
+        assert_type(await turn.wait(), TurnResult[None])
+        assert_type(turn.result, TurnResult[None])
         assert_type(turn.children, tuple[str, ...])
         async with turn.agent_events() as agents:
             assert_type(agents, Subscription[Event])

@@ -5,14 +5,14 @@ mypy's codes are named for mypy, and pyright's for pyright, which does not read 
 
 import trio
 
-from trio_codex import CodexConfig, Policy, Thread, Turn, open_codex, policies, wire
+from trio_codex import CodexConfig, Policy, Thread, Turn, open_codex, policies, tool, wire
 
 
 async def mistakes(thread: Thread, turn: Turn) -> None:
     CodexConfig("codex")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     CodexConfig(on_stuck_turn="wait")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await thread.run(42)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    await thread.run("hi", modle="x")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    await thread.run(42)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+    await thread.run("hi", modle="x")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
     await thread.fork(last_turn_id=1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     with open_codex():  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
         pass
@@ -28,3 +28,18 @@ async def yes(request: policies.CommandRequest) -> bool:
 
 
 policy = Policy(command=yes)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@tool  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+def not_async(city: str) -> str:
+    return city
+
+
+@tool
+async def open_tool(city: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return city
+
+
+async def calls() -> None:
+    await open_tool(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -18,8 +18,9 @@ import trio.testing
 from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
+    from trio_codex._toolbox import AnyTool
     from trio_codex.instruments import Instrument
 
 THREAD_ID: Final = "thread-1"
@@ -242,6 +243,7 @@ async def fake_codex(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
     version: str = "0.163.0",
@@ -253,6 +255,7 @@ async def fake_codex(
     Args:
         config: As in :func:`~trio_codex.connect_codex`.
         policy: As there.
+        tools: As there.
         budget: As there.
         instruments: As there.
         version: The version that the server claims to be.
@@ -270,6 +273,7 @@ async def fake_codex(
                 server.stream,
                 config=config,
                 policy=policy,
+                tools=tools,
                 budget=budget,
                 instruments=instruments,
             )
