@@ -138,5 +138,15 @@ def _write_script(example: str, model: MockModel) -> None:
                 ' {"what": "Mend it.", "minutes": null}]}',
             )
             model.say("Here is your plan: first find it, then mend it.")
+        case "exec_scope" | "watch_files":
+            pass
+        case "review":
+            model.say("No mistakes found.")
+            model.say("In short: a review without findings.")
+        case "goal":
+            model.say("Two tests fail.")
+            model.respond(ToolCall("update_goal", {"status": "complete"}))
+            model.say("Now all of them pass.")
+            model.hang("I begin with the tutorial.")
         case _:
             raise ValueError(f"there is no script for {example!r}")

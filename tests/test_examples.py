@@ -82,6 +82,18 @@ OUTPUT = {
         lost: the server exited: killed by SIGKILL
         closed: return code -9
     """,
+    "exec_scope": r"""
+        \['apple', 'pear'\] -> exit status 0
+        tick
+        left -> exit status 137
+    """,
+    "goal": r"""
+        Two tests fail\.
+        Now all of them pass\.
+        -> complete after 2 turns
+        I begin with the tutorial\.
+        -> paused
+    """,
     "inbox": r"""
         accepted: bash -c ls
         One of the two was allowed\.
@@ -108,6 +120,10 @@ OUTPUT = {
         60 minutes: Mend it\.
         no plan: Here is your plan: first find it, then mend it\.
     """,
+    "review": r"""
+        No mistakes found\.
+        The thread is compacted \(completed\)\.
+    """,
     "stream_events": r"""
         (?s:.*)\$ .*ls.?
         completed, exit code 0
@@ -132,6 +148,9 @@ OUTPUT = {
         Which colour\? \(Red, Blue\) -> Blue
         Which size\? \(Small, Large\) -> Large
         A large blue fence it is\.
+    """,
+    "watch_files": r"""
+        changed: notes\.txt todo\.txt
     """,
 }
 

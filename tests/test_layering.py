@@ -22,10 +22,10 @@ LAYERS = {
         " _transports _websocket"
     ),
     API: (
-        "_api _api_base _api_generated _approvals _audit _binary _budget _client _config _docstring _ending _event _exec"
-        " _history _inputs _json_schema _json_types _json_values _login _open _opening _options _output _paging _retry"
-        " _router _server_requests _session _thread _tool _tool_result _toolbox _turn _turn_result _turn_state _usage"
-        " _versions _waiting _watch"
+        "_api _api_base _api_generated _approvals _audit _binary _budget _client _config _docstring _ending"
+        " _event _exec _goal _history _inputs _json_schema _json_types _json_values _login _open _opening"
+        " _options _output _paging _remote_streams _retry _router _server_requests _session _shell _terminals"
+        " _thread _tool _tool_result _toolbox _turn _turn_result _turn_state _usage _versions _waiting _watch"
         " binary instruments policies recording tools trio_codex"
     ),
     ABOVE: "__main__ _supervisor cli supervisor testing",

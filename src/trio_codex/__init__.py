@@ -16,6 +16,9 @@ from trio_codex._config import VERSION as _VERSION
 from trio_codex._config import CodexConfig as CodexConfig
 from trio_codex._config import EventBuffer as EventBuffer
 from trio_codex._event import Event as Event
+from trio_codex._exec import RemoteProcess as RemoteProcess
+from trio_codex._goal import Goal as Goal
+from trio_codex._goal import GoalResult as GoalResult
 from trio_codex._history import ItemsView as ItemsView
 from trio_codex._history import TurnsView as TurnsView
 from trio_codex._inputs import (
@@ -59,6 +62,7 @@ from trio_codex._paging import Pager as Pager
 from trio_codex._retry import is_retryable_error as is_retryable_error
 from trio_codex._retry import retry_on_overload as retry_on_overload
 from trio_codex._subscriptions import Subscription as Subscription
+from trio_codex._terminals import Terminals as Terminals
 from trio_codex._thread import Thread as Thread
 from trio_codex._turn import Turn as Turn
 from trio_codex._turn import TurnText as TurnText
@@ -66,6 +70,7 @@ from trio_codex._turn_result import TurnResult as TurnResult
 from trio_codex._turn_result import TurnStatus as TurnStatus
 from trio_codex._usage import TokenUsage as TokenUsage
 from trio_codex._waiting import WaitingOn as WaitingOn
+from trio_codex._watch import Watch as Watch
 from trio_codex.policies import Policy as Policy
 from trio_codex.tools import tool as tool
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
 import attrs
@@ -12,7 +13,7 @@ import trio
 from trio_codex import _opening, wire
 from trio_codex._history import items_of, turns_of
 from trio_codex._login import start_login, start_mcp_login
-from trio_codex._options import list_params, resume_params
+from trio_codex._options import list_params, resume_params, sandbox_policy
 from trio_codex._paging import Pager
 from trio_codex._thread import Thread, opened
 
@@ -22,12 +23,20 @@ if TYPE_CHECKING:
     from trio_codex._api_generated import Api
     from trio_codex._audit import DecisionRecord
     from trio_codex._event import Event
+    from trio_codex._exec import RemoteProcess
     from trio_codex._history import ItemsView, TurnsView
     from trio_codex._login import LoginHandle, McpLogin
-    from trio_codex._options import ThreadFilters, ThreadForkOptions, ThreadResumeOptions, ThreadStartOptions
+    from trio_codex._options import (
+        Sandbox,
+        ThreadFilters,
+        ThreadForkOptions,
+        ThreadResumeOptions,
+        ThreadStartOptions,
+    )
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
     from trio_codex._usage import TokenUsage
+    from trio_codex._watch import Watch
     from trio_codex.errors import CodexError
 
 
@@ -151,6 +160,86 @@ class Codex:
     def decisions(self) -> tuple[DecisionRecord, ...]:
         """What was decided on the latest 1,000 requests of the server, oldest first, reviews of its own included."""
         return tuple(self._session.approvals.audit.records)
+
+    # -- commands and files ------------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | None] | None = None,
+        stdin: bool = True,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        sandbox: Sandbox | wire.SandboxPolicy | str | None = None,
+        permission_profile: str | None = None,
+    ) -> AbstractAsyncContextManager[RemoteProcess]:
+        """Run a command on the server as a scope, without a thread and without a model.
+
+        Nobody is asked for approval: it is yours, not the agent's. It has no time limit. Leaving the scope while it runs,
+        or while it starts, kills its process group, and waits for the proof, within ``interrupt_grace``; past that
+        ``on_stuck_turn`` decides. A child in a session of its own (``setsid``) escapes, unless the sandbox holds it; on
+        Linux it ends with the server.
+
+        Args:
+            argv: The command and its arguments. It is not run by a shell.
+            cwd: Its working directory; by default, and for a relative one, that of the server.
+            env: Laid over the environment that the server gives it; ``None`` as a value removes a name.
+            stdin: Whether it gets input; without, it reads the end of file at once.
+            tty: Run it in a terminal of its own.
+            size: Columns and rows of the terminal.
+            sandbox: What it may touch; by default as the server is configured.
+            permission_profile: Instead of ``sandbox``: a permission profile of the configuration (experimental).
+
+        Returns:
+            An async context manager that gives the :class:`RemoteProcess`, once it runs.
+
+        Raises:
+            InternalRpcError: There is no such program. (In a sandbox that is an exit status other than 0 instead.)
+            ConnectionBroken: The connection ended first, and the body returned normally.
+            RequestTimeout: It was abandoned, and the body returned normally.
+            CodexError: As :meth:`request`.
+        """
+        from trio_codex._exec import open_exec
+
+        if size is not None and not tty:
+            raise ValueError("only a terminal has a size")
+        params = wire.CommandExecParams(
+            command=[os.fspath(part) for part in argv],
+            process_id=f"process-{self._session.next_number()}",
+            cwd=None if cwd is None else os.fspath(cwd),
+            disable_output_cap=True,
+            disable_timeout=True,
+            env=env,
+            permission_profile=permission_profile,
+            sandbox_policy=sandbox_policy(sandbox),
+            size=None if size is None else wire.CommandExecTerminalSize(cols=size[0], rows=size[1]),
+            stream_stdin=True,
+            stream_stdout_stderr=True,
+            tty=tty,
+        )
+        return open_exec(self._session, params, stdin=stdin)
+
+    def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
+        """Watch a file, or the entries of a directory, as a scope. Any number of watches may run at once.
+
+        What is below a subdirectory is not watched. The path need not exist. Leaving the scope stops the watch on the
+        server, also if this is cancelled while it starts.
+
+        Args:
+            path: What to watch; a relative one is taken from the working directory of the server.
+
+        Returns:
+            An async context manager that gives the :class:`Watch`.
+
+        Raises:
+            CodexError: As :meth:`request`, and ``DecodeError``.
+        """
+        from trio_codex._watch import open_watch
+
+        # The server takes no relative paths.
+        return open_watch(self._session, os.path.abspath(os.path.join(self._session.config.cwd or "", path)))
 
     # -- threads -----------------------------------------------------------------------------------------------
 

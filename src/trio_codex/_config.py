@@ -70,9 +70,9 @@ class CodexConfig:
         event_buffer: Bounds of what waits for one consumer.
         start_timeout: From the start of the process to the answer to ``initialize``.
         request_timeout: For requests that the server answers at once.
-        interrupt_grace: For a turn left early to end on the server.
+        interrupt_grace: For a turn, a command or a goal left early to end on the server.
         stop_grace: For the server to exit by itself when the client closes.
-        on_stuck_turn: What to do about a turn that does not end within ``interrupt_grace``: kill the server, which loses
+        on_stuck_turn: What to do about a turn, or a command of ``exec``, that does not end within ``interrupt_grace``: kill the server, which loses
             its other turns too, or abandon the turn and report it as lost.
 
     Raises:

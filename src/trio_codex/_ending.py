@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._inputs import wire_input
 from trio_codex.errors import CodexError, InvalidRequestError, RpcError
+from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_codex._inputs import TurnInput
     from trio_codex._session import Session
     from trio_codex._turn_state import ThreadState, TurnState
 
@@ -71,7 +74,7 @@ async def _end_on_server(session: Session, turn: TurnState) -> None:
             logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
         await turn.ended.wait()
     if early or turn.left_early:
-        await _end_offspring(session, turn, set())
+        await end_offspring(session, turn, set())
     await trio.lowlevel.checkpoint()
 
 
@@ -87,6 +90,24 @@ def give_up(session: Session, turn: TurnState) -> None:
         turn.lose(reason)
         return
     reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
+    kill_server(session, reason)
+
+
+def give_up_server(session: Session, what: str) -> None:
+    """Stop waiting for the end of anything but a turn, as the configuration has it for turns.
+
+    Args:
+        session: The client.
+        what: What did not end, in one sentence.
+    """
+    if session.config.on_stuck_turn == "abandon":
+        logger.error("%s, was abandoned, and may still be running", what)
+    else:
+        kill_server(session, f"the server was given up: {what}")
+
+
+def kill_server(session: Session, reason: str) -> None:
+    """End the connection, and the server if it is ours."""
     session.connection.end(session.broken(reason))
     if session.kill is not None:
         session.kill()
@@ -108,10 +129,19 @@ async def interrupt_soon(session: Session, turn: TurnState) -> None:
             logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
 
 
+def steering(thread_id: str, value: TurnInput) -> Callable[[str], dict[str, object]]:
+    """Give what makes the parameters of a steer, for the id of a turn."""
+    items, tool_output = wire_input(value)
+    if tool_output is not None:
+        raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
+    encoded = [_convert.encode(item) for item in items]
+    return lambda turn_id: {"threadId": thread_id, "expectedTurnId": turn_id, "input": encoded}
+
+
 async def insist(
     session: Session, turn: TurnState, method: str, params: Callable[[str], dict[str, object]]
-) -> None:
-    """Send a request about the running turn until it is accepted, or the turn has ended.
+) -> bool:
+    """Send a request about the running turn until it is accepted, or the turn has ended; say whether it was accepted.
 
     Raises:
         RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
@@ -126,22 +156,23 @@ async def insist(
                 # The answer may never come if the turn ends first (Q2).
                 await wait_any(call.settled, turn.ended.wait)
                 if not call.answered:
-                    return
+                    return False
                 await call.answer()
             except InvalidRequestError as exc:
                 if turn.ended.is_set():
-                    return
+                    return False
                 if other := _OTHER_TURN_ID.search(exc.message):
                     turn.active_id = other[1]
                 elif "no active turn" not in exc.message:
                     raise
             else:
-                return
+                return True
             finally:
                 call.give_up()
         with trio.move_on_after(delay):
             await (turn.ended if turn.started.is_set() else turn.started).wait()
         delay = min(2 * delay, LAST_RETRY_SECONDS)
+    return False
 
 
 async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
@@ -173,10 +204,10 @@ async def _was_started(turn: TurnState) -> bool:
     except CodexError:
         # It cannot be read, or the connection ended: the turn may run under the id that its events tell.
         return turn.active_id is not None or turn.ended.is_set()
-    return turn.active_id is not None
+    return turn.only_announced or turn.active_id is not None
 
 
-async def _end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
+async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
     """End the commands that a turn left running, and the agents that it spawned, and theirs."""
     await trio.lowlevel.checkpoint()
     for process_id in turn.reducer.terminals.values():
@@ -204,7 +235,7 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
         except CodexError as exc:
             logger.warning("the agent %s could not be interrupted: %s", child.id, exc)
     for past in child.past_turns:
-        await _end_offspring(session, past, seen)
+        await end_offspring(session, past, seen)
 
 
 async def _terminate(session: Session, thread_id: str, process_id: str) -> None:

@@ -343,6 +343,8 @@ class Opening:
                 async with trio.open_nursery() as nursery:
                     for turn in self._router.open_turns():
                         nursery.start_soon(end_turn, self._session_of(), turn)
+                    for series in self._router.open_series():
+                        nursery.start_soon(series.finish)
             with trio.move_on_after(FLUSH_SECONDS):
                 await connection.flush()
             connection.end(ConnectionClosed("the client was closed"))

@@ -329,7 +329,7 @@ def _thread_members(options: Mapping[str, Any], known: type, what: str) -> dict[
 def _setting_members(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]:
     members = _given(options, known, what)
     _settle_approvals(members)
-    members["sandbox_policy"] = _sandbox_policy(members.pop("sandbox", None))
+    members["sandbox_policy"] = sandbox_policy(members.pop("sandbox", None))
     return members
 
 
@@ -387,7 +387,12 @@ def _member_of(kind: type[E], value: str) -> E:
         raise ValueError(f"{value!r} is none of {known}") from None
 
 
-def _sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:
+def sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:
+    """Give a choice of sandbox as the requests have it that take a whole policy.
+
+    Raises:
+        ValueError: There is no such sandbox.
+    """
     if not isinstance(sandbox, str):
         return sandbox
     match _member_of(Sandbox, sandbox):

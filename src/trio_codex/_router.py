@@ -17,9 +17,9 @@ from trio_codex._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._budget import Meter
 from trio_codex._event import DeltaMerger, Event, Route, event_of, route
 from trio_codex._instruments import NO_INSTRUMENTS, Instruments
-from trio_codex._json import UNREADABLE, list_of, object_of, parse_object
+from trio_codex._json import UNREADABLE, list_of, object_of, parse_object, string_of
 from trio_codex._subscriptions import Subscription, Wakeups
-from trio_codex._turn_state import ThreadState, TurnState
+from trio_codex._turn_state import Series, ThreadListener, ThreadState, TurnState
 from trio_codex._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ LEFT_TURNS_KEPT: Final = 64
 """Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
 
 
+KEYS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
+"""Notifications that are of one thing which a client has started and named, by the member that holds the name."""
+
+
 class Router:
     """The :class:`~trio_codex._connection.Receiver` of a client.
 
@@ -98,6 +102,7 @@ class Router:
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
         self._listeners: dict[str | None, list[Listener]] = {}
+        self._named: dict[tuple[str, str], ThreadListener] = {}
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
@@ -121,8 +126,13 @@ class Router:
         return self._threads.get(thread_id)
 
     def open_turns(self) -> list[TurnState]:
-        """Give the open turns that scopes of this client stand for."""
-        return [state.turn for state in self._threads.values() if state.turn is not None and state.turn.owned]
+        """Give the open turns that scopes of this client stand for, but those of a series."""
+        idle = (state.turn for state in self._threads.values() if state.series is None)
+        return [turn for turn in idle if turn is not None and turn.owned]
+
+    def open_series(self) -> list[Series]:
+        """Give what stands for several turns each."""
+        return [state.series for state in self._threads.values() if state.series is not None]
 
     def note_left(self, turn: TurnState) -> None:
         """Remember that a turn was left early: an agent that it is just spawning has to end, too."""
@@ -165,10 +175,18 @@ class Router:
                 if not subscriptions:
                     del self._listeners[method]
 
+    def lead(self, method: str, name: str, listener: ThreadListener) -> None:
+        """Lead notifications of a method of :data:`KEYS` that carry this name to a listener."""
+        self._named[method, name] = listener
+
+    def stop_leading(self, method: str, name: str) -> None:
+        """Undo :meth:`lead`."""
+        del self._named[method, name]
+
     def let_go(self, state: ThreadState) -> None:
         """Forget a thread that nothing here refers to any more."""
         child_of_open_turn = state.parent is not None and not state.parent.ended.is_set()
-        if not (state.held or state.turn or state.listeners or child_of_open_turn):
+        if not (state.held or state.turn or state.series or state.listeners or child_of_open_turn):
             self._threads.pop(state.id, None)
 
     def let_go_of_children(self, turn: TurnState) -> None:
@@ -194,7 +212,11 @@ class Router:
             handle(event)
         thread_id = where.thread_id
         if thread_id is None:
-            if not heard:
+            if key := KEYS.get(notification.method):
+                name = string_of(parse_object(event.json).get(key))
+                if name is not None and (listener := self._named.get((notification.method, name))):
+                    listener.put(event)
+            elif not heard:
                 self._unheard.append(event)
             return
         state = self._threads.get(thread_id)
@@ -258,6 +280,8 @@ class Router:
                 state.close_turn(state.turn)
             for subscription in state.listeners:
                 subscription.end(death.exception)
+        for named in self._named.values():
+            named.end(death.exception)
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.end(death.exception)
@@ -300,14 +324,12 @@ class Router:
         turn_id = where.turn_id
         if turn_id is None or turn_id in state.past_turn_ids:
             return
-        if state.turn is None:
-            state.turn = TurnState(state, turn_id, instruments=self.instruments)
-        # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
-        state.turn.active_id = turn_id
-        state.turn.started.set()
+        turn = state.turn or state.begin_turn(turn_id, self.instruments)
         root_id = where.root_turn_id
-        if root_id is not None and root_id != turn_id and not state.turn.owned:
-            self._on_child_started(state, state.turn, root_id)
+        # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
+        turn.announce(turn_id, root_id)
+        if root_id is not None and root_id != turn_id and not turn.owned:
+            self._on_child_started(state, turn, root_id)
 
     def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
         """Link a child's turn to its root even if the item that would name it never comes, as after an interrupt."""

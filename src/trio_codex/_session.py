@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,30 @@ class Session:
         self.tools = tools
         self.logins: LoginNews | None = None
         self.server_version: str | None = None
+        self._numbers = itertools.count(1)
 
-    async def request(self, method: str, params: wire.Wire | Mapping[str, Any] | None = None) -> Any:
+    def next_number(self) -> int:
+        """Give a number that nothing else of this connection has, for the ids that a client makes."""
+        return next(self._numbers)
+
+    async def request(
+        self,
+        method: str,
+        params: wire.Wire | Mapping[str, Any] | None = None,
+        *,
+        lane: Lane | None = None,
+    ) -> Any:
         """Send a request and give its typed result.
+
+        Args:
+            method: The request.
+            params: Its parameters.
+            lane: How it travels, if not as the method usually does.
 
         Raises:
             CodexError: As :meth:`Connection.request <trio_codex._connection.Connection.request>`, or ``DecodeError``.
         """
-        raw = await self.connection.request(method, encode(params), lane_of(method))
+        raw = await self.connection.request(method, encode(params), lane or lane_of(method))
         return decode_result(method, raw)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:

@@ -12,6 +12,8 @@ from trio_codex._budget import Budget, Meter
 from trio_codex._ending import end_turn
 from trio_codex._history import items_of, turns_of
 from trio_codex._options import settings_params, turn_params
+from trio_codex._shell import run_shell_command
+from trio_codex._terminals import Terminals
 from trio_codex._turn import Turn, open_turn
 from trio_codex._turn_result import TurnStatus
 from trio_codex._versions import check_turn
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from types import TracebackType, UnionType
 
     from trio_codex._event import Event
+    from trio_codex._goal import Goal
     from trio_codex._history import ItemsView, TurnsView
     from trio_codex._inputs import TurnInput
     from trio_codex._opening import Opened
@@ -122,10 +125,7 @@ class Thread:
             TypeError: A model cannot be held to ``output_type``; nothing was sent.
             CodexError: As every request.
         """
-        async with self._turn(value, output_type, options) as turn:
-            result = await turn.wait()
-        if result.status == TurnStatus.failed:
-            raise TurnFailed(result)
+        result = await _to_end(self._turn(value, output_type, options))
         if output_type is not None and result.output is None and result.status != TurnStatus.completed:
             raise OutputError(result.final_response, f"the turn is {result.status}", result)
         return result
@@ -201,12 +201,118 @@ class Thread:
             self._session,
             self,
             self._state,
+            "turn/start",
             params,
             options.get("policy"),
-            options.get("idle_limit"),
-            budget,
-            output,
+            idle_limit=options.get("idle_limit"),
+            budget=budget,
+            output=output,
         )
+
+    def review(
+        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+    ) -> AbstractAsyncContextManager[Turn]:
+        """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
+
+        The server runs it under a second id and refuses to steer it: :meth:`Turn.steer` raises ``InvalidRequestError``.
+        For a review with a thread of its own, start one, and review there.
+
+        Args:
+            target: What to review: a target of the protocol, such as ``wire.BaseBranchReviewTarget``; instructions in
+                words; by default all changes that are not committed.
+            policy: As in :meth:`turn`.
+
+        Returns:
+            An async context manager that gives the :class:`Turn`.
+
+        Raises:
+            TurnActive: The thread has an open turn. (The bare server would interrupt that one.)
+            CodexError: As :meth:`turn`.
+        """
+        self._check_open()
+        if isinstance(target, str):
+            target = wire.CustomReviewTarget(instructions=target)
+        params = wire.ReviewStartParams(
+            thread_id=self.id, target=wire.UncommittedChangesReviewTarget() if target is None else target
+        )
+        return open_turn(self._session, self, self._state, "review/start", params, policy)
+
+    def goal(
+        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+    ) -> AbstractAsyncContextManager[Goal]:
+        """Pursue a goal as a scope: the server starts turn after turn, until the agent says that it has reached the goal.
+
+        Leaving the scope before that pauses the goal, and ends the turn that runs, with what the turns of this goal have
+        started, as leaving a turn does. The goal stays with the thread. One that the thread has already is replaced.
+
+        Args:
+            objective: What to reach, in at most 4,000 characters.
+            token_budget: Tokens after which the server stops it, at the end of a response.
+            policy: Decides on what its turns ask, before the thread's and the client's policies.
+
+        Returns:
+            An async context manager that gives the :class:`Goal`.
+
+        Raises:
+            TurnActive: The thread has an open turn, ours or one that the server started.
+            InvalidRequestError: This thread cannot have goals: it is ephemeral, or they are switched off.
+            ThreadClosed: Its scope has ended.
+            TurnLost: The end was not seen, and the body returned normally.
+            PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
+            CodexError: As every request.
+        """
+        from trio_codex._goal import open_goal
+
+        self._check_open()
+        return open_goal(self._session, self, self._state, objective, token_budget, policy)
+
+    async def compact(self) -> TurnResult:
+        """Let the server replace the thread's history by a summary, and wait until it has.
+
+        If this is cancelled, the compaction is interrupted, and has ended, before ``Cancelled`` goes on.
+
+        Raises:
+            TurnFailed: It failed.
+            TurnLost: The connection ended first.
+            TurnActive: The thread has an open turn. (The bare server would interrupt that one.)
+            ThreadClosed: Its scope has ended.
+            CodexError: As every request.
+        """
+        self._check_open()
+        params = wire.ThreadCompactStartParams(thread_id=self.id)
+        return await _to_end(
+            open_turn(self._session, self, self._state, "thread/compact/start", params, only_announced=True)
+        )
+
+    async def shell_command(self, command: str) -> wire.CommandExecutionThreadItem:
+        """Run a command of yours in the thread's shell, **without any sandbox**, whatever that of the thread is.
+
+        It runs with all the rights of the server: what a read-only thread may not do, this may. The model sees the command
+        and its output in its next turn. For a command in a sandbox, use :meth:`Codex.exec`.
+
+        On an idle thread the command is a turn of its own: if this is cancelled, it is interrupted, and has ended, before
+        ``Cancelled`` goes on. In an open turn it is an item of that turn and cannot be stopped alone: cancelled, it runs on
+        until it or the turn ends.
+
+        Args:
+            command: A command line, with pipes, redirections and all.
+
+        Returns:
+            The command as an item, with its ``exit_code`` and its ``aggregated_output``.
+
+        Raises:
+            TurnFailed: The turn ended without having run it.
+            TurnLost: The connection ended first.
+            ThreadClosed: Its scope has ended.
+            CodexError: As every request, and ``DecodeError``.
+        """
+        self._check_open()
+        return await run_shell_command(self._session, self, self._state, command)
+
+    @property
+    def terminals(self) -> Terminals:
+        """Its background terminals."""
+        return Terminals(self._request)
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[Subscription[Event]]:
@@ -359,7 +465,9 @@ class Thread:
         self._session.router.let_go(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
-        if self._state.turn is not None:
+        if self._state.series is not None:
+            await self._state.series.finish()
+        elif self._state.turn is not None:
             self._state.turn.left_early = True
             await end_turn(self._session, self._state.turn)
         with trio.move_on_after(self._session.config.interrupt_grace), suppress(CodexError):
@@ -374,3 +482,11 @@ def opened(session: Session, response: Opened, options: ThreadOptions, tools: To
     policy = options.get("policy")
     session.approvals.warn_if_bypassed(response, policy)
     return Thread(session, response.thread, policy, response.cwd, tools, options.get("budget"))
+
+
+async def _to_end(scope: AbstractAsyncContextManager[Turn[Any]]) -> TurnResult[Any]:
+    async with scope as turn:
+        result = await turn.wait()
+    if result.status == TurnStatus.failed:
+        raise TurnFailed(result)
+    return result

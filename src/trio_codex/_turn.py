@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import contextvars
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Self
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
 
 import trio
 
 from trio_codex import _retry
 from trio_codex._budget import Meter, Spending
 from trio_codex._dispatch import CallbackGroup
-from trio_codex._ending import end_turn, insist, interrupt
-from trio_codex._inputs import TurnInput, wire_input
+from trio_codex._ending import end_turn, insist, interrupt, steering
 from trio_codex._json import object_of, string_of
 from trio_codex._nursery import holds_cancelled
 from trio_codex._turn_result import OutputT_co
 from trio_codex._turn_state import TurnState
 from trio_codex._waiting import last_event_at, waiting_on, watch_idle
 from trio_codex.errors import BudgetExceeded, DecodeError, RequestTimeout, RpcError, TurnActive
-from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 
     from trio_codex import wire
     from trio_codex._budget import Budget
     from trio_codex._event import Event
+    from trio_codex._inputs import TurnInput
     from trio_codex._output import OutputType
     from trio_codex._session import Session
     from trio_codex._subscriptions import Subscription
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
     from trio_codex.errors import CodexError
     from trio_codex.policies import Policy
 
+Ts = TypeVarTuple("Ts")
+
 
 class Turn(Generic[OutputT_co]):
     """One turn of a thread, inside ``async with thread.turn(…)``.
@@ -47,13 +48,17 @@ class Turn(Generic[OutputT_co]):
     """
 
     def __init__(
-        self, session: Session, thread: Thread, state: TurnState, output: OutputType[Any] | None = None
+        self,
+        session: Session,
+        thread: Thread,
+        state: TurnState,
+        events: Subscription[Event],
+        output: OutputType[Any] | None = None,
     ) -> None:
         self._session = session
         self._thread = thread
         self._state = state
-        assert state.events is not None
-        self._events = state.events
+        self._events = events
         self._output = output
         self._result: TurnResult[Any] | None = None
 
@@ -155,14 +160,7 @@ class Turn(Generic[OutputT_co]):
             InvalidRequestError: The turn has ended, or is of a kind that cannot be steered.
             CodexError: As every request.
         """
-        items, tool_output = wire_input(value)
-        if tool_output is not None:
-            raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
-        encoded = [_convert.encode(item) for item in items]
-
-        def params(turn_id: str) -> dict[str, Any]:
-            return {"threadId": self._state.thread.id, "expectedTurnId": turn_id, "input": encoded}
-
+        params = steering(self._state.thread.id, value)
         if self._state.ended.is_set():
             await self._session.request("turn/steer", params(self.id))
         await insist(self._session, self._state, "turn/steer", params)
@@ -226,66 +224,133 @@ async def open_turn(
     session: Session,
     thread: Thread,
     state: ThreadState,
-    params: wire.TurnStartParams,
-    policy: Policy | None,
-    idle_limit: float | None,
+    method: str,
+    params: wire.Wire,
+    policy: Policy | None = None,
+    *,
+    idle_limit: float | None = None,
     budget: Budget | None = None,
     output: OutputType[Any] | None = None,
+    only_announced: bool = False,
 ) -> AsyncGenerator[Turn[Any]]:
-    """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`."""
+    """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`.
+
+    Args:
+        session: The client.
+        thread: The handle that the turn names.
+        state: Its state.
+        method: The request that starts the turn.
+        params: Its parameters.
+        policy: Decides on what the turn asks.
+        idle_limit: How long it may be silent without a reason.
+        budget: What it may use.
+        output: What its final response is a value of.
+        only_announced: Whether the answer to the request tells no id of the turn, so that only its announcement does.
+    """
     session.connection.check_open()
-    if state.turn is not None:
-        raise TurnActive(state.id, state.turn.id)
-    body_scope = trio.CancelScope()
-    failures: list[CodexError] = []
-
-    def fail(error: CodexError) -> None:
-        failures.append(error)
-        body_scope.cancel()
-
+    state.check_free()
+    body = Body()
+    events = session.router.subscription()
     turn = TurnState(
         state,
-        events=session.router.subscription(),
-        callbacks=CallbackGroup(fail, contextvars.copy_context()),
+        events=events,
+        callbacks=CallbackGroup(body.fail, contextvars.copy_context()),
         policy=policy,
         instruments=session.router.instruments,
+        only_announced=only_announced,
     )
     turn.meter = Meter("turn", budget)
-    spending = turn.spending = Spending((turn.meter, state.meter, session.router.meter), fail)
-    body_scope.deadline = spending.deadline
+    spending = turn.spending = Spending((turn.meter, state.meter, session.router.meter), body.fail)
+    body.scope.deadline = spending.deadline
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
     watch: trio.CancelScope | None = None
-    body_error: BaseException | None = None
-    try:
-        with body_scope:
-            try:
-                await _start(session, turn, params)
-                if idle_limit is not None:
-                    watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, fail)
-                yield Turn(session, thread, turn, output)
-            except BaseException as exc:  # noqa: ASYNC103  # see below
-                if holds_cancelled(exc):
-                    raise
-                # Kept from the scope, which would take a group apart and build another.
-                body_error = exc
-    except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
-        body_error = exc
+    with body.watched():
+        await _start(session, turn, method, params)
+        if idle_limit is not None:
+            watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, body.fail)
+        yield Turn(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
-    if body_scope.cancel_called and not failures:
-        failures.append(spending.out_of_time())
-    exit_request = await _leave(session, turn)
+    body.check_time(spending)
+    if turn.start is not None and turn.start.take_back():
+        turn.never_started()
+    turn.left_early = not turn.ended.is_set()
+    events.release()
+    if turn.left_early or turn.callbacks:
+        await body.finish(session, end_turn, session, turn)
     spending.close()
     session.router.let_go_of_children(turn)
-    error = _choose(body_error, exit_request, failures, turn)
-    if error is not None:
-        raise error
+    body.leave(turn.loss() if turn.lost else None, turn.result())
 
 
-async def _start(session: Session, turn: TurnState, params: wire.TurnStartParams) -> None:
+class Body:
+    """The body of a scope that a policy or a limit may cancel: keeps what it raised, and picks what leaves.
+
+    Attributes:
+        scope: Its cancel scope.
+    """
+
+    def __init__(self) -> None:
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self._error: BaseException | None = None
+        self._exit_request: KeyboardInterrupt | None = None
+        self._failures: list[CodexError] = []
+
+    def fail(self, error: CodexError) -> None:
+        """Cancel the body because a policy failed, or a limit was crossed."""
+        self._failures.append(error)
+        self.scope.cancel()
+
+    def check_time(self, spending: Spending) -> None:
+        """Note that a budget is out of time, if that is what cancelled the body."""
+        if self.scope.cancel_called and not self._failures:
+            self._failures.append(spending.out_of_time())
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Run the body, and keep what it raises for :meth:`leave`."""
+        try:
+            with self.scope:
+                try:
+                    yield
+                except BaseException as exc:  # noqa: ASYNC103  # see below
+                    if holds_cancelled(exc):
+                        raise
+                    # Kept from the scope, which would take a group apart and build another.
+                    self._error = exc
+        except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
+            self._error = exc
+
+    async def finish(  # noqa: ASYNC910  # cleanup, which is no cancellation point
+        self, session: Session, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
+    ) -> None:
+        """Run the end of the scope, whatever happens meanwhile; it must be bounded. Keeps a Ctrl-C."""
+        try:
+            await session.services.finish(async_fn, *args)
+        except KeyboardInterrupt as exc:
+            self._exit_request = exc
+
+    def leave(self, loss: BaseException | None, result: TurnResult | None) -> None:
+        """Raise what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
+        failures = [
+            failure.in_turn(result) if isinstance(failure, BudgetExceeded) and result is not None else failure
+            for failure in self._failures
+        ]
+        chosen = self._exit_request or self._error or next(iter(failures), None)
+        if chosen is None:
+            if loss is not None:
+                raise loss
+            return
+        for failure in failures:
+            if failure is not chosen:
+                chosen.add_note(f"Meanwhile also: {failure}")
+        raise chosen
+
+
+async def _start(session: Session, turn: TurnState, method: str, params: wire.Wire) -> None:
     try:
-        turn.start = await session.begin("turn/start", params)
+        turn.start = await session.begin(method, params)
     except BaseException:
         turn.never_started()
         raise
@@ -298,43 +363,9 @@ async def _start(session: Session, turn: TurnState, params: wire.TurnStartParams
             turn.never_started()
             raise
         turn.bind(answer)
-        if turn.id is None:
-            raise DecodeError("turn/start", "$.turn.id", "the turn has no id")
+        if turn.only_announced:
+            await turn.started.wait()
+        elif turn.id is None:
+            raise DecodeError(method, "$.turn.id", "the turn has no id")
         return
-    raise RequestTimeout("turn/start", session.config.request_timeout)
-
-
-async def _leave(session: Session, turn: TurnState) -> KeyboardInterrupt | None:
-    """End what is left of the turn; give the Ctrl-C that came meanwhile."""
-    assert turn.events is not None
-    if turn.start is not None and turn.start.take_back():
-        turn.never_started()
-    turn.left_early = not turn.ended.is_set()
-    turn.events.release()
-    exit_request = None
-    if turn.left_early or turn.callbacks:
-        try:
-            await session.services.finish(end_turn, session, turn)
-        except KeyboardInterrupt as exc:
-            exit_request = exc
-    return exit_request  # noqa: ASYNC910  # there is nothing to wait for if the turn has ended
-
-
-def _choose(
-    body_error: BaseException | None,
-    exit_request: KeyboardInterrupt | None,
-    failures: list[CodexError],
-    turn: TurnState,
-) -> BaseException | None:
-    """Pick what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
-    failures = [
-        failure.in_turn(turn.result()) if isinstance(failure, BudgetExceeded) else failure
-        for failure in failures
-    ]
-    chosen = exit_request or body_error or next(iter(failures), None)
-    if chosen is None:
-        return turn.loss() if turn.lost else None
-    for failure in failures:
-        if failure is not chosen:
-            chosen.add_note(f"Meanwhile also: {failure}")
-    return chosen
+    raise RequestTimeout(method, session.config.request_timeout)

@@ -7,7 +7,7 @@ A thread has at most one open turn, whoever started it: a second ``turn/start`` 
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -15,10 +15,12 @@ from trio_codex._budget import Meter
 from trio_codex._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._json import Json, object_of, parse_object, string_of
 from trio_codex._turn_result import TurnReducer, TurnResult
-from trio_codex.errors import TurnLost
+from trio_codex.errors import TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trio_codex._budget import Spending
     from trio_codex._connection import Call, Death
     from trio_codex._dispatch import CallbackGroup
@@ -32,6 +34,33 @@ PAST_TURNS_KEPT: Final = 16
 """Ids of ended turns that a thread remembers, so that a late event of one is not taken for the turn that is starting."""
 
 
+class TurnEvents(Protocol):
+    """Where the events of a turn go: the buffer of whoever listens to it."""
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+
+    def put_last(self, event: Event) -> None:
+        """Take the event that ends the turn."""
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Take note that no more events will come."""
+
+    def release(self) -> None:
+        """Drop what is there and take nothing more."""
+
+
+class Series(Protocol):
+    """What stands for several turns that the server starts one after another, such as a goal."""
+
+    def next_turn(self, turn_id: str) -> TurnState:
+        """Make the state of the turn that the server has just announced. Called on the reader."""
+        ...
+
+    async def finish(self) -> None:
+        """End it on the server. Bounded."""
+
+
 class TurnState:
     """One open turn.
 
@@ -39,6 +68,7 @@ class TurnState:
         thread: Its thread.
         id: Its id; ``None`` until the server has told it.
         active_id: The id under which it can be interrupted and steered, once it is.
+        root_id: The turn it works for, if that is another: the one of its agent's parent, or the review that it is.
         reducer: What is known of its outcome.
         events: The buffer of whoever listens to it; ``None`` for a turn that nobody here started.
         callbacks: The callbacks that belong to it; ``None`` likewise.
@@ -51,6 +81,7 @@ class TurnState:
         spending: What counts it as a turn; ``None`` for one that nobody here started.
         agent_listeners: Who gets the events of the agents that it spawned, and of theirs.
         start: The call that starts it, while its answer is not known.
+        only_announced: Whether the answer to that call tells no id, so that only its announcement does (Q5).
         left_early: Whether its scope was left before its end.
     """
 
@@ -59,14 +90,17 @@ class TurnState:
         thread: ThreadState,
         turn_id: str | None = None,
         *,
-        events: Subscription[Event] | None = None,
+        events: TurnEvents | None = None,
         callbacks: CallbackGroup | None = None,
         policy: Policy | None = None,
         instruments: Instruments = NO_INSTRUMENTS,
+        only_announced: bool = False,
     ) -> None:
         self.thread = thread
         self.id = turn_id
         self.active_id = turn_id
+        self.root_id: str | None = None
+        self.only_announced = only_announced
         self.reducer: TurnReducer = TurnReducer()
         self.events = events
         self.callbacks = callbacks
@@ -99,7 +133,15 @@ class TurnState:
         """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
         if self.id is None:
             return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
-        return turn_id in (self.id, self.active_id)
+        return turn_id in (self.id, self.active_id, self.root_id)
+
+    def announce(self, turn_id: str, root_id: str | None) -> None:
+        """Take the id under which the server has announced it: an inline review has another than it answered with."""
+        self.active_id = turn_id
+        self.root_id = root_id
+        if self.only_announced:
+            self.id = turn_id
+        self.started.set()
 
     def bind(self, response: Json) -> None:
         """Take the id from the answer to the request that started it, or what its events told if there is none."""
@@ -180,6 +222,16 @@ class TurnState:
             self.callbacks.cancel()
 
 
+class ThreadListener(Protocol):
+    """Who gets every event of a thread. Called on the reader."""
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Take note that no more events will come."""
+
+
 class ThreadState:
     """One thread of the server that this client has seen.
 
@@ -188,6 +240,8 @@ class ThreadState:
         turn: Its open turn, whoever started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Who gets every event of it.
+        series: What stands for the turns that the server starts by itself, also between two of them.
+        shell_lock: Held while the item of a shell command is not known yet.
         policy: The policy given for this thread.
         tools: The tools given for this thread.
         cwd: Its working directory, as last told.
@@ -203,7 +257,9 @@ class ThreadState:
         self.id = thread_id
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
-        self.listeners: list[Subscription[Event]] = []
+        self.listeners: list[ThreadListener] = []
+        self.shell_lock: trio.Lock = trio.Lock()
+        self.series: Series | None = None
         self.policy: Policy | None = None
         self.tools: Toolbox | None = None
         self.cwd: str | None = None
@@ -237,6 +293,23 @@ class ThreadState:
             above.append(parent.thread.id)
             parent = parent.thread.parent
         return above
+
+    def check_free(self) -> None:
+        """Check that no turn is open.
+
+        Raises:
+            TurnActive: One is, or the next one of a series is to come.
+        """
+        if self.turn is not None or self.series is not None:
+            raise TurnActive(self.id, None if self.turn is None else self.turn.id)
+
+    def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
+        """Make the state of a turn that the server has started by itself."""
+        if self.series is None:
+            self.turn = TurnState(self, turn_id, instruments=instruments)
+        else:
+            self.turn = self.series.next_turn(turn_id)
+        return self.turn
 
     def close_turn(self, turn: TurnState) -> None:
         """Forget a turn that has ended."""

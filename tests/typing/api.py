@@ -14,19 +14,24 @@ from trio_codex import (
     CodexConfig,
     Event,
     ExternalMessage,
+    Goal,
+    GoalResult,
     ImageInput,
     LoginHandle,
     Pager,
     Policy,
+    RemoteProcess,
     Sandbox,
     ServerMetadata,
     Subscription,
+    Terminals,
     TextInput,
     Thread,
     TokenUsage,
     Turn,
     TurnResult,
     TurnStatus,
+    Watch,
     connect_codex,
     errors,
     open_codex,
@@ -178,3 +183,41 @@ def failing(error: errors.CodexError) -> None:
         case _:
             pass
     raise errors.TurnActive(thread_id="t", turn_id=None)
+
+
+async def remote(codex: Codex) -> None:
+    async with codex.exec(
+        ["ls", Path("x")], cwd=Path(), env={"A": None}, tty=True, size=(80, 24), sandbox=Sandbox.full_access
+    ) as process:
+        assert_type(process, RemoteProcess)
+        assert_type(process.stdin, trio.abc.SendStream)
+        assert_type(process.stdout, trio.abc.ReceiveStream)
+        assert_type(process.stderr, trio.abc.ReceiveStream | None)
+        assert_type(process.returncode, int | None)
+        assert_type(await process.wait(), int)
+        await process.resize(80, 24)
+        await process.terminate()
+        await process.kill()
+    async with codex.watch(Path("x")) as watch:
+        assert_type(watch, Watch)
+        async for paths in watch:
+            assert_type(paths, tuple[str, ...])
+
+
+async def besides_turns(thread: Thread) -> None:
+    async with thread.goal("reach it", token_budget=1, policy=policies.decline_all) as goal:
+        assert_type(goal, Goal)
+        async for event in goal:
+            assert_type(event, Event)
+        async for text in goal.text():
+            assert_type(text, str)
+        await goal.steer("this way")
+        assert_type(await goal.wait(), GoalResult)
+        assert_type(goal.result.turns, tuple[TurnResult, ...])
+    async with thread.review(wire.CommitReviewTarget(sha="abc")) as turn:
+        assert_type(turn, Turn)
+    assert_type(await thread.compact(), TurnResult)
+    assert_type(await thread.shell_command("ls"), wire.CommandExecutionThreadItem)
+    assert_type(thread.terminals, Terminals)
+    assert_type(await thread.terminals.list(), tuple[wire.ThreadBackgroundTerminal, ...])
+    assert_type(await thread.terminals.terminate("1"), bool)

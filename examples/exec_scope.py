@@ -1,0 +1,31 @@
+"""Run commands on the server as scopes: feed one, read it, and leave one that would run for ever.
+
+Run it with your own Codex login, or with --offline against a scripted model (which has nothing to say here).
+"""
+
+import trio
+from _offline import example_config
+
+from trio_codex import Sandbox, open_codex
+
+
+async def main() -> None:
+    """Run the example."""
+    async with example_config("exec_scope") as config, open_codex(config) as codex:
+        async with codex.exec(["sort"], sandbox=Sandbox.read_only) as process:
+            await process.stdin.send_all(b"pear\napple\n")
+            await process.stdin.aclose()
+            sorted_lines = b"".join([piece async for piece in process.stdout])
+            print(sorted_lines.decode().split(), "-> exit status", await process.wait())
+
+        with trio.move_on_after(1):
+            script = "while true; do echo tick; sleep 0.1; done"
+            async with codex.exec(["sh", "-c", script], sandbox=Sandbox.read_only) as process:
+                print((await process.stdout.receive_some()).decode(), end="")
+                await trio.sleep_forever()
+        # Here it has ended on the server: killed, and its exit status seen.
+        print("left -> exit status", process.returncode)
+
+
+if __name__ == "__main__":
+    trio.run(main)

@@ -1,0 +1,147 @@
+"""File changes as a scope, against a scripted server."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trio_codex import CodexConfig, EventBuffer, errors
+from trio_codex.testing import fake_codex
+
+
+@asynccontextmanager
+async def scripted(config=None):
+    with trio.fail_after(5):
+        async with fake_codex(config) as (codex, server):
+            server.give("fs/watch", {"path": "/canonical"})
+            server.give("fs/unwatch", {})
+            yield codex, server
+
+
+async def changed(server, watch_id, *paths):
+    await server.notify("fs/changed", {"watchId": watch_id, "changedPaths": list(paths)})
+
+
+async def test_changes_of_several_watches_are_told_apart():
+    async with (
+        scripted() as (codex, server),
+        codex.watch("/a") as one,
+        codex.watch("/b") as two,
+    ):
+        assert (one.path, repr(two)) == ("/canonical", "<Watch /canonical>")
+        await changed(server, "watch-2", "/b")
+        await changed(server, "watch-1", "/a", "/a/x")
+        await changed(server, "watch-9", "/c")
+        assert await one.__anext__() == ("/a", "/a/x")
+        async for paths in two:
+            assert paths == ("/b",)
+            break
+
+
+async def test_a_change_right_behind_the_answer_is_not_missed():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch")
+
+        @nursery.start_soon
+        async def _():
+            async with codex.watch("/a") as changes:
+                assert await changes.__anext__() == ("/a",)
+
+        asked = await server.expect("fs/watch")
+        await changed(server, asked.params["watchId"], "/a")
+        await asked.answer({"path": "/a"})
+
+
+async def test_a_relative_path_is_taken_from_the_directory_of_the_server(tmp_path):
+    async with scripted(CodexConfig(cwd=tmp_path)) as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch")
+
+        @nursery.start_soon
+        async def _():
+            async with codex.watch("b/../a"):
+                pass
+
+        asked = await server.expect("fs/watch")
+        assert asked.params["path"] == str(tmp_path / "a")
+        await asked.answer({"path": "/a"})
+
+
+async def test_leaving_stops_it_on_the_server():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/unwatch")
+
+        @nursery.start_soon
+        async def _():
+            async with codex.watch("/a"):
+                pass
+
+        asked = await server.expect("fs/unwatch")
+        assert asked.params == {"watchId": "watch-1"}
+        await asked.answer({})
+
+
+async def test_a_cancelled_start_is_undone():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch", "fs/unwatch")
+        scope = trio.CancelScope()
+
+        @nursery.start_soon
+        async def _():
+            with scope:
+                async with codex.watch("/a"):
+                    pytest.fail("the body must not run")
+
+        asked = await server.expect("fs/watch")
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        await asked.answer({"path": "/a"})
+        undo = await server.expect("fs/unwatch")
+        assert undo.params == {"watchId": asked.params["watchId"]}
+        await undo.answer({})
+
+
+async def test_a_refused_watch_raises():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch")
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.InvalidRequestError):
+                async with codex.watch("/a"):
+                    pytest.fail("the body must not run")
+
+        await (await server.expect("fs/watch")).refuse("no")
+
+
+async def test_a_server_that_does_not_stop_it_holds_nobody_up(caplog):
+    config = CodexConfig(request_timeout=0.05)
+    async with scripted(config) as (codex, server):
+        server.take_over("fs/unwatch")
+        async with codex.watch("/a"):
+            pass
+    assert "watch-1" in caplog.text
+
+
+async def test_a_consumer_that_lags_is_told_and_others_are_not_affected():
+    async with (
+        scripted(CodexConfig(event_buffer=EventBuffer(events=2))) as (codex, server),
+        codex.watch("/a") as one,
+        codex.watch("/b") as two,
+    ):
+        server.give("model/list", {"data": []})
+        for _ in range(4):
+            await changed(server, "watch-1", "/a")
+        await changed(server, "watch-2", "/b")
+        await codex.models()
+        with pytest.raises(errors.SubscriptionOverflow):
+            async for paths in one:
+                assert paths == ("/a",)
+        assert await two.__anext__() == ("/b",)
+
+
+async def test_the_end_of_the_connection_ends_the_iteration_with_its_cause():
+    async with scripted() as (codex, server), codex.watch("/a") as changes:
+        await server.hang_up()
+        with pytest.raises(errors.ConnectionBroken):
+            await changes.__anext__()
