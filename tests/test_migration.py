@@ -18,18 +18,6 @@ official = pytest.importorskip(
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 
-PENDING = {
-    "Codex.exec",
-    "Codex.watch",
-    "Thread.compact",
-    "Thread.goal",
-    "Thread.review",
-    "Thread.shell_command",
-    "Thread.terminals",
-    "tool",
-}
-"""Names that the page promises and that are still to come."""
-
 MIRRORS = ["Codex", "Thread", "TurnHandle", "ChatgptLoginHandle", "DeviceCodeLoginHandle"]
 
 NAME = re.compile(r"`([^`]+)`")
@@ -128,8 +116,6 @@ def test_what_names_are_mapped_to_exists(heading):
     for theirs, ours, _ in rows(heading):
         assert ours, f"{theirs} are mapped to nothing"
         for name in ours:
-            if name in PENDING:
-                continue
             found = resolve(name)
             if name == "wire":
                 for type_name in theirs:
@@ -143,12 +129,3 @@ def test_options_are_mapped_to_options_of_the_same_names():
             options = ["attempts", "initial_delay", "max_delay", "jitter"]
         known = options_of(target) if inspect.isfunction(target) else set(target.__annotations__)
         assert set(options) <= known, f"{function}: {set(options) - known}"
-
-
-def test_what_has_come_is_not_called_pending():
-    come = set()
-    for name in PENDING:
-        owner, _, member = name.rpartition(".")
-        if hasattr(resolve(owner) if owner else trio_codex, member):
-            come.add(name)
-    assert come == set(), "take them out of PENDING"
