@@ -160,6 +160,7 @@ BOUNDS = {
     "_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_proctree": {"END_BOUND"},
+    "_session": {"timeout"},  # request_timeout, or none where the server answers when something finishes
     "_ending": {
         "CALLBACK_SHARE",
         "grace",
