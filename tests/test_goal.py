@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
+from trio_codex import Budget, CodexConfig, Policy, TurnStatus, errors, policies
 from trio_codex.testing import fake_codex
 
 
@@ -479,3 +479,72 @@ async def test_an_abandoned_turn_loses_it():
         await server.delta("text", turn_id="one")
         await accept_pause(server)
         await server.expect("turn/interrupt")
+
+
+# -- budgets -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start(budget=Budget(turns=1))
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.BudgetExceeded) as caught:
+                async with thread.goal("reach it"):
+                    await trio.sleep_forever()
+            assert (caught.value.limit, caught.value.result.id) == ("turns", "two")
+            with pytest.raises(errors.BudgetExceeded):
+                async with thread.goal("reach it"):
+                    pytest.fail("the body must not run")
+            assert thread._state.series is None
+
+        await accept(server)
+        await server.start_turn("one")
+        await server.end_turn("one")
+        await server.start_turn("two")
+        await accept_pause(server)
+        await accept_interrupt(server, "two")
+    assert server.unexpected() == []
+
+
+async def test_the_time_of_a_budget_ends_it_in_a_turn():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start(budget=Budget(seconds=0.05))
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.BudgetExceeded) as caught:
+                async with thread.goal("reach it"):
+                    await trio.sleep_forever()
+            assert caught.value.limit == "seconds"
+
+        await accept(server)
+        await server.start_turn("one")
+        await accept_pause(server)
+        await accept_interrupt(server, "one")
+
+
+async def test_the_time_of_a_budget_stands_still_between_two_turns():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start(budget=Budget(seconds=1000))
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                async for event in pursued:
+                    if event.method == "turn/completed":
+                        break
+                spent = thread._state.meter.seconds
+                await trio.testing.wait_all_tasks_blocked()
+                assert thread._state.meter.seconds == spent
+                await pursued.wait()
+            assert thread._state.meter.turns == 2
+
+        await accept(server)
+        await server.start_turn("one")
+        await server.end_turn("one")
+        await trio.testing.wait_all_tasks_blocked()
+        await server.start_turn("two")
+        await tell(server, "complete", "two")
+        await server.end_turn("two")

@@ -175,7 +175,7 @@ class Codex:
         sandbox: Sandbox | wire.SandboxPolicy | str | None = None,
         permission_profile: str | None = None,
     ) -> AbstractAsyncContextManager[RemoteProcess]:
-        """Run a command on the server as a scope, without a thread and without a model.
+        """Run a command on the server as a scope, without thread and model; gives a :class:`RemoteProcess` once it runs.
 
         Nobody is asked for approval: it is yours, not the agent's. It has no time limit. Leaving the scope while it runs,
         or while it starts, kills its process group, and waits for the proof, within ``interrupt_grace``; past that
@@ -191,9 +191,6 @@ class Codex:
             size: Columns and rows of the terminal.
             sandbox: What it may touch; by default as the server is configured.
             permission_profile: Instead of ``sandbox``: a permission profile of the configuration (experimental).
-
-        Returns:
-            An async context manager that gives the :class:`RemoteProcess`, once it runs.
 
         Raises:
             InternalRpcError: There is no such program. (In a sandbox that is an exit status other than 0 instead.)
@@ -222,16 +219,13 @@ class Codex:
         return open_exec(self._session, params, stdin=stdin)
 
     def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
-        """Watch a file, or the entries of a directory, as a scope. Any number of watches may run at once.
+        """Watch a file, or the entries of a directory, as a scope that gives a :class:`Watch`. Several may run at once.
 
         What is below a subdirectory is not watched. The path need not exist. Leaving the scope stops the watch on the
         server, also if this is cancelled while it starts.
 
         Args:
             path: What to watch; a relative one is taken from the working directory of the server.
-
-        Returns:
-            An async context manager that gives the :class:`Watch`.
 
         Raises:
             CodexError: As :meth:`request`, and ``DecodeError``.

@@ -256,6 +256,7 @@ class Thread:
         Raises:
             TurnActive: The thread has an open turn, ours or one that the server started.
             InvalidRequestError: This thread cannot have goals: it is ephemeral, or they are switched off.
+            BudgetExceeded: Its turns used more than the budget of the thread or the client, or nothing is left of one.
             ThreadClosed: Its scope has ended.
             TurnLost: The end was not seen, and the body returned normally.
             PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
