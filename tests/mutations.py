@@ -193,7 +193,8 @@ MUTATIONS = [
     ),
     Mutation(
         "G14", "what the body raises is wrapped in a group", "_nursery.py",
-        "                        body_error = exc\n            except", "                        raise\n            except",
+        "becomes its context.\n        raise error\n",
+        'becomes its context.\n        raise BaseExceptionGroup("the client", [error])\n',
         "tests/test_nursery.py::test_what_the_body_raises_leaves_as_itself",
     ),
     Mutation(
