@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
     from ._last_frames import LastFrames as LastFrames
+    from ._leftovers import assert_nothing_left as assert_nothing_left
     from ._mcp import mcp_server as mcp_server
     from ._model import MockModel as MockModel
     from ._offline import OfflineCodex as OfflineCodex
@@ -93,6 +94,7 @@ __all__ = [
     "ToolCall",
     "Usage",
     "UserInput",
+    "assert_nothing_left",
     "fake_codex",
     "mcp_server",
     "offline_codex",
@@ -105,6 +107,7 @@ _MODULES = {
     "_fake": ("Asked", "FakeServer", "fake_codex"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_last_frames": ("LastFrames",),
+    "_leftovers": ("assert_nothing_left",),
     "_mcp": ("mcp_server",),
     "_model": ("MockModel",),
     "_offline": ("OfflineCodex", "offline_codex"),
