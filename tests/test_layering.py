@@ -240,16 +240,17 @@ LEAKS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_the_suite_fails_a_test_that_leaves_something_behind(tmp_path):
     (tmp_path / "conftest.py").write_text(
-        (TESTS / "conftest.py").read_text().replace("_SECONDS = 3", "_SECONDS = 0.2")
+        (TESTS / "conftest.py").read_text().replace("_left()", "_left(grace=0.2)")
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     for name, body in LEAKS.items():
         source = "\n    ".join(["def test_leak():", *body.splitlines()])
         (tmp_path / f"test_{name}.py").write_text(f"{source}\n")
     code = (
-        "import conftest, os, pytest, signal, sys\n"
+        "import os, pytest, signal, sys\n"
+        "from trio_codex.testing import _leftovers\n"
         "pytest.main(['-q', '-p', 'no:cacheprovider', '-rA', '.'])\n"
-        "for line in conftest._descendants():\n"
+        "for line in _leftovers._descendants():\n"
         "    os.kill(int(line.split()[1]), signal.SIGKILL)\n"
         "sys.stdout.flush()\n"
         "os._exit(0)\n"

@@ -51,11 +51,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
         path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "trio_codex").rglob("*.py")
     }
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
-    assert packaged == {*sources, "trio_codex/py.typed"}
+    assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py"}
 
 
 def test_the_generator_is_no_part_of_the_wheel(wheel_files: dict[str, bytes]) -> None:
-    assert not [name for name in wheel_files if "wiregen" in name or "schema" in name.lower()]
+    assert not [name for name in wheel_files if "wiregen" in name or "/schema/" in name]
 
 
 def test_the_wheel_holds_the_license(wheel_files: dict[str, bytes]) -> None:
@@ -79,6 +79,7 @@ def test_the_wheel_says_what_it_needs(metadata) -> None:
 def test_the_wheel_installs_the_command(wheel_files: dict[str, bytes]) -> None:
     entry_points = wheel_files[f"trio_codex-{VERSION}.dist-info/entry_points.txt"].decode()
     assert "trio-codex = trio_codex.cli:main" in entry_points
+    assert "[pytest11]\ntrio_codex = pytest_trio_codex" in entry_points
 
 
 def test_the_readme_is_the_description(metadata) -> None:

@@ -1,21 +1,17 @@
-"""What the scenarios share: the real server with its model replaced, for the time of a scope."""
+"""What the tests of this folder share: the real server with its model replaced, for a time that is bounded."""
 
 from contextlib import asynccontextmanager
 
 import trio
 
-from trio_codex import CodexConfig, open_codex
-from trio_codex.testing import MockModel, offline_home
+from trio_codex.testing import MockModel, offline_codex, offline_home
 
 
 @asynccontextmanager
-async def offline(*, policy=None, **home_options):
-    """A model, a home, and the real server as a client of both."""
-    async with (
-        offline_parts(**home_options) as (config, model, home),
-        open_codex(config, policy=policy) as codex,
-    ):
-        yield codex, model, home
+async def offline(*args, **options):
+    with trio.fail_after(30):
+        async with offline_codex(*args, **options) as (codex, model, home):
+            yield codex, model, home
 
 
 @asynccontextmanager
@@ -24,4 +20,4 @@ async def offline_parts(**home_options):
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model, **home_options) as home:
-                yield CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace), model, home
+                yield home.config(), model, home

@@ -33,11 +33,9 @@ async def test_six_thousand_requests_at_once_are_all_answered_and_without_the_wi
     with trio.fail_after(60):
         async with MockModel() as model:
             with offline_home(model) as home:
-                config = CodexConfig(env=home.env, inherit_env=False)
+                config = home.config()
                 assert await ask_often(config, 6000) == [None] * 6000
-                unbounded = CodexConfig(
-                    env=home.env, inherit_env=False, request_window=3000, request_timeout=2
-                )
+                unbounded = home.config(CodexConfig(request_window=3000, request_timeout=2))
                 outcomes = await ask_often(unbounded, 3000)
     lost = [outcome for outcome in outcomes if outcome is not None]
     assert set(lost) <= {errors.ServerBusyError, errors.RequestTimeout}
@@ -49,7 +47,7 @@ async def test_twenty_turns_at_once_complete_on_one_thread_of_ours():
         async with MockModel() as model:
             model.default = Response(Text("an", "answer"))
             with offline_home(model) as home:
-                async with open_codex(CodexConfig(env=home.env, inherit_env=False)) as codex:
+                async with open_codex(home.config()) as codex:
                     threads_before = threading.active_count()
                     results = []
 
@@ -73,7 +71,7 @@ async def test_sixteen_first_starts_on_one_fresh_home_all_succeed_twenty_times_o
         async with MockModel() as model:
             for _ in range(20):
                 with offline_home(model) as home:
-                    config = CodexConfig(env=home.env, inherit_env=False)
+                    config = home.config()
 
                     async def start(config=config):
                         async with open_codex(config) as codex:

@@ -6,8 +6,8 @@ import attrs
 import pytest
 import trio
 
-from trio_codex import CodexConfig, errors, open_codex
-from trio_codex.testing import Command, MockModel, Reasoning, offline_home
+from trio_codex import errors
+from trio_codex.testing import Command, Reasoning, offline_codex
 
 pytestmark = pytest.mark.real
 
@@ -27,11 +27,8 @@ class Plan:
 @asynccontextmanager
 async def a_thread():
     with trio.fail_after(20):
-        async with MockModel() as model:
-            with offline_home(model) as home:
-                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
-                async with open_codex(config) as codex:
-                    yield await codex.thread_start(), model
+        async with offline_codex() as (codex, model, _):
+            yield await codex.thread_start(), model
 
 
 async def test_the_schema_reaches_the_model_as_its_format_for_that_turn_only_and_the_answer_becomes_a_value():

@@ -7,19 +7,18 @@ from functools import partial
 import pytest
 import trio
 
-from trio_codex import CodexConfig, Policy, TurnStatus, open_codex, policies
+from trio_codex import Policy, TurnStatus, policies
 from trio_codex.errors import RequestWithdrawn
 from trio_codex.policies import Inbox, allow_commands, allow_paths, first_of, with_timeout
 from trio_codex.testing import (
     Command,
-    MockModel,
     Patch,
     Permissions,
     Question,
     ToolCall,
     UserInput,
     mcp_server,
-    offline_home,
+    offline_codex,
 )
 
 pytestmark = pytest.mark.real
@@ -29,12 +28,9 @@ pytestmark = pytest.mark.real
 async def asking(policy, **home_options):
     """A thread on the real server that asks whenever it may."""
     with trio.fail_after(30):
-        async with MockModel() as model:
-            with offline_home(model, **home_options) as home:
-                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
-                async with open_codex(config, policy=policy) as codex:
-                    thread = await codex.thread_start(approval_policy="on-request")
-                    yield codex, thread, model, home
+        async with offline_codex(policy=policy, **home_options) as (codex, model, home):
+            thread = await codex.thread_start(approval_policy="on-request")
+            yield codex, thread, model, home
 
 
 async def run(thread, model, *steps):

@@ -1,27 +1,17 @@
 """The real server: commands, file watches, goals, reviews, compaction and shell commands as scopes."""
 
 import subprocess
-from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from real import offline
 
-from trio_codex import CodexConfig, EventBuffer, Sandbox, TurnStatus, errors, open_codex, wire
-from trio_codex.testing import Command, Failed, Hang, MockModel, Response, Text, ToolCall, offline_home
+from trio_codex import CodexConfig, EventBuffer, Sandbox, TurnStatus, errors, wire
+from trio_codex.testing import Command, Failed, Hang, Response, Text, ToolCall
 
 pytestmark = pytest.mark.real
 
 FULL = Sandbox.full_access
-
-
-@asynccontextmanager
-async def offline(**config):
-    with trio.fail_after(30):
-        async with MockModel() as model:
-            with offline_home(model) as home:
-                base = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace, **config)
-                async with open_codex(base) as codex:
-                    yield codex, model, home
 
 
 def running(command):
@@ -108,7 +98,7 @@ async def test_leaving_a_command_ends_it_with_its_children_but_not_one_in_a_sess
 
 
 async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
-    async with offline(request_window=64) as (codex, _, _home):
+    async with offline(CodexConfig(request_window=64)) as (codex, _, _home):
         processes = []
         all_open = trio.Event()
 
@@ -145,7 +135,7 @@ async def test_megabytes_go_through_both_ways():
 
 async def test_output_that_nobody_reads_is_bounded_and_holds_nothing_up():
     async with (
-        offline(event_buffer=EventBuffer(size=100_000)) as (codex, _, _home),
+        offline(CodexConfig(event_buffer=EventBuffer(size=100_000))) as (codex, _, _home),
         codex.exec(["head", "-c", "5000000", "/dev/zero"]) as process,
     ):
         assert await process.wait() == 0
@@ -159,7 +149,7 @@ async def test_output_that_nobody_reads_is_bounded_and_holds_nothing_up():
 
 async def test_a_command_that_leaves_much_input_unread_cannot_be_ended_but_with_its_server():
     # Quirk Q51: behind a full queue of input the server does not take the request to end the command.
-    async with offline(interrupt_grace=0.5) as (codex, _, _home):
+    async with offline(CodexConfig(interrupt_grace=0.5)) as (codex, _, _home):
         with pytest.raises(errors.ConnectionBroken, match="interrupt_grace"):
             async with codex.exec(["sleep", "975"]) as process:
                 with trio.move_on_after(1) as scope:

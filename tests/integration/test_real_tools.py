@@ -11,9 +11,9 @@ import attrs
 import pytest
 import trio
 
-from trio_codex import CodexConfig, errors, open_codex, tool, wire
+from trio_codex import errors, open_codex, tool, wire
 from trio_codex.policies import ToolCallRequest
-from trio_codex.testing import MockModel, Text, ToolCall, offline_home
+from trio_codex.testing import MockModel, Text, ToolCall, offline_codex, offline_home
 from trio_codex.tools import Namespace, ToolError, image
 
 pytestmark = pytest.mark.real
@@ -22,8 +22,9 @@ pytestmark = pytest.mark.real
 @asynccontextmanager
 async def offline(*tools):
     """A model, a home, and the real server as a client of both."""
-    async with a_home() as (config, model), open_codex(config, tools=tools) as codex:
-        yield codex, model
+    with trio.fail_after(20):
+        async with offline_codex(tools=tools) as (codex, model, _):
+            yield codex, model
 
 
 @asynccontextmanager
@@ -31,7 +32,7 @@ async def a_home():
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model) as home:
-                yield CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace), model
+                yield home.config(), model
 
 
 def a_png():

@@ -2,27 +2,17 @@
 
 import os
 import signal
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import trio
+from real import offline
 
-from trio_codex import CodexConfig, Policy, Sandbox, TurnStatus, errors, open_codex, policies, wire
+from trio_codex import Policy, Sandbox, TurnStatus, errors, open_codex, policies, wire
 from trio_codex.testing import Command, Hang, MockModel, Response, Text, ToolCall, offline_home
 
 pytestmark = pytest.mark.real
-
-
-@asynccontextmanager
-async def offline(*, policy=None, model=None, **home_options):
-    """A model, a home, and the real server as a client of both."""
-    with trio.fail_after(20):
-        async with MockModel() as stand_in:
-            with offline_home(stand_in, **home_options) as home:
-                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
-                async with open_codex(config, policy=policy) as codex:
-                    yield codex, stand_in, home
 
 
 # -- run -----------------------------------------------------------------------------------------------------------
@@ -289,7 +279,7 @@ async def test_the_server_killed_in_mid_turn_loses_the_turn_with_its_cause_and_t
     with trio.fail_after(20):
         async with MockModel() as model:
             with offline_home(model) as home:
-                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+                config = home.config()
                 async with open_codex(config) as codex:
                     thread = await codex.thread_start()
                     model.say("first")
@@ -330,7 +320,7 @@ async def test_a_thread_is_resumed_in_a_new_process_with_its_history():
             model.say("the first answer")
             model.say("the second answer")
             with offline_home(model) as home:
-                config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
+                config = home.config()
                 async with open_codex(config) as codex:
                     thread = await codex.thread_start()
                     await thread.run("the first question")

@@ -87,7 +87,7 @@ async def test_s20_a_bypass_survives_start_and_resume_and_one_for_a_turn_stays_o
 async def test_s21_a_write_outside_the_workspace_is_refused_under_deny_all_and_happens_under_a_bypass():
     # By default all of /tmp counts as the workspace.
     narrow = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
-    async with offline(approval_policy="on-request", config=narrow) as (codex, model, home):
+    async with offline(approval_policy="on-request", server_config=narrow) as (codex, model, home):
         outside = home.home / "written"
         for _ in range(2):
             model.run_command(f"echo x > {outside}")
@@ -423,7 +423,7 @@ WITH_AUTH = {"model_providers": {"mock": {"requires_openai_auth": True}}}
 
 
 async def test_s34_an_api_key_logs_in_and_a_logout_forgets_it():
-    async with offline(config=WITH_AUTH) as (codex, _, _home):
+    async with offline(server_config=WITH_AUTH) as (codex, _, _home):
         before = await codex.account()
         assert (before.account, before.requires_openai_auth) == (None, True)
         await codex.login_api_key("sk-made-up-for-a-test")

@@ -2,10 +2,9 @@
 
 ::
 
-    async with MockModel() as model:
+    async with offline_codex() as (codex, model, home):
         model.say("hello")
-        with offline_home(model) as home:
-            ...  # run codex with ``home.env``
+        ...  # the real server runs, and asks this model
 
 Importing this package is cheap; what it re-exports is imported when it is first used.
 """
@@ -22,8 +21,12 @@ if TYPE_CHECKING:
     from ._home import OfflineHome as OfflineHome
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
+    from ._last_frames import LastFrames as LastFrames
+    from ._leftovers import assert_nothing_left as assert_nothing_left
     from ._mcp import mcp_server as mcp_server
     from ._model import MockModel as MockModel
+    from ._offline import OfflineCodex as OfflineCodex
+    from ._offline import offline_codex as offline_codex
     from ._queue import Match as Match
     from ._queue import Script as Script
     from ._replay import ReplayMismatch as ReplayMismatch
@@ -67,9 +70,11 @@ __all__ = [
     "HTTPFailure",
     "Hang",
     "Incomplete",
+    "LastFrames",
     "Match",
     "MockModel",
     "ModelRequest",
+    "OfflineCodex",
     "OfflineHome",
     "Part",
     "Patch",
@@ -89,8 +94,10 @@ __all__ = [
     "ToolCall",
     "Usage",
     "UserInput",
+    "assert_nothing_left",
     "fake_codex",
     "mcp_server",
+    "offline_codex",
     "offline_home",
     "replay",
     "write_offline_home",
@@ -99,8 +106,11 @@ __all__ = [
 _MODULES = {
     "_fake": ("Asked", "FakeServer", "fake_codex"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
+    "_last_frames": ("LastFrames",),
+    "_leftovers": ("assert_nothing_left",),
     "_mcp": ("mcp_server",),
     "_model": ("MockModel",),
+    "_offline": ("OfflineCodex", "offline_codex"),
     "_queue": ("Match", "Script"),
     "_replay": ("ReplayMismatch", "replay"),
     "_request": ("ModelRequest",),

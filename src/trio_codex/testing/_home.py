@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 
+from trio_codex import CodexConfig
+
 from ._toml import dump_toml
 
 if TYPE_CHECKING:
@@ -76,6 +78,16 @@ class OfflineHome:
     workspace: Path
     tmp: Path
     env: Mapping[str, str] = attrs.field(repr=False)
+
+    def config(self, base: CodexConfig | None = None) -> CodexConfig:
+        """Give the configuration of a client that runs codex here: in the workspace, with no environment but this one.
+
+        Args:
+            base: What to take the rest from. Its ``env`` is laid over ours, and its ``cwd`` is kept.
+        """
+        base = base or CodexConfig()
+        cwd = self.workspace if base.cwd is None else base.cwd
+        return attrs.evolve(base, env={**self.env, **base.env}, inherit_env=False, cwd=cwd)
 
 
 def write_offline_home(

@@ -1,0 +1,81 @@
+"""The pytest plugin of trio-codex: its test kit as fixtures, and the last frames on the wire of a test that failed.
+
+pytest imports this in every project of an environment, whatever it tests. So it stands outside the package, and imports it
+only in a fixture that somebody asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from trio_codex import Codex
+    from trio_codex.testing import FakeServer, MockModel, OfflineCodex
+
+_LOGS: Final = pytest.StashKey["list[LastFrames]"]()
+
+
+@pytest.fixture
+async def mock_model() -> AsyncGenerator[MockModel]:
+    """A model for the real server: a :class:`trio_codex.testing.MockModel`."""
+    from trio_codex.testing import MockModel
+
+    async with MockModel() as model:
+        yield model
+
+
+@pytest.fixture
+async def fake_codex(request: pytest.FixtureRequest) -> AsyncGenerator[tuple[Codex, FakeServer]]:
+    """A client and the scripted server in memory that it is connected to: :func:`trio_codex.testing.fake_codex`."""
+    from trio_codex.testing import fake_codex
+
+    async with fake_codex(**_options(request)) as (codex, server):
+        yield codex, server
+
+
+@pytest.fixture
+async def offline_codex(
+    request: pytest.FixtureRequest, mock_model: MockModel
+) -> AsyncGenerator[OfflineCodex]:
+    """A client of the real server, the model ``mock_model`` and a home: :func:`trio_codex.testing.offline_codex`."""
+    from trio_codex.testing import offline_codex
+
+    async with offline_codex(**_options(request), model=mock_model) as offline:
+        yield offline
+
+
+def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Join what the markers of a test say, the closest last, and watch the wire."""
+    from trio_codex.testing import LastFrames
+
+    options: dict[str, Any] = {}
+    for marker in reversed(list(request.node.iter_markers("codex"))):
+        if marker.args:
+            raise pytest.UsageError("the marker codex takes keyword arguments only")
+        options |= marker.kwargs
+    log = LastFrames()
+    request.node.stash.setdefault(_LOGS, []).append(log)
+    return {**options, "instruments": [*options.get("instruments", ()), log]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Describe the marker."""
+    config.addinivalue_line(
+        "markers", "codex(**options): what the fixtures fake_codex and offline_codex are made with"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what was on the wire of a test that failed."""
+    report = yield
+    if report.failed:
+        shown = [str(log) for log in item.stash.get(_LOGS, []) if log]
+        report.sections += [("codex: the last frames on the wire", text) for text in shown]
+    return report

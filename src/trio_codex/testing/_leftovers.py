@@ -1,0 +1,167 @@
+"""The proof that a scope left nothing: an inventory of this process before it and after it.
+
+Knows tasks, threads, descriptors and processes, and nothing of Codex.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import gc
+import importlib
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
+
+GRACE_SECONDS: Final = 3.0
+"""How long what is ending may take: a killed process is there until its parent has reaped it."""
+
+POLL_SECONDS: Final = 0.01
+
+
+class assert_nothing_left:  # reads as the function that it is used as
+    """Check that a scope leaves no task, thread, descriptor or process that was not there before it.
+
+    ``async with`` inside of a Trio run looks at the tasks of that run too; ``with`` is for where there is no run, such as
+    a fixture around tests::
+
+        @pytest.fixture(autouse=True)
+        def nothing_left_behind():
+            with assert_nothing_left():
+                yield
+
+    What the body raises leaves as itself, unchecked. Processes are all that are below this one, zombies too; those that
+    escaped to another parent are not found. Descriptors are looked up in ``/proc``: elsewhere than on Linux they are not
+    checked.
+
+    Args:
+        grace: Seconds that what is ending may take.
+        ignore: Glob patterns of what may be left, such as ``"thread * (Trio thread *)"``: the idle worker threads that
+            Trio keeps for ten seconds.
+
+    Raises:
+        AssertionError: At the end of the scope: something is left.
+        RuntimeError: ``with`` inside of a Trio run, where the wait would hold up what is ending.
+    """
+
+    def __init__(self, *, grace: float = GRACE_SECONDS, ignore: Sequence[str] = ()) -> None:
+        self._grace = grace
+        self._ignore = ignore
+        self._before: dict[object, str] = {}
+
+    def __enter__(self) -> Self:
+        """Take the inventory."""
+        if trio.lowlevel.in_trio_run():
+            raise RuntimeError("inside of a Trio run use it with `async with`")
+        self._before = _inventory()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Compare, until nothing is left or the time is up."""
+        if exc_type is not None:
+            return
+        for pause in self._until_gone(time.monotonic):
+            time.sleep(pause)
+
+    async def __aenter__(self) -> Self:
+        """Take the inventory. A checkpoint."""
+        await trio.lowlevel.checkpoint()
+        self._before = _inventory()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Compare, until nothing is left or the time is up. A checkpoint, unless the body raised."""
+        if exc_type is not None:
+            return
+        await trio.lowlevel.checkpoint()  # noqa: ASYNC102  # after a body that was not cancelled
+        for pause in self._until_gone(trio.current_time):
+            await trio.sleep(pause)  # noqa: ASYNC102
+
+    def _until_gone(self, now: Callable[[], float]) -> Iterator[float]:
+        if not self._left():
+            return
+        gc.collect()
+        deadline = now() + self._grace
+        while left := self._left():
+            if now() >= deadline:
+                raise AssertionError(f"left behind: {', '.join(left)}")
+            yield POLL_SECONDS
+
+    def _left(self) -> list[str]:
+        after = _inventory()
+        names = {after[key] for key in after.keys() - self._before.keys()}
+        return sorted(
+            name for name in names if not any(fnmatch.fnmatchcase(name, glob) for glob in self._ignore)
+        )
+
+
+def _inventory() -> dict[object, str]:
+    """Name everything, under what tells it from others."""
+    names = [*_descendants(), *_threads(), *_descriptors()]
+    return {**{name: name for name in names}, **_tasks()}
+
+
+def _tasks() -> dict[object, str]:
+    if not trio.lowlevel.in_trio_run():
+        return {}
+    found: dict[object, str] = {}
+    todo = [trio.lowlevel.current_root_task()]
+    while todo:
+        if (task := todo.pop()) is not None:
+            found[task] = f"task {task.name}"
+            todo += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return found
+
+
+def _threads() -> Iterator[str]:
+    for thread in threading.enumerate():
+        yield f"thread {thread.ident} ({thread.name})"
+
+
+def _descriptors() -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError):  # no /proc here
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(FileNotFoundError):  # the one that read the listing
+                yield f"descriptor {fd} ({os.readlink(f'/proc/self/fd/{fd}')})"
+
+
+def _descendants() -> Iterator[str]:
+    """Everything below this process, zombies included."""
+    if sys.platform != "linux":
+        psutil: Any = importlib.import_module("psutil")
+        for process in psutil.Process().children(recursive=True):
+            yield f"process {process.pid}"
+        return
+    todo = [str(os.getpid())]
+    while todo:
+        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                children = task.read_text().split()
+                todo += children
+                yield from (f"process {pid} ({_command(pid)})" for pid in children)
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")[0]
+    except OSError:
+        return "ended"

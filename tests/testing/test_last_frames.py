@@ -1,0 +1,29 @@
+"""The instrument behind the plugin: what it keeps, and how it shows it."""
+
+from trio_codex.testing import LastFrames, fake_codex
+
+
+async def test_it_keeps_the_last_frames_and_the_beginning_of_each():
+    log = LastFrames(frames=2, width=30)
+    assert not log
+    assert str(log) == ""
+    async with fake_codex(instruments=[log]) as (codex, _):
+        await codex.thread_start()
+    first, sent, received = str(log).splitlines()
+    assert first == "(3 frames before these)"
+    assert " → {" in sent
+    assert " ← {" in received
+    assert received.endswith("bytes more")
+    assert len(received) < 80
+
+
+async def test_it_shows_bytes_that_are_no_text_and_why_a_line_was_discarded():
+    log = LastFrames()
+    async with fake_codex(instruments=[log]) as (codex, server):
+        await server.send_line(b"\xff\xfe")
+        await server.notify("test/note", {})
+        async with codex.events("test/late") as events:
+            await server.notify("test/late", {})
+            await anext(events)
+    assert "← \\xff\\xfe" in str(log)
+    assert "✗ discarded, 2 bytes" in str(log)

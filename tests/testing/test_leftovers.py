@@ -1,0 +1,88 @@
+"""The proof that nothing is left: what it finds, what it waits for, and what it lets be."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import trio
+
+from trio_codex.testing import assert_nothing_left
+
+
+@pytest.fixture
+def release():
+    """Ends what a test has left."""
+    done = threading.Event()
+    yield done
+    done.set()
+
+
+def test_a_descriptor_a_thread_and_a_process_are_found(release):
+    with pytest.raises(AssertionError, match=r"left behind: descriptor .*, process .*, thread .*") as caught:  # noqa: SIM117
+        with assert_nothing_left(grace=0.05):
+            reader, writer = os.pipe()
+            thread = threading.Thread(target=release.wait, name="stays")
+            thread.start()
+            process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    release.set()
+    thread.join()
+    process.communicate()
+    os.close(reader)
+    os.close(writer)
+    assert "(stays)" in str(caught.value)
+    assert f"process {process.pid}" in str(caught.value)
+
+
+def test_what_is_about_to_end_is_waited_for_and_what_is_named_may_stay(release):
+    with assert_nothing_left():
+        thread = threading.Timer(0.1, lambda: None)
+        thread.start()
+    assert not thread.is_alive()
+    with assert_nothing_left(ignore=["thread * (stays)"]):
+        thread = threading.Thread(target=release.wait, name="stays")
+        thread.start()
+    release.set()
+    thread.join()
+
+
+async def test_a_task_of_the_run_is_found_wherever_it_is():
+    async def inner(task_status):
+        async with trio.open_nursery() as deeper:
+            deeper.start_soon(trio.sleep_forever, name="the one that stays")
+            task_status.started()
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(AssertionError, match=r"task .*, task the one that stays"):
+            async with assert_nothing_left(grace=0):
+                await nursery.start(lambda task_status: inner(task_status))
+        async with assert_nothing_left(grace=0):
+            pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_task_that_is_about_to_end_is_waited_for_in_the_time_of_the_run(autojump_clock):
+    async with trio.open_nursery() as nursery, assert_nothing_left(grace=60):
+        nursery.start_soon(trio.sleep, 0.5)
+    assert 0.5 <= trio.current_time() < 1
+
+
+async def test_what_the_body_raises_leaves_as_itself(release):
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(ZeroDivisionError):
+            async with assert_nothing_left(grace=0):
+                nursery.start_soon(trio.sleep_forever)
+                raise ZeroDivisionError
+        nursery.cancel_scope.cancel()
+    with trio.CancelScope() as scope:
+        async with assert_nothing_left(grace=0):
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_it_does_not_hold_up_a_run():
+    with pytest.raises(RuntimeError, match="async with"), assert_nothing_left():
+        pass

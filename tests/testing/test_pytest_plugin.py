@@ -1,0 +1,149 @@
+"""The pytest plugin, in projects of somebody else."""
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+POLICY_AND_TOOL = """
+import pytest
+from trio_codex import policies, tool
+
+@tool
+async def look(place: str) -> str:
+    "Look somewhere."
+    return f"nothing {place}"
+
+@pytest.mark.codex(tools=[look], policy=policies.accept_all)
+async def test_it(fake_codex):
+    codex, server = fake_codex
+    await codex.thread_start()
+    call = {"threadId": "thread-1", "turnId": "t", "callId": "c", "tool": "look", "arguments": {"place": "here"}}
+    await server.ask(1, "item/tool/call", call)
+    answer = await server.answer_to(1)
+    assert answer["contentItems"] == [{"type": "inputText", "text": "nothing here"}]
+"""
+
+
+@pytest.fixture
+def project(pytester):
+    pytester.makeini("[pytest]\ntrio_mode = true\naddopts = --strict-markers\nfilterwarnings = error")
+    return pytester
+
+
+def test_a_policy_and_a_tool_are_tested_without_a_process(project):
+    project.makepyfile(POLICY_AND_TOOL)
+    project.runpytest().assert_outcomes(passed=1)
+
+
+def test_the_closest_marker_wins_and_the_others_still_hold(project):
+    project.makepyfile(
+        """
+        import pytest
+        from trio_codex import CodexConfig
+        from trio_codex.instruments import Instrument
+
+        class Hearing(Instrument):
+            def frame_sent(self, connection, line):
+                heard.append(line)
+
+        heard = []
+        pytestmark = pytest.mark.codex(version="0.1.2", instruments=[Hearing()])
+
+        async def test_far(fake_codex):
+            codex, _ = fake_codex
+            assert codex.metadata.server_version == "0.1.2"
+            assert heard
+
+        @pytest.mark.codex(version="0.2.0")
+        async def test_close(fake_codex):
+            codex, _ = fake_codex
+            assert codex.metadata.server_version == "0.2.0"
+        """
+    )
+    project.runpytest().assert_outcomes(passed=2)
+
+
+def test_a_test_that_fails_shows_what_was_last_on_the_wire(project):
+    project.makepyfile(
+        """
+        async def test_fails(fake_codex):
+            codex, server = fake_codex
+            await codex.thread_start()
+            await server.notify("x" * 1000, {})
+            assert False, "on purpose"
+        """
+    )
+    result = project.runpytest()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*on purpose*",
+            "*codex: the last frames on the wire*",
+            '* → {*"method":"initialize"*',
+            '* ← {"id":*',
+            '* → {*"method":"thread/start"*',
+        ]
+    )
+
+
+def test_a_test_that_passes_shows_nothing_and_one_that_fails_without_a_client_neither(project):
+    project.makepyfile(
+        """
+        async def test_passes(fake_codex):
+            pass
+
+        def test_fails():
+            assert False
+        """
+    )
+    result = project.runpytest("-rA")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.no_fnmatch_line("*on the wire*")
+
+
+def test_positional_arguments_of_the_marker_are_refused(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.codex(5)
+        async def test_it(fake_codex):
+            pass
+        """
+    )
+    result = project.runpytest()
+    assert result.ret != 0
+    result.stdout.fnmatch_lines(["*takes keyword arguments only*"])
+
+
+def test_in_a_project_that_does_not_use_it_nothing_of_ours_is_imported(project):
+    project.makeini("")
+    project.makepyfile(
+        """
+        import sys
+
+        def test_it():
+            assert "pytest_trio_codex" in sys.modules
+            assert not [name for name in sys.modules if name.startswith("trio_codex")]
+        """
+    )
+    project.runpytest_subprocess("-p", "no:trio").assert_outcomes(passed=1)
+
+
+@pytest.mark.real
+def test_the_real_server_and_its_model_are_fixtures_that_belong_together(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.codex(approval_policy="on-request")
+        async def test_it(offline_codex, mock_model):
+            mock_model.say("hello")
+            codex, model, home = offline_codex
+            assert model is mock_model
+            thread = await codex.thread_start()
+            assert (await thread.run("hi")).final_response == "hello"
+            assert 'approval_policy = "on-request"' in (home.codex_home / "config.toml").read_text()
+        """
+    )
+    project.runpytest().assert_outcomes(passed=1)
