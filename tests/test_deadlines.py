@@ -167,6 +167,7 @@ BOUNDS = {
         "grace",
         "delay",
     },  # a share of interrupt_grace, and the time to the next try
+    "_toolbox": {"math", "inf", "tool", "timeout"},  # named by whoever made the tool
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 

@@ -96,7 +96,7 @@ class Thread:
         self,
         value: TurnInput,
         *,
-        output_type: type[Any] | UnionType | None = None,
+        output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> TurnResult[Any]:
         """Run a turn to its end.
@@ -146,7 +146,7 @@ class Thread:
         self,
         value: TurnInput,
         *,
-        output_type: type[Any] | UnionType | None = None,
+        output_type: type[object] | UnionType | None = None,
         **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         """Run a turn as a scope.
@@ -179,7 +179,7 @@ class Thread:
         return self._turn(value, output_type, options)
 
     def _turn(
-        self, value: TurnInput, output_type: type[Any] | UnionType | None, options: TurnOptions
+        self, value: TurnInput, output_type: type[object] | UnionType | None, options: TurnOptions
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         self._check_open()
         output = None
