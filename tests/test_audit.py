@@ -162,20 +162,36 @@ async def test_a_failed_callback_is_recorded_as_a_failure_of_its_policy():
     assert (record.outcome, record.decided_by, record.reason) == ("failed", "client", "RuntimeError: boom")
 
 
-async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(caplog):
-    async def fail(_):
-        raise RuntimeError("boom")
+async def raise_group(_):
+    raise ExceptionGroup("", [RuntimeError("boom"), ExceptionGroup("", [KeyError()])])
+
+
+async def raise_error(_):
+    raise RuntimeError("boom")
+
+
+async def give_nonsense(_):
+    await trio.lowlevel.checkpoint()
+    return 5
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (raise_error, "RuntimeError: boom"),
+        (raise_group, "RuntimeError: boom; KeyError"),
+        (give_nonsense, "the policy returned int, which is no decision on it"),
+    ],
+)
+async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(fail, told, caplog):
 
     call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
     async with scripted(Policy(tool_call=fail)) as (codex, server), open_turn(codex, server):
         await server.ask(0, "item/tool/call", call)
         answer = await server.answer_to(0)
-        assert answer == {
-            "contentItems": [{"type": "inputText", "text": "RuntimeError: boom"}],
-            "success": False,
-        }
+        assert answer == {"contentItems": [{"type": "inputText", "text": told}], "success": False}
         (record,) = codex.decisions
-        assert (record.outcome, record.item_id, record.reason) == ("answered", "d1", "RuntimeError: boom")
+        assert (record.outcome, record.item_id, record.reason) == ("answered", "d1", told)
 
 
 @pytest.mark.parametrize("how", ["withdrawn", "left", "disconnected"])

@@ -157,6 +157,11 @@ BOUNDS = {
         "END_BOUND",
     },  # asking a binary for its version, which is no wait for the server
     "_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
+    "_exec": {"grace"},  # interrupt_grace
+    "_goal": {
+        "grace",
+        "NEXT_TURN_SECONDS",
+    },  # the look-out for a turn that may come although the goal is paused
     "_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_proctree": {"END_BOUND"},

@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 SANS_IO, WIRE, SHELL, API, ABOVE = range(5)
 
 LAYERS = {
-    SANS_IO: "errors _framing _json _rpc",
+    SANS_IO: "errors _exceptions _framing _json _rpc",
     WIRE: "wire",
     SHELL: (
         "_connection _dispatch _guard _guarded _instruments _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"

@@ -911,3 +911,24 @@ async def run_one(thread, server):
         nursery.start_soon(thread.run, "again")
         await server.accept_turn()
         await server.end_turn()
+
+
+async def test_a_policy_that_fails_while_its_turn_is_cancelled_from_outside_is_in_the_log(caplog):
+    async def fail_late(_):
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise RuntimeError("boom")
+
+    async with scripted(policy=Policy(command=fail_late)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(sleep_in_turn, thread, scope)
+        await server.accept_turn()
+        question = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "c1", "startedAtMs": 0}
+        await server.ask(0, "item/commandExecution/requestApproval", question)
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+    assert ["boom" in record.getMessage() for record in caplog.records] == [True]

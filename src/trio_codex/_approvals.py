@@ -11,6 +11,7 @@ import trio
 from trio_codex._audit import Audit, DecidedBy, Entry
 from trio_codex._dispatch import Answer, CallbackGroup, Handler
 from trio_codex._event import route
+from trio_codex._exceptions import describe_error
 from trio_codex._json import UNREADABLE
 from trio_codex._router import UNKNOWN_REQUEST_METHOD
 from trio_codex._server_requests import KINDS, Background, Kind, failed_call
@@ -196,7 +197,7 @@ class _Asking:
     def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
         """A tool that fails is no failed turn: the agent is told, and may do without."""
         logger.error("the tool %s failed", call.tool, exc_info=exc)
-        self._entry.reason = f"{type(exc).__name__}: {exc}"
+        self._entry.reason = describe_error(exc)
         return failed_call(self._entry.reason)
 
     def _answer(self, decision: object) -> Answer:

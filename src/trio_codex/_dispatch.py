@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 import trio
 
+from trio_codex._exceptions import describe_error
 from trio_codex.errors import LocalProtocolError, PolicyError
 
 if TYPE_CHECKING:
@@ -218,6 +219,6 @@ def _policy_error(method: str, exc: Exception) -> PolicyError:
     if isinstance(exc, PolicyError):
         return exc
     what = "its decision cannot be sent: " if isinstance(exc, LocalProtocolError) else ""
-    error = PolicyError(method, f"{what}{type(exc).__name__}: {exc}")
+    error = PolicyError(method, f"{what}{describe_error(exc)}")
     error.__cause__ = exc
     return error

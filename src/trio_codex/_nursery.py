@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack, cast
+from typing import TYPE_CHECKING, TypeVar, TypeVarTuple, Unpack
 
 import trio
 
+from trio_codex._exceptions import leaves_of
 from trio_codex.errors import InternalError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
                 body_error = exc
             services.start_service(_close, services, close)
     except BaseException as exc:  # noqa: ASYNC103  # taken apart, and raised below
-        other_errors = list(_leaves(exc))
+        other_errors = leaves_of(exc)
     error = _choose(body_error, [*other_errors, *failures])
     if error is not None:
         # Raised here, outside the handlers: no dropped group becomes its context.
@@ -178,14 +179,7 @@ async def _close(services: Services, close: Callable[[Services], Awaitable[None]
 
 def holds_cancelled(error: BaseException) -> bool:
     """Say whether a cancel scope has something to do with this exception."""
-    return any(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
-
-
-def _leaves(error: BaseException) -> list[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for inner in group.exceptions for leaf in _leaves(inner)]
-    return [error]
+    return any(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:

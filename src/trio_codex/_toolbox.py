@@ -12,11 +12,12 @@ import attrs
 import trio
 
 from trio_codex import wire
+from trio_codex._exceptions import describe_error, leaves_of
 from trio_codex._tool import Tool, ToolError
 from trio_codex._tool_result import Image, ToolResult, image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from trio_codex.policies import ToolCallRequest
@@ -180,10 +181,10 @@ def _has_image(parts: Sequence[object]) -> bool:
 
 def _failure(tool: AnyTool, exc: Exception) -> ToolResult:
     """Tell the agent what a tool raised, and the log where it came from; a ``ToolError`` is no news to the log."""
-    leaves = list(_leaves(exc))
+    leaves = leaves_of(exc)
     if not all(isinstance(leaf, ToolError) for leaf in leaves):
         logger.error("the tool %s failed", tool.full_name, exc_info=exc)
-    texts = [str(leaf) if isinstance(leaf, ToolError) else _told(leaf) for leaf in leaves]
+    texts = [str(leaf) if isinstance(leaf, ToolError) else describe_error(leaf) for leaf in leaves]
     return _sendable(ToolResult.of_text("\n".join(texts), success=False))
 
 
@@ -198,17 +199,3 @@ def _sendable(result: ToolResult) -> ToolResult:
             for item in result.content
         ],
     )
-
-
-def _leaves(exc: BaseException) -> Iterator[BaseException]:
-    if isinstance(exc, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", exc)
-        for inner in group.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield exc
-
-
-def _told(exc: BaseException) -> str:
-    text = str(exc)
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from trio_codex._waiting import WaitingOn
     from trio_codex.errors import CodexError
     from trio_codex.policies import Policy
+
+logger = logging.getLogger("trio_codex")
 
 Ts = TypeVarTuple("Ts")
 
@@ -345,6 +348,9 @@ class Body:
         for failure in failures:
             if failure is not chosen:
                 chosen.add_note(f"Meanwhile also: {failure}")
+                if isinstance(chosen, trio.Cancelled):
+                    # Whoever cancelled it swallows the note, too.
+                    logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
         raise chosen
 
 
