@@ -166,13 +166,12 @@ BOUNDS = {
     "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_proctree": {"END_BOUND"},
     "_session": {"timeout"},  # request_timeout, or none where the server answers when something finishes
-    "_toolbox": {"tool", "timeout"},  # of a tool's function: its author's own
+    "_toolbox": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
     "_ending": {
         "CALLBACK_SHARE",
         "grace",
         "delay",
     },  # a share of interrupt_grace, and the time to the next try
-    "_toolbox": {"math", "inf", "tool", "timeout"},  # named by whoever made the tool
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 
