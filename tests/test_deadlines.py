@@ -152,35 +152,50 @@ async def test_a_policy_may_take_a_year(autojump_clock):
 BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
 
 BOUNDS = {
-    "_binary": {
-        "VERSION_SECONDS",
-        "END_BOUND",
-    },  # asking a binary for its version, which is no wait for the server
+    "_binary": {"VERSION_SECONDS", "END_BOUND"},  # asking a binary for its version is no wait for the server
     "_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
-    "_exec": {"grace"},  # interrupt_grace
+    "_ending": {"CALLBACK_SHARE", "delay"},  # a share of interrupt_grace, and the time to the next try
     "_goal": {
-        "grace",
-        "NEXT_TURN_SECONDS",
-    },  # the look-out for a turn that may come although the goal is paused
+        "NEXT_TURN_SECONDS"
+    },  # a look-out for what may never come: past it, there is nothing to interrupt
     "_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_proctree": {"END_BOUND"},
-    "_session": {"timeout"},  # request_timeout, or none where the server answers when something finishes
     "_toolbox": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
-    "_ending": {
-        "CALLBACK_SHARE",
-        "grace",
-        "delay",
-    },  # a share of interrupt_grace, and the time to the next try
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 
 DEADLINES = {"move_on_after", "move_on_at", "fail_after", "fail_at", "CancelScope"}
 
 
+def names_in(*expressions):
+    """Every name and attribute in expressions, without leading underscores."""
+    nodes = [node for expression in expressions for node in ast.walk(expression)]
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return {
+        name.lstrip("_") for name in names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    }
+
+
+def assignments_of(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                yield from zip(target.elts, value.elts, strict=True)
+            else:
+                yield target, value
+
+
 def deadlines_of(path):
-    """The names in every expression that sets a deadline in a file, with its line."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The names in every expression that sets a deadline in a file, with its line; without names for a budget."""
+    tree = ast.parse(path.read_text())
+    aliases = {
+        target.id
+        for target, value in assignments_of(tree)
+        if isinstance(target, ast.Name) and names_in(value) & BUDGETS
+    }
+    for node in ast.walk(tree):
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
@@ -188,16 +203,8 @@ def deadlines_of(path):
         ):
             given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg != "shield")]
             if given:
-                names = {
-                    inner.id for value in given for inner in ast.walk(value) if isinstance(inner, ast.Name)
-                }
-                attributes = {
-                    inner.attr
-                    for value in given
-                    for inner in ast.walk(value)
-                    if isinstance(inner, ast.Attribute)
-                }
-                yield node.lineno, {name.lstrip("_") for name in names | attributes}
+                names = names_in(*given)
+                yield node.lineno, names - aliases | (BUDGETS if names & aliases else set())
 
 
 def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup():
