@@ -14,6 +14,8 @@ from trio_codex.wire._base import wire_name
 from trio_codex.wire._convert import fields_of
 from trio_codex.wire._unions import is_wire, origin
 
+from ._build import GIVEN
+
 W = TypeVar("W", bound=Wire)
 
 TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -27,11 +29,8 @@ UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 
 _GIVEN: Final = {
     # Without it, the value on the wire is that of its sibling.
-    "McpElicitationLegacyTitledEnumSchema": {"enum_names"},
-    # The schema wants one of two.
-    "ImageUserInput": {"url"},
-    "InputImageContentItem": {"image_url"},
-    "InputImageFunctionCallOutputContentItem": {"image_url"},
+    "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
+    **GIVEN,
 }
 """Optional fields that are always given, and why."""
 
@@ -67,7 +66,7 @@ def union_values(union: Any, *, unknown: bool = True) -> st.SearchStrategy[Any]:
 
 
 def _instances(cls: type[W], *, unknown: bool) -> st.SearchStrategy[W]:
-    given = _GIVEN.get(cls.__name__, set())
+    given = _GIVEN.get(cls.__name__, frozenset())
     arguments: dict[str, st.SearchStrategy[Any]] = {}
     for field in fields_of(cls):
         values = _of_type(field.type, unknown=unknown)
