@@ -77,7 +77,7 @@ def item(kind: str, /, **fields: Any) -> wire.Wire:
         KeyError: The protocol has no such item.
         TypeError: The class has no such field.
     """
-    return build(_item_classes()[kind], **fields)
+    return build(item_classes()[kind], **fields)
 
 
 def server_request(method: str, /, **fields: Any) -> wire.Wire:
@@ -110,11 +110,12 @@ def result(method: str, /, **fields: Any) -> Any:
     return _Filler("inProgress").of_type(type_, fields)
 
 
-def _item_classes() -> dict[str, type[wire.Wire]]:
+def item_classes() -> dict[str, type[wire.Wire]]:
+    """Give the classes of items by what their ``type`` is."""
     members: list[type[wire.Wire]] = [
         each for each in get_args(wire.ThreadItem) if each is not wire.UnknownVariant
     ]
-    return {attrs.fields_dict(cls)["type"].default: cls for cls in members}
+    return {str(attrs.fields_dict(cls)["type"].default): cls for cls in members}
 
 
 @attrs.frozen
