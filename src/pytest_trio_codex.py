@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from trio_codex import Codex
-    from trio_codex.testing import FakeServer, MockModel, OfflineCodex
+    from trio_codex.testing import FakeServer, LastFrames, MockModel, OfflineCodex
 
-_LOGS: Final = pytest.StashKey["list[LastFrames]"]()
+_LOGS: Final[pytest.StashKey[list[LastFrames]]] = pytest.StashKey()
 
 
 @pytest.fixture

@@ -15,6 +15,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._build import build as build
+    from ._build import item as item
+    from ._build import notification as notification
+    from ._build import result as result
+    from ._build import server_request as server_request
     from ._fake import Asked as Asked
     from ._fake import FakeServer as FakeServer
     from ._fake import fake_codex as fake_codex
@@ -95,15 +100,21 @@ __all__ = [
     "Usage",
     "UserInput",
     "assert_nothing_left",
+    "build",
     "fake_codex",
+    "item",
     "mcp_server",
+    "notification",
     "offline_codex",
     "offline_home",
     "replay",
+    "result",
+    "server_request",
     "write_offline_home",
 ]
 
 _MODULES = {
+    "_build": ("build", "item", "notification", "result", "server_request"),
     "_fake": ("Asked", "FakeServer", "fake_codex"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_last_frames": ("LastFrames",),

@@ -17,14 +17,13 @@ import trio.testing
 
 from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex
 
+from ._build import THREAD_ID, TURN_ID
+
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
     from trio_codex._toolbox import AnyTool
     from trio_codex.instruments import Instrument
-
-THREAD_ID: Final = "thread-1"
-TURN_ID: Final = "turn-1"
 
 _THREAD: Final[dict[str, Any]] = {
     "id": THREAD_ID,

@@ -1,4 +1,8 @@
-"""Hypothesis strategies of wire values. Needs ``hypothesis``."""
+"""Hypothesis strategies of wire values and of whole turns. Needs ``hypothesis``.
+
+Importing this module makes ``st.from_type(wire.ThreadItem)`` work, and every other type of the protocol: where hypothesis
+infers strategies from annotations, as in ``@given(...)`` or ``st.builds(mine)``, wire types are no obstacle.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,17 @@ from typing import Any, Final, Literal, TypeVar, Union, get_args
 
 from hypothesis import strategies as st
 
+from trio_codex import wire
 from trio_codex.wire import JSON, NULL, Null, UnknownVariant, Wire
 from trio_codex.wire._base import wire_name
 from trio_codex.wire._convert import fields_of
+from trio_codex.wire._index import HOME
 from trio_codex.wire._unions import is_wire, origin
+
+from ._build import GIVEN, THREAD_ID, TURN_ID
+from ._transcripts import Said as Said
+from ._transcripts import Transcript as Transcript
+from ._transcripts import turns
 
 W = TypeVar("W", bound=Wire)
 
@@ -27,11 +38,8 @@ UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 
 _GIVEN: Final = {
     # Without it, the value on the wire is that of its sibling.
-    "McpElicitationLegacyTitledEnumSchema": {"enum_names"},
-    # The schema wants one of two.
-    "ImageUserInput": {"url"},
-    "InputImageContentItem": {"image_url"},
-    "InputImageFunctionCallOutputContentItem": {"image_url"},
+    "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
+    **GIVEN,
 }
 """Optional fields that are always given, and why."""
 
@@ -66,8 +74,25 @@ def union_values(union: Any, *, unknown: bool = True) -> st.SearchStrategy[Any]:
     return _of_type(union, unknown=unknown)
 
 
+def transcripts(thread_id: str = THREAD_ID, turn_id: str = TURN_ID) -> st.SearchStrategy[Transcript]:
+    """Give turns as a legal server tells them: ordered notifications with consistent ids, and what they come to.
+
+    Items overlap, and some are cut off; texts come in pieces; there are errors that are retried, plans and diffs. There are
+    no agents, and no reviews.
+
+    Args:
+        thread_id: The thread of the turn.
+        turn_id: Its id.
+    """
+
+    def values_of(cls: type[Wire]) -> st.SearchStrategy[Wire]:
+        return wire_values(cls, unknown=False)
+
+    return turns(values_of, TEXT, thread_id, turn_id)
+
+
 def _instances(cls: type[W], *, unknown: bool) -> st.SearchStrategy[W]:
-    given = _GIVEN.get(cls.__name__, set())
+    given = _GIVEN.get(cls.__name__, frozenset())
     arguments: dict[str, st.SearchStrategy[Any]] = {}
     for field in fields_of(cls):
         values = _of_type(field.type, unknown=unknown)
@@ -144,3 +169,21 @@ def _unknown_variants(members: tuple[Any, ...]) -> st.SearchStrategy[UnknownVari
 
         return st.builds(keyed, UNKNOWN_TEXT, json_values())
     return rest.map(lambda raw: UnknownVariant(tag=None, raw={"~": None, **raw}))
+
+
+def _register() -> None:
+    """Tell hypothesis about every class, so that it can resolve whatever mentions one."""
+    for name in HOME:
+        cls = getattr(wire, name)
+        if isinstance(cls, type) and is_wire(cls):
+            st.register_type_strategy(cls, wire_values)
+    # By itself it does not know the tag of its union; most are told apart by this one.
+    unknown = st.builds(_tagged, UNKNOWN_TEXT, st.dictionaries(UNKNOWN_TEXT, json_values(), max_size=2))
+    st.register_type_strategy(UnknownVariant, unknown)
+
+
+def _tagged(name: str, more: dict[str, JSON]) -> UnknownVariant:
+    return UnknownVariant(tag=name, raw={**more, "type": name})
+
+
+_register()

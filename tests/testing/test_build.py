@@ -1,0 +1,90 @@
+"""The builders: everything that a server can say can be made with the least it needs, and fits the schema."""
+
+import gzip
+import json
+from typing import get_args
+
+import attrs
+import jsonschema
+import pytest
+
+from trio_codex import wire
+from trio_codex.testing import build, item, notification, result, server_request
+from wiregen import schema
+
+DEFINITIONS = json.loads(gzip.decompress((schema.SCHEMA / schema.FILES["experimental"]).read_bytes()))[
+    "definitions"
+]
+KINDS = [
+    attrs.fields_dict(cls)["type"].default
+    for cls in get_args(wire.ThreadItem)
+    if cls is not wire.UnknownVariant
+]
+
+
+def problems(name, value):
+    where = f"#/definitions/{name}" if name in DEFINITIONS else f"#/definitions/v2/{name}"
+    validator = jsonschema.Draft7Validator({"$ref": where, "definitions": DEFINITIONS})
+    return [f"{list(error.path)}: {error.message}" for error in validator.iter_errors(wire.encode(value))]
+
+
+@pytest.mark.parametrize("method", wire.NOTIFICATIONS)
+def test_every_notification_can_be_made_and_fits_the_schema(method):
+    value = notification(method)
+    assert problems(wire.NOTIFICATIONS[method], value) == []
+    assert wire.decode_notification(method, wire.encode(value)) == value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_item_can_be_made_and_fits_the_schema(kind):
+    value = item(kind)
+    assert value.type == kind
+    assert problems("ThreadItem", value) == []
+    assert wire.decode(wire.ThreadItem, wire.encode(value)) == value
+
+
+@pytest.mark.parametrize("method", wire.SERVER_REQUESTS)
+def test_every_request_of_the_server_can_be_made_and_fits_the_schema(method):
+    value = server_request(method)
+    assert problems(wire.SERVER_REQUESTS[method].params, value) == []
+    assert wire.decode_server_request(method, wire.encode(value)) == value
+
+
+@pytest.mark.parametrize("method", wire.CLIENT_REQUESTS)
+def test_every_result_can_be_made_and_fits_the_schema(method):
+    value = result(method)
+    assert problems(wire.CLIENT_REQUESTS[method].result, value) == []
+    assert wire.decode_result(method, wire.encode(value)) == value
+
+
+def test_what_is_given_is_taken_and_the_rest_says_what_it_is():
+    delta = notification("item/agentMessage/delta", delta="hi", thread_id="other")
+    assert delta == wire.AgentMessageDeltaNotification(
+        delta="hi", thread_id="other", turn_id="turn-1", item_id="item-1"
+    )
+    command = item("commandExecution", command="ls")
+    assert (command.command, command.cwd, command.status) == ("ls", "/cwd", "completed")
+    turn = build(wire.Turn, status="failed")
+    assert (turn.id, turn.status, turn.items) == ("turn-1", "failed", [])
+
+
+def test_what_has_started_is_in_progress_and_what_has_ended_is_completed():
+    assert notification("turn/started").turn.status is wire.TurnStatus.in_progress
+    assert notification("turn/completed").turn.status is wire.TurnStatus.completed
+
+
+def test_fields_choose_among_the_forms_of_a_request():
+    form = server_request("mcpServer/elicitation/request", message="m", url="https://example.org")
+    assert isinstance(form, wire.Wire)
+    assert form.url == "https://example.org"
+
+
+def test_what_the_protocol_does_not_have_is_an_error():
+    with pytest.raises(KeyError):
+        notification("turn/teleported")
+    with pytest.raises(KeyError):
+        item("hologram")
+    with pytest.raises(TypeError, match="colour"):
+        item("plan", colour="red")
+    with pytest.raises(TypeError, match="colour"):
+        build(wire.Turn, colour="red")
