@@ -417,13 +417,12 @@ async def test_background_terminals_are_listed_and_ended():
         model.default = Response(Text("they run"))
         async with thread.turn("leave them behind") as turn:
             async for _ in turn.text():
-                terminals = await thread.terminals.list()
-                assert [terminal.command.split()[-1].strip("'\"") for terminal in terminals] == [
-                    "977",
-                    "978",
-                    "979",
-                ]
-                assert await thread.terminals.terminate(terminals[0].process_id)
+                terminals = {
+                    terminal.command.split()[-1].strip("'\""): terminal
+                    for terminal in await thread.terminals.list()  # in any order
+                }
+                assert sorted(terminals) == ["977", "978", "979"]
+                assert await thread.terminals.terminate(terminals["977"].process_id)
                 await until(lambda: not running("sleep 977"))
                 assert running("sleep 978")
                 await thread.terminals.clean()
