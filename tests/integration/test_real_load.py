@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
+from trio_codex.binary import find_binary
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
 pytestmark = pytest.mark.real
@@ -80,4 +81,4 @@ async def test_sixteen_first_starts_on_one_fresh_home_all_succeed_twenty_times_o
                     async with trio.open_nursery() as nursery:
                         for _ in range(16):
                             nursery.start_soon(start)
-    assert versions == ["0.163.0"] * 320
+    assert versions == [find_binary().version] * 320

@@ -407,13 +407,12 @@ async def test_background_terminals_are_listed_and_ended():
         model.default = Response(Text("they run"))
         async with thread.turn("leave them behind") as turn:
             async for _ in turn.text():
-                terminals = await thread.terminals.list()
-                # In no order: the server keeps none.
-                ids = {
-                    terminal.command.split()[-1].strip("'\""): terminal.process_id for terminal in terminals
+                terminals = {
+                    terminal.command.split()[-1].strip("'\""): terminal
+                    for terminal in await thread.terminals.list()  # in any order
                 }
-                assert ids.keys() == {"977", "978", "979"}
-                assert await thread.terminals.terminate(ids["977"])
+                assert sorted(terminals) == ["977", "978", "979"]
+                assert await thread.terminals.terminate(terminals["977"].process_id)
                 await until(lambda: not running("sleep 977"))
                 assert running("sleep 978")
                 await thread.terminals.clean()

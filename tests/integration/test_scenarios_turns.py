@@ -13,6 +13,7 @@ import trio
 from real import offline
 
 from trio_codex import TurnStatus, errors, wire
+from trio_codex.binary import find_binary
 from trio_codex.testing import Delay, Gate, Text, Usage
 
 pytestmark = pytest.mark.real
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.real
 async def test_s01_a_client_says_whom_it_talks_to_and_starts_a_thread():
     async with offline() as (codex, _, home):
         assert codex.metadata.user_agent
-        assert codex.metadata.server_version == "0.163.0"
+        assert codex.metadata.server_version == find_binary().version
         assert codex.metadata.codex_home == str(home.codex_home)
         assert codex.metadata.platform_family
         assert codex.metadata.platform_os

@@ -152,15 +152,30 @@ def run_command(prompt: str, **options: Any) -> int:
 
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="The findings as one JSON object.")
+@click.option(
+    "--schema",
+    "only_schema",
+    is_flag=True,
+    help="Compare the protocol of the binary with the one that is built in, and do nothing else.",
+)
 @_server_options
-def doctor(**options: Any) -> int:
+def doctor(only_schema: bool, **options: Any) -> int:
     """Check this installation: binary, version, start, login, sandbox.
 
     Starts the server as "run" does, asks it what it knows, and says what is wrong and how to mend it. It prints no
     secrets, calls no model, and stores no thread.
 
-    Exit status: 0 if all is well (a warning may still be worth reading), else 1.
+    With --schema it says how the protocol of the binary differs from the one that this version was made for: methods,
+    fields, enum values and members of unions that are new (+), gone (-) or changed (~). A difference matters if something
+    that is built in is gone or no longer fits.
+
+    Exit status: 0 if all is well (a warning may still be worth reading, and so may a difference that does not matter),
+    else 1.
     """
+    if only_schema:
+        from trio_codex.cli._schema import examine_schema
+
+        return _execute(examine_schema, config=_config(options), **options)
     from trio_codex.cli._doctor import examine
 
     return _execute(examine, config=_config(options), **options)

@@ -45,6 +45,9 @@ CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
             {"effort": "medium", "description": "medium"},
         ],
         "default_reasoning_level": "medium",
+        # Only older servers ask for these two (0.133.0 does); newer ones take them for granted.
+        "supports_reasoning_summaries": True,
+        "supports_parallel_tool_calls": True,
         "shell_type": "unified_exec",
         "apply_patch_tool_type": "freeform",
         "visibility": "list",

@@ -1,0 +1,145 @@
+"""``trio-codex doctor --schema``: whether an installed binary speaks the protocol that this version was made for.
+
+It runs the binary just long enough to print its schema, in an empty home; no server is started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import click
+import trio
+from rich.console import Console
+from rich.text import Text
+
+from trio_codex import __version__
+from trio_codex.binary import TESTED, find_binary, read_version
+from trio_codex.cli._drift import Difference, NotASchema, compare
+from trio_codex.cli._text import CommandFailed, one_line, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_codex import CodexConfig
+    from trio_codex.binary import Binary
+
+BUNDLE: Final = "codex_app_server_protocol.schemas.json"
+"""The one file of the binary's output that holds all definitions."""
+
+BUILT_IN: Final = TESTED[1]
+
+SIGNS: Final = {"added": "+", "gone": "-", "changed": "~"}
+STYLES: Final = {"added": "green", "gone": "red", "changed": "yellow"}
+
+
+async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
+    """Compare, report, and give the exit status: 1 if a difference matters."""
+    binary = find_binary(config.codex_bin, config.environment().get("PATH"))
+    bundle = await _print_schema(binary, config.start_timeout)
+    version = binary.version or await read_version(binary.path)
+    try:
+        differences = compare(bundle)
+    except NotASchema as exc:
+        raise CommandFailed(f"{binary.path}: what it printed is no schema that can be read: {exc}") from None
+    if as_json:
+        _write_json(binary, version, differences)
+    else:
+        _write_lists(binary, version, differences)
+    matter = sum(difference.matters for difference in differences)
+    if matter:
+        count = "1 difference matters" if matter == 1 else f"{matter} differences matter"
+        click.echo(
+            f"trio-codex: {count}: what they name does not work with {binary.path} as it does with {BUILT_IN}",
+            err=True,
+        )
+    return 1 if matter else 0
+
+
+async def _print_schema(binary: Binary, seconds: float) -> Any:
+    """Have the binary write its schema, within so many seconds."""
+    with tempfile.TemporaryDirectory(prefix="trio-codex-schema-") as scratch:
+        # An empty home: the output must not depend on anybody's configuration.
+        env = {**os.environ, "HOME": scratch, "CODEX_HOME": scratch}
+        out = Path(scratch) / "schema"
+        command = [binary.path, "app-server", "generate-json-schema", "--experimental", "--out", str(out)]
+        ended = None
+        try:
+            with trio.move_on_after(seconds):
+                ended = await trio.run_process(
+                    command,
+                    env=env,
+                    check=False,
+                    stdin=subprocess.DEVNULL,
+                    capture_stdout=True,
+                    capture_stderr=True,
+                )
+            if ended is None:
+                problem = f"it did not end within {seconds:g} s"
+            elif ended.returncode == 0:
+                return json.loads((out / BUNDLE).read_bytes())
+            else:
+                told = ended.stderr.decode("utf-8", "replace").strip()
+                problem = told or f"exit status {ended.returncode}"
+        except FileNotFoundError as exc:
+            problem = "it wrote none" if exc.filename == str(out / BUNDLE) else str(exc)
+        except (OSError, ValueError) as exc:
+            problem = str(exc)
+        raise CommandFailed(one_line(f"{binary.path} does not print its schema: {problem}"))
+
+
+def _write_json(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:
+    report = {
+        "ok": not any(difference.matters for difference in differences),
+        "trio_codex": __version__,
+        "built_in": BUILT_IN,
+        "binary": binary.path,
+        "version": version,
+        "differences": [attrs.asdict(difference) for difference in differences],
+    }
+    click.echo(json.dumps(report, indent=2))
+
+
+def _write_lists(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(
+        Text.assemble(
+            ("trio-codex doctor --schema", "bold"),
+            f" {__version__}: {binary.path} ({version or 'of unknown version'}) against {BUILT_IN}",
+        ),
+        soft_wrap=True,
+    )
+    if not differences:
+        console.print(Text.assemble(("✓ ", "green"), "the protocol is the same"))
+        return
+    matter = [difference for difference in differences if difference.matters]
+    harmless = [difference for difference in differences if not difference.matters]
+    for title, mark, style, chosen in (
+        ("matter", "✗ ", "bold red", matter),
+        ("do not matter", "· ", "dim", harmless),
+    ):
+        if not chosen:
+            continue
+        console.print(
+            Text.assemble((mark, style), f"{len(chosen)} {title}: {_counts(chosen)}"), soft_wrap=True
+        )
+        for difference in chosen:
+            sign = (f"    {SIGNS[difference.change]} ", STYLES[difference.change])
+            detail = (f" ({printable(difference.detail)})" if difference.detail else "", "dim")
+            console.print(
+                Text.assemble(sign, f"{difference.kind} {printable(difference.name)}", detail), soft_wrap=True
+            )
+
+
+def _counts(differences: Sequence[Difference]) -> str:
+    """Say how many of each kind there are. They are sorted by kind and change."""
+    return ", ".join(
+        f"{len([*group])} {kind if kind != 'member' else 'union member'} {change}"
+        for (kind, change), group in groupby(differences, key=lambda each: (each.kind, each.change))
+    )
