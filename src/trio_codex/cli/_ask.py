@@ -1,4 +1,4 @@
-"""Who decides in ``run``: the policy that asks on the terminal, and the one that declines where there is none.
+"""Who decides in ``run`` and ``chat``: the policy that asks on the terminal, and the one that declines where there is none.
 
 A question is a task like any other: it waits for the terminal without a thread, and when the server withdraws the
 request, or the turn ends, the question is gone.
@@ -87,12 +87,16 @@ class Asker:
         screen: Where to ask.
         terminal: The descriptor to read answers from.
         cwd: What paths are shown relative to.
+
+    Attributes:
+        diffs_seen: The items whose changes somebody was shown with the question.
     """
 
     def __init__(self, screen: Screen, terminal: int, cwd: str) -> None:
         self._screen = screen
         self._terminal = Terminal(screen, terminal)
         self._cwd = cwd
+        self.diffs_seen: set[str] = set()
 
     @property
     def policy(self) -> Policy:
@@ -112,6 +116,7 @@ class Asker:
 
     async def _file_change(self, request: FileChangeRequest) -> Decision:
         choices = [ONCE, SESSION, NO, STOP]
+        self.diffs_seen.add(request.item_id)
         return await self._ask(file_change_question(request, self._cwd), lambda: self._choose_simple(choices))
 
     async def _permissions(self, request: PermissionsRequest) -> Decision:
@@ -164,7 +169,7 @@ class Asker:
     ) -> _DecisionT | Decline:
         # What led to the question is on its way to the screen: let it come first.
         await trio.lowlevel.checkpoint()
-        async with self._screen.lock:
+        async with self._screen.asking():
             for line in question:
                 self._screen.note(line)
             self._terminal.drop_typed_ahead()

@@ -69,6 +69,33 @@ def _server_options(command: F) -> F:
     return command
 
 
+def _thread_options(command: F) -> F:
+    for option in (
+        click.option(
+            "-a",
+            "--approve",
+            type=click.Choice(["ask", "never", "always"]),
+            help="What to do when the agent asks to do more than the sandbox allows: ask you, never let it ask, or always"
+            " accept. Default: ask on a terminal, else never.",
+        ),
+        click.option(
+            "-s",
+            "--sandbox",
+            type=click.Choice([each.value for each in Sandbox]),
+            help="What its commands may touch. Default: as configured.",
+        ),
+        click.option(
+            "-C",
+            "--cwd",
+            type=click.Path(exists=True, file_okay=False, resolve_path=True),
+            help="Where the agent works. Default: here.",
+        ),
+        click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -81,6 +108,7 @@ def cli(context: click.Context) -> None:
     \b
       trio-codex demo                  see it work, without an account
       trio-codex run "Explain this."   one turn, with your own login
+      trio-codex chat                  turn after turn
       trio-codex doctor                check this installation
     """  # noqa: D301  # \b is for click: it leaves the paragraph as it is
     if context.invoked_subcommand is None:
@@ -105,26 +133,7 @@ def demo(**options: Any) -> int:
 
 @cli.command("run")
 @click.argument("prompt")
-@click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured.")
-@click.option(
-    "-C",
-    "--cwd",
-    type=click.Path(exists=True, file_okay=False, resolve_path=True),
-    help="Where the agent works. Default: here.",
-)
-@click.option(
-    "-s",
-    "--sandbox",
-    type=click.Choice([each.value for each in Sandbox]),
-    help="What its commands may touch. Default: as configured.",
-)
-@click.option(
-    "-a",
-    "--approve",
-    type=click.Choice(["ask", "never", "always"]),
-    help="What to do when the agent asks to do more than the sandbox allows: ask you, never let it ask, or always"
-    " accept. Default: ask on a terminal, else never.",
-)
+@_thread_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout, the result last.")
 @_server_options
 def run_command(prompt: str, **options: Any) -> int:
@@ -148,6 +157,99 @@ def run_command(prompt: str, **options: Any) -> int:
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
     return _execute(run_turn, prompt, config=_config(options), **options)
+
+
+@cli.command()
+@click.option("-r", "--resume", metavar="ID", help="Go on with this thread, in place of a new one.")
+@_thread_options
+@_server_options
+def chat(**options: Any) -> int:
+    """Chat with an agent, turn after turn, with your own login and configuration of Codex.
+
+    What you type while a turn runs steers it. Ctrl-C interrupts the turn on the server, and not the chat. /help lists the
+    commands; /quit or Ctrl-D leaves.
+
+    Without a terminal, each line of stdin is a turn of its own, one after the other; the answers go to stdout.
+
+    \b
+    Exit status:
+      0    you left, or stdin ended and its turns completed
+      1    the server failed, or, without a terminal, a turn did
+      2    a bad option
+      130  Ctrl-C, without a terminal
+    """  # noqa: D301  # as above
+    from trio_codex.cli._chat import converse
+
+    return _execute(converse, config=_config(options), **options)
+
+
+@cli.group()
+def threads() -> None:
+    """List, show, archive and delete stored threads."""
+
+
+@threads.command("list")
+@click.option("--archived", is_flag=True, help="The archived ones, instead of the others.")
+@click.option(
+    "-C",
+    "--cwd",
+    type=click.Path(resolve_path=True),
+    help="Only those of exactly this directory.",
+)
+@click.option(
+    "-n", "--limit", type=click.IntRange(min=1), default=25, show_default=True, help="How many at most."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON line per thread, as the server tells it.")
+@_server_options
+def threads_list(**options: Any) -> int:
+    """List stored threads, the one that was changed last first."""
+    from trio_codex.cli._threads import show_list
+
+    return _execute(show_list, config=_config(options), **options)
+
+
+@threads.command("show")
+@click.argument("thread_id", metavar="ID")
+@_server_options
+def threads_show(thread_id: str, **options: Any) -> int:
+    """Show a thread: its turns, with their items in short."""
+    from trio_codex.cli._threads import show_thread
+
+    return _execute(show_thread, thread_id, config=_config(options))
+
+
+_THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
+
+
+@threads.command("archive")
+@_THREAD_IDS
+@_server_options
+def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
+    """Hide threads from ordinary lists."""
+    from trio_codex.cli._threads import archive
+
+    return _execute(archive, thread_ids, config=_config(options))
+
+
+@threads.command("unarchive")
+@_THREAD_IDS
+@_server_options
+def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
+    """Bring archived threads back."""
+    from trio_codex.cli._threads import unarchive
+
+    return _execute(unarchive, thread_ids, config=_config(options))
+
+
+@threads.command("delete")
+@_THREAD_IDS
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_server_options
+def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
+    """Delete threads for good. Asks first."""
+    from trio_codex.cli._threads import delete
+
+    return _execute(delete, thread_ids, config=_config(options), yes=options["yes"])
 
 
 @cli.command()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,15 +19,23 @@ from trio_codex import wire
 from trio_codex.cli._text import ESCAPE_SEQUENCE, one_line, printable, script_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import AsyncGenerator, Iterable
 
-    from trio_codex import Event, TurnResult
+    from rich.console import RenderableType
+
+    from trio_codex import Event, TokenUsage, TurnResult
 
 OUTPUT_LINES: Final = 5
 """How much of a failed command's output is shown: the end, where the error usually is."""
 
 REASONING_LIMIT: Final = 160
 """Characters of a reasoning summary: enough for its headline."""
+
+DIFF_LINES: Final = 40
+"""How many lines of a file's change are shown."""
+
+WIDTH: Final = 200
+"""Columns of a table that no terminal shows."""
 
 DIFF_STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
 PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yellow"), "pending": ("·", "dim")}
@@ -57,9 +66,18 @@ class Screen:
         else:
             await trio.lowlevel.checkpoint_if_cancelled()
 
+    @asynccontextmanager
+    async def asking(self) -> AsyncGenerator[None]:
+        """Have the screen, and what is typed, for a question."""
+        async with self.lock:
+            yield
+
     def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
         """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself."""
         self.end_line()
+        self._write(text, style, indent, mark)
+
+    def _write(self, text: Text | str, style: str, indent: int, mark: Text | str) -> None:
         line = Text(text, style) if isinstance(text, str) else text
         start = Text(" " * indent) + (Text(mark, style) if isinstance(mark, str) else mark)
         if self._console.is_terminal and start:
@@ -71,6 +89,16 @@ class Screen:
         else:
             # A log that is read elsewhere keeps its lines as they are.
             self._console.print(start + line, soft_wrap=not self._console.is_terminal)
+
+    def display(self, renderable: RenderableType) -> None:
+        """Write what takes several lines, in a form of its own."""
+        self.end_line()
+        self._console.print(renderable, width=self.width, crop=False)
+
+    @property
+    def width(self) -> int:
+        """How many columns there are; enough, where there is no terminal."""
+        return self._console.width if self._console.is_terminal else max(WIDTH, self._console.width)
 
     def prompt(self, text: Text) -> None:
         """Write on stderr what stands before the cursor while somebody types."""
@@ -144,9 +172,18 @@ class Progress:
         if answer is not None and not self._screen.live and not answer.endswith("\n"):
             self._screen.stream("\n")
         self._screen.end_line()
-        numbers = _numbers(result)
+        numbers = self.numbers(result)
         if numbers:
             self._screen.note(numbers, "dim")
+
+    def numbers(self, result: TurnResult) -> str:
+        """Say what the turn cost."""
+        parts: list[str] = []
+        if result.usage is not None:
+            parts.append(tokens(result.usage.total))
+        if result.duration_ms is not None:
+            parts.append(duration(result.duration_ms / 1000))
+        return " · ".join(parts)
 
     def _warn(self, message: str) -> None:
         self._screen.note(one_line(message), "yellow", mark="! ")
@@ -178,10 +215,8 @@ class Progress:
                 self._message(item)
             case wire.CommandExecutionThreadItem():
                 self._command_ended(item)
-            case wire.FileChangeThreadItem(changes=changes, status=status):
-                for change in changes:
-                    line = _change_line(change, str(status), self._cwd)
-                    self._screen.note(line, mark=Text("± ", "bold blue"))
+            case wire.FileChangeThreadItem():
+                self._files_changed(item)
             case wire.ReasoningThreadItem(summary=summary) if summary:
                 headline = one_line(" ".join(summary).replace("**", ""), REASONING_LIMIT)
                 self._screen.note(headline, "dim italic", mark="∙ ")
@@ -231,6 +266,11 @@ class Progress:
                 self._screen.note(f"{name}✗ {how}{took}", "red", indent=2)
                 for line in (item.aggregated_output or "").splitlines()[-OUTPUT_LINES:]:
                     self._screen.note(clipped(line), "dim", indent=2, mark="│ ")
+
+    def _files_changed(self, item: wire.FileChangeThreadItem) -> None:
+        for change in item.changes:
+            line = _change_line(change, str(item.status), self._cwd)
+            self._screen.note(line, mark=Text("± ", "bold blue"))
 
     def _plan(self, plan: Iterable[wire.TurnPlanStep], explanation: str | None) -> None:
         self._screen.note(f"plan  {one_line(explanation, 100) if explanation else ''}".rstrip(), "bold")
@@ -290,6 +330,15 @@ def diff_lines(change: wire.FileUpdateChange) -> list[str]:
             return [line for line in lines if not line.startswith(("--- ", "+++ "))]
 
 
+def show_diff(screen: Screen, change: wire.FileUpdateChange) -> None:
+    """Show the lines of a change, in their colours; not all of a long one."""
+    lines = diff_lines(change)
+    for line in lines[:DIFF_LINES]:
+        screen.note(clipped(line), DIFF_STYLES.get(line[:1], "dim"), indent=2)
+    if len(lines) > DIFF_LINES:
+        screen.note(f"… {len(lines) - DIFF_LINES} more lines", "dim", indent=2)
+
+
 def tally(change: wire.FileUpdateChange) -> tuple[tuple[str, str], tuple[str, str]]:
     """Show how many lines are added and removed."""
     signs = [line[:1] for line in diff_lines(change)]
@@ -305,12 +354,7 @@ def duration(seconds: float) -> str:
     return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
 
 
-def _numbers(result: TurnResult) -> str:
-    parts: list[str] = []
-    if result.usage is not None:
-        last = result.usage.total
-        cached = f" ({last.cached_input_tokens:,} cached)" if last.cached_input_tokens else ""
-        parts.append(f"tokens: {last.input_tokens:,} in{cached}, {last.output_tokens:,} out")
-    if result.duration_ms is not None:
-        parts.append(duration(result.duration_ms / 1000))
-    return " · ".join(parts)
+def tokens(usage: TokenUsage | wire.TokenUsageBreakdown) -> str:
+    """Say how many tokens."""
+    cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
+    return f"tokens: {usage.input_tokens or 0:,} in{cached}, {usage.output_tokens or 0:,} out"

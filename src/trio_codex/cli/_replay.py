@@ -12,7 +12,7 @@ import trio
 from rich.text import Text
 
 from trio_codex import Event, wire
-from trio_codex.cli._render import DIFF_STYLES, Progress, Screen, clipped, diff_lines, duration
+from trio_codex.cli._render import Progress, Screen, duration, show_diff
 from trio_codex.cli._text import one_line
 from trio_codex.recording import read_recording
 
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from trio_codex.recording import Entry
-
-DIFF_LINES: Final = 40
-"""How many lines of a file's change are shown."""
 
 QUIET: Final = frozenset({"initialize", "initialized", "turn/start", "turn/steer", "turn/interrupt"})
 """What the client sends that is shown otherwise, or goes without saying."""
@@ -128,7 +125,7 @@ class Timeline(Screen):
         match event.params:
             case wire.ItemCompletedNotification(item=wire.FileChangeThreadItem(changes=changes)):
                 for change in changes:
-                    self._diff(change)
+                    show_diff(self, change)
             case wire.TurnCompletedNotification(turn=turn):
                 self._turns.pop(key, None)
                 took = "" if turn.duration_ms is None else f" · {duration(turn.duration_ms / 1000)}"
@@ -138,13 +135,6 @@ class Timeline(Screen):
                 self.note(f"the turn is {turn.status}{took}", style, mark="● ")
             case _:
                 pass
-
-    def _diff(self, change: wire.FileUpdateChange) -> None:
-        lines = diff_lines(change)
-        for line in lines[:DIFF_LINES]:
-            self.note(clipped(line), DIFF_STYLES.get(line[:1], "dim"), indent=2)
-        if len(lines) > DIFF_LINES:
-            self.note(f"… {len(lines) - DIFF_LINES} more lines", "dim", indent=2)
 
     def _decided(self, decision: dict[str, Any]) -> None:
         what = decision.get("decision") or decision.get("outcome")

@@ -41,9 +41,11 @@ async def run_turn(
         CodexError: The server did not come up, or broke.
     """
     screen = Screen()
-    logging.getLogger("trio_codex").addHandler(_Notes(screen))
+    logging.getLogger("trio_codex").addHandler(Notes(screen))
     directory = cwd or os.getcwd()
-    approval_policy, policy = _policy(screen, approve, directory)
+    terminal = find_terminal() if approve in (None, "ask") else None
+    asker = None if terminal is None else Asker(screen, terminal, directory)
+    approval_policy, policy = choose_policy(screen, approve, asker)
     async with open_codex(config, policy=policy) as codex:
         thread = await codex.thread_start(
             approval_policy=approval_policy,
@@ -84,20 +86,17 @@ async def _turn(screen: Screen, thread: Thread, prompt: str, output: _JsonLines 
     raise CommandFailed(sentence(*explain(TurnFailed(turn.result))))
 
 
-def _policy(screen: Screen, approve: str | None, cwd: str) -> tuple[str, Policy | None]:
-    """Tell when the server shall ask, and who answers."""
-    terminal = find_terminal() if approve in (None, "ask") else None
+def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> tuple[str, Policy | None]:
+    """Tell when the server shall ask, and who answers: the asker, if there is a terminal for it."""
     if approve == "always":
         screen.note(
             "WARNING: --approve always accepts whatever the agent asks for, outside the sandbox too",
             "bold red",
         )
         return "on-request", policies.accept_all
-    if approve == "never" or (approve is None and terminal is None):
+    if approve == "never" or (approve is None and asker is None):
         return "never", None
-    if terminal is None:
-        return "on-request", declining(screen)
-    return "on-request", Asker(screen, terminal, cwd).policy
+    return "on-request", declining(screen) if asker is None else asker.policy
 
 
 class _Shown:
@@ -141,7 +140,7 @@ class _JsonLines:
         sys.stdout.flush()
 
 
-class _Notes(logging.Handler):
+class Notes(logging.Handler):
     """Shows the library's warnings: a request that was denied, because nobody here decides on it."""
 
     def __init__(self, screen: Screen) -> None:

@@ -8,11 +8,10 @@ import sys
 from typing import TYPE_CHECKING
 
 import trio
+from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-
-    from rich.text import Text
 
     from trio_codex.cli._render import Screen
 
@@ -60,6 +59,45 @@ class Terminal:
         if line is None:
             raise NobodyThereError
         return line.strip()
+
+
+class StdinLines:
+    """Lines of stdin, whatever that is: a pipe, a file, or a terminal whose answers go elsewhere.
+
+    Args:
+        screen: Where to ask for them, if somebody types them.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._descriptor = sys.stdin.fileno()
+        self._unread = bytearray()
+        self._has_ended = False
+        self.typed = sys.stdin.isatty()
+
+    async def line(self, prompt: Text | None = None) -> str:
+        """Give the next line.
+
+        Raises:
+            NobodyThereError: There is none.
+        """
+        if self.typed:
+            self._screen.prompt(prompt or Text("» "))
+        while b"\n" not in self._unread and not self._has_ended:
+            await self._read()
+        line, _, self._unread = self._unread.partition(b"\n")
+        if not line and not self._unread and self._has_ended:
+            raise NobodyThereError
+        return line.decode("utf-8", "replace")
+
+    async def _read(self) -> None:
+        try:
+            await trio.lowlevel.wait_readable(self._descriptor)
+        except PermissionError:  # a file: it is always readable, and epoll does not take it
+            await trio.lowlevel.checkpoint()
+        chunk = os.read(self._descriptor, 65536)
+        self._unread += chunk
+        self._has_ended = not chunk
 
 
 def find_terminal() -> int | None:

@@ -1,0 +1,448 @@
+"""``trio-codex chat``: turn after turn, with somebody who may steer them, interrupt them, and change threads between them.
+
+Ctrl-C cancels the step that is under way, be it a turn, a request or the reading of a line: each is a cancel scope. Leaving
+the scope of a turn interrupts it on the server, so nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
+
+import trio
+from rich.text import Text
+
+from trio_codex import TurnStatus, WaitingOn, open_codex
+from trio_codex.cli._ask import Asker
+from trio_codex.cli._chat_commands import HELP, command_of, show_help, show_models, show_status
+from trio_codex.cli._chat_progress import ChatProgress
+from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
+from trio_codex.cli._render import Screen, duration
+from trio_codex.cli._run import INTERRUPTED, Notes, choose_policy
+from trio_codex.cli._terminal import NobodyThereError, StdinLines, find_terminal
+from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence
+from trio_codex.cli._threads import first, show_items, table
+from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RpcError, TurnFailed, TurnLost
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Container
+
+    from trio_codex import Codex, CodexConfig, Thread, Turn
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+CHOICES: Final = 15
+"""How many threads are offered to choose from."""
+
+WAITING: Final = {
+    WaitingOn.model: "waiting for the model",
+    WaitingOn.tool: "a tool is at work",
+    WaitingOn.approval: "waiting for an answer",
+    WaitingOn.unseen_approval: "waiting for an approval that the server did not ask for here",
+}
+
+
+async def converse(
+    *,
+    config: CodexConfig,
+    model: str | None,
+    cwd: str | None,
+    sandbox: str | None,
+    approve: str | None,
+    resume: str | None,
+) -> int:
+    """Chat until somebody leaves, or stdin ends; give the exit status.
+
+    Raises:
+        CommandFailed: The connection was lost, or there was a Ctrl-C without a terminal.
+        CodexError: The server did not come up, or there is no such thread.
+    """
+    with contextlib.ExitStack() as stack:
+        screen = ChatScreen() if can_be_typed_on() else Screen()
+        notes = Notes(screen)
+        logging.getLogger("trio_codex").addHandler(notes)
+        stack.callback(logging.getLogger("trio_codex").removeHandler, notes)
+        directory = cwd or os.getcwd()
+        asker = None
+        if approve in (None, "ask"):
+            terminal = sys.stdin.fileno() if isinstance(screen, ChatScreen) else find_terminal()
+            asker = None if terminal is None else Asker(screen, terminal, directory)
+        approval_policy, policy = choose_policy(screen, approve, asker)
+        options: dict[str, Any] = {
+            "approval_policy": approval_policy,
+            "approvals_reviewer": "user",
+            "sandbox": sandbox,
+        }
+        async with open_codex(config, policy=policy) as codex:
+            if isinstance(screen, ChatScreen):
+                stack.enter_context(screen.opened())
+            chat = Chat(codex, screen, options, directory, set() if asker is None else asker.diffs_seen)
+            try:
+                return await chat.run(resume, model=model, cwd=cwd)
+            finally:
+                # The server may take its time to go; the terminal is not needed for that.
+                stack.close()
+
+
+class Chat:
+    """One chat.
+
+    Args:
+        codex: The client.
+        screen: Where to show it; what is typed on it can steer a turn, if it is one to type on.
+        options: What holds for every thread that is opened.
+        cwd: The directory of new threads.
+        diffs_seen: The items whose changes have been shown with a question.
+    """
+
+    def __init__(
+        self, codex: Codex, screen: Screen, options: dict[str, Any], cwd: str, diffs_seen: Container[str]
+    ) -> None:
+        self._codex = codex
+        self._screen = screen
+        self._typed = screen if isinstance(screen, ChatScreen) else None
+        self._input = self._typed or StdinLines(screen)
+        self._options = options
+        self._cwd = cwd
+        self._diffs_seen = diffs_seen
+        self._step_scope = trio.CancelScope()
+        self._lost: CodexError | None = None
+        self._unsent: deque[str] = deque()
+        self._is_leaving = False
+        self._was_ctrl_c = False
+        self._failures = 0
+        self._thread: Thread | None = None
+        self._turn: Turn | None = None
+        self._began = 0.0
+        self._is_stored = False
+        self._model: str | None = None
+        self._chosen_model: str | None = None
+
+    async def run(self, resume: str | None, *, model: str | None, cwd: str | None) -> int:
+        """Chat; give the exit status.
+
+        Args:
+            resume: A thread to go on with, in place of a new one.
+            model: The model to begin with.
+            cwd: The working directory, if one was chosen.
+
+        Raises:
+            CommandFailed: The connection was lost, or there was a Ctrl-C without a terminal.
+            CodexError: There is no such thread.
+        """
+        failure: Exception | None = None
+        async with trio.open_nursery() as self._nursery:
+            await self._nursery.start(self._heed_ctrl_c)
+            self._nursery.start_soon(self._heed_the_end)
+            if self._typed is not None:
+                self._typed.status = self._waiting
+                self._nursery.start_soon(self._typed.redraw)
+            try:
+                await self._converse(resume, model, cwd)
+            except (CodexError, CommandFailed) as exc:
+                # Raised below, outside of the nursery, which would make a group of it.
+                failure = exc
+            self._nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise self._ended_by(failure)
+        return 1 if self._failures and self._typed is None else 0
+
+    # -- what goes on beside the conversation ------------------------------------------------------------------
+
+    async def _heed_ctrl_c(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            task_status.started()
+            async for _ in signals:
+                self._step_scope.cancel()
+
+    async def _heed_the_end(self) -> None:
+        self._lost = await self._codex.wait_closed()
+        self._step_scope.cancel()
+
+    async def _step(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T | None:
+        """Do something that Ctrl-C and the end of the connection cancel; ``None`` if it was."""
+        result = None
+        with trio.CancelScope() as self._step_scope:
+            result = await async_fn(*args)
+        if self._lost is not None:
+            raise self._lost
+        return result
+
+    def _ended_by(self, error: Exception) -> Exception:
+        """Say how to go on after an error that ends the chat."""
+        if not isinstance(error, CodexError):
+            return error
+        if self._thread is None or not self._is_stored:
+            return error
+        cause = explain(self._lost or error)[0]
+        return CommandFailed(sentence(cause, f"To go on: trio-codex chat --resume {self._thread.id}"))
+
+    def _waiting(self) -> str | None:
+        if self._turn is None:
+            return None
+        seconds = int(trio.current_time() - self._began)
+        since = f"{seconds} s" if seconds < 60 else duration(seconds)
+        if self._step_scope.cancel_called:
+            return f"interrupting · {since}"
+        waiting_on = self._turn.waiting_on
+        what = "ending" if waiting_on is None else WAITING[waiting_on]
+        return f"{what} · {since} · type to steer, Ctrl-C interrupts"
+
+    # -- the conversation --------------------------------------------------------------------------------------
+
+    async def _converse(self, resume: str | None, model: str | None, cwd: str | None) -> None:
+        where = {} if cwd is None else {"cwd": cwd}
+        if resume is None:
+            opened = await self._step(self._start, model)
+        else:
+            opened = await self._step(self._resume, resume, {"model": model, **where})
+        if opened is None:
+            raise CommandFailed("interrupted", INTERRUPTED)
+        self._is_stored = resume is not None
+        left: str | None = None
+        while opened is not None:
+            # Of a fork, what was said last is on the screen.
+            is_resumed = self._is_stored and (left is None or opened.info.forked_from_id != left)
+            left = opened.id
+            self._thread = opened
+            self._model, self._chosen_model = opened.info.model, None
+            async with opened as thread:
+                await self._greet(thread, is_resumed=is_resumed)
+                opened = await self._talk(thread)
+        if self._is_stored and self._typed is not None:
+            assert self._thread is not None
+            self._screen.note(f"To go on later: trio-codex chat --resume {self._thread.id}", "dim")
+
+    async def _start(self, model: str | None) -> Thread:
+        return await self._codex.thread_start(cwd=self._cwd, model=model, **self._options)
+
+    async def _resume(self, thread_id: str, more: dict[str, Any] | None = None) -> Thread:
+        return await self._codex.thread_resume(thread_id, **self._options, **(more or {}))
+
+    async def _greet(self, thread: Thread, *, is_resumed: bool) -> None:
+        facts = [f"codex {self._codex.metadata.server_version or '?'}", self._model, f"thread {thread.id}"]
+        self._screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
+        if is_resumed:
+            with contextlib.suppress(RpcError):  # a thread that has no turn yet has no list of them
+                async for turn in thread.turns(page_size=1, items_view="full"):
+                    self._screen.note("the last turn was", "dim")
+                    show_items(self._screen, turn.items, self._cwd)
+                    break
+        elif self._typed is not None and not self._is_stored:
+            self._screen.note("/help lists the commands; Ctrl-D leaves", "dim")
+
+    async def _talk(self, thread: Thread) -> Thread | None:
+        """Take lines, until somebody leaves or another thread was opened; give that."""
+        while (line := await self._next_line()) is not None:
+            if (command := command_of(line)) is None:
+                await self._say(thread, line)
+                if self._is_leaving:
+                    return None
+                continue
+            name, argument = command
+            if name in ("quit", "exit"):
+                return None
+            try:
+                opened = await self._step(self._obey, thread, name, argument)
+            except RpcError as exc:
+                self._complain(exc)
+            else:
+                if opened is not None:
+                    return opened
+        return None
+
+    async def _next_line(self) -> str | None:
+        while not self._unsent:
+            try:
+                line = await self._step(self._input.line)
+            except NobodyThereError:
+                return None
+            if line is None:
+                if self._leaves_by_ctrl_c():
+                    return None
+            elif line.strip():
+                self._was_ctrl_c = False
+                self._unsent.append(line)
+        line = self._unsent.popleft()
+        if self._typed is not None:
+            self._typed.say(line)
+        await trio.lowlevel.checkpoint()
+        return line
+
+    def _leaves_by_ctrl_c(self) -> bool:
+        """Take a Ctrl-C at the prompt: it clears the line, or leaves, if it is the second one."""
+        if self._typed is None:
+            raise CommandFailed("interrupted", INTERRUPTED)
+        if self._typed.editor.text:
+            self._typed.editor.clear()
+        elif self._was_ctrl_c:
+            return True
+        else:
+            self._was_ctrl_c = True
+            self._screen.note("Ctrl-C again leaves, and so does Ctrl-D", "dim")
+        return False
+
+    def _complain(self, error: CodexError) -> None:
+        self._failures += 1
+        self._screen.note(sentence(*explain(error)), "red", mark="✗ ")
+
+    # -- a turn ------------------------------------------------------------------------------------------------
+
+    async def _say(self, thread: Thread, text: str) -> None:
+        progress = ChatProgress(self._screen, self._cwd, thread, self._diffs_seen)
+        steers = _Steers()
+        self._began = trio.current_time()
+        turn: Turn | None = None
+        if self._typed is not None:
+            self._typed.underway = progress.underway
+        try:
+            with trio.CancelScope() as self._step_scope:
+                async with thread.turn(text, model=self._chosen_model) as turn:
+                    self._turn = turn
+                    self._is_stored = True
+                    if self._typed is not None:
+                        self._nursery.start_soon(self._steer, self._typed, turn, steers)
+                    async for event in turn:
+                        await self._screen.free()
+                        progress.show(event)
+        except CodexError as exc:
+            if isinstance(exc, TurnLost) and exc.result is not None:
+                progress.finish(exc.result)
+            if isinstance(exc, TurnLost | ConnectionBroken | ConnectionClosed):
+                raise
+            self._complain(exc)
+            return
+        finally:
+            self._turn = None
+            steers.scope.cancel()
+        if self._lost is not None:
+            raise self._lost
+        self._after(turn, progress, steers)
+
+    def _after(self, turn: Turn | None, progress: ChatProgress, steers: _Steers) -> None:
+        interrupted = self._step_scope.cancelled_caught
+        if turn is not None:
+            progress.finish(turn.result)
+            if turn.result.status == TurnStatus.failed:
+                self._complain(TurnFailed(turn.result))
+            interrupted = interrupted or turn.result.status == TurnStatus.interrupted
+        missed = [text for text in steers.texts if text not in progress.messages]
+        if interrupted:
+            self._was_ctrl_c = self._step_scope.cancelled_caught
+            took = duration(trio.current_time() - self._began)
+            self._screen.note(f"interrupted after {took}", "yellow")
+            for text in missed:
+                self._screen.note(f"it came too late for the agent: {one_line(text, 200)}", "yellow")
+            if self._typed is None and not self._is_leaving:
+                raise CommandFailed("interrupted", INTERRUPTED)
+        else:
+            # The turn ended while they were on their way.
+            self._unsent.extend(missed)
+
+    async def _steer(self, screen: ChatScreen, turn: Turn, steers: _Steers) -> None:
+        """Steer a turn by what is typed, until that ends."""
+        with steers.scope:
+            while True:
+                try:
+                    line = await screen.line()
+                except NobodyThereError:
+                    line = "/quit"
+                if not line.strip():
+                    continue
+                screen.say(line)
+                command = command_of(line)
+                if command is None:
+                    steers.texts.append(line)
+                    try:
+                        await turn.steer(line)
+                        screen.note("given to the running turn", "dim", mark="↪ ")
+                    except RpcError as exc:
+                        # One that has ended meanwhile leaves it to the next turn.
+                        if turn.waiting_on is not None:
+                            steers.texts.remove(line)
+                            self._complain(exc)
+                    except CodexError:
+                        return  # whoever iterates over the turn hears of it, too
+                elif command[0] in ("quit", "exit"):
+                    self._is_leaving = True
+                    self._step_scope.cancel()
+                elif command[0] in ("status", "help"):
+                    assert self._thread is not None
+                    await self._obey(self._thread, *command)
+                else:
+                    screen.note("not while a turn runs: wait for its end, or press Ctrl-C", "yellow")
+
+    # -- commands ----------------------------------------------------------------------------------------------
+
+    async def _obey(self, thread: Thread, name: str, argument: str) -> Thread | None:
+        """Do what a command says; give the thread that it opened."""
+        await trio.lowlevel.checkpoint()
+        match name:
+            case "help":
+                show_help(self._screen)
+            case "status":
+                show_status(self._screen, self._codex, thread, self._turn, self._chosen_model or self._model)
+            case "model" if argument:
+                self._chosen_model = argument
+                self._screen.note(f"the next turn, and those after it, use {printable(argument)}", "dim")
+            case "model":
+                await show_models(self._screen, self._codex, self._chosen_model or self._model)
+            case "fork":
+                forked = await thread.fork(model=self._chosen_model, **self._options)
+                self._screen.note(f"forked from {thread.id}", "dim")
+                return forked
+            case "resume":
+                return await self._resume_another(thread, argument)
+            case _:
+                known = ", ".join(HELP)
+                self._screen.note(f"there is no command /{name}; there are {known}", "yellow")
+        return None
+
+    async def _resume_another(self, thread: Thread, thread_id: str) -> Thread | None:
+        if not thread_id:
+            thread_id = await self._choose()
+        if thread_id == thread.id:
+            self._screen.note("that is this thread", "dim")
+        elif thread_id:
+            resumed = await self._resume(thread_id)
+            self._is_stored = True
+            return resumed
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def _choose(self) -> str:
+        """Have somebody choose a thread; give its id, or nothing."""
+        threads = await first(self._codex.threads(page_size=CHOICES), CHOICES)
+        if not threads:
+            self._screen.note("there are no threads yet", "dim")
+            return ""
+        self._screen.display(table(threads, self._screen.width, numbered=self._typed is not None))
+        if self._typed is None:
+            self._screen.note("choosing needs a terminal; say /resume ID", "yellow")
+            return ""
+        while True:
+            line = await self._typed.line(Text("number, or nothing to stay » ", "bold"))
+            if not line.strip() or line == "q":
+                return ""
+            if line.strip().isdecimal() and 1 <= int(line) <= len(threads):
+                return threads[int(line) - 1].id
+            self._screen.note(f"a number from 1 to {len(threads)}, please", "yellow")
+
+
+class _Steers:
+    """What was typed during one turn.
+
+    Attributes:
+        scope: Ends with the turn.
+        texts: What it was steered with.
+    """
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.texts: list[str] = []

@@ -1,0 +1,87 @@
+"""The commands that can be typed in a chat: what they are called, and what those that only tell something show."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+import trio
+from rich.table import Table
+from rich.text import Text
+
+from trio_codex.cli._render import duration, tokens
+from trio_codex.cli._text import one_line
+from trio_codex.cli._threads import at_home
+
+if TYPE_CHECKING:
+    from trio_codex import Codex, Thread, Turn
+    from trio_codex.cli._render import Screen
+
+HELP: Final = {
+    "/status": "what the turn waits for, the thread, the model, the tokens",
+    "/model [NAME]": "use another model from the next turn on; without a name, list them",
+    "/resume [ID]": "go on with a stored thread; without an id, choose from a list",
+    "/fork": "go on in a copy of this thread, and leave this one as it is",
+    "/help": "this list",
+    "/quit": "leave; so does Ctrl-D",
+}
+
+
+def command_of(line: str) -> tuple[str, str] | None:
+    """Give the name and the argument of a command; ``None`` if a line is none: a path is none, either."""
+    match = re.fullmatch(r"/([a-z]+)(?:\s+(.*))?", line.strip(), re.DOTALL)
+    return None if match is None else (match[1], (match[2] or "").strip())
+
+
+def show_help(screen: Screen) -> None:
+    """List the commands, and what else can be done."""
+    grid = _grid()
+    for name, does in HELP.items():
+        grid.add_row(Text(name, "bold"), does)
+    grid.add_row("", "")
+    grid.add_row(Text("during a turn", "bold"), "a line steers it, Ctrl-C interrupts it")
+    grid.add_row(Text("at the prompt", "bold"), "Ctrl-C clears the line; on an empty one, twice, it leaves")
+    screen.display(grid)
+
+
+def show_status(screen: Screen, codex: Codex, thread: Thread, turn: Turn | None, model: str | None) -> None:
+    """Show how things are."""
+    grid = _grid()
+    if turn is None:
+        state = "none is running"
+    else:
+        silent = duration(trio.current_time() - turn.last_event_at)
+        state = f"waits for: {turn.waiting_on or 'nothing'}; the last event came {silent} ago"
+    rows = {
+        "turn": state,
+        "thread": thread.id,
+        "directory": at_home(thread.info.cwd),
+        "model": one_line(model or "as configured"),
+        "used here": "nothing yet" if thread.usage is None else tokens(thread.usage),
+        "server": f"codex {codex.metadata.server_version or '?'}, process {codex.pid}",
+    }
+    for name, value in rows.items():
+        grid.add_row(Text(name, "dim"), Text(value))
+    screen.display(grid)
+
+
+async def show_models(screen: Screen, codex: Codex, current: str | None) -> None:
+    """List the models of the server."""
+    grid = _grid()
+    models = (await codex.models()).data
+    for model in models:
+        mark = "▸" if model.model == current else "default" if model.is_default else ""
+        grid.add_row(
+            Text(one_line(model.model), "bold"), Text(mark), Text(one_line(model.description, 100), "dim")
+        )
+    if current is not None and all(model.model != current for model in models):
+        grid.add_row(
+            Text(one_line(current), "bold"), Text("▸"), Text("not among those the server lists", "dim")
+        )
+    screen.display(grid)
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    return grid

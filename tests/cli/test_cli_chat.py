@@ -1,0 +1,257 @@
+"""``trio-codex chat``: turns, steering, Ctrl-C, commands and questions on a terminal; lines of stdin without one."""
+
+import os
+import signal
+import termios
+
+import pytest
+from cli_driver import on_terminal, processes_with, rest, run_cli, started_cli
+from test_cli_run import ADD_NOTES, is_server
+
+from trio_codex.testing import Command, Gate, Patch, Text
+
+pytestmark = pytest.mark.real
+
+PROMPT = "»  "
+TYPE = "type to steer, Ctrl-C interrupts"
+
+
+async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model, home):
+    model.respond(
+        Text("# Plan\n\nI will *lo", "ok*.\n"), Command("printf 'a\\nbb\\n'; exit 3"), Patch(ADD_NOTES)
+    )
+    model.say("- one\n- two\n\n[there](https://example.org) \x1b]0;title\x07")
+    model.say("Again.")
+    async with on_terminal("chat", "-s", "workspace-write", home=home) as terminal:
+        await terminal.expect("/help lists the commands")
+        await terminal.send("Look.\r")
+        await terminal.expect("» Look.\n")
+        await terminal.expect("Plan\n\nI will look.\n")
+        await terminal.expect("$ printf 'a\\nbb\\n'; exit 3\n")
+        await terminal.expect("  │ a\n  │ bb\n  ✗ exit 3")
+        await terminal.expect("± add notes.txt  +2 -0\n  +one\n  +two\n")
+        await terminal.expect(" • one\n • two\n\nthere (https://example.org) \\x1b]0;title\\x07\n")
+        await terminal.expect("tokens: 20 in, 10 out · ")
+        await terminal.send("And again.\n")
+        await terminal.expect("Again.\n")
+        await terminal.expect("tokens: 10 in, 5 out · in total: 30 in, 15 out")
+        await terminal.send("\x04")
+        await terminal.expect("To go on later: trio-codex chat --resume ")
+        assert await terminal.end() == 0
+    assert processes_with(home.codex_home) == []
+
+
+async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_then(model, home):
+    model.hang("Counting")
+    model.say("Blue it is.")
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Count.\n")
+        await terminal.expect("Counting")
+        await terminal.expect(TYPE)
+        await terminal.send("/status\n")
+        await terminal.expect("waits for: model; the last event came ")
+        await terminal.send("/fork\n")
+        await terminal.expect("not while a turn runs")
+        await terminal.send("In green\x17blue.\n")
+        await terminal.expect("» In blue.\n")
+        await terminal.expect("↪ given to the running turn")
+        await terminal.expect("Blue it is.")
+        await terminal.expect("tokens: ")
+        await terminal.send("/quit\n")
+        assert await terminal.end() == 0
+    assert model.requests[1].last_user_text == "In blue."
+    assert len(model.requests) == 2
+
+
+async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(model, home):
+    model.hang("Counting")
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Count.\n")
+        await terminal.expect("Counting")
+        await terminal.expect(TYPE)
+        await terminal.send("typed ")
+        await terminal.expect("» typed")
+        await terminal.send("\x03")
+        await terminal.expect("interrupted after ")
+        await model.requests[0].closed.wait()
+        await terminal.expect("» typed")
+        await terminal.send("\x03")
+        await terminal.expect("»  ")
+        await terminal.send("\x03")
+        await terminal.expect("Ctrl-C again leaves")
+        await terminal.send("\x03")
+        assert await terminal.end() == 0
+        mode = termios.tcgetattr(terminal._stream.fileno())[3]
+        assert mode & termios.ICANON
+        assert mode & termios.ECHO
+    assert "Traceback" not in terminal.seen
+    assert processes_with(home.codex_home) == []
+
+
+async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, home):
+    model.hang("Counting")
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Count.\n")
+        await terminal.expect("Counting")
+        await terminal.expect(TYPE)
+        await terminal.send("\x04")
+        await terminal.expect("interrupted after ")
+        assert await terminal.end() == 0
+    await model.requests[0].closed.wait()
+
+
+async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typed(model, home):
+    gate = Gate()
+    model.respond(Text("Wait."), gate, Command("touch x.txt", escalate="I want to"), Patch(ADD_NOTES))
+    model.hang("So be it.")
+    async with on_terminal("chat", "-s", "read-only", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Make x.\n")
+        await terminal.expect("Wait.")
+        await terminal.send("for later")
+        await terminal.expect("» for later")
+        gate.open()
+        await terminal.expect("? Run this command outside the sandbox?")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("y\n")
+        await terminal.expect("accepted\n")
+        await terminal.expect("add notes.txt  +2 -0\n    +one\n    +two\n")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("y\n")
+        await terminal.expect("± add notes.txt")
+        await terminal.expect("So be it.")
+        await terminal.expect(f"{TYPE}\n» for later")
+        await terminal.send("\x15/quit\n")
+        assert await terminal.end() == 0
+    assert (home.workspace / "x.txt").exists()
+    assert terminal.seen.count("+one") == 1
+
+
+async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn_alone(model, home):
+    model.run_command("touch x.txt", escalate="I want to")
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Make x.\n")
+        await terminal.expect("stop the turn > ")
+        await terminal.send("\x03")
+        await terminal.expect("no longer asked")
+        await terminal.expect("interrupted after ")
+        await terminal.expect(PROMPT)
+        await terminal.send("\x04")
+        assert await terminal.end() == 0
+    assert not (home.workspace / "x.txt").exists()
+
+
+async def test_commands_change_the_model_and_the_thread(model, home):
+    for answer in ("First.", "Second.", "Third."):
+        model.say(answer)
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect("thread ")
+        await terminal.send("/fork\n")
+        await terminal.expect("✗ ")
+        await terminal.send("/nonsense\n")
+        await terminal.expect("there is no command /nonsense")
+        await terminal.send("/help\n")
+        await terminal.expect("/resume [ID]   go on with a stored thread")
+        await terminal.send("/status\n")
+        await terminal.expect("none is running")
+        await terminal.send("/model other-model\n")
+        await terminal.expect("use other-model")
+        await terminal.send("/model\n")
+        await terminal.expect("not among those the server lists")
+        await terminal.send("/etc/hosts says what?\n")
+        await terminal.expect("First.\n")
+        await terminal.expect("tokens: ")
+        await terminal.send("/fork\n")
+        await terminal.expect("forked from ")
+        await terminal.expect(PROMPT)
+        await terminal.send("In the fork.\n")
+        await terminal.expect("Second.\n")
+        await terminal.expect("tokens: ")
+        await terminal.send("/resume\n")
+        await terminal.expect("[2]  ")
+        await terminal.expect("number, or nothing to stay » ")
+        await terminal.send("3\n")
+        await terminal.expect("a number from 1 to 2, please")
+        await terminal.expect("number, or nothing to stay » ")
+        await terminal.send("2\n")
+        await terminal.expect("the last turn was\n  » /etc/hosts says what?\n  “ First.\n")
+        await terminal.send("Back here.\n")
+        await terminal.expect("Third.\n")
+        await terminal.expect("tokens: ")
+        await terminal.send("/quit\n")
+        assert await terminal.end() == 0
+    assert [request.model for request in model.requests] == ["other-model"] * 3
+    texts = [" ".join(request.input_texts) for request in model.requests]
+    assert "In the fork." in texts[1]
+    assert "First." in texts[2]
+    assert "In the fork." not in texts[2]
+
+
+@pytest.mark.parametrize("is_idle", [False, True])
+async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(model, home, is_idle):
+    model.say("Yes.")
+    model.hang("Counting")
+    async with on_terminal("chat", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Yes?\n")
+        await terminal.expect("tokens: ")
+        if not is_idle:
+            await terminal.send("Count.\n")
+            await terminal.expect("Counting")
+            await terminal.expect(TYPE)
+        [server] = [pid for pid in processes_with(home.codex_home) if is_server(pid)]
+        os.kill(server, signal.SIGKILL)
+        await terminal.expect("trio-codex: ")
+        await terminal.expect("SIGKILL")
+        await terminal.expect("To go on: trio-codex chat --resume ")
+        assert await terminal.end() == 1
+    assert "Traceback" not in terminal.seen
+    assert processes_with(home.codex_home) == []
+
+
+async def test_without_a_terminal_each_line_is_a_turn_and_a_failed_one_is_status_1(model, home):
+    model.say("It is ", "*here*.")
+    model.respond(Command("echo seen"))
+    model.say("Nothing.")
+    model.fail(429, message="slow down")
+    ended = await run_cli("chat", home=home, stdin=b"Where?\n\nRun it.\n/resume\nWhat else?")
+    assert ended.status == 1
+    assert ended.out == "It is *here*.\nNothing.\n"
+    assert "  │ seen\n" in ended.err
+    assert "choosing needs a terminal; say /resume ID" in ended.err
+    assert "429" in ended.err.splitlines()[-1]
+    assert "\x1b" not in ended.err
+    assert [request.last_user_text for request in model.requests[:2]] == ["Where?", "Run it."]
+
+
+async def test_a_stored_thread_is_gone_on_with_and_one_that_is_missing_is_one_line(model, home):
+    model.say("First.")
+    model.say("Second.")
+    ended = await run_cli("chat", home=home, stdin=b"Hello.\n")
+    assert ended.status == 0
+    thread_id = ended.err.split("thread ")[1].split()[0]
+    ended = await run_cli("chat", "--resume", thread_id, home=home, stdin=b"Go on.\n")
+    assert (ended.status, ended.out) == (0, "Second.\n")
+    assert "  “ First.\n" in ended.err
+    assert "First." in "".join(model.requests[1].input_texts)
+    missing = f"{thread_id[:-4]}0000"
+    ended = await run_cli("chat", "--resume", missing, home=home)
+    assert ended.status == 1
+    assert missing in ended.complaint
+
+
+async def test_without_a_terminal_ctrl_c_interrupts_the_turn_and_ends_the_chat(model, home):
+    model.hang("Counting")
+    async with started_cli("chat", home=home) as process:
+        await process.stdin.send_all(b"Count.\nAnd again.\n")
+        await model.wait_for_requests(1)
+        process.send_signal(signal.SIGINT)
+        err = await rest(process.stderr)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "trio-codex: interrupted"
+    await model.requests[0].closed.wait()
+    assert len(model.requests) == 1
