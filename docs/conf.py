@@ -49,7 +49,7 @@ nitpick_ignore_regex = [
     # Type variables, and names that a signature shows and that nobody has to know.
     (
         "py:class",
-        r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT|TurnText)"
+        r"(trio_codex(\.\w+)*\.)?(AnyTool|Api|E|P|R|R_co|T|W|Outcome|OutputT_co|Phase|PlanStatus|RestP|SelfT)"
         r"|wire\.Null",
     ),
 ]

@@ -1,15 +1,7 @@
 """What the suite of the official SDK proves of the client as a whole, and agents and budgets, on the real server.
 
-The tests bear the numbers of the scenarios. Those without a test here or in the two modules beside this one:
-
-- 36 to 44, goals, are proved where the scope of a goal is. 40, the retry under the id that the server names, holds of every
-  turn: ``tests/test_turn.py``.
-- 48, watching files, is proved where the scope of a watch is.
-- 50, notifications that are unknown or do not fit: ``tests/wire/test_wire_reading.py``; the pinned server sends none.
-- 51, events that come before their turn is known: ``tests/test_turn.py``, for the same reason.
-- 52, concurrent first use: there is none, because opening is a scope; a handshake that fails closes the client
-  (``tests/test_open.py``).
-- 54, the router of goals, is how the official SDK goes about 36 to 44; what can be seen of it is theirs.
+The tests bear the numbers of the scenarios. ``tests/test_scenarios.py`` lists those without a test here or in the modules
+beside this one, with the reason.
 """
 
 import importlib.resources

@@ -1,8 +1,6 @@
 """What the suite of the official SDK proves of running turns, on the real server with its model replaced.
 
-The tests bear the numbers of the scenarios. Of 1 to 17 one has no test here: 3 is the same with a real account, and each of
-its parts is run offline: start and models (1, 2), a turn with usage (4, 5), streaming (11), interrupting and going on (17),
-and every example script (``tests/test_examples.py``).
+The tests bear the numbers of the scenarios.
 """
 
 import os

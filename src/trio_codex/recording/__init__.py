@@ -5,6 +5,7 @@ A :class:`Recorder` is an instrument that writes one, :func:`read_recording` rea
 """
 
 from ._file import Entry as Entry
+from ._file import Kind as Kind
 from ._file import Recording as Recording
 from ._file import RecordingError as RecordingError
 from ._file import read_recording as read_recording
