@@ -102,5 +102,5 @@ def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str
 
 
 def test_the_sdist_holds_nothing_that_was_made(sdist_names: set[str]) -> None:
-    made = ("__pycache__", ".pyc", ".venv", "_build", ".hypothesis", "_cache")
+    made = ("__pycache__", ".pyc", ".venv", "/_build/", ".hypothesis", "_cache")
     assert not [name for name in sdist_names if any(part in name for part in made)]
