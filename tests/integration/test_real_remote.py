@@ -1,5 +1,6 @@
 """The real server: commands, file watches, goals, reviews, compaction and shell commands as scopes."""
 
+import os
 import subprocess
 
 import pytest
@@ -14,8 +15,14 @@ pytestmark = pytest.mark.real
 FULL = Sandbox.full_access
 
 
-def running(command):
-    return subprocess.run(["pgrep", "-f", f"^{command}$"], check=False, capture_output=True).returncode == 0
+def seconds(number):
+    """How long to sleep, in a way that no other run of this suite on this machine does."""
+    return f"{number}.{os.getpid()}"
+
+
+def sleeping(number):
+    pattern = f"^sleep {seconds(number)}$"
+    return subprocess.run(["pgrep", "-f", pattern], check=False, capture_output=True).returncode == 0
 
 
 async def until(condition):
@@ -85,16 +92,17 @@ async def test_a_terminal_can_be_typed_to_and_resized():
 async def test_leaving_a_command_ends_it_with_its_children_but_not_one_in_a_session_of_its_own():
     async with offline() as (codex, _, _home):
         with trio.CancelScope() as scope:
-            script = "sleep 971 & setsid sleep 972 >/dev/null 2>&1 & echo up; exec sleep 973"
+            first, escaped, last = map(seconds, (971, 972, 973))
+            script = f"sleep {first} & setsid sleep {escaped} >/dev/null 2>&1 & echo up; exec sleep {last}"
             async with codex.exec(["sh", "-c", script], sandbox=FULL) as process:
                 await process.stdout.receive_some()
-                await until(lambda: all(running(f"sleep {n}") for n in (971, 972, 973)))
+                await until(lambda: all(sleeping(n) for n in (971, 972, 973)))
                 scope.cancel()
                 await trio.lowlevel.checkpoint()
         assert process.returncode == 137
-        await until(lambda: not running("sleep 971") and not running("sleep 973"))
-        assert running("sleep 972"), "the one that escapes"
-    await until(lambda: not running("sleep 972"))
+        await until(lambda: not sleeping(971) and not sleeping(973))
+        assert sleeping(972), "the one that escapes"
+    await until(lambda: not sleeping(972))
 
 
 async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
@@ -103,7 +111,7 @@ async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
         all_open = trio.Event()
 
         async def one():
-            async with codex.exec(["sleep", "974"]) as process:
+            async with codex.exec(["sleep", seconds(974)]) as process:
                 processes.append(process)
                 if len(processes) == 64:
                     all_open.set()
@@ -114,7 +122,8 @@ async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
             for _ in range(64):
                 nursery.start_soon(one)
         assert {process.returncode for process in processes} == {137}
-        assert not running("sleep 974")
+        # What ends is the sandbox; the kernel ends what is in it a moment later.
+        await until(lambda: not sleeping(974))
 
 
 async def test_megabytes_go_through_both_ways():
@@ -151,13 +160,13 @@ async def test_a_command_that_leaves_much_input_unread_cannot_be_ended_but_with_
     # Quirk Q51: behind a full queue of input the server does not take the request to end the command.
     async with offline(CodexConfig(interrupt_grace=0.5)) as (codex, _, _home):
         with pytest.raises(errors.ConnectionBroken, match="interrupt_grace"):
-            async with codex.exec(["sleep", "975"]) as process:
+            async with codex.exec(["sleep", seconds(975)]) as process:
                 with trio.move_on_after(1) as scope:
                     for _ in range(200):
                         await process.stdin.send_all(b"x" * 1000)
                 assert scope.cancelled_caught
         assert isinstance(await codex.wait_closed(), errors.ConnectionBroken)
-    await until(lambda: not running("sleep 975"))
+    await until(lambda: not sleeping(975))
 
 
 # -- watches -------------------------------------------------------------------------------------------------------
@@ -364,10 +373,10 @@ async def test_a_shell_command_knows_no_sandbox_and_a_cancelled_one_is_gone():
         assert (item.exit_code, item.aggregated_output) == (3, "Out\n")
         assert (home.workspace / "made").read_text() == "out\n"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(thread.shell_command, "exec sleep 976")
-            await until(lambda: running("sleep 976"))
+            nursery.start_soon(thread.shell_command, f"exec sleep {seconds(976)}")
+            await until(lambda: sleeping(976))
             nursery.cancel_scope.cancel()
-        await until(lambda: not running("sleep 976"))
+        await until(lambda: not sleeping(976))
 
 
 async def test_a_shell_command_in_an_open_turn_is_an_item_of_it():
@@ -402,20 +411,20 @@ async def test_background_terminals_are_listed_and_ended():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start(sandbox=FULL)
         for number in (977, 978, 979):
-            model.respond(Command(f"exec sleep {number}", yield_time_ms=250))
+            model.respond(Command(f"exec sleep {seconds(number)}", yield_time_ms=250))
         model.respond(Text("they run"), Hang())
         model.default = Response(Text("they run"))
         async with thread.turn("leave them behind") as turn:
             async for _ in turn.text():
-                terminals = {
-                    terminal.command.split()[-1].strip("'\""): terminal
-                    for terminal in await thread.terminals.list()  # in any order
+                terminals = await thread.terminals.list()
+                ids = {
+                    terminal.command.strip("'\"").split()[-1]: terminal.process_id for terminal in terminals
                 }
-                assert sorted(terminals) == ["977", "978", "979"]
-                assert await thread.terminals.terminate(terminals["977"].process_id)
-                await until(lambda: not running("sleep 977"))
-                assert running("sleep 978")
+                assert set(ids) == {seconds(number) for number in (977, 978, 979)}
+                assert await thread.terminals.terminate(ids[seconds(977)])
+                await until(lambda: not sleeping(977))
+                assert sleeping(978)
                 await thread.terminals.clean()
                 break
-        await until(lambda: not running("sleep 978") and not running("sleep 979"))
+        await until(lambda: not sleeping(978) and not sleeping(979))
         assert await thread.terminals.list() == ()
