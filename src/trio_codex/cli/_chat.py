@@ -281,6 +281,7 @@ class Chat:
             raise CommandFailed("interrupted", INTERRUPTED)
         if self._typed.editor.text:
             self._typed.editor.clear()
+            self._was_ctrl_c = False
         elif self._was_ctrl_c:
             return True
         else:
