@@ -5,8 +5,9 @@ import sys
 import pytest
 import trio
 
+from trio_codex.cli._chat import Chat, _Steers
 from trio_codex.cli._chat_commands import command_of
-from trio_codex.cli._chat_progress import lines_of
+from trio_codex.cli._chat_progress import ChatProgress, lines_of
 from trio_codex.cli._editor import END_OF_INPUT, LineEditor
 from trio_codex.cli._markdown import MarkdownStream
 from trio_codex.cli._render import Screen
@@ -90,3 +91,15 @@ async def test_lines_come_from_a_file_as_from_a_pipe(file, monkeypatch):
         assert [await lines.line() for _ in range(4)] == ["one", "twö", "", "last"]
         with pytest.raises(NobodyThereError):
             await lines.line()
+
+
+@pytest.mark.parametrize(("reached", "unsent"), [([], ["Blue."]), (["Blue."], [])])
+def test_a_steer_that_the_turn_ended_before_is_the_next_message(file, monkeypatch, reached, unsent):
+    monkeypatch.setattr(sys, "stdin", file)
+    chat = Chat(None, Screen(), {}, "/", ())
+    progress = ChatProgress(chat._screen, "/", None, ())
+    progress.messages = reached
+    steers = _Steers()
+    steers.texts.append("Blue.")
+    chat._after(None, progress, steers)
+    assert list(chat._unsent) == unsent

@@ -100,6 +100,7 @@ async def delete(thread_ids: Sequence[str], *, config: CodexConfig, yes: bool) -
 
 
 async def _agree(codex: Codex, thread_ids: Sequence[str]) -> None:
+    await trio.lowlevel.checkpoint()
     descriptor = find_terminal()
     if descriptor is None:
         raise CommandFailed("there is no terminal to ask on; --yes deletes without asking", 2)
