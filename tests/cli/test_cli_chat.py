@@ -26,11 +26,14 @@ async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model,
         await terminal.expect("/help lists the commands")
         await terminal.send("Look.\r")
         await terminal.expect("» Look.\n")
-        await terminal.expect("Plan\n\nI will look.\n")
+        await terminal.expect("Plan\n")
+        await terminal.expect("I will look.\n")
         await terminal.expect("$ printf 'a\\nbb\\n'; exit 3\n")
-        await terminal.expect("  │ a\n  │ bb\n  ✗ exit 3")
-        await terminal.expect("± add notes.txt  +2 -0\n  +one\n  +two\n")
-        await terminal.expect(" • one\n • two\n\nthere (https://example.org) \\x1b]0;title\\x07\n")
+        for line in (
+            "  │ a\n", "  │ bb\n", "  ✗ exit 3", "± add notes.txt  +2 -0\n", "  +one\n", "  +two\n",
+            " • one\n • two\n", "there (https://example.org) \\x1b]0;title\\x07\n",
+        ):  # fmt: skip
+            await terminal.expect(line)
         await terminal.expect("tokens: 20 in, 10 out · ")
         await terminal.send("And again.\n")
         await terminal.expect("Again.\n")
@@ -178,7 +181,8 @@ async def test_commands_change_the_model_and_the_thread(model, home):
         await terminal.expect("a number from 1 to 2, please")
         await terminal.expect("number, or nothing to stay » ")
         await terminal.send("2\n")
-        await terminal.expect("the last turn was\n  » /etc/hosts says what?\n  “ First.\n")
+        for line in ("the last turn was\n", "  » /etc/hosts says what?\n", "  “ First.\n"):
+            await terminal.expect(line)
         await terminal.send("Back here.\n")
         await terminal.expect("Third.\n")
         await terminal.expect("tokens: ")
@@ -255,3 +259,21 @@ async def test_without_a_terminal_ctrl_c_interrupts_the_turn_and_ends_the_chat(m
     assert err.splitlines()[-1] == "trio-codex: interrupted"
     await model.requests[0].closed.wait()
     assert len(model.requests) == 1
+
+
+async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
+    model.run_command("sleep 60")
+    async with on_terminal("chat", "-s", "danger-full-access", home=home) as terminal:
+        await terminal.expect(PROMPT)
+        await terminal.send("Sleep.\n")
+        await terminal.expect("a tool is at work")
+        await terminal.send("Wake up.\n")
+        await terminal.expect("↪ given to the running turn")
+        await terminal.send("\x03")
+        await terminal.expect("interrupted after ")
+        await terminal.expect("it came too late for the agent: Wake up.")
+        await terminal.expect(PROMPT)
+        await terminal.send("\x04")
+        assert await terminal.end() == 0
+    assert len(model.requests) == 1
+    assert processes_with(home.codex_home) == []

@@ -173,7 +173,11 @@ async def test_a_server_that_dies_in_mid_turn_is_one_line_and_a_lost_result(mode
 
 def is_server(pid):
     """Whether it is the real binary, and not what we started it with."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/bin/codex")
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:  # it has ended since it was found
+        return False
+    return command.split(b"\0")[0].endswith(b"/bin/codex")
 
 
 async def test_when_nobody_reads_the_output_the_turn_ends_without_a_word(model, home):

@@ -30,7 +30,7 @@ from trio_codex.cli._threads import first, show_items, table
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RpcError, TurnFailed, TurnLost
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container
+    from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
     from trio_codex import Codex, CodexConfig, Thread, Turn
 
@@ -137,29 +137,28 @@ class Chat:
             CodexError: There is no such thread.
         """
         failure: Exception | None = None
-        async with trio.open_nursery() as self._nursery:
-            await self._nursery.start(self._heed_ctrl_c)
-            self._nursery.start_soon(self._heed_the_end)
-            if self._typed is not None:
-                self._typed.status = self._waiting
-                self._nursery.start_soon(self._typed.redraw)
-            try:
-                await self._converse(resume, model, cwd)
-            except (CodexError, CommandFailed) as exc:
-                # Raised below, outside of the nursery, which would make a group of it.
-                failure = exc
-            self._nursery.cancel_scope.cancel()
+        with trio.open_signal_receiver(signal.SIGINT) as signals:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._heed_ctrl_c, signals)
+                self._nursery.start_soon(self._heed_the_end)
+                if self._typed is not None:
+                    self._typed.status = self._waiting
+                    self._nursery.start_soon(self._typed.redraw)
+                try:
+                    await self._converse(resume, model, cwd)
+                except (CodexError, CommandFailed) as exc:
+                    # Raised below, outside of the nursery, which would make a group of it.
+                    failure = exc
+                self._nursery.cancel_scope.cancel()
         if failure is not None:
             raise self._ended_by(failure)
         return 1 if self._failures and self._typed is None else 0
 
     # -- what goes on beside the conversation ------------------------------------------------------------------
 
-    async def _heed_ctrl_c(self, task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
-            task_status.started()
-            async for _ in signals:
-                self._step_scope.cancel()
+    async def _heed_ctrl_c(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            self._step_scope.cancel()
 
     async def _heed_the_end(self) -> None:
         self._lost = await self._codex.wait_closed()
@@ -226,6 +225,7 @@ class Chat:
         return await self._codex.thread_resume(thread_id, **self._options, **(more or {}))
 
     async def _greet(self, thread: Thread, *, is_resumed: bool) -> None:
+        await trio.lowlevel.checkpoint()
         facts = [f"codex {self._codex.metadata.server_version or '?'}", self._model, f"thread {thread.id}"]
         self._screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
         if is_resumed:
@@ -258,6 +258,7 @@ class Chat:
         return None
 
     async def _next_line(self) -> str | None:
+        await trio.lowlevel.checkpoint()
         while not self._unsent:
             try:
                 line = await self._step(self._input.line)
@@ -272,7 +273,6 @@ class Chat:
         line = self._unsent.popleft()
         if self._typed is not None:
             self._typed.say(line)
-        await trio.lowlevel.checkpoint()
         return line
 
     def _leaves_by_ctrl_c(self) -> bool:
@@ -281,6 +281,7 @@ class Chat:
             raise CommandFailed("interrupted", INTERRUPTED)
         if self._typed.editor.text:
             self._typed.editor.clear()
+            self._was_ctrl_c = False
         elif self._was_ctrl_c:
             return True
         else:
@@ -295,6 +296,7 @@ class Chat:
     # -- a turn ------------------------------------------------------------------------------------------------
 
     async def _say(self, thread: Thread, text: str) -> None:
+        await trio.lowlevel.checkpoint()
         progress = ChatProgress(self._screen, self._cwd, thread, self._diffs_seen)
         steers = _Steers()
         self._began = trio.current_time()
@@ -349,6 +351,7 @@ class Chat:
         """Steer a turn by what is typed, until that ends."""
         with steers.scope:
             while True:
+                await trio.lowlevel.checkpoint()
                 try:
                     line = await screen.line()
                 except NobodyThereError:

@@ -138,6 +138,7 @@ class ChatScreen(Screen):
         Raises:
             NobodyThereError: Ctrl-D on an empty line, or the terminal is gone.
         """
+        await trio.lowlevel.checkpoint()
         before = self._prompt
         self._prompt = prompt or before
         self.refresh()

@@ -66,12 +66,13 @@ class LineEditor:
     def feed(self, data: bytes) -> Iterator[str]:
         """Take what the terminal gave; give each line that is complete by it, and ``END_OF_INPUT`` for that."""
         typed = self._unread + self._decoder.decode(data)
-        self._unread, read_to = "", 0
-        for key in _KEY.finditer(typed):
-            read_to = key.end()
+        self._unread, at = "", 0
+        # Not finditer(), which would skip the beginning of a sequence whose end is still to come.
+        while key := _KEY.match(typed, at):
+            at = key.end()
             if (line := self._press(key[0])) is not None:
                 yield line
-        self._unread = typed[read_to:]
+        self._unread = typed[at:]
 
     def _press(self, key: str) -> str | None:
         if key in (_PASTE_BEGINS, _PASTE_ENDS):

@@ -56,6 +56,8 @@ class Screen:
         self.lock = trio.Lock()
         self.live = sys.stdout.isatty()
         self._console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+        if not self._console.is_terminal:
+            self._console.width = max(WIDTH, self._console.width)
         self._is_mid_line = False
 
     async def free(self) -> None:
@@ -93,12 +95,12 @@ class Screen:
     def display(self, renderable: RenderableType) -> None:
         """Write what takes several lines, in a form of its own."""
         self.end_line()
-        self._console.print(renderable, width=self.width, crop=False)
+        self._console.print(renderable)
 
     @property
     def width(self) -> int:
         """How many columns there are; enough, where there is no terminal."""
-        return self._console.width if self._console.is_terminal else max(WIDTH, self._console.width)
+        return self._console.width
 
     def prompt(self, text: Text) -> None:
         """Write on stderr what stands before the cursor while somebody types."""

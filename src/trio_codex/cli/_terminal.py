@@ -81,6 +81,7 @@ class StdinLines:
         Raises:
             NobodyThereError: There is none.
         """
+        await trio.lowlevel.checkpoint()
         if self.typed:
             self._screen.prompt(prompt or Text("» "))
         while b"\n" not in self._unread and not self._has_ended:

@@ -100,6 +100,7 @@ async def delete(thread_ids: Sequence[str], *, config: CodexConfig, yes: bool) -
 
 
 async def _agree(codex: Codex, thread_ids: Sequence[str]) -> None:
+    await trio.lowlevel.checkpoint()
     descriptor = find_terminal()
     if descriptor is None:
         raise CommandFailed("there is no terminal to ask on; --yes deletes without asking", 2)
@@ -159,16 +160,17 @@ def table(threads: Iterable[wire.Thread], width: int, *, numbered: bool = False)
         grid.add_column("", justify="right", style="bold", no_wrap=True)
     grid.add_column("id", no_wrap=True, min_width=36)
     grid.add_column("updated", no_wrap=True, style="dim")
-    grid.add_column("name", no_wrap=True, overflow="ellipsis")
+    # What may be wrapped is what becomes narrower; the cells themselves are cut instead.
+    grid.add_column("name", overflow="ellipsis")
     with_directory = width >= WIDE
     if with_directory:
-        grid.add_column("directory", no_wrap=True, style="dim", overflow="ellipsis")
+        grid.add_column("directory", style="dim", overflow="ellipsis")
     for number, thread in enumerate(threads, 1):
         cells = [f"[{number}]"] if numbered else []
         cells += [thread.id, when(thread.updated_at), title(thread, 60)]
         if with_directory:
             cells.append(at_home(thread.cwd))
-        grid.add_row(*map(Text, cells))
+        grid.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells))
     return grid
 
 
