@@ -138,6 +138,14 @@ def _write_script(example: str, model: MockModel) -> None:
                 ' {"what": "Mend it.", "minutes": null}]}',
             )
             model.say("Here is your plan: first find it, then mend it.")
+        case "chat":
+            model.say("Hello ", "Ada.")
+            model.say("It is Ada.")
+        case "supervised":
+            model.say("There are 4.")
+            model.hang("Half of them are sorted.")
+            model.say("The rest is sorted, too.")
+            model.say("4 files, sorted.")
         case "exec_scope" | "watch_files":
             pass
         case "review":

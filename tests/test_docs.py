@@ -150,6 +150,10 @@ def test_no_block_is_overlooked() -> None:
         assert (ROOT / name).read_text().count("```python") == len(blocks), name
 
 
+def test_programs_of_the_readme_fit_on_a_screen() -> None:
+    assert [block.line for block in BLOCKS["README.md"] if block.code.count("\n") > 20] == []
+
+
 def test_every_guarantee_is_proven_by_tests_that_exist() -> None:
     path, named = None, 0
     for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines():

@@ -61,6 +61,20 @@ OUTPUT = {
         the turn used 150 tokens; its budget is 100; it is interrupted
         the client used 210 tokens
     """,
+    "chat": r"""
+        > My name is Ada\.
+        Hello Ada\.
+        > What is my name\?
+        It is Ada\.
+    """,
+    "supervised": r"""
+        Count the files\. -> There are 4\.
+        Sort them\. -> Half of them are sorted\.
+        the server exited: killed by SIGKILL \(phase: running, pid \d+\)
+        You were interrupted\. Look what is done already, and go on\. -> The rest is sorted, too\.
+        Report\. -> 4 files, sorted\.
+        left to do: 0
+    """,
     "approvals": r"""
         Accept by allow_commands: git status
         Decline by decline_all
@@ -161,6 +175,12 @@ def lines(text: str) -> str:
 
 def test_every_example_has_its_output_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == set(OUTPUT)
+
+
+def test_every_example_has_one_line_on_its_page() -> None:
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
+    listed = re.findall(r"^\| `(\w+)\.py` \| [A-Z].+\. \|$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(OUTPUT)
 
 
 @pytest.mark.real

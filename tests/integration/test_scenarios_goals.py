@@ -1,7 +1,7 @@
 """What the suite of the official SDK proves of goals and file watches, on the real server with its model replaced.
 
 The tests bear the numbers of the scenarios. There a goal is one logical turn with rewritten ids; here it is a scope over
-turns that keep their own.
+turns that keep their own. That a watch listens before its request goes out is proved in ``tests/test_watch.py``.
 """
 
 import os
@@ -280,20 +280,6 @@ async def test_s48_a_change_is_delivered_and_leaving_stops_the_watch():
                 marker.write_text(text)
                 assert await watch.__anext__() == (str(marker),)
                 assert (await events.__anext__()).params.changed_paths == [str(marker)]
-
-
-async def test_s48_a_change_right_after_the_start_is_not_missed_by_any_of_many_watches():
-    # A watch that only began to listen after the answer would lose the first change to whoever reads meanwhile.
-    async with offline() as (codex, _, home):
-
-        async def one(path):
-            async with codex.watch(path) as watch:
-                path.write_text("made")
-                assert await watch.__anext__() == (str(path),)
-
-        async with trio.open_nursery() as nursery:
-            for number in range(8):
-                nursery.start_soon(one, home.workspace / f"file-{number}")
 
 
 async def test_s48_the_death_of_the_server_wakes_who_waits_for_changes():

@@ -1,0 +1,99 @@
+"""Survive the death of the server: start another one, resume the thread, and do nothing twice.
+
+Every task goes out under an id of its own. If the server dies meanwhile, the history of the thread tells whether it had
+accepted the task: then the agent is asked to go on, and the task is not sent again.
+
+Run it with your own Codex login, or with --offline against a scripted model.
+"""
+
+import os
+import signal
+
+import attrs
+import trio
+from _offline import example_config
+
+from trio_codex import Codex, CodexConfig, Thread, errors, open_codex, wire
+
+GO_ON = "You were interrupted. Look what is done already, and go on."
+RESTARTS = 3
+
+
+@attrs.define
+class Job:
+    """What outlives a server. To outlive this program as well, keep it in a file.
+
+    Attributes:
+        tasks: What is to be done, by id.
+        thread_id: Its thread.
+    """
+
+    tasks: dict[str, str]
+    thread_id: str | None = None
+
+
+async def open_thread(codex: Codex, job: Job) -> tuple[Thread, dict[str, wire.Turn]]:
+    """Resume the thread of the job, or start it; with the turns that it has, by the ids of their messages."""
+    accepted = {}
+    if job.thread_id is not None:
+        try:
+            thread = await codex.thread_resume(job.thread_id)
+            async for turn in thread.turns(items_view="full"):
+                for item in turn.items:
+                    if isinstance(item, wire.UserMessageThreadItem) and item.client_id is not None:
+                        accepted[item.client_id] = turn
+            return thread, accepted
+        except errors.InvalidRequestError:
+            pass  # without a turn it was never stored
+    thread = await codex.thread_start()
+    job.thread_id = thread.id
+    return thread, accepted
+
+
+async def work(codex: Codex, job: Job) -> None:
+    """Do what is left."""
+    thread, accepted = await open_thread(codex, job)
+    for message_id, task in list(job.tasks.items()):
+        if message_id not in accepted:
+            await do(codex, thread, task, message_id)
+        elif accepted[message_id].status != "completed":
+            await do(codex, thread, GO_ON, None)
+        del job.tasks[message_id]
+
+
+async def do(codex: Codex, thread: Thread, text: str, message_id: str | None) -> None:
+    """Run one turn; kill the server in the midst of the second, to have something to survive."""
+    async with thread.turn(text, client_user_message_id=message_id) as turn:
+        async for piece in turn.text():
+            print(f"{text} -> {piece}")
+            if message_id == "job-2" and codex.pid is not None:
+                os.kill(codex.pid, signal.SIGKILL)
+
+
+async def supervise(config: CodexConfig, job: Job) -> None:
+    """Start servers until the work is done, or too many have died."""
+    deaths = 0
+    while True:
+        try:
+            async with open_codex(config) as codex:
+                await work(codex, job)
+            return
+        except (errors.TurnLost, errors.ConnectionBroken) as exc:
+            # A failed turn, a refused request or a server that does not start is not cured by another server.
+            deaths += 1
+            if deaths > RESTARTS:
+                raise
+            print(f"{exc.__cause__ or exc}".splitlines()[0])
+        await trio.sleep(0.1)
+
+
+async def main() -> None:
+    """Run the example."""
+    async with example_config("supervised") as config:
+        job = Job({"job-1": "Count the files.", "job-2": "Sort them.", "job-3": "Report."})
+        await supervise(config, job)
+        print(f"left to do: {len(job.tasks)}")
+
+
+if __name__ == "__main__":
+    trio.run(main)
