@@ -26,3 +26,48 @@ def nothing_left_behind():
     """Fail the test that leaves a child process, a thread or a descriptor."""
     with assert_nothing_left():
         yield
+
+
+# -- what was tried, in a few lines at the end of the run ----------------------------------------------------------
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tell what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
+    tried = [
+        (dict(report.user_properties), report)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        if report.when == "call"
+    ]
+    for line in (*_faults(tried), *_sweeps(tried), *_fuzzed(tried)):
+        terminalreporter.write_line(line)
+
+
+def _faults(tried):
+    cells = [(found["fault"], found["phase"], report.failed) for found, report in tried if "fault" in found]
+    if cells:
+        faults, phases, failed = zip(*cells, strict=True)
+        yield (
+            f"fault matrix: {len(cells)} cells tried, {len({*faults})} faults in {len({*phases})} phases,"
+            f" {sum(failed)} failed"
+        )
+
+
+def _sweeps(tried):
+    whole, sampled = [], []
+    for found, _ in tried:
+        if "checkpoints" in found:
+            (whole if found["seed"] is None else sampled).append(found)
+    if whole:
+        total = sum(found["checkpoints"] for found in whole)
+        yield f"cancellation: {len(whole)} scenarios, each cancelled at all of its checkpoints, {total} in total"
+    if sampled:
+        cut, total = (sum(found[name] for found in sampled) for name in ("tried", "checkpoints"))
+        seeds = ", ".join(f"SWEEP_SEED={seed}" for seed in {found["seed"] for found in sampled})
+        yield f"cancellation: {len(sampled)} more at a sample, {cut} of {total} checkpoints, {seeds}"
+
+
+def _fuzzed(tried):
+    for found, _ in tried:
+        if "fuzzed" in found:
+            yield f"fuzzing: {found['fuzzed']} inputs, coverage {found['coverage']}"

@@ -1,52 +1,416 @@
-"""A cancellation at each checkpoint of a whole session: whatever was under way is undone, and the scope ends."""
+"""A cancellation at each checkpoint of every scope: whatever was under way is undone, and the outcome is told."""
 
+import os
+import random
 import sys
-from contextlib import asynccontextmanager, nullcontext
-from functools import partial
+import tempfile
+from contextlib import asynccontextmanager, suppress
 
+import psutil
 import pytest
 import trio
+import trio.testing
 
-from trio_codex import CodexConfig, TurnStatus, open_codex
-from trio_codex.testing import MockModel, Response, Text, fake_codex, offline_home
+from scripted_remote import Remote
+from trio_codex import CodexConfig, Policy, TurnStatus, open_codex, policies, tool
+from trio_codex.testing import (
+    Command,
+    MockModel,
+    Response,
+    Sweep,
+    Text,
+    fake_codex,
+    offline_home,
+    sweep_cancellation,
+)
 
-MOST_CHECKPOINTS = 400
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope when its task is about to be scheduled for the n-th time."""
-
-    def __init__(self, number, scope, task):
-        self.left = number
-        self.scope = scope
-        self.task = task
-
-    def before_task_step(self, task):
-        if task is self.task:
-            self.left -= 1
-            if self.left == 0:
-                self.scope.cancel()
+SEED = int(os.environ.get("SWEEP_SEED") or (0 if os.environ.get("CI") == "true" else random.randrange(10**6)))
+"""What samples are drawn with: the same at each run in CI, told at the end of each run."""
 
 
-async def sweep(prepared):
-    """Run a scenario, cancelled at each of its checkpoints in turn; give how many there were.
+@pytest.fixture
+def swept(record_property):
+    """Record what a sweep covered, for the line at the end of the run."""
 
-    ``prepared`` is an async context manager that gives the scenario; what it sets up is not cancelled.
+    def record(sweep):
+        record_property("checkpoints", sweep.checkpoints)
+        record_property("tried", sweep.tried)
+        record_property("seed", sweep.seed)
+        return sweep
+
+    return record
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Give the directory of temporary files, which is this test's own."""
+    directory = tmp_path / "temporary"
+    directory.mkdir()
+    monkeypatch.setenv("TMPDIR", str(directory))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return directory
+
+
+def check_error(error, *, nursery=False):
+    """Nothing but the cancellation itself leaves a block: without a group, unless the block has a nursery of its own."""
+    if nursery and isinstance(error, BaseExceptionGroup):
+        assert error.split(trio.Cancelled)[1] is None
+    else:
+        assert error is None or type(error) is trio.Cancelled
+
+
+# -- the sweep itself ----------------------------------------------------------------------------------------------
+
+
+async def test_a_sweep_cancels_once_at_each_checkpoint_and_then_not_at_all():
+    came_to = []
+
+    async def scenario(cancellation):
+        steps = 0
+        with cancellation:
+            for _ in range(3):
+                steps += 1
+                await trio.lowlevel.checkpoint()
+            steps = "end"
+        came_to.append((steps, type(cancellation.error)))
+        assert cancellation.reached == (0 < cancellation.number <= 3)
+
+    assert await sweep_cancellation(scenario) == Sweep(checkpoints=3, tried=3)
+    assert came_to == [(1, trio.Cancelled), (2, trio.Cancelled), (3, trio.Cancelled), ("end", type(None))]
+
+
+async def test_a_sweep_cancels_in_the_middle_of_a_wait_too():
+    was_waiting = []
+
+    async def other(event):
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        event.set()
+
+    async def scenario(cancellation):
+        event = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other, event)
+            with cancellation:
+                await event.wait()
+            was_waiting.append(cancellation.error is not None)
+            nursery.cancel_scope.cancel()
+
+    assert (await sweep_cancellation(scenario)).checkpoints >= 4
+    assert sum(was_waiting) >= 3
+
+
+async def test_a_sample_is_drawn_with_the_seed_and_tells_what_it_covered():
+    async def numbers_of(seed):
+        numbers = []
+
+        async def scenario(cancellation):
+            numbers.append(cancellation.number)
+            with cancellation:
+                for _ in range(50):
+                    await trio.lowlevel.checkpoint()
+
+        assert await sweep_cancellation(scenario, sample=5, seed=seed) == Sweep(50, 5, seed)
+        return numbers
+
+    assert await numbers_of(1) == await numbers_of(1) != await numbers_of(2)
+
+
+async def test_what_a_round_raises_says_where_it_was_cancelled():
+    async def scenario(cancellation):
+        done = False
+        with cancellation:
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            done = True
+        assert done
+
+    with pytest.raises(AssertionError) as caught:
+        await sweep_cancellation(scenario)
+    assert caught.value.__notes__ == ["It was cancelled at checkpoint 1."]
+
+
+async def test_a_round_that_hangs_and_one_that_forgets_the_block_fail():
+    async def outside(_):
+        await trio.sleep_forever()
+
+    async def forget(_):
+        await trio.lowlevel.checkpoint()
+
+    with pytest.raises(trio.TooSlowError):
+        await sweep_cancellation(outside, round_timeout=0.01)
+    with pytest.raises(ValueError, match="did not enter"):
+        await sweep_cancellation(forget)
+
+
+# -- in memory: every checkpoint -----------------------------------------------------------------------------------
+
+
+class Seen:
+    """What a client of the scripted server has, and what came of it.
+
+    Attributes:
+        turns: Every turn that was given to a body.
+        parked: How many callbacks are at it.
+    parking: Set once one of them waits for ever.
     """
-    for number in range(1, MOST_CHECKPOINTS):
-        with trio.fail_after(10):
-            async with prepared() as scenario:
-                with trio.CancelScope() as scope:
-                    instrument = CancelAt(number, scope, trio.lowlevel.current_task())
-                    trio.lowlevel.add_instrument(instrument)
-                    try:
-                        await scenario()
-                    finally:
-                        trio.lowlevel.remove_instrument(instrument)
-        if instrument.left > 0:
-            return number - 1
-    raise AssertionError("the scenario never ran to its end")
 
+    def __init__(self):
+        self.turns = []
+        self.parked = 0
+        self.parking = trio.Event()
+
+    async def park(self, _):
+        self.parked += 1
+        self.parking.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.parked -= 1
+
+    async def approve(self, _):
+        self.parked += 1
+        try:
+            await trio.lowlevel.checkpoint()
+            return policies.accept()
+        finally:
+            self.parked -= 1
+
+
+async def start_and_close(codex, _):
+    await codex.aclose()
+
+
+async def start_a_thread(codex, _):
+    async with await codex.thread_start():
+        await trio.lowlevel.checkpoint()
+
+
+async def resume_a_thread(codex, _):
+    async with await codex.thread_resume("thread-7"):
+        await trio.lowlevel.checkpoint()
+
+
+async def run(codex, _):
+    thread = await codex.thread_start()
+    assert (await thread.run("short")).status is TurnStatus.completed
+
+
+async def stream(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("short") as turn:
+        seen.turns.append(turn)
+        assert [text async for text in turn.text()] == ["text"]
+    assert (await turn.wait()).status is TurnStatus.completed
+
+
+async def leave_a_turn(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("long") as turn:
+        seen.turns.append(turn)
+        async for _ in turn.text():
+            break
+
+
+async def leave_a_parked_approval(codex, seen):
+    thread = await codex.thread_start(policy=Policy(command=seen.park))
+    async with thread.turn("approve") as turn:
+        seen.turns.append(turn)
+        await seen.parking.wait()
+
+
+async def approve(codex, seen):
+    thread = await codex.thread_start(policy=Policy(command=seen.approve))
+    async with thread.turn("approve") as turn:
+        seen.turns.append(turn)
+        assert (await turn.wait()).status is TurnStatus.completed
+
+
+async def leave_a_parked_call(codex, seen):
+    @tool
+    async def look() -> None:
+        await seen.park("call")
+
+    thread = await codex.thread_start(tools=[look])
+    async with thread.turn("call") as turn:
+        seen.turns.append(turn)
+        await seen.parking.wait()
+
+
+async def answer_a_call(codex, seen):
+    @tool
+    async def look() -> str:
+        await seen.approve("call")
+        return "seen"
+
+    thread = await codex.thread_start(tools=[look])
+    async with thread.turn("call") as turn:
+        seen.turns.append(turn)
+        assert (await turn.wait()).status is TurnStatus.completed
+
+
+async def steer(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("long") as turn:
+        seen.turns.append(turn)
+        await turn.steer("more")
+        assert (await turn.wait()).status is TurnStatus.completed
+
+
+async def interrupt(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("long") as turn:
+        seen.turns.append(turn)
+        await turn.interrupt()
+        assert (await turn.wait()).status is TurnStatus.interrupted
+
+
+async def two_turns_at_once(codex, seen):
+    async def one(text):
+        thread = await codex.thread_start()
+        async with thread.turn(text) as turn:
+            seen.turns.append(turn)
+            async for _ in turn.text():
+                break
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one, "long")
+        nursery.start_soon(one, "short")
+
+
+async def leave_a_command(codex, _):
+    async with codex.exec(["cat"]) as process:
+        await process.stdin.send_all(b"hi")
+        await process.stdout.receive_some()
+
+
+async def run_a_command(codex, _):
+    async with codex.exec(["cat"]) as process:
+        await process.stdin.send_all(b"hi")
+        await process.stdin.aclose()
+        assert b"hi" in b"".join([piece async for piece in process.stdout])
+        assert await process.wait() == 0
+
+
+async def watch(codex, _):
+    async with codex.watch("/x") as changes:
+        await changes.__anext__()
+
+
+async def review(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.review("it") as turn:
+        seen.turns.append(turn)
+        async for _ in turn.text():
+            break
+
+
+async def compact(codex, _):
+    thread = await codex.thread_start()
+    with trio.CancelScope() as scope:
+        async with thread.events() as events, trio.open_nursery() as nursery:
+            nursery.start_soon(thread.compact)
+            async for event in events:
+                if event.method == "turn/started":
+                    scope.cancel()
+
+
+async def run_in_the_shell(codex, _):
+    thread = await codex.thread_start()
+    with trio.CancelScope() as scope:
+        async with thread.events() as events, trio.open_nursery() as nursery:
+            nursery.start_soon(thread.shell_command, "sleep 1")
+            async for event in events:
+                if event.method == "item/started":
+                    scope.cancel()
+
+
+async def pursue_a_goal(codex, _):
+    thread = await codex.thread_start()
+    async with thread.goal("reach it") as goal:
+        async for text in goal.text():
+            if text == "two":
+                break
+
+
+USES = [
+    start_and_close, start_a_thread, resume_a_thread, run, stream, leave_a_turn, leave_a_parked_approval, approve,
+    leave_a_parked_call, answer_a_call, steer, interrupt, two_turns_at_once, leave_a_command, run_a_command, watch,
+    review, compact, run_in_the_shell, pursue_a_goal,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("use", USES, ids=lambda use: use.__name__)
+async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use, swept):
+    async def scenario(cancellation):
+        seen, tasks = Seen(), trio.lowlevel.current_statistics().tasks_living
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            remote = Remote(server)
+            nursery.start_soon(remote.play)
+            with cancellation:
+                await use(codex, seen)
+            check_error(cancellation.error, nursery=use in (two_turns_at_once, compact, run_in_the_shell))
+            check_ended(remote, seen)
+            if use in (start_a_thread, resume_a_thread):
+                assert remote.subscribed == set(), "the thread is still open"
+            nursery.cancel_scope.cancel()
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 4
+
+
+def check_ended(remote, seen):
+    assert remote.running == {}, "it outlived its scope"
+    assert remote.questions == {}, "a question outlived its turn"
+    assert remote.goal != "active", "the goal goes on"
+    assert seen.parked == 0, "a callback outlived its turn"
+    for turn in seen.turns:
+        assert turn.result.status == remote.ended[turn.id], "the outcome is another"
+
+
+async def test_what_a_body_makes_of_its_cancellation_leaves_as_itself_wherever_that_is(swept):
+    class OfTheBody(Exception):
+        pass
+
+    async def scenario(cancellation):
+        raised = caught = None
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            remote, seen = Remote(server), Seen()
+            nursery.start_soon(remote.play)
+            thread = await codex.thread_start()
+            try:
+                with cancellation:
+                    async with thread.turn("long") as turn:
+                        seen.turns.append(turn)
+                        try:
+                            async for _ in turn.text():
+                                break
+                            await trio.testing.wait_all_tasks_blocked()
+                        except trio.Cancelled:
+                            raised = OfTheBody()
+                            raise raised from None
+            except OfTheBody as exc:
+                caught = exc
+            assert caught is raised
+            check_ended(remote, seen)
+            nursery.cancel_scope.cancel()
+
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
+
+
+async def test_a_client_over_a_stream_is_closed_wherever_its_scope_is_cancelled(swept):
+    async def scenario(cancellation):
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        with cancellation:
+            async with fake_codex() as (codex, _):
+                await codex.thread_start()
+        check_error(cancellation.error, nursery=True)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
+
+
+# -- processes -----------------------------------------------------------------------------------------------------
 
 SERVER = """
 import json, sys
@@ -58,278 +422,91 @@ for line in sys.stdin:
 """
 
 
-async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(record_property):
+async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(swept, temporary):
     # The fixture that looks for leftovers after each test sees those of every round.
     config = CodexConfig(launch_args_override=[sys.executable, "-S", "-u", "-c", SERVER])
 
-    async def scenario():
-        async with open_codex(config) as codex:
-            await trio.lowlevel.checkpoint()
-            assert codex.pid is not None
+    async def scenario(cancellation):
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        with cancellation:
+            async with open_codex(config) as codex:
+                await trio.lowlevel.checkpoint()
+                assert codex.pid is not None
+        check_error(cancellation.error)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        assert os.listdir(temporary) == []
 
-    checkpoints = await sweep(partial(nullcontext, scenario))
-    record_property("checkpoints", checkpoints)
-    assert checkpoints >= 5
-
-
-async def play(server, open_turns):
-    """Play the server: a turn is open from its start until it completes or is interrupted."""
-    while True:
-        asked = await server.expect_any()
-        thread_id = asked.params["threadId"]
-        if asked.method == "turn/start":
-            open_turns.add("turn-1")
-            await asked.answer({"turn": {"id": "turn-1", "items": [], "status": "inProgress"}})
-            await server.start_turn("turn-1", thread_id)
-            await server.delta("text")
-            if asked.params["input"][0]["text"] == "short":
-                open_turns.discard("turn-1")
-                await server.end_turn("turn-1", thread_id)
-        else:
-            assert asked.method == "turn/interrupt"
-            open_turns.discard("turn-1")
-            await asked.answer({})
-            await server.end_turn("turn-1", thread_id, status="interrupted")
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
-@pytest.mark.parametrize("text", ["short", "long"])
-async def test_a_turn_cancelled_at_any_checkpoint_has_ended_on_the_server(text, record_property):
-    @asynccontextmanager
-    async def prepared():
-        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
-            open_turns = set()
-            nursery.start_soon(play, server, open_turns)
+# -- the real server -----------------------------------------------------------------------------------------------
 
-            async def scenario():
-                thread = await codex.thread_start()
-                try:
-                    async with thread.turn(text) as turn:
-                        async for _ in turn.text():
-                            if text == "long":
-                                break
-                        await trio.lowlevel.checkpoint()
-                finally:
-                    assert open_turns == set(), "the turn outlived its scope"
-
-            yield scenario
-            nursery.cancel_scope.cancel()
-
-    checkpoints = await sweep(prepared)
-    record_property("checkpoints", checkpoints)
-    assert checkpoints >= 5
+REAL_USES = [
+    start_a_thread, run, stream, leave_a_turn, leave_a_parked_approval, approve, steer, interrupt, two_turns_at_once,
+    leave_a_command, run_a_command,
+]  # fmt: skip
+HOW_MANY = [
+    pytest.param(None, marks=pytest.mark.long, id="all"),
+    pytest.param(4, id="a-sample"),
+]
 
 
-class Remote:
-    """Plays the server for everything else that is a scope, and keeps what is running there."""
-
-    def __init__(self, server):
-        self.server = server
-        self.running = {}
-        self.goal = None
-        self.turns = 0
-
-    async def play(self):
-        while True:
-            asked = await self.server.expect_any()
-            await getattr(self, "on_" + asked.method.replace("/", "_"))(asked, asked.params)
-
-    async def on_command_exec(self, asked, params):
-        self.running[params["processId"]] = asked
-
-    async def on_command_exec_write(self, asked, params):
-        if (command := self.running.get(params["processId"])) is None:
-            await asked.refuse("no active command/exec for process id")
-            return
-        await asked.answer({})
-        output = {"processId": params["processId"], "stream": "stdout", "capReached": False}
-        await self.server.notify("command/exec/outputDelta", {**output, "deltaBase64": "aGk="})
-        if params.get("closeStdin"):
-            del self.running[params["processId"]]
-            await command.answer({"exitCode": 0, "stdout": "", "stderr": ""})
-
-    async def on_command_exec_terminate(self, asked, params):
-        if (command := self.running.pop(params["processId"], None)) is None:
-            await asked.refuse("no active command/exec for process id")
-            return
-        await asked.answer({})
-        await command.answer({"exitCode": 137, "stdout": "", "stderr": ""})
-
-    async def on_fs_watch(self, asked, params):
-        self.running[params["watchId"]] = asked
-        await asked.answer({"path": params["path"]})
-        await self.server.notify("fs/changed", {"watchId": params["watchId"], "changedPaths": ["/x"]})
-
-    async def on_fs_unwatch(self, asked, params):
-        self.running.pop(params["watchId"], None)
-        await asked.answer({})
-
-    async def on_review_start(self, asked, _):
-        turn = {"id": "turn-a", "items": [], "status": "inProgress"}
-        await asked.answer({"turn": turn, "reviewThreadId": "thread-1"})
-        await self.start("turn-b", root="turn-a")
-        await self.server.delta("text", turn_id="turn-a")
-
-    async def on_thread_compact_start(self, asked, _):
-        await asked.answer({})
-        await self.start("turn-1")
-
-    async def on_thread_shellCommand(self, asked, _):
-        await asked.answer({})
-        await self.start("turn-1")
-        await self.server.item("started", shell_item("inProgress"))
-
-    async def on_thread_goal_clear(self, asked, _):
-        await asked.answer({"cleared": self.goal is not None})
-        self.goal = None
-
-    async def on_thread_goal_set(self, asked, params):
-        self.goal = params["status"]
-        await asked.answer({"goal": goal(self.goal)})
-        await self.server.notify("thread/goal/updated", {"threadId": "thread-1", "goal": goal(self.goal)})
-        if self.goal == "active":
-            await self.start("goal-1")
-            await self.server.delta("one", turn_id="goal-1")
-            del self.running["goal-1"]
-            await self.server.end_turn("goal-1")
-            await self.start("goal-2")
-            await self.server.delta("two", turn_id="goal-2")
-
-    async def on_turn_interrupt(self, asked, params):
-        turn_id = params["turnId"]
-        if turn_id not in self.running:
-            await asked.refuse(f"expected active turn id {turn_id} but found {next(iter(self.running))}")
-            return
-        await asked.answer({})
-        root = self.running.pop(turn_id)
-        await self.server.end_turn(root, status="interrupted")
-
-    async def start(self, turn_id, root=None):
-        self.running[turn_id] = root or turn_id
-        turn = {"id": turn_id, "rootTurnId": root or turn_id, "items": [], "status": "inProgress"}
-        await self.server.notify("turn/started", {"threadId": "thread-1", "turn": turn})
-
-
-def shell_item(status, item_id="item-1", output=None):
-    return {
-        "type": "commandExecution",
-        "id": item_id,
-        "source": "userShell",
-        "status": status,
-        "command": "sleep 1",
-        "commandActions": [],
-        "cwd": "/",
-        "aggregatedOutput": output,
-    }
-
-
-def goal(status):
-    return {
-        "threadId": "thread-1",
-        "objective": "reach it",
-        "status": status,
-        "tokensUsed": 0,
-        "timeUsedSeconds": 0,
-        "createdAt": 0,
-        "updatedAt": 0,
-    }
-
-
-async def leave_a_command(codex):
-    async with codex.exec(["cat"]) as process:
-        await process.stdin.send_all(b"hi")
-        await process.stdout.receive_some()
-
-
-async def run_a_command(codex):
-    async with codex.exec(["cat"]) as process:
-        await process.stdin.send_all(b"hi")
-        await process.stdin.aclose()
-        assert b"hi" in b"".join([piece async for piece in process.stdout])
-        assert await process.wait() == 0
-
-
-async def watch(codex):
-    async with codex.watch("/x") as changes:
-        await changes.__anext__()
-
-
-async def review(codex):
-    thread = await codex.thread_start()
-    async with thread.review("it") as turn:
-        async for _ in turn.text():
-            break
-
-
-async def compact(codex):
-    thread = await codex.thread_start()
-    with trio.CancelScope() as scope:
-        async with thread.events() as events, trio.open_nursery() as nursery:
-            nursery.start_soon(thread.compact)
-            async for event in events:
-                if event.method == "turn/started":
-                    scope.cancel()
-
-
-async def run_in_the_shell(codex):
-    thread = await codex.thread_start()
-    with trio.CancelScope() as scope:
-        async with thread.events() as events, trio.open_nursery() as nursery:
-            nursery.start_soon(thread.shell_command, "sleep 1")
-            async for event in events:
-                if event.method == "item/started":
-                    scope.cancel()
-
-
-async def pursue_a_goal(codex):
-    thread = await codex.thread_start()
-    async with thread.goal("reach it") as goal:
-        async for text in goal.text():
-            if text == "two":
-                break
-
-
-@pytest.mark.parametrize(
-    "use", [leave_a_command, run_a_command, watch, review, compact, run_in_the_shell, pursue_a_goal]
-)
-async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use, record_property):
-    @asynccontextmanager
-    async def prepared():
-        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
-            remote = Remote(server)
-            nursery.start_soon(remote.play)
-
-            async def scenario():
-                try:
-                    await use(codex)
-                finally:
-                    assert remote.running == {}, "it outlived its scope"
-                    assert remote.goal != "active", "the goal goes on"
-
-            yield scenario
-            nursery.cancel_scope.cancel()
-
-    checkpoints = await sweep(prepared)
-    record_property("checkpoints", checkpoints)
-    assert checkpoints >= 4
+@asynccontextmanager
+async def real_parts():
+    """The scripted model, and how to run the real server with it."""
+    async with MockModel() as model:
+        model.default = Response(Text("text"))
+        with offline_home(model, approval_policy="on-request") as home:
+            yield model, CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
 
 
 @pytest.mark.real
-async def test_a_turn_on_the_real_server_cancelled_at_any_checkpoint_leaves_its_thread_usable(
-    record_property,
+@pytest.mark.parametrize("sample", HOW_MANY)
+async def test_a_session_of_the_real_server_cancelled_at_any_checkpoint_leaves_nothing(
+    sample, swept, temporary
 ):
-    async with MockModel() as model:
-        model.default = Response(Text("some", "text"))
-        with offline_home(model) as home:
-            async with open_codex(CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)) as codex:
-                thread = await codex.thread_start()
+    async with real_parts() as (_, config):
+        (temporary / "before").touch()
+        before = set(os.listdir(temporary))
 
-                async def scenario():
-                    async with thread.turn("again") as turn:
-                        async for _ in turn.text():
-                            pass
+        async def scenario(cancellation):
+            seen = Seen()
+            with cancellation:
+                async with open_codex(config) as codex:
+                    await leave_a_turn(codex, seen)
+            check_error(cancellation.error)
+            assert all(turn.result.status in ("completed", "interrupted") for turn in seen.turns)
+            assert set(os.listdir(temporary)) == before
 
-                checkpoints = await sweep(partial(nullcontext, scenario))
-                record_property("checkpoints", checkpoints)
-                with trio.fail_after(5):
-                    assert (await thread.run("at last")).status is TurnStatus.completed
-    assert checkpoints >= 5
+        assert swept(await sweep_cancellation(scenario, sample=sample, seed=SEED)).tried
+
+
+def names_below(process):
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            yield child.name()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("sample", HOW_MANY)
+@pytest.mark.parametrize("use", REAL_USES, ids=lambda use: use.__name__)
+async def test_what_runs_on_the_real_server_has_ended_wherever_its_scope_is_cancelled(use, sample, swept):
+    async with real_parts() as (model, config), open_codex(config) as codex:
+        if use in (leave_a_parked_approval, approve):
+            ask = Response(Command("echo", escalate="may I?"))
+            model.script(lambda request: "call_id" not in request.input[-1], default=ask)
+        server = psutil.Process(codex.pid)
+
+        async def scenario(cancellation):
+            seen = Seen()
+            with cancellation:
+                await use(codex, seen)
+            check_error(cancellation.error, nursery=use is two_turns_at_once)
+            assert seen.parked == 0, "a callback outlived its turn"
+            assert "cat" not in names_below(server)
+            for turn in seen.turns:
+                assert turn.result.status in ("completed", "interrupted")
+                # The proof that it has ended: the next one is not taken for more input to it.
+                assert (await codex.thread_read(turn.thread.id)).status.type == "idle"
+
+        assert swept(await sweep_cancellation(scenario, sample=sample, seed=SEED)).tried

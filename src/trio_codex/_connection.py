@@ -263,15 +263,13 @@ class Connection:
         Raises:
             LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
         """
-        self._check_open_for(lane)
+        await self._check_open_for(lane)
         record = self.watch.queued(method, params, lane)
         try:
             if lane == "window":
                 await self._window.acquire()
-            else:
-                await trio.lowlevel.checkpoint_if_cancelled()
             try:
-                self._check_open_for(lane)
+                await self._check_open_for(lane)
                 call = Call(self, method, lane, record)
                 trace = None if record is None else self._instruments.trace(record)
                 call.request_id, line = self._rpc.request(method, params, call, trace)
@@ -355,7 +353,9 @@ class Connection:
         if self.death is not None:
             raise self.death.exception()
 
-    def _check_open_for(self, lane: Lane) -> None:
+    async def _check_open_for(self, lane: Lane) -> None:  # noqa: ASYNC910  # the caller goes on to wait
+        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
+        await trio.lowlevel.checkpoint_if_cancelled()
         self.check_open()
         if self._refusing and lane != "control":
             raise ConnectionClosed

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_codex._inputs import wire_input
+from trio_codex._nursery import without_group
 from trio_codex.errors import CodexError, InvalidRequestError, RpcError
 from trio_codex.wire import _convert
 
@@ -175,16 +176,22 @@ async def insist(
     return False
 
 
-async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # the nursery is left by waiting
     """Wait until one of several waits, none of which raises, is over."""
 
     async def wait(one: Callable[[], Awaitable[object]]) -> None:
         await one()
         nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        for one in waits:
-            nursery.start_soon(wait, one)
+    error = None
+    try:
+        async with trio.open_nursery() as nursery:
+            for one in waits:
+                nursery.start_soon(wait, one)
+    except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        error = without_group(exc)
+    if error is not None:
+        raise error
 
 
 async def _was_started(turn: TurnState) -> bool:

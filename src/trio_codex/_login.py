@@ -162,7 +162,8 @@ class LoginHandle:
         return response
 
     async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint()
+        # Not a cancellation point: the server waits already, and only a scope that was entered makes it stop.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         return self
 
     @trio.lowlevel.enable_ki_protection

@@ -182,6 +182,11 @@ def holds_cancelled(error: BaseException) -> bool:
     return any(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
+def without_group(error: BaseException) -> BaseException | None:
+    """Pick what leaves a nursery whose tasks raise nothing by themselves: an exit request, else ``Cancelled``."""
+    return _choose(None, leaves_of(error))
+
+
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
     """Pick what leaves: an exit request, else the body's own error, else a bug of ours, else ``Cancelled``."""
     errors = [exc for exc in others if not isinstance(exc, trio.Cancelled)]

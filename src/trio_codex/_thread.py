@@ -444,7 +444,8 @@ class Thread:
     # -- as a scope --------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        await trio.lowlevel.checkpoint()
+        # Not a cancellation point: the thread is open already, and only a scope that was entered closes it.
+        await trio.lowlevel.cancel_shielded_checkpoint()
         self._check_open()
         return self
 

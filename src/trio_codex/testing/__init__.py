@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from ._build import notification as notification
     from ._build import result as result
     from ._build import server_request as server_request
+    from ._cancellation import Cancellation as Cancellation
+    from ._cancellation import Sweep as Sweep
+    from ._cancellation import sweep_cancellation as sweep_cancellation
     from ._fake import Asked as Asked
     from ._fake import FakeServer as FakeServer
     from ._fake import fake_codex as fake_codex
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
+    "Cancellation",
     "Command",
     "Cut",
     "Delay",
@@ -95,6 +99,7 @@ __all__ = [
     "Script",
     "Slot",
     "Step",
+    "Sweep",
     "Text",
     "ToolCall",
     "Usage",
@@ -110,11 +115,13 @@ __all__ = [
     "replay",
     "result",
     "server_request",
+    "sweep_cancellation",
     "write_offline_home",
 ]
 
 _MODULES = {
     "_build": ("build", "item", "notification", "result", "server_request"),
+    "_cancellation": ("Cancellation", "Sweep", "sweep_cancellation"),
     "_fake": ("Asked", "FakeServer", "fake_codex"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_last_frames": ("LastFrames",),

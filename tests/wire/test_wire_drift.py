@@ -1,0 +1,121 @@
+"""What a later version adds to the schema, at every place of it: nothing raises, and what came is sent on as it came."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+
+from trio_codex import wire
+from trio_codex._event import Event
+from trio_codex.wire._index import HOME
+from wiregen import schema
+
+BUNDLE = json.loads(gzip.decompress((schema.SCHEMA / schema.FILES["experimental"]).read_bytes()))
+DEFINITIONS = {**BUNDLE["definitions"]["v2"], **BUNDLE["definitions"]}
+LATER = "~later"
+
+
+def resolved(node: Any) -> dict[str, Any]:
+    if not isinstance(node, dict):  # ``true``: any value
+        return {}
+    if "$ref" in node:
+        return resolved(DEFINITIONS[node["$ref"].rpartition("/")[2]])
+    return resolved(node["allOf"][0]) if len(node.get("allOf", ())) == 1 else node
+
+
+def alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
+    return [resolved(inner) for inner in (*node.get("oneOf", ()), *node.get("anyOf", ()))]
+
+
+def least(node: Any) -> Any:
+    """Give the smallest value that the schema allows, from the schema alone."""
+    node = resolved(node)
+    if "enum" in node:
+        return node["enum"][0]
+    if "const" in node:
+        return node["const"]
+    if found := alternatives(node):
+        return {**least(found[0]), **least_object(node)} if "properties" in node else least(found[0])
+    match node.get("type"):
+        case [kind, *_] | str(kind) if kind in _LEAST:
+            return _LEAST[kind]
+        case "array" | ["array", *_]:
+            return []
+        case _:
+            return least_object(node) if "properties" in node or node.get("type") == "object" else None
+
+
+def least_object(node: dict[str, Any]) -> dict[str, Any]:
+    return {name: least(node["properties"][name]) for name in node.get("required", ())}
+
+
+_LEAST = {"string": "x", "integer": 1, "number": 1, "boolean": True, "null": None}
+
+
+def drifts(node: Any) -> list[Any]:
+    """Give values that a later version may have in this place, and this one does not know."""
+    node = resolved(node)
+    members = alternatives(node)
+    told = [member for member in members if member.get("type") != "null"]
+    if node.get("type") == "array":
+        return [[later] for later in drifts(node["items"])]
+    if isinstance(node.get("additionalProperties"), dict):
+        return [{"key": later} for later in drifts(node["additionalProperties"])]
+    if len(told) == 1 < len(members):
+        return drifts(told[0])
+    found: list[Any] = []
+    if len(node.get("enum", ())) > 1 or any("enum" in member for member in told):
+        found.append(LATER)
+    tags = [set(member.get("properties", {})) & TAGS for member in told]
+    if len(told) > 1 and all(tags):
+        found.append({min(set.intersection(*tags)): LATER, "more": [{"a": None}]})
+    return found
+
+
+TAGS = {"type", "kind", "mode"}
+TELLS_APART = {("McpElicitationNumberSchema", "type")}
+"""Tags with two values: with a third it is another member of its union, and not known as a whole."""
+CASES = [
+    pytest.param(name, property_, id=f"{name}.{property_}")
+    for name, node in sorted(DEFINITIONS.items())
+    if name in HOME
+    for property_, inner in resolved(node).get("properties", {}).items()
+    if drifts(inner) and (name, property_) not in TELLS_APART
+]
+OBJECTS = [
+    name for name, node in sorted(DEFINITIONS.items()) if name in HOME and resolved(node).get("properties")
+]
+
+
+@pytest.mark.parametrize(("name", "property_"), CASES)
+def test_a_later_value_of_any_field_is_read_and_sent_on_unchanged(name: str, property_: str) -> None:
+    node = resolved(DEFINITIONS[name])
+    for later in drifts(node["properties"][property_]):
+        raw = {**least(node), property_: later}
+        written: Any = wire.encode(wire.decode(getattr(wire, name), raw))
+        assert written[property_] == later
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_a_later_field_of_any_object_changes_nothing_that_is_known(name: str) -> None:
+    type_, raw = getattr(wire, name), least(DEFINITIONS[name])
+    later: Any = wire.encode(wire.decode(type_, {**raw, LATER: {"deep": [1]}}))
+    if isinstance(later, dict):
+        later.pop(LATER, None)  # kept where unknown fields are data
+    assert later == wire.encode(wire.decode(type_, raw))
+
+
+@pytest.mark.parametrize("method", sorted(wire.NOTIFICATIONS))
+def test_the_raw_parameters_of_any_event_hold_what_this_version_does_not_know(method: str) -> None:
+    raw = {**least(DEFINITIONS[wire.NOTIFICATIONS[method]]), LATER: {"deep": [1]}}
+    event = Event(method, json.dumps(raw).encode(), None)
+    assert not isinstance(event.params, wire.UnknownNotification)
+    assert event.raw == raw
+
+
+def test_the_places_are_those_of_the_whole_schema() -> None:
+    assert len(CASES) > 250
+    assert len(OBJECTS) > 600
