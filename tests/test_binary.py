@@ -148,9 +148,10 @@ def test_a_shim_with_nothing_behind_it_is_run_as_it_is(tmp_path):
     [
         (TESTED[0], "tested"),
         (TESTED[1], "tested"),
-        ("0.162.99", "older"),
+        ("0.162.99", "tested"),
+        ("0.163.0-alpha.1", "tested"),
+        (f"{TESTED[0]}-alpha.1", "older"),
         ("0.99.0", "older"),
-        ("0.163.0-alpha.1", "older"),
         ("0.163.1", "newer"),
         ("0.164.0-alpha.1", "newer"),
         ("1.0.0", "newer"),

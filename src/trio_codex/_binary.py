@@ -21,8 +21,9 @@ import trio
 from trio_codex._process import END_BOUND, spawn_server
 from trio_codex.errors import SpawnError, StartError
 
-TESTED: Final = ("0.163.0", "0.163.0")
-"""The oldest and the newest version that the test suite ran against. The wire types are those of the newest."""
+TESTED: Final = ("0.156.0", "0.163.0")
+"""The oldest and the newest version with which all that the server has works, as the integration tests were seen to run
+against. The wire types are those of the newest."""
 
 VERSION_SECONDS: Final = 10.0
 """Bound of ``codex --version``: it takes 30 ms, and 250 ms from a cold disk."""

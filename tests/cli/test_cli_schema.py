@@ -159,6 +159,10 @@ FIELDS = {
         lambda schema: require(schema, "TurnSteerParams", "clientUserMessageId"),
         Difference("field", "changed", "TurnSteerParams.clientUserMessageId", "required", matters=True),
     ),
+    "no longer required where we read, but may be null": (
+        lambda schema: relax(schema, "ThreadProjectUpdatedNotification", "projectId"),
+        Difference("field", "changed", "ThreadProjectUpdatedNotification.projectId", "no longer required"),
+    ),
     "of another kind": (
         lambda schema: set_field(schema, READ, "turnId", {"type": "integer"}),
         Difference("field", "changed", f"{READ}.turnId", "string → integer", matters=True),
@@ -224,6 +228,24 @@ def test_a_new_enum_value_does_not_matter_and_one_that_is_gone_does():
 def test_a_new_value_matters_where_no_other_can_be_read():
     assert doctored(lambda schema: schema.definition("McpElicitationStringType")["enum"].append("text")) == [
         Difference("enum value", "added", "McpElicitationStringType: text", matters=True)
+    ]
+
+
+def test_any_string_in_place_of_an_enum_matters_where_no_other_can_be_read():
+    def change(schema):
+        del schema.definition("TurnStatus")["enum"]
+        del schema.definition("McpElicitationStringType")["enum"]
+
+    assert doctored(change) == [
+        Difference("type", "changed", "McpElicitationStringType", "enum → any string", matters=True),
+        Difference("type", "changed", "TurnStatus", "enum → any string"),
+    ]
+
+
+@pytest.mark.parametrize(("name", "field", "matters"), [(READ, "turnId", False), (SENT, "threadId", True)])
+def test_an_enum_in_place_of_any_string_matters_where_we_send_it(name, field, matters):
+    assert doctored(lambda schema: set_field(schema, name, field, {"type": "string", "enum": ["a"]})) == [
+        Difference("type", "changed", f"{name}.{field}", "any string → enum", matters=matters)
     ]
 
 

@@ -221,9 +221,13 @@ class _Comparison:
 
     def enums(self, where: str, ours: _Union, theirs: _Union, *, sent: bool) -> None:
         """Compare the strings that a value may be."""
+        closed = ours.values is not None and str not in ours.scalars
         if ours.values is None or theirs.values is None:
+            if theirs.values is not None and str in ours.scalars and str not in theirs.scalars:
+                self.note("type", "changed", where, "any string → enum", matters=sent)
+            elif ours.values is not None and str in theirs.scalars:
+                self.note("type", "changed", where, "enum → any string", matters=closed and not sent)
             return
-        closed = str not in ours.scalars
         for value in theirs.values - ours.values:
             self.note("enum value", "added", f"{where}: {value}", matters=closed and not sent)
         if str not in theirs.scalars:
@@ -280,7 +284,9 @@ class _Comparison:
         must = field.default is attrs.NOTHING
         if must != required and not constant:
             detail = "required" if required else "no longer required"
-            self.note("field", "changed", where, detail, matters=required == sent)
+            # What must be there, but may be null, is read as null if it is not: an older server may not know it.
+            excused = not sent and NoneType in ours.scalars
+            self.note("field", "changed", where, detail, matters=required == sent and not excused)
         null = frozenset({NoneType})
         if not (must and required) and Null not in get_args(field.type):
             # Left out if it is null when sent, taken as the default if it is null when read.
