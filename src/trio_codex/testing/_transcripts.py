@@ -76,7 +76,8 @@ def item_stories(
     draw: st.DrawFn, values_of: ValuesOf, text: st.SearchStrategy[str], item_id: str, ids: dict[str, str]
 ) -> list[Said]:
     """Give what is said of one item: its start, its pieces, and its end, unless it is cut off."""
-    kind = draw(st.sampled_from(sorted(_ITEMS)))
+    # Half of them messages: what a turn comes to depends on these.
+    kind = draw(st.just("agentMessage") | st.sampled_from(sorted(_ITEMS)))
     pieces = draw(st.lists(text, max_size=3)) if kind in _DELTAS else []
     whole = draw(values_of(_ITEMS[kind])).evolve(id=item_id)
     started = whole
@@ -84,6 +85,8 @@ def item_stories(
         started = whole.evolve(aggregated_output=None, status=wire.CommandExecutionStatus.in_progress)
         whole = whole.evolve(aggregated_output="".join(pieces))
     elif kind in _DELTAS:
+        if kind == "agentMessage":
+            whole = whole.evolve(phase=draw(st.none() | st.sampled_from(wire.MessagePhase)))
         started, whole = whole.evolve(text=""), whole.evolve(text="".join(pieces))
     said = [Said("item/started", notification("item/started", item=started, **ids))]
     for piece in pieces:
