@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from trio_codex import wire
+from trio_codex._json import list_of
 from trio_codex.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -45,6 +46,6 @@ def _unknown_fields(raw: Any, known: Any, path: str) -> Iterator[str]:
             elif value is not None:
                 yield f"{path}.{key}"
     elif isinstance(raw, list) and isinstance(known, list):
-        pairs = zip(cast("list[Any]", raw), cast("list[Any]", known), strict=False)
+        pairs = zip(list_of(raw), list_of(known), strict=False)
         for index, (value, other) in enumerate(pairs):
             yield from _unknown_fields(value, other, f"{path}[{index}]")
