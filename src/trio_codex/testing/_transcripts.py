@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import attrs
 from hypothesis import strategies as st
 
 from trio_codex import TurnStatus, wire
 
 from ._build import build, item_classes, notification
+from ._transcript import Said, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,44 +31,6 @@ _NOT_ALONE: Final = {"collabAgentToolCall", "subAgentActivity", "enteredReviewMo
 _ITEMS: Final[dict[str, type[wire.Wire]]] = {
     kind: cls for kind, cls in item_classes().items() if kind not in _NOT_ALONE
 }
-
-
-@attrs.frozen
-class Said:
-    """One notification of a transcript.
-
-    Attributes:
-        method: Its method.
-        params: What it carries.
-    """
-
-    method: str
-    params: wire.Wire
-
-
-@attrs.frozen(kw_only=True)
-class Transcript:
-    """A turn as a server tells it, and what a client must make of it.
-
-    Attributes:
-        thread_id: Its thread.
-        turn_id: Its id.
-        said: The notifications from its start to its end, in order.
-        status: How it ends.
-        error: Why it failed, if it did.
-        final_response: The text of the last final answer, else of the last message without a phase.
-        items: The items that were completed, in that order.
-        diff: The diff as last reported.
-    """
-
-    thread_id: str
-    turn_id: str
-    said: Sequence[Said]
-    status: TurnStatus
-    error: wire.TurnError | None
-    final_response: str | None
-    items: Sequence[wire.Wire]
-    diff: str | None
 
 
 @st.composite
