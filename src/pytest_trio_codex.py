@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LOGS: Final[pytest.StashKey[list[LastFrames]]] = pytest.StashKey()
 
+_SERVERS: Final[pytest.StashKey[list[FakeServer]]] = pytest.StashKey()
+
 
 @pytest.fixture
 async def mock_model() -> AsyncGenerator[MockModel]:
@@ -33,7 +35,12 @@ async def fake_codex(request: pytest.FixtureRequest) -> AsyncGenerator[tuple[Cod
     """A client and the scripted server in memory that it is connected to: :func:`trio_codex.testing.fake_codex`."""
     from trio_codex.testing import fake_codex
 
-    async with fake_codex(**_options(request)) as (codex, server):
+    options = _options(request)
+    # Whether it was all expected is asked once the test has passed: next to its own failure that would be noise.
+    strict = options.pop("strict", True)
+    async with fake_codex(**options, strict=False) as (codex, server):
+        if strict:
+            request.node.stash.setdefault(_SERVERS, []).append(server)
         yield codex, server
 
 
@@ -67,6 +74,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "codex(**options): what the fixtures fake_codex and offline_codex are made with"
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Fail a test that passed although its client sent what nobody expected."""
+    yield
+    for server in item.stash.get(_SERVERS, []):
+        server.assert_all_expected()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -201,3 +202,12 @@ def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) ->
     assert re.fullmatch(lines(OUTPUT[example]), lines(run.stdout)), run.stdout
     assert run.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real
+def test_the_tests_of_the_example_project_pass(tmp_path):
+    project = shutil.copytree(EXAMPLES / "agent_project", tmp_path / "agent_project")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout

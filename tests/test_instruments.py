@@ -46,9 +46,9 @@ for _hook in HOOKS:
 
 
 @asynccontextmanager
-async def scripted(*instruments, config=None, policy=None):
+async def scripted(*instruments, config=None, policy=None, **options):
     with trio.fail_after(5):
-        async with fake_codex(config, policy=policy, instruments=instruments) as both:
+        async with fake_codex(config, policy=policy, instruments=instruments, **options) as both:
             yield both
 
 
@@ -352,7 +352,7 @@ async def test_stats_count_what_happened_and_what_is_going_on():
 
     stats = StatsInstrument()
     config = CodexConfig(request_window=1)
-    async with scripted(stats, config=config, policy=Policy(command=park)) as (codex, server):
+    async with scripted(stats, config=config, policy=Policy(command=park), strict=False) as (codex, server):
         thread = await codex.thread_start()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(play_turn, server, "a", "b")

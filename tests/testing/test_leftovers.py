@@ -48,7 +48,7 @@ def test_what_is_about_to_end_is_waited_for_and_what_is_named_may_stay(release):
 
 
 async def test_a_task_of_the_run_is_found_wherever_it_is():
-    async def inner(task_status):
+    async def inner(task_status):  # noqa: ASYNC114
         async with trio.open_nursery() as deeper:
             deeper.start_soon(trio.sleep_forever, name="the one that stays")
             task_status.started()

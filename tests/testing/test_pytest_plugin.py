@@ -101,6 +101,36 @@ def test_a_test_that_passes_shows_nothing_and_one_that_fails_without_a_client_ne
     result.stdout.no_fnmatch_line("*on the wire*")
 
 
+def test_a_request_that_nobody_expected_fails_a_test_that_passes_and_adds_nothing_to_one_that_fails(project):
+    project.makepyfile(
+        """
+        import pytest
+        import trio, trio.testing
+
+        async def ask(codex):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(codex.models)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+
+        async def test_passes(fake_codex):
+            await ask(fake_codex[0])
+
+        async def test_fails(fake_codex):
+            await ask(fake_codex[0])
+            assert False, "on purpose"
+
+        @pytest.mark.codex(strict=False)
+        async def test_lenient(fake_codex):
+            await ask(fake_codex[0])
+        """
+    )
+    result = project.runpytest()
+    result.assert_outcomes(passed=1, failed=2)
+    raised = [line for line in result.outlines if line.startswith("E ") and "nobody expected" in line]
+    assert len(raised) == 1
+
+
 def test_positional_arguments_of_the_marker_are_refused(project):
     project.makepyfile(
         """

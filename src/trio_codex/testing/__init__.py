@@ -65,6 +65,8 @@ if TYPE_CHECKING:
     from ._steps import Pause as Pause
     from ._steps import Slot as Slot
     from ._steps import Step as Step
+    from ._transcript import Said as Said
+    from ._transcript import Transcript as Transcript
 
 __all__ = [
     "Asked",
@@ -96,12 +98,14 @@ __all__ = [
     "Reasoning",
     "ReplayMismatch",
     "Response",
+    "Said",
     "Script",
     "Slot",
     "Step",
     "Sweep",
     "Text",
     "ToolCall",
+    "Transcript",
     "Usage",
     "UserInput",
     "assert_nothing_left",
@@ -133,6 +137,7 @@ _MODULES = {
     "_replay": ("ReplayMismatch", "replay"),
     "_request": ("ModelRequest",),
     "_steps": ("Cut", "Delay", "Frame", "Gate", "HTTPFailure", "Hang", "Pause", "Slot", "Step"),
+    "_transcript": ("Said", "Transcript"),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

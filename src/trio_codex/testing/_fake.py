@@ -1,23 +1,25 @@
 """A scripted peer in memory: what the client sends arrives as values, and every answer is the test's own.
 
-For what the real server cannot be brought to do. It knows the envelope of the protocol and nothing of its meaning; the
-defaults are just enough for a client to come up and open a thread.
+For what the real server cannot be brought to do. It knows the envelope of the protocol, and of its meaning only what the
+client may send; the defaults are just enough for a client to come up and open a thread.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 import msgspec
 import trio
 import trio.testing
 
-from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex
+from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex, wire
 
-from ._build import THREAD_ID, TURN_ID
+from ._build import THREAD_ID, TURN_ID, notification, server_request
+from ._build import result as result_of
+from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
@@ -70,6 +72,13 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 """Results that are sent at once unless the test takes the method over."""
 
 
+BUILT: Final[Any] = object()
+"""Make it from the fields that are given."""
+
+Fault: TypeAlias = Literal["mute", "junk", "duplicate", "oversize", "cut", "hang_up"]
+"""How the next line of the server goes wrong."""
+
+
 @attrs.frozen(eq=False)
 class Asked:
     """A request of the client.
@@ -85,9 +94,10 @@ class Asked:
     method: str
     params: Any
 
-    async def answer(self, result: Any) -> None:
-        """Send the result."""
-        await self.server.send({"id": self.id, "result": result})
+    async def answer(self, result: Any = BUILT, /, **fields: Any) -> None:
+        """Send the result: a value of the protocol or raw JSON; else one with these fields, made by :func:`result`."""
+        value = result_of(self.method, **fields) if result is BUILT else result
+        await self.server.send({"id": self.id, "result": wire.encode(value)})
 
     async def refuse(self, message: str, code: int = -32600, data: Any = None) -> None:
         """Send an error."""
@@ -103,7 +113,7 @@ class FakeServer:
         answers: The client's answers to requests of the server, by id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_line_bytes: int = CodexConfig().max_line_bytes, validate: bool = True) -> None:
         client_end, self._own = trio.testing.memory_stream_pair()
         self._sending = trio.StrictFIFOLock()
         self.stream: trio.abc.Stream = client_end
@@ -113,6 +123,20 @@ class FakeServer:
         self._asked: deque[Asked] = deque()
         self._changed = trio.Event()
         self._rest = b""
+        self._max_line_bytes = max_line_bytes
+        self._validate = validate
+        self._methods: dict[int | str, str] = {}
+        self._fault: Fault | None = None
+
+    def fault(self, name: Fault) -> None:
+        """Let the next line that this server sends go wrong, once.
+
+        Args:
+            name: ``mute``: it is not sent, nor is any after it. ``junk``: a line that is no JSON comes before it.
+                ``duplicate``: it comes twice. ``oversize``: it is longer than the client's ``max_line_bytes``. ``cut``: half
+                of it comes, and the connection ends. ``hang_up``: the connection ends instead.
+        """
+        self._fault = name
 
     def take_over(self, *methods: str) -> None:
         """Answer these methods by hand: they then come from :meth:`expect`."""
@@ -142,18 +166,43 @@ class FakeServer:
         """Give the methods of the requests that nobody expected so far."""
         return [asked.method for asked in self._asked]
 
+    def assert_all_expected(self) -> None:
+        """Check that every request so far was expected, or answered by default.
+
+        Raises:
+            AssertionError: Nobody expected these.
+        """
+        if unexpected := self.unexpected():
+            raise AssertionError(f"the client sent what nobody expected: {', '.join(unexpected)}")
+
     async def answer_to(self, request_id: int | str) -> Any:
         """Wait for the client's answer to a request of the server: a result, or an error object."""
         await self._until(lambda: request_id in self.answers)
         return self.answers[request_id]
 
-    async def notify(self, method: str, params: Any) -> None:
-        """Send a notification."""
-        await self.send({"method": method, "params": params, "emittedAtMs": 0})
+    async def notify(self, method: str, params: Any = BUILT, /, **fields: Any) -> None:
+        """Send a notification.
 
-    async def ask(self, request_id: int | str, method: str, params: Any) -> None:
-        """Send a request; :meth:`answer_to` gives the answer."""
-        await self.send({"id": request_id, "method": method, "params": params})
+        Args:
+            method: Its method.
+            params: What it carries: a value of the protocol, or raw JSON. By default made of the fields.
+            **fields: As for :func:`notification`.
+        """
+        value = notification(method, **fields) if params is BUILT else params
+        await self.send({"method": method, "params": wire.encode(value), "emittedAtMs": 0})
+
+    async def ask(self, request_id: int | str, method: str, params: Any = BUILT, /, **fields: Any) -> None:
+        """Send a request; :meth:`answer_to` gives the answer.
+
+        Args:
+            request_id: Its id.
+            method: Its method.
+            params: What it carries: a value of the protocol, or raw JSON. By default made of the fields.
+            **fields: As for :func:`server_request`.
+        """
+        value = server_request(method, **fields) if params is BUILT else params
+        self._methods[request_id] = method
+        await self.send({"id": request_id, "method": method, "params": wire.encode(value)})
 
     async def send(self, message: Any) -> None:
         """Send any JSON as a line."""
@@ -162,7 +211,26 @@ class FakeServer:
     async def send_line(self, line: bytes) -> None:
         """Send any bytes and a newline."""
         async with self._sending:
-            await self._own.send_all(line + b"\n")
+            match self._fault:
+                case "mute":
+                    return
+                case "junk":
+                    data = b"Loading configuration...\n" + line + b"\n"
+                case "duplicate":
+                    data = (line + b"\n") * 2
+                case "oversize":
+                    # The ids come first, as the real server writes them: that is what a client has to go by.
+                    data = line[:-1] + b',"more":"' + b"x" * self._max_line_bytes + b'"}\n'
+                case "cut":
+                    data = line[: len(line) // 2]
+                case "hang_up":
+                    data = b""
+                case None:
+                    data = line + b"\n"
+            ends, self._fault = self._fault in ("cut", "hang_up"), None
+            await self._own.send_all(data)
+            if ends:
+                await self._own.aclose()
 
     async def hang_up(self) -> None:
         """Close the connection."""
@@ -191,11 +259,16 @@ class FakeServer:
         await self.notify("turn/completed", {"threadId": thread_id, "turn": ended})
 
     async def item(
-        self, phase: str, item: Mapping[str, Any], turn_id: str = TURN_ID, thread_id: str = THREAD_ID
+        self,
+        phase: str,
+        item: wire.Wire | Mapping[str, Any],
+        turn_id: str = TURN_ID,
+        thread_id: str = THREAD_ID,
     ) -> None:
         """Announce that an item has ``started`` or ``completed``."""
         await self.notify(
-            f"item/{phase}", {"threadId": thread_id, "turnId": turn_id, "item": item, f"{phase}AtMs": 0}
+            f"item/{phase}",
+            {"threadId": thread_id, "turnId": turn_id, "item": wire.encode(item), f"{phase}AtMs": 0},
         )
 
     async def delta(
@@ -220,6 +293,7 @@ class FakeServer:
 
     async def _take(self, message: dict[str, Any]) -> None:
         await trio.lowlevel.checkpoint()
+        self._scrutinise(message)
         if "method" not in message:
             self.answers[message["id"]] = message.get("result", message.get("error"))
         elif "id" not in message:
@@ -230,6 +304,15 @@ class FakeServer:
             self._asked.append(Asked(self, message["id"], message["method"], message.get("params")))
         self._changed.set()
         self._changed = trio.Event()
+
+    def _scrutinise(self, message: dict[str, Any]) -> None:
+        violation = None
+        if "method" in message and "id" in message:
+            violation = violation_of_request(message["method"], message.get("params"))
+        elif "result" in message:
+            violation = violation_of_answer(self._methods.get(message["id"], ""), message["result"])
+        if violation is not None and self._validate:
+            raise AssertionError(violation)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
@@ -246,6 +329,8 @@ async def fake_codex(
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
     version: str = "0.163.0",
+    strict: bool = True,
+    validate: bool = True,
 ) -> AsyncGenerator[tuple[Codex, FakeServer]]:
     """Connect a client to a :class:`FakeServer` for the time of a scope; give both.
 
@@ -258,8 +343,14 @@ async def fake_codex(
         budget: As there.
         instruments: As there.
         version: The version that the server claims to be.
+        strict: Whether a request that nobody expected is an error at the end of the scope.
+        validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
+
+    Raises:
+        AssertionError: After a body that did not raise: the client sent requests that nobody expected. In a group: it sent
+            what the protocol does not have.
     """
-    server = FakeServer()
+    server = FakeServer(max_line_bytes=(config or CodexConfig()).max_line_bytes, validate=validate)
     server.give(
         "initialize",
         {**DEFAULTS["initialize"], "userAgent": f"fake/{version} (Fake; none) unknown (fake; 0)"},
@@ -279,3 +370,5 @@ async def fake_codex(
             yield codex, server
             await codex.aclose()
         serving.cancel_scope.cancel()
+    if strict:
+        server.assert_all_expected()

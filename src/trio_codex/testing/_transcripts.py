@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import attrs
 from hypothesis import strategies as st
 
 from trio_codex import TurnStatus, wire
 
 from ._build import build, item_classes, notification
+from ._transcript import Said, Transcript
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,50 +33,13 @@ _ITEMS: Final[dict[str, type[wire.Wire]]] = {
 }
 
 
-@attrs.frozen
-class Said:
-    """One notification of a transcript.
-
-    Attributes:
-        method: Its method.
-        params: What it carries.
-    """
-
-    method: str
-    params: wire.Wire
-
-
-@attrs.frozen(kw_only=True)
-class Transcript:
-    """A turn as a server tells it, and what a client must make of it.
-
-    Attributes:
-        thread_id: Its thread.
-        turn_id: Its id.
-        said: The notifications from its start to its end, in order.
-        status: How it ends.
-        error: Why it failed, if it did.
-        final_response: The text of the last final answer, else of the last message without a phase.
-        items: The items that were completed, in that order.
-        diff: The diff as last reported.
-    """
-
-    thread_id: str
-    turn_id: str
-    said: Sequence[Said]
-    status: TurnStatus
-    error: wire.TurnError | None
-    final_response: str | None
-    items: Sequence[wire.Wire]
-    diff: str | None
-
-
 @st.composite
 def item_stories(
     draw: st.DrawFn, values_of: ValuesOf, text: st.SearchStrategy[str], item_id: str, ids: dict[str, str]
 ) -> list[Said]:
     """Give what is said of one item: its start, its pieces, and its end, unless it is cut off."""
-    kind = draw(st.sampled_from(sorted(_ITEMS)))
+    # Half of them messages: what a turn comes to depends on these.
+    kind = draw(st.just("agentMessage") | st.sampled_from(sorted(_ITEMS)))
     pieces = draw(st.lists(text, max_size=3)) if kind in _DELTAS else []
     whole = draw(values_of(_ITEMS[kind])).evolve(id=item_id)
     started = whole
@@ -84,6 +47,8 @@ def item_stories(
         started = whole.evolve(aggregated_output=None, status=wire.CommandExecutionStatus.in_progress)
         whole = whole.evolve(aggregated_output="".join(pieces))
     elif kind in _DELTAS:
+        if kind == "agentMessage":
+            whole = whole.evolve(phase=draw(st.none() | st.sampled_from(wire.MessagePhase)))
         started, whole = whole.evolve(text=""), whole.evolve(text="".join(pieces))
     said = [Said("item/started", notification("item/started", item=started, **ids))]
     for piece in pieces:

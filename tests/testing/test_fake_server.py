@@ -1,0 +1,141 @@
+"""The scripted peer: it looks at what the client sends, makes what it is asked to say, and goes wrong when it is told to."""
+
+import pytest
+import trio
+import trio.testing
+
+from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies, wire
+from trio_codex.testing import FakeServer, fake_codex, item
+
+
+@pytest.fixture(autouse=True)
+async def bounded():
+    with trio.fail_after(5):
+        yield
+
+
+def leaf_of(group):
+    while isinstance(group, BaseExceptionGroup):
+        (group,) = group.exceptions
+    return str(group)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "complaint"),
+    [
+        ("turn/start", {"threadId": 5, "input": []}, r"no TurnStartParams: $.threadId: expected a string"),
+        ("turn/start", {"input": []}, "no TurnStartParams"),
+        ("turn/start", {"threadId": "t", "input": [], "colour": 1}, "does not have: $.colour"),
+        (
+            "turn/start",
+            {"threadId": "t", "input": [{"type": "text", "text": "x", "bold": True}]},
+            "does not have: $.input[0].bold",
+        ),
+    ],
+)
+async def test_a_request_that_the_protocol_does_not_have_fails_the_test_at_once(method, params, complaint):
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+        async with fake_codex() as (codex, _):
+            await codex.request(method, params)
+    assert complaint in leaf_of(caught.value)
+
+
+async def test_that_can_be_switched_off_and_what_the_protocol_does_not_name_is_let_be():
+    async with fake_codex(validate=False, strict=False) as (codex, server), trio.open_nursery() as nursery:
+        nursery.start_soon(codex.request, "turn/start", {"colour": 1})
+        assert (await server.expect("turn/start")).params == {"colour": 1}
+        nursery.cancel_scope.cancel()
+    async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+        nursery.start_soon(codex.request, "my/own", {"colour": 1})
+        await (await server.expect("my/own")).answer({})
+
+
+async def test_an_answer_of_the_client_is_looked_at_too():
+    async with fake_codex() as (_, server):
+        await server.ask("q", "item/fileChange/requestApproval")
+        assert await server.answer_to("q") == {"decision": "decline"}
+    bare = FakeServer()
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bare.serve)
+            nursery.start_soon(bare.ask, 1, "item/fileChange/requestApproval")
+            await bare.stream.receive_some()
+            await bare.stream.send_all(b'{"id":1,"result":{"decision":5}}\n')
+            await trio.sleep_forever()
+    assert "the client answered item/fileChange/requestApproval, which is no" in leaf_of(caught.value)
+
+
+async def test_a_request_that_nobody_expected_fails_the_test_at_its_end():
+    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+        async with fake_codex() as (codex, _):
+            await ask_in_vain(codex)
+    async with fake_codex(strict=False) as (codex, _):
+        await ask_in_vain(codex)
+
+
+async def test_what_it_says_is_made_of_the_fields_that_matter():
+    async with fake_codex(policy=Policy(command=lambda _: accept())) as (codex, server):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+
+            async def serve():
+                await (await server.expect("turn/start")).answer(turn=item_turn())
+                await server.notify("turn/started")
+                await server.ask(1, "item/commandExecution/requestApproval", command="ls")
+                assert await server.answer_to(1) == {"decision": "accept"}
+                await server.item("completed", item("agentMessage", text="done"))
+                await server.notify("turn/completed")
+
+            nursery.start_soon(serve)
+            result = await thread.run("go")
+    assert result.status is TurnStatus.completed
+    assert result.final_response == "done"
+
+
+async def ask_in_vain(codex):
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(codex.models)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+
+
+async def accept():
+    return policies.accept()
+
+
+def item_turn():
+    return wire.Turn(id="turn-1", items=[], status="inProgress")
+
+
+async def ask_models(server, codex):
+    """Let the client ask, and the server answer with whatever fault it has; give how that ended."""
+    async with trio.open_nursery() as nursery:
+
+        async def serve():
+            await (await server.expect("model/list")).answer(data=[])
+
+        nursery.start_soon(serve)
+        try:
+            return (await codex.models()).data
+        except errors.CodexError as exc:
+            return type(exc)
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "lives"),
+    [
+        ("mute", errors.RequestTimeout, False),
+        ("junk", [], True),
+        ("duplicate", [], True),
+        ("oversize", errors.FrameTooLong, True),
+        ("cut", errors.ConnectionBroken, False),
+        ("hang_up", errors.ConnectionBroken, False),
+    ],
+)
+async def test_its_next_line_goes_wrong_as_it_is_told(fault, outcome, lives, autojump_clock):
+    config = CodexConfig(max_line_bytes=10_000, request_timeout=3)
+    async with fake_codex(config, strict=False) as (codex, server):
+        server.fault(fault)
+        assert await ask_models(server, codex) == outcome
+        if lives:
+            assert await ask_models(server, codex) == []
