@@ -34,7 +34,7 @@ class Job:
 
 async def open_thread(codex: Codex, job: Job) -> tuple[Thread, dict[str, wire.Turn]]:
     """Resume the thread of the job, or start it; with the turns that it has, by the ids of their messages."""
-    accepted = {}
+    accepted: dict[str, wire.Turn] = {}
     if job.thread_id is not None:
         try:
             thread = await codex.thread_resume(job.thread_id)

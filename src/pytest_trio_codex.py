@@ -80,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
     """Fail a test that passed although its client sent what nobody expected."""
     yield
-    for server in item.stash.get(_SERVERS, []):
+    for server in item.stash.get(_SERVERS, None) or ():
         server.assert_all_expected()
 
 
@@ -91,6 +91,6 @@ def pytest_runtest_makereport(
     """Show what was on the wire of a test that failed."""
     report = yield
     if report.failed:
-        shown = [str(log) for log in item.stash.get(_LOGS, []) if log]
+        shown = [str(log) for log in item.stash.get(_LOGS, None) or () if log]
         report.sections += [("codex: the last frames on the wire", text) for text in shown]
     return report

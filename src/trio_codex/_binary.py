@@ -21,7 +21,7 @@ import trio
 from trio_codex._process import END_BOUND, spawn_server
 from trio_codex.errors import SpawnError, StartError
 
-TESTED: Final = ("0.156.0", "0.163.0")
+TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")
 """The oldest and the newest version with which all that the server has works, as the integration tests were seen to run
 against. The wire types are those of the newest."""
 

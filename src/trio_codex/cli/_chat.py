@@ -82,7 +82,7 @@ async def converse(
         async with open_codex(config, policy=policy) as codex:
             if isinstance(screen, ChatScreen):
                 stack.enter_context(screen.opened())
-            chat = Chat(codex, screen, options, directory, set() if asker is None else asker.diffs_seen)
+            chat = Chat(codex, screen, options, directory, () if asker is None else asker.diffs_seen)
             try:
                 return await chat.run(resume, model=model, cwd=cwd)
             finally:
@@ -222,7 +222,8 @@ class Chat:
         return await self._codex.thread_start(cwd=self._cwd, model=model, **self._options)
 
     async def _resume(self, thread_id: str, more: dict[str, Any] | None = None) -> Thread:
-        return await self._codex.thread_resume(thread_id, **self._options, **(more or {}))
+        options: dict[str, Any] = {**self._options, **(more or {})}
+        return await self._codex.thread_resume(thread_id, **options)
 
     async def _greet(self, thread: Thread, *, is_resumed: bool) -> None:
         await trio.lowlevel.checkpoint()

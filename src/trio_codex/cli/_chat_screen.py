@@ -7,6 +7,7 @@ takes the terminal over, as it is usually, and gives it back.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import sys
 from collections import deque
@@ -209,8 +210,6 @@ class ChatScreen(Screen):
 
 def can_be_typed_on() -> bool:
     """Tell whether there is a terminal on both sides, which can go back up to draw anew."""
-    try:
-        import termios  # noqa: F401  # not on Windows
-    except ImportError:
+    if importlib.util.find_spec("termios") is None:  # on Windows
         return False
     return sys.stdin.isatty() and sys.stdout.isatty() and not Console().is_dumb_terminal

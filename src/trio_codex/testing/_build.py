@@ -183,4 +183,5 @@ def _scalar(type_: Any, name: str) -> Any:
     if type_ is str:
         is_path = name == "cwd" or name.endswith(("path", "root", "home"))
         return _IDS.get(name) or (f"/{name}" if is_path else name)
-    return {int: 0, float: 0.0, bool: False, Any: {}}[type_]
+    zeros: dict[Any, Any] = {int: 0, float: 0.0, bool: False, Any: {}}
+    return zeros[type_]
