@@ -25,12 +25,12 @@ class Cancellation(trio.abc.Instrument):
     """
 
     def __init__(self, number: int) -> None:
-        self.number = number
-        self.reached = False
-        self.checkpoints = 0
+        self.number: int = number
+        self.reached: bool = False
+        self.checkpoints: int = 0
         self.error: BaseException | None = None
         self._scope = trio.CancelScope()
-        self.entered = False
+        self.entered: bool = False
 
     def __enter__(self) -> Self:
         self.entered = True
