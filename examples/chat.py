@@ -33,7 +33,7 @@ async def main() -> None:
         await codex.thread_start() as thread,
     ):
         # Ctrl-C does not wait for the line.
-        while (line := await trio.to_thread.run_sync(read_line, abandon_on_cancel=True)) is not None:
+        while (line := await trio.to_thread.run_sync(read_line, abandon_on_cancel=True)) is not None:  # type: ignore[call-arg, unused-ignore]  # not in trio-typing
             if not line.strip():
                 continue
             async with thread.turn(line) as turn:
