@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import attrs
 import msgspec
@@ -346,6 +348,27 @@ def test_json_of_any_form_loses_its_names_and_numbers_too():
         "key-4": [{"status": "xxxxxxxxx"}, None],
     }
     assert redacted(message)["params"]["tool"] == "lookup"
+
+
+def test_what_is_redacted_does_not_depend_on_what_was_read_before():
+    script = (
+        "import sys\n"
+        "from trio_codex import wire\n"
+        "from trio_codex.recording import _redaction\n"
+        "from trio_codex.wire import _convert, _index\n"
+        "if 'resolved' in sys.argv:\n"
+        "    for name in _index.HOME:\n"
+        "        if isinstance(found := getattr(wire, name), type) and issubclass(found, wire.Wire):\n"
+        "            _convert.fields_of(found)\n"
+        "known = _redaction._vocabulary()\n"
+        "print(sorted(known.free), sorted(known.names), sorted(known.words), sorted(known.wordy))\n"
+    )
+    fresh, resolved = (
+        subprocess.run([sys.executable, "-c", script, *given], capture_output=True, check=True).stdout
+        for given in ([], ["resolved"])
+    )
+    assert b"arguments" in fresh
+    assert fresh == resolved
 
 
 def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():

@@ -170,7 +170,8 @@ def _vocabulary() -> _Vocabulary:
             for field in found.__attrs_attrs__:
                 wire_name = shape.names.get(field.name, field.name)
                 names.add(wire_name)
-                type_ = str(field.type)
+                # As it is written: the type itself is another one once somebody has read such a value.
+                type_ = found.__annotations__[field.name]
                 if type_.startswith("Literal["):
                     words.add(str(field.default))
                     wordy.add(wire_name)
