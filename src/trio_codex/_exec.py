@@ -225,7 +225,8 @@ async def open_exec(
     process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
     session.router.lead(OUTPUT_METHOD, params.process_id, process)
     try:
-        await process.start(params, stdin=stdin)
+        async with session.exec_starts:
+            await process.start(params, stdin=stdin)
         yield process
     finally:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from trio_codex._toolbox import Toolbox
     from trio_codex.errors import ConnectionBroken
 
+EXEC_STARTS_AT_ONCE: Final = 16
+"""Commands of a client that are being started at the same time. A start is two requests that no window counts, and a burst
+of them would be a burst in which the server loses answers (M1)."""
+
 
 class Session:
     """One client's connection, and what is known over it.
@@ -44,6 +48,7 @@ class Session:
         tools: Its tools.
         logins: How logins end, from the first login on.
         server_version: The version of the server, as far as it is known.
+        exec_starts: Bounds how many commands are being started at the same time.
     """
 
     def __init__(
@@ -71,6 +76,7 @@ class Session:
         self.tools = tools
         self.logins: LoginNews | None = None
         self.server_version: str | None = None
+        self.exec_starts: trio.Semaphore = trio.Semaphore(EXEC_STARTS_AT_ONCE)
         self._numbers = itertools.count(1)
 
     def next_number(self) -> int:
