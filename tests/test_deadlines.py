@@ -152,16 +152,19 @@ async def test_a_policy_may_take_a_year(autojump_clock):
 BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
 
 BOUNDS = {
-    "_binary": {"VERSION_SECONDS", "END_BOUND"},  # asking a binary for its version is no wait for the server
-    "_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
-    "_ending": {"CALLBACK_SHARE", "delay"},  # a share of interrupt_grace, and the time to the next try
-    "_goal": {
+    "_launch/_binary": {
+        "VERSION_SECONDS",
+        "END_BOUND",
+    },  # asking a binary for its version is no wait for the server
+    "_runtime/_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
+    "_turns/_ending": {"CALLBACK_SHARE", "delay"},  # a share of interrupt_grace, and the time to the next try
+    "_turns/_goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
-    "_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
-    "_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
-    "_proctree": {"END_BOUND"},
-    "_toolbox": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
+    "_client/_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_runtime/_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
+    "_runtime/_proctree": {"END_BOUND"},
+    "_tools/_toolbox": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 
@@ -210,13 +213,12 @@ def deadlines_of(path):
 def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup():
     root = Path(trio_codex.__file__).parent
     seen = 0
-    for path in sorted(root.glob("*.py")):
+    for path in sorted(root.glob("_*/*.py")):
+        where = "/".join(path.relative_to(root).with_suffix("").parts)
         for line, names in deadlines_of(path):
             seen += 1
             bounds = names - {"config", "self", "session", "min", "math", "inf", "trio", "current_time"}
-            assert bounds, f"{path.name}:{line}: a deadline of a bare number"
-            unknown = bounds - BUDGETS - BOUNDS.get(path.stem, set())
-            assert not unknown, (
-                f"{path.name}:{line}: what does {', '.join(unknown)} bound, and whose wait is it?"
-            )
+            assert bounds, f"{where}:{line}: a deadline of a bare number"
+            unknown = bounds - BUDGETS - BOUNDS.get(where, set())
+            assert not unknown, f"{where}:{line}: what does {', '.join(unknown)} bound, and whose wait is it?"
     assert seen > 10

@@ -15,26 +15,19 @@ TESTS = Path(__file__).parent
 SANS_IO, WIRE, SHELL, API, ABOVE = range(5)
 
 LAYERS = {
-    SANS_IO: "errors _exceptions _framing _json _rpc",
+    SANS_IO: "errors _core",
     WIRE: "wire",
-    SHELL: (
-        "_connection _dispatch _guard _guarded _instruments _nursery _outbox _process _proctree _start_gate _stderr _subscriptions"
-        " _transports _websocket"
-    ),
+    SHELL: "_runtime",
     API: (
-        "_api _api_base _api_generated _approvals _audit _binary _budget _client _config _docstring _ending"
-        " _event _exec _goal _history _inputs _json_schema _json_types _json_values _login _open _opening"
-        " _options _output _paging _remote_streams _retry _router _server_requests _session _shell _terminals"
-        " _thread _tool _tool_result _toolbox _turn _turn_result _turn_state _usage _versions _waiting _watch"
-        " binary instruments policies recording tools trio_codex"
+        "_api _client _launch _remote _requests _tools _turns binary instruments policies recording tools trio_codex"
     ),
-    ABOVE: "__main__ _supervisor cli supervisor testing",
+    ABOVE: "cli testing",
 }
-"""Section 2 of the design, module by module. ``trio_codex`` is the package itself: it re-exports."""
+"""What each package and public module is. ``trio_codex`` is the package itself: it re-exports."""
 
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
-TYPE_ONLY_EXCEPTIONS = {("errors", "_turn_result"), ("errors", "_usage")}
+TYPE_ONLY_EXCEPTIONS = {("errors", "_turns")}
 """An error that carries a value of a higher layer may name its type to type checkers."""
 
 NEVER_IMPORTED = {
@@ -44,7 +37,7 @@ NEVER_IMPORTED = {
 }
 """What a layer never knows, outside the project."""
 
-STDLIB_ONLY = {"_guard"}
+STDLIB_ONLY = {"trio_codex._runtime._guard"}
 """Run as programs of their own, without the site packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -55,7 +48,7 @@ every_module = pytest.mark.parametrize(
 
 
 def unit_of(dotted):
-    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._rpc`` to ``_rpc``."""
+    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._core._rpc`` to ``_rpc``."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -130,7 +123,7 @@ def test_no_layer_knows_what_it_must_not_know(path):
     assert not imported & NEVER_IMPORTED.get(layer_of(unit), set())
     if layer_of(unit) == SHELL:
         assert "wire" not in {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
-    if unit in STDLIB_ONLY:
+    if dotted_name(path) in STDLIB_ONLY:
         assert imported <= sys.stdlib_module_names
 
 
@@ -161,27 +154,28 @@ def test_there_are_no_threads_and_no_asyncio(path):
 
 def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    for name in ("_client", "_turn_result", "policies"):
+    for name in ("_client/_client", "_turns/_turn_result", "_core/_json", "policies/__init__", "errors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").touch()
     for source, edges in {
-        "import trio_codex": ["_rpc → trio_codex"],
-        "import trio_codex._client": ["_rpc → _client"],
-        "from trio_codex import policies": ["_rpc → policies"],
-        "from trio_codex import Codex": ["_rpc → trio_codex"],
-        "from trio_codex._client import Codex": ["_rpc → _client"],
-        "from ._client import Codex": ["_rpc → _client"],
-        "from . import policies": ["_rpc → policies"],
-        "def f():\n    from trio_codex import policies": ["_rpc → policies"],
-        "if TYPE_CHECKING:\n    from trio_codex._turn_result import T": ["_rpc → _turn_result"],
-        "from trio_codex import errors\nimport trio": [],
+        "import trio_codex": ["_core → trio_codex"],
+        "import trio_codex._client._client": ["_core → _client"],
+        "from trio_codex import policies": ["_core → policies"],
+        "from trio_codex import Codex": ["_core → trio_codex"],
+        "from trio_codex._client import _client": ["_core → _client"],
+        "from trio_codex._client._client import Codex": ["_core → _client"],
+        "from .._client._client import Codex": ["_core → _client"],
+        "from .. import policies": ["_core → policies"],
+        "def f():\n    from trio_codex import policies": ["_core → policies"],
+        "if TYPE_CHECKING:\n    from trio_codex._turns._turn_result import T": ["_core → _turns"],
+        "from trio_codex import errors\nfrom . import _json\nimport trio": [],
     }.items():
-        (tmp_path / "errors.py").touch()
-        (tmp_path / "_rpc.py").write_text(source)
-        assert list(upward_edges(tmp_path / "_rpc.py")) == edges
-    (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._turn_result import T")
+        (tmp_path / "_core" / "_rpc.py").write_text(source)
+        assert list(upward_edges(tmp_path / "_core" / "_rpc.py")) == edges
+    (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._turns._turn_result import T")
     assert list(upward_edges(tmp_path / "errors.py")) == []
-    (tmp_path / "errors.py").write_text("from trio_codex._turn_result import T")
-    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _turn_result"]
+    (tmp_path / "errors.py").write_text("from trio_codex._turns._turn_result import T")
+    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _turns"]
 
 
 # -- what an import costs ------------------------------------------------------------------------------------------
@@ -222,7 +216,7 @@ def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
     }
     assert domains == set()
     assert "trio_codex.testing" not in loaded
-    assert "trio_codex._api_generated" not in loaded
+    assert "trio_codex._api._generated" not in loaded
 
 
 # -- the suite's own leak check ------------------------------------------------------------------------------------

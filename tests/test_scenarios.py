@@ -24,11 +24,11 @@ ELSEWHERE = {
     ),
     51: (
         "Events that come before their turn is known: the pinned server cannot be made to send them at will.",
-        "tests/test_turn.py::test_events_before_the_answer_are_kept_and_those_of_other_turns_are_not",
+        "tests/turns/test_turn.py::test_events_before_the_answer_are_kept_and_those_of_other_turns_are_not",
     ),
     52: (
         "Concurrent first use: there is none, because opening is a scope. A handshake that fails closes the client.",
-        "tests/test_open.py::test_a_server_that_refuses_the_handshake",
+        "tests/client/test_open.py::test_a_server_that_refuses_the_handshake",
     ),
     54: (
         "The router of goals is how the official SDK goes about 36 to 44; what can be seen of it is theirs.",

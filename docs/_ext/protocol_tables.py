@@ -19,7 +19,8 @@ from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
-from trio_codex import _api_generated, wire
+from trio_codex import wire
+from trio_codex._api import _generated as _api_generated
 from trio_codex.wire._index import HOME
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -183,7 +184,7 @@ def _spellings() -> dict[str, str]:
     }
 
 
-_HOMES = {"_binary": "binary", "_tool": "tools", "_tool_result": "tools"}
+_HOMES = {"_launch._binary": "binary", "_tools._tool": "tools", "_tools._tool_result": "tools"}
 """Private modules whose names are not exported by ``trio_codex`` itself."""
 
 
@@ -200,7 +201,7 @@ class _PublicNames:
             text = text.replace(spelling, name)
         for private, public in _HOMES.items():
             text = text.replace(f"trio_codex.{private}.", f"trio_codex.{public}.")
-        return re.sub(r"(trio_codex(?:\.[a-z]\w*)?)\._\w+\.", r"\1.", text)
+        return re.sub(r"(trio_codex(?:\.[a-z]\w*)?)(?:\._\w+)+\.", r"\1.", text)
 
     def in_docstring(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]

@@ -9,12 +9,12 @@ import sys
 import atheris
 import msgspec
 
-MODULES = ["_framing", "_rpc", "_json", "wire._convert", "wire._unions"]
+MODULES = ["_core._framing", "_core._rpc", "_core._json", "wire._convert", "wire._unions"]
 
 with atheris.instrument_imports(include=[f"trio_codex.{name}" for name in MODULES]):
     from trio_codex import wire
-    from trio_codex._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine
-    from trio_codex._rpc import Junk, Notification, OversizeNotification, Reply, RpcState, ServerRequest
+    from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine
+    from trio_codex._core._rpc import Junk, Notification, OversizeNotification, Reply, RpcState, ServerRequest
     from trio_codex.errors import DecodeError, RemoteProtocolError, RpcError
     from trio_codex.wire import _convert
 

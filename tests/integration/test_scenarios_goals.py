@@ -1,7 +1,7 @@
 """What the suite of the official SDK proves of goals and file watches, on the real server with its model replaced.
 
 The tests bear the numbers of the scenarios. There a goal is one logical turn with rewritten ids; here it is a scope over
-turns that keep their own. That a watch listens before its request goes out is proved in ``tests/test_watch.py``.
+turns that keep their own. That a watch listens before its request goes out is proved in ``tests/remote/test_watch.py``.
 """
 
 import os

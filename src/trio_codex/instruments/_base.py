@@ -1,6 +1,6 @@
 """The hooks that an instrument may override, and the records of processes and turns that they are given.
 
-The records of requests are made by the connection, and defined below it (:mod:`trio_codex._instruments`).
+The records of requests are made by the connection, and defined below it (:mod:`trio_codex._runtime._instruments`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_codex._audit import DecisionRecord
-    from trio_codex._client import ServerMetadata
-    from trio_codex._event import Event
-    from trio_codex._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._client._client import ServerMetadata
+    from trio_codex._requests._audit import DecisionRecord
+    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._turns._event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
 

@@ -14,9 +14,9 @@ from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
-    from trio_codex._audit import DecisionRecord
-    from trio_codex._client import ServerMetadata
-    from trio_codex._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._client._client import ServerMetadata
+    from trio_codex._requests._audit import DecisionRecord
+    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
     from ._base import ProcessRecord, TurnRecord

@@ -13,9 +13,9 @@ from ._base import Instrument, decision_name
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_codex._audit import DecisionRecord
-    from trio_codex._event import Event
-    from trio_codex._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._requests._audit import DecisionRecord
+    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._turns._event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
     from ._base import TurnRecord

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex._tool_result import ToolResult
+from trio_codex._tools._tool_result import ToolResult
 
 if TYPE_CHECKING:
     import os

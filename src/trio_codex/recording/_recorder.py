@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 import trio
 
-from trio_codex._config import VERSION
-from trio_codex._json import UNREADABLE
+from trio_codex._core._json import UNREADABLE
+from trio_codex._launch._config import VERSION
 from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
 
@@ -20,8 +20,8 @@ from ._redaction import Redaction
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from trio_codex._audit import DecisionRecord
-    from trio_codex._rpc import RequestId
+    from trio_codex._core._rpc import RequestId
+    from trio_codex._requests._audit import DecisionRecord
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
 

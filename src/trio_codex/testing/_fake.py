@@ -24,7 +24,7 @@ from ._scrutiny import violation_of_answer, violation_of_request
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 
-    from trio_codex._toolbox import AnyTool
+    from trio_codex._tools._toolbox import AnyTool
     from trio_codex.instruments import Instrument
 
 _THREAD: Final[dict[str, Any]] = {

@@ -17,9 +17,9 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig
-from trio_codex._json import list_of
-from trio_codex._nursery import open_services
-from trio_codex._open import Opening
+from trio_codex._client._open import Opening
+from trio_codex._core._json import list_of
+from trio_codex._runtime._nursery import open_services
 from trio_codex.recording import Recording, Redaction, read_recording
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""``codex.api``: one typed coroutine for each request of the protocol, generated."""

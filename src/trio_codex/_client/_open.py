@@ -1,0 +1,412 @@
+"""How a client comes up and goes down: spawn, handshake, the close order, and the reason of a death.
+
+The only place where a process, a connection and the API meet.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import trio
+
+from trio_codex._client._client import Codex, ServerMetadata
+from trio_codex._client._router import Router
+from trio_codex._client._session import Session, decode_result
+from trio_codex._launch._config import CodexConfig
+from trio_codex._requests._approvals import Approvals
+from trio_codex._runtime._connection import DIAGNOSIS_SECONDS, Connection
+from trio_codex._runtime._dispatch import Dispatcher
+from trio_codex._runtime._instruments import Instruments
+from trio_codex._runtime._nursery import Services, open_services
+from trio_codex._tools._toolbox import Toolbox
+from trio_codex._turns._ending import end_orphan, end_turn, interrupt_soon
+from trio_codex.errors import (
+    CodexError,
+    ConnectionBroken,
+    ConnectionClosed,
+    ServerExited,
+    StartError,
+    StartTimeout,
+    describe_exit,
+)
+from trio_codex.instruments._base import Instrument, ProcessRecord
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from trio_codex import wire
+    from trio_codex._launch._binary import Binary
+    from trio_codex._runtime._process import ServerProcess
+    from trio_codex._tools._toolbox import AnyTool
+    from trio_codex._turns._budget import Budget
+    from trio_codex.policies import Policy
+
+StartErrorT = TypeVar("StartErrorT", bound=StartError)
+
+FAILED_START_GRACE: Final = 0.5
+"""How long a server that never answered gets to exit by itself. The real one needs 65 ms."""
+
+FLUSH_SECONDS: Final = 0.5
+"""How long closing waits for queued replies to be written; a server that does not read gets no more than this."""
+
+MIN_SECRET_LENGTH: Final = 8
+"""Shorter values of the environment are not redacted: they are flags, and match inside ordinary words."""
+
+_PLAIN_NAMES: Final = frozenset(
+    {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
+)
+
+_MENDS: Final = (
+    (r"CODEX_HOME", "Create that directory, or set codex_home to one that exists."),
+    (
+        r"approval_policy|config\.toml|unknown configuration",
+        "Correct config.toml in the CODEX_HOME of this server.",
+    ),
+    (
+        r"unexpected argument|unrecognized subcommand|Usage:",
+        "This binary has no app-server of the known kind; run trio-codex doctor.",
+    ),
+)
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_codex(
+    config: CodexConfig | None = None,
+    *,
+    policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
+    budget: Budget | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> AsyncGenerator[Codex]:
+    """Start a server and be its client, as a scope.
+
+    When the scope is left, by whatever way, open turns are ended, the server is stopped, and nothing of it remains: no
+    task, process or descriptor. What the body raises leaves as itself.
+
+    Args:
+        config: How; by default as the user's own Codex.
+        policy: Decides on what turns ask, unless their own policies or those of their threads do.
+        tools: Declared on each thread that is started: what its agent can call, made by :func:`~trio_codex.tools.tool`.
+        budget: What all of its turns may use together.
+        instruments: Who is told what happens.
+
+    Raises:
+        StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
+        ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
+        TypeError: Something is no tool, or cannot be described to an agent; likewise.
+        InternalError: A bug of ours; the body was cancelled for it.
+    """
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    async with open_services(opening.close_with) as services:
+        yield await opening.spawn(services)
+
+
+async def connect_codex(
+    nursery: trio.Nursery,
+    stream: trio.abc.Stream,
+    *,
+    config: CodexConfig | None = None,
+    policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
+    budget: Budget | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> Codex:
+    """Be a client over a byte stream that is already open, such as a socket or half of ``memory_stream_pair``.
+
+    Its tasks run in ``nursery``, which they keep open. When the nursery is cancelled, or at :meth:`Codex.aclose`, open
+    turns are ended and the stream is closed. The server is not ours and is never killed.
+
+    Args:
+        nursery: Where the tasks run.
+        stream: Newline-delimited JSON in both directions.
+        config: Its fields about the process have no effect.
+        policy: As in :func:`open_codex`.
+        tools: As in :func:`open_codex`.
+        budget: As in :func:`open_codex`.
+        instruments: As in :func:`open_codex`.
+
+    Raises:
+        StartError: The server did not answer ``initialize``, or refused it.
+        ValueError: As :func:`open_codex`, and ``TypeError``.
+    """
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    services = Services(nursery)
+    nursery.start_soon(opening.sentinel, services)
+    return await opening.connect(services, stream)
+
+
+class Opening:
+    """One client on its way up, and later on its way down."""
+
+    def __init__(
+        self,
+        config: CodexConfig,
+        policy: Policy | None,
+        instruments: Sequence[Instrument] = (),
+        budget: Budget | None = None,
+        tools: Iterable[AnyTool] = (),
+    ) -> None:
+        self._config = config
+        self._tools = Toolbox(tools)
+        if self._tools:
+            config.need_experimental_api("tools")
+        self._instruments = Instruments(instruments, Instrument)
+        self._router = Router(config.event_buffer, budget, self._instruments)
+        self._approvals = Approvals(self._router, policy, self._tools)
+        if "decision_made" in self._instruments:
+            self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
+        self._services: Services | None = None
+        self._process: ServerProcess | None = None
+        self._stream: trio.abc.Stream | None = None
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self._binary: Binary | None = None
+        self._process_record: ProcessRecord | None = None
+        self._phase = "start"
+        self._closing = False
+        self._closed = trio.Event()
+
+    # -- up ----------------------------------------------------------------------------------------------------
+
+    async def spawn(self, services: Services) -> Codex:
+        """Start the server and shake hands."""
+        from trio_codex._launch._binary import find_binary
+        from trio_codex._runtime._process import spawn_server
+        from trio_codex._runtime._start_gate import start_gate
+
+        config = self._config
+        environment = config.environment()
+        if config.launch_args_override is None:
+            self._binary = find_binary(config.codex_bin, environment.get("PATH"))
+        argv = config.command_line("" if self._binary is None else self._binary.path)
+        with trio.move_on_after(config.start_timeout):
+            async with start_gate(config.state_home()):
+                process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
+                # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
+                _convert.preload()
+                pid = await process.started()
+                self._note_spawned(pid)
+                services.start_service(process.drain_stderr)
+                self._attach(services, process.stdin, process.stdout, process.kill)
+                services.start_service(self._watch)
+                return Codex(self._session_of(), await self._shake_hands(), pid)
+        raise self._timeout()
+
+    async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
+        """Shake hands over a stream."""
+        self._stream = stream
+        _convert.preload()
+        self._attach(services, stream, stream, None)
+        try:
+            with trio.move_on_after(self._config.start_timeout):
+                return Codex(self._session_of(), await self._shake_hands(), None)
+            raise self._timeout()
+        except BaseException:
+            await services.finish(self.close_with, services)  # noqa: ASYNC102  # shielded and bounded inside
+            raise
+
+    def _attach(
+        self, services: Services, send: trio.abc.SendStream, receive: trio.abc.ReceiveStream, kill: Any
+    ) -> None:
+        config = self._config
+        connection = Connection(
+            services,
+            send,
+            receive,
+            self._router,
+            window=config.request_window,
+            request_timeout=config.request_timeout,
+            max_line_bytes=config.max_line_bytes,
+            diagnose=self._diagnose,
+            instruments=self._instruments,
+        )
+        self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
+        self._connection = connection
+        self._services = services
+        self._session = Session(
+            config,
+            services,
+            connection,
+            self._router,
+            self._approvals,
+            kill,
+            self._broken,
+            self.close,
+            self._closed,
+            self._tools,
+        )
+        session = self._session
+        self._router.audit = self._approvals.audit
+        self._router.end_orphan = lambda turn: services.start_service(end_orphan, session, turn)
+        self._approvals.interrupt = lambda turn: services.start_service(interrupt_soon, session, turn)
+        connection.start()
+
+    async def _shake_hands(self) -> ServerMetadata:
+        config, connection = self._config, self._connection
+        assert connection is not None
+        capabilities: dict[str, Any] = {"experimentalApi": config.experimental_api}
+        if config.opt_out_notifications:
+            capabilities["optOutNotificationMethods"] = list(config.opt_out_notifications)
+        info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
+        try:
+            # Deferred: ``start_timeout`` bounds it, and a shorter ``request_timeout`` must not cut that short.
+            raw = await connection.request(
+                "initialize", {"clientInfo": info, "capabilities": capabilities}, "deferred"
+            )
+            response: wire.InitializeResponse = decode_result("initialize", raw)
+        except StartError:
+            raise
+        except CodexError as exc:
+            raise self._start_error(StartError, f"the server did not come up: {_reason(exc)}") from exc
+        connection.notify("initialized")
+        self._phase = "running"
+        metadata = ServerMetadata.of(response)
+        self._instruments.call("handshake_completed", self._instruments.connection, metadata)
+        self._session_of().server_version = metadata.server_version
+        return metadata
+
+    def _session_of(self) -> Session:
+        assert self._session is not None
+        return self._session
+
+    def _timeout(self) -> StartTimeout:
+        seconds = self._config.start_timeout
+        if self._process is None and self._stream is None:
+            problem = (
+                f"another first start on the same CODEX_HOME did not come to its end within {seconds:g} s"
+            )
+            return self._start_error(StartTimeout, problem)
+        junk = 0 if self._connection is None else self._connection.junk_lines
+        noise = f"; it printed {junk} lines that are no JSON-RPC messages" if junk else ""
+        return self._start_error(
+            StartTimeout, f"the server did not answer initialize within {seconds:g} s{noise}"
+        )
+
+    def _start_error(self, cls: type[StartErrorT], problem: str) -> StartErrorT:
+        process, binary = self._process, self._binary
+        tail = "" if process is None else self._redact(process.stderr.tail())
+        mend = next(
+            (mend for pattern, mend in _MENDS if re.search(pattern, tail)),
+            "Run trio-codex doctor to see why.",
+        )
+        return cls(
+            problem,
+            "connect" if process is None else "handshake",
+            None if process is None else mend,
+            None if binary is None else binary.path,
+            None if binary is None else binary.version,
+            None if process is None else process.returncode,
+            tail,
+        )
+
+    # -- down --------------------------------------------------------------------------------------------------
+
+    async def sentinel(self, services: Services) -> None:
+        """Run the close sequence when the caller's nursery is cancelled."""
+        try:
+            await self._closed.wait()
+        finally:
+            with trio.CancelScope(shield=True):  # bounded inside
+                await self.close_with(services)
+
+    async def close_with(self, services: Services) -> None:
+        """Close, and stop what serves the connection. The last thing that a client does."""
+        try:
+            await self.close()
+        finally:
+            services.stop()
+
+    async def close(self) -> None:
+        """Run the close sequence once; a second caller waits for the first. Bounded; not cancelled by anybody."""
+        if self._closing:
+            await self._closed.wait()
+            return
+        self._closing = True
+        try:
+            await self._close()
+        finally:
+            self._closed.set()
+
+    async def _close(self) -> None:
+        config, connection = self._config, self._connection
+        was_up = self._phase == "running"
+        if connection is not None and connection.death is None:
+            if was_up:
+                self._phase = "close"
+            connection.refuse_new()
+            with trio.move_on_after(min(config.interrupt_grace, config.stop_grace)):
+                async with trio.open_nursery() as nursery:
+                    for turn in self._router.open_turns():
+                        nursery.start_soon(end_turn, self._session_of(), turn)
+                    for series in self._router.open_series():
+                        nursery.start_soon(series.finish)
+            with trio.move_on_after(FLUSH_SECONDS):
+                await connection.flush()
+            connection.end(ConnectionClosed("the client was closed"))
+        await trio.lowlevel.checkpoint()
+        if self._process is not None:
+            # The reader goes on draining stdout meanwhile: an undrained server does not exit on EOF (PROTOCOL 6).
+            # One that never came up has nothing to put in order.
+            grace = config.stop_grace if was_up else min(config.stop_grace, FAILED_START_GRACE)
+            try:
+                await self._process.stop(grace)
+            finally:
+                self._note_exited(self._process.returncode)
+        elif self._stream is not None:
+            await trio.aclose_forcefully(self._stream)
+
+    async def _watch(self) -> None:
+        """End the connection when the process has ended but something else still holds its stdout open."""
+        assert self._process is not None
+        assert self._connection is not None
+        self._note_exited(await self._process.wait())
+        with trio.move_on_after(DIAGNOSIS_SECONDS):
+            await self._connection.wait_drained()
+        await self._connection.lose("the server exited")
+
+    def _note_spawned(self, pid: int) -> None:
+        path, version = (None, None) if self._binary is None else (self._binary.path, self._binary.version)
+        self._process_record = ProcessRecord(self._instruments.connection, pid, path, version)
+        self._instruments.call("process_spawned", self._process_record)
+
+    def _note_exited(self, returncode: int | None) -> None:
+        record, self._process_record = self._process_record, None
+        if record is not None:
+            record.returncode = returncode
+            self._instruments.call("process_exited", record)
+
+    async def _diagnose(self, reason: str) -> ConnectionBroken:
+        process = self._process
+        await trio.lowlevel.checkpoint()
+        if process is None:
+            return self._broken(reason)
+        returncode = None
+        with trio.move_on_after(DIAGNOSIS_SECONDS):
+            returncode = await process.wait()
+        if returncode is None:
+            return self._broken(reason)
+        problem = f"the server exited: {describe_exit(returncode)}"
+        tail = self._redact(process.stderr.tail())
+        return ServerExited(problem, self._phase, process.pid, returncode, tail)
+
+    def _broken(self, reason: str) -> ConnectionBroken:
+        process = self._process
+        if process is None:
+            return ConnectionBroken(reason, self._phase)
+        return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
+
+    def _redact(self, text: str) -> str:
+        """Take the configured values of the environment out of the server's text."""
+        for name, value in self._config.env.items():
+            if value is not None and len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES:
+                text = text.replace(value, f"<{name}>")
+        return text
+
+
+def _reason(error: CodexError) -> str:
+    return error.reason if isinstance(error, ConnectionBroken) else str(error)

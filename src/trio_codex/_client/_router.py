@@ -1,0 +1,398 @@
+"""Where inbound messages go: owns the table of threads, and leads each message to the turns and listeners it is of.
+
+Everything here runs on the reader and neither waits nor raises, whatever the server sends.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+import msgspec
+
+from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object, string_of
+from trio_codex._requests._audit import REVIEW_COMPLETED, REVIEW_STARTED
+from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
+from trio_codex._runtime._subscriptions import Subscription, Wakeups
+from trio_codex._turns._budget import Meter
+from trio_codex._turns._event import DeltaMerger, Event, Route, event_of, route
+from trio_codex._turns._turn_state import Series, ThreadListener, ThreadState, TurnState
+from trio_codex._turns._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_codex._core._rpc import Junk, Notification, OversizeNotification, ServerRequest
+    from trio_codex._launch._config import EventBuffer
+    from trio_codex._requests._audit import Audit
+    from trio_codex._runtime._connection import Death
+    from trio_codex._runtime._dispatch import Dispatcher
+    from trio_codex._turns._budget import Budget
+
+logger = logging.getLogger("trio_codex")
+
+JUNK_METHOD: Final = "trio_codex/junk"
+"""The method of the event that reports a line of no use. The server has none of this name."""
+
+UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
+"""The method of the event that reports a server request that this version does not know."""
+
+
+UNHEARD_KEPT: Final = 64
+"""Notifications of no thread that are kept for the first who listens: some are sent before anybody can."""
+
+
+class Listener(Protocol):
+    """Who is told of events by the reader; none of it waits or raises."""
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Note that there will be no more, and why."""
+        ...
+
+    def release(self) -> None:
+        """Drop what is kept: nobody is going to ask for it."""
+        ...
+
+
+LEFT_TURNS_KEPT: Final = 64
+"""Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
+
+
+KEYS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
+"""Notifications that are of one thing which a client has started and named, by the member that holds the name."""
+
+
+class Router:
+    """The :class:`~trio_codex._runtime._connection.Receiver` of a client.
+
+    Args:
+        buffer: Bounds of each consumer's buffer.
+        budget: What all turns of the client may use together.
+        instruments: Who is told what happens.
+
+    Attributes:
+        meter: What they use.
+        dispatcher: Who answers server requests; set before the reader starts.
+        audit: Who keeps the records of what the server decides by itself; set likewise.
+        end_orphan: Ends a child agent's turn whose root was left while the agent was being spawned; set likewise.
+    """
+
+    dispatcher: Dispatcher
+    audit: Audit
+    end_orphan: Callable[[TurnState], object]
+
+    def __init__(
+        self,
+        buffer: EventBuffer,
+        budget: Budget | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
+    ) -> None:
+        self.meter: Meter = Meter("client", budget)
+        self._counters = UsageCounters()
+        self._buffer = buffer
+        self.instruments = instruments
+        self._merger = DeltaMerger(instruments)
+        self._wakeups = Wakeups()
+        self._threads: dict[str, ThreadState] = {}
+        self._listeners: dict[str | None, list[Listener]] = {}
+        self._named: dict[tuple[str, str], ThreadListener] = {}
+        self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
+        self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
+        self._death: Death | None = None
+        self._handlers: dict[str, Callable[[Event], None]] = {
+            "serverRequest/resolved": self._on_resolved,
+            "thread/status/changed": self._on_status,
+            REVIEW_STARTED: self._on_review,
+            REVIEW_COMPLETED: self._on_review,
+        }
+
+    # -- for scopes --------------------------------------------------------------------------------------------
+
+    def thread(self, thread_id: str) -> ThreadState:
+        """Give the state of a thread."""
+        if (state := self._threads.get(thread_id)) is None:
+            state = self._threads[thread_id] = ThreadState(thread_id)
+        return state
+
+    def find(self, thread_id: str) -> ThreadState | None:
+        """Give the state of a thread, if there is any."""
+        return self._threads.get(thread_id)
+
+    def open_turns(self) -> list[TurnState]:
+        """Give the open turns that scopes of this client stand for, but those of a series."""
+        idle = (state.turn for state in self._threads.values() if state.series is None)
+        return [turn for turn in idle if turn is not None and turn.owned]
+
+    def open_series(self) -> list[Series]:
+        """Give what stands for several turns each."""
+        return [state.series for state in self._threads.values() if state.series is not None]
+
+    def note_left(self, turn: TurnState) -> None:
+        """Remember that a turn was left early: an agent that it is just spawning has to end, too."""
+        self._left_turn_ids.extend(turn_id for turn_id in {turn.id, turn.active_id} if turn_id is not None)
+
+    def subscription(self) -> Subscription[Event]:
+        """Make a buffer for a consumer."""
+        subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
+        if "buffer_overflowed" in self.instruments:
+            subscription.on_overflow = partial(
+                self.instruments.call, "buffer_overflowed", self.instruments.connection
+            )
+        if self._death is not None:
+            subscription.end(self._death.exception)
+        return subscription
+
+    def listen(self, *methods: str) -> Subscription[Event]:
+        """Subscribe to notifications of the whole connection, by method or, without any, to all.
+
+        Those of no thread that came before and that nobody heard, such as warnings about the configuration, come first.
+        """
+        subscription = self.subscription()
+        for event in [event for event in self._unheard if not methods or event.method in methods]:
+            self._unheard.remove(event)
+            subscription.put(event)
+        self.attach(subscription, *methods)
+        return subscription
+
+    def attach(self, listener: Listener, *methods: str) -> None:
+        """Tell a listener of all that comes from now on, or of the named methods only."""
+        for method in methods or (None,):
+            self._listeners.setdefault(method, []).append(listener)
+
+    def unlisten(self, subscription: Listener) -> None:
+        """Undo :meth:`listen` and :meth:`attach`."""
+        subscription.release()
+        for method, subscriptions in list(self._listeners.items()):
+            if subscription in subscriptions:
+                subscriptions.remove(subscription)
+                if not subscriptions:
+                    del self._listeners[method]
+
+    def lead(self, method: str, name: str, listener: ThreadListener) -> None:
+        """Lead notifications of a method of :data:`KEYS` that carry this name to a listener."""
+        self._named[method, name] = listener
+
+    def stop_leading(self, method: str, name: str) -> None:
+        """Undo :meth:`lead`."""
+        del self._named[method, name]
+
+    def let_go(self, state: ThreadState) -> None:
+        """Forget a thread that nothing here refers to any more."""
+        child_of_open_turn = state.parent is not None and not state.parent.ended.is_set()
+        if not (state.held or state.turn or state.series or state.listeners or child_of_open_turn):
+            self._threads.pop(state.id, None)
+
+    def let_go_of_children(self, turn: TurnState) -> None:
+        """Forget the agents of a turn whose scope has been left, but for those that run on."""
+        for child_id in turn.reducer.children:
+            child = self._threads.get(child_id)
+            if child is not None and child.parent is turn:
+                past_turns, child.past_turns = child.past_turns, []
+                for past in past_turns:
+                    self.let_go_of_children(past)
+                self.let_go(child)
+
+    # -- for the reader ----------------------------------------------------------------------------------------
+
+    def on_notification(self, notification: Notification) -> None:
+        """Lead a notification to whom it concerns."""
+        where = route(notification.params)
+        event = event_of(notification)
+        if "event_received" in self.instruments:
+            self.instruments.call("event_received", self.instruments.connection, event)
+        heard = self._publish(event)
+        if (handle := self._handlers.get(notification.method)) is not None:
+            handle(event)
+        thread_id = where.thread_id
+        if thread_id is None:
+            if key := KEYS.get(notification.method):
+                name = string_of(parse_object(event.json).get(key))
+                if name is not None and (listener := self._named.get((notification.method, name))):
+                    listener.put(event)
+            elif not heard:
+                self._unheard.append(event)
+            return
+        state = self._threads.get(thread_id)
+        if notification.method == "turn/started":
+            state = self.thread(thread_id)
+            self._on_turn_started(state, where)
+        elif notification.method == USAGE_METHOD:
+            self._on_usage(thread_id, state, event)
+        if state is None:
+            return
+        if state.parent is not None:
+            self._tell_about_agent(state, event)
+        for listener in state.listeners:
+            listener.put(event)
+        turn, turn_id = state.turn, where.turn_id
+        if turn is None or turn_id is None or not turn.goes_by(turn_id):
+            return
+        if notification.method == "turn/completed":
+            turn.end(event)
+            self._forget_turn(state, turn)
+            return
+        turn.take(event)
+        if turn.reducer.children:
+            self._adopt_children(turn)
+
+    def on_oversize(self, notification: OversizeNotification) -> None:
+        """Report a notification that was too long; if it ends a turn, end it."""
+        self._report_junk("longer than max_line_bytes", notification.head, notification.size)
+        if notification.method != "turn/completed":
+            return
+        ids: dict[bytes, str] = {}
+        for match in _HEAD_ID.finditer(notification.head):
+            ids.setdefault(match[1], match[2].decode(errors="replace"))
+        state = self._threads.get(ids.get(b"threadId", ""))
+        if state is not None and state.turn is not None and state.turn.goes_by(ids.get(b"id", "")):
+            state.turn.lose(
+                "the event that ended it was longer than max_line_bytes, so nobody knows how it ended"
+            )
+            self._forget_turn(state, state.turn)
+
+    def on_server_request(self, request: ServerRequest) -> None:
+        """Hand a server request to the dispatcher."""
+        self.dispatcher.dispatch(request)
+
+    def on_junk(self, junk: Junk) -> None:
+        """Report a line that was of no use."""
+        self._report_junk(junk.kind.value, junk.head, junk.size)
+
+    def on_chunk_end(self) -> None:
+        """Wake the consumers that have something to read."""
+        self._wakeups.flush()
+
+    def on_death(self, death: Death) -> None:
+        """End every turn as lost and every subscription with the cause."""
+        self._death = death
+        self.dispatcher.cancel()
+        self.audit.close()
+        for state in self._threads.values():
+            if state.turn is not None:
+                state.turn.lose(death.reason, death)
+                state.close_turn(state.turn)
+            for subscription in state.listeners:
+                subscription.end(death.exception)
+        for named in self._named.values():
+            named.end(death.exception)
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end(death.exception)
+        self._wakeups.flush()
+
+    def report(self, method: str, params: object) -> None:
+        """Publish an event of our own to the listeners of the connection."""
+        self._publish(Event(method, msgspec.json.encode(params), None))
+        self._wakeups.flush()
+
+    def _publish(self, event: Event) -> bool:
+        """Give an event to the listeners of the connection; say whether there was one."""
+        listeners = [*self._listeners.get(event.method, ()), *self._listeners.get(None, ())]
+        for listener in listeners:
+            listener.put(event)
+        return bool(listeners)
+
+    def _report_junk(self, reason: str, head: bytes, size: int) -> None:
+        logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
+        self._publish(Event(JUNK_METHOD, msgspec.json.encode({"reason": reason, "size": size}), None))
+
+    def _on_resolved(self, event: Event) -> None:
+        try:
+            resolved = msgspec.json.decode(event.json, type=_Resolved)
+        except UNREADABLE:
+            return
+        self.dispatcher.withdraw(resolved.requestId)
+
+    def _on_status(self, event: Event) -> None:
+        params = object_of(event.raw)
+        state = self._threads.get(str(params.get("threadId")))
+        if state is not None:
+            flags = list_of(object_of(params.get("status")).get("activeFlags"))
+            state.flags = tuple(flag for flag in flags if isinstance(flag, str))
+
+    def _on_review(self, event: Event) -> None:
+        self.audit.on_review(event)
+
+    def _on_turn_started(self, state: ThreadState, where: Route) -> None:
+        turn_id = where.turn_id
+        if turn_id is None or turn_id in state.past_turn_ids:
+            return
+        turn = state.turn or state.begin_turn(turn_id, self.instruments)
+        root_id = where.root_turn_id
+        # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
+        turn.announce(turn_id, root_id)
+        if root_id is not None and root_id != turn_id and not turn.owned:
+            self._on_child_started(state, turn, root_id)
+
+    def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
+        """Link a child's turn to its root even if the item that would name it never comes, as after an interrupt."""
+        if root_id in self._left_turn_ids:
+            self.end_orphan(turn)
+        elif state.parent is None:
+            roots = (
+                root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned
+            )
+            state.parent = next((root for root in roots if root_id in (root.id, root.active_id)), None)
+            if state.parent is not None:
+                state.parent.reducer.children[state.id] = None
+
+    def _on_usage(self, thread_id: str, state: ThreadState | None, event: Event) -> None:
+        params = parse_object(event.json)
+        turn_id = reported_turn_id(params)
+        turn = None if state is None else state.turn
+        if turn is not None and (turn_id is None or turn_id not in (turn.id, turn.active_id)):
+            turn = None
+        if state is None or (turn is None and turn_id not in state.past_turn_ids):
+            self._counters.replay(thread_id, params)
+            return
+        used = self._counters.take(thread_id, params)
+        if used is None:
+            return
+        seen: set[str] = set()
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if turn is not None:
+                turn.meter.add(used)
+                if len(seen) > 1:
+                    turn.agents_usage = plus(turn.agents_usage, used)
+            state.meter.add(used)
+            turn = state.parent
+            state = None if turn is None else turn.thread
+        self.meter.add(used)
+
+    def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
+        """Give an event of an agent to who listens to the agents of the turn that it works for."""
+        seen = {state.id}
+        turn = state.parent
+        while turn is not None:
+            for listener in turn.agent_listeners:
+                listener.put(event)
+            if turn.thread.id in seen:
+                return
+            seen.add(turn.thread.id)
+            turn = turn.thread.parent
+
+    def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
+        state.close_turn(turn)
+        self.let_go(state)
+
+    def _adopt_children(self, turn: TurnState) -> None:
+        for child_id in turn.reducer.children:
+            child = self.thread(child_id)
+            if child.parent is None and child is not turn.thread:
+                child.parent = turn
+
+
+class _Resolved(msgspec.Struct):
+    requestId: int | str
+
+
+_HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')
+"""The ids in the head of a ``turn/completed`` that cannot be read whole: its first ``id`` is the turn's."""

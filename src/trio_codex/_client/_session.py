@@ -1,0 +1,189 @@
+"""What the scopes of one client share: typed requests over its connection, undoing what was cancelled half-way."""
+
+from __future__ import annotations
+
+import itertools
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from trio_codex._core._json import UNREADABLE
+from trio_codex.errors import CodexError, DecodeError, RequestTimeout
+from trio_codex.wire import _convert
+from trio_codex.wire._registry import CLIENT_REQUESTS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from trio_codex import wire
+    from trio_codex._client._login import LoginNews
+    from trio_codex._client._router import Router
+    from trio_codex._launch._config import CodexConfig
+    from trio_codex._requests._approvals import Approvals
+    from trio_codex._runtime._connection import Call, Connection, Lane
+    from trio_codex._runtime._nursery import Services
+    from trio_codex._tools._toolbox import Toolbox
+    from trio_codex.errors import ConnectionBroken
+
+EXEC_STARTS_AT_ONCE: Final = 16
+"""Commands of a client that are being started at the same time. A start is two requests that no window counts, and a burst
+of them would be a burst in which the server loses answers (M1)."""
+
+
+class Session:
+    """One client's connection, and what is known over it.
+
+    Attributes:
+        config: How it was configured.
+        services: Its tasks.
+        connection: Its connection.
+        router: Its threads, turns and listeners.
+        approvals: Its policies.
+        kill: Ends the server at once; ``None`` if it is not ours.
+        broken: Makes the error of a connection that we give up, with what is known of the server.
+        close: The close sequence of the client.
+        closed: Set when that is over.
+        tools: Its tools.
+        logins: How logins end, from the first login on.
+        server_version: The version of the server, as far as it is known.
+        exec_starts: Bounds how many commands are being started at the same time.
+    """
+
+    def __init__(
+        self,
+        config: CodexConfig,
+        services: Services,
+        connection: Connection,
+        router: Router,
+        approvals: Approvals,
+        kill: Callable[[], None] | None,
+        broken: Callable[[str], ConnectionBroken],
+        close: Callable[[], Awaitable[None]],
+        closed: trio.Event,
+        tools: Toolbox,
+    ) -> None:
+        self.config = config
+        self.services = services
+        self.connection = connection
+        self.router = router
+        self.approvals = approvals
+        self.kill = kill
+        self.broken = broken
+        self.close = close
+        self.closed = closed
+        self.tools = tools
+        self.logins: LoginNews | None = None
+        self.server_version: str | None = None
+        self.exec_starts: trio.Semaphore = trio.Semaphore(EXEC_STARTS_AT_ONCE)
+        self._numbers = itertools.count(1)
+
+    def next_number(self) -> int:
+        """Give a number that nothing else of this connection has, for the ids that a client makes."""
+        return next(self._numbers)
+
+    async def request(
+        self,
+        method: str,
+        params: wire.Wire | Mapping[str, Any] | None = None,
+        *,
+        lane: Lane | None = None,
+    ) -> Any:
+        """Send a request and give its typed result.
+
+        Args:
+            method: The request.
+            params: Its parameters.
+            lane: How it travels, if not as the method usually does.
+
+        Raises:
+            CodexError: As :meth:`Connection.request <trio_codex._runtime._connection.Connection.request>`, or ``DecodeError``.
+        """
+        raw = await self.connection.request(method, encode(params), lane or lane_of(method))
+        return decode_result(method, raw)
+
+    async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
+        """Send a request and give its result as plain JSON.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        return parse_result(method, await self.connection.request(method, encode(params), lane_of(method)))
+
+    async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
+        """Queue a request whose answer is waited for elsewhere."""
+        return await self.connection.begin(method, encode(params), lane_of(method))
+
+    @trio.lowlevel.enable_ki_protection
+    async def acquire(
+        self,
+        method: str,
+        params: wire.Wire,
+        undo: Callable[[Any], Awaitable[object]],
+    ) -> Any:
+        """Send a request that creates something on the server, so that being cancelled leaves nothing there.
+
+        Args:
+            method: The request.
+            params: Its parameters.
+            undo: Removes what the result names. It runs if the caller was cancelled after the request was sent.
+
+        Raises:
+            CodexError: As :meth:`request`.
+        """
+        call = await self.begin(method, params)
+        answer = None
+        timeout = float("inf") if lane_of(method) == "deferred" else self.config.request_timeout
+        try:
+            with trio.move_on_after(timeout):
+                answer = await call.answer()
+            if answer is None:
+                raise RequestTimeout(method, timeout)
+            return decode_result(method, answer)
+        finally:
+            # Not ``call.answered``: the answer may come after we were cancelled and before we run.
+            if answer is None and not call.take_back():
+                # Shielded and bounded inside.
+                await self.services.finish(self._undo_late, call, undo)  # noqa: ASYNC102
+
+    async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]]) -> None:
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(self.config.interrupt_grace), suppress(CodexError):
+            # If it failed, or the connection ended, there is nothing left to undo.
+            await undo(decode_result(call.method, await call.answer()))
+        call.give_up()
+
+
+def lane_of(method: str) -> Lane:
+    """Tell how a request travels. A method that the tables do not know counts as one that is answered at once."""
+    spec = CLIENT_REQUESTS.get(method)
+    if spec is None:
+        return "window"
+    return "control" if spec.control else "deferred" if spec.deferred else "window"
+
+
+def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
+    """Give parameters as plain JSON."""
+    return None if params is None else _convert.encode(params)
+
+
+def parse_result(method: str, raw: msgspec.Raw) -> Any:
+    """Parse the result of a method.
+
+    Raises:
+        DecodeError: It is not JSON.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except UNREADABLE as exc:
+        raise DecodeError(method, "$", str(exc)) from None
+
+
+def decode_result(method: str, raw: msgspec.Raw) -> Any:
+    """Structure the result of a method.
+
+    Raises:
+        DecodeError: It does not fit the schema.
+    """
+    return _convert.decode_result(method, parse_result(method, raw))

@@ -1,0 +1,1 @@
+"""What needs no I/O: bytes to lines, lines to messages, and which reply answers which request."""

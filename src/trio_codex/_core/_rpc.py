@@ -1,0 +1,403 @@
+"""The state of one JSON-RPC connection, without I/O: owns ids, the requests of both sides, and the error mapping.
+
+Lines go in, events come out; whoever does the I/O acts on them. Any bytes give events, never an exception. Nothing here
+knows a wire type: ``params`` and ``result`` stay raw JSON until somebody reads them.
+
+This protocol writes no ``jsonrpc`` member, and puts ``emittedAtMs`` on notifications (PROTOCOL 3).
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import Counter
+from typing import Final, Generic, TypeAlias, TypeVar
+
+import attrs
+import msgspec
+
+from trio_codex import errors
+from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, Frame, OversizeLine, TruncatedLine, encode_line
+from trio_codex._core._json import UNREADABLE, integer_of, object_of, string_of
+
+T = TypeVar("T")
+RequestId: TypeAlias = int | str
+
+ABANDONED_IDS_KEPT: Final = 4096
+"""Ids of given-up requests that are remembered, to tell a late answer from a stray one. The server may never answer."""
+
+# -- what comes out ------------------------------------------------------------------------------------------------
+
+
+class Notification(msgspec.Struct, frozen=True):
+    """A notification of the server; ``params`` is raw JSON (empty if it had none), ``emitted_at`` in ms."""
+
+    method: str
+    params: msgspec.Raw
+    emitted_at: float | None = None
+
+
+class OversizeNotification(msgspec.Struct, frozen=True):
+    """A notification that was dropped for its length: its method, the first 4 KiB of its line, and its size."""
+
+    method: str
+    head: bytes
+    size: int
+
+
+class ServerRequest(msgspec.Struct, frozen=True):
+    """A request of the server. ``params`` is ``None`` if its line was too long or cannot be read; it wants an answer."""
+
+    id: RequestId
+    method: str
+    params: msgspec.Raw | None
+
+
+@attrs.frozen
+class Reply(Generic[T]):
+    """The answer to a request of ours: a result as raw JSON, or the error that it is to fail with.
+
+    Attributes:
+        token: What the request was registered with.
+        method: Its method.
+        result: The raw result; ``None`` if there is an error.
+        error: The error; ``None`` if there is a result.
+    """
+
+    token: T
+    method: str
+    result: msgspec.Raw | None
+    error: errors.CodexError | None = None
+
+
+class JunkKind(enum.Enum):
+    """Why a line was of no use."""
+
+    NOT_JSON = "not JSON"
+    NOT_JSON_RPC = "not a JSON-RPC message"
+    TOO_LONG = "longer than max_line_bytes"
+    TRUNCATED = "cut off by the end of the stream"
+    STRAY_REPLY = "the answer to no request of ours"
+    LATE_REPLY = "the answer to a request that was given up"
+    DUPLICATE_REQUEST = "a second request under an id that is still open"
+
+
+@attrs.frozen
+class Junk:
+    """A line that was of no use. The connection goes on.
+
+    Attributes:
+        kind: Why.
+        head: Its first 4 KiB.
+        size: Its length in bytes.
+    """
+
+    kind: JunkKind
+    head: bytes
+    size: int
+
+
+Inbound: TypeAlias = Notification | OversizeNotification | ServerRequest | Reply[T] | Junk
+
+# -- the state -----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class _Pending(Generic[T]):
+    method: str
+    token: T
+
+
+class RpcState(Generic[T]):
+    """Both sides' requests of one connection. ``T`` is whatever the caller wants back with an answer.
+
+    Attributes:
+        junk: How many lines were of no use, by kind.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._next_id = 1
+        self._pending: dict[RequestId, _Pending[T]] = {}
+        self._abandoned: dict[RequestId, None] = {}
+        self._server_requests: dict[RequestId, str] = {}
+        self._closed = False
+        self.junk: Counter[JunkKind] = Counter()
+
+    @property
+    def pending(self) -> int:
+        """How many of our requests wait for an answer."""
+        return len(self._pending)
+
+    @property
+    def server_requests(self) -> frozenset[RequestId]:
+        """Ids of the server's requests that are neither answered nor withdrawn."""
+        return frozenset(self._server_requests)
+
+    def request(self, method: str, params: object, token: T, trace: object = None) -> tuple[RequestId, bytes]:
+        """Register a request; give its id and its line. ``params`` are always sent, as ``{}`` if need be (Q11).
+
+        ``trace`` is the W3C trace context that it is part of; the envelope has a member for it.
+
+        Raises:
+            ConnectionClosed: :meth:`close` was called.
+            LocalProtocolError: ``params`` are not JSON; nothing is registered.
+        """
+        if self._closed:
+            raise errors.ConnectionClosed
+        request_id = self._next_id
+        message: dict[str, object] = {
+            "id": request_id,
+            "method": method,
+            "params": {} if params is None else params,
+        }
+        if trace is not None:
+            message["trace"] = trace
+        line = encode_line(message)
+        self._next_id += 1
+        self._pending[request_id] = _Pending(method, token)
+        return request_id, line
+
+    def notification(self, method: str, params: object = None) -> bytes:
+        """Give the line of a notification of ours."""
+        return encode_line({"method": method} if params is None else {"method": method, "params": params})
+
+    def forget(self, request_id: RequestId) -> None:
+        """Drop a request whose line was never written."""
+        self._pending.pop(request_id, None)
+
+    def abandon(self, request_id: RequestId) -> None:
+        """Give up on a request whose line was written: its answer, if one comes, is a late reply."""
+        if self._pending.pop(request_id, None) is not None:
+            self._abandoned[request_id] = None
+            if len(self._abandoned) > ABANDONED_IDS_KEPT:
+                del self._abandoned[next(iter(self._abandoned))]
+
+    def respond(self, request_id: RequestId, result: object) -> bytes | None:
+        """Give the line that answers a request of the server, or ``None`` if it is no longer open.
+
+        Raises:
+            LocalProtocolError: ``result`` is not JSON; the request stays open.
+        """
+        return self._answer(request_id, {"id": request_id, "result": result})
+
+    def refuse(self, request_id: RequestId, code: int, message: str) -> bytes | None:
+        """Give the line that refuses a request of the server, or ``None`` if it is no longer open."""
+        return self._answer(request_id, {"id": request_id, "error": {"code": code, "message": message}})
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Note that the server no longer wants an answer; say whether the request was open."""
+        return self._server_requests.pop(request_id, None) is not None
+
+    def close(self) -> list[T]:
+        """Take no further request; give the tokens of those that wait. Idempotent."""
+        self._closed = True
+        tokens = [pending.token for pending in self._pending.values()]
+        self._pending.clear()
+        self._server_requests.clear()
+        return tokens
+
+    def receive(self, frame: Frame) -> Inbound[T]:
+        """Take one line of the server; give what it means. Raises nothing."""
+        if isinstance(frame, bytes):
+            try:
+                envelope = _decode_envelope(frame)
+            except UNREADABLE:
+                return self._receive_unusual(frame)
+            return self._classify(envelope, frame)
+        if isinstance(frame, TruncatedLine):
+            return self._note(JunkKind.TRUNCATED, frame.head, frame.size)
+        return self._receive_oversize(frame)
+
+    def _answer(self, request_id: RequestId, message: object) -> bytes | None:
+        if request_id not in self._server_requests:
+            return None
+        line = encode_line(message)
+        del self._server_requests[request_id]
+        return line
+
+    def _classify(self, envelope: _Envelope, frame: bytes) -> Inbound[T]:
+        method = envelope.method
+        if method is not None:
+            if envelope.id is msgspec.UNSET:
+                return Notification(method, envelope.params, envelope.emittedAtMs)
+            if envelope.id is None:
+                return self._note(JunkKind.NOT_JSON_RPC, frame)
+            return self._open_server_request(envelope.id, method, envelope.params, frame, len(frame))
+        if envelope.id is msgspec.UNSET or envelope.id is None:
+            return self._note(JunkKind.NOT_JSON_RPC, frame)
+        return self._settle(envelope.id, frame, envelope)
+
+    def _open_server_request(
+        self, request_id: RequestId, method: str, params: msgspec.Raw | None, head: bytes, size: int
+    ) -> ServerRequest | Junk:
+        if self._closed or request_id in self._server_requests:
+            return self._note(JunkKind.DUPLICATE_REQUEST, head, size)
+        self._server_requests[request_id] = method
+        return ServerRequest(request_id, method, params)
+
+    def _settle(self, request_id: RequestId, frame: bytes, envelope: _Envelope) -> Reply[T] | Junk:
+        pending = self._pending.pop(request_id, None)
+        if pending is None:
+            return self._note(self._why_unexpected(request_id), frame)
+        has_result, has_error = envelope.result is not msgspec.UNSET, envelope.error is not msgspec.UNSET
+        if has_error and not has_result:
+            return Reply(pending.token, pending.method, None, _rpc_error(pending.method, envelope.error))
+        if isinstance(envelope.result, msgspec.Raw) and not has_error:
+            return Reply(pending.token, pending.method, envelope.result)
+        problem = (
+            "it has both a result and an error" if has_result else "it has neither a result nor an error"
+        )
+        return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
+
+    def _receive_unusual(self, line: bytes) -> Inbound[T]:
+        """Sort a line that the typed decoder refuses: drifted types, nesting beyond its stack, or no JSON at all."""
+        try:
+            value = msgspec.json.decode(line)
+        except RecursionError:
+            return self._salvage(line[:OVERSIZE_HEAD_BYTES], len(line), "it is nested too deeply")
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            return self._salvage(line[:OVERSIZE_HEAD_BYTES], len(line), str(exc))
+        envelope = _lenient_envelope(value)
+        return self._note(JunkKind.NOT_JSON_RPC, line) if envelope is None else self._classify(envelope, line)
+
+    def _salvage(self, head: bytes, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
+        """Fail the request that an unreadable line was to answer, or have it denied, or somebody would wait for ever."""
+        request_id, method = read_head(head)
+        if request_id is not None and method is not None:
+            opened = self._open_server_request(request_id, method, None, head, size)
+            if isinstance(opened, ServerRequest):
+                self.junk[JunkKind.NOT_JSON] += 1
+            return opened
+        if request_id is not None and (pending := self._pending.pop(request_id, None)):
+            return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
+        return self._note(JunkKind.NOT_JSON, head, size)
+
+    def _receive_oversize(self, line: OversizeLine) -> Inbound[T]:
+        request_id, method = read_head(line.head)
+        if method is not None and request_id is not None:
+            opened = self._open_server_request(request_id, method, None, line.head, line.size)
+            if isinstance(opened, ServerRequest):
+                self.junk[JunkKind.TOO_LONG] += 1
+            return opened
+        self.junk[JunkKind.TOO_LONG] += 1
+        if method is not None:
+            return OversizeNotification(method, line.head, line.size)
+        if request_id is not None and (pending := self._pending.pop(request_id, None)):
+            error = errors.FrameTooLong(pending.method, line.size, self._max_line_bytes)
+            return Reply(pending.token, pending.method, None, error)
+        return Junk(JunkKind.TOO_LONG, line.head, line.size)
+
+    def _why_unexpected(self, request_id: RequestId) -> JunkKind:
+        if request_id in self._abandoned:
+            del self._abandoned[request_id]
+            return JunkKind.LATE_REPLY
+        return JunkKind.STRAY_REPLY
+
+    def _note(self, kind: JunkKind, head: bytes, size: int | None = None) -> Junk:
+        self.junk[kind] += 1
+        return Junk(kind, head[:OVERSIZE_HEAD_BYTES], len(head) if size is None else size)
+
+
+# -- reading a line ------------------------------------------------------------------------------------------------
+
+
+class _Envelope(msgspec.Struct):
+    id: int | str | msgspec.UnsetType | None = msgspec.UNSET
+    method: str | None = None
+    params: msgspec.Raw = msgspec.Raw()
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    emittedAtMs: float | None = None
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def _lenient_envelope(value: object) -> _Envelope | None:
+    """Read an envelope whose members have unexpected types, as far as it still says what it is."""
+    message = object_of(value)
+    method = message.get("method")
+    if not message or not (method is None or isinstance(method, str)):
+        return None
+    envelope = _Envelope(method=method)
+    if "id" in message:
+        request_id = message["id"]
+        usable = isinstance(request_id, int | str) and not isinstance(request_id, bool)
+        envelope.id = request_id if usable else None
+    emitted_at = message.get("emittedAtMs")
+    if isinstance(emitted_at, int | float) and not isinstance(emitted_at, bool):
+        envelope.emittedAtMs = emitted_at
+    for member in ("params", "result", "error"):
+        if member in message:
+            setattr(envelope, member, msgspec.Raw(msgspec.json.encode(message[member])))
+    return envelope
+
+
+_OBJECT = re.compile(rb"\s*\{")
+_LEADING_MEMBER = re.compile(rb'\s*"(\w+)"\s*:\s*(-?\d{1,19}|"(?:[^"\\]|\\.)*")\s*[,}]')
+
+
+def read_head(head: bytes) -> tuple[RequestId | None, str | None]:
+    """Read ``id`` and ``method`` from the beginning of a line that cannot be read as a whole.
+
+    Only the scalar members before the first structured one count, so nothing inside ``params`` is taken for them.
+    """
+    found: dict[bytes, object] = {}
+    opened = _OBJECT.match(head)
+    position = opened.end() if opened else len(head)
+    while match := _LEADING_MEMBER.match(head, position):
+        try:
+            found.setdefault(match[1], msgspec.json.decode(match[2]))
+        except UNREADABLE:
+            break
+        position = match.end()
+    request_id, method = found.get(b"id"), found.get(b"method")
+    return (
+        request_id if isinstance(request_id, int | str) else None,
+        method if isinstance(method, str) else None,
+    )
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+_ERROR_CLASSES: Final[dict[int, type[errors.RpcError]]] = {
+    -32700: errors.ParseError,
+    -32600: errors.InvalidRequestError,
+    -32601: errors.MethodNotFoundError,
+    -32602: errors.InvalidParamsError,
+    -32603: errors.InternalRpcError,
+    -32001: errors.ServerBusyError,
+}
+
+_RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
+
+
+def rpc_error(code: int, message: str, data: object = None, method: str | None = None) -> errors.RpcError:
+    """Give the exception for an error of the server.
+
+    The code decides; ``data`` never does: the real overload error has none (PROTOCOL Q14). An unknown method is an
+    ordinary -32600 whose message begins with ``unknown variant`` (Q12).
+    """
+    cls = _ERROR_CLASSES.get(code, errors.RpcError)
+    if cls is errors.InvalidRequestError and method is not None and f"unknown variant `{method}`" in message:
+        cls = errors.UnsupportedMethod
+    elif -32099 <= code <= -32000 and any(text in message.lower() for text in _RETRY_LIMIT_TEXTS):
+        cls = errors.RetryLimitExceededError
+    return cls(code, message, data, method)
+
+
+def _rpc_error(method: str, raw: object) -> errors.CodexError:
+    try:
+        error = msgspec.json.decode(raw if isinstance(raw, msgspec.Raw) else b"null")
+    except UNREADABLE as exc:
+        return errors.InvalidMessage(method, f"its error cannot be read: {exc}")
+    if not isinstance(error, dict):
+        return errors.InvalidMessage(method, "its error is not an object")
+    members = object_of(error)
+    code, message = integer_of(members.get("code")), string_of(members.get("message"))
+    if code is None:
+        return errors.InvalidMessage(method, "its error has no integer code")
+    if message is None:
+        return errors.InvalidMessage(method, "its error has no message")
+    return rpc_error(code, message, members.get("data"), method)

@@ -1,0 +1,147 @@
+"""Everything that can be chosen about one client: values, checked when they are made, and nothing that acts on them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+
+from trio_codex._core._framing import MAX_LINE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+VERSION: Final = "0.1.0"
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{attribute.name} must be positive, not {value!r}")
+
+
+def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    for override in value:
+        if "=" not in override:
+            raise ValueError(f"a config override is key=value, not {override!r}")
+
+
+def _names(value: Iterable[str]) -> Sequence[str]:
+    return tuple(value)
+
+
+def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
+    return {} if value is None else dict(value)
+
+
+@attrs.frozen
+class EventBuffer:
+    """Bounds of what waits for one consumer. Past either, its iteration fails with ``SubscriptionOverflow``.
+
+    Attributes:
+        events: Events.
+        size: Bytes.
+    """
+
+    events: int = attrs.field(default=8192, validator=_positive)
+    size: int = attrs.field(default=16 * 1024 * 1024, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class CodexConfig:
+    """How a client starts its server and bounds what it does. All times are in seconds.
+
+    Attributes:
+        codex_bin: The binary; by default the one of the extra ``runtime``, else ``codex`` on ``PATH``.
+        launch_args_override: The whole argument vector in place of ``[codex_bin, "app-server"]``.
+        config_overrides: ``key=value`` pairs, as for ``codex -c``; values are TOML.
+        cwd: Working directory of the server; by default the one of this process.
+        env: Laid over what ``inherit_env`` lets through; ``None`` as a value removes a name.
+        inherit_env: ``True`` for all of this process's environment, ``False`` for none of it, or the names to keep.
+        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads.
+        client_name: How this client introduces itself to the server.
+        client_title: Its display name.
+        client_version: Its version.
+        experimental_api: Ask for the protocol's experimental part; without it the server refuses its methods and fields.
+        opt_out_notifications: Methods of notifications that the server shall not send.
+        request_window: Requests in flight at once. The server silently drops requests beyond about 128.
+        max_line_bytes: Bound of one inbound line in bytes; what is longer is dropped and fails what it belongs to.
+        event_buffer: Bounds of what waits for one consumer.
+        start_timeout: From the start of the process to the answer to ``initialize``.
+        request_timeout: For requests that the server answers at once.
+        interrupt_grace: For a turn, a command or a goal left early to end on the server.
+        stop_grace: For the server to exit by itself when the client closes.
+        on_stuck_turn: What to do about a turn, or a command of ``exec``, that does not end within ``interrupt_grace``: kill the server, which loses
+            its other turns too, or abandon the turn and report it as lost.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    codex_bin: str | os.PathLike[str] | None = None
+    launch_args_override: Sequence[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_names)
+    )
+    config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
+    cwd: str | os.PathLike[str] | None = None
+    env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
+    inherit_env: bool | Collection[str] = True
+    codex_home: str | os.PathLike[str] | None = None
+    client_name: str = "trio_codex"
+    client_title: str = "trio-codex"
+    client_version: str = VERSION
+    experimental_api: bool = True
+    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
+    request_window: int = attrs.field(default=64, validator=_positive)
+    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=_positive)
+    event_buffer: EventBuffer = attrs.field(factory=EventBuffer)
+    start_timeout: float = attrs.field(default=30.0, validator=_positive)
+    request_timeout: float = attrs.field(default=120.0, validator=_positive)
+    interrupt_grace: float = attrs.field(default=10.0, validator=_positive)
+    stop_grace: float = attrs.field(default=5.0, validator=_positive)
+    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
+        default="kill", validator=attrs.validators.in_(("kill", "abandon"))
+    )
+
+    def need_experimental_api(self, what: str) -> None:
+        """Raise a ``ValueError`` if ``experimental_api`` is off."""
+        if not self.experimental_api:
+            raise ValueError(
+                f"{what} are a part of the protocol that needs CodexConfig(experimental_api=True)"
+            )
+
+    def environment(self) -> dict[str, str]:
+        """Give the server's environment."""
+        if self.inherit_env is True:
+            environment = dict(os.environ)
+        elif self.inherit_env is False:
+            environment = {}
+        else:
+            environment = {name: os.environ[name] for name in self.inherit_env if name in os.environ}
+        if self.codex_home is not None:
+            environment["CODEX_HOME"] = os.fspath(self.codex_home)
+        for name, value in self.env.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        return environment
+
+    def home(self) -> Path:
+        """Give the ``CODEX_HOME`` that the server will use, whether it exists or not."""
+        environment = self.environment()
+        home = environment.get("CODEX_HOME")
+        return Path(home) if home else Path(environment.get("HOME", "~")).expanduser() / ".codex"
+
+    def state_home(self) -> Path:
+        """Give the directory in which the server will keep its databases."""
+        directory = self.environment().get("CODEX_SQLITE_HOME")
+        return Path(directory) if directory else self.home()
+
+    def command_line(self, binary: str) -> list[str]:
+        """Give the server's argument vector."""
+        if self.launch_args_override is not None:
+            return list(self.launch_args_override)
+        overrides = [part for override in self.config_overrides for part in ("-c", override)]
+        return [binary, *overrides, "app-server"]

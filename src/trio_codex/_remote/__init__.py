@@ -1,0 +1,1 @@
+"""What runs on the server outside of turns: processes, watches, terminals."""

@@ -1,0 +1,125 @@
+"""A shell command of the user's in a thread: owns how its item is told from others, and its end.
+
+The server answers at once and names nothing (PROTOCOL Q5). On an idle thread the command is a turn of its own; in an open
+turn it is an item of that turn, which cannot be stopped alone (Q27).
+"""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from trio_codex import wire
+from trio_codex._core._json import object_of, parse_object, string_of
+from trio_codex._turns._ending import end_turn
+from trio_codex._turns._turn import open_turn
+from trio_codex.errors import TurnFailed
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from trio_codex._client._session import Session
+    from trio_codex._client._thread import Thread
+    from trio_codex._turns._event import Event
+    from trio_codex._turns._turn_state import ThreadState
+
+METHOD: Final = "thread/shellCommand"
+
+TIME_LIMIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
+"""Ten years. Without a limit the server sets one of an hour, and it has no way to say that there is none."""
+
+
+class _ShellItem:
+    """Waits among the events of a thread for the item of one command.
+
+    Attributes:
+        turn_id: The turn that the item is of.
+        completed: The item, once it is.
+        known: Set when the item has started, or will not.
+        over: Set when it has completed, or will not.
+    """
+
+    def __init__(self) -> None:
+        self.turn_id: str | None = None
+        self.completed: dict[str, Any] | None = None
+        self.known = trio.Event()
+        self.over = trio.Event()
+        self._item_id: str | None = None
+        self._error: Callable[[], Exception] | None = None
+
+    def put(self, event: Event) -> None:
+        """Take any event of the thread."""
+        if event.method == "turn/completed":
+            self.known.set()
+        elif event.method in ("item/started", "item/completed"):
+            params = parse_object(event.json)
+            item = object_of(params.get("item"))
+            if self._item_id is None and item.get("source") == "userShell":
+                self._item_id, self.turn_id = str(item.get("id")), string_of(params.get("turnId"))
+                self.known.set()
+            if event.method == "item/completed" and self._item_id == str(item.get("id")):
+                self.completed = item
+                self.over.set()
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Take note that the connection has ended."""
+        self._error = error
+        self.known.set()
+        self.over.set()
+
+    async def wait(self) -> None:
+        """Wait for its end."""
+        await self.over.wait()
+        if self.completed is None and self._error is not None:
+            raise self._error()
+
+
+async def run_shell_command(
+    session: Session, thread: Thread, state: ThreadState, command: str
+) -> wire.CommandExecutionThreadItem:
+    """Run a command to its end. See :meth:`Thread.shell_command`."""
+    params = wire.ThreadShellCommandParams(thread_id=state.id, command=command, timeout_ms=TIME_LIMIT_MS)
+    found = _ShellItem()
+    async with AsyncExitStack() as stack:
+        # Until its item is known: nothing but their order tells apart the items of two commands.
+        async with state.shell_lock:
+            state.listeners.append(found)
+            stack.callback(_stop_listening, session, state, found)
+            turn = None
+            if state.turn is None and state.series is None:
+                scope = open_turn(session, thread, state, METHOD, params, only_announced=True)
+                turn = await stack.enter_async_context(scope)
+            else:
+                await stack.enter_async_context(_join_turn(session, state, params, found))
+            await found.known.wait()
+        if turn is None:
+            await found.wait()
+        elif (result := await turn.wait()) and found.completed is None:
+            raise TurnFailed(result)
+    item: wire.CommandExecutionThreadItem = _convert.decode(wire.CommandExecutionThreadItem, found.completed)
+    return item
+
+
+@asynccontextmanager
+async def _join_turn(
+    session: Session, state: ThreadState, params: wire.Wire, found: _ShellItem
+) -> AsyncGenerator[None]:
+    """Run a command in the turn that is open."""
+    joined = state.turn
+    await session.request(METHOD, params)
+    try:
+        yield
+    except BaseException:
+        # The turn may have ended before the server saw the request: then the command has got one of its own.
+        turn = state.turn
+        if turn is not None and turn is not joined and not turn.owned and turn.id == found.turn_id:
+            await session.services.finish(end_turn, session, turn)  # noqa: ASYNC102  # shielded and bounded inside
+        raise
+
+
+def _stop_listening(session: Session, state: ThreadState, found: _ShellItem) -> None:
+    state.listeners.remove(found)
+    session.router.let_go(state)

@@ -1,0 +1,479 @@
+"""One connection: owns its reader, its writer, the request window, and its one death.
+
+Knows streams, lines and calls. What notifications and server requests mean is up to the :class:`Receiver`, which is
+called on the reader and must not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+
+import trio
+
+from trio_codex._core._framing import Frame, LineBuffer
+from trio_codex._core._rpc import (
+    Junk,
+    JunkKind,
+    Notification,
+    OversizeNotification,
+    Reply,
+    RequestId,
+    RpcState,
+    ServerRequest,
+)
+from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
+from trio_codex._runtime._outbox import Letter, Outbox
+from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    import msgspec
+
+    from trio_codex._runtime._instruments import RequestOutcome, ServerRequestOutcome
+    from trio_codex._runtime._nursery import Services
+
+logger = logging.getLogger("trio_codex")
+
+CHUNK_BYTES: Final = 8 * 1024
+"""What the reader takes per wake-up: some 40 deltas, as many as a consumer takes before it lets other tasks run. With
+more, the reader would outrun every consumer of a busy connection."""
+
+LONG_LINE_CHUNK_BYTES: Final = 1024 * 1024
+"""The same in the middle of a long line, where no consumer has anything to do yet. It is what the pipe holds at most."""
+
+DIAGNOSIS_SECONDS: Final = 0.5
+"""How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
+
+Lane: TypeAlias = Literal["window", "deferred", "control"]
+"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (M1), and
+answered within ``request_timeout``. ``deferred``: answered when something finishes. ``control``: ends or steers something,
+and must get through when the window is full."""
+
+
+class Receiver(Protocol):
+    """What a connection hands inbound messages to. Called on the reader: must not wait, must not raise."""
+
+    def on_notification(self, notification: Notification) -> None:
+        """Take a notification."""
+
+    def on_oversize(self, notification: OversizeNotification) -> None:
+        """Take what is left of a notification that was too long."""
+
+    def on_server_request(self, request: ServerRequest) -> None:
+        """Take a request of the server."""
+
+    def on_junk(self, junk: Junk) -> None:
+        """Take note of a line that was of no use."""
+
+    def on_chunk_end(self) -> None:
+        """Wake consumers: this was the last message of a chunk."""
+
+    def on_death(self, death: Death) -> None:
+        """Fail what waits: nothing more will come."""
+
+
+class Death:
+    """Why a connection ended. Written once, shared by everything that fails of it."""
+
+    def __init__(self, error: CodexError) -> None:
+        self._error = error
+
+    def exception(self) -> CodexError:
+        """Give a fresh exception that tells this cause."""
+        fresh = type(self._error)(*self._error.args)
+        fresh.__cause__ = self._error.__cause__
+        return fresh
+
+    def __str__(self) -> str:
+        return str(self._error)
+
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
+
+
+class Call:
+    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it."""
+
+    __slots__ = (
+        "_answered",
+        "_connection",
+        "_error",
+        "_lane",
+        "_record",
+        "_result",
+        "letter",
+        "method",
+        "request_id",
+    )
+
+    def __init__(
+        self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
+    ) -> None:
+        self.method: str = method
+        self._connection = connection
+        self._lane: Lane = lane
+        self._record = record
+        self._answered = trio.Event()
+        self._result: msgspec.Raw | None = None
+        self._error: CodexError | None = None
+        self.request_id: RequestId = 0
+        self.letter: Letter | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the outcome is known."""
+        return self._answered.is_set()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the writer has its line: from then on the server may act on it."""
+        return self.letter is not None and self.letter.taken
+
+    async def answer(self) -> msgspec.Raw:
+        """Wait for the answer. Being cancelled here does not give the call up.
+
+        Raises:
+            RpcError: The server refused.
+            RemoteProtocolError: Its answer cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed it.
+        """
+        await self._answered.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    async def settled(self) -> None:
+        """Wait until the outcome is known, whatever it is."""
+        await self._answered.wait()
+
+    def take_back(self) -> bool:
+        """Undo the call if its line was not handed to the writer yet; say whether it was undone."""
+        return self._connection.take_back(self)
+
+    def give_up(self) -> None:
+        """Stop waiting for good. An answer that comes later is discarded."""
+        self._connection.give_up(self)
+
+    def settle(
+        self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
+    ) -> None:
+        """Set the outcome; ``outcome`` is what instruments are told, if the error does not tell. For the connection."""
+        if not self._answered.is_set():
+            self._result, self._error = result, error
+            self._answered.set()
+            self._connection.release(self._lane)
+            if self._record is not None:
+                if outcome is None:
+                    outcome = _outcome_of(error)
+                self._connection.watch.ended(self._record, outcome, error)
+
+
+class Connection:
+    """Requests, replies and notifications over one pair of byte streams.
+
+    Args:
+        services: Where the reader and the writer run.
+        send_stream: Where lines go.
+        receive_stream: Where lines come from.
+        receiver: Who gets inbound messages.
+        window: How many requests may be in flight at once.
+        request_timeout: Seconds for a request that the server answers at once.
+        max_line_bytes: Bound of one inbound line.
+        diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
+            :data:`DIAGNOSIS_SECONDS`.
+        instruments: Who is told what happens.
+
+    Attributes:
+        death: Why it ended; ``None`` while it lives.
+        watch: Tells the instruments of requests. For calls.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        send_stream: trio.abc.SendStream,
+        receive_stream: trio.abc.ReceiveStream,
+        receiver: Receiver,
+        *,
+        window: int,
+        request_timeout: float,
+        max_line_bytes: int,
+        diagnose: Callable[[str], Awaitable[ConnectionBroken]],
+        instruments: Instruments = NO_INSTRUMENTS,
+    ) -> None:
+        self._services = services
+        self._send_stream = send_stream
+        self._receive_stream = receive_stream
+        self._receiver = receiver
+        self._request_timeout = request_timeout
+        self._diagnose = diagnose
+        self._instruments = instruments
+        self.watch: RequestWatch = RequestWatch(instruments)
+        self._window = trio.Semaphore(window)
+        self._lines = LineBuffer(max_line_bytes)
+        self._rpc: RpcState[Call] = RpcState(max_line_bytes)
+        self._outbox = Outbox()
+        self._dying = False
+        self._refusing = False
+        self._dead = trio.Event()
+        self._drained = trio.Event()
+        self._flushed = trio.Event()
+        self.death: Death | None = None
+
+    def start(self) -> None:
+        """Start the reader and the writer."""
+        self._instruments.call("connection_opened", self._instruments.connection)
+        self._services.start_service(self._read)
+        self._services.start_service(self._write)
+
+    # -- requests of ours --------------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    async def request(self, method: str, params: object, lane: Lane = "window") -> msgspec.Raw:
+        """Send a request and wait for its answer.
+
+        If the caller is cancelled, the line was either never handed to the writer or is written whole; its answer, if
+        one comes, is discarded.
+
+        Raises:
+            RequestTimeout: No answer in time. The server may still act on the request.
+            LocalProtocolError: ``params`` are not JSON; nothing was sent.
+            RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
+        """
+        call = await self.begin(method, params, lane)
+        try:
+            if lane == "deferred":
+                return await call.answer()
+            with trio.move_on_after(self._request_timeout):
+                return await call.answer()
+            raise RequestTimeout(method, self._request_timeout)
+        finally:
+            call.give_up()
+
+    async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
+        """Queue a request, once the window lets it through; give the call.
+
+        Raises:
+            LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
+        """
+        await self._check_open_for(lane)
+        record = self.watch.queued(method, params, lane)
+        try:
+            if lane == "window":
+                await self._window.acquire()
+            try:
+                await self._check_open_for(lane)
+                call = Call(self, method, lane, record)
+                trace = None if record is None else self._instruments.trace(record)
+                call.request_id, line = self._rpc.request(method, params, call, trace)
+            except BaseException:
+                self.release(lane)
+                raise
+        except BaseException as exc:
+            self.watch.ended(record, "unsent", exc if isinstance(exc, CodexError) else None)
+            raise
+        call.letter = self._outbox.put(line, urgent=lane == "control")
+        if record is not None:
+            record.id = call.request_id
+            call.letter.on_taken = partial(self.watch.sent, record)
+        return call
+
+    def notify(self, method: str) -> None:
+        """Queue a notification without parameters."""
+        self._outbox.put(self._rpc.notification(method))
+
+    def take_back(self, call: Call) -> bool:
+        """See :meth:`Call.take_back`."""
+        if call.answered or call.letter is None or not self._outbox.take_back(call.letter):
+            return False
+        self._rpc.forget(call.request_id)
+        call.settle(None, ConnectionClosed(f"{call.method} was taken back"), "unsent")
+        return True
+
+    def give_up(self, call: Call) -> None:
+        """See :meth:`Call.give_up`."""
+        if not call.answered and not self.take_back(call):
+            self._rpc.abandon(call.request_id)
+            call.settle(None, ConnectionClosed(f"{call.method} was given up"), "given up")
+
+    def release(self, lane: Lane) -> None:
+        """Give back a place in the window. For calls."""
+        if lane == "window":
+            self._window.release()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests of ours wait for an answer."""
+        return self._rpc.pending
+
+    @property
+    def junk_lines(self) -> int:
+        """How many lines of the server were of no use."""
+        return self._rpc.junk.total()
+
+    # -- requests of the server --------------------------------------------------------------------------------
+
+    def respond(self, request_id: RequestId, result: object) -> bool:
+        """Queue the answer to a server request; say whether it was still open.
+
+        Raises:
+            LocalProtocolError: ``result`` is not JSON; the request is still open.
+        """
+        return self._reply(request_id, self._rpc.respond(request_id, result), "answered")
+
+    def refuse(self, request_id: RequestId, code: int, message: str) -> bool:
+        """Queue the refusal of a server request; say whether it was still open."""
+        return self._reply(request_id, self._rpc.refuse(request_id, code, message), "refused")
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Note that the server wants no answer any more; say whether the request was open."""
+        was_open = self._rpc.withdraw(request_id)
+        if was_open:
+            self.watch.settled(request_id, "withdrawn")
+        return was_open
+
+    def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
+        if line is None:
+            return False
+        self._outbox.put(line, urgent=True)
+        self.watch.settled(request_id, outcome)
+        return True
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise what every use raises once the connection has ended."""
+        if self.death is not None:
+            raise self.death.exception()
+
+    async def _check_open_for(self, lane: Lane) -> None:  # noqa: ASYNC910  # the caller goes on to wait
+        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.check_open()
+        if self._refusing and lane != "control":
+            raise ConnectionClosed
+
+    def refuse_new(self) -> None:
+        """Refuse every further request but those that end something. The first step of closing."""
+        self._refusing = True
+
+    def end(self, error: CodexError) -> None:
+        """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
+        if self.death is not None:
+            return
+        self.death = Death(error)
+        self._dying = True
+        for call in self._rpc.close():
+            call.settle(None, self.death.exception())
+        self.watch.lost()
+        self._outbox.close()
+        self._receiver.on_death(self.death)
+        self._instruments.call("connection_ended", self._instruments.connection, error)
+        self._dead.set()
+
+    async def lose(self, reason: str) -> None:
+        """End the connection because it broke, as soon as it is known why."""
+        if self._dying:
+            await trio.lowlevel.checkpoint()
+            return
+        self._dying = True
+        error: ConnectionBroken | None = None
+        with trio.move_on_after(2 * DIAGNOSIS_SECONDS):
+            error = await self._diagnose(reason)
+        self.end(ConnectionBroken(reason) if error is None else error)
+
+    async def wait_dead(self) -> Death:
+        """Wait until the connection has ended, by whatever way."""
+        await self._dead.wait()
+        assert self.death is not None
+        return self.death
+
+    async def flush(self) -> None:
+        """Wait until every queued line has been written. Take no further one."""
+        self._outbox.finish()
+        await self._flushed.wait()
+
+    async def wait_drained(self) -> None:
+        """Wait until the reader has seen the end of the stream."""
+        await self._drained.wait()
+
+    # -- the two services --------------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        try:
+            while (batch := await self._outbox.take_batch()) is not None:
+                if "frame_sent" in self._instruments:
+                    for line in batch[:-1].split(b"\n"):
+                        self._instruments.call("frame_sent", self._instruments.connection, line)
+                await self._send_stream.send_all(batch)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
+            with trio.move_on_after(DIAGNOSIS_SECONDS):
+                await self._drained.wait()
+            await self.lose("the server stopped reading")
+        finally:
+            self._flushed.set()
+
+    async def _read(self) -> None:
+        reason = "the server closed the connection"
+        try:
+            size = CHUNK_BYTES
+            while chunk := await self._receive_stream.receive_some(size):
+                if self.death is None:
+                    self._take_chunk(chunk)
+                size = LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes > CHUNK_BYTES else CHUNK_BYTES
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            reason = f"the connection broke: {exc.__cause__ or exc}"
+        if self.death is None and (rest := self._lines.feed_eof()) is not None:
+            self._take(rest)
+            self._receiver.on_chunk_end()
+        self._drained.set()
+        await self.lose(reason)
+
+    def _take_chunk(self, chunk: bytes | bytearray) -> None:
+        frames = self._lines.feed(chunk)
+        if self._instruments:
+            self._tell(frames)
+        for frame in frames:
+            self._take(frame)
+        self._receiver.on_chunk_end()
+
+    def _tell(self, frames: Iterable[Frame]) -> None:
+        instruments = self._instruments
+        for frame in frames:
+            if isinstance(frame, bytes):
+                instruments.call("frame_received", instruments.connection, frame)
+            else:
+                instruments.call(
+                    "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
+                )
+
+    def _take(self, frame: Frame) -> None:
+        message = self._rpc.receive(frame)
+        if isinstance(message, Notification):
+            self._receiver.on_notification(message)
+        elif isinstance(message, Reply):
+            message.token.settle(message.result, message.error)
+        elif isinstance(message, ServerRequest):
+            self.watch.asked(message)
+            self._receiver.on_server_request(message)
+        elif isinstance(message, OversizeNotification):
+            self._receiver.on_oversize(message)
+        else:
+            logger.debug("%s: a line of %d bytes", message.kind.value, message.size)
+            if self._instruments and message.kind is not JunkKind.TOO_LONG:
+                self._instruments.call(
+                    "line_discarded", self._instruments.connection, message.kind.value, message.size
+                )
+            self._receiver.on_junk(message)
+
+
+def _outcome_of(error: CodexError | None) -> RequestOutcome:
+    return "answered" if error is None else "refused" if isinstance(error, RpcError) else "failed"

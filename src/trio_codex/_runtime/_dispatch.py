@@ -1,0 +1,224 @@
+"""Requests of the server and the callbacks that answer them: owns one task, one cancel scope, one answer for each.
+
+What a request asks, and who decides, is told by a :class:`Handler`; which turn the callback belongs to, by the
+:class:`CallbackGroup` it names. Denying is the answer whenever there is no other.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+import trio
+
+from trio_codex._core._exceptions import describe_error
+from trio_codex.errors import LocalProtocolError, PolicyError
+
+if TYPE_CHECKING:
+    import contextvars
+    from collections.abc import Awaitable, Callable
+
+    from trio_codex._core._rpc import RequestId, ServerRequest
+    from trio_codex._runtime._connection import Connection
+    from trio_codex._runtime._nursery import Services
+
+logger = logging.getLogger("trio_codex")
+
+
+class CallbackGroup:
+    """The callbacks that belong to one scope, such as a turn.
+
+    Args:
+        on_failure: Called when one of them fails; without it the failure is only logged.
+        context: The ``contextvars`` they run in.
+    """
+
+    def __init__(
+        self,
+        on_failure: Callable[[PolicyError], object] | None = None,
+        context: contextvars.Context | None = None,
+    ) -> None:
+        self._on_failure = on_failure
+        self.context = context
+        self._scopes: set[trio.CancelScope] = set()
+        self._cancelled = False
+        self._empty = trio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._scopes)
+
+    def enter(self) -> trio.CancelScope:
+        """Give the scope in which a callback runs; it is cancelled already if the group is."""
+        scope = trio.CancelScope()
+        if self._cancelled:
+            scope.cancel()
+        if not self._scopes:
+            self._empty = trio.Event()
+        self._scopes.add(scope)
+        return scope
+
+    def leave(self, scope: trio.CancelScope) -> None:
+        """Note that a callback has ended."""
+        self._scopes.remove(scope)
+        if not self._scopes:
+            self._empty.set()
+
+    def cancel(self) -> None:
+        """Cancel all of them, and those to come."""
+        self._cancelled = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def wait_empty(self) -> None:
+        """Wait until all of them have ended."""
+        await self._empty.wait()
+
+    def fail(self, error: PolicyError) -> None:
+        """Report that one of them failed."""
+        if self._on_failure is None:
+            logger.error("%s", error, exc_info=error)
+        else:
+            self._on_failure(error)
+
+
+@attrs.frozen
+class Answer:
+    """What goes over the wire in answer to a request: a result, or a JSON-RPC error.
+
+    Attributes:
+        result: The result.
+        error: Code and message of the error, in place of a result.
+        then: Called when the answer is on its way.
+    """
+
+    result: object = None
+    error: tuple[int, str] | None = None
+    then: Callable[[], object] | None = None
+
+
+Outcome: TypeAlias = Literal["answered", "withdrawn", "failed"]
+"""How a request ended: by an answer; without one, as nobody waits for it any more; or by a denial, as a callback failed."""
+
+
+@attrs.frozen
+class Handler:
+    """How one request is to be answered.
+
+    Attributes:
+        group: Whose callback it is.
+        denial: The answer if there is no decision.
+        decide: Asks the policy and gives the answer; ``None`` to deny without asking.
+        settled: Told exactly once how it ended, and why if not by an answer.
+    """
+
+    group: CallbackGroup
+    denial: Answer
+    decide: Callable[[], Awaitable[Answer]] | None
+    settled: Callable[[Outcome, str | None], object]
+
+
+@attrs.define(eq=False)
+class _Open:
+    """A request whose callback runs."""
+
+    scope: trio.CancelScope
+    why_withdrawn: str = "its turn ended"
+
+
+class Dispatcher:
+    """Answers the requests of the server, each at its own pace.
+
+    Args:
+        services: Where callbacks run.
+        connection: Where answers go.
+        resolve: Tells how a request is to be answered. Called on the reader.
+    """
+
+    def __init__(
+        self, services: Services, connection: Connection, resolve: Callable[[ServerRequest], Handler]
+    ) -> None:
+        self._services = services
+        self._connection = connection
+        self._resolve = resolve
+        self._open: dict[RequestId, _Open] = {}
+
+    def dispatch(self, request: ServerRequest) -> None:
+        """Start answering a request. Called on the reader: the callback runs elsewhere."""
+        handler = self._resolve(request)
+        if handler.decide is None:
+            self._send(request.id, handler.denial)
+            handler.settled("answered", None)
+            return
+        # Registered before its task runs: the withdrawal may be the next line.
+        entry = self._open[request.id] = _Open(handler.group.enter())
+        self._services.start_callback(handler.group.context, self._answer, request, handler, entry)
+
+    def withdraw(self, request_id: RequestId) -> None:
+        """The server wants no answer any more: cancel the callback, send nothing."""
+        self._connection.withdraw(request_id)
+        if entry := self._open.pop(request_id, None):
+            entry.why_withdrawn = "the server withdrew it"
+            entry.scope.cancel()
+
+    def cancel(self) -> None:
+        """Cancel all callbacks: the connection has ended."""
+        for entry in self._open.values():
+            entry.why_withdrawn = "the connection ended"
+            entry.scope.cancel()
+
+    # Protected, so that Ctrl-C goes to the main task: in here it would pass by the scope of the turn that asks.
+    @trio.lowlevel.enable_ki_protection
+    async def _answer(  # noqa: ASYNC910  # a task of its own; its only wait is the callback
+        self, request: ServerRequest, handler: Handler, entry: _Open
+    ) -> None:
+        assert handler.decide is not None
+        scope = entry.scope
+        outcome: Outcome = "withdrawn"
+        error: PolicyError | None = None
+        try:
+            with scope:
+                answer = await handler.decide()
+                if not scope.cancel_called:
+                    self._send(request.id, answer)
+                    outcome = "answered"
+        except Exception as exc:
+            error = _policy_error(request.method, exc)
+        except BaseExceptionGroup as group:
+            # A callback with a nursery of its own that failed while it was cancelled from outside.
+            cancelled, failed = group.split(trio.Cancelled)
+            if cancelled is None or not (failed is None or isinstance(failed, Exception)):
+                raise
+            error = None if failed is None else _policy_error(request.method, failed)
+            raise cancelled from None
+        finally:
+            if error is not None and not scope.cancel_called:
+                self._send(request.id, handler.denial)
+                outcome = "failed"
+            # The server may have withdrawn the request and used its id again: then it is not ours any more.
+            if self._open.get(request.id) is entry:
+                del self._open[request.id]
+                self._connection.withdraw(request.id)
+            why = entry.why_withdrawn if outcome == "withdrawn" else None
+            handler.settled(outcome, why if error is None else error.problem)
+            handler.group.leave(scope)
+            if error is not None:
+                handler.group.fail(error)
+
+    def _send(self, request_id: RequestId, answer: Answer) -> None:
+        if answer.error is None:
+            self._connection.respond(request_id, answer.result)
+        else:
+            self._connection.refuse(request_id, *answer.error)
+        if answer.then is not None:
+            answer.then()
+
+
+def _policy_error(method: str, exc: Exception) -> PolicyError:
+    if isinstance(exc, PolicyError):
+        return exc
+    what = "its decision cannot be sent: " if isinstance(exc, LocalProtocolError) else ""
+    error = PolicyError(method, f"{what}{describe_error(exc)}")
+    error.__cause__ = exc
+    return error

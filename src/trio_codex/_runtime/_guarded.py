@@ -1,0 +1,299 @@
+"""The server under its guard process, as the client sees it: Linux.
+
+The client's side of what :mod:`trio_codex._runtime._guard` says. Nothing here uses a thread, SIGCHLD or asyncio: the spawn is
+synchronous, and all that is ever awaited is a descriptor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import marshal
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from typing import IO, TYPE_CHECKING, Final
+
+import trio
+
+from trio_codex._runtime import _guard
+from trio_codex._runtime._process import RECEIVE_BYTES, ServerProcess, let_go, sip
+from trio_codex.errors import SpawnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+STDIN_BYTES: Final = 256 * 1024
+STDOUT_BYTES: Final = 1024 * 1024
+"""Wanted capacities; the default is 64 KiB. Measured: 3.5 and 2 times the throughput. More for stdin adds little, and
+an unprivileged user may have 64 MiB in all; where that is used up the default stays."""
+
+_GUARD_CODE: Final = (
+    f"import sys; sys.path.append({os.path.dirname(_guard.__file__)!r}); "
+    "import _guard; _guard.main(*map(int, sys.argv[2:]))"
+)
+"""Imports the guard instead of running its file, so that its compiled form is used."""
+
+
+class GuardedProcess(ServerProcess):
+    """The server under a guard process: Linux.
+
+    Its exit status comes over the guard's socket, and so do its process id and the reason if it cannot be started.
+    Signals go the same way, because only the guard, its parent, can be sure whose process id that is.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+    ) -> None:
+        super().__init__(argv)
+        self._owns = False
+        """Whether there are descriptors to be closed."""
+        self._cwd = cwd
+        self._identity: _guard.Process | None = None
+        self._guard_gone = False
+        self._heard = b""
+        self._turn = trio.Lock()  # one task at a time may wait for a descriptor
+        plan = marshal.dumps(
+            (
+                [os.fsencode(argument) for argument in argv],
+                {os.fsencode(name): os.fsencode(value) for name, value in env.items()},
+                None if cwd is None else os.fsencode(cwd),
+            )
+        )
+        try:
+            fds = self._start_guard(plan)
+        except OSError as error:
+            raise SpawnError(
+                f"the guard process cannot be started: {error.strerror}",
+                phase="spawn",
+                mend=f"It is run by {sys.executable}; look at the limits on descriptors and processes.",
+                binary=argv[0],
+            ) from error
+        self._control.setblocking(False)
+        try:
+            self._guard_fd = os.pidfd_open(self._popen.pid)
+        except OSError:
+            self._guard_fd = -1
+        self._stdin, self._stdout, self._stderr = map(trio.lowlevel.FdStream, fds)
+        self.stdin, self.stdout = self._stdin, self._stdout
+        self._owns = True
+
+    def __del__(self) -> None:
+        if self._owns:
+            warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
+            # Nobody can be waiting for them. The guard takes the end of the socket as its order; the streams close
+            # themselves.
+            self._control.close()
+            if self._guard_fd >= 0:
+                os.close(self._guard_fd)
+            let_go(self._popen)
+
+    def _start_guard(self, plan: bytes) -> list[int]:
+        """Start the guard; return our ends of stdin, stdout and stderr. If it fails, nothing stays open."""
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            mine: list[int] = []
+            lent: list[int] = []
+            for end in (1, 0, 0):  # we write to stdin, and read the others
+                pair = os.pipe()
+                ours.callback(os.close, pair[end])
+                theirs.callback(os.close, pair[1 - end])
+                mine.append(pair[end])
+                lent.append(pair[1 - end])
+            for fd, size in zip(mine, (STDIN_BYTES, STDOUT_BYTES), strict=False):
+                with contextlib.suppress(OSError):
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+            self._control, control = socket.socketpair()
+            ours.enter_context(self._control)
+            theirs.enter_context(control)
+            file = theirs.enter_context(_open_anonymous())
+            file.write(plan)
+            file.seek(0)
+            passed = (control.fileno(), file.fileno())
+            self._popen = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _GUARD_CODE, "guard", *map(str, passed), str(os.getpid())],
+                stdin=lent[0],
+                stdout=lent[1],
+                stderr=lent[2],
+                pass_fds=passed,
+                start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
+            )
+            ours.pop_all()
+        return mine
+
+    async def drain_stderr(self) -> None:
+        await trio.lowlevel.checkpoint()
+        with contextlib.suppress(trio.ClosedResourceError):
+            while chunk := await self._stderr.receive_some(RECEIVE_BYTES):
+                self.stderr.feed(chunk)
+
+    def terminate(self) -> None:
+        if self.returncode is None:
+            self._command(_guard.TERMINATE)
+
+    def kill(self) -> None:
+        # Also once the server has ended: then it takes the grace from what it left behind.
+        self._command(_guard.KILL)
+
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._stopping = True
+        if self.returncode is None:
+            self.kill()
+        self._sip_stderr()
+        self._closed = True
+        self._owns = False
+        for stream in (self._stdin, self._stdout, self._stderr):
+            stream.close()
+        trio.lowlevel.notify_closing(self._control)
+        self._control.close()
+        if self._guard_fd >= 0:
+            trio.lowlevel.notify_closing(self._guard_fd)
+            os.close(self._guard_fd)
+        if self._popen.poll() is None:
+            let_go(self._popen)
+        self._stopped.set()
+
+    async def _settle(self, done: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not (done() or self._failure or self._guard_gone or self._closed):
+            # Taken anew for each report: the one who reads it may not be the one who waits for it.
+            async with self._turn:
+                if not (done() or self._failure or self._guard_gone or self._closed):
+                    with contextlib.suppress(trio.ClosedResourceError):
+                        await trio.lowlevel.wait_readable(self._control)
+                        self._listen()
+
+    async def _end_tree(self) -> None:
+        if self.returncode is None:
+            self.kill()
+        self._popen.send_signal(signal.SIGCONT)  # in case somebody has stopped the guard
+        while self._popen.poll() is None:
+            if self._guard_fd >= 0:
+                await trio.lowlevel.wait_readable(self._guard_fd)
+            else:
+                await trio.sleep(0.002)
+        self._listen()
+        self._listen()  # the end of file, behind what it said last
+        await trio.lowlevel.checkpoint()
+
+    def _close_stdin(self) -> None:
+        self._stdin.close()
+
+    def _command(self, command: bytes) -> None:
+        if not self._closed and not self._guard_gone:
+            try:
+                self._control.send(command, socket.MSG_NOSIGNAL)
+            except OSError:  # the guard has gone: hear its last words, and see to the rest
+                self._listen()
+
+    def _listen(self) -> None:
+        """Take in what the guard has reported; never blocks."""
+        if self._closed:  # between the wake-up and us
+            return
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for word, *values in (line.decode().split() for line in lines):
+            if word == "pid":
+                self.pid = int(values[0])
+                self.contained = values[1] == "1"
+                self._identity = _guard.look_up(self.pid)
+            elif word == "exit":
+                self._sip_stderr()
+                self.returncode = int(values[0])
+            else:
+                self._sip_stderr()
+                self._failure = self._explain(values[0], int(values[1]))
+        if not data and not self._guard_gone:
+            self._guard_gone = True
+            self._miss_guard()
+
+    def _miss_guard(self) -> None:
+        """The guard is gone: as it should if the server has ended, and else it was killed."""
+        if self.returncode is not None or self._failure is not None:
+            return
+        self._sip_stderr()
+        if self.pid is None:
+            self._failure = self._spawn_error(
+                "the guard process ended before it could start the server",
+                f"It is run by {sys.executable}, which must be a Python interpreter that works with -I -S.",
+            )
+        else:
+            # The guard reports the server's end before it gives back its id: without that report the one that was
+            # looked up is the server, and nobody else is killed.
+            if self._identity is not None:
+                _kill_unguarded(self._identity)
+            self.returncode = -signal.SIGKILL
+
+    def _sip_stderr(self) -> None:
+        sip(self._stderr, self.stderr)
+
+    def _explain(self, step: str, number: int) -> Callable[[], SpawnError]:
+        """Turn what the guard said of a failed start into the error for each who waits for it."""
+        binary = self._argv[0]
+        if step == "cwd":
+            return self._spawn_error(
+                f"the working directory cannot be entered: {os.strerror(number)}: {os.fspath(self._cwd or '')}",
+                "Pass a cwd that exists and that you may enter.",
+                OSError(number, os.strerror(number), os.fspath(self._cwd or "")),
+            )
+        mend = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
+        problem = f"the server cannot be run: {os.strerror(number)}"
+        if number == errno.ENOEXEC:
+            problem = (
+                "the server cannot be run: it is no program for this system, nor a script with a #! line"
+            )
+        elif number == errno.ENOENT and os.path.exists(binary):
+            problem = "the server cannot be run: the interpreter or loader that it names does not exist"
+        elif os.path.isdir(binary):
+            problem = "the server cannot be run: it is a directory"
+        elif number == errno.E2BIG:
+            mend = "Shorten its arguments and its environment: the system bounds their size."
+        return self._spawn_error(problem, mend, OSError(number, os.strerror(number), binary))
+
+    def _spawn_error(self, problem: str, mend: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
+        def make() -> SpawnError:
+            error = SpawnError(
+                problem, phase="spawn", mend=mend, binary=self._argv[0], stderr_tail=self.stderr.tail()
+            )
+            error.__cause__ = cause
+            return error
+
+        return make
+
+
+def _open_anonymous() -> IO[bytes]:
+    """Open a file that has no name."""
+    try:
+        return open(os.memfd_create("trio-codex-plan"), "wb")
+    except (OSError, AttributeError):  # an old C library or kernel
+        import tempfile
+
+        return tempfile.TemporaryFile()
+
+
+def _kill_unguarded(root: _guard.Process) -> None:
+    """Kill the server and all that is still below it: what a client can do that has lost its guard."""
+    tree = {root.pid: root}
+    _guard.send_signal(root, signal.SIGSTOP)
+    for _ in range(10):  # stopped, none of them starts another or loses a child before it is seen
+        now = _guard.look_up(root.pid)
+        if now is None or now.start != root.start:  # it has died, and this is the tree of somebody else
+            break
+        new = [process for process in _guard.descendants(root.pid) if process.pid not in tree]
+        for process in new:
+            _guard.send_signal(process, signal.SIGSTOP)
+            tree[process.pid] = process
+        if not new:
+            break
+    for process in tree.values():
+        _guard.send_signal(process, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""Dynamic tools and structured output: JSON Schema from Python types, and values back."""

@@ -1,0 +1,68 @@
+"""Typed output: the JSON Schema that holds the model to a type, and the value in the type that its answer is read as.
+
+The strict form of a schema is what the model's API asks for: every property required, no others, and an object on top.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import attrs
+import msgspec
+
+from trio_codex._tools._json_schema import fields_schema, object_schema
+from trio_codex._tools._json_types import Field, is_object, unwrapped
+from trio_codex._tools._json_values import Unfit, fields_from_json, from_json
+from trio_codex._turns._turn_result import TurnResult, TurnStatus
+
+if TYPE_CHECKING:
+    from types import UnionType
+
+T = TypeVar("T")
+
+WRAPPED: Final = "value"
+"""The property under which a value comes that is no object: the model's API wants one on top."""
+
+
+class OutputType(Generic[T]):
+    """A type that the final response of a turn is to have.
+
+    Attributes:
+        schema: Its JSON Schema.
+
+    Raises:
+        TypeError: A model cannot be held to it.
+    """
+
+    def __init__(self, type_: type[T] | UnionType) -> None:
+        self.schema: dict[str, Any]
+        self._type: Any = type_
+        self._wrapper: list[Field] = []
+        bare, _ = unwrapped(type_)
+        if is_object(bare):
+            self.schema = object_schema(bare, strict=True)
+        else:
+            self._wrapper = [Field(WRAPPED, type_, required=True, default=attrs.NOTHING)]
+            self.schema = fields_schema(self._wrapper, "output_type", strict=True)
+
+    def settle(self, result: TurnResult[Any]) -> TurnResult[T | None]:
+        """Give the result of a turn its output. A turn that did not complete has none."""
+        if result.status != TurnStatus.completed:
+            return result
+        try:
+            return attrs.evolve(result, output=self._read(result.final_response))
+        except Unfit as exc:
+            return attrs.evolve(result, problem=str(exc))
+
+    def _read(self, text: str | None) -> T:
+        if text is None:
+            raise Unfit(["there is none"])
+        try:
+            json = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as exc:
+            raise Unfit([f"it is not JSON: {exc}"]) from None
+        if self._wrapper:
+            value: T = fields_from_json(self._wrapper, json)[WRAPPED]
+            return value
+        read: T = from_json(self._type, json)
+        return read

@@ -1,0 +1,304 @@
+"""A tool: an async function, and how it is described to the agent and called by it. Knows no connection and no client."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import types
+import typing
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    cast,
+    get_args,
+    overload,
+)
+
+import attrs
+
+from trio_codex import wire
+from trio_codex._tools._docstring import parse_docstring
+from trio_codex._tools._json_types import Field
+from trio_codex.policies import ToolCallRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+
+P = ParamSpec("P")
+RestP = ParamSpec("RestP")
+R_co = TypeVar("R_co", covariant=True)
+R = TypeVar("R")
+SelfT = TypeVar("SelfT")
+
+MAX_NAME: Final = 128
+MAX_NAMESPACE: Final = 64
+MAX_NAMESPACE_DESCRIPTION: Final = 1024
+"""Characters. The server refuses what is longer, as it refuses all that :func:`_check_name` does."""
+
+_RESERVED_NAMESPACES: Final = frozenset(
+    {
+        "api_tool", "browser", "computer", "container", "file_search", "functions", "image_gen", "multi_tool_use",
+        "python", "python_user_visible", "submodel_delegator", "terminal", "tool_search", "web",
+    }
+)  # fmt: skip
+
+
+class ToolError(Exception):
+    """Raised by a tool to fail its call with a text for the agent, and nothing in the log. The turn goes on."""
+
+
+def _check_name(what: str, name: str, limit: int) -> None:
+    if not re.fullmatch(r"[a-zA-Z0-9_-]+", name):
+        raise ValueError(f"{what} is made of ASCII letters, digits, _ and -, not {name!r}")
+    if len(name) > limit:
+        raise ValueError(f"{what} has at most {limit} characters, not {len(name)}")
+    if name == "mcp" or name.startswith("mcp__"):
+        raise ValueError(f"{what} must not be {name!r}: the server keeps it for MCP servers")
+
+
+@attrs.frozen
+class Namespace:
+    """A name over several tools, which the agent sees as ``namespace.tool``.
+
+    Attributes:
+        name: The name.
+        description: What its tools have in common, for the agent.
+    """
+
+    name: str
+    description: str = ""
+
+    def __attrs_post_init__(self) -> None:
+        _check_name("a namespace", self.name, MAX_NAMESPACE)
+        if self.name in _RESERVED_NAMESPACES:
+            raise ValueError(f"{self.name!r} is reserved by the model's API and cannot be a namespace")
+        if len(self.description) > MAX_NAMESPACE_DESCRIPTION:
+            raise ValueError(
+                f"the description of a namespace has at most {MAX_NAMESPACE_DESCRIPTION} characters"
+            )
+
+
+def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{attribute.name} must be positive, not {value!r}")
+
+
+def _innermost(function: Any) -> Any:
+    while isinstance(function, functools.partial):
+        function = cast("functools.partial[object]", function).func
+    return function
+
+
+@attrs.frozen(eq=False, slots=False)
+class Tool(Generic[P, R_co]):
+    """An async function that an agent can call. Made by :func:`tool`.
+
+    Calling it calls the function, so that it can be used and tested as what it is.
+
+    Attributes:
+        function: The function.
+        name: The name by which the agent calls it.
+        namespace: The namespace it is in.
+        description: What it does, for the agent.
+        limit: How many calls of it may run at once in one client.
+        timeout: Seconds after which a call of it is cancelled and has failed.
+        defer_loading: Whether the agent has to search for it before it sees it.
+    """
+
+    function: Callable[P, Awaitable[R_co]] = attrs.field()
+    name: str = attrs.field(kw_only=True)
+    namespace: Namespace | None = attrs.field(default=None, kw_only=True)
+    description: str = attrs.field(default="", kw_only=True, repr=False)
+    limit: int | None = attrs.field(default=None, kw_only=True, validator=_positive)
+    timeout: float | None = attrs.field(default=None, kw_only=True, validator=_positive)
+    defer_loading: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not inspect.iscoroutinefunction(_innermost(self.function)):
+            raise TypeError(f"a tool is an async function, which {self.function!r} is not")
+        _check_name("the name of a tool", self.name, MAX_NAME)
+        if self.defer_loading and self.namespace is None:
+            raise ValueError("a tool that is loaded later has to be in a namespace")
+        # So that documentation tools and ``inspect`` find the function behind it.
+        self.__dict__.update(__doc__=self.function.__doc__, __wrapped__=self.function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        return cast("Coroutine[Any, Any, R_co]", self.function(*args, **kwargs))
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Tool[P, R_co]: ...
+    @overload
+    def __get__(
+        self: Tool[Concatenate[SelfT, RestP], R], instance: SelfT, owner: type | None = None
+    ) -> Tool[RestP, R]: ...
+    def __get__(self: Any, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        return attrs.evolve(self, function=types.MethodType(self.function, instance))
+
+    @property
+    def full_name(self) -> str:
+        """Its name with its namespace, as ``namespace.name``."""
+        return self.name if self.namespace is None else f"{self.namespace.name}.{self.name}"
+
+    @property
+    def input_schema(self) -> dict[str, Any]:
+        """The JSON Schema of its arguments.
+
+        Raises:
+            TypeError: A parameter has no annotation, or one that has no schema.
+        """
+        from trio_codex._tools._json_schema import fields_schema
+
+        return fields_schema(self._parameters.fields, self.name)
+
+    def spec(self) -> wire.FunctionDynamicToolSpec:
+        """Describe it as the server wants it, but for its namespace.
+
+        Raises:
+            TypeError: As :attr:`input_schema`.
+        """
+        return wire.FunctionDynamicToolSpec(
+            name=self.name,
+            description=self.description,
+            input_schema=self.input_schema,
+            defer_loading=self.defer_loading or None,
+        )
+
+    def bind(self, request: ToolCallRequest) -> inspect.BoundArguments:
+        """Read what the agent gave as the arguments of the function.
+
+        Raises:
+            Unfit: It does not fit.
+        """
+        from trio_codex._tools._json_values import fields_from_json
+
+        parameters = self._parameters
+        arguments = request.arguments
+        values = fields_from_json(parameters.fields, {} if arguments is None else arguments)
+        values |= dict.fromkeys(parameters.requests, request)
+        bound = inspect.BoundArguments(parameters.signature, cast("Any", values))
+        bound.apply_defaults()
+        return bound
+
+    @functools.cached_property
+    def _parameters(self) -> _Parameters:
+        return _Parameters.of(self.function, self.name)
+
+
+@attrs.frozen
+class _Parameters:
+    """The parameters of a function: what the agent gives, and what gets the request itself."""
+
+    signature: inspect.Signature
+    fields: tuple[Field, ...]
+    requests: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: Callable[..., object], name: str) -> _Parameters:
+        signature = inspect.signature(function)
+        hints = _hints(function, name)
+        described = parse_docstring(function.__doc__).fields
+        fields: list[Field] = []
+        requests: list[str] = []
+        for parameter in signature.parameters.values():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                raise TypeError(f"{name}: a tool cannot have *{parameter.name}")
+            if parameter.name not in hints:
+                raise TypeError(f"{name}: the parameter {parameter.name} has no annotation")
+            hint = hints[parameter.name]
+            if ToolCallRequest in (hint, *get_args(hint)):
+                requests.append(parameter.name)
+                continue
+            required = parameter.default is parameter.empty
+            default = attrs.NOTHING if required else parameter.default
+            fields.append(Field(parameter.name, hint, required, default, described.get(parameter.name)))
+        return cls(signature, tuple(fields), tuple(requests))
+
+
+def _hints(function: Callable[..., object], name: str) -> Mapping[str, Any]:
+    """Resolve the annotations of the parameters; that of the result may name what only type checkers import."""
+    inner = _innermost(function)
+    annotated = types.SimpleNamespace(
+        __annotations__={key: hint for key, hint in inspect.get_annotations(inner).items() if key != "return"}
+    )
+    scope = getattr(inspect.unwrap(inner), "__globals__", {})
+    try:
+        return typing.get_type_hints(annotated, globalns=scope, include_extras=True)
+    except NameError as exc:
+        raise TypeError(f"{name}: {exc.name} in an annotation cannot be found at run time") from None
+
+
+@overload
+def tool(
+    function: Callable[P, Coroutine[Any, Any, R]],
+    /,
+    *,
+    name: str | None = None,
+    namespace: str | Namespace | None = None,
+    description: str | None = None,
+    limit: int | None = None,
+    timeout: float | None = None,
+    defer_loading: bool = False,
+) -> Tool[P, R]: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    namespace: str | Namespace | None = None,
+    description: str | None = None,
+    limit: int | None = None,
+    timeout: float | None = None,
+    defer_loading: bool = False,
+) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], Tool[P, R]]: ...
+def tool(
+    function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    namespace: str | Namespace | None = None,
+    description: str | None = None,
+    limit: int | None = None,
+    timeout: float | None = None,
+    defer_loading: bool = False,
+) -> Any:
+    """Make a tool of an async function, as a decorator with or without arguments.
+
+    Its parameters are described to the agent by their annotations, their defaults, and the section ``Args:`` of its
+    docstring or a text in ``Annotated[…, "text"]``. One that is annotated as
+    :class:`~trio_codex.policies.ToolCallRequest` gets the request itself. What each may be annotated with, and what the
+    function may return, is on :doc:`/howto/tools`.
+
+    Args:
+        function: The function.
+        name: What the agent calls it; by default the function's own name.
+        namespace: A name over several tools.
+        description: What it does; by default what the docstring says before and after its sections.
+        limit: How many calls of it may run at once in one client; others wait. By default any number.
+        timeout: Seconds after which a call is cancelled and has failed, not counting the time it waited for its turn. By
+            default a call ends with its turn at the latest.
+        defer_loading: Show it to the agent only when it searches for it; it must be in a namespace.
+
+    Raises:
+        TypeError: It is no async function.
+        ValueError: The server would refuse the name or the namespace, or a number is not positive.
+    """
+
+    def decorate(function: Callable[..., Coroutine[Any, Any, Any]]) -> Tool[..., Any]:
+        return Tool(
+            function,
+            name=getattr(function, "__name__", "") if name is None else name,
+            namespace=Namespace(namespace) if isinstance(namespace, str) else namespace,
+            description=parse_docstring(function.__doc__).text if description is None else description,
+            limit=limit,
+            timeout=timeout,
+            defer_loading=defer_loading,
+        )
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,258 @@
+"""How a turn is ended before its time: interrupt it, prove that it ended, and end what it started elsewhere.
+
+An accepted interrupt proves nothing, a refused one may only be early, and one for a turn that was interrupted before is
+never answered (PROTOCOL Q1, Q2). Interrupting a turn stops neither the agents that it spawned (Q24) nor the commands that
+already went to the background. So the terminal event is the only proof, and the rest is ended one by one.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_codex._runtime._nursery import without_group
+from trio_codex._turns._inputs import wire_input
+from trio_codex.errors import CodexError, InvalidRequestError, RpcError
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_codex._client._session import Session
+    from trio_codex._turns._inputs import TurnInput
+    from trio_codex._turns._turn_state import ThreadState, TurnState
+
+logger = logging.getLogger("trio_codex")
+
+FIRST_RETRY_SECONDS: Final = 0.003
+LAST_RETRY_SECONDS: Final = 0.1
+"""An interrupt or steer right after the start is refused until the server has announced the turn: 15 to 40 ms (Q1)."""
+
+CALLBACK_SHARE: Final = 0.25
+"""Of ``interrupt_grace``, how long callbacks that were cancelled may hold up the interrupt."""
+
+_OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
+
+
+async def end_turn(session: Session, turn: TurnState) -> None:
+    """End a turn on the server, with its callbacks, agents and commands, within ``interrupt_grace``.
+
+    Past that the configuration decides: the server is killed, or the turn is given up as lost.
+    """
+    grace = session.config.interrupt_grace
+    ended_there = False
+    with trio.move_on_after(grace) as scope:
+        if turn.callbacks is not None:
+            turn.callbacks.cancel()
+            with trio.move_on_after(grace * CALLBACK_SHARE):
+                await turn.callbacks.wait_empty()
+        if await _was_started(turn):
+            await _end_on_server(session, turn)
+        ended_there = True
+        if turn.callbacks is not None:
+            await turn.callbacks.wait_empty()
+    if not scope.cancelled_caught or session.connection.death is not None:
+        return
+    if ended_there:
+        # No process of ours to end: it is the user's code, and the client's nursery goes on waiting for it.
+        logger.error("turn %s was left while a callback of it does not end", turn.id)
+    else:
+        give_up(session, turn)
+
+
+async def _end_on_server(session: Session, turn: TurnState) -> None:
+    if turn.left_early:
+        session.router.note_left(turn)
+    early = not turn.ended.is_set()
+    if early:
+        try:
+            await interrupt(session, turn)
+        except CodexError as exc:
+            # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
+            logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+        await turn.ended.wait()
+    if early or turn.left_early:
+        await end_offspring(session, turn, set())
+    await trio.lowlevel.checkpoint()
+
+
+def give_up(session: Session, turn: TurnState) -> None:
+    """Stop waiting for the end of a turn, or of what it started, on a server that does not obey."""
+    name = turn.id or turn.active_id or "that was starting"
+    what = "what it started" if turn.ended.is_set() else "it"
+    if session.config.on_stuck_turn == "abandon":
+        reason = (
+            f"turn {name} was abandoned: {what} did not end within interrupt_grace and may still be running"
+        )
+        logger.error("%s", reason)
+        turn.lose(reason)
+        return
+    reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
+    kill_server(session, reason)
+
+
+def give_up_server(session: Session, what: str) -> None:
+    """Stop waiting for the end of anything but a turn, as the configuration has it for turns.
+
+    Args:
+        session: The client.
+        what: What did not end, in one sentence.
+    """
+    if session.config.on_stuck_turn == "abandon":
+        logger.error("%s, was abandoned, and may still be running", what)
+    else:
+        kill_server(session, f"the server was given up: {what}")
+
+
+def kill_server(session: Session, reason: str) -> None:
+    """End the connection, and the server if it is ours."""
+    session.connection.end(session.broken(reason))
+    if session.kill is not None:
+        session.kill()
+
+
+async def interrupt(session: Session, turn: TurnState) -> None:
+    """Ask the server to interrupt a turn until it accepts, or the turn has ended."""
+    params = {"threadId": turn.thread.id}
+    await insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id})
+
+
+async def interrupt_soon(session: Session, turn: TurnState) -> None:
+    """Interrupt a turn in a task of its own, within ``interrupt_grace``; what it started ends with its scope."""
+    with trio.move_on_after(session.config.interrupt_grace):
+        await trio.lowlevel.checkpoint()
+        try:
+            await interrupt(session, turn)
+        except CodexError as exc:
+            logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
+
+
+def steering(thread_id: str, value: TurnInput) -> Callable[[str], dict[str, object]]:
+    """Give what makes the parameters of a steer, for the id of a turn."""
+    items, tool_output = wire_input(value)
+    if tool_output is not None:
+        raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
+    encoded = [_convert.encode(item) for item in items]
+    return lambda turn_id: {"threadId": thread_id, "expectedTurnId": turn_id, "input": encoded}
+
+
+async def insist(
+    session: Session, turn: TurnState, method: str, params: Callable[[str], dict[str, object]]
+) -> bool:
+    """Send a request about the running turn until it is accepted, or the turn has ended; say whether it was accepted.
+
+    Raises:
+        RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
+    """
+    await trio.lowlevel.checkpoint()
+    delay = FIRST_RETRY_SECONDS
+    while not turn.ended.is_set():
+        turn_id = turn.active_id or turn.id
+        if turn_id is not None:
+            call = await session.begin(method, params(turn_id))
+            try:
+                # The answer may never come if the turn ends first (Q2).
+                await wait_any(call.settled, turn.ended.wait)
+                if not call.answered:
+                    return False
+                await call.answer()
+            except InvalidRequestError as exc:
+                if turn.ended.is_set():
+                    return False
+                if other := _OTHER_TURN_ID.search(exc.message):
+                    turn.active_id = other[1]
+                elif "no active turn" not in exc.message:
+                    raise
+            else:
+                return True
+            finally:
+                call.give_up()
+        with trio.move_on_after(delay):
+            await (turn.ended if turn.started.is_set() else turn.started).wait()
+        delay = min(2 * delay, LAST_RETRY_SECONDS)
+    return False
+
+
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # the nursery is left by waiting
+    """Wait until one of several waits, none of which raises, is over."""
+
+    async def wait(one: Callable[[], Awaitable[object]]) -> None:
+        await one()
+        nursery.cancel_scope.cancel()
+
+    error = None
+    try:
+        async with trio.open_nursery() as nursery:
+            for one in waits:
+                nursery.start_soon(wait, one)
+    except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        error = without_group(exc)
+    if error is not None:
+        raise error
+
+
+async def _was_started(turn: TurnState) -> bool:
+    """Wait for the answer to ``turn/start`` if it is still out; say whether there is a turn to end."""
+    await trio.lowlevel.checkpoint()
+    call = turn.start
+    if call is None:
+        return True
+    await wait_any(call.settled, turn.ended.wait)
+    if not call.answered:
+        return True
+    try:
+        turn.bind(await call.answer())
+    except RpcError:
+        turn.never_started()
+        return False
+    except CodexError:
+        # It cannot be read, or the connection ended: the turn may run under the id that its events tell.
+        return turn.active_id is not None or turn.ended.is_set()
+    return turn.only_announced or turn.active_id is not None
+
+
+async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
+    """End the commands that a turn left running, and the agents that it spawned, and theirs."""
+    await trio.lowlevel.checkpoint()
+    for process_id in turn.reducer.terminals.values():
+        await _terminate(session, turn.thread.id, process_id)
+    for child_id in turn.reducer.children:
+        child = session.router.find(child_id)
+        if child is not None and child_id not in seen:
+            seen.add(child_id)
+            await _end_child(session, child, seen)
+
+
+async def end_orphan(session: Session, turn: TurnState) -> None:
+    """End a child agent's turn whose root was left while the agent was being spawned."""
+    with trio.move_on_after(session.config.interrupt_grace):
+        await _end_child(session, turn.thread, {turn.thread.id})
+
+
+async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> None:
+    await trio.lowlevel.checkpoint()
+    turn = child.turn
+    if turn is not None and not turn.owned:
+        try:
+            await interrupt(session, turn)
+            await turn.ended.wait()
+        except CodexError as exc:
+            logger.warning("the agent %s could not be interrupted: %s", child.id, exc)
+    for past in child.past_turns:
+        await end_offspring(session, past, seen)
+
+
+async def _terminate(session: Session, thread_id: str, process_id: str) -> None:
+    await trio.lowlevel.checkpoint()
+    if not session.config.experimental_api:
+        return
+    try:
+        await session.request(
+            "thread/backgroundTerminals/terminate", {"threadId": thread_id, "processId": process_id}
+        )
+    except CodexError as exc:
+        # It has ended by itself, or with the turn, or with the connection.
+        logger.debug("terminal %s of thread %s was not terminated: %s", process_id, thread_id, exc)

@@ -1,0 +1,170 @@
+"""What the server tells: owns the event value, which thread and turn it is of, and how deltas become one.
+
+``params`` are parsed when somebody reads them, and never before: most events of a busy connection have no listener.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from trio_codex._core._json import UNREADABLE, Json, parse_object, string_of
+from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
+from trio_codex.wire import _convert
+from trio_codex.wire._registry import TEXT_DELTAS
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from trio_codex import wire
+    from trio_codex._core._rpc import Notification
+
+
+class Event:
+    """One notification of the server.
+
+    Attributes:
+        method: Its method, as ``"item/agentMessage/delta"``.
+        emitted_at: When the server sent it, in milliseconds since the epoch, if it said so.
+        merged: How many deltas it stands for; more than 1 only for text deltas that waited for a slow consumer.
+        size: Bytes of its parameters on the wire.
+        json: Its parameters as they came.
+    """
+
+    __slots__ = ("_params", "emitted_at", "json", "merged", "method", "size")
+
+    def __init__(self, method: str, json: Json, emitted_at: float | None, merged: int = 1) -> None:
+        self.method: str = method
+        self.emitted_at: float | None = emitted_at
+        self.merged: int = merged
+        self.size: int = len(json)
+        self.json: Json = json
+        self._params: wire.Wire | None = None
+
+    @property
+    def params(self) -> wire.Wire:
+        """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or they do not fit the schema."""
+        if self._params is None:
+            self._params = _convert.decode_notification_json(self.method, self.json)
+        return self._params
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread that it is of, if any."""
+        return route(self.json).thread_id
+
+    @property
+    def turn_id(self) -> str | None:
+        """The turn that it is of, if any."""
+        return route(self.json).turn_id
+
+    @property
+    def raw(self) -> Any:
+        """The parameters as they came, as plain JSON, with every member that this version does not know."""
+        try:
+            return msgspec.json.decode(self.json) if self.size else None
+        except UNREADABLE:
+            return bytes(self.json).decode(errors="replace")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Event {self.method}, {self.size} bytes{f', {self.merged} merged' if self.merged > 1 else ''}>"
+        )
+
+
+class _Id(msgspec.Struct):
+    id: str | None = None
+    rootTurnId: str | None = None
+
+
+class Route(msgspec.Struct):
+    """Which thread and turn some parameters are of."""
+
+    threadId: str | None = None
+    turnId: str | None = None
+    turn: _Id | None = None
+    thread: _Id | None = None
+    conversationId: str | None = None
+
+    @property
+    def thread_id(self) -> str | None:
+        """The thread, if any."""
+        if self.threadId is None and self.thread is not None:
+            return self.thread.id
+        return self.threadId
+
+    @property
+    def turn_id(self) -> str | None:
+        """The turn, if any."""
+        if self.turnId is None and self.turn is not None:
+            return self.turn.id
+        return self.turnId
+
+    @property
+    def root_turn_id(self) -> str | None:
+        """The turn that a child agent's turn works for, directly or not."""
+        return None if self.turn is None else self.turn.rootTurnId
+
+
+_decode_route = msgspec.json.Decoder(Route).decode
+_NOWHERE = Route()
+
+
+def route(json: Json) -> Route:
+    """Read which thread and turn some parameters are of. Raises nothing."""
+    try:
+        return _decode_route(json)
+    except UNREADABLE:
+        return _lenient_route(json)
+
+
+def _lenient_route(json: Json) -> Route:
+    """Read the ids of drifted parameters one by one, so that one strange member hides no other."""
+    try:
+        members = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
+    except UNREADABLE:
+        return _NOWHERE
+    found: dict[str, Any] = {}
+    for name, type_ in (
+        ("threadId", str),
+        ("turnId", str),
+        ("turn", _Id),
+        ("thread", _Id),
+        ("conversationId", str),
+    ):
+        try:
+            found[name] = msgspec.json.decode(members[name], type=type_)
+        except (KeyError, *UNREADABLE):
+            continue
+    return Route(**found)
+
+
+def event_of(notification: Notification) -> Event:
+    """Give the event of a notification."""
+    return Event(notification.method, notification.params, notification.emitted_at)
+
+
+class DeltaMerger:
+    """Merges text deltas of one (method, item, index). Base64 is never merged: its padding ends a chunk."""
+
+    def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
+        self._instruments = instruments
+
+    def delta(self, event: Event) -> tuple[Hashable, str] | None:
+        """See :class:`~trio_codex._runtime._subscriptions.Merger`."""
+        delta = TEXT_DELTAS.get(event.method)
+        if delta is None:
+            return None
+        params = parse_object(event.json)
+        text = string_of(params.get(delta.text))
+        return (
+            None if text is None else ((event.method, *[str(params.get(name)) for name in delta.key]), text)
+        )
+
+    def merged(self, first: Event, text: str, count: int) -> Event:
+        """See :class:`~trio_codex._runtime._subscriptions.Merger`."""
+        if count > 1 and "deltas_merged" in self._instruments:
+            self._instruments.call("deltas_merged", self._instruments.connection, first.method, count)
+        raw = {**first.raw, TEXT_DELTAS[first.method].text: text}
+        return Event(first.method, msgspec.json.encode(raw), first.emitted_at, first.merged + count - 1)

@@ -1,0 +1,255 @@
+"""How a turn ended: owns the result value and the reducer that makes it of the turn's events.
+
+The reducer is fed by the reader and keeps items as raw JSON until somebody reads the result. It never looks into a
+consumer's buffer, so a result is whole even if nobody iterated, or somebody overflowed. What the server sends is taken
+as it comes: nothing here raises on a strange value.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any, Final, Generic, cast
+
+import attrs
+
+from trio_codex import wire
+from trio_codex._core._json import Json, integer_of, list_of, object_of, parse_object, string_of
+from trio_codex.errors import DecodeError, OutputError
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from typing_extensions import TypeVar
+
+    from trio_codex._turns._usage import TokenUsage
+
+    # The default is for type checkers: a ``TurnResult`` by itself is one of any output.
+    OutputT_co = TypeVar("OutputT_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    OutputT_co = TypeVar("OutputT_co", covariant=True)
+
+T = TypeVar("T")
+
+OWN_WORK: Final = frozenset(
+    {
+        "agentMessage", "contextCompaction", "enteredReviewMode", "exitedReviewMode", "hookPrompt", "plan",
+        "reasoning", "userMessage",
+    }
+)  # fmt: skip
+"""Types of items that are the model's own work, or nobody's: while one is under way, the model is what is waited for."""
+
+
+class TurnStatus(enum.StrEnum):
+    """How a turn ended. A status that this version does not know stays a plain string."""
+
+    completed = "completed"
+    interrupted = "interrupted"
+    failed = "failed"
+    lost = "lost"
+    """Its end was never seen, because the connection ended first or because it was abandoned."""
+
+
+@attrs.frozen(kw_only=True)
+class TurnResult(Generic[OutputT_co]):
+    """Everything a turn left. ``TurnResult[Plan]`` is that of a turn with ``output_type=Plan``.
+
+    Attributes:
+        id: The turn's id; empty if the server never told it.
+        thread_id: Its thread.
+        status: How it ended.
+        error: Why, where the server said so.
+        final_response: The last ``final_answer`` agent message, else the last without a phase, else ``None``.
+        items: The completed items, in the order of their completion. An item that was cut off is not among them.
+        usage: The thread's token usage as last reported in this turn, with the totals of the thread's whole life; ``None``
+            if it was not.
+        turn_usage: The tokens that this turn used, with those of the agents that it spawned; ``None`` if none were reported.
+        agents_usage: Of these, those of the agents.
+        diff: The unified diff of what the turn changed in files, as last reported.
+        started_at: Unix time in seconds, as the server tells it.
+        completed_at: Unix time in seconds.
+        duration_ms: Milliseconds from its start to its end, as the server tells it.
+    """
+
+    id: str
+    thread_id: str
+    status: TurnStatus | str
+    error: wire.TurnError | None = None
+    final_response: str | None = attrs.field(default=None, repr=False)
+    items: tuple[wire.ThreadItem, ...] = attrs.field(default=(), repr=lambda items: f"<{len(items)} items>")
+    usage: wire.ThreadTokenUsage | None = None
+    turn_usage: TokenUsage | None = None
+    agents_usage: TokenUsage | None = None
+    diff: str | None = attrs.field(default=None, repr=False)
+    started_at: int | None = None
+    completed_at: int | None = None
+    duration_ms: int | None = None
+    _output: OutputT_co = attrs.field(default=None, repr=False)
+    _problem: str | None = attrs.field(default=None, repr=False)
+
+    @property
+    def output(self) -> OutputT_co:
+        """The final response as a value of ``output_type``; ``None`` without one, or if the turn did not complete.
+
+        Raises:
+            OutputError: The final response does not fit the type.
+        """
+        if self._problem is not None:
+            raise OutputError(self.final_response, self._problem, self)
+        return self._output
+
+
+class TurnReducer:
+    """What is known of one turn's outcome so far.
+
+    Attributes:
+        children: Ids of the threads of agents that were spawned in it.
+        terminals: Process ids of the commands it started that have not completed, by item.
+        changes: The file changes that are proposed or under way, by item: an approval request does not repeat them.
+        running: The items under way that are not the model's own work, by id, with their types.
+    """
+
+    def __init__(self) -> None:
+        self.children: dict[str, None] = {}
+        self.terminals: dict[str, str] = {}
+        self.changes: dict[str, Any] = {}
+        self.running: dict[str, str] = {}
+        self._items: list[dict[str, Any]] = []
+        self._usage: Any = None
+        self._diff: Any = None
+        self._error: Any = None
+        self._turn: dict[str, Any] = {}
+        self._status: TurnStatus | str | None = None
+        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
+            "item/started": self._on_item_started,
+            "item/completed": self._on_item_completed,
+            "thread/tokenUsage/updated": self._on_usage,
+            "turn/diff/updated": self._on_diff,
+            "error": self._on_error,
+            "turn/completed": self._on_turn,
+        }
+
+    def feed(self, method: str, json: Json) -> None:
+        """Take an event of the turn."""
+        handle = self._handlers.get(method)
+        if handle is not None:
+            handle(parse_object(json))
+
+    def end(self) -> None:
+        """Settle the outcome by the terminal event, if it was fed, else as lost. Only the first time counts."""
+        if self._status is None:
+            told = string_of(self._turn.get("status"))
+            self._status = TurnStatus.lost if told is None else _status(told)
+
+    @property
+    def status(self) -> TurnStatus | str:
+        """How it ended; lost until that is settled."""
+        return TurnStatus.lost if self._status is None else self._status
+
+    @property
+    def ended(self) -> bool:
+        """Whether the outcome is settled."""
+        return self._status is not None
+
+    def result(
+        self,
+        turn_id: str,
+        thread_id: str,
+        turn_usage: TokenUsage | None = None,
+        agents_usage: TokenUsage | None = None,
+    ) -> TurnResult:
+        """Give the result; items and errors are structured now."""
+        return TurnResult(
+            id=turn_id,
+            thread_id=thread_id,
+            status=self.status,
+            error=_structured(wire.TurnError, self._turn.get("error") or self._error),
+            final_response=_final_response(self._items),
+            items=tuple(_structure_item(item) for item in self._items),
+            usage=_structured(wire.ThreadTokenUsage, self._usage),
+            turn_usage=turn_usage,
+            agents_usage=agents_usage,
+            diff=string_of(self._diff),
+            started_at=integer_of(self._turn.get("startedAt")),
+            completed_at=integer_of(self._turn.get("completedAt")),
+            duration_ms=integer_of(self._turn.get("durationMs")),
+        )
+
+    def _on_item_started(self, params: dict[str, Any]) -> None:
+        item = object_of(params.get("item"))
+        self._note_remote(item)
+        kind = string_of(item.get("type"))
+        if kind is not None and kind not in OWN_WORK:
+            self.running[str(item.get("id"))] = kind
+
+    def _on_item_completed(self, params: dict[str, Any]) -> None:
+        item = object_of(params.get("item"))
+        self._note_remote(item)
+        self.terminals.pop(str(item.get("id")), None)
+        self.changes.pop(str(item.get("id")), None)
+        self.running.pop(str(item.get("id")), None)
+        if item:
+            self._items.append(item)
+
+    def _note_remote(self, item: dict[str, Any]) -> None:
+        """Keep what has to be ended separately when the turn is left early (PROTOCOL Q24, 6)."""
+        kind = item.get("type")
+        if kind == "collabAgentToolCall":
+            receivers = map(string_of, list_of(item.get("receiverThreadIds")))
+            self.children.update((child, None) for child in receivers if child is not None)
+        elif kind == "subAgentActivity" and (child := string_of(item.get("agentThreadId"))):
+            self.children[child] = None
+        elif kind == "commandExecution" and (process_id := string_of(item.get("processId"))):
+            self.terminals[str(item.get("id"))] = process_id
+        elif kind == "fileChange":
+            self.changes[str(item.get("id"))] = item.get("changes")
+
+    def _on_usage(self, params: dict[str, Any]) -> None:
+        self._usage = params.get("tokenUsage")
+
+    def _on_diff(self, params: dict[str, Any]) -> None:
+        self._diff = params.get("diff")
+
+    def _on_error(self, params: dict[str, Any]) -> None:
+        # With willRetry the server goes on by itself: no outcome yet (Q15).
+        if params.get("willRetry") is not True:
+            self._error = params.get("error")
+
+    def _on_turn(self, params: dict[str, Any]) -> None:
+        self._turn = object_of(params.get("turn"))
+
+
+def _structured(type_: type[T], value: Any) -> T | None:
+    if value is None:
+        return None
+    try:
+        return _convert.decode(type_, value)
+    except DecodeError:
+        return None
+
+
+def _structure_item(item: dict[str, Any]) -> wire.ThreadItem:
+    try:
+        return cast("wire.ThreadItem", _convert.decode(wire.ThreadItem, item))
+    except DecodeError:
+        return wire.UnknownVariant(tag=string_of(item.get("type")), raw=item)
+
+
+def _status(told: str) -> TurnStatus | str:
+    try:
+        return TurnStatus(told)
+    except ValueError:
+        return told
+
+
+def _final_response(items: list[dict[str, Any]]) -> str | None:
+    messages = [
+        item for item in items if item.get("type") == "agentMessage" and isinstance(item.get("text"), str)
+    ]
+    for phase in ("final_answer", None):
+        for item in reversed(messages):
+            if item.get("phase") == phase:
+                return string_of(item.get("text"))
+    return None

@@ -1,0 +1,92 @@
+"""What a silent turn waits for, and how long it may: owns the answer to "why does nothing happen?"."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_codex.errors import TurnStalled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trio_codex._client._router import Router
+    from trio_codex._turns._turn_state import ThreadState, TurnState
+
+
+class WaitingOn(enum.StrEnum):
+    """What an open turn waits for. Its agents count as part of it."""
+
+    model = "model"
+    """The model, as far as can be told, because nothing else is under way."""
+    tool = "tool"
+    """A command, a tool or an agent is at work; a command in the background counts, too."""
+    approval = "approval"
+    """A question that is with a policy of this client."""
+    unseen_approval = "unseen approval"
+    """A question that the server waits for and never sent to this client, so that nobody here can answer it."""
+
+
+def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:
+    """Tell what a turn waits for; ``None`` if it has ended."""
+    if turn.ended.is_set():
+        return None
+    threads = list(_threads(router, turn))
+    if any(thread.held_requests for thread in threads):
+        return WaitingOn.approval
+    if any(thread.flags for thread in threads):
+        return WaitingOn.unseen_approval
+    if any(thread.turn is not None and thread.turn.reducer.running for thread in threads):
+        return WaitingOn.tool
+    return WaitingOn.model
+
+
+def last_event_at(router: Router, turn: TurnState) -> float:
+    """Tell when the last event of a turn or of one of its agents came, in Trio's time."""
+    turns = (thread.turn for thread in _threads(router, turn))
+    return max((one.last_event_at for one in turns if one is not None), default=turn.last_event_at)
+
+
+def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
+    """Give the threads that work for a turn: its own, and those of its agents whose turns are open."""
+    todo, seen = [turn.thread], {turn.thread.id}
+    while todo:
+        thread = todo.pop()
+        yield thread
+        if thread.turn is None:
+            continue
+        for child_id in thread.turn.reducer.children:
+            child = router.find(child_id)
+            if child is not None and child.turn is not None and child_id not in seen:
+                seen.add(child_id)
+                todo.append(child)
+
+
+async def watch_idle(
+    router: Router, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
+) -> None:
+    """Wait until a turn is silent for too long without a reason, and say so; for ever if it never is.
+
+    It is never for a question that is with a policy, however long that takes, nor for a tool: that is at work by the
+    server's own account.
+    """
+    assert turn.callbacks is not None
+    explained_until = turn.last_event_at
+    while True:
+        silent_since = max(explained_until, last_event_at(router, turn))
+        await trio.sleep_until(silent_since + limit)
+        match waiting_on(router, turn):
+            case None:
+                return
+            case WaitingOn.approval:
+                await turn.callbacks.wait_empty()
+                explained_until = trio.current_time()
+            case WaitingOn.tool:
+                # Its end is an event, which starts the clock anew.
+                await trio.sleep(limit)
+            case unexplained:
+                if last_event_at(router, turn) <= silent_since:
+                    fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
+                    return

@@ -1,0 +1,153 @@
+"""Retrying: what is retried, when, and what never is."""
+
+import math
+import random
+
+import pytest
+import trio
+
+from trio_codex import errors, is_retryable_error, retry_on_overload
+from trio_codex._core._rpc import rpc_error
+from trio_codex.testing import fake_codex
+
+BUSY = "Server overloaded; retry later."
+
+
+def busy():
+    return rpc_error(-32001, BUSY, None, "thread/list")
+
+
+class Flaky:
+    """Fails a number of times, and notes when it is called."""
+
+    def __init__(self, failures, error=busy):
+        self.failures = failures
+        self.error = error
+        self.called_at = []
+
+    async def __call__(self):
+        await trio.lowlevel.checkpoint()
+        self.called_at.append(trio.current_time())
+        if len(self.called_at) <= self.failures:
+            raise self.error()
+        return "done"
+
+    @property
+    def delays(self):
+        return [later - earlier for earlier, later in zip(self.called_at, self.called_at[1:], strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (busy(), True),
+        (rpc_error(-32001, BUSY, {"anything": 1}), True),
+        (rpc_error(-32603, "server overloaded"), False),
+        (rpc_error(-32600, "no"), False),
+        (errors.RequestTimeout("turn/start", 1), False),
+        (errors.ConnectionBroken("gone"), False),
+        (ExceptionGroup("several", [busy()]), False),
+        (KeyboardInterrupt(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_the_code_of_an_overload_is_retryable(error, retryable):
+    assert is_retryable_error(error) is retryable
+
+
+async def test_an_overload_is_retried_with_growing_delays(autojump_clock):
+    fn = Flaky(4)
+    assert await retry_on_overload(fn, attempts=5, initial_delay=1, max_delay=3, jitter=0) == "done"
+    assert fn.delays == pytest.approx([1, 2, 3, 3])
+
+
+async def test_jitter_keeps_within_its_bounds_and_is_not_always_the_same(autojump_clock):
+    random.seed(7)
+    fn = Flaky(50)
+    await retry_on_overload(fn, attempts=51, initial_delay=1, max_delay=1, jitter=0.5)
+    assert all(0.5 <= delay <= 1.5 for delay in fn.delays)
+    assert max(fn.delays) - min(fn.delays) > 0.5
+
+
+async def test_the_last_failure_is_raised_as_it_is(autojump_clock):
+    fn = Flaky(99)
+    with pytest.raises(errors.ServerBusyError):
+        await retry_on_overload(fn, attempts=3)
+    assert len(fn.called_at) == 3
+
+
+async def test_anything_else_is_raised_at_once():
+    fn = Flaky(99, lambda: rpc_error(-32600, "no"))
+    with pytest.raises(errors.InvalidRequestError):
+        await retry_on_overload(fn)
+    assert len(fn.called_at) == 1
+
+
+async def test_a_wait_can_be_cancelled():
+    fn = Flaky(99)
+    with trio.fail_after(5), trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                lambda: retry_on_overload(fn, attempts=9, initial_delay=1000, max_delay=math.inf)
+            )
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    assert scope.cancelled_caught
+    assert len(fn.called_at) == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": 0}, {"initial_delay": -1}, {"max_delay": -1}, {"jitter": 2}], ids=str
+)
+async def test_senseless_settings_are_refused_before_anything_is_called(wrong):
+    fn = Flaky(0)
+    with pytest.raises(ValueError, match="must"):
+        await retry_on_overload(fn, **wrong)
+    assert fn.called_at == []
+
+
+async def test_a_turn_that_the_server_rejected_is_started_again():
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            thread = await codex.thread_start()
+            results = []
+
+            async def body():
+                results.append(await retry_on_overload(lambda: thread.run("hi"), initial_delay=0))
+
+            nursery.start_soon(body)
+            await (await server.expect("turn/start")).refuse(BUSY, -32001)
+            await server.accept_turn()
+            await server.end_turn()
+            await trio.testing.wait_all_tasks_blocked()
+            assert results[0].status == "completed"
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["directly", "within another retry"])
+async def test_nothing_is_repeated_once_a_turn_was_accepted(nested):
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            thread = await codex.thread_start()
+            caught = []
+
+            async def work():
+                async with thread.turn("hi") as turn:
+                    await turn.steer("more")
+
+            async def body():
+                try:
+                    if nested:
+                        await retry_on_overload(lambda: retry_on_overload(work), initial_delay=0)
+                    else:
+                        await retry_on_overload(work, initial_delay=0)
+                except errors.ServerBusyError as exc:
+                    caught.append(exc)
+
+            nursery.start_soon(body)
+            await server.accept_turn()
+            await (await server.expect("turn/steer")).refuse(BUSY, -32001)
+            await (await server.expect("turn/interrupt")).answer({})
+            await server.end_turn(status="interrupted")
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(caught) == 1
+            assert server.unexpected() == []

@@ -1,0 +1,317 @@
+"""Bytes to lines and back: any cut gives the same lines, in bounded memory and linear time."""
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+import tracemalloc
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from trio_codex._core._framing import (
+    MAX_LINE_BYTES,
+    OVERSIZE_HEAD_BYTES,
+    LineBuffer,
+    OversizeLine,
+    TruncatedLine,
+    encode_line,
+)
+from trio_codex.errors import LocalProtocolError
+
+# -- splitting -----------------------------------------------------------------------------------------------------
+
+
+def whole(stream, limit):
+    """What a stream holds, told the simple way."""
+    *lines, rest = stream.split(b"\n")
+    frames = [
+        line if len(line) <= limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line)) for line in lines
+    ]
+    return frames + ([TruncatedLine(rest[:OVERSIZE_HEAD_BYTES], len(rest))] if rest else [])
+
+
+def fed(chunks, limit):
+    buffer = LineBuffer(limit)
+    frames = []
+    for chunk in chunks:
+        frames += buffer.feed(chunk)
+        assert {type(frame) for frame in frames} <= {bytes, OversizeLine}
+        assert buffer.held_bytes <= max(limit, OVERSIZE_HEAD_BYTES)
+    rest = buffer.feed_eof()
+    assert buffer.held_bytes == 0
+    assert buffer.feed_eof() is None
+    return frames + ([] if rest is None else [rest])
+
+
+def cut(stream, points):
+    points = sorted({0, len(stream), *(point % (len(stream) + 1) for point in points)})
+    return [stream[start:end] for start, end in itertools.pairwise(points)]
+
+
+streams = st.lists(st.binary(max_size=12) | st.sampled_from([b"\n", b"\n\n", b"\r\n", b"\0"])).map(b"".join)
+cuts = st.lists(st.integers(0, 2**16), max_size=30)
+
+
+@given(streams, cuts, st.integers(0, 20))
+@example(b"abc\nabcd\nab", [3, 4], 3)
+@example(b"abcd\n", [3], 3)
+@example(b"abcd\n", [4], 3)
+@example(b"\n", [], 0)
+def test_any_cut_of_any_bytes_gives_the_same_frames(stream, points, limit):
+    assert fed(cut(stream, points), limit) == whole(stream, limit)
+
+
+@given(streams, st.integers(0, 20))
+def test_byte_by_byte_gives_the_same_frames(stream, limit):
+    assert fed([bytes([byte]) for byte in stream], limit) == whole(stream, limit)
+
+
+@given(
+    st.lists(st.integers(0, 3 * OVERSIZE_HEAD_BYTES), max_size=6),
+    st.binary(max_size=20).map(lambda tail: tail.replace(b"\n", b"")),
+    cuts,
+    st.integers(0, 2 * OVERSIZE_HEAD_BYTES),
+)
+def test_lines_far_beyond_the_kept_head_give_the_same_frames_however_they_are_cut(sizes, tail, points, limit):
+    stream = b"".join(bytes(range(48, 58)) * (size // 10 + 1) + b"\n" for size in sizes) + tail
+    assert fed(cut(stream, points), limit) == whole(stream, limit)
+
+
+@given(streams, cuts)
+def test_without_a_line_beyond_the_bound_the_lines_are_what_was_sent(stream, points):
+    frames = fed([*cut(stream, points), b"\n"], MAX_LINE_BYTES)
+    assert b"".join(line + b"\n" for line in frames) == stream + b"\n"
+
+
+@given(st.lists(st.text().map(lambda text: {"m": text})), cuts)
+def test_encoded_messages_come_back_whole_whatever_they_hold(messages, points):
+    frames = fed(cut(b"".join(map(encode_line, messages)), points), MAX_LINE_BYTES)
+    assert [json.loads(frame) for frame in frames] == messages
+
+
+def test_nothing_but_a_newline_ends_a_line():
+    line = "a\r\v\f\x1c\x85\u2028\u2029\0b".encode()
+    assert LineBuffer().feed(line + b"\n") == [line]
+
+
+def test_a_line_as_long_as_the_bound_is_kept_and_one_more_byte_is_not():
+    for chunks in ([b"12345\n"], [b"123", b"45\n"], [b"12345", b"\n"], [b"x\n12345\n"]):
+        assert fed(chunks, 5)[-1] == b"12345"
+        assert fed(chunks, 4)[-1] == OversizeLine(b"12345", 5)
+
+
+def test_a_chunk_that_is_reused_by_the_stream_is_not_held():
+    buffer = LineBuffer()
+    chunk = bytearray(b"ab\ncd")
+    lines = buffer.feed(chunk)
+    chunk[:] = b"xxxxx"
+    lines += buffer.feed(b"\n")
+    assert lines == [b"ab", b"cd"]
+    assert [type(line) for line in lines] == [bytes, bytes]
+
+
+def test_an_empty_chunk_and_an_empty_stream_give_nothing():
+    buffer = LineBuffer()
+    assert buffer.feed(b"") == []
+    assert buffer.feed_eof() is None
+
+
+def test_the_stream_goes_on_after_a_line_that_was_too_long():
+    buffer = LineBuffer(10)
+    assert buffer.feed(b"x" * 11) == []
+    assert buffer.feed(b"y" * 5) == []
+    assert buffer.feed(b"z\nnext\n") == [OversizeLine(b"x" * 11 + b"y" * 5 + b"z", 17), b"next"]
+
+
+def test_the_length_of_the_unfinished_line_is_known_whether_it_is_held_or_not():
+    buffer = LineBuffer(10)
+    for count in range(1, 3 * OVERSIZE_HEAD_BYTES // 100):
+        buffer.feed(b"x" * 100)
+        assert buffer.unfinished_bytes == 100 * count
+        assert buffer.held_bytes == min(100 * count, OVERSIZE_HEAD_BYTES)
+    buffer.feed(b"\nabc")
+    assert buffer.unfinished_bytes == 3
+    buffer.feed_eof()
+    assert buffer.unfinished_bytes == 0
+
+
+def test_a_line_beyond_the_bound_is_not_held_in_memory():
+    limit, chunk = 256 * 1024, b"x" * (64 * 1024)
+    buffer = LineBuffer(limit)
+    tracemalloc.start()
+    try:
+        for _ in range(512):
+            assert buffer.feed(bytearray(chunk)) == []  # memory of its own, as each read has
+        assert tracemalloc.get_traced_memory()[1] < 3 * limit
+    finally:
+        tracemalloc.stop()
+    assert buffer.feed(b"\n") == [OversizeLine(b"x" * OVERSIZE_HEAD_BYTES, 512 * len(chunk))]
+
+
+@pytest.mark.parametrize("limit", [MAX_LINE_BYTES, 1000], ids=["within the bound", "beyond it"])
+def test_time_per_byte_does_not_grow_with_the_length_of_a_line(limit):
+    def seconds_per_chunk(count):
+        best = math.inf
+        for _ in range(3):
+            buffer = LineBuffer(limit)
+            start = time.process_time()
+            for _ in range(count):
+                buffer.feed(chunk)
+            buffer.feed(b"\n")
+            best = min(best, time.process_time() - start)
+        return best / count
+
+    chunk = b"x" * 4096
+    # Joining anew for each chunk makes this ratio about 16.
+    assert seconds_per_chunk(4096) < 5 * seconds_per_chunk(256) + 1e-6
+
+
+# -- encoding ------------------------------------------------------------------------------------------------------
+
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text()
+)
+
+
+def containers(leaves, keys=None):
+    keys = st.text() if keys is None else keys
+    return st.recursive(
+        leaves,
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.lists(inner, max_size=4).map(tuple)
+            | st.dictionaries(keys, inner, max_size=4)
+        ),
+        max_leaves=10,
+    )
+
+
+finite = scalars.filter(lambda value: not isinstance(value, float) or math.isfinite(value))
+
+
+@given(containers(finite))
+def test_any_json_becomes_exactly_one_line_that_means_the_same(value):
+    line = encode_line(value)
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    assert json.loads(line) == json.loads(json.dumps(value))
+
+
+surrogates = st.builds(
+    lambda before, point, after: before + chr(point) + after,
+    st.text(max_size=3),
+    st.integers(0xD800, 0xDFFF),
+    st.text(max_size=3),
+)
+
+
+@given(st.data())
+def test_a_lone_surrogate_anywhere_is_refused(data):
+    planted = data.draw(surrogates)
+    value = data.draw(containers(finite))
+    wrap = data.draw(
+        st.sampled_from(
+            [
+                lambda bad: [value, bad],
+                lambda bad: {"a": {"b": bad}, "c": value},
+                lambda bad: {bad: value},
+                lambda bad: bad,
+            ]
+        )
+    )
+    with pytest.raises(LocalProtocolError) as caught:
+        encode_line(wrap(planted))
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+non_finite = st.sampled_from([math.nan, math.inf, -math.inf])
+
+
+@given(st.data())
+def test_a_number_that_is_not_finite_is_refused_anywhere(data):
+    planted = data.draw(non_finite)
+    value = data.draw(containers(finite))
+    wrap = data.draw(
+        st.sampled_from(
+            [
+                lambda bad: bad,
+                lambda bad: [value, bad],
+                lambda bad: (value, [bad]),
+                lambda bad: {"a": [{"b": bad}], "c": value},
+            ]
+        )
+    )
+    with pytest.raises(LocalProtocolError):
+        encode_line(wrap(planted))
+
+
+@attrs.frozen
+class AttrsValue:
+    number: float
+
+
+@dataclasses.dataclass
+class DataValue:
+    number: float
+
+
+class StructValue(msgspec.Struct):
+    number: float
+
+
+@pytest.mark.parametrize(
+    "wrap", [AttrsValue, DataValue, StructValue, lambda bad: {bad}, lambda bad: frozenset([bad])]
+)
+def test_a_number_that_is_not_finite_is_refused_in_everything_that_the_encoder_takes(wrap):
+    assert json.loads(encode_line({"params": wrap(1.5)}))
+    with pytest.raises(LocalProtocolError):
+        encode_line({"params": wrap(math.nan)})
+
+
+@given(containers(finite))
+def test_null_is_no_number_that_is_not_finite(value):
+    assert encode_line({"null": None, "value": value})
+
+
+@pytest.mark.parametrize("value", [object(), 1j, {(1, 2): 3}, [{"a": object()}], iter([1]), print])
+def test_what_is_not_json_is_refused(value):
+    with pytest.raises(LocalProtocolError) as caught:
+        encode_line(value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("leaf", [None, 1], ids=repr)
+def test_a_value_of_any_depth_is_encoded_or_refused(leaf):
+    value = leaf
+    for _ in range(1500):
+        value = [value]
+        try:
+            line = encode_line({"params": value})
+        except LocalProtocolError:
+            continue
+        assert line.startswith(b'{"params":[')
+
+
+def test_a_value_that_holds_itself_is_refused():
+    value = []
+    value.append(value)
+    with pytest.raises(LocalProtocolError):
+        encode_line(value)
+
+
+def test_raw_json_is_sent_as_it_is_unless_it_would_break_the_line():
+    assert encode_line({"a": msgspec.Raw(b'[1, "x"]')}) == b'{"a":[1, "x"]}\n'
+    pretty = msgspec.Raw(b'{\n "x": null\n}')
+    try:
+        line = encode_line({"a": pretty})
+    except LocalProtocolError:
+        return
+    assert json.loads(line) == {"a": {"x": None}}
+    assert line.count(b"\n") == 1

@@ -1,0 +1,769 @@
+"""JSON-RPC without I/O: what each line means, the life of ids, and the error mapping."""
+
+import json
+import pickle
+from collections import Counter
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
+
+from trio_codex import errors
+from trio_codex._core import _rpc
+from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine, TruncatedLine
+from trio_codex._core._rpc import (
+    Junk,
+    JunkKind,
+    Notification,
+    OversizeNotification,
+    Reply,
+    RpcState,
+    ServerRequest,
+    read_head,
+    rpc_error,
+)
+
+LIMIT = 10_000
+EVENTS = (Notification, OversizeNotification, ServerRequest, Reply, Junk)
+
+
+def line_of(**members):
+    return json.dumps(members).encode()
+
+
+def waiting(count=1, method="thread/read"):
+    """A connection with requests 1…count in flight; their tokens are "t1"…"""
+    state = RpcState(LIMIT)
+    for number in range(1, count + 1):
+        assert state.request(method, None, f"t{number}")[0] == number
+    return state
+
+
+# -- requests of ours ----------------------------------------------------------------------------------------------
+
+
+def test_a_request_is_one_line_with_its_id_and_always_has_params():
+    state = RpcState(LIMIT)
+    request_id, line = state.request("thread/read", {"a": [1]}, "token")
+    assert json.loads(line) == {"id": request_id, "method": "thread/read", "params": {"a": [1]}}
+    request_id, line = state.request("thread/list", None, "token")
+    assert json.loads(line) == {"id": request_id, "method": "thread/list", "params": {}}
+    assert line.endswith(b"\n")
+    assert state.pending == 2
+
+
+@pytest.mark.parametrize("params", [0, False, "", [], {}])
+def test_params_that_are_false_are_sent_as_they_are(params):
+    assert json.loads(RpcState(LIMIT).request("m", params, "t")[1])["params"] == params
+
+
+def test_a_request_that_is_not_json_is_not_registered_and_uses_up_no_id():
+    state = RpcState(LIMIT)
+    with pytest.raises(errors.LocalProtocolError):
+        state.request("m", object(), "t")
+    assert state.pending == 0
+    assert state.request("m", None, "t")[0] == 1
+
+
+def test_a_notification_of_ours_has_params_only_if_there_are_any():
+    state = RpcState(LIMIT)
+    assert json.loads(state.notification("initialized")) == {"method": "initialized"}
+    assert json.loads(state.notification("x", {})) == {"method": "x", "params": {}}
+    assert state.pending == 0
+
+
+def test_a_result_is_given_raw_with_the_token_of_its_request():
+    state = waiting(2)
+    reply = state.receive(line_of(id=2, result={"a": 1}))
+    assert (reply.token, reply.method, reply.error) == ("t2", "thread/read", None)
+    assert isinstance(reply.result, msgspec.Raw)
+    assert json.loads(bytes(reply.result)) == {"a": 1}
+    assert state.pending == 1
+
+
+@pytest.mark.parametrize("result", [None, 0, False, "", [], {}])
+def test_a_result_that_is_false_or_null_is_a_result(result):
+    reply = waiting().receive(line_of(id=1, result=result))
+    assert reply.error is None
+    assert json.loads(bytes(reply.result)) == result
+
+
+def test_the_second_answer_to_a_request_is_a_stray_one():
+    state = waiting()
+    assert isinstance(state.receive(line_of(id=1, result=1)), Reply)
+    second = state.receive(line_of(id=1, result=2))
+    assert isinstance(second, Junk)
+    assert second.kind is JunkKind.STRAY_REPLY
+
+
+def test_the_answer_to_a_request_that_was_given_up_is_late_once():
+    state = waiting()
+    state.abandon(1)
+    assert state.pending == 0
+    assert state.receive(line_of(id=1, error={"code": 1, "message": "x"})).kind is JunkKind.LATE_REPLY
+    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+    assert state.junk == {JunkKind.LATE_REPLY: 1, JunkKind.STRAY_REPLY: 1}
+
+
+def test_the_answer_to_a_request_that_was_never_written_is_a_stray_one():
+    state = waiting()
+    state.forget(1)
+    state.forget(1)
+    assert state.pending == 0
+    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+
+
+def test_giving_up_what_is_not_open_is_no_event():
+    state = waiting()
+    state.abandon(7)
+    assert state.receive(line_of(id=7, result=1)).kind is JunkKind.STRAY_REPLY
+
+
+def test_only_so_many_given_up_ids_are_remembered():
+    count = _rpc.ABANDONED_IDS_KEPT + 1
+    state = waiting(count)
+    for request_id in range(1, count + 1):
+        state.abandon(request_id)
+    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+    assert state.receive(line_of(id=2, result=1)).kind is JunkKind.LATE_REPLY
+    assert state.receive(line_of(id=count, result=1)).kind is JunkKind.LATE_REPLY
+
+
+def test_an_answer_with_the_id_as_a_string_is_not_ours():
+    state = waiting()
+    assert state.receive(line_of(id="1", result=1)).kind is JunkKind.STRAY_REPLY
+    assert state.pending == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        ({"id": 1}, errors.InvalidMessage),
+        ({"id": 1, "result": 1, "error": {"code": 1, "message": "x"}}, errors.InvalidMessage),
+        ({"id": 1, "result": None, "error": None}, errors.InvalidMessage),
+        ({"id": 1, "error": None}, errors.InvalidMessage),
+        ({"id": 1, "error": "x"}, errors.InvalidMessage),
+        ({"id": 1, "error": [1]}, errors.InvalidMessage),
+        ({"id": 1, "error": {}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": 1}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"message": "x"}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": "1", "message": "x"}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": True, "message": "x"}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": 1.5, "message": "x"}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": 1, "message": None}}, errors.InvalidMessage),
+        ({"id": 1, "error": {"code": 1, "message": "x"}}, errors.RpcError),
+        ({"id": 1, "emittedAtMs": "x", "error": {"code": 1, "message": "x"}}, errors.RpcError),
+    ],
+)
+def test_an_answer_that_is_none_fails_its_request_and_only_that(members, kind):
+    state = waiting(2)
+    reply = state.receive(line_of(**members))
+    assert isinstance(reply, Reply)
+    assert (reply.token, reply.result) == ("t1", None)
+    assert type(reply.error) is kind
+    assert reply.error.method == "thread/read"
+    assert state.pending == 1
+    assert not state.junk
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"id":1,"result":',
+        b'{"id":1,"result":{"a":"\x01"}',
+        b'{"id":1,"error":{"code":1,"message":"\\ud800"}}',
+        b'{"id":1,"result":"\\ud800"}',
+        b'{"id":1,"error":{"code":1,"message":"\xff"}}',
+        b'{"id":1,"result":1}}',
+        b'{"id":1,"result":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"id":1,"error":' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"id":1,"result":1,"emittedAtMs":1e999}',
+    ],
+    ids=lambda line: repr(line[:40]),
+)
+def test_an_answer_that_cannot_be_read_fails_its_request_with_a_documented_error(line):
+    state = waiting(2)
+    reply = state.receive(line)
+    assert (reply.token, reply.result) == ("t1", None)
+    assert type(reply.error) is errors.InvalidMessage
+    assert state.pending == 1
+
+
+def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
+    state = waiting()
+    line = b"Thread 'main' panicked " + b"x" * OVERSIZE_HEAD_BYTES
+    junk = state.receive(line)
+    assert junk == Junk(JunkKind.NOT_JSON, line[:OVERSIZE_HEAD_BYTES], len(line))
+    assert state.receive(b'{"id":99,"result":').kind is JunkKind.NOT_JSON
+    assert state.pending == 1
+    assert state.junk[JunkKind.NOT_JSON] == 2
+
+
+def test_a_request_of_the_server_that_cannot_be_read_is_to_be_denied_and_does_not_fail_ours_with_the_same_id():
+    state = waiting()
+    assert state.receive(b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
+    assert state.junk[JunkKind.NOT_JSON] == 1
+    assert state.pending == 1
+    assert state.receive(b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.DUPLICATE_REQUEST
+
+
+# -- what the server sends -----------------------------------------------------------------------------------------
+
+
+def test_a_notification_keeps_its_params_raw():
+    message = RpcState(LIMIT).receive(b'{"method":"turn/started","params":{"a" :1},"emittedAtMs":12.5}')
+    assert isinstance(message, Notification)
+    assert (message.method, message.emitted_at) == ("turn/started", 12.5)
+    assert bytes(message.params) == b'{"a" :1}'
+
+
+def test_a_notification_without_params_has_empty_ones():
+    message = RpcState(LIMIT).receive(b'{"method":"m"}')
+    assert bytes(message.params) == b""
+    assert message.emitted_at is None
+
+
+@pytest.mark.parametrize("emitted", ["x", [], {}, True, None])
+def test_a_notification_with_a_drifted_time_is_still_a_notification(emitted):
+    message = RpcState(LIMIT).receive(line_of(method="m", params=[1], emittedAtMs=emitted))
+    assert isinstance(message, Notification)
+    assert message.emitted_at is None
+    assert json.loads(bytes(message.params)) == [1]
+
+
+def test_a_drifted_line_keeps_the_time_that_it_can_read():
+    message = RpcState(LIMIT).receive(line_of(method="m", id=[], emittedAtMs=5))
+    assert message.kind is JunkKind.NOT_JSON_RPC
+    state = waiting()
+    reply = state.receive(line_of(id=1, result=[2], emittedAtMs="x"))
+    assert json.loads(bytes(reply.result)) == [2]
+
+
+@pytest.mark.parametrize("request_id", [0, 1, -1, 2**63, "", "0", "abc", "ü", 10**30])
+def test_a_server_request_keeps_its_id_as_it_is_and_is_answered_once(request_id):
+    state = RpcState(LIMIT)
+    message = state.receive(line_of(id=request_id, method="item/tool/call", params={"a": 1}))
+    assert isinstance(message, ServerRequest)
+    assert (message.id, message.method) == (request_id, "item/tool/call")
+    assert type(message.id) is type(request_id)
+    assert state.server_requests == {request_id}
+    line = state.respond(request_id, {"ok": None})
+    assert json.loads(line) == {"id": request_id, "result": {"ok": None}}
+    assert state.server_requests == frozenset()
+    assert state.respond(request_id, 1) is None
+    assert state.refuse(request_id, 1, "x") is None
+    assert not state.withdraw(request_id)
+
+
+def test_a_server_request_can_be_refused():
+    state = RpcState(LIMIT)
+    state.receive(line_of(id=0, method="m"))
+    assert json.loads(state.refuse(0, -32601, "no")) == {"id": 0, "error": {"code": -32601, "message": "no"}}
+    assert state.respond(0, 1) is None
+
+
+def test_a_withdrawn_server_request_gets_no_answer():
+    state = RpcState(LIMIT)
+    state.receive(line_of(id="a", method="m"))
+    assert state.withdraw("a")
+    assert not state.withdraw("a")
+    assert state.respond("a", 1) is None
+    assert state.refuse("a", 1, "x") is None
+
+
+def test_an_answer_that_is_not_json_leaves_the_server_request_open():
+    state = RpcState(LIMIT)
+    state.receive(line_of(id=0, method="m"))
+    with pytest.raises(errors.LocalProtocolError):
+        state.respond(0, object())
+    assert state.server_requests == {0}
+    assert state.respond(0, None) is not None
+
+
+def test_a_second_server_request_under_an_open_id_is_junk_and_the_first_stays():
+    state = RpcState(LIMIT)
+    state.receive(line_of(id=0, method="first"))
+    second = line_of(id=0, method="second")
+    assert state.receive(second) == Junk(JunkKind.DUPLICATE_REQUEST, second, len(second))
+    assert state.respond(0, 1) is not None
+    assert isinstance(state.receive(second), ServerRequest)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {},
+        {"id": None},
+        {"id": None, "method": "m"},
+        {"id": None, "result": 1},
+        {"id": True, "method": "m"},
+        {"id": 1.5, "method": "m"},
+        {"id": [1], "method": "m"},
+        {"id": {}, "result": 1},
+        {"method": 5},
+        {"method": {"a": 1}, "id": 1},
+        {"result": 1},
+        {"error": {"code": 1, "message": "x"}},
+        {"method": None},
+    ],
+)
+def test_json_that_is_no_message_is_junk(members):
+    state = waiting()
+    line = line_of(**members)
+    assert state.receive(line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
+    assert state.pending == 1
+    assert state.server_requests == frozenset()
+
+
+@pytest.mark.parametrize("line", [b"1", b"null", b"[]", b'"x"', b"true", b'[{"id":1,"result":1}]'])
+def test_json_that_is_no_object_is_junk(line):
+    state = waiting()
+    assert state.receive(line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
+
+
+def test_the_head_of_junk_is_bounded_and_its_size_is_not():
+    line = b"[" + b"1," * 5000 + b"1]"
+    assert RpcState(LIMIT).receive(line) == Junk(JunkKind.NOT_JSON_RPC, line[:OVERSIZE_HEAD_BYTES], len(line))
+
+
+def test_what_was_cut_off_by_the_end_is_junk():
+    state = waiting()
+    junk = state.receive(TruncatedLine(b'{"id":1,"resu', 13))
+    assert junk == Junk(JunkKind.TRUNCATED, b'{"id":1,"resu', 13)
+    assert state.pending == 1
+
+
+# -- lines beyond the bound ----------------------------------------------------------------------------------------
+
+
+def test_an_answer_beyond_the_bound_fails_its_request_and_only_that():
+    state = waiting(2, "fs/readFile")
+    reply = state.receive(OversizeLine(b'{"id":1,"result":{"dataBase64":"xxxx', 20_000))
+    assert (reply.token, reply.method, reply.result) == ("t1", "fs/readFile", None)
+    assert type(reply.error) is errors.FrameTooLong
+    assert (reply.error.method, reply.error.size, reply.error.limit) == ("fs/readFile", 20_000, LIMIT)
+    assert state.pending == 1
+    assert state.junk == {JunkKind.TOO_LONG: 1}
+
+
+def test_a_server_request_beyond_the_bound_is_still_to_be_answered():
+    state = RpcState(LIMIT)
+    message = state.receive(OversizeLine(b'{"method":"item/tool/call","id":0,"params":{"a":"x', 20_000))
+    assert message == ServerRequest(0, "item/tool/call", None)
+    assert state.server_requests == {0}
+    assert state.refuse(0, 1, "too long") is not None
+
+
+def test_a_duplicate_server_request_beyond_the_bound_is_one_junk_line_with_its_size():
+    state = RpcState(LIMIT)
+    state.receive(line_of(id=0, method="m"))
+    head = b'{"method":"m","id":0,"params":{"a":"x'
+    assert state.receive(OversizeLine(head, 20_000)) == Junk(JunkKind.DUPLICATE_REQUEST, head, 20_000)
+    assert state.junk.total() == 1
+
+
+def test_a_notification_beyond_the_bound_is_reported_with_its_head():
+    head = b'{"method":"turn/completed","params":{"threadId":"a'
+    message = RpcState(LIMIT).receive(OversizeLine(head, 20_000))
+    assert message == OversizeNotification("turn/completed", head, 20_000)
+
+
+@pytest.mark.parametrize("head", [b"", b"x", b'{"id":99,"result":', b'{"params":{"id":1,"method":"m"', b"{"])
+def test_any_other_line_beyond_the_bound_is_junk(head):
+    state = waiting()
+    assert state.receive(OversizeLine(head, 20_000)) == Junk(JunkKind.TOO_LONG, head, 20_000)
+    assert state.pending == 1
+    assert state.junk == {JunkKind.TOO_LONG: 1}
+
+
+@given(
+    st.one_of(st.integers(-(2**62), 2**62), st.text(max_size=20)),
+    st.text(max_size=20),
+    st.booleans(),
+    st.dictionaries(st.sampled_from(["id", "method", "x"]), st.text() | st.integers(), min_size=1),
+    st.integers(0, 50),
+)
+def test_id_and_method_are_read_from_any_head_that_holds_them_and_never_from_params(
+    request_id, method, id_first, params, cut
+):
+    leading = {"id": request_id, "method": method} if id_first else {"method": method, "id": request_id}
+    line = json.dumps({**leading, "params": params}, ensure_ascii=False).encode()
+    start = line.index(b'"params"')
+    head = line[: max(start, len(line) - cut)]
+    assert read_head(head) == (request_id, method)
+    assert read_head(line[start - 1 :]) == (None, None)
+
+
+@given(st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
+@example(b'{"id":"\x01"')
+@example(b'{"id":"\xff"')
+@example(b'{"id":01,')
+@example(b'{"id":12')
+@example(b'{"id":123456789012345678901234567890,')
+@example(b'{"id":true,"method":"m",')
+def test_any_head_is_read_without_an_exception(head):
+    request_id, method = read_head(head)
+    assert request_id is None or type(request_id) in (int, str)
+    assert method is None or type(method) is str
+
+
+def test_a_number_that_is_cut_off_is_not_taken_for_an_id():
+    assert read_head(b'{"id":12') == (None, None)
+    assert read_head(b'{"id":12,') == (12, None)
+    assert read_head(b'{"id":12}') == (12, None)
+    assert read_head(b'{"id":"a') == (None, None)
+
+
+# -- any bytes -----------------------------------------------------------------------------------------------------
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+ids = st.integers(-1, 6) | st.sampled_from(["", "1", "a"])
+envelopes = st.fixed_dictionaries(
+    {},
+    optional={
+        "id": ids | json_values,
+        "method": st.sampled_from(["m", "turn/started", ""]) | json_values,
+        "params": json_values,
+        "result": json_values,
+        "error": st.fixed_dictionaries({}, optional={"code": json_values, "message": json_values})
+        | json_values,
+        "emittedAtMs": json_values,
+        "jsonrpc": json_values,
+    },
+)
+valid_lines = st.sampled_from(
+    [
+        line_of(id=1, result={"thread": {"id": "a", "turns": []}}),
+        line_of(id=2, error={"code": -32600, "message": "no", "data": {"a": 1}}),
+        line_of(id="a", method="item/tool/call", params={"threadId": "a"}),
+        line_of(method="item/agentMessage/delta", params={"delta": "ü\ud83d\ude00"}, emittedAtMs=1.5),
+    ]
+)
+
+
+@st.composite
+def mutated_lines(draw):
+    line = bytearray(draw(valid_lines))
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, len(line)))
+        length = draw(st.integers(0, 3))
+        line[place : place + length] = draw(
+            st.binary(max_size=3) | st.sampled_from([b'"', b"{", b"[", b"\\u", b"\xff", b"null", b"1e999"])
+        )
+    return bytes(line)
+
+
+def receive_anything(frame):
+    state = waiting(3)
+    state.abandon(3)
+    state.receive(line_of(id="a", method="m"))
+    before = state.junk.total()
+    message = state.receive(frame)
+    assert isinstance(message, EVENTS)
+    if isinstance(message, Reply):
+        assert message.token in ("t1", "t2")
+        assert (message.result is None) != (message.error is None)
+        assert isinstance(message.error, errors.RpcError | errors.RemoteProtocolError | None)
+        assert state.pending == 1
+    else:
+        assert state.pending == 2
+    unread = isinstance(message, ServerRequest) and message.params is None
+    counted = unread or isinstance(message, Junk) or isinstance(frame, OversizeLine)
+    assert state.junk.total() - before == counted
+    if isinstance(message, Junk):
+        assert len(message.head) <= OVERSIZE_HEAD_BYTES
+    if isinstance(message, ServerRequest):
+        assert state.respond(message.id, None) is not None
+    return message
+
+
+@given(st.binary(max_size=200) | mutated_lines())
+def test_any_bytes_give_an_event_and_at_most_one_answer(line):
+    receive_anything(line)
+
+
+@given(json_values | envelopes)
+def test_any_json_gives_an_event_and_at_most_one_answer(value):
+    receive_anything(json.dumps(value).encode())
+
+
+@given(st.binary(max_size=200) | mutated_lines() | envelopes.map(lambda value: json.dumps(value).encode()))
+def test_any_head_of_a_line_beyond_the_bound_gives_an_event_and_at_most_one_answer(head):
+    receive_anything(OversizeLine(head, LIMIT + 1))
+
+
+@given(st.lists(st.binary(max_size=30) | mutated_lines(), max_size=5), st.integers(5, 100))
+def test_any_stream_gives_events(pieces, limit):
+    lines, state = LineBuffer(limit), waiting(3)
+    for frame in lines.feed(b"\n".join(pieces)):
+        assert isinstance(state.receive(frame), EVENTS)
+    if (rest := lines.feed_eof()) is not None:
+        assert state.receive(rest).kind is JunkKind.TRUNCATED
+
+
+@pytest.mark.parametrize("start", [b'{"id":1,"result":', b'{"method":"m","emittedAtMs":"x","params":', b""])
+def test_any_depth_gives_an_event(start):
+    for depth in range(0, 1100, 7):
+        line = start + b"[" * depth + b"]" * depth + (b"}" if start else b"")
+        receive_anything(line)
+
+
+# -- errors --------------------------------------------------------------------------------------------------------
+
+CLASSES = {
+    -32700: errors.ParseError,
+    -32600: errors.InvalidRequestError,
+    -32601: errors.MethodNotFoundError,
+    -32602: errors.InvalidParamsError,
+    -32603: errors.InternalRpcError,
+    -32001: errors.ServerBusyError,
+}
+
+
+@given(
+    st.sampled_from(sorted(CLASSES)) | st.integers(-33000, -31900) | st.integers(),
+    st.text(),
+    st.just(...) | json_values,
+)
+@example(-32001, "Server overloaded; retry later.", ...)
+@example(0, "", 0)
+def test_the_code_alone_tells_the_class_whatever_the_data(code, message, data):
+    error = {"code": code, "message": message} | ({} if data is ... else {"data": data})
+    reply = waiting().receive(line_of(id=1, error=error))
+    expected = None if data is ... else json.loads(json.dumps(data))
+    exc = reply.error
+    assert type(exc) is CLASSES.get(code, errors.RpcError)
+    assert (exc.code, exc.message, exc.method) == (code, message, "thread/read")
+    assert exc.data == expected
+    again = pickle.loads(pickle.dumps(exc))
+    assert type(again) is type(exc)
+    assert again.args == exc.args
+
+
+@given(st.sampled_from(["retry limit", "Retry Limit", "too many failed attempts"]), json_values)
+def test_an_overload_that_was_retried_in_vain_is_told_by_its_text(text, data):
+    for code in (-32000, -32001, -32099):
+        assert type(rpc_error(code, f"exceeded {text}", data)) is errors.RetryLimitExceededError
+    for code in (-31999, -32100, -32603):
+        assert type(rpc_error(code, text, data)) is CLASSES.get(code, errors.RpcError)
+
+
+def test_a_method_that_the_server_does_not_know_is_told_by_its_name():
+    message = "Invalid request: unknown variant `memory/reset`, expected one of `initialize`, `thread/start`"
+    exc = rpc_error(-32600, message, None, "memory/reset")
+    assert type(exc) is errors.UnsupportedMethod
+    assert (exc.code, exc.method) == (-32600, "memory/reset")
+    assert type(rpc_error(-32600, message, None, "thread/start")) is errors.InvalidRequestError
+    assert type(rpc_error(-32600, message)) is errors.InvalidRequestError
+    assert type(rpc_error(-32602, message, None, "memory/reset")) is errors.InvalidParamsError
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+def test_closing_gives_the_tokens_of_what_waits_once_and_refuses_the_rest():
+    state = waiting(3)
+    state.receive(line_of(id=0, method="m"))
+    state.receive(line_of(id=2, result=1))
+    assert state.close() == ["t1", "t3"]
+    assert state.close() == []
+    assert state.pending == 0
+    assert state.server_requests == frozenset()
+    assert state.respond(0, 1) is None
+    with pytest.raises(errors.ConnectionClosed):
+        state.request("m", None, "t")
+    assert isinstance(state.receive(line_of(id=1, result=1)), Junk)
+    assert isinstance(state.receive(line_of(id=5, method="m")), Junk)
+    assert isinstance(state.receive(line_of(method="m")), Notification)
+
+
+# -- all of it at once ---------------------------------------------------------------------------------------------
+
+
+class Rpc(RuleBasedStateMachine):
+    """Both sides against a model: what waits, what was given up, what the server has open."""
+
+    requests = Bundle("requests")
+    server_ids = st.integers(0, 3) | st.sampled_from(["0", "a"])
+
+    @initialize()
+    def connect(self):
+        self.state = RpcState(LIMIT)
+        self.tokens = 0
+        self.ids = set()
+        self.open = {}
+        self.abandoned = set()
+        self.settled = Counter()
+        self.server_open = set()
+        self.closed = False
+        self.junk = Counter()
+
+    def expect_junk(self, message, kind):
+        assert isinstance(message, Junk)
+        assert message.kind is kind
+        self.junk[kind] += 1
+
+    def expect_answer(self, request_id, message):
+        if request_id in self.open:
+            assert isinstance(message, Reply)
+            assert message.token == self.open.pop(request_id)
+            self.settled[message.token] += 1
+        elif request_id in self.abandoned:
+            self.abandoned.discard(request_id)
+            self.expect_junk(message, JunkKind.LATE_REPLY)
+        else:
+            self.expect_junk(message, JunkKind.STRAY_REPLY)
+        return message
+
+    @rule(target=requests, params=json_values)
+    def issue(self, params):
+        self.tokens += 1
+        if self.closed:
+            with pytest.raises(errors.ConnectionClosed):
+                self.state.request("m", params, self.tokens)
+            return 0
+        request_id, line = self.state.request("m", params, self.tokens)
+        assert request_id not in self.ids
+        self.ids.add(request_id)
+        assert json.loads(line)["id"] == request_id
+        self.open[request_id] = self.tokens
+        return request_id
+
+    @rule()
+    def issue_what_is_not_json(self):
+        with pytest.raises(errors.ConnectionClosed if self.closed else errors.LocalProtocolError):
+            self.state.request("m", {"a": object()}, "never")
+
+    @rule(request_id=requests, result=json_values)
+    def answer(self, request_id, result):
+        reply = self.expect_answer(request_id, self.state.receive(line_of(id=request_id, result=result)))
+        assert isinstance(reply, Junk) or reply.error is None
+
+    @rule(request_id=requests, code=st.integers())
+    def answer_with_an_error(self, request_id, code):
+        error = {"code": code, "message": "x"}
+        reply = self.expect_answer(request_id, self.state.receive(line_of(id=request_id, error=error)))
+        assert isinstance(reply, Junk) or reply.error.code == code
+
+    @rule(request_id=requests)
+    def answer_with_both(self, request_id):
+        line = line_of(id=request_id, result=1, error={"code": 1, "message": "x"})
+        reply = self.expect_answer(request_id, self.state.receive(line))
+        assert isinstance(reply, Junk) or isinstance(reply.error, errors.InvalidMessage)
+
+    @rule(request_id=requests)
+    def answer_beyond_the_bound(self, request_id):
+        message = self.state.receive(OversizeLine(b'{"id":%d,"result":' % request_id, LIMIT + 1))
+        self.junk[JunkKind.TOO_LONG] += 1
+        if request_id in self.open:
+            assert message.token == self.open.pop(request_id)
+            self.settled[message.token] += 1
+            assert isinstance(message.error, errors.FrameTooLong)
+        else:
+            assert message.kind is JunkKind.TOO_LONG
+
+    @rule(request_id=requests)
+    def forget(self, request_id):
+        self.state.forget(request_id)
+        if (token := self.open.pop(request_id, None)) is not None:
+            self.settled[token] += 1
+
+    @rule(request_id=consumes(requests))
+    def abandon(self, request_id):
+        self.state.abandon(request_id)
+        if (token := self.open.pop(request_id, None)) is not None:
+            self.settled[token] += 1
+            self.abandoned.add(request_id)
+
+    @rule(request_id=requests)
+    def abandon_and_be_answered_late(self, request_id):
+        self.abandon(request_id)
+        self.answer(request_id, None)
+        self.answer(request_id, None)
+
+    @rule(server_id=server_ids, too_long=st.booleans())
+    def server_request(self, server_id, too_long):
+        line = line_of(id=server_id, method="ask", params={})
+        message = self.state.receive(OversizeLine(line, LIMIT + 1) if too_long else line)
+        if self.closed or server_id in self.server_open:
+            assert message.kind is JunkKind.DUPLICATE_REQUEST
+            self.junk[JunkKind.DUPLICATE_REQUEST] += 1
+        else:
+            self.junk[JunkKind.TOO_LONG] += too_long
+            assert message.id == server_id
+            self.server_open.add(server_id)
+
+    def expect_one_answer(self, server_id, line):
+        assert (line is not None) == (server_id in self.server_open)
+        self.server_open.discard(server_id)
+        assert line is None or json.loads(line)["id"] == server_id
+
+    @rule(server_id=server_ids, result=json_values)
+    def respond(self, server_id, result):
+        self.expect_one_answer(server_id, self.state.respond(server_id, result))
+
+    @rule(server_id=server_ids)
+    def respond_with_what_is_not_json(self, server_id):
+        if server_id in self.server_open:
+            with pytest.raises(errors.LocalProtocolError):
+                self.state.respond(server_id, object())
+        else:
+            assert self.state.respond(server_id, object()) is None
+
+    @rule(server_id=server_ids)
+    def refuse(self, server_id):
+        self.expect_one_answer(server_id, self.state.refuse(server_id, -32601, "no"))
+
+    @rule(server_id=server_ids)
+    def withdraw(self, server_id):
+        assert self.state.withdraw(server_id) == (server_id in self.server_open)
+        self.server_open.discard(server_id)
+
+    @rule()
+    def notification(self):
+        assert isinstance(self.state.receive(b'{"method":"m","params":{"id":1}}'), Notification)
+
+    @rule(
+        junk=st.sampled_from(
+            [
+                (b"x", JunkKind.NOT_JSON),
+                (b"", JunkKind.NOT_JSON),
+                (b"[]", JunkKind.NOT_JSON_RPC),
+                (b'{"id":null,"method":"m"}', JunkKind.NOT_JSON_RPC),
+                (TruncatedLine(b'{"id":1,', 8), JunkKind.TRUNCATED),
+            ]
+        )
+    )
+    def junk_line(self, junk):
+        frame, kind = junk
+        self.expect_junk(self.state.receive(frame), kind)
+
+    @rule()
+    def close(self):
+        tokens = self.state.close()
+        assert tokens == list(self.open.values())
+        self.settled.update(tokens)
+        self.open.clear()
+        self.server_open.clear()
+        self.closed = True
+
+    @invariant()
+    def the_model_agrees(self):
+        if not hasattr(self, "state"):
+            return
+        assert self.state.pending == len(self.open)
+        assert self.state.server_requests == self.server_open
+        assert not self.settled or max(self.settled.values()) == 1
+        assert not self.settled.keys() & set(self.open.values())
+        assert self.state.junk == self.junk
+        if self.closed:
+            assert self.state.pending == 0
+
+
+TestRpc = Rpc.TestCase

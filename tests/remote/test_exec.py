@@ -1,0 +1,400 @@
+"""A remote command as a scope, against a scripted server: its start, its streams, and its end by every way."""
+
+from base64 import b64decode, b64encode
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trio_codex import CodexConfig, EventBuffer, Sandbox, errors
+from trio_codex._client._session import EXEC_STARTS_AT_ONCE
+from trio_codex.testing import fake_codex
+
+GONE = "no active command/exec for process id"
+
+
+@asynccontextmanager
+async def scripted(config=None, **options):
+    with trio.fail_after(5):
+        async with fake_codex(config, **options) as both:
+            yield both
+
+
+async def accept(server):
+    """Let a command start; give its request."""
+    command = await server.expect("command/exec")
+    probe = await server.expect("command/exec/write")
+    assert probe.params["processId"] == command.params["processId"]
+    await probe.answer({})
+    return command
+
+
+async def exit_with(command, status=0):
+    await command.answer({"exitCode": status, "stdout": "", "stderr": ""})
+
+
+async def output(server, command, data, stream="stdout"):
+    await server.notify(
+        "command/exec/outputDelta",
+        {
+            "processId": command.params["processId"],
+            "stream": stream,
+            "deltaBase64": b64encode(data).decode(),
+            "capReached": False,
+        },
+    )
+
+
+@asynccontextmanager
+async def running(codex, server, *args, **options):
+    """A command that the server has started, and its request."""
+    commands = []
+
+    async def start():
+        commands.append(await accept(server))
+
+    async with AsyncExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start)
+            process = await stack.enter_async_context(codex.exec(*args, **options))
+        yield process, commands[0]
+
+
+# -- start ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_burst_of_starts_is_no_burst_of_requests():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        async def run():
+            async with codex.exec(["true"]) as process:
+                await process.wait()
+
+        for _ in range(EXEC_STARTS_AT_ONCE + 1):
+            nursery.start_soon(run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected().count("command/exec") == EXEC_STARTS_AT_ONCE
+        for _ in range(2 * (EXEC_STARTS_AT_ONCE + 1)):
+            asked = await server.expect_any()
+            await asked.answer(
+                {"exitCode": 0, "stdout": "", "stderr": ""} if asked.method == "command/exec" else {}
+            )
+
+
+async def test_what_the_server_is_asked_has_no_limits_of_its_own():
+    async with scripted() as (codex, server):
+        options = {"cwd": "/somewhere", "env": {"A": "b", "HOME": None}, "sandbox": Sandbox.read_only}
+        async with running(codex, server, ["git", "log"], **options) as (process, command):
+            params = command.params
+            assert params.pop("processId") in repr(process)
+            assert params == {
+                "command": ["git", "log"],
+                "cwd": "/somewhere",
+                "env": {"A": "b", "HOME": None},
+                "sandboxPolicy": {"type": "readOnly", "networkAccess": False},
+                "disableOutputCap": True,
+                "disableTimeout": True,
+                "streamStdin": True,
+                "streamStdoutStderr": True,
+                "tty": False,
+            }
+            await exit_with(command)
+            await process.wait()
+
+
+async def test_a_refused_start_raises_and_runs_no_body():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.InternalRpcError, match="failed to spawn"):
+                async with codex.exec(["nope"]):
+                    pytest.fail("the body must not run")
+
+        command = await server.expect("command/exec")
+        await (await server.expect("command/exec/write")).refuse(GONE)
+        await trio.testing.wait_all_tasks_blocked()
+        await command.refuse("failed to spawn command", -32603)
+    assert server.unexpected() == []
+
+
+async def test_a_command_that_ends_before_it_is_known_to_run_is_as_good_as_any():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            async with codex.exec(["true"]) as process:
+                assert await process.wait() == 0
+                assert await process.stdout.receive_some() == b"done"
+
+        command = await server.expect("command/exec")
+        probe = await server.expect("command/exec/write")
+        await output(server, command, b"done")
+        await exit_with(command)
+        await probe.refuse(GONE)
+    assert server.unexpected() == []
+
+
+async def test_a_start_that_nobody_answers_is_bounded():
+    config = CodexConfig(request_timeout=0.05)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.RequestTimeout) as caught:
+                async with codex.exec(["true"]):
+                    pytest.fail("the body must not run")
+            assert caught.value.method == "command/exec"
+
+        command = await server.expect("command/exec")
+        await server.expect("command/exec/write")
+        await (await server.expect("command/exec/terminate")).answer({})
+        await exit_with(command, 137)
+
+
+async def test_a_cancelled_start_ends_the_command():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        @nursery.start_soon
+        async def _():
+            with scope:
+                async with codex.exec(["sleep"]):
+                    pytest.fail("the body must not run")
+
+        command = await server.expect("command/exec")
+        await server.expect("command/exec/write")
+        scope.cancel()
+        terminate = await server.expect("command/exec/terminate")
+        assert terminate.params == {"processId": command.params["processId"]}
+        await terminate.answer({})
+        await trio.testing.wait_all_tasks_blocked()
+        assert not scope.cancelled_caught
+        await exit_with(command, 137)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+
+
+async def test_a_body_that_is_already_cancelled_sends_nothing():
+    async with scripted() as (codex, server):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with codex.exec(["sleep"]):
+                pytest.fail("the body must not run")
+        assert scope.cancelled_caught
+        assert server.unexpected() == []
+
+
+async def test_only_a_terminal_has_a_size():
+    async with scripted() as (codex, _):
+        with pytest.raises(ValueError, match="terminal"):
+            codex.exec(["sh"], size=(80, 24))
+
+
+# -- streams -------------------------------------------------------------------------------------------------------
+
+
+async def test_both_outputs_are_told_apart_and_end_with_the_process():
+    async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
+        await output(server, command, b"out")
+        await output(server, command, b"err", "stderr")
+        await exit_with(command, 3)
+        assert await process.wait() == 3
+        assert process.returncode == 3
+        assert [piece async for piece in process.stdout] == [b"out"]
+        assert [piece async for piece in process.stderr] == [b"err"]
+
+
+async def test_two_commands_are_told_apart():
+    async with (
+        scripted() as (codex, server),
+        running(codex, server, ["a"]) as (one, first),
+        running(codex, server, ["b"]) as (two, second),
+    ):
+        await output(server, second, b"second")
+        await output(server, first, b"first")
+        assert (await one.stdout.receive_some(), await two.stdout.receive_some()) == (b"first", b"second")
+        await exit_with(second, 2)
+        assert await two.wait() == 2
+        assert one.returncode is None
+        await exit_with(first, 1)
+        assert await one.wait() == 1
+
+
+async def test_output_of_a_command_that_is_gone_is_dropped():
+    async with scripted() as (codex, server):
+        async with running(codex, server, ["a"]) as (process, command):
+            await exit_with(command)
+            await process.wait()
+        server.give("model/list", {"data": []})
+        await output(server, command, b"late")
+        await codex.models()
+        async with codex.events() as events:
+            await server.notify("warning", {"message": "first heard"})
+            assert (await events.__anext__()).method == "warning"
+
+
+async def test_input_and_its_end_are_written():
+    async with scripted() as (codex, server), running(codex, server, ["cat"]) as (process, command):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.stdin.send_all, b"hello")
+            write = await server.expect("command/exec/write")
+            assert b64decode(write.params["deltaBase64"]) == b"hello"
+            await trio.testing.wait_all_tasks_blocked()
+            await write.answer({})
+        await process.stdin.aclose()
+        assert (await server.expect("command/exec/write")).params["closeStdin"] is True
+        await exit_with(command)
+        await process.wait()
+
+
+async def test_without_input_it_is_closed_at_the_start():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            async with codex.exec(["cat"], stdin=False) as process:
+                await process.wait()
+
+        command = await server.expect("command/exec")
+        close = await server.expect("command/exec/write")
+        assert close.params == {"processId": command.params["processId"], "closeStdin": True}
+        await close.answer({})
+        await exit_with(command)
+
+
+async def test_a_terminal_has_one_output_and_a_size():
+    options = {"tty": True, "size": (100, 30)}
+    async with scripted() as (codex, server), running(codex, server, ["sh"], **options) as (process, command):
+        assert command.params["tty"] is True
+        assert command.params["size"] == {"cols": 100, "rows": 30}
+        assert process.stderr is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.resize, 80, 20)
+            resize = await server.expect("command/exec/resize")
+            assert resize.params["size"] == {"cols": 80, "rows": 20}
+            await resize.answer({})
+        await exit_with(command)
+        await process.wait()
+
+
+async def test_output_past_the_bound_breaks_its_stream_and_nothing_else():
+    config = CodexConfig(event_buffer=EventBuffer(size=10))
+    async with scripted(config) as (codex, server), running(codex, server, ["x"]) as (process, command):
+        await output(server, command, b"x" * 8)
+        await output(server, command, b"y" * 8)
+        await output(server, command, b"z")
+        await output(server, command, b"err", "stderr")
+        await exit_with(command)
+        assert await process.wait() == 0
+        assert await process.stdout.receive_some() == b"x" * 8
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await process.stdout.receive_some()
+        assert isinstance(caught.value.__cause__, errors.SubscriptionOverflow)
+        assert [piece async for piece in process.stderr] == [b"err"]
+
+
+async def test_output_that_cannot_be_read_is_not_passed_over():
+    async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
+        await output(server, command, b"whole")
+        await server.notify(
+            "command/exec/outputDelta", {**command.params, "deltaBase64": "?", "stream": "stdout"}
+        )
+        assert await process.stdout.receive_some() == b"whole"
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await process.stdout.receive_some()
+        assert isinstance(caught.value.__cause__, errors.DecodeError)
+        await exit_with(command)
+        assert await process.wait() == 0
+
+
+# -- end -----------------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_early_terminates_it_and_waits_for_the_proof():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        left = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with codex.exec(["sleep"]) as process:
+                pass
+            assert process.returncode == 137
+            left.set()
+
+        command = await accept(server)
+        await (await server.expect("command/exec/terminate")).answer({})
+        await trio.testing.wait_all_tasks_blocked()
+        assert not left.is_set(), "an accepted request proves nothing"
+        await exit_with(command, 137)
+        await left.wait()
+    assert server.unexpected() == []
+
+
+@pytest.mark.parametrize("verb", ["terminate", "kill"])
+async def test_terminating_one_that_has_just_ended_is_no_error(verb):
+    async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(getattr(process, verb))
+            await (await server.expect("command/exec/terminate")).refuse(GONE)
+            await exit_with(command, 5)
+        assert await process.wait() == 5
+        await getattr(process, verb)()
+    assert server.unexpected() == []
+
+
+async def test_the_end_of_the_connection_fails_everything_with_its_cause():
+    async with scripted() as (codex, server):
+        with pytest.raises(errors.ConnectionBroken):
+            async with running(codex, server, ["x"]) as (process, command):
+                await output(server, command, b"last")
+                await server.hang_up()
+                with pytest.raises(errors.ConnectionBroken):
+                    await process.wait()
+                assert await process.stdout.receive_some() == b"last"
+                for stream in (process.stdout, process.stderr):
+                    with pytest.raises(trio.BrokenResourceError) as caught:
+                        await stream.receive_some()
+                    assert isinstance(caught.value.__cause__, errors.ConnectionBroken)
+                with pytest.raises(trio.BrokenResourceError):
+                    await process.stdin.send_all(b"x")
+                assert process.returncode is None
+
+
+async def test_what_the_body_raises_leaves_as_itself():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(ZeroDivisionError):
+                async with codex.exec(["x"]):
+                    raise ZeroDivisionError
+
+        command = await accept(server)
+        await (await server.expect("command/exec/terminate")).answer({})
+        await exit_with(command, 137)
+
+
+async def test_one_that_does_not_end_is_given_up_with_its_server():
+    config = CodexConfig(interrupt_grace=0.05)
+    async with scripted(config, strict=False) as (codex, server):
+        with pytest.raises(errors.ConnectionBroken, match="process-1"):
+            async with running(codex, server, ["x"]):
+                pass
+        with pytest.raises(errors.ConnectionBroken, match="process-1"):
+            await codex.models()
+
+
+async def test_an_abandoned_one_is_reported_and_its_server_lives():
+    config = CodexConfig(interrupt_grace=0.05, on_stuck_turn="abandon")
+    async with scripted(config, strict=False) as (codex, server):
+        with pytest.raises(errors.RequestTimeout) as caught:
+            async with running(codex, server, ["x"]) as (process, command):
+                pass
+        assert caught.value.method == "command/exec/terminate"
+        with pytest.raises(errors.RequestTimeout):
+            await process.wait()
+        await exit_with(command)
+        server.give("model/list", {"data": []})
+        await codex.models()

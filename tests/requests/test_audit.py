@@ -1,0 +1,297 @@
+"""The records of what was decided: exactly one for each request of the server, and for each review of its own."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_codex import DecidedBy, Policy, errors, policies
+from trio_codex._requests._audit import DECISIONS_KEPT, REVIEWS_KEPT
+from trio_codex.testing import fake_codex
+
+COMMAND = "item/commandExecution/requestApproval"
+ASKED = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "c1", "startedAtMs": 0, "command": "rm"}
+REVIEW = {
+    "threadId": "thread-1", "turnId": "turn-1", "reviewId": "r1", "targetItemId": "c1", "startedAtMs": 0,
+    "action": {"type": "command", "source": "shell", "command": "rm", "cwd": "/"},
+    "review": {"status": "inProgress"},
+}  # fmt: skip
+APPROVED = {
+    **REVIEW,
+    "completedAtMs": 1,
+    "decisionSource": "agent",
+    "review": {"status": "approved", "rationale": "safe"},
+}
+
+
+@asynccontextmanager
+async def scripted(policy=None):
+    with trio.fail_after(10_000):
+        async with fake_codex(policy=policy) as both:
+            yield both
+
+
+def deciding(decision):
+    async def decide(_):
+        await trio.lowlevel.checkpoint()
+        return decision
+
+    return decide
+
+
+async def abstain(_):
+    await trio.lowlevel.checkpoint()
+    return policies.abstain()
+
+
+@asynccontextmanager
+async def open_turn(codex, server, *, thread_policy=None, **options):
+    thread = await codex.thread_start(policy=thread_policy)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.accept_turn)
+        async with thread.turn("hi", **options) as turn:
+            yield turn
+            await server.end_turn()
+            await turn.wait()
+
+
+async def test_a_decision_of_a_policy_is_recorded_with_what_was_asked_and_how_long_it_took(autojump_clock):
+    async def decide(_):
+        await trio.sleep(30)
+        return policies.Accept("session", rule="only rm")
+
+    async with scripted() as (codex, server), open_turn(codex, server, policy=Policy(command=decide)):
+        asked_at = trio.current_time()
+        await server.ask(0, COMMAND, ASKED)
+        await server.answer_to(0)
+        (record,) = codex.decisions
+        assert (record.id, record.method, record.outcome, record.reason) == (0, COMMAND, "answered", None)
+        assert (record.thread_id, record.turn_id, record.item_id) == ("thread-1", "turn-1", "c1")
+        assert record.request.command == "rm"
+        assert record.decided_by is DecidedBy.turn
+        assert record.policy.endswith("decide")
+        assert record.decision == policies.accept("session")
+        assert record.rule == "only rm"
+        assert record.asked_at == pytest.approx(asked_at, abs=1)
+        assert record.seconds == pytest.approx(30, abs=1)
+        assert "rm" not in repr(record).replace("only rm", "")
+
+
+@pytest.mark.parametrize(
+    ("turn", "thread", "client", "decided_by", "name", "answer"),
+    [
+        ("accept", "decline", "decline", "turn", "mine", "accept"),
+        (None, "accept", "decline", "thread", "mine", "accept"),
+        (None, None, "accept", "client", "mine", "accept"),
+        ("abstain", "accept", "decline", "thread", "mine", "accept"),
+        ("abstain", "abstain", "accept", "client", "mine", "accept"),
+        (None, "abstain", None, "default", None, "decline"),
+        ("abstain", "abstain", "abstain", "default", None, "decline"),
+        (None, None, None, "default", None, "decline"),
+    ],
+)
+async def test_a_request_falls_through_to_whoever_decides(
+    turn, thread, client, decided_by, name, answer, autojump_clock, caplog
+):
+    callbacks = {
+        "accept": deciding(policies.accept()),
+        "decline": deciding(policies.decline()),
+        "abstain": abstain,
+    }
+
+    def policy(what):
+        return None if what is None else Policy(name="mine", command=callbacks[what])
+
+    async with (
+        scripted(policy(client)) as (codex, server),
+        open_turn(codex, server, thread_policy=policy(thread), policy=policy(turn)),
+    ):
+        await server.ask(0, COMMAND, ASKED)
+        assert await server.answer_to(0) == {"decision": answer}
+        (record,) = codex.decisions
+        assert (record.decided_by, record.policy, record.outcome) == (decided_by, name, "answered")
+    assert len(caplog.records) == (decided_by == "default"), "a denial by default is warned about, once"
+
+
+async def test_a_refusal_is_recorded_with_its_reason():
+    async with scripted(Policy(command=deciding(policies.decline("not today")))) as (codex, server):
+        await server.ask("x", COMMAND, ASKED)
+        await server.answer_to("x")
+        (record,) = codex.decisions
+        assert (record.id, record.decision, record.reason) == (
+            "x",
+            policies.decline("not today"),
+            "not today",
+        )
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "reason"),
+    [
+        ("item/newThing/ask", {}, "this version does not know the request"),
+        (COMMAND, {"threadId": 5}, "it cannot be read: "),
+        (COMMAND, ASKED, "no policy of this client decides on it"),
+    ],
+)
+async def test_a_denial_that_nobody_decided_on_is_recorded_with_its_reason(method, params, reason):
+    async with scripted() as (codex, server):
+        await server.ask(0, method, params)
+        await server.answer_to(0)
+        (record,) = codex.decisions
+        assert record.reason.startswith(reason)
+        assert (record.decided_by, record.decision, record.outcome) == ("default", None, "answered")
+
+
+async def test_a_failed_callback_is_recorded_as_a_failure_of_its_policy():
+    async def fail(_):
+        raise RuntimeError("boom")
+
+    async def serve(server):
+        await server.accept_turn()
+        await server.ask(0, COMMAND, ASKED)
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+
+    async with scripted(Policy(command=fail)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(serve, server)
+        with pytest.raises(errors.PolicyError, match="boom"):
+            await thread.run("hi")
+    (record,) = codex.decisions
+    assert (record.outcome, record.decided_by, record.reason) == ("failed", "client", "RuntimeError: boom")
+
+
+async def raise_group(_):
+    raise ExceptionGroup("", [RuntimeError("boom"), ExceptionGroup("", [KeyError()])])
+
+
+async def raise_error(_):
+    raise RuntimeError("boom")
+
+
+async def give_nonsense(_):
+    await trio.lowlevel.checkpoint()
+    return 5
+
+
+@pytest.mark.parametrize(
+    ("fail", "told"),
+    [
+        (raise_error, "RuntimeError: boom"),
+        (raise_group, "RuntimeError: boom; KeyError"),
+        (give_nonsense, "the policy returned int, which is no decision on it"),
+    ],
+)
+async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(fail, told, caplog):
+
+    call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
+    async with scripted(Policy(tool_call=fail)) as (codex, server), open_turn(codex, server):
+        await server.ask(0, "item/tool/call", call)
+        answer = await server.answer_to(0)
+        assert answer == {"contentItems": [{"type": "inputText", "text": told}], "success": False}
+        (record,) = codex.decisions
+        assert (record.outcome, record.item_id, record.reason) == ("answered", "d1", told)
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "left", "disconnected"])
+async def test_what_was_not_answered_is_recorded_with_the_reason(how):
+    async def park(_):
+        await trio.sleep_forever()
+
+    reasons = {
+        "withdrawn": "the server withdrew it",
+        "left": "its turn ended",
+        "disconnected": "the connection ended",
+    }
+    async with scripted(Policy(command=park)) as (codex, server):
+        thread = await codex.thread_start()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.accept_turn)
+                async with thread.turn("hi"):
+                    await server.ask(0, COMMAND, ASKED)
+                    await wait_all_tasks_blocked()
+                    assert codex.decisions == ()
+                    if how == "withdrawn":
+                        await server.notify(
+                            "serverRequest/resolved", {"threadId": "thread-1", "requestId": 0}
+                        )
+                        await wait_all_tasks_blocked()
+                    elif how == "disconnected":
+                        await server.hang_up()
+                        await wait_all_tasks_blocked()
+                    server.give("turn/interrupt", {})
+                    if how != "disconnected":
+                        nursery.start_soon(server.end_turn)
+        except* errors.TurnLost:
+            assert how == "disconnected"
+        (record,) = codex.decisions
+        assert (record.outcome, record.reason, record.decision) == ("withdrawn", reasons[how], None)
+        assert server.answers == {}
+
+
+# -- the server's own reviews --------------------------------------------------------------------------------------
+
+
+async def test_a_review_of_the_server_is_one_record():
+    async with scripted() as (codex, server):
+        await server.notify("item/autoApprovalReview/started", REVIEW)
+        await wait_all_tasks_blocked()
+        assert codex.decisions == ()
+        await server.notify("item/autoApprovalReview/completed", APPROVED)
+        await wait_all_tasks_blocked()
+        (record,) = codex.decisions
+        assert (record.id, record.method) == ("r1", "item/autoApprovalReview")
+        assert (record.decided_by, record.decision, record.reason) == ("server", "approved", "safe")
+        assert (record.thread_id, record.turn_id, record.item_id) == ("thread-1", "turn-1", "c1")
+        assert record.request["command"] == "rm"
+        await server.hang_up()
+        await wait_all_tasks_blocked()
+        assert len(codex.decisions) == 1
+
+
+async def test_a_review_whose_start_was_not_seen_is_recorded_all_the_same():
+    async with scripted() as (codex, server):
+        await server.notify("item/autoApprovalReview/completed", APPROVED)
+        await wait_all_tasks_blocked()
+        assert [record.decision for record in codex.decisions] == ["approved"]
+
+
+@pytest.mark.parametrize("params", [None, {}, {"reviewId": 5}, [1]])
+async def test_a_review_that_cannot_be_read_is_no_record_and_harms_nothing(params):
+    async with scripted() as (codex, server):
+        await server.notify("item/autoApprovalReview/completed", params)
+        server.give("model/list", {"data": []})
+        await codex.models()
+        assert codex.decisions == ()
+
+
+async def test_a_review_under_way_when_the_connection_ends_is_withdrawn():
+    async with scripted() as (codex, server):
+        await server.notify("item/autoApprovalReview/started", REVIEW)
+        await wait_all_tasks_blocked()
+        await server.hang_up()
+        await wait_all_tasks_blocked()
+        (record,) = codex.decisions
+        assert (record.outcome, record.reason) == ("withdrawn", "the connection ended")
+
+
+# -- bounds --------------------------------------------------------------------------------------------------------
+
+
+async def test_the_latest_records_are_kept():
+    async with scripted(policies.decline_all) as (codex, server):
+        for number in range(DECISIONS_KEPT + 3):
+            await server.ask(number, COMMAND, ASKED)
+            await server.answer_to(number)
+        assert [record.id for record in codex.decisions] == list(range(3, DECISIONS_KEPT + 3))
+
+
+async def test_reviews_that_never_complete_are_let_go():
+    async with scripted() as (codex, server):
+        for number in range(REVIEWS_KEPT + 1):
+            await server.notify("item/autoApprovalReview/started", {**REVIEW, "reviewId": str(number)})
+        await wait_all_tasks_blocked()
+        (record,) = codex.decisions
+        assert (record.id, record.reason) == ("0", "it never completed")

@@ -1,0 +1,237 @@
+"""What goes over the wire when a request of the server is not let through, by request and by reason.
+
+The table of ``docs/guarantees.md`` is made of what is seen here. ``uv run python tests/requests/test_refusals.py`` writes it anew.
+"""
+
+import json
+import logging
+import re
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from test_server_requests import ASKED
+from trio.testing import wait_all_tasks_blocked
+
+from trio_codex import CodexConfig, Policy, errors, policies
+from trio_codex._requests._server_requests import KINDS
+from trio_codex.policies._policy import KINDS as CALLBACKS
+from trio_codex.testing import fake_codex
+
+PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
+TABLE = re.compile(r"(?<=<!-- refusals -->\n).*?(?=<!-- end of refusals -->)", re.DOTALL)
+
+UNKNOWN = "a method that this version does not know"
+METHODS = [*KINDS, UNKNOWN]
+OF_NO_TURN = {"account/chatgptAuthTokens/refresh", "attestation/generate"}
+MAX_LINE_BYTES = 10_000
+
+
+async def decline(_):
+    await trio.lowlevel.checkpoint()
+    return policies.decline("not here")
+
+
+async def cancel(_):
+    await trio.lowlevel.checkpoint()
+    return policies.cancel()
+
+
+async def abstain(_):
+    await trio.lowlevel.checkpoint()
+    return policies.abstain()
+
+
+async def fail(_):
+    await trio.lowlevel.checkpoint()
+    raise RuntimeError("boom")
+
+
+async def return_nonsense(_):
+    await trio.lowlevel.checkpoint()
+    return True
+
+
+async def park(_):
+    await trio.sleep_forever()
+
+
+async def never(_):
+    raise AssertionError("it must not be asked")
+
+
+FAULTS = {
+    "no policy": None,
+    "all abstain": abstain,
+    "declined": decline,
+    "cancelled": cancel,
+    "callback raises": fail,
+    "nonsense": return_nonsense,
+    "unreadable": never,
+    "too long": never,
+    "withdrawn": park,
+    "turn left": park,
+    "turn ended": park,
+    "disconnected": park,
+}
+"""Why a request is not let through, and the callback that this takes."""
+
+PARKED = {fault for fault, callback in FAULTS.items() if callback is park}
+DENIED = {"no policy", "all abstain", "callback raises", "nonsense", "unreadable", "too long"}
+"""What nobody decided on: the answer is the same, whatever the reason."""
+
+RECORDED = {
+    **dict.fromkeys(["no policy", "all abstain", "unreadable", "too long"], ("answered", "default")),
+    **dict.fromkeys(["declined", "cancelled"], ("answered", "turn")),
+    **dict.fromkeys(["callback raises", "nonsense"], ("failed", "turn")),
+    **dict.fromkeys(PARKED, ("withdrawn", "turn")),
+}
+"""The outcome and who decided, as the audit has it."""
+
+
+def faults_of(method):
+    """Give the reasons that there are for a request."""
+    if method == UNKNOWN:
+        return [fault for fault in FAULTS if fault not in PARKED]
+    gone = {"turn left", "turn ended"} if method in OF_NO_TURN else set()
+    return [fault for fault in FAULTS if fault not in gone]
+
+
+async def observe(method, fault):
+    """Give what a client writes because of one request, and what it has recorded by then."""
+    policy = Policy(**dict.fromkeys(CALLBACKS, FAULTS[fault]))
+    written, turn_scope = [], trio.CancelScope()
+    with trio.fail_after(5):
+        async with (
+            fake_codex(CodexConfig(max_line_bytes=MAX_LINE_BYTES), policy=policy) as (codex, server),
+            trio.open_nursery() as nursery,
+        ):
+            server.give("turn/interrupt", {})
+            thread = await codex.thread_start(policy=policy)
+            nursery.start_soon(run_turn, thread, policy, turn_scope)
+            await server.accept_turn()
+            server._take = partial(record, written, server._take)
+            await server.ask(0, method if method in KINDS else "item/newThing", params_of(method, fault))
+            await wait_all_tasks_blocked()
+            if fault == "withdrawn":
+                await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 0})
+            elif fault == "turn left":
+                turn_scope.cancel()
+            elif fault == "turn ended":
+                await server.end_turn()
+            elif fault == "disconnected":
+                await server._own.send_eof()
+            await wait_all_tasks_blocked()
+            seen = list(written), codex.decisions
+            if fault != "disconnected":
+                await server.end_turn()
+        return seen
+
+
+async def run_turn(thread, policy, scope):
+    with scope:
+        try:
+            await thread.run("hi", policy=policy)
+        except (errors.PolicyError, errors.TurnLost):
+            await trio.lowlevel.checkpoint()
+
+
+async def record(written, take, message):
+    written.append(message)
+    await take(message)
+
+
+def params_of(method, fault):
+    if fault == "unreadable":
+        return "nonsense"
+    ids = {"threadId": "thread-1", "conversationId": "thread-1", "turnId": "turn-1"}
+    params = ASKED.get(method, {"threadId": "thread-1"})
+    params = {key: ids.get(key, value) for key, value in params.items()}
+    return {**params, "padding": MAX_LINE_BYTES * "x"} if fault == "too long" else params
+
+
+def over_the_wire(request_id, answer):
+    if answer.error is None:
+        return {"id": request_id, "result": answer.result}
+    return {"id": request_id, "error": dict(zip(("code", "message"), answer.error, strict=True))}
+
+
+def described(lines):
+    """Say what was written, for the table."""
+    return ", then ".join(map(described_line, lines)) or "nothing"
+
+
+def described_line(line):
+    if "method" in line:
+        return f"`{line['method']}`"
+    if "error" in line:
+        return f"the error `{json.dumps(line['error'])}`"
+    return f"`{json.dumps(line['result'])}`"
+
+
+CELLS = [(method, fault) for method in METHODS for fault in faults_of(method)]
+
+
+@pytest.mark.parametrize(("method", "fault"), CELLS)
+async def test_a_request_that_is_not_let_through_gets_what_the_documentation_says(method, fault):
+    seen, decisions = await observe(method, fault)
+    assert documented().get((method, fault)) == described(seen), "see the docstring of this file"
+    replies = [line for line in seen if "method" not in line]
+    assert [reply["id"] for reply in replies] == ([] if fault in PARKED else [0])
+    [decision] = decisions
+    if method == UNKNOWN:
+        assert (decision.outcome, decision.decided_by) == ("answered", "default")
+        return
+    outcome, decided_by = RECORDED[fault]
+    if KINDS[method].callback == "tool_call" and outcome == "failed":
+        outcome = "answered"  # with a failed call
+    elif fault in DENIED:
+        denial = KINDS[method].denial
+        assert replies == [over_the_wire(0, denial)]
+    if method in OF_NO_TURN and decided_by == "turn":
+        decided_by = "client"
+    assert (decision.outcome, decision.decided_by) == (outcome, decided_by)
+
+
+@pytest.mark.parametrize("method", sorted(OF_NO_TURN))
+@pytest.mark.parametrize("fault", ["turn left", "turn ended"])
+async def test_a_request_of_no_turn_outlives_every_turn(method, fault):
+    seen, decisions = await observe(method, fault)
+    assert not [line for line in seen if "method" not in line]
+    assert decisions == (), "it is still with its callback"
+
+
+def test_the_documentation_tells_of_every_request_and_reason_and_of_no_other():
+    assert set(documented()) == set(CELLS)
+
+
+# -- the table -----------------------------------------------------------------------------------------------------
+
+
+def documented():
+    """Give what the documentation says, by request and reason."""
+    found = TABLE.search(PAGE.read_text())
+    assert found, f"{PAGE} has no place for the table"
+    cells = {}
+    for row in found[0].splitlines()[2:]:
+        method, faults, seen = row.removeprefix("| ").removesuffix(" |").split(" | ")
+        cells |= {(method.strip("`"), fault): seen for fault in faults.split(", ")}
+    return cells
+
+
+async def write():
+    logging.disable()
+    rows = ["| Request | Why it is not let through | What goes over the wire |\n", "|---|---|---|\n"]
+    for method in METHODS:
+        reasons = {}
+        for fault in faults_of(method):
+            seen, _ = await observe(method, fault)
+            reasons.setdefault(described(seen), []).append(fault)
+        name = f"`{method}`" if method in KINDS else method
+        rows += [f"| {name} | {', '.join(faults)} | {seen} |\n" for seen, faults in reasons.items()]
+    PAGE.write_text(TABLE.sub(lambda _: "".join(rows), PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    trio.run(write)

@@ -1,0 +1,253 @@
+"""The queue in front of the writer: order, and that a line is either taken back or handed over, never both."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precondition, rule
+from trio.testing import wait_all_tasks_blocked
+
+from trio_codex._runtime._outbox import BATCH_BYTES, Outbox
+
+
+def at_once(awaitable):
+    """The result of a coroutine that does not wait."""
+    with pytest.raises(StopIteration) as caught:
+        awaitable.send(None)
+    return caught.value.value
+
+
+async def test_lines_come_out_whole_and_in_order():
+    outbox = Outbox()
+    letters = [outbox.put(line) for line in (b"a\n", b"b\n", b"c\n")]
+    assert not any(letter.taken for letter in letters)
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"a\nb\nc\n"
+    assert all(letter.taken for letter in letters)
+
+
+async def test_urgent_lines_go_before_ordinary_ones_and_keep_their_order():
+    outbox = Outbox()
+    outbox.put(b"a\n")
+    outbox.put(b"1\n", urgent=True)
+    outbox.put(b"b\n")
+    outbox.put(b"2\n", urgent=True)
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"1\n2\na\nb\n"
+
+
+async def test_a_batch_is_bounded_and_leaves_the_rest_for_the_next():
+    outbox = Outbox()
+    half = b"x" * (BATCH_BYTES // 2 - 1) + b"\n"
+    letters = [outbox.put(half) for _ in range(3)]
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == half + half
+        assert [letter.taken for letter in letters] == [True, True, False]
+        assert await outbox.take_batch() == half
+
+
+async def test_a_line_beyond_the_batch_size_goes_alone_and_whole():
+    outbox = Outbox()
+    huge = b"x" * (3 * BATCH_BYTES) + b"\n"
+    outbox.put(huge)
+    outbox.put(b"a\n")
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == huge
+        assert await outbox.take_batch() == b"a\n"
+
+
+async def test_an_ordinary_line_does_not_overtake_an_urgent_one_that_did_not_fit():
+    outbox = Outbox()
+    big = b"x" * (BATCH_BYTES - 100) + b"\n"
+    for line in (b"1" + big, b"2" + big):
+        outbox.put(line, urgent=True)
+    outbox.put(b"\n")
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"1" + big
+        assert await outbox.take_batch() == b"2" + big + b"\n"
+
+
+async def test_the_writer_waits_for_a_line_and_an_urgent_one_wakes_it_too():
+    outbox = Outbox()
+    batches = []
+
+    async def write():
+        while (batch := await outbox.take_batch()) is not None:
+            batches.append(batch)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await wait_all_tasks_blocked()
+            outbox.put(b"a\n")
+            outbox.put(b"b\n")
+            await wait_all_tasks_blocked()
+            assert batches == [b"a\nb\n"]
+            outbox.put(b"c\n", urgent=True)
+            await wait_all_tasks_blocked()
+            assert batches == [b"a\nb\n", b"c\n"]
+            outbox.close()
+
+
+async def test_a_line_that_was_taken_back_while_the_writer_was_waking_is_not_written():
+    outbox = Outbox()
+    batches = []
+
+    async def write():
+        while (batch := await outbox.take_batch()) is not None:
+            batches.append(batch)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await wait_all_tasks_blocked()
+            assert outbox.take_back(outbox.put(b"a\n"))
+            await wait_all_tasks_blocked()
+            assert batches == []
+            outbox.put(b"b\n")
+            await wait_all_tasks_blocked()
+            assert batches == [b"b\n"]
+            outbox.finish()
+
+
+@pytest.mark.parametrize("urgent", [True, False])
+async def test_a_line_can_be_taken_back_until_it_is_handed_over(urgent):
+    outbox = Outbox()
+    kept, undone = outbox.put(b"a\n", urgent=urgent), outbox.put(b"a\n", urgent=urgent)
+    assert outbox.take_back(undone)
+    assert not outbox.take_back(undone)
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"a\n"
+    assert not outbox.take_back(kept)
+    assert kept.taken
+    assert not undone.taken
+
+
+async def test_closing_drops_what_is_queued_and_what_comes_later():
+    outbox = Outbox()
+    letters = [outbox.put(b"a\n"), outbox.put(b"b\n", urgent=True)]
+    outbox.close()
+    letters.append(outbox.put(b"c\n"))
+    with trio.fail_after(5):
+        assert await outbox.take_batch() is None
+        assert await outbox.take_batch() is None
+    assert not any(letter.taken for letter in letters)
+    assert not any(outbox.take_back(letter) for letter in letters)
+
+
+async def test_finishing_gives_what_is_queued_first_and_takes_nothing_more():
+    outbox = Outbox()
+    outbox.put(b"a\n")
+    outbox.finish()
+    assert not outbox.take_back(outbox.put(b"b\n"))
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"a\n"
+        assert await outbox.take_batch() is None
+
+
+@pytest.mark.parametrize("end", [Outbox.close, Outbox.finish])
+async def test_closing_and_finishing_wake_a_writer_that_waits(end):
+    outbox = Outbox()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def write():
+                assert await outbox.take_batch() is None
+
+            await wait_all_tasks_blocked()
+            end(outbox)
+
+
+async def test_a_writer_that_waits_can_be_cancelled_and_loses_nothing():
+    outbox = Outbox()
+    with trio.move_on_after(0) as scope:
+        await outbox.take_batch()
+    assert scope.cancelled_caught
+    outbox.put(b"a\n")
+    with trio.fail_after(5):
+        assert await outbox.take_batch() == b"a\n"
+
+
+sizes = st.integers(1, 3) | st.integers(BATCH_BYTES // 3, BATCH_BYTES + 2)
+
+
+@given(st.lists(st.tuples(sizes, st.booleans()), min_size=1, max_size=12))
+def test_urgent_lines_leave_before_ordinary_ones_whatever_their_sizes(lines):
+    outbox = Outbox()
+    for number, (size, urgent) in enumerate(lines):
+        outbox.put(b"%d%s%s\n" % (number, b"u" if urgent else b"o", b"." * size), urgent=urgent)
+    outbox.finish()
+    written = []
+    while (batch := at_once(outbox.take_batch())) is not None:
+        assert len(batch) <= BATCH_BYTES or batch.count(b"\n") == 1
+        written += [line.rstrip(b".") for line in batch.splitlines()]
+    assert written == [b"%du" % n for n, (_, urgent) in enumerate(lines) if urgent] + [
+        b"%do" % n for n, (_, urgent) in enumerate(lines) if not urgent
+    ]
+
+
+class Letters(RuleBasedStateMachine):
+    """Each letter is written once, in the order of its kind, or taken back, or dropped by the end."""
+
+    letters = Bundle("letters")
+
+    def __init__(self):
+        super().__init__()
+        self.outbox = Outbox()
+        self.queued = {False: [], True: []}
+        self.number = 0
+        self.closed = False
+
+    @rule(target=letters, urgent=st.booleans(), size=sizes)
+    def put(self, urgent, size):
+        self.number += 1
+        letter = self.outbox.put(b"%d %s\n" % (self.number, b"." * size), urgent=urgent)
+        assert not letter.taken
+        if not self.closed:
+            self.queued[urgent].append(letter)
+        return letter
+
+    def model_remove(self, letter):
+        for queue in self.queued.values():
+            if letter in queue:
+                queue.remove(letter)
+                return True
+        return False
+
+    @rule(letter=letters)
+    def take_back(self, letter):
+        assert self.outbox.take_back(letter) == self.model_remove(letter)
+
+    @rule(letter=consumes(letters))
+    def take_back_twice(self, letter):
+        self.take_back(letter)
+        assert not self.outbox.take_back(letter)
+
+    @precondition(lambda self: any(self.queued.values()) or self.closed)
+    @rule()
+    def take_batch(self):
+        batch = at_once(self.outbox.take_batch())
+        if batch is None:
+            assert self.closed
+            assert not any(self.queued.values())
+            return
+        assert batch
+        for line in batch.splitlines(keepends=True):
+            queue = next(queue for queue in self.queued.values() if queue and queue[0].line == line)
+            assert queue.pop(0).taken
+        assert not any(letter.taken for queue in self.queued.values() for letter in queue)
+
+    @rule()
+    def finish(self):
+        self.outbox.finish()
+        self.closed = True
+
+    @rule()
+    def close(self):
+        self.outbox.close()
+        self.queued = {False: [], True: []}
+        self.closed = True
+
+
+TestLetters = Letters.TestCase

@@ -1,0 +1,704 @@
+"""The server process as the client sees it, on fakes and on the real binary."""
+
+import errno
+import functools
+import gc
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from process.helpers import ENV, descriptors, drain, fake, gone, nothing_left, read_line, running, runs, until
+from trio_codex._runtime import _process
+from trio_codex._runtime._process import spawn_server
+from trio_codex._runtime._stderr import StderrRing
+from trio_codex.errors import SpawnError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture(params=[True, False], ids=["guarded", "group"])
+def spawn(request, monkeypatch):
+    """Both kinds of process; the second is what other systems get."""
+    if not request.param:
+        monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
+    return functools.partial(spawn_server, env=ENV, guarded=request.param)
+
+
+async def _run_here(function, **options):
+    """In place of Trio's worker thread, which stays for some seconds after it has started a process."""
+    await trio.lowlevel.checkpoint()
+    return function()
+
+
+@pytest.fixture(params=[True, False], ids=["guarded", "group"])
+def run(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
+    return functools.partial(running, guarded=request.param)
+
+
+@pytest.fixture
+def no_leaks():
+    """Nothing of the server is left in this process; for the guarded process, which has no threads."""
+    gc.collect()
+    with nothing_left():
+        yield
+        gc.collect()
+
+
+# -- starting ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_server_is_started_and_talks_on_its_streams(run):
+    async with run(*fake("echo")) as server:
+        assert runs(server.process.pid)
+        assert await server.process.started() == server.process.pid
+        assert server.process.returncode is None
+        await server.process.stdin.send_all(b"hello\n")
+    assert server.process.returncode == 0
+
+
+async def test_the_server_gets_exactly_the_environment_and_directory_it_is_given(spawn, tmp_path):
+    env = {"B": "2 x", "A": "ü\udcff", "EMPTY": "", "PYTHONHOME": "/nowhere", "LC_ALL": "C"}
+    process = spawn(["/bin/sh", "-c", "/bin/cat /proc/$$/environ; /bin/pwd"], env=env, cwd=tmp_path)
+    with trio.fail_after(10):
+        await process.started()
+        output = bytearray()
+        while chunk := await process.stdout.receive_some():
+            output += chunk
+        assert await process.wait() == 0
+        await process.stop(1)
+    environ = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in env.items())
+    assert bytes(output) == environ + os.fsencode(tmp_path) + b"\n"
+
+
+async def test_an_empty_environment_is_empty(spawn):
+    process = spawn(["/bin/cat", "/proc/self/environ"], env={})
+    with trio.fail_after(10):
+        await process.started()
+        assert await process.stdout.receive_some() == b""
+        await process.stop(1)
+
+
+def _bad_format(directory):
+    path = directory / "program"
+    path.write_bytes(b"\x7fELF no program")
+    path.chmod(0o755)
+    return str(path), None
+
+
+def _missing_interpreter(directory):
+    path = directory / "program"
+    path.write_text("#!/nowhere/interpreter\n")
+    path.chmod(0o755)
+    return str(path), None
+
+
+def _not_executable(directory):
+    path = directory / "program"
+    path.write_text("#!/bin/sh\n")
+    return str(path), None
+
+
+@pytest.mark.parametrize(
+    ("make", "number"),
+    [
+        (lambda directory: (str(directory / "missing"), None), errno.ENOENT),
+        (lambda directory: ("no-such-program", None), errno.ENOENT),
+        (lambda directory: (str(directory), None), errno.EACCES),
+        (_not_executable, errno.EACCES),
+        (_bad_format, errno.ENOEXEC),
+        (_missing_interpreter, errno.ENOENT),
+        (lambda directory: ("/bin/cat", directory / "missing"), errno.ENOENT),
+        (lambda directory: ("/bin/cat", "/etc/passwd"), errno.ENOTDIR),
+    ],
+    ids=[
+        "missing",
+        "not on PATH",
+        "directory",
+        "not executable",
+        "format",
+        "interpreter",
+        "cwd",
+        "cwd is a file",
+    ],
+)
+async def test_what_cannot_be_run_is_a_spawn_error_with_its_reason(spawn, make, number, tmp_path):
+    program, cwd = make(tmp_path)
+    process = spawn([program, "app-server"], cwd=cwd)
+    with trio.fail_after(10):
+        for _ in range(2):  # every waiter has its own exception
+            with pytest.raises(SpawnError) as caught:
+                await process.started()
+            assert caught.value.phase == "spawn"
+            assert caught.value.binary == program
+            assert caught.value.mend
+            assert isinstance(caught.value.__cause__, OSError)
+            assert caught.value.__cause__.errno == number
+        with pytest.raises(SpawnError) as again:
+            await process.wait()
+        assert again.value is not caught.value
+        assert await process.stop(5) is None
+    assert process.pid is None
+
+
+async def test_an_old_kernel_without_pidfds_and_memfds_will_do(monkeypatch, no_leaks):
+    def refuse(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    async with running(*fake("stubborn_daemon")) as server:
+        assert await server.process.stop(0.1) == -signal.SIGKILL
+        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
+
+
+async def test_without_a_guard_a_stop_during_the_start_ends_it(monkeypatch, no_leaks):
+    spawned = trio.Event()
+    returned = trio.Event()
+    pids = []
+
+    async def run_slowly(function, **options):
+        popen = function()
+        pids.append(popen.pid)
+        spawned.set()
+        await returned.wait()
+        return popen
+
+    async def start(process):
+        with pytest.raises(trio.ClosedResourceError):
+            await process.started()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_slowly)
+    process = spawn_server(fake("stubborn"), env=ENV, guarded=False)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(start, process)
+            await spawned.wait()
+            assert await process.stop(0.1) is None
+            returned.set()
+        assert not runs(pids[0])
+        await until(lambda: not _process.reap())
+
+
+async def test_too_long_a_command_line_is_a_spawn_error():
+    process = spawn_server(["/bin/true", "x" * 3_000_000], env=ENV)
+    with trio.fail_after(10):
+        with pytest.raises(SpawnError) as caught:
+            await process.started()
+        assert caught.value.__cause__.errno == errno.E2BIG
+        await process.stop(1)
+
+
+@pytest.mark.parametrize(
+    ("argv", "env", "cwd"),
+    [
+        ([], {}, None),
+        ([""], {}, None),
+        (["a\0b"], {}, None),
+        (["cat"], {"A=B": ""}, None),
+        (["cat"], {"": ""}, None),
+        (["cat"], {"A": "\0"}, None),
+        (["cat"], {}, "\0"),
+    ],
+)
+def test_what_no_program_can_be_given_is_refused_at_once(argv, env, cwd):
+    with nothing_left(), pytest.raises(ValueError, match=r"argv|NUL|environment"):
+        spawn_server(argv, env=env, cwd=cwd)
+
+
+async def test_a_guard_that_cannot_be_started_is_a_spawn_error_and_leaves_nothing(monkeypatch, no_leaks):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(SpawnError) as caught:
+        spawn_server(["/bin/cat"], env=ENV)
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+async def test_a_guard_that_dies_before_the_server_is_a_spawn_error_with_its_last_words(
+    monkeypatch, no_leaks, tmp_path
+):
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho no such module >&2\nexit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    process = spawn_server(["/bin/cat"], env=ENV)
+    with trio.fail_after(10):
+        with pytest.raises(SpawnError) as caught:
+            await process.started()
+        assert "no such module" in caught.value.stderr_tail
+        assert await process.stop(5) is None
+
+
+async def test_out_of_descriptors_is_a_spawn_error_and_leaves_nothing(no_leaks):
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(map(int, descriptors()))
+    fillers = [os.open(os.devnull, os.O_RDONLY)]
+    while fillers[-1] < highest:  # no gap below may be left to be used
+        fillers.append(os.open(os.devnull, os.O_RDONLY))
+    refused = 0
+    process = None
+    while process is None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fillers[-1] + 1 + refused, hard))
+        try:
+            process = spawn_server(["/bin/cat"], env=ENV)
+        except SpawnError as error:
+            refused += 1
+            assert error.__cause__.errno == errno.EMFILE  # noqa: PT017
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with trio.fail_after(10):
+        await process.started()
+        await process.stop(5)
+    for fd in fillers:
+        os.close(fd)
+    assert refused == 11  # six ends of pipes, two sockets, the plan, and two that Popen needs
+
+
+# -- the end of the server -----------------------------------------------------------------------------------------
+
+
+async def test_the_exit_status_is_the_servers_with_all_it_said(run, spawn):
+    process = spawn(fake("last_words", 7))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await process.started()
+            nursery.start_soon(process.drain_stderr)
+            assert await process.wait() == 7
+            assert process.returncode == 7
+            assert process.stderr.tail() == "Error: “no” configuration\n"
+            assert await process.stop(5) == 7
+
+
+async def test_stderr_is_complete_at_the_end_even_if_nobody_drained_it(no_leaks):
+    process = spawn_server(fake("last_words", 0), env=ENV)
+    with trio.fail_after(10):
+        assert await process.wait() == 0
+        assert "configuration" in process.stderr.tail()
+        await process.stop(0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGABRT])
+async def test_death_by_a_signal_is_a_negative_status(spawn, number):
+    process = spawn(fake("die", int(number)))
+    with trio.fail_after(10):
+        await process.started()
+        assert await process.wait() == -number
+        assert await process.stop(5) == -number
+
+
+async def test_many_may_wait_and_be_cancelled(run):
+    ended = []
+
+    async def wait(process):
+        ended.append(await process.wait())
+
+    async with run(*fake("gentle")) as server, trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as given_up:
+                given_up.start_soon(wait, server.process)  # the first one is the one that listens
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                for _ in range(5):
+                    nursery.start_soon(wait, server.process)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+        assert ended == []
+        os.kill(server.process.pid, signal.SIGKILL)
+        with trio.fail_after(5):
+            assert await server.process.wait() == -signal.SIGKILL
+    assert ended == [-signal.SIGKILL] * 5
+
+
+async def test_started_is_told_while_somebody_waits_for_the_end(no_leaks):
+    process = spawn_server(fake("gentle"), env=ENV)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            assert await process.started() == process.pid
+            await process.stop(5)
+
+
+async def test_terminate_and_kill_do_nothing_after_the_end(run):
+    async with run(*fake("gentle")) as server:
+        server.process.terminate()
+        server.process.terminate()
+        assert await server.process.wait() == -signal.SIGTERM
+        server.process.terminate()
+        server.process.kill()
+    server.process.terminate()
+    server.process.kill()
+    assert server.process.returncode == -signal.SIGTERM
+
+
+# -- stop ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_gentle_server_ends_on_eof(run, no_leaks):
+    async with run(*fake("gentle")) as server:
+        assert await server.process.stop(5) == 0
+        assert await server.process.stop(5) == 0
+    await gone(server.process.pid, *[server.guard] if server.process.contained else [])
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "returncode"),
+    [("deaf", -signal.SIGTERM), ("stubborn", -signal.SIGKILL), ("mute", 0), ("chatter", 0)],
+)
+async def test_a_server_is_ended_by_what_it_takes(run, behaviour, returncode, no_leaks):
+    async with run(*fake(behaviour)) as server:
+        assert await server.process.stop(0.3) == returncode
+        assert not runs(server.process.pid)
+    await gone(server.process.pid)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "returncode"), [("gentle", -signal.SIGTERM), ("stubborn", -signal.SIGKILL)]
+)
+async def test_a_stopped_server_is_ended(run, behaviour, returncode, no_leaks):
+    async with run(*fake(behaviour)) as server:
+        os.kill(server.process.pid, signal.SIGSTOP)
+        # SIGTERM wakes it; it then ends on that, or on the end of its stdin that it sees first.
+        assert await server.process.stop(0.3) in (returncode, 0)
+    await gone(server.process.pid)
+
+
+async def test_a_server_whose_stdout_nobody_drains_is_ended(spawn, no_leaks):
+    process = spawn(fake("chatter"))
+    with trio.fail_after(10):
+        await process.started()
+        assert await process.stop(0.5) == -signal.SIGTERM
+
+
+async def test_no_grace_is_no_grace(run, no_leaks):
+    async with run(*fake("deaf")) as server:  # it would end on SIGTERM
+        assert await server.process.stop(0) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("behaviour", ["stubborn_child", "daemon"])
+async def test_what_the_server_leaves_behind_is_ended_and_stdout_ends(behaviour, no_leaks):
+    async with running(*fake(behaviour)) as server:
+        assert runs(server.pids[0])
+        assert await server.process.stop(5) == 0
+        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
+
+
+async def test_without_a_guard_what_was_below_in_its_group_is_ended_too(monkeypatch):
+    monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
+    async with running(*fake("stubborn_child"), guarded=False) as server:
+        await server.process.stop(5)
+        await gone(*server.pids)
+
+
+async def test_without_a_guard_children_in_other_sessions_are_found_by_psutil(monkeypatch):
+    monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
+    pytest.importorskip("psutil")
+    argv = ["/bin/sh", "-c", "setsid sleep 1000 & echo ready $!; cat"]
+    async with running(*argv, guarded=False) as server:
+        await until(lambda: os.getsid(server.pids[0]) == server.pids[0])
+        await server.process.stop(5)
+        await gone(*server.pids)
+
+
+async def test_when_the_server_dies_its_tree_is_ended_without_being_asked(no_leaks):
+    async with running(*fake("stubborn_daemon")) as server:
+        os.kill(server.process.pid, signal.SIGKILL)
+        await gone(server.process.pid, *server.pids)
+        assert await server.process.wait() == -signal.SIGKILL
+
+
+async def test_kill_tree_ends_everything_at_once(no_leaks):
+    async with running(*fake("stubborn_daemon")) as server:
+        await server.process.kill_tree()
+        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
+        assert server.process.returncode == -signal.SIGKILL
+
+
+async def test_kill_tree_cuts_a_stop_short(run):
+    async with run(*fake("stubborn")) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(server.process.stop, 1000)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await server.process.kill_tree()
+        assert server.process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("behaviour", ["gentle", "stubborn_daemon"])
+async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, no_leaks):
+    async with run(*fake(behaviour)) as server:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.process.stop(1000)
+        assert scope.cancelled_caught
+        assert not runs(server.process.pid)
+        # The gentle one may be faster than the signal: its stdin is closed first.
+        assert server.process.returncode in (
+            (0, -signal.SIGKILL) if behaviour == "gentle" else (-signal.SIGKILL,)
+        )
+    if server.process.contained:
+        assert not any(map(runs, server.pids))
+    else:
+        for pid in server.pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("after", [0.0, 0.01, 0.25])
+async def test_a_stop_that_is_cancelled_half_way_still_ends_everything(run, after, no_leaks):
+    async with run(*fake("stubborn")) as server:
+        with trio.move_on_after(after) as scope:
+            await server.process.stop(0.4)
+        assert scope.cancelled_caught
+        assert not runs(server.process.pid)
+        assert server.process.returncode == -signal.SIGKILL
+        assert await server.process.stop(0) == -signal.SIGKILL
+
+
+async def test_those_who_wait_are_told_when_it_is_stopped(run):
+    told = []
+
+    async def wait(process):
+        told.append(await process.wait())
+
+    async with run(*fake("stubborn")) as server, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait, server.process)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await server.process.kill_tree()
+    assert told == [-signal.SIGKILL] * 3
+
+
+async def test_tasks_on_the_streams_are_told_when_it_is_stopped(run):
+    async def send(process):
+        with pytest.raises(trio.ClosedResourceError):
+            await process.stdin.send_all(bytes(10_000_000))
+
+    async with run(*fake("deaf")) as server, trio.open_nursery() as nursery:
+        nursery.start_soon(send, server.process)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await server.process.stop(0)
+        with pytest.raises(trio.ClosedResourceError):
+            await server.process.stdout.receive_some()
+
+
+async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
+    process = spawn(fake("stubborn"))
+    with trio.fail_after(10):
+        await process.kill_tree()
+        # How far it had come is a race, that it ended is none.
+        if process.pid is not None:
+            assert process.returncode == -signal.SIGKILL
+            assert not runs(process.pid)
+        else:
+            with pytest.raises((trio.ClosedResourceError, SpawnError)):
+                await process.started()
+
+
+async def test_those_who_wait_are_told_when_it_is_abandoned():
+    async def wait(process):
+        with pytest.raises(trio.ClosedResourceError):
+            await process.wait()
+
+    async with running(*fake("stubborn")) as server, trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(wait, server.process)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        server.process.abandon()
+    with trio.fail_after(10):
+        await until(lambda: not _process.reap())
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_process_that_is_abandoned_ends_in_the_background(spawn, started):
+    with nothing_left():
+        process = spawn(fake("stubborn"))
+        if started:
+            with trio.fail_after(10):
+                await process.started()
+        process.abandon()
+        process.abandon()
+        pid = process.pid
+        with trio.fail_after(10):
+            if started:
+                await until(lambda: not runs(pid))
+            with pytest.raises(trio.ClosedResourceError):
+                await process.wait()
+            await process.stop(1)
+            await until(lambda: not _process.reap())
+
+
+async def test_a_process_that_is_forgotten_ends_in_the_background():
+    process = spawn_server(fake("stubborn_daemon"), env=ENV)
+    with trio.fail_after(10):
+        await process.started()
+        pids = [int(pid) for pid in (await read_line(process)).split()[1:]]
+        pid = process.pid
+        with pytest.warns(ResourceWarning) as caught:  # noqa: PT031
+            del process
+            gc.collect()
+        assert len(caught) == 1
+        await gone(*pids, pid)
+        await until(lambda: not _process.reap())
+
+
+async def test_a_dead_guard_costs_the_server_its_life(no_leaks):
+    async with running(*fake("stubborn_parent")) as server:
+        os.kill(server.guard, signal.SIGKILL)
+        assert await server.process.wait() == -signal.SIGKILL
+        await gone(server.process.pid)
+        await gone(*server.pids)
+
+
+async def test_a_stopped_guard_does_not_hold_up_the_end(no_leaks):
+    async with running(*fake("stubborn_daemon")) as server:
+        os.kill(server.guard, signal.SIGSTOP)
+        await server.process.stop(0.2)
+        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
+
+
+async def test_two_servers_do_not_touch_each_others_trees(no_leaks):
+    async with running(*fake("daemon")) as one, running(*fake("daemon")) as other:
+        await one.process.kill_tree()
+        assert not any(map(runs, [one.process.pid, *one.pids]))
+        assert all(map(runs, [other.process.pid, other.guard, *other.pids]))
+        await other.process.stop(5)
+        assert other.process.returncode == 0
+
+
+async def test_fifty_servers_one_after_the_other_leave_nothing():
+    async def cycle():
+        process = spawn_server(["/bin/cat"], env=ENV)
+        with trio.fail_after(10):
+            await process.started()
+            assert await process.stop(5) == 0
+
+    await cycle()
+    gc.collect()
+    with nothing_left():
+        for _ in range(50):
+            await cycle()
+
+
+# -- stderr --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_flood_on_stderr_does_not_hold_up_the_server(run, no_leaks):
+    async with run(*fake("flood")) as server:
+        await server.process.stop(5)
+    assert server.process.stderr.total > 10_000_000
+    assert len(server.process.stderr) == server.process.stderr.limit
+    assert server.process.stderr.tail().endswith("the end")
+    assert "\x1b" not in server.process.stderr.tail()
+
+
+async def test_stderr_is_drained_until_its_end_and_no_longer(run):
+    async with run(*fake("gentle")) as server:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(server.process.stop, 5)
+    with trio.fail_after(5):
+        await server.process.drain_stderr()
+
+
+def test_the_ring_keeps_the_last_bytes_whatever_the_chunks():
+    ring = StderrRing(limit=10)
+    everything = b""
+    for size in (1, 0, 3, 9, 25, 10, 11, 2, 40, 1):
+        chunk = bytes(range(65, 65 + size))
+        ring.feed(chunk)
+        everything += chunk
+        assert ring.getvalue() == everything[-10:]
+        assert len(ring) == min(10, len(everything))
+        assert ring.total == len(everything)
+        assert len(ring._data) <= 2 * ring.limit
+    assert repr(ring) == f"<StderrRing: 10 of {len(everything)} bytes>"
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", ""),
+        (b"plain\n\ttext", "plain\n\ttext"),
+        (b"\x1b[2m2026\x1b[0m \x1b[31;1mERROR\x1b[m it", "2026 ERROR it"),
+        (b"\x1b]0;title\x07x\x1b]8;;http://a\x1b\\y", "xy"),
+        (b"\x1b(Bx\x1b7y\x1bc", "xy"),
+        (b"cut \x1b[31", "cut "),
+        (b"cut \x1b]0;tit", "cut "),
+        (b"bell\x07 null\x00 cr\r\n", "bell null cr\n"),
+        (b"\xc2\x9b31m", "31m"),
+        (b"bad \xff\xfe utf", "bad \ufffd\ufffd utf"),
+    ],
+)
+def test_the_tail_is_text_that_a_terminal_can_show(data, text):
+    ring = StderrRing()
+    ring.feed(data)
+    assert ring.tail() == text
+
+
+def test_a_cut_through_a_character_leaves_no_trace():
+    ring = StderrRing()
+    ring.feed("é€𝄞".encode() * 10)
+    for limit in range(1, 90):
+        assert "\ufffd" not in ring.tail(limit)
+    assert ring.tail(9) == "é€𝄞"
+
+
+# -- the real binary -----------------------------------------------------------------------------------------------
+
+INITIALIZE = {
+    "id": 1,
+    "method": "initialize",
+    "params": {
+        "clientInfo": {"name": "test", "title": "test", "version": "0"},
+        "capabilities": {"experimentalApi": True},
+    },
+}
+
+
+async def _receive(process, number):
+    while True:
+        message = json.loads(await read_line(process))
+        if message.get("id") == number:
+            return message["result"]
+
+
+@pytest.mark.real
+async def test_the_real_server_ends_on_eof_with_its_commands_and_what_they_left(tmp_path, no_leaks):
+    from trio_codex._launch._binary import find_binary
+
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        "[features]\nplugins = false\napps = false\n[analytics]\nenabled = false\n"
+    )
+    process = spawn_server(
+        [find_binary().path, "app-server"],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "CODEX_HOME": str(home)},
+        cwd=tmp_path,
+    )
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await process.started()
+            nursery.start_soon(process.drain_stderr)
+            await process.stdin.send_all(json.dumps(INITIALIZE).encode() + b"\n")
+            assert "userAgent" in await _receive(process, 1)
+            command = {
+                "command": ["/bin/sh", "-c", f"setsid sleep 1000 & echo $! > {tmp_path}/pid; sleep 1000"],
+                "sandboxPolicy": {"type": "dangerFullAccess"},
+                "disableTimeout": True,
+                "processId": "p",
+            }
+            request = {"id": 2, "method": "command/exec", "params": command}
+            await process.stdin.send_all(json.dumps(request).encode() + b"\n")
+            nursery.start_soon(drain, process)
+            pid_file = Path(tmp_path, "pid")
+            await until(lambda: pid_file.exists() and pid_file.read_text().endswith("\n"))
+            sleeper = int(pid_file.read_text())  # noqa: ASYNC240
+            await until(lambda: os.getsid(sleeper) == sleeper)
+            assert await process.stop(5) == 0
+            assert not runs(sleeper)

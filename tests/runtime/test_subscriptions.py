@@ -1,0 +1,731 @@
+"""Buffers between the reader and its consumers: lag, merging, overflow, wake-ups, and who may read."""
+
+import itertools
+import math
+
+import attrs
+import pytest
+import trio
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trio_codex._runtime import _subscriptions
+from trio_codex._runtime._subscriptions import LAG_EVENTS, SCHEDULE_EVERY_EVENTS, Subscription, Wakeups
+from trio_codex.errors import ConnectionBroken, SubscriptionOverflow
+
+
+@attrs.frozen
+class Event:
+    """A text delta of an item, or, without an item, anything else."""
+
+    text: str
+    item: str | None = None
+    merged: int = 1
+
+    @property
+    def size(self):
+        return len(self.text.encode())
+
+
+class Merging:
+    def delta(self, event):
+        return None if event.item is None else (event.item, event.text)
+
+    def merged(self, first, text, count):
+        return Event(text, first.item, count)
+
+
+def subscribe(max_events=8, max_bytes=10_000):
+    wakeups = Wakeups()
+    return Subscription(max_events, max_bytes, Merging(), wakeups), wakeups
+
+
+def delta(text, item="a"):
+    return Event(text, item)
+
+
+async def take(subscription, count):
+    with trio.fail_after(5):
+        return [await subscription.__anext__() for _ in range(count)]
+
+
+async def rest_of(subscription):
+    with trio.fail_after(5):
+        return [event async for event in subscription]
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_put_comes_out_in_order_and_then_the_iteration_ends():
+    subscription, _ = subscribe()
+    events = [Event("1"), delta("2"), delta("3"), Event("4")]
+    for event in events:
+        subscription.put(event)
+    subscription.end()
+    assert await rest_of(subscription) == events
+    assert await rest_of(subscription) == []
+
+
+async def test_iterating_is_iterating_over_itself():
+    subscription, _ = subscribe()
+    assert aiter(subscription) is subscription
+
+
+async def test_a_waiting_consumer_is_woken_once_the_reader_is_through_with_its_chunk():
+    subscription, wakeups = subscribe()
+    got = []
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def consume():
+                got.extend([event async for event in subscription])
+
+            await wait_all_tasks_blocked()
+            subscription.put(Event("1"))
+            subscription.put(Event("2"))
+            await wait_all_tasks_blocked()
+            assert got == []
+            wakeups.flush()
+            await wait_all_tasks_blocked()
+            subscription.put_last(Event("3"))
+            wakeups.flush()
+    assert got == [Event("1"), Event("2"), Event("3")]
+
+
+async def test_a_flush_without_anything_to_do_wakes_nobody():
+    subscription, wakeups = subscribe()
+    wakeups.flush()
+    subscription.wake()
+    subscription.put(Event("1"))
+    wakeups.flush()
+    assert await take(subscription, 1) == [Event("1")]
+
+
+@pytest.mark.parametrize("error", [None, ConnectionBroken], ids=["plain", "broken"])
+async def test_a_waiting_consumer_is_woken_by_the_end(error):
+    subscription, wakeups = subscribe()
+    outcome = []
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def consume():
+                with pytest.raises(error or StopAsyncIteration):
+                    await subscription.__anext__()
+                outcome.append("ended")
+
+            await wait_all_tasks_blocked()
+            subscription.end(error and (lambda: ConnectionBroken("gone")))
+            wakeups.flush()
+    assert outcome == ["ended"]
+
+
+async def test_a_consumer_that_is_cancelled_while_it_waits_loses_nothing():
+    subscription, wakeups = subscribe()
+    with trio.move_on_after(0) as scope:
+        await subscription.__anext__()
+    assert scope.cancelled_caught
+    subscription.put(Event("1"))
+    wakeups.flush()
+    assert await take(subscription, 1) == [Event("1")]
+
+
+async def test_a_consumer_that_is_cancelled_with_a_full_buffer_loses_nothing():
+    subscription, _ = subscribe()
+    events = [Event(str(number)) for number in range(4)]
+    for event in events:
+        subscription.put(event)
+    got = await take(subscription, 1)
+    for _ in range(3):
+        with trio.move_on_after(0) as scope:
+            await subscription.__anext__()
+        assert scope.cancelled_caught
+    subscription.end()
+    assert got + await rest_of(subscription) == events
+
+
+async def test_a_cancelled_wait_and_the_wake_up_it_asked_for_do_not_end_the_next_wait():
+    subscription, wakeups = subscribe()
+    got = []
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            with trio.CancelScope() as scope:
+
+                @nursery.start_soon
+                async def cancel():
+                    await wait_all_tasks_blocked()
+                    subscription.put(Event("1"))  # its wake-up is due, and not flushed
+                    scope.cancel()
+
+                await subscription.__anext__()
+            assert await subscription.__anext__() == Event("1")
+
+            @nursery.start_soon
+            async def consume():
+                got.extend([event async for event in subscription])
+
+            await wait_all_tasks_blocked()
+            wakeups.flush()
+            await wait_all_tasks_blocked()
+            subscription.put(Event("2"))
+            subscription.end()
+            wakeups.flush()
+    assert got == [Event("2")]
+
+
+async def test_other_tasks_run_while_a_full_buffer_is_read():
+    count = 4 * SCHEDULE_EVERY_EVENTS
+    subscription, _ = subscribe(4 * count)
+    for number in range(count):
+        subscription.put(Event(str(number)))
+    subscription.end()
+    read = 0
+    seen = []
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def watch():
+                while read < count:
+                    seen.append(read)
+                    await trio.lowlevel.checkpoint()
+
+            async for _ in subscription:
+                read += 1
+    # Two tasks that are ready at once run in any order, so the watcher may miss one turn.
+    assert max(later - earlier for earlier, later in itertools.pairwise(seen)) <= 2 * SCHEDULE_EVERY_EVENTS
+    assert len(seen) >= count // SCHEDULE_EVERY_EVENTS // 2
+
+
+async def test_other_tasks_run_at_least_every_millisecond_while_a_full_buffer_is_read(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(_subscriptions, "perf_counter", lambda: now)
+    subscription, _ = subscribe(100)
+    for _ in range(20):
+        subscription.put(Event("x"))
+    subscription.end()
+    turns = 0
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def watch():
+                nonlocal turns
+                while now < 0.02:
+                    turns += 1
+                    await trio.lowlevel.checkpoint()
+
+            async for _ in subscription:
+                now += 0.00101  # as if handling an event took that long
+    assert turns >= 15
+
+
+async def test_every_read_is_a_cancellation_point():
+    subscription, _ = subscribe()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        for event in (Event("1"), Event("2"), None):
+            if event is not None:
+                subscription.put(event)
+            with pytest.raises(trio.Cancelled):
+                await subscription.__anext__()
+        subscription.end()
+        with pytest.raises(trio.Cancelled):
+            await subscription.__anext__()
+    assert await take(subscription, 2) == [Event("1"), Event("2")]
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(trio.Cancelled):
+            await subscription.__anext__()
+
+
+async def test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too():
+    subscription, _ = subscribe()
+    for number in range(3):
+        subscription.put(Event(str(number)))
+    assert await take(subscription, 1) == [Event("0")]
+    subscription._slice_end = math.inf  # however slow this machine is
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(trio.Cancelled):
+            await subscription.__anext__()
+    assert await take(subscription, 2) == [Event("1"), Event("2")]
+
+
+# -- one consumer --------------------------------------------------------------------------------------------------
+
+
+async def test_a_second_consumer_is_refused_while_the_first_waits():
+    subscription, wakeups = subscribe()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def consume():
+                assert await take(subscription, 1) == [Event("1")]
+
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await subscription.__anext__()
+            subscription.put(Event("1"))
+            wakeups.flush()
+
+
+async def test_a_second_consumer_never_ends_the_iteration_of_the_first_that_was_just_woken():
+    subscription, wakeups = subscribe()
+    first, second = [], []
+
+    async def consume(into):
+        try:
+            into.extend([event async for event in subscription])
+        except trio.BusyResourceError:
+            into.append("busy")
+        else:
+            into.append("end")
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume, first)
+            await wait_all_tasks_blocked()
+            subscription.put(Event("1"))
+            wakeups.flush()
+            # The first is scheduled now, and has not run.
+            with pytest.raises(trio.BusyResourceError):
+                second.append(await subscription.__anext__())
+            await wait_all_tasks_blocked()
+            subscription.put(Event("2"))
+            subscription.end()
+            wakeups.flush()
+    assert first == [] or first[-1] == "end"
+    assert second == []
+
+
+async def test_of_two_consumers_of_a_full_buffer_one_gets_the_events_and_one_is_refused():
+    subscription, wakeups = subscribe()
+    outcomes = []
+
+    async def consume():
+        try:
+            outcomes.append(await subscription.__anext__())
+        except (trio.BusyResourceError, StopAsyncIteration) as exc:
+            outcomes.append(type(exc))
+
+    subscription.put(Event("1"))
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(consume)
+            nursery.start_soon(consume)
+        assert sorted(map(str, outcomes)) == sorted(map(str, [Event("1"), trio.BusyResourceError]))
+        subscription.put(Event("2"))
+        wakeups.flush()
+        assert await take(subscription, 1) == [Event("2")]
+
+
+async def test_after_one_consumer_broke_off_another_may_go_on():
+    subscription, _ = subscribe()
+    for number in range(3):
+        subscription.put(Event(str(number)))
+    subscription.end()
+    with trio.fail_after(5):
+        async for event in subscription:
+            assert event == Event("0")
+            break
+    assert await rest_of(subscription) == [Event("1"), Event("2")]
+
+
+# -- lag and merging -----------------------------------------------------------------------------------------------
+
+
+async def test_a_consumer_that_keeps_up_sees_each_delta_as_it_was_sent():
+    subscription, _ = subscribe(1000, 100_000)
+    for number in range(2000):
+        subscription.put(delta(str(number)))
+        assert await take(subscription, 1) == [delta(str(number))]
+
+
+async def test_deltas_are_merged_per_item_once_the_consumer_lags():
+    subscription, _ = subscribe(8)
+    for number in range(20):
+        subscription.put(delta(str(number % 10), "ab"[number % 2]))
+    subscription.end()
+    assert await rest_of(subscription) == [
+        delta("0", "a"),
+        delta("1", "b"),
+        delta("2", "a"),
+        delta("3", "b"),
+        Event("46802468", "a", 8),
+        Event("57913579", "b", 8),
+    ]
+
+
+async def test_nothing_is_merged_past_an_event_that_is_no_delta():
+    subscription, _ = subscribe(8)
+    events = [*(Event(str(number)) for number in range(4)), delta("a1"), delta("a2"), Event("x"), delta("a3")]
+    for event in events:
+        subscription.put(event)
+    subscription.end()
+    got = await rest_of(subscription)
+    assert got[4:] == [Event("a1a2", "a", 2), Event("x"), Event("a3", "a", 1)]
+
+
+async def test_a_delta_is_not_merged_into_one_that_was_read():
+    subscription, _ = subscribe(4)
+    for text in "abcd":
+        subscription.put(delta(text))
+    assert await take(subscription, 3) == [delta("a"), delta("b"), Event("cd", "a", 2)]
+    for text in "efgh":
+        subscription.put(delta(text))
+    subscription.end()
+    assert await rest_of(subscription) == [delta("e"), delta("f"), Event("gh", "a", 2)]
+
+
+async def test_the_text_of_an_item_keeps_its_order_when_a_lagging_consumer_catches_up_and_lags_again():
+    subscription, _ = subscribe(4)
+    for text in "012":
+        subscription.put(delta(text))  # the third begins to merge
+    got = await take(subscription, 2)  # below the lag again
+    subscription.put(delta("3"))
+    subscription.put(delta("4"))  # lagging again
+    subscription.end()
+    got += await rest_of(subscription)
+    assert "".join(event.text for event in got) == "01234"
+
+
+async def test_the_end_of_an_item_stays_behind_its_text_when_a_consumer_catches_up_and_lags_again():
+    subscription, _ = subscribe(4)
+    for text in "012":
+        subscription.put(delta(text))
+    got = await take(subscription, 2)
+    subscription.put(Event("item/completed"))
+    subscription.put(delta("3"))
+    subscription.end()
+    got += await rest_of(subscription)
+    assert [event.text for event in got] == ["0", "1", "2", "item/completed", "3"]
+
+
+async def test_lag_begins_at_a_thousand_events_however_large_the_buffer_is():
+    subscription, _ = subscribe(100 * LAG_EVENTS, 10**9)
+    for _ in range(LAG_EVENTS + 100):
+        subscription.put(delta("x"))
+    subscription.end()
+    got = await rest_of(subscription)
+    assert len(got) == LAG_EVENTS + 1
+    assert got[-1].merged == 100
+
+
+# -- bounds --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_consumer_beyond_the_bound_in_events_gets_what_was_buffered_and_then_an_overflow():
+    subscription, _ = subscribe(4)
+    for number in range(100):
+        subscription.put(Event(str(number)))
+    assert await take(subscription, 5) == [Event(str(number)) for number in range(5)]
+    with pytest.raises(SubscriptionOverflow) as caught:
+        await take(subscription, 1)
+    assert (caught.value.events, caught.value.size) == (5, 5)
+
+
+@pytest.mark.parametrize("max_events", [4, 1000], ids=["lagging", "keeping up"])
+async def test_a_consumer_beyond_the_bound_in_bytes_gets_an_overflow(max_events):
+    subscription, _ = subscribe(max_events, 100)
+    for number in range(10):
+        subscription.put(delta("x" * 30, str(number % 2)))
+    with pytest.raises(SubscriptionOverflow) as caught:
+        await rest_of(subscription)
+    assert caught.value.size == 120
+
+
+async def test_merged_text_counts_in_bytes():
+    subscription, _ = subscribe(2, 1000)
+    for _ in range(1000):
+        subscription.put(delta("\N{GRINNING FACE}"))
+    got = await take(subscription, 2)
+    assert sum(event.size for event in got) <= 1004
+    with pytest.raises(SubscriptionOverflow) as caught:
+        await take(subscription, 1)
+    assert caught.value.size <= 1004
+
+
+async def test_what_was_read_makes_room_again():
+    subscription, _ = subscribe(4, 100)
+    for _ in range(50):
+        for _ in range(3):
+            subscription.put(delta("x" * 30))
+        assert sum(len(event.text) for event in await take(subscription, 3)) == 90
+    subscription.end()
+    assert await rest_of(subscription) == []
+
+
+async def test_the_terminal_event_comes_after_an_overflow():
+    subscription, _ = subscribe(4)
+    for number in range(100):
+        subscription.put(Event(str(number)))
+    subscription.put_last(Event("turn/completed"))
+    subscription.put(Event("later"))
+    subscription.put_last(Event("much later"))
+    await take(subscription, 5)
+    with pytest.raises(SubscriptionOverflow):
+        await take(subscription, 1)
+    assert await rest_of(subscription) == [Event("turn/completed")]
+
+
+async def test_after_an_overflow_a_consumer_waits_for_the_terminal_event():
+    subscription, wakeups = subscribe(2)
+    for number in range(10):
+        subscription.put(Event(str(number)))
+    await take(subscription, 3)
+    with pytest.raises(SubscriptionOverflow):
+        await take(subscription, 1)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def consume():
+                assert await rest_of(subscription) == [Event("turn/completed")]
+
+            await wait_all_tasks_blocked()
+            subscription.put(Event("lost"))
+            subscription.put_last(Event("turn/completed"))
+            wakeups.flush()
+
+
+async def test_a_terminal_event_of_any_size_is_no_overflow():
+    subscription, _ = subscribe(2, 10)
+    subscription.put_last(Event("x" * 1000))
+    assert await rest_of(subscription) == [Event("x" * 1000)]
+
+
+# -- the end -------------------------------------------------------------------------------------------------------
+
+
+async def test_an_error_comes_after_what_was_buffered_and_is_made_afresh_each_time():
+    subscription, _ = subscribe()
+    subscription.put(Event("1"))
+    subscription.end(lambda: ConnectionBroken("gone", pid=7))
+    subscription.end()
+    subscription.put(Event("2"))
+    assert await take(subscription, 1) == [Event("1")]
+    caught = []
+    for _ in range(2):
+        with pytest.raises(ConnectionBroken) as info:
+            await take(subscription, 1)
+        caught.append(info.value)
+    assert [error.pid for error in caught] == [7, 7]
+    assert caught[0] is not caught[1]
+
+
+async def test_after_the_terminal_event_an_error_does_not_count():
+    subscription, _ = subscribe()
+    subscription.put_last(Event("turn/completed"))
+    subscription.end(lambda: ConnectionBroken("gone"))
+    assert await rest_of(subscription) == [Event("turn/completed")]
+
+
+async def test_what_is_released_is_dropped_and_takes_nothing_more():
+    subscription, _ = subscribe(4)
+    for number in range(4):
+        subscription.put(delta(str(number)))
+    subscription.release()
+    subscription.put(Event("later"))
+    subscription.put_last(Event("last"))
+    assert await rest_of(subscription) == []
+
+
+async def test_a_released_subscription_that_has_not_ended_is_over_for_its_consumer():
+    subscription, _ = subscribe()
+    subscription.release()
+    assert await rest_of(subscription) == []
+
+
+async def test_a_consumer_that_waits_when_its_subscription_is_released_is_not_left_waiting_for_ever():
+    subscription, wakeups = subscribe()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def consume():
+                assert await rest_of(subscription) == []
+
+            await wait_all_tasks_blocked()
+            subscription.release()
+            subscription.put_last(Event("turn/completed"))
+            wakeups.flush()
+
+
+# -- all of it at once ---------------------------------------------------------------------------------------------
+
+
+def streams(events):
+    """What each item's reader sees: its text, and everything that is no delta."""
+    return {
+        item: "".join(
+            event.text if event.item is not None else f"|{event.text}|"
+            for event in events
+            if event.item in (item, None)
+        )
+        for item in ("a", "b")
+    }
+
+
+def at_once(async_fn):
+    """Run it on a clock that jumps: what hangs fails at once."""
+    return trio.run(async_fn, clock=MockClock(autojump_threshold=0))
+
+
+class Buffering(RuleBasedStateMachine):
+    """A subscription against a plain list of what was put."""
+
+    @initialize(
+        max_events=st.sampled_from([4, 6, 8, 1, 3]),
+        max_bytes=st.sampled_from([10_000, 10_000, 10_000, 40, 10, 1]),
+    )
+    def subscribe(self, max_events, max_bytes):
+        self.max_events, self.max_bytes = max_events, max_bytes
+        self.subscription, self.wakeups = subscribe(max_events, max_bytes)
+        self.accepted = []
+        self.got = []
+        self.unread = 0  # events that were accepted and not read, merged ones counted one by one
+        self.unread_bytes = 0
+        self.overflowing = False
+        self.overflow_told = False
+        self.terminal = None
+        self.ended = False
+        self.error = None
+        self.released = False
+        self.number = 0
+
+    def fresh_text(self, size):
+        self.number += 1
+        return f"{self.number}.".ljust(size, "-")
+
+    @rule(
+        items=st.lists(
+            st.sampled_from("aaab ").map(lambda item: item.strip() or None), min_size=1, max_size=4
+        ),
+        size=st.sampled_from([0, 0, 0, 15]),
+    )
+    def put(self, items, size):
+        for item in items:
+            event = Event(self.fresh_text(size), item)
+            self.subscription.put(event)
+            if self.ended or self.released or self.overflowing:
+                continue
+            self.accepted.append(event)
+            self.unread += 1
+            self.unread_bytes += event.size
+            self.overflowing = not self.subscription._accepting
+            if self.overflowing:
+                # Only what cannot be avoided by merging is an excuse.
+                assert self.unread > self.max_events or self.unread_bytes > self.max_bytes
+
+    @rule(item=st.sampled_from("ab"), left=st.integers(0, 2))
+    def lag_and_catch_up(self, item, left):
+        lag = max(self.max_events // 2, 1)
+        self.put([item] * (lag + 1), 0)
+        self.read(max(lag - left, 1))
+
+    @precondition(lambda self: self.number > 30)
+    @rule(how=st.sampled_from(["put_last", "put_last", "end", "break", "release"]))
+    def finish(self, how):
+        if how == "release":
+            self.subscription.release()
+            self.released = True
+        elif how == "put_last":
+            event = Event(self.fresh_text(0))
+            self.subscription.put_last(event)
+            if not self.ended and not self.released:
+                self.terminal = event
+        else:
+            self.subscription.end((lambda: ConnectionBroken("gone")) if how == "break" else None)
+            if not self.ended:
+                self.error = ConnectionBroken if how == "break" else None
+        if how != "release":
+            self.ended = True
+
+    @rule()
+    def flush(self):
+        self.wakeups.flush()
+
+    @precondition(lambda self: not self.readable and not self.over)
+    @rule()
+    def be_refused_as_a_second_consumer(self):
+        async def both():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.subscription.__anext__)
+                await wait_all_tasks_blocked()
+                with pytest.raises(trio.BusyResourceError):
+                    await self.subscription.__anext__()
+                nursery.cancel_scope.cancel()
+
+        at_once(both)
+
+    @property
+    def readable(self):
+        return not self.released and bool(
+            self.unread or (self.overflowing and not self.overflow_told) or self.terminal
+        )
+
+    @property
+    def over(self):
+        return self.ended or self.released
+
+    async def read_one(self):
+        with trio.move_on_after(5 if self.readable or self.over else 0):
+            try:
+                self.check(await self.subscription.__anext__())
+            except (StopAsyncIteration, ConnectionBroken, SubscriptionOverflow) as exc:
+                self.check(exc)
+            return
+        assert not self.readable
+        assert not self.over
+
+    def check(self, got):
+        if self.released:
+            assert type(got) is (self.error or StopAsyncIteration)
+        elif self.unread:
+            assert isinstance(got, Event)
+            self.got.append(got)
+            self.unread -= got.merged
+            self.unread_bytes -= got.size
+            # No text is lost, doubled or moved: what was read is the beginning of what was put.
+            accepted = streams(self.accepted)
+            assert all(accepted[item].startswith(text) for item, text in streams(self.got).items())
+        elif self.overflowing and not self.overflow_told:
+            assert isinstance(got, SubscriptionOverflow)
+            assert got.events <= self.max_events + 1
+            assert got.size <= self.max_bytes + 20
+            self.overflow_told = True
+        elif self.terminal is not None:
+            assert got == self.terminal
+            self.terminal = None
+        else:
+            assert self.ended
+            assert type(got) is (self.error or StopAsyncIteration)
+
+    @rule(count=st.integers(1, 3))
+    def read(self, count):
+        async def read_some():
+            for _ in range(count):
+                await self.read_one()
+
+        at_once(read_some)
+
+    def teardown(self):
+        if hasattr(self, "subscription") and not self.released:
+
+            async def read_all():
+                entries = 0
+                while self.readable:
+                    await self.read_one()
+                    entries += 1
+                return entries
+
+            assert at_once(read_all) <= self.max_events + 3
+            assert streams(self.got) == streams(self.accepted)
+
+
+TestBuffering = Buffering.TestCase
