@@ -418,8 +418,8 @@ class BudgetExceeded(TurnError):
     usage: TokenUsage | None = None
     result: TurnResult | None = None
 
-    def in_turn(self, result: TurnResult) -> BudgetExceeded:
-        """Give the same with the result of the turn that it ended."""
+    def in_turn(self, result: TurnResult | None) -> BudgetExceeded:
+        """Give the same with the result of the turn that it ended, if there was one."""
         return BudgetExceeded(self.carrier, self.limit, self.allowed, self.used, self.usage, result)
 
     def __str__(self) -> str:

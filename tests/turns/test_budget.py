@@ -8,6 +8,7 @@ import trio
 from trio_codex import Budget, TurnStatus, errors
 from trio_codex._turns._budget import Meter
 from trio_codex._turns._usage import TokenUsage
+from trio_codex.instruments import Instrument
 from trio_codex.testing import fake_codex
 
 
@@ -164,6 +165,25 @@ async def test_a_number_of_turns_is_a_number_of_turns():
         [error] = caught.errors
         assert (error.carrier, error.limit, error.allowed, error.used) == ("thread", "turns", 1, 1)
         assert server.unexpected() == []
+
+
+async def test_instruments_are_told_of_no_turn_that_a_budget_does_not_let_start():
+    class Turns(Instrument):
+        started = ended = 0
+
+        def turn_started(self, turn):
+            self.started += 1
+
+        def turn_ended(self, turn):
+            self.ended += 1
+
+    turns = Turns()
+    async with scripted(instruments=[turns]) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start(budget=Budget(turns=1))
+        await run_one(nursery, server, thread, "turn-1")
+        with pytest.raises(errors.BudgetExceeded):
+            await thread.run("one more")
+    assert (turns.started, turns.ended) == (1, 1)
 
 
 async def test_a_turn_has_no_budget_of_turns():

@@ -207,6 +207,15 @@ async def test_a_parked_question_may_take_as_long_as_it_likes(autojump_clock):
         )
 
 
+@pytest.mark.parametrize("limit", [0, -1, float("nan")])
+async def test_an_idle_limit_is_positive(limit):
+    async with fake_codex() as (codex, server):
+        thread = await codex.thread_start()
+        with pytest.raises(ValueError, match="idle_limit"):
+            thread.turn("hi", idle_limit=limit)
+        assert server.unexpected() == []
+
+
 async def test_without_a_limit_silence_lasts_for_ever(autojump_clock):
     async with bench() as one:
         await trio.sleep(AGES / 2)

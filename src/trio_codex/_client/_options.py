@@ -303,6 +303,8 @@ def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -
 
 def turn_params(thread_id: str, value: TurnInput, options: TurnOptions) -> wire.TurnStartParams:
     """Give the parameters of ``turn/start``."""
+    if (idle_limit := options.get("idle_limit")) is not None and not idle_limit > 0:
+        raise ValueError(f"idle_limit must be positive, not {idle_limit!r}")
     items, tool_output = wire_input(value)
     members = _setting_members(options, TurnOptions, "a turn")
     members["turn_trigger"] = members.pop("source", None)

@@ -16,11 +16,6 @@ if TYPE_CHECKING:
 VERSION: Final = "0.1.0"
 
 
-def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{attribute.name} must be positive, not {value!r}")
-
-
 def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
     for override in value:
         if "=" not in override:
@@ -44,8 +39,8 @@ class EventBuffer:
         size: Bytes.
     """
 
-    events: int = attrs.field(default=8192, validator=_positive)
-    size: int = attrs.field(default=16 * 1024 * 1024, validator=_positive)
+    events: int = attrs.field(default=8192, validator=attrs.validators.gt(0))
+    size: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.gt(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -93,13 +88,13 @@ class CodexConfig:
     client_version: str = VERSION
     experimental_api: bool = True
     opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
-    request_window: int = attrs.field(default=64, validator=_positive)
-    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=_positive)
+    request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
+    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
     event_buffer: EventBuffer = attrs.field(factory=EventBuffer)
-    start_timeout: float = attrs.field(default=30.0, validator=_positive)
-    request_timeout: float = attrs.field(default=120.0, validator=_positive)
-    interrupt_grace: float = attrs.field(default=10.0, validator=_positive)
-    stop_grace: float = attrs.field(default=5.0, validator=_positive)
+    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
+    interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    stop_grace: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
     on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
         default="kill", validator=attrs.validators.in_(("kill", "abandon"))
     )

@@ -14,9 +14,11 @@ from trio_codex._core._json import UNREADABLE
 from trio_codex._requests._audit import Audit, DecidedBy, Entry
 from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
 from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
+from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex._turns._event import route
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
+from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
@@ -47,7 +49,6 @@ class Approvals:
         tools: The client's tools.
 
     Attributes:
-        policy: The client's policy.
         audit: The records of what was decided.
         interrupt: Interrupts a turn, later; set before the reader starts.
     """
@@ -55,7 +56,7 @@ class Approvals:
     interrupt: Callable[[TurnState], object]
 
     def __init__(self, router: Router, policy: Policy | None, tools: Toolbox | None = None) -> None:
-        self.policy = policy
+        self._policy = policy
         self.audit: Audit = Audit()
         self._router = router
         self._tools = tools
@@ -68,7 +69,7 @@ class Approvals:
         policy: Policy | None,
     ) -> None:
         """Say once that policies are not asked, if the settings of a thread see to that."""
-        asked = (each for each in (policy, self.policy) if each is not None)
+        asked = (each for each in (policy, self._policy) if each is not None)
         if self._warned or not any(getattr(each, kind) for each in asked for kind in BYPASSED):
             return
         if settings.approval_policy == "never":
@@ -120,7 +121,7 @@ class Approvals:
         levels = (
             (DecidedBy.turn, owner.policy if owner is not None else None),
             (DecidedBy.thread, thread.policy if thread is not None else None),
-            (DecidedBy.client, self.policy),
+            (DecidedBy.client, self._policy),
         )
         if isinstance(question, ToolCallRequest):
             for tools in (thread.tools if thread is not None else None, self._tools):
@@ -131,7 +132,7 @@ class Approvals:
         for level, policy in levels:
             callback = None if policy is None else getattr(policy, kind.callback)
             if policy is not None and callback is not None:
-                yield level, policy.name or _name_of(callback), callback
+                yield level, name_of(policy, kind.callback), callback
 
     def _group(self, state: ThreadState | None) -> CallbackGroup:
         owner = state.owner if state is not None else None
@@ -177,12 +178,11 @@ class _Asking:
                     raise
                 return self._failed_call(self._question, exc)
             except BaseExceptionGroup as group:
-                # A callback with a nursery of its own that failed while it was cancelled.
-                cancelled, failed = group.split(trio.Cancelled)
-                if not isinstance(self._question, ToolCallRequest) or not isinstance(failed, Exception):
+                if not isinstance(self._question, ToolCallRequest):
                     raise
-                assert cancelled is not None
-                self._failed_call(self._question, failed)
+                cancelled, failed = cancelled_and_failed(group)
+                if failed is not None:
+                    self._failed_call(self._question, failed)
                 raise cancelled from None
         entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
         logger.warning("denied %s: %s", entry.method, entry.reason)
@@ -211,10 +211,6 @@ class _Asking:
             interrupt = self._approvals.interrupt
             return Answer(answer.result, answer.error, lambda: interrupt(turn))
         return answer
-
-
-def _name_of(callback: Callable[..., object]) -> str:
-    return str(getattr(callback, "__qualname__", type(callback).__name__))
 
 
 def _background(state: ThreadState | None) -> Background:

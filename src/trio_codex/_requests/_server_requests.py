@@ -126,7 +126,7 @@ def _ask_legacy_command(params: wire.ExecCommandApprovalParams, background: Back
     )
 
 
-def _answer_command(_: CommandRequest, decision: object) -> Answer | None:
+def _answer_command(request: CommandRequest, decision: object) -> Answer | None:
     match decision:
         case Accept(scope="once", exec_policy=tuple(words), content=None):
             return _decided({"acceptWithExecpolicyAmendment": {"execpolicy_amendment": list(words)}})
@@ -134,7 +134,7 @@ def _answer_command(_: CommandRequest, decision: object) -> Answer | None:
             rule = {"host": host, "action": action}
             return _decided({"applyNetworkPolicyAmendment": {"network_policy_amendment": rule}})
         case _:
-            return _answer_approval(_, decision)
+            return _answer_approval(request, decision)
 
 
 def _answer_approval(_: object, decision: object) -> Answer | None:

@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from trio_codex._core._exceptions import describe_error
+from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex.errors import LocalProtocolError, PolicyError
 
 if TYPE_CHECKING:
@@ -186,10 +187,7 @@ class Dispatcher:
         except Exception as exc:
             error = _policy_error(request.method, exc)
         except BaseExceptionGroup as group:
-            # A callback with a nursery of its own that failed while it was cancelled from outside.
-            cancelled, failed = group.split(trio.Cancelled)
-            if cancelled is None or not (failed is None or isinstance(failed, Exception)):
-                raise
+            cancelled, failed = cancelled_and_failed(group)
             error = None if failed is None else _policy_error(request.method, failed)
             raise cancelled from None
         finally:

@@ -182,6 +182,23 @@ def holds_cancelled(error: BaseException) -> bool:
     return any(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
+def cancelled_and_failed(
+    group: BaseExceptionGroup[BaseException],
+) -> tuple[BaseExceptionGroup[trio.Cancelled], Exception | None]:
+    """Take apart what a callback with a nursery of its own raised when it failed while it was cancelled from outside.
+
+    Returns:
+        The cancellation, which has to go on, and what failed beside it.
+
+    Raises:
+        BaseExceptionGroup: The group itself, if nothing in it was cancelled, or somebody wants to exit.
+    """
+    cancelled, failed = group.split(trio.Cancelled)
+    if cancelled is None or not (failed is None or isinstance(failed, Exception)):
+        raise group
+    return cancelled, failed
+
+
 def without_group(error: BaseException) -> BaseException | None:
     """Pick what leaves a nursery whose tasks raise nothing by themselves: an exit request, else ``Cancelled``."""
     return _choose(None, leaves_of(error))

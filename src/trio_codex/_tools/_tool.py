@@ -84,9 +84,7 @@ class Namespace:
             )
 
 
-def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{attribute.name} must be positive, not {value!r}")
+_positive = attrs.validators.optional(attrs.validators.gt(0))
 
 
 def _innermost(function: Any) -> Any:

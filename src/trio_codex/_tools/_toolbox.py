@@ -13,6 +13,7 @@ import trio
 
 from trio_codex import wire
 from trio_codex._core._exceptions import describe_error, leaves_of
+from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex._tools._tool import Tool, ToolError
 from trio_codex._tools._tool_result import Image, ToolResult, image
 
@@ -113,10 +114,7 @@ class Toolbox:
         except Exception as exc:
             return _failure(tool, exc)
         except BaseExceptionGroup as group:
-            # A tool with a nursery of its own that failed while it was cancelled from outside.
-            cancelled, failed = group.split(trio.Cancelled)
-            if cancelled is None or not (failed is None or isinstance(failed, Exception)):
-                raise
+            cancelled, failed = cancelled_and_failed(group)
             if failed is not None:
                 _failure(tool, failed)
             raise cancelled from None

@@ -6,7 +6,7 @@ turns that are open, and their scopes see to their ends.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import attrs
 import trio
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 Carrier = Literal["turn", "thread", "client"]
 
 
-def _positive(_: object, attribute: attrs.Attribute[Any], value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"the {attribute.name} of a budget must be positive, not {value!r}")
+_positive = attrs.validators.optional(attrs.validators.gt(0))
 
 
 @attrs.frozen(kw_only=True)

@@ -460,4 +460,4 @@ async def open_goal(
         for turn in goal.turns:
             session.router.let_go_of_children(turn)
         session.router.let_go(state)
-    body.leave(goal.loss, goal.turns[-1].result() if goal.turns else None)
+    body.leave(goal.loss, lambda: goal.turns[-1].result() if goal.turns else None)

@@ -253,6 +253,10 @@ async def open_turn(
     session.connection.check_open()
     state.check_free()
     body = Body()
+    # Before there is a turn that anybody is told of: it may be that none may start.
+    meter = Meter("turn", budget)
+    spending = Spending((meter, state.meter, session.router.meter), body.fail)
+    body.scope.deadline = spending.deadline
     events = session.router.subscription()
     turn = TurnState(
         state,
@@ -262,9 +266,7 @@ async def open_turn(
         instruments=session.router.instruments,
         only_announced=only_announced,
     )
-    turn.meter = Meter("turn", budget)
-    spending = turn.spending = Spending((turn.meter, state.meter, session.router.meter), body.fail)
-    body.scope.deadline = spending.deadline
+    turn.meter, turn.spending = meter, spending
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
     watch: trio.CancelScope | None = None
@@ -284,7 +286,7 @@ async def open_turn(
         await body.finish(session, end_turn, session, turn)
     spending.close()
     session.router.let_go_of_children(turn)
-    body.leave(turn.loss() if turn.lost else None, turn.result())
+    body.leave(turn.loss() if turn.lost else None, turn.result)
 
 
 class Body:
@@ -334,10 +336,10 @@ class Body:
         except KeyboardInterrupt as exc:
             self._exit_request = exc
 
-    def leave(self, loss: BaseException | None, result: TurnResult | None) -> None:
+    def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
         """Raise what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
         failures = [
-            failure.in_turn(result) if isinstance(failure, BudgetExceeded) and result is not None else failure
+            failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
             for failure in self._failures
         ]
         chosen = self._exit_request or self._error or next(iter(failures), None)

@@ -19,7 +19,7 @@ from trio_codex.policies._decisions import (
     Grant,
     NetworkRule,
 )
-from trio_codex.policies._policy import KINDS, Policy
+from trio_codex.policies._policy import KINDS, Policy, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -178,12 +178,6 @@ class _Note:
             f"{name}={value!r}" for name, value in facts.items() if name not in ("kind", "outcome")
         )
         logger.log(level, "%s: %s %s", self._kind, self.outcome, text, extra={"decision": facts})
-
-
-def name_of(policy: Policy, kind: str) -> str:
-    """Give the name by which an audit calls a callback of a policy: the policy's, else the callback's own."""
-    callback = _callback(policy, kind)
-    return policy.name or getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
 
 def _callback(policy: Policy, kind: str) -> _Callback | None:

@@ -87,6 +87,12 @@ KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name 
 """The kinds of requests, by the names of the callbacks."""
 
 
+def name_of(policy: Policy, kind: str) -> str:
+    """Give the name by which an audit calls a callback of a policy: the policy's, else the callback's own."""
+    callback = getattr(policy, kind)
+    return policy.name or getattr(callback, "__qualname__", None) or type(callback).__qualname__
+
+
 async def _accept(_: object) -> Accept:
     await trio.lowlevel.checkpoint()
     return Accept()
