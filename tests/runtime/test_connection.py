@@ -13,9 +13,11 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_codex import errors
 from trio_codex._core._rpc import JunkKind
 from trio_codex._runtime._connection import (
-    CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
+    LINES_PER_CHUNK,
     LONG_LINE_CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
     Call,
     Connection,
     Death,
@@ -610,7 +612,7 @@ async def test_messages_reach_the_receiver_in_order_with_one_end_per_chunk():
         assert bench.connection.death is None
 
 
-async def test_a_long_line_is_read_in_large_pieces_and_everything_else_in_small_ones():
+async def test_as_much_is_read_at_once_as_some_lines_come_to_and_more_in_the_middle_of_a_long_one():
     sizes = []
 
     class Measuring(SlowStream):
@@ -623,13 +625,17 @@ async def test_a_long_line_is_read_in_large_pieces_and_everything_else_in_small_
         for _ in range(100):
             await bench.peer.send({"method": "m"})
         await wait_all_tasks_blocked()
-        assert set(sizes) == {CHUNK_BYTES}
+        assert set(sizes) == {MIN_CHUNK_BYTES}, "its lines are short"
+        sizes.clear()
+        await bench.peer.stream.send_all(b'{"method":"m","params":"%s"}\n' % (b"x" * 273) * 100)
+        await wait_all_tasks_blocked()
+        assert sizes[-1] == pytest.approx(LINES_PER_CHUNK * 300, rel=0.1)
         sizes.clear()
         await bench.peer.send({"method": "big", "params": "x" * 10**6})
         await wait_all_tasks_blocked()
         assert max(sizes) == LONG_LINE_CHUNK_BYTES
         assert len(sizes) < 10
-        assert sizes[-1] == CHUNK_BYTES
+        assert sizes[-1] == MAX_CHUNK_BYTES
         assert bench.receiver.got[-1].method == "big"
 
 

@@ -111,7 +111,8 @@ def test_a_later_field_of_any_object_changes_nothing_that_is_known(name: str) ->
 @pytest.mark.parametrize("method", sorted(wire.NOTIFICATIONS))
 def test_the_raw_parameters_of_any_event_hold_what_this_version_does_not_know(method: str) -> None:
     raw = {**least(DEFINITIONS[wire.NOTIFICATIONS[method]]), LATER: {"deep": [1]}}
-    event = Event(method, json.dumps(raw).encode(), None)
+    text = json.dumps(raw).encode()
+    event = Event(method, text, len(text))
     assert not isinstance(event.params, wire.UnknownNotification)
     assert event.raw == raw
 

@@ -12,13 +12,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
+import trio
 
-from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object, string_of
+from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object
 from trio_codex._requests._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
 from trio_codex._turns._budget import Meter
-from trio_codex._turns._event import DeltaMerger, Event, Route, event_of, route
+from trio_codex._turns._event import DeltaMerger, Event, Route, route
 from trio_codex._turns._turn_state import Series, ThreadListener, ThreadState, TurnState
 from trio_codex._turns._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
 
@@ -101,12 +102,17 @@ class Router:
         self._merger = DeltaMerger(instruments)
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
-        self._listeners: dict[str | None, list[Listener]] = {}
+        self._listeners: dict[str, list[Listener]] = {}
+        self._listeners_to_all: list[Listener] = []
         self._named: dict[tuple[str, str], ThreadListener] = {}
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
-        self._handlers: dict[str, Callable[[Event], None]] = {
+        self._now: float | None = None
+        """When the chunk that is being read came: asking for the time costs as much as decoding a line."""
+        self._handlers: dict[str, Callable[[Event, Route], None]] = {
+            "turn/started": self._on_turn_started,
+            USAGE_METHOD: self._on_usage,
             "serverRequest/resolved": self._on_resolved,
             "thread/status/changed": self._on_status,
             REVIEW_STARTED: self._on_review,
@@ -163,12 +169,16 @@ class Router:
 
     def attach(self, listener: Listener, *methods: str) -> None:
         """Tell a listener of all that comes from now on, or of the named methods only."""
-        for method in methods or (None,):
+        if not methods:
+            self._listeners_to_all.append(listener)
+        for method in methods:
             self._listeners.setdefault(method, []).append(listener)
 
     def unlisten(self, subscription: Listener) -> None:
         """Undo :meth:`listen` and :meth:`attach`."""
         subscription.release()
+        if subscription in self._listeners_to_all:
+            self._listeners_to_all.remove(subscription)
         for method, subscriptions in list(self._listeners.items()):
             if subscription in subscriptions:
                 subscriptions.remove(subscription)
@@ -203,42 +213,39 @@ class Router:
 
     def on_notification(self, notification: Notification) -> None:
         """Lead a notification to whom it concerns."""
-        where = route(notification.params)
-        event = event_of(notification)
+        method, params = notification.method, notification.params
+        where = route(params)
+        event = Event(method, params, len(params), notification.emitted_at)
         if "event_received" in self.instruments:
             self.instruments.call("event_received", self.instruments.connection, event)
-        heard = self._publish(event)
-        if (handle := self._handlers.get(notification.method)) is not None:
-            handle(event)
-        thread_id = where.thread_id
+        heard = (method in self._listeners or bool(self._listeners_to_all)) and self._publish(event)
+        if (handle := self._handlers.get(method)) is not None:
+            handle(event, where)
+        # The properties of a route cost, and most events have both ids in plain sight.
+        thread_id = where.threadId or where.thread_id
         if thread_id is None:
-            if key := KEYS.get(notification.method):
-                name = string_of(parse_object(event.json).get(key))
-                if name is not None and (listener := self._named.get((notification.method, name))):
-                    listener.put(event)
+            if method in KEYS:
+                self._lead(event)
             elif not heard:
                 self._unheard.append(event)
             return
         state = self._threads.get(thread_id)
-        if notification.method == "turn/started":
-            state = self.thread(thread_id)
-            self._on_turn_started(state, where)
-        elif notification.method == USAGE_METHOD:
-            self._on_usage(thread_id, state, event)
         if state is None:
             return
         if state.parent is not None:
             self._tell_about_agent(state, event)
         for listener in state.listeners:
             listener.put(event)
-        turn, turn_id = state.turn, where.turn_id
+        turn, turn_id = state.turn, where.turnId or where.turn_id
         if turn is None or turn_id is None or not turn.goes_by(turn_id):
             return
-        if notification.method == "turn/completed":
+        if method == "turn/completed":
             turn.end(event)
             self._forget_turn(state, turn)
             return
-        turn.take(event)
+        if self._now is None:
+            self._now = trio.current_time()
+        turn.take(event, self._now)
         if turn.reducer.children:
             self._adopt_children(turn)
 
@@ -267,6 +274,7 @@ class Router:
 
     def on_chunk_end(self) -> None:
         """Wake the consumers that have something to read."""
+        self._now = None
         self._wakeups.flush()
 
     def on_death(self, death: Death) -> None:
@@ -282,46 +290,59 @@ class Router:
                 subscription.end(death.exception)
         for named in self._named.values():
             named.end(death.exception)
-        for listeners in self._listeners.values():
+        for listeners in (self._listeners_to_all, *self._listeners.values()):
             for listener in listeners:
                 listener.end(death.exception)
         self._wakeups.flush()
 
     def report(self, method: str, params: object) -> None:
         """Publish an event of our own to the listeners of the connection."""
-        self._publish(Event(method, msgspec.json.encode(params), None))
+        json = msgspec.json.encode(params)
+        self._publish(Event(method, json, len(json)))
         self._wakeups.flush()
 
     def _publish(self, event: Event) -> bool:
         """Give an event to the listeners of the connection; say whether there was one."""
-        listeners = [*self._listeners.get(event.method, ()), *self._listeners.get(None, ())]
+        listeners = [*self._listeners.get(event.method, ()), *self._listeners_to_all]
         for listener in listeners:
             listener.put(event)
         return bool(listeners)
 
+    def _lead(self, event: Event) -> None:
+        """Give an event to whoever started what it is of."""
+        try:
+            name = getattr(msgspec.json.decode(event.json, type=_Name), KEYS[event.method])
+        except UNREADABLE:
+            return
+        if (listener := self._named.get((event.method, name))) is not None:
+            listener.put(event)
+
     def _report_junk(self, reason: str, head: bytes, size: int) -> None:
         logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
-        self._publish(Event(JUNK_METHOD, msgspec.json.encode({"reason": reason, "size": size}), None))
+        json = msgspec.json.encode({"reason": reason, "size": size})
+        self._publish(Event(JUNK_METHOD, json, len(json)))
 
-    def _on_resolved(self, event: Event) -> None:
+    def _on_resolved(self, event: Event, _: Route) -> None:
         try:
             resolved = msgspec.json.decode(event.json, type=_Resolved)
         except UNREADABLE:
             return
         self.dispatcher.withdraw(resolved.requestId)
 
-    def _on_status(self, event: Event) -> None:
+    def _on_status(self, event: Event, _: Route) -> None:
         params = object_of(event.raw)
         state = self._threads.get(str(params.get("threadId")))
         if state is not None:
             flags = list_of(object_of(params.get("status")).get("activeFlags"))
             state.flags = tuple(flag for flag in flags if isinstance(flag, str))
 
-    def _on_review(self, event: Event) -> None:
+    def _on_review(self, event: Event, _: Route) -> None:
         self.audit.on_review(event)
 
-    def _on_turn_started(self, state: ThreadState, where: Route) -> None:
-        turn_id = where.turn_id
+    def _on_turn_started(self, _: Event, where: Route) -> None:
+        if where.thread_id is None:
+            return
+        state, turn_id = self.thread(where.thread_id), where.turn_id
         if turn_id is None or turn_id in state.past_turn_ids:
             return
         turn = state.turn or state.begin_turn(turn_id, self.instruments)
@@ -343,7 +364,11 @@ class Router:
             if state.parent is not None:
                 state.parent.reducer.children[state.id] = None
 
-    def _on_usage(self, thread_id: str, state: ThreadState | None, event: Event) -> None:
+    def _on_usage(self, event: Event, where: Route) -> None:
+        thread_id = where.thread_id
+        if thread_id is None:
+            return
+        state = self._threads.get(thread_id)
         params = parse_object(event.json)
         turn_id = reported_turn_id(params)
         turn = None if state is None else state.turn
@@ -392,6 +417,13 @@ class Router:
 
 class _Resolved(msgspec.Struct):
     requestId: int | str
+
+
+class _Name(msgspec.Struct):
+    """By which a client knows what an event is of. See :data:`KEYS`."""
+
+    processId: str | None = None
+    watchId: str | None = None
 
 
 _HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')

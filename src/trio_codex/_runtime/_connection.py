@@ -14,6 +14,7 @@ import trio
 
 from trio_codex._core._framing import Frame, LineBuffer
 from trio_codex._core._rpc import (
+    Inbound,
     Junk,
     JunkKind,
     Notification,
@@ -37,9 +38,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_codex")
 
-CHUNK_BYTES: Final = 8 * 1024
-"""What the reader takes per wake-up: some 40 deltas, as many as a consumer takes before it lets other tasks run. With
-more, the reader would outrun every consumer of a busy connection."""
+LINES_PER_CHUNK: Final = 56
+"""How many lines the reader means to take per wake-up: nearly as many as a consumer takes before it lets other tasks run.
+With more, the reader would outrun every consumer of a busy connection; with fewer, waking up would cost more than reading."""
+
+MIN_CHUNK_BYTES: Final = 8 * 1024
+MAX_CHUNK_BYTES: Final = 32 * 1024
+"""What that may come to in bytes, however short or long the last lines were."""
 
 LONG_LINE_CHUNK_BYTES: Final = 1024 * 1024
 """The same in the middle of a long line, where no consumer has anything to do yet. It is what the pipe holds at most."""
@@ -424,26 +429,39 @@ class Connection:
     async def _read(self) -> None:
         reason = "the server closed the connection"
         try:
-            size = CHUNK_BYTES
+            size = MIN_CHUNK_BYTES
             while chunk := await self._receive_stream.receive_some(size):
                 if self.death is None:
-                    self._take_chunk(chunk)
-                size = LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes > CHUNK_BYTES else CHUNK_BYTES
+                    size = self._next_size(len(chunk), self._take_chunk(chunk))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         if self.death is None and (rest := self._lines.feed_eof()) is not None:
-            self._take(rest)
+            self._take_other(self._rpc.receive(rest))
             self._receiver.on_chunk_end()
         self._drained.set()
         await self.lose(reason)
 
-    def _take_chunk(self, chunk: bytes | bytearray) -> None:
+    def _next_size(self, size: int, lines: int) -> int:
+        """Tell how much to take next, after so many bytes in so many lines."""
+        if self._lines.unfinished_bytes > MIN_CHUNK_BYTES:
+            return LONG_LINE_CHUNK_BYTES
+        wanted = LINES_PER_CHUNK * size // max(lines, 1)
+        return min(max(wanted, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+
+    def _take_chunk(self, chunk: bytes | bytearray) -> int:
+        """Take what the lines say that a chunk completes; give how many these were."""
         frames = self._lines.feed(chunk)
         if self._instruments:
             self._tell(frames)
+        receive, on_notification = self._rpc.receive, self._receiver.on_notification
         for frame in frames:
-            self._take(frame)
+            message = receive(frame)
+            if isinstance(message, Notification):
+                on_notification(message)
+            else:
+                self._take_other(message)
         self._receiver.on_chunk_end()
+        return len(frames)
 
     def _tell(self, frames: Iterable[Frame]) -> None:
         instruments = self._instruments
@@ -455,18 +473,15 @@ class Connection:
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
                 )
 
-    def _take(self, frame: Frame) -> None:
-        message = self._rpc.receive(frame)
-        if isinstance(message, Notification):
-            self._receiver.on_notification(message)
-        elif isinstance(message, Reply):
+    def _take_other(self, message: Inbound[Call]) -> None:
+        if isinstance(message, Reply):
             message.token.settle(message.result, message.error)
         elif isinstance(message, ServerRequest):
             self.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)
-        else:
+        elif isinstance(message, Junk):
             logger.debug("%s: a line of %d bytes", message.kind.value, message.size)
             if self._instruments and message.kind is not JunkKind.TOO_LONG:
                 self._instruments.call(

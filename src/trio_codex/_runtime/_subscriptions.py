@@ -70,8 +70,14 @@ class Wakeups:
                 subscription.wake()
 
 
+class _Standing:
+    """An entry of our own, which stands for what the consumer gets."""
+
+    __slots__ = ()
+
+
 @attrs.define(eq=False)
-class _Growing(Generic[E]):
+class _Growing(_Standing, Generic[E]):
     """Deltas of one item that are merged while they wait."""
 
     key: Hashable
@@ -82,7 +88,7 @@ class _Growing(Generic[E]):
 
 
 @attrs.define(eq=False)
-class _Overflow:
+class _Overflow(_Standing):
     error: SubscriptionOverflow
     size: int = 0
 
@@ -119,6 +125,7 @@ class Subscription(Generic[E]):
         self._error: Callable[[], Exception] | None = None
         self._reading = False
         self._consumer: trio.lowlevel.Task | None = None
+        self._wakeup_due = False
         self._credit = SCHEDULE_EVERY_EVENTS
         self._slice_end = 0.0
 
@@ -138,8 +145,8 @@ class Subscription(Generic[E]):
             self._bytes += event.size
             if self._bytes > self._max_bytes:
                 self._overflow()
-        if self._consumer is not None:
-            self._wakeups.add(self)
+        if self._consumer is not None and not self._wakeup_due:
+            self._announce()
 
     def put_last(self, event: E) -> None:
         """Add the event that ends the stream, whatever the bounds, and end it."""
@@ -156,7 +163,7 @@ class Subscription(Generic[E]):
             self._error = error
             self._growing.clear()
         if self._consumer is not None:
-            self._wakeups.add(self)
+            self._announce()
 
     def release(self) -> None:
         """Drop what is buffered and take nothing more: nobody is going to read it."""
@@ -166,13 +173,19 @@ class Subscription(Generic[E]):
         self._growing.clear()
         self._bytes = 0
         if self._consumer is not None:
-            self._wakeups.add(self)
+            self._announce()
 
     def wake(self) -> None:
         """Let the consumer run, if it waits."""
+        self._wakeup_due = False
         if self._consumer is not None:
             task, self._consumer = self._consumer, None
             trio.lowlevel.reschedule(task)
+
+    def _announce(self) -> None:
+        if not self._wakeup_due:
+            self._wakeup_due = True
+            self._wakeups.add(self)
 
     def _put_lagging(self, event: E) -> None:
         delta = self._merger.delta(event)
@@ -221,37 +234,35 @@ class Subscription(Generic[E]):
         """
         if self._reading:
             raise trio.BusyResourceError("another task is iterating over these events")
+        buffer = self._buffer
+        self._credit -= 1
+        if buffer and self._credit > 0 and perf_counter() < self._slice_end:
+            # Lets no other task run unless it raises, so that nobody can take what is in the buffer meanwhile.
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await self._let_others_run()
+            if not buffer:
+                self._raise_end()
+        entry = buffer.popleft()
+        self._bytes -= entry.size
+        if isinstance(entry, _Standing):
+            return self._redeemed(entry)
+        return entry
+
+    async def _let_others_run(self) -> None:
+        """Be a schedule point, and wait until there is something in the buffer, or nothing will come."""
         self._reading = True
         try:
             if self._buffer:
-                await self._take_turns()
+                await trio.lowlevel.checkpoint()
             else:
                 await self._wait()
         finally:
             self._reading = False
-        if not self._buffer:
-            self._raise_end()
-        entry = self._buffer.popleft()
-        self._bytes -= entry.size
-        if isinstance(entry, _Growing):
-            growing = cast("_Growing[E]", entry)
-            self._growing.pop(growing.key, None)
-            return self._merger.merged(growing.first, growing.text.getvalue(), growing.count)
-        if isinstance(entry, _Overflow):
-            raise entry.error
-        return entry
-
-    async def _take_turns(self) -> None:
-        """Be a cancellation point, and now and then a schedule point."""
-        self._credit -= 1
-        if self._credit > 0 and perf_counter() < self._slice_end:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
-            self._begin_slice()
+        self._credit = SCHEDULE_EVERY_EVENTS
+        self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
 
     async def _wait(self) -> None:
-        """Wait until there is something in the buffer, or nothing will come."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._ended or self._released:
             await trio.lowlevel.checkpoint()
@@ -259,15 +270,18 @@ class Subscription(Generic[E]):
         while not (self._buffer or self._ended or self._released):
             self._consumer = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
-        self._begin_slice()
 
     def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self._consumer = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _begin_slice(self) -> None:
-        self._credit = SCHEDULE_EVERY_EVENTS
-        self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
+    def _redeemed(self, entry: _Standing) -> E:
+        """Give what an entry of our own stands for."""
+        if isinstance(entry, _Overflow):
+            raise entry.error
+        growing = cast("_Growing[E]", entry)
+        self._growing.pop(growing.key, None)
+        return self._merger.merged(growing.first, growing.text.getvalue(), growing.count)
 
     def _raise_end(self) -> NoReturn:
         if self._error is not None:

@@ -21,7 +21,7 @@ from trio_codex._turns._waiting import last_event_at, waiting_on, watch_idle
 from trio_codex.errors import BudgetExceeded, DecodeError, RequestTimeout, RpcError, TurnActive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 
     from trio_codex import wire
     from trio_codex._client._session import Session
@@ -137,7 +137,7 @@ class Turn(Generic[OutputT_co]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Give the next event.
 
         A cancellation point; a schedule point at least every 64 events or 1 ms.
@@ -147,7 +147,7 @@ class Turn(Generic[OutputT_co]):
             SubscriptionOverflow: This consumer lagged beyond the bounds of ``event_buffer``. The turn goes on.
             trio.BusyResourceError: Another task is iterating.
         """
-        return await self._events.__anext__()
+        return self._events.__anext__()
 
     def text(self) -> TurnText:
         """Iterate over the agent's text: the deltas of its messages, and the whole of one that came without deltas.

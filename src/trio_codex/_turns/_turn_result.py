@@ -122,20 +122,12 @@ class TurnReducer:
         self._error: Any = None
         self._turn: dict[str, Any] = {}
         self._status: TurnStatus | str | None = None
-        self._handlers: dict[str, Callable[[dict[str, Any]], None]] = {
-            "item/started": self._on_item_started,
-            "item/completed": self._on_item_completed,
-            "thread/tokenUsage/updated": self._on_usage,
-            "turn/diff/updated": self._on_diff,
-            "error": self._on_error,
-            "turn/completed": self._on_turn,
-        }
 
     def feed(self, method: str, json: Json) -> None:
         """Take an event of the turn."""
-        handle = self._handlers.get(method)
+        handle = REDUCED.get(method)
         if handle is not None:
-            handle(parse_object(json))
+            handle(self, parse_object(json))
 
     def end(self) -> None:
         """Settle the outcome by the terminal event, if it was fed, else as lost. Only the first time counts."""
@@ -219,6 +211,17 @@ class TurnReducer:
 
     def _on_turn(self, params: dict[str, Any]) -> None:
         self._turn = object_of(params.get("turn"))
+
+
+REDUCED: Final[dict[str, Callable[[TurnReducer, dict[str, Any]], None]]] = {
+    "item/started": TurnReducer._on_item_started,
+    "item/completed": TurnReducer._on_item_completed,
+    "thread/tokenUsage/updated": TurnReducer._on_usage,
+    "turn/diff/updated": TurnReducer._on_diff,
+    "error": TurnReducer._on_error,
+    "turn/completed": TurnReducer._on_turn,
+}
+"""The events that say something about the outcome, and what becomes of them."""
 
 
 def _structured(type_: type[T], value: Any) -> T | None:

@@ -14,7 +14,7 @@ import trio
 from trio_codex._core._json import Json, object_of, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._turns._budget import Meter
-from trio_codex._turns._turn_result import TurnReducer, TurnResult
+from trio_codex._turns._turn_result import REDUCED, TurnReducer, TurnResult
 from trio_codex.errors import TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
@@ -133,7 +133,7 @@ class TurnState:
         """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
         if self.id is None:
             return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
-        return turn_id in (self.id, self.active_id, self.root_id)
+        return turn_id == self.id or turn_id in (self.active_id, self.root_id)
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
         """Take the id under which the server has announced it: an inline review has another than it answered with."""
@@ -160,10 +160,11 @@ class TurnState:
             self.spending.never_started()
         self._close("refused")
 
-    def take(self, event: Event) -> None:
-        """Take an event of this turn."""
-        self.last_event_at = trio.current_time()
-        self.reducer.feed(event.method, event.json)
+    def take(self, event: Event, now: float) -> None:
+        """Take an event of this turn, at a Trio time."""
+        self.last_event_at = now
+        if event.method in REDUCED:
+            self.reducer.feed(event.method, event.json)
         if self.events is not None:
             self.events.put(event)
 

@@ -117,7 +117,8 @@ class Timeline(Screen):
                 Text.assemble((method, "yellow"), f"  {one_line(str(what), 120)}"), mark=Text("? ", "yellow")
             )
             return
-        event = Event(method, msgspec.json.encode(params), message.get("emittedAtMs"))
+        json = msgspec.json.encode(params)
+        event = Event(method, json, len(json), message.get("emittedAtMs"))
         key = (entry.connection, params.get("threadId"))
         cwd = self._cwds.get(params.get("threadId"), ".")
         progress = self._turns.setdefault(key, Progress(self, cwd))
