@@ -218,7 +218,9 @@ class Router:
         event = Event(method, params, len(params), notification.emitted_at)
         if "event_received" in self.instruments:
             self.instruments.call("event_received", self.instruments.connection, event)
-        heard = (method in self._listeners or bool(self._listeners_to_all)) and self._publish(event)
+        heard = False
+        if method in self._listeners or self._listeners_to_all:
+            heard = self._publish(event)
         if (handle := self._handlers.get(method)) is not None:
             handle(event, where)
         # The properties of a route cost, and most events have both ids in plain sight.
@@ -237,7 +239,7 @@ class Router:
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turnId or where.turn_id
-        if turn is None or turn_id is None or not turn.goes_by(turn_id):
+        if turn is None or turn_id is None or not (turn_id == turn.id or turn.goes_by(turn_id)):
             return
         if method == "turn/completed":
             turn.end(event)

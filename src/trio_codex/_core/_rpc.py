@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 import attrs
 import msgspec
@@ -29,14 +29,13 @@ ABANDONED_IDS_KEPT: Final = 4096
 # -- what comes out ------------------------------------------------------------------------------------------------
 
 
-# The first three are made for each line, and by nothing but numbers and bytes: structs cost a third of an attrs class, and
-# need no garbage collector.
+# Structs, where one is made for each line: they cost a third of an attrs class, and nothing for the garbage collector.
 class Notification(msgspec.Struct, frozen=True, gc=False):
     """A notification of the server; ``params`` is raw JSON (empty if it had none), ``emitted_at`` in ms."""
 
-    method: str
-    params: msgspec.Raw
-    emitted_at: float | None = None
+    method: str = ""
+    params: msgspec.Raw = msgspec.Raw()
+    emitted_at: float | None = msgspec.field(default=None, name="emittedAtMs")
 
 
 class OversizeNotification(msgspec.Struct, frozen=True):
@@ -206,9 +205,6 @@ class RpcState(Generic[T]):
                 envelope = _decode_envelope(frame)
             except UNREADABLE:
                 return self._receive_unusual(frame)
-            if envelope.method is not None and envelope.id is msgspec.UNSET:
-                # Of a busy connection, nearly every line.
-                return Notification(envelope.method, envelope.params, envelope.emittedAtMs)
             return self._classify(envelope, frame)
         if isinstance(frame, TruncatedLine):
             return self._note(JunkKind.TRUNCATED, frame.head, frame.size)
@@ -222,13 +218,12 @@ class RpcState(Generic[T]):
         return line
 
     def _classify(self, envelope: _Envelope, frame: bytes) -> Inbound[T]:
-        method = envelope.method
-        if method is not None:
+        if envelope.method:
             if envelope.id is msgspec.UNSET:
-                return Notification(method, envelope.params, envelope.emittedAtMs)
+                return envelope
             if envelope.id is None:
                 return self._note(JunkKind.NOT_JSON_RPC, frame)
-            return self._open_server_request(envelope.id, method, envelope.params, frame, len(frame))
+            return self._open_server_request(envelope.id, envelope.method, envelope.params, frame, len(frame))
         if envelope.id is msgspec.UNSET or envelope.id is None:
             return self._note(JunkKind.NOT_JSON_RPC, frame)
         return self._settle(envelope.id, frame, envelope)
@@ -307,13 +302,12 @@ class RpcState(Generic[T]):
 # -- reading a line ------------------------------------------------------------------------------------------------
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _Envelope(Notification, frozen=True, gc=False):
+    """Any message. Most are notifications, and with nothing else set it is one."""
+
     id: int | str | msgspec.UnsetType | None = msgspec.UNSET
-    method: str | None = None
-    params: msgspec.Raw = msgspec.Raw()
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    emittedAtMs: float | None = None
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
@@ -325,18 +319,18 @@ def _lenient_envelope(value: object) -> _Envelope | None:
     method = message.get("method")
     if not message or not (method is None or isinstance(method, str)):
         return None
-    envelope = _Envelope(method=method)
+    members: dict[str, Any] = {"method": method or ""}
     if "id" in message:
         request_id = message["id"]
         usable = isinstance(request_id, int | str) and not isinstance(request_id, bool)
-        envelope.id = request_id if usable else None
+        members["id"] = request_id if usable else None
     emitted_at = message.get("emittedAtMs")
     if isinstance(emitted_at, int | float) and not isinstance(emitted_at, bool):
-        envelope.emittedAtMs = emitted_at
+        members["emitted_at"] = emitted_at
     for member in ("params", "result", "error"):
         if member in message:
-            setattr(envelope, member, msgspec.Raw(msgspec.json.encode(message[member])))
-    return envelope
+            members[member] = msgspec.Raw(msgspec.json.encode(message[member]))
+    return _Envelope(**members)
 
 
 _OBJECT = re.compile(rb"\s*\{")

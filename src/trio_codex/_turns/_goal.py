@@ -10,7 +10,7 @@ import contextvars
 import logging
 import math
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import trio
@@ -28,7 +28,7 @@ from trio_codex.errors import BudgetExceeded, CodexError, DecodeError, RequestTi
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from trio_codex._client._session import Session
     from trio_codex._client._thread import Thread
@@ -368,12 +368,12 @@ class Goal:
             raise TurnActive(self._thread.id, self.turn_id)
         return self._state.result()
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> Subscription[Event]:
+        return self._state.events
 
-    async def __anext__(self) -> Event:
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Give the next event. Checkpoints and raises as iterating over a :class:`Turn`."""
-        return await self._state.events.__anext__()
+        return self._state.events.__anext__()
 
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""

@@ -134,8 +134,9 @@ class Turn(Generic[OutputT_co]):
         """What it waits for at the moment; ``None`` when it has ended. See :attr:`last_event_at` for how long."""
         return waiting_on(self._session.router, self._state)
 
-    def __aiter__(self) -> Self:
-        return self
+    def __aiter__(self) -> Subscription[Event]:
+        # Not itself: a loop then needs no call of ours for each event.
+        return self._events
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
         """Give the next event.

@@ -8,7 +8,7 @@ as it comes: nothing here raises on a strange value.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, Generic, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, cast
 
 import attrs
 
@@ -125,7 +125,7 @@ class TurnReducer:
 
     def feed(self, method: str, json: Json) -> None:
         """Take an event of the turn."""
-        handle = REDUCED.get(method)
+        handle = self.HANDLERS.get(method)
         if handle is not None:
             handle(self, parse_object(json))
 
@@ -212,16 +212,18 @@ class TurnReducer:
     def _on_turn(self, params: dict[str, Any]) -> None:
         self._turn = object_of(params.get("turn"))
 
+    HANDLERS: ClassVar[dict[str, Callable[[TurnReducer, dict[str, Any]], None]]] = {
+        "item/started": _on_item_started,
+        "item/completed": _on_item_completed,
+        "thread/tokenUsage/updated": _on_usage,
+        "turn/diff/updated": _on_diff,
+        "error": _on_error,
+        "turn/completed": _on_turn,
+    }
 
-REDUCED: Final[dict[str, Callable[[TurnReducer, dict[str, Any]], None]]] = {
-    "item/started": TurnReducer._on_item_started,
-    "item/completed": TurnReducer._on_item_completed,
-    "thread/tokenUsage/updated": TurnReducer._on_usage,
-    "turn/diff/updated": TurnReducer._on_diff,
-    "error": TurnReducer._on_error,
-    "turn/completed": TurnReducer._on_turn,
-}
-"""The events that say something about the outcome, and what becomes of them."""
+
+REDUCED: Final = frozenset(TurnReducer.HANDLERS)
+"""The events that say something about the outcome. Most do not: text on its way is none of them."""
 
 
 def _structured(type_: type[T], value: Any) -> T | None:

@@ -133,7 +133,7 @@ class TurnState:
         """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
         if self.id is None:
             return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
-        return turn_id == self.id or turn_id in (self.active_id, self.root_id)
+        return turn_id in (self.id, self.active_id, self.root_id)
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
         """Take the id under which the server has announced it: an inline review has another than it answered with."""
