@@ -106,8 +106,8 @@ MUTATIONS = [
     ),
     Mutation(
         "G4", "the reader waits for callbacks", "_runtime/_connection.py",
-        "                    size = self._next_size(len(chunk), self._take_chunk(chunk))\n",
-        "                    self._take_chunk(chunk)\n                    while self._receiver.dispatcher._open:\n                        await trio.sleep(0.01)\n",
+        "                    share = self._take_chunk(chunk)\n",
+        "                    share = self._take_chunk(chunk)\n                    while self._receiver.dispatcher._open:\n                        await trio.sleep(0.01)\n",
         "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
     ),
     Mutation(

@@ -1,6 +1,7 @@
 """One connection against a scripted peer: requests, the window, whole lines, the one death."""
 
 import contextlib
+import itertools
 import json
 import math
 from contextlib import asynccontextmanager
@@ -15,7 +16,6 @@ from trio_codex._core._rpc import JunkKind
 from trio_codex._runtime._connection import (
     DIAGNOSIS_SECONDS,
     LINES_PER_CHUNK,
-    LONG_LINE_CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MIN_CHUNK_BYTES,
     Call,
@@ -43,14 +43,16 @@ class StubReceiver:
         self.got = []
         self.deaths = []
         self.chunks = 0
+        self.consumers = 1
 
     def on_notification(self, notification):
         self.got.append(notification)
 
     on_oversize = on_server_request = on_junk = on_notification
 
-    def on_chunk_end(self):
+    def on_chunk_end(self, lines):
         self.chunks += 1
+        return -(-lines // self.consumers)
 
     def on_death(self, death):
         self.deaths.append(death)
@@ -633,10 +635,28 @@ async def test_as_much_is_read_at_once_as_some_lines_come_to_and_more_in_the_mid
         sizes.clear()
         await bench.peer.send({"method": "big", "params": "x" * 10**6})
         await wait_all_tasks_blocked()
-        assert max(sizes) == LONG_LINE_CHUNK_BYTES
+        assert max(sizes) == MAX_CHUNK_BYTES
         assert len(sizes) < 10
-        assert sizes[-1] == MAX_CHUNK_BYTES
+        assert sizes[-1] < 3 * LINES_PER_CHUNK * 300, "a long line tells nothing about the next ones"
         assert bench.receiver.got[-1].method == "big"
+
+
+async def test_the_more_consumers_share_the_lines_the_more_are_read_at_once():
+    sizes = []
+
+    class Measuring(SlowStream):
+        async def receive_some(self, max_bytes=None):
+            sizes.append(max_bytes)
+            return await super().receive_some(max_bytes)
+
+    client_end, server_end = memory_stream_pair()
+    async with connected(streams=(Measuring(client_end), server_end)) as bench:
+        bench.receiver.consumers = 1000
+        for _ in range(10):
+            await bench.peer.stream.send_all(b'{"method":"m","params":"%s"}\n' % (b"x" * 273) * 10_000)
+        await wait_all_tasks_blocked()
+        assert max(sizes) == MAX_CHUNK_BYTES
+        assert all(later <= 2 * size for size, later in itertools.pairwise(sizes)), "step by step"
 
 
 @pytest.mark.parametrize("request_id", [0, 1, "0", ""])

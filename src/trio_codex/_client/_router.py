@@ -274,10 +274,12 @@ class Router:
         """Report a line that was of no use."""
         self._report_junk(junk.kind.value, junk.head, junk.size)
 
-    def on_chunk_end(self) -> None:
-        """Wake the consumers that have something to read."""
+    def on_chunk_end(self, lines: int) -> int:
+        """Wake the consumers that have something to read; say how many of the lines one of them has to take at most."""
         self._now = None
-        self._wakeups.flush()
+        woken = self._wakeups.flush()
+        # What did not go to them may be all for one consumer that lags, or for nobody.
+        return max(max(woken, default=0), lines - sum(woken))
 
     def on_death(self, death: Death) -> None:
         """End every turn as lost and every subscription with the cause."""

@@ -39,15 +39,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trio_codex")
 
 LINES_PER_CHUNK: Final = 56
-"""How many lines the reader means to take per wake-up: nearly as many as a consumer takes before it lets other tasks run.
-With more, the reader would outrun every consumer of a busy connection; with fewer, waking up would cost more than reading."""
+"""How many lines for the busiest consumer the reader means to take per wake-up: nearly as many as one takes before it lets
+other tasks run. With more, the reader would outrun it; with fewer, waking up would cost more than reading."""
 
 MIN_CHUNK_BYTES: Final = 8 * 1024
-MAX_CHUNK_BYTES: Final = 32 * 1024
-"""What that may come to in bytes, however short or long the last lines were."""
-
-LONG_LINE_CHUNK_BYTES: Final = 1024 * 1024
-"""The same in the middle of a long line, where no consumer has anything to do yet. It is what the pipe holds at most."""
+MAX_CHUNK_BYTES: Final = 1024 * 1024
+"""What that may come to in bytes. The most is what the pipe holds; it is taken in the middle of a long line, where no
+consumer has anything to do yet, and where the lines are of hundreds of consumers."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
@@ -73,8 +71,16 @@ class Receiver(Protocol):
     def on_junk(self, junk: Junk) -> None:
         """Take note of a line that was of no use."""
 
-    def on_chunk_end(self) -> None:
-        """Wake consumers: this was the last message of a chunk."""
+    def on_chunk_end(self, lines: int) -> int:
+        """Wake consumers: this was the last message of a chunk.
+
+        Args:
+            lines: How many lines the chunk had.
+
+        Returns:
+            How many of these one consumer has to take, at most.
+        """
+        ...
 
     def on_death(self, death: Death) -> None:
         """Fail what waits: nothing more will come."""
@@ -430,26 +436,23 @@ class Connection:
         reason = "the server closed the connection"
         try:
             size = MIN_CHUNK_BYTES
-            while chunk := await self._receive_stream.receive_some(size):
+            while chunk := await self._receive_stream.receive_some(self._wanted(size)):
                 if self.death is None:
-                    size = self._next_size(len(chunk), self._take_chunk(chunk))
+                    share = self._take_chunk(chunk)
+                    size = _next_size(size, len(chunk), share)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         if self.death is None and (rest := self._lines.feed_eof()) is not None:
             self._take_other(self._rpc.receive(rest))
-            self._receiver.on_chunk_end()
+            self._receiver.on_chunk_end(1)
         self._drained.set()
         await self.lose(reason)
 
-    def _next_size(self, size: int, lines: int) -> int:
-        """Tell how much to take next, after so many bytes in so many lines."""
-        if self._lines.unfinished_bytes > MIN_CHUNK_BYTES:
-            return LONG_LINE_CHUNK_BYTES
-        wanted = LINES_PER_CHUNK * size // max(lines, 1)
-        return min(max(wanted, MIN_CHUNK_BYTES), MAX_CHUNK_BYTES)
+    def _wanted(self, size: int) -> int:
+        return MAX_CHUNK_BYTES if self._lines.unfinished_bytes > MIN_CHUNK_BYTES else size
 
     def _take_chunk(self, chunk: bytes | bytearray) -> int:
-        """Take what the lines say that a chunk completes; give how many these were."""
+        """Take what the lines say that a chunk completes; give how many of them one consumer has to take at most."""
         frames = self._lines.feed(chunk)
         if self._instruments:
             self._tell(frames)
@@ -460,8 +463,7 @@ class Connection:
                 on_notification(message)
             else:
                 self._take_other(message)
-        self._receiver.on_chunk_end()
-        return len(frames)
+        return self._receiver.on_chunk_end(len(frames))
 
     def _tell(self, frames: Iterable[Frame]) -> None:
         instruments = self._instruments
@@ -488,6 +490,16 @@ class Connection:
                     "line_discarded", self._instruments.connection, message.kind.value, message.size
                 )
             self._receiver.on_junk(message)
+
+
+def _next_size(size: int, received: int, share: int) -> int:
+    """Tell how much to take next, after so many bytes, of which the busiest consumer has to take so many lines."""
+    if share == 0:
+        # Nobody has anything to do, or all of it is the middle of a long line: that tells nothing about the next ones.
+        return size
+    wanted = LINES_PER_CHUNK * received // share
+    # At most twice as much as last time: the next lines may be others, and shorter.
+    return max(MIN_CHUNK_BYTES, min(wanted, 2 * size, MAX_CHUNK_BYTES))
 
 
 def _outcome_of(error: CodexError | None) -> RequestOutcome:

@@ -62,12 +62,10 @@ class Wakeups:
         """Note that there is something for a waiting consumer."""
         self._due.append(subscription)
 
-    def flush(self) -> None:
-        """Wake them."""
-        if self._due:
-            due, self._due = self._due, []
-            for subscription in due:
-                subscription.wake()
+    def flush(self) -> list[int]:
+        """Wake them; give how much there is for each of them."""
+        due, self._due = self._due, []
+        return [subscription.wake() for subscription in due]
 
 
 class _Standing:
@@ -175,12 +173,13 @@ class Subscription(Generic[E]):
         if self._consumer is not None:
             self._announce()
 
-    def wake(self) -> None:
-        """Let the consumer run, if it waits."""
+    def wake(self) -> int:
+        """Let the consumer run, if it waits; say how many entries there are for it."""
         self._wakeup_due = False
         if self._consumer is not None:
             task, self._consumer = self._consumer, None
             trio.lowlevel.reschedule(task)
+        return len(self._buffer)
 
     def _announce(self) -> None:
         if not self._wakeup_due:
