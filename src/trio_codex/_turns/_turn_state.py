@@ -6,7 +6,7 @@ A thread has at most one open turn, whoever started it: a second ``turn/start`` 
 
 from __future__ import annotations
 
-from collections import deque
+from functools import cached_property
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
@@ -242,7 +242,6 @@ class ThreadState:
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Who gets every event of it.
         series: What stands for the turns that the server starts by itself, also between two of them.
-        shell_lock: Held while the item of a shell command is not known yet.
         policy: The policy given for this thread.
         tools: The tools given for this thread.
         cwd: Its working directory, as last told.
@@ -259,7 +258,6 @@ class ThreadState:
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
         self.listeners: list[ThreadListener] = []
-        self.shell_lock: trio.Lock = trio.Lock()
         self.series: Series | None = None
         self.policy: Policy | None = None
         self.tools: Toolbox | None = None
@@ -268,8 +266,13 @@ class ThreadState:
         self.held_requests = 0
         self.meter: Meter = Meter("thread")
         self.held = 0
-        self.past_turn_ids: deque[str] = deque(maxlen=PAST_TURNS_KEPT)
+        self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: list[TurnState] = []
+
+    @cached_property
+    def shell_lock(self) -> trio.Lock:
+        """Held while the item of a shell command is not known yet."""
+        return trio.Lock()
 
     @property
     def owner(self) -> TurnState | None:
@@ -318,4 +321,5 @@ class ThreadState:
             self.past_turns.append(turn)
         if self.turn is turn:
             self.turn = None
-        self.past_turn_ids.extend({turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None})
+        ids = {turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None}
+        self.past_turn_ids = (*self.past_turn_ids, *ids)[-PAST_TURNS_KEPT:]
