@@ -164,7 +164,7 @@ BOUNDS = {
     "_client/_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_runtime/_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_runtime/_proctree": {"END_BOUND"},
-    "_tools/_toolbox": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
+    "_tools/_calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 

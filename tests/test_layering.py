@@ -219,6 +219,23 @@ def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
     assert "trio_codex._api._generated" not in loaded
 
 
+def test_importing_the_client_loads_no_policies_and_no_tools(loaded):
+    assert not {name for name in loaded if name.startswith("trio_codex.policies")}
+    assert not loaded & {
+        "trio_codex._requests._asking",
+        "trio_codex._tools._tool",
+        "trio_codex._tools._calling",
+    }
+
+
+def test_what_is_imported_late_is_there_all_the_same():
+    assert {"policies", "Policy", "tools", "tool", "open_codex"} <= set(dir(trio_codex))
+    assert trio_codex.Policy is trio_codex.policies.Policy
+    assert trio_codex.tool is trio_codex.tools.tool
+    with pytest.raises(AttributeError, match="no attribute 'gadget'"):
+        _ = trio_codex.gadget
+
+
 # -- the suite's own leak check ------------------------------------------------------------------------------------
 
 LEAKS = {

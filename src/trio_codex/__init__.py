@@ -3,9 +3,10 @@
 A session, a turn and an approval are scopes: when a scope ends, what it started has ended, on the server too.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from trio_codex import errors as errors
-from trio_codex import policies as policies
-from trio_codex import tools as tools
 from trio_codex import wire as wire
 from trio_codex._client._client import Codex as Codex
 from trio_codex._client._client import ServerMetadata as ServerMetadata
@@ -71,7 +72,26 @@ from trio_codex._turns._turn_result import TurnResult as TurnResult
 from trio_codex._turns._turn_result import TurnStatus as TurnStatus
 from trio_codex._turns._usage import TokenUsage as TokenUsage
 from trio_codex._turns._waiting import WaitingOn as WaitingOn
-from trio_codex.policies import Policy as Policy
-from trio_codex.tools import tool as tool
+
+if TYPE_CHECKING:
+    from trio_codex import policies as policies
+    from trio_codex import tools as tools
+    from trio_codex.policies import Policy as Policy
+    from trio_codex.tools import tool as tool
 
 __version__ = _VERSION
+
+_LAZY = {"policies": "policies", "Policy": "policies", "tools": "tools", "tool": "tools"}
+"""What is imported when it is first used: a client without policies and tools needs none of their forty classes."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    value = globals()[name] = module if name == _LAZY[name] else getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

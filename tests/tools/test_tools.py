@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
-from trio_codex._tools._toolbox import Toolbox, result_of
+from trio_codex._tools._calling import result_of
+from trio_codex._tools._toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS

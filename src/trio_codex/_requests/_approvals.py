@@ -1,40 +1,25 @@
-"""Who decides on what the server asks: owns the look-up of policies and tools, and what follows from their decisions."""
+"""Who decides on what the server asks: owns the policies and tools of a client, and the records of what was decided."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import msgspec
-import trio
-
-from trio_codex._client._router import UNKNOWN_REQUEST_METHOD
-from trio_codex._core._exceptions import describe_error
-from trio_codex._core._json import UNREADABLE
-from trio_codex._requests._audit import Audit, DecidedBy, Entry
-from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
-from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
-from trio_codex._runtime._nursery import cancelled_and_failed
-from trio_codex._turns._event import route
-from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.policies import Abstain, Cancel, ToolCallRequest
-from trio_codex.policies._policy import name_of
-from trio_codex.wire import _convert
+from trio_codex._requests._audit import Audit
+from trio_codex._runtime._dispatch import CallbackGroup
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable
 
     from trio_codex import wire
     from trio_codex._client._router import Router
     from trio_codex._core._rpc import ServerRequest
-    from trio_codex._runtime._dispatch import Outcome
+    from trio_codex._runtime._dispatch import Handler
     from trio_codex._tools._toolbox import Toolbox
-    from trio_codex._turns._turn_state import ThreadState, TurnState
+    from trio_codex._turns._turn_state import TurnState
     from trio_codex.policies import Policy
 
 logger = logging.getLogger("trio_codex")
-
-METHOD_NOT_FOUND: Final = -32601
 
 BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 """What the server decides by itself where its settings say so. Questions and tool calls come in any case."""
@@ -49,6 +34,10 @@ class Approvals:
         tools: The client's tools.
 
     Attributes:
+        router: Knows the threads and turns.
+        policy: The client's policy.
+        tools: The client's tools.
+        unowned: The callbacks of requests that no open turn of this client is asked by.
         audit: The records of what was decided.
         interrupt: Interrupts a turn, later; set before the reader starts.
     """
@@ -56,11 +45,11 @@ class Approvals:
     interrupt: Callable[[TurnState], object]
 
     def __init__(self, router: Router, policy: Policy | None, tools: Toolbox | None = None) -> None:
-        self._policy = policy
+        self.router = router
+        self.policy = policy
+        self.tools = tools
+        self.unowned: CallbackGroup = CallbackGroup()
         self.audit: Audit = Audit()
-        self._router = router
-        self._tools = tools
-        self._unowned = CallbackGroup()
         self._warned = False
 
     def warn_if_bypassed(
@@ -69,7 +58,7 @@ class Approvals:
         policy: Policy | None,
     ) -> None:
         """Say once that policies are not asked, if the settings of a thread see to that."""
-        asked = (each for each in (policy, self._policy) if each is not None)
+        asked = (each for each in (policy, self.policy) if each is not None)
         if self._warned or not any(getattr(each, kind) for each in asked for kind in BYPASSED):
             return
         if settings.approval_policy == "never":
@@ -83,141 +72,7 @@ class Approvals:
 
     def resolve(self, request: ServerRequest) -> Handler:
         """Tell how a request is to be answered. Called on the reader; raises nothing."""
-        method = request.method
-        where = None if request.params is None else route(request.params)
-        thread_id = None if where is None else where.thread_id or where.conversationId
-        entry = self.audit.begin(request.id, method, thread_id)
-        kind = KINDS.get(method)
-        if kind is None:
-            self._router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
-            denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))
-            return self._deny(entry, denial, "this version does not know the request")
-        if request.params is None:
-            return self._deny(entry, kind.denial, "its line was too long, or cannot be read")
-        state = None if thread_id is None else self._router.find(thread_id)
-        try:
-            params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
-            question = kind.ask(params, _background(state))
-        except (DecodeError, *UNREADABLE) as exc:
-            return self._deny(entry, kind.denial, f"it cannot be read: {exc}")
-        entry.ask(question)
-        deciders = list(self._deciders(kind, question, state))
-        if not deciders:
-            return self._deny(entry, kind.denial, "no policy of this client decides on it")
-        asking = _Asking(self, kind, question, deciders, entry, state)
-        return Handler(self._group(state), kind.denial, asking.decide, asking.settled)
+        # Imported at the first request: the types of all the kinds cost more than the rest of a client.
+        from trio_codex._requests._asking import resolve
 
-    def _deny(self, entry: Entry, denial: Answer, reason: str) -> Handler:
-        logger.warning("denied %s: %s", entry.method, reason)
-        entry.reason = reason
-        return Handler(self._unowned, denial, None, entry.settle)
-
-    def _deciders(
-        self, kind: Kind, question: object, state: ThreadState | None
-    ) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
-        """Give who decides, the innermost first, with their names."""
-        owner = state.owner if state is not None else None
-        thread = owner.thread if owner is not None else state
-        levels = (
-            (DecidedBy.turn, owner.policy if owner is not None else None),
-            (DecidedBy.thread, thread.policy if thread is not None else None),
-            (DecidedBy.client, self._policy),
-        )
-        if isinstance(question, ToolCallRequest):
-            for tools in (thread.tools if thread is not None else None, self._tools):
-                tool = None if tools is None else tools.find(question.namespace, question.tool)
-                if tools is not None and tool is not None:
-                    yield DecidedBy.tool, tool.full_name, tools.call
-                    return
-        for level, policy in levels:
-            callback = None if policy is None else getattr(policy, kind.callback)
-            if policy is not None and callback is not None:
-                yield level, name_of(policy, kind.callback), callback
-
-    def _group(self, state: ThreadState | None) -> CallbackGroup:
-        owner = state.owner if state is not None else None
-        if owner is None or owner.callbacks is None or owner.ended.is_set():
-            # A child agent may ask after its parent's turn has ended (Q24): there is no open turn to fail or to leave.
-            return self._unowned
-        return owner.callbacks
-
-
-class _Asking:
-    """One question on its way through those who may decide on it."""
-
-    def __init__(
-        self,
-        approvals: Approvals,
-        kind: Kind,
-        question: Any,
-        deciders: list[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]],
-        entry: Entry,
-        state: ThreadState | None,
-    ) -> None:
-        self._approvals = approvals
-        self._kind = kind
-        self._question = question
-        self._deciders = deciders
-        self._entry = entry
-        self._state = state
-        # From here on, on the reader: what the server waits for is with us.
-        if state is not None and not isinstance(question, ToolCallRequest):
-            state.held_requests += 1
-
-    async def decide(self) -> Answer:
-        """Ask one after the other until one does not abstain."""
-        entry = self._entry
-        await trio.lowlevel.checkpoint()
-        for entry.decided_by, entry.policy, callback in self._deciders:
-            try:
-                decision = await callback(self._question)
-                if not isinstance(decision, Abstain):
-                    return self._answer(decision)
-            except Exception as exc:
-                if not isinstance(self._question, ToolCallRequest):
-                    raise
-                return self._failed_call(self._question, exc)
-            except BaseExceptionGroup as group:
-                if not isinstance(self._question, ToolCallRequest):
-                    raise
-                cancelled, failed = cancelled_and_failed(group)
-                if failed is not None:
-                    self._failed_call(self._question, failed)
-                raise cancelled from None
-        entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
-        logger.warning("denied %s: %s", entry.method, entry.reason)
-        return self._kind.denial
-
-    def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Note how it ended."""
-        if self._state is not None and not isinstance(self._question, ToolCallRequest):
-            self._state.held_requests -= 1
-        self._entry.settle(outcome, reason)
-
-    def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
-        """A tool that fails is no failed turn: the agent is told, and may do without."""
-        logger.error("the tool %s failed", call.tool, exc_info=exc)
-        self._entry.reason = describe_error(exc)
-        return failed_call(self._entry.reason)
-
-    def _answer(self, decision: object) -> Answer:
-        answer = self._kind.answer(self._question, decision)
-        if answer is None:
-            problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
-            raise PolicyError(self._entry.method, problem)
-        self._entry.decision = decision
-        turn = self._state.turn if self._state is not None else None
-        if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
-            interrupt = self._approvals.interrupt
-            return Answer(answer.result, answer.error, lambda: interrupt(turn))
-        return answer
-
-
-def _background(state: ThreadState | None) -> Background:
-    if state is None:
-        return Background()
-    turn = state.turn
-    ancestors = tuple(state.ancestors())
-    if turn is None:
-        return Background(ancestors=ancestors, cwd=state.cwd)
-    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get)
+        return resolve(self, request)

@@ -37,14 +37,15 @@ class Event(msgspec.Struct, eq=False, gc=False):
     size: int
     emitted_at: float | None = None
     merged: int = 1
-    _params: wire.Wire | None = None
+    _params: Any = None
 
     @property
     def params(self) -> wire.Wire:
         """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or they do not fit the schema."""
         if self._params is None:
             self._params = _convert.decode_notification_json(self.method, self.json)
-        return self._params
+        params: wire.Wire = self._params
+        return params
 
     @property
     def thread_id(self) -> str | None:

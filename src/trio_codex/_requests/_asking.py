@@ -1,0 +1,179 @@
+"""One request of the server on its way to an answer: owns who is asked, in which order, and what follows from a decision."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from trio_codex._client._router import UNKNOWN_REQUEST_METHOD
+from trio_codex._core._exceptions import describe_error
+from trio_codex._core._json import UNREADABLE
+from trio_codex._requests._audit import DecidedBy, Entry
+from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
+from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
+from trio_codex._runtime._nursery import cancelled_and_failed
+from trio_codex._turns._event import route
+from trio_codex.errors import DecodeError, PolicyError
+from trio_codex.policies import Abstain, Cancel, ToolCallRequest
+from trio_codex.policies._policy import name_of
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from trio_codex._core._rpc import ServerRequest
+    from trio_codex._requests._approvals import Approvals
+    from trio_codex._runtime._dispatch import Outcome
+    from trio_codex._turns._turn_state import ThreadState
+
+logger = logging.getLogger("trio_codex")
+
+METHOD_NOT_FOUND: Final = -32601
+
+
+def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
+    """Tell how a request is to be answered. Raises nothing."""
+    method = request.method
+    where = None if request.params is None else route(request.params)
+    thread_id = None if where is None else where.thread_id or where.conversationId
+    entry = approvals.audit.begin(request.id, method, thread_id)
+    kind = KINDS.get(method)
+    if kind is None:
+        approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
+        denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))
+        return _deny(approvals, entry, denial, "this version does not know the request")
+    if request.params is None:
+        return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
+    state = None if thread_id is None else approvals.router.find(thread_id)
+    try:
+        params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
+        question = kind.ask(params, _background(state))
+    except (DecodeError, *UNREADABLE) as exc:
+        return _deny(approvals, entry, kind.denial, f"it cannot be read: {exc}")
+    entry.ask(question)
+    deciders = list(_deciders(approvals, kind, question, state))
+    if not deciders:
+        return _deny(approvals, entry, kind.denial, "no policy of this client decides on it")
+    asking = _Asking(approvals, kind, question, deciders, entry, state)
+    return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
+
+
+def _deny(approvals: Approvals, entry: Entry, denial: Answer, reason: str) -> Handler:
+    logger.warning("denied %s: %s", entry.method, reason)
+    entry.reason = reason
+    return Handler(approvals.unowned, denial, None, entry.settle)
+
+
+def _deciders(
+    approvals: Approvals, kind: Kind, question: object, state: ThreadState | None
+) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
+    """Give who decides, the innermost first, with their names."""
+    owner = state.owner if state is not None else None
+    thread = owner.thread if owner is not None else state
+    levels = (
+        (DecidedBy.turn, owner.policy if owner is not None else None),
+        (DecidedBy.thread, thread.policy if thread is not None else None),
+        (DecidedBy.client, approvals.policy),
+    )
+    if isinstance(question, ToolCallRequest):
+        for tools in (thread.tools if thread is not None else None, approvals.tools):
+            tool = None if tools is None else tools.find(question.namespace, question.tool)
+            if tools is not None and tool is not None:
+                yield DecidedBy.tool, tool.full_name, tools.call
+                return
+    for level, policy in levels:
+        callback = None if policy is None else getattr(policy, kind.callback)
+        if policy is not None and callback is not None:
+            yield level, name_of(policy, kind.callback), callback
+
+
+def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
+    owner = state.owner if state is not None else None
+    if owner is None or owner.callbacks is None or owner.ended.is_set():
+        # A child agent may ask after its parent's turn has ended (Q24): there is no open turn to fail or to leave.
+        return approvals.unowned
+    return owner.callbacks
+
+
+class _Asking:
+    """One question on its way through those who may decide on it."""
+
+    def __init__(
+        self,
+        approvals: Approvals,
+        kind: Kind,
+        question: Any,
+        deciders: list[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]],
+        entry: Entry,
+        state: ThreadState | None,
+    ) -> None:
+        self._approvals = approvals
+        self._kind = kind
+        self._question = question
+        self._deciders = deciders
+        self._entry = entry
+        self._state = state
+        # From here on, on the reader: what the server waits for is with us.
+        if state is not None and not isinstance(question, ToolCallRequest):
+            state.held_requests += 1
+
+    async def decide(self) -> Answer:
+        """Ask one after the other until one does not abstain."""
+        entry = self._entry
+        await trio.lowlevel.checkpoint()
+        for entry.decided_by, entry.policy, callback in self._deciders:
+            try:
+                decision = await callback(self._question)
+                if not isinstance(decision, Abstain):
+                    return self._answer(decision)
+            except Exception as exc:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                return self._failed_call(self._question, exc)
+            except BaseExceptionGroup as group:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                cancelled, failed = cancelled_and_failed(group)
+                if failed is not None:
+                    self._failed_call(self._question, failed)
+                raise cancelled from None
+        entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
+        logger.warning("denied %s: %s", entry.method, entry.reason)
+        return self._kind.denial
+
+    def settled(self, outcome: Outcome, reason: str | None) -> None:
+        """Note how it ended."""
+        if self._state is not None and not isinstance(self._question, ToolCallRequest):
+            self._state.held_requests -= 1
+        self._entry.settle(outcome, reason)
+
+    def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
+        """A tool that fails is no failed turn: the agent is told, and may do without."""
+        logger.error("the tool %s failed", call.tool, exc_info=exc)
+        self._entry.reason = describe_error(exc)
+        return failed_call(self._entry.reason)
+
+    def _answer(self, decision: object) -> Answer:
+        answer = self._kind.answer(self._question, decision)
+        if answer is None:
+            problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
+            raise PolicyError(self._entry.method, problem)
+        self._entry.decision = decision
+        turn = self._state.turn if self._state is not None else None
+        if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
+            interrupt = self._approvals.interrupt
+            return Answer(answer.result, answer.error, lambda: interrupt(turn))
+        return answer
+
+
+def _background(state: ThreadState | None) -> Background:
+    if state is None:
+        return Background()
+    turn = state.turn
+    ancestors = tuple(state.ancestors())
+    if turn is None:
+        return Background(ancestors=ancestors, cwd=state.cwd)
+    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get)

@@ -1,0 +1,124 @@
+"""One call of a tool: owns what becomes of what it returns or raises."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, cast
+
+import attrs
+import trio
+
+from trio_codex import wire
+from trio_codex._core._exceptions import describe_error, leaves_of
+from trio_codex._runtime._nursery import cancelled_and_failed
+from trio_codex._tools._json_values import Unfit, to_json
+from trio_codex._tools._tool import ToolError
+from trio_codex._tools._tool_result import Image, ToolResult, image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_codex._tools._toolbox import AnyTool
+    from trio_codex.policies import ToolCallRequest
+
+logger = logging.getLogger("trio_codex")
+
+NO_SUCH_TOOL = "This client has no such tool."
+NO_RESULT = "done"
+"""What the agent gets from a tool that returns nothing: an empty result would look like a failure."""
+
+
+async def call(
+    tool: AnyTool | None,
+    request: ToolCallRequest,
+    place: Callable[[AnyTool], AbstractAsyncContextManager[object]],
+) -> ToolResult:
+    """Call a tool, if there is one. See :meth:`Toolbox.call`.
+
+    Args:
+        tool: The tool.
+        request: What the agent wants of it.
+        place: Gives what to hold while it runs.
+    """
+    await trio.lowlevel.checkpoint()
+    if tool is None:
+        return ToolResult.of_text(NO_SUCH_TOOL, success=False)
+    try:
+        return _sendable(await _run(tool, request, place))
+    except Exception as exc:
+        return _failure(tool, exc)
+    except BaseExceptionGroup as group:
+        cancelled, failed = cancelled_and_failed(group)
+        if failed is not None:
+            _failure(tool, failed)
+        raise cancelled from None
+
+
+async def _run(
+    tool: AnyTool,
+    request: ToolCallRequest,
+    place: Callable[[AnyTool], AbstractAsyncContextManager[object]],
+) -> ToolResult:
+    try:
+        bound = tool.bind(request)
+    except Unfit as exc:
+        await trio.lowlevel.checkpoint()
+        return ToolResult.of_text(f"Invalid arguments: {exc}", success=False)
+    async with place(tool):
+        with trio.move_on_after(math.inf if tool.timeout is None else tool.timeout):
+            return result_of(await tool.function(*bound.args, **bound.kwargs))
+    return ToolResult.of_text(
+        f"The tool was cancelled: it did not finish within {tool.timeout:g} s.", success=False
+    )
+
+
+def result_of(value: object) -> ToolResult:
+    """Make a result of what a tool returned.
+
+    Raises:
+        TypeError: It cannot be written as JSON.
+        ValueError: It is bytes, and no image.
+    """
+    match value:
+        case ToolResult():
+            return value
+        case None:
+            return ToolResult.of_text(NO_RESULT)
+        case str():
+            return ToolResult.of_text(value)
+        case bytes():
+            return ToolResult((image(value),))
+        case Image():
+            return ToolResult((value,))
+        case list() | tuple() if _has_image(parts := cast("Sequence[object]", value)):
+            return ToolResult([item for part in parts for item in result_of(part).content])
+        case _:
+            return ToolResult.of_text(to_json(value).decode())
+
+
+def _has_image(parts: Sequence[object]) -> bool:
+    return any(isinstance(part, (Image, bytes)) for part in parts)
+
+
+def _failure(tool: AnyTool, exc: Exception) -> ToolResult:
+    """Tell the agent what a tool raised, and the log where it came from; a ``ToolError`` is no news to the log."""
+    leaves = leaves_of(exc)
+    if not all(isinstance(leaf, ToolError) for leaf in leaves):
+        logger.error("the tool %s failed", tool.full_name, exc_info=exc)
+    texts = [str(leaf) if isinstance(leaf, ToolError) else describe_error(leaf) for leaf in leaves]
+    return _sendable(ToolResult.of_text("\n".join(texts), success=False))
+
+
+def _sendable(result: ToolResult) -> ToolResult:
+    """Spell lone surrogates out, as names of files may hold them: the line would be unreadable to the server (PROTOCOL Q10)."""
+    return attrs.evolve(
+        result,
+        content=[
+            item.evolve(text=item.text.encode(errors="backslashreplace").decode())
+            if isinstance(item, wire.InputTextDynamicToolCallOutputContentItem)
+            else item
+            for item in result.content
+        ],
+    )
