@@ -152,4 +152,4 @@ async def test_the_start_of_mcp_servers_is_told_as_events():
                     break
         assert states[-1] == ("broken", "failed")
         with trio.fail_after(5), pytest.raises(errors.RpcError):
-            await codex.mcp_login("broken")
+            await codex.mcp.login("broken")
