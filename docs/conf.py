@@ -39,7 +39,10 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|logging|msgspec|os|pathlib|trio|types|typing)\..*",
     ),
-    ("py:exc", r"(Assertion|Import|Key|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit"),
+    (
+        "py:exc",
+        r"(Assertion|Import|Key|Lookup|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit",
+    ),
     ("py:exc", r"tomllib\.TOMLDecodeError"),
     (
         "py:class",

@@ -108,7 +108,7 @@ class ThreadMcpServers:
             name: Its name in the configuration.
 
         Returns:
-            Its status: ``runtime_status`` says whether it is connected, ``tools_error`` why not.
+            Its status; ``runtime_status`` says whether it is connected, ``tools_error`` why not.
 
         Raises:
             LookupError: The thread has no such MCP server.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from trio_codex import wire
 from trio_codex.errors import DecodeError
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import os
 
     from trio_codex._client._session import Session
-
-    StrPath: TypeAlias = str | os.PathLike[str]
 
 
 class Skills:
@@ -25,7 +23,9 @@ class Skills:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    async def list(self, cwd: StrPath | None = None, *, rescan: bool = False) -> wire.SkillsListEntry:
+    async def list(
+        self, cwd: str | os.PathLike[str] | None = None, *, rescan: bool = False
+    ) -> wire.SkillsListEntry:
         """Tell which ones an agent finds that works in a directory.
 
         Args:
@@ -46,7 +46,7 @@ class Skills:
             raise DecodeError("skills/list", "$.data", "it has no entry for the directory")
         return response.data[0]
 
-    async def enable(self, name: str | None = None, *, path: StrPath | None = None) -> None:
+    async def enable(self, name: str | None = None, *, path: str | os.PathLike[str] | None = None) -> None:
         """Switch one on again, in the **configuration file** of the server: for all its clients, and for good.
 
         Args:
@@ -59,7 +59,7 @@ class Skills:
         """
         await self._write(name, path, enabled=True)
 
-    async def disable(self, name: str | None = None, *, path: StrPath | None = None) -> None:
+    async def disable(self, name: str | None = None, *, path: str | os.PathLike[str] | None = None) -> None:
         """Switch one off, in the **configuration file** of the server: for all its clients, and for good.
 
         Args:
@@ -72,7 +72,7 @@ class Skills:
         """
         await self._write(name, path, enabled=False)
 
-    async def set_extra_roots(self, *roots: StrPath) -> None:
+    async def set_extra_roots(self, *roots: str | os.PathLike[str]) -> None:
         """Have the server look in these directories, too, in place of those that were set before, as long as it runs.
 
         Args:
@@ -84,7 +84,7 @@ class Skills:
         params = wire.SkillsExtraRootsSetParams(extra_roots=[self._session.absolute(root) for root in roots])
         await self._session.request("skills/extraRoots/set", params)
 
-    async def _write(self, name: str | None, path: StrPath | None, *, enabled: bool) -> None:
+    async def _write(self, name: str | None, path: str | os.PathLike[str] | None, *, enabled: bool) -> None:
         if (name is None) == (path is None):
             raise ValueError("a skill is switched by its name or by its path")
         params = wire.SkillsConfigWriteParams(
