@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
+    "context_managers",
     "protocol_tables",
 ]
 exclude_patterns = ["_build"]
