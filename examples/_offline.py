@@ -161,7 +161,7 @@ def _write_script(example: str, model: MockModel) -> None:
             model.say('{"title": "Release 0.2", "days": 3}')
         case "notebook: deadline":
             model.hang("Chapter one. ")
-        case "exec_scope" | "watch_files":
+        case "exec_scope" | "watch_files" | "mcp_servers":
             pass
         case "review":
             model.say("No mistakes found.")

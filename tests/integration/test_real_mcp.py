@@ -8,7 +8,7 @@ import trio
 from oauth_mcp import oauth_mcp
 from real import offline
 
-from trio_codex import Policy, SkillInput, errors, policies, wire
+from trio_codex import CodexConfig, Policy, SkillInput, errors, policies, wire
 from trio_codex.testing import mcp_server
 
 pytestmark = pytest.mark.real
@@ -49,6 +49,13 @@ async def test_all_of_a_thread_are_told_of_once_the_last_has_started_or_failed()
         }  # fmt: skip
         assert "timed out" in found["mute"].tools_error
         assert "No such file" in found["broken"].tools_error
+
+
+async def test_a_slow_start_is_waited_for_beyond_the_timeout_of_requests():
+    slow = {**MUTE, "startup_timeout_sec": 1}
+    async with offline(CodexConfig(request_timeout=0.5), mcp_servers={"slow": slow}) as (codex, _, _home):
+        thread = await codex.thread_start()
+        assert (await thread.mcp.status("slow")).runtime_status == "failed"
 
 
 async def test_what_is_configured_is_told_without_a_thread():
@@ -120,6 +127,15 @@ async def test_what_a_tool_asks_its_user_goes_to_the_policy_of_the_thread():
         thread = await codex.thread_start(policy=Policy(elicitation=greet))
         answer = json.loads(text_of(await thread.mcp.call("held", "ask")))
         assert (answer["action"], answer["content"]) == ("accept", {"name": "Ada"})
+
+
+async def test_with_the_approval_policy_never_the_server_declines_what_a_tool_asks():
+    async def fail(_):
+        pytest.fail("nobody is to be asked")
+
+    async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
+        thread = await codex.thread_start(policy=Policy(elicitation=fail))
+        assert json.loads(text_of(await thread.mcp.call("held", "ask")))["action"] == "decline"
 
 
 async def test_two_calls_of_one_mcp_server_may_ask_at_the_same_time():

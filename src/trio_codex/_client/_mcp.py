@@ -125,7 +125,8 @@ class ThreadMcpServers:
         """Call a tool. Waits until the MCP server has started.
 
         Nobody is asked for approval: the call is yours, not the agent's. What the MCP server asks its user meanwhile goes
-        to the thread's policy, then the client's; with the approval policy ``never`` the server declines it by itself.
+        to the thread's policy, then the client's; with the approval policy ``never`` the server declines it by itself
+        (PROTOCOL Q58).
 
         If this is cancelled, the call goes on to its end, whose result is dropped: the protocol cannot cancel it (PROTOCOL
         Q28). It ends with the MCP server, when the thread is unloaded.
