@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.intersphinx",
     "sphinx.ext.napoleon",
     "sphinxcontrib_trio",
+    "context_managers",
     "protocol_tables",
 ]
 exclude_patterns = ["_build"]
@@ -39,7 +40,10 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|logging|msgspec|os|pathlib|trio|types|typing)\..*",
     ),
-    ("py:exc", r"(Assertion|Import|Key|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit"),
+    (
+        "py:exc",
+        r"(Assertion|Import|Key|Lookup|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit",
+    ),
     ("py:exc", r"tomllib\.TOMLDecodeError"),
     (
         "py:class",

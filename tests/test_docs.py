@@ -150,8 +150,11 @@ def test_no_block_is_overlooked() -> None:
         assert (ROOT / name).read_text().count("```python") == len(blocks), name
 
 
-def test_programs_of_the_readme_fit_on_a_screen() -> None:
-    assert [block.line for block in BLOCKS["README.md"] if block.code.count("\n") > 20] == []
+def test_blocks_of_the_readme_have_less_than_20_lines_of_code() -> None:
+    """Blank lines aside. All but that on deadlines are programs: they run as they are."""
+    counts = {block.line: len(list(filter(None, block.code.splitlines()))) for block in BLOCKS["README.md"]}
+    assert [line for line, count in counts.items() if count >= 20] == []
+    assert [block.is_program for block in BLOCKS["README.md"]] == [True, True, True, False, True]
 
 
 def test_every_guarantee_is_proven_by_tests_that_exist() -> None:

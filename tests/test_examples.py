@@ -33,6 +33,12 @@ OUTPUT = {
         nobody came; the login ended: .+
         nobody is logged in
     """,
+    "mcp_servers": r"""
+        notes is connected: ask, ask_url, plain, safe
+        broken is failed: MCP startup failed: No such file or directory \(os error 2\)
+        called: {"page": 7}
+        read: hello
+    """,
     "models_and_metadata": r"""
         codex 0\.163\.0 on linux, pid \d+
         mock-model: The model stand-in of trio-codex \(efforts: low, medium\)

@@ -90,3 +90,15 @@ def test_what_can_be_imported_from_two_modules_is_the_same_and_documented_once(
     assert getattr(importlib.import_module(module), name) is getattr(importlib.import_module(home), name)
     assert name in documented_names()[home]
     assert name not in documented_names()[module]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_signature_of_every_public_name_can_be_told(module: str) -> None:
+    """To the reference, to ``help()`` and to a notebook: some kinds of classes evaluate their annotations for it."""
+    found = importlib.import_module(module)
+    for name in public_names(found):
+        value = getattr(found, name)
+        if inspect.isfunction(value) or (
+            inspect.isclass(value) and not issubclass(value, dict | BaseException)
+        ):
+            inspect.signature(value)

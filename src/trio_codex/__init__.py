@@ -14,6 +14,8 @@ from trio_codex._client._history import ItemsView as ItemsView
 from trio_codex._client._history import TurnsView as TurnsView
 from trio_codex._client._login import LoginHandle as LoginHandle
 from trio_codex._client._login import McpLogin as McpLogin
+from trio_codex._client._mcp import McpServers as McpServers
+from trio_codex._client._mcp import ThreadMcpServers as ThreadMcpServers
 from trio_codex._client._open import connect_codex as connect_codex
 from trio_codex._client._open import open_codex as open_codex
 from trio_codex._client._options import ApprovalMode as ApprovalMode
@@ -28,6 +30,7 @@ from trio_codex._client._options import TurnOptions as TurnOptions
 from trio_codex._client._paging import Pager as Pager
 from trio_codex._client._retry import is_retryable_error as is_retryable_error
 from trio_codex._client._retry import retry_on_overload as retry_on_overload
+from trio_codex._client._skills import Skills as Skills
 from trio_codex._client._thread import Thread as Thread
 from trio_codex._launch._config import VERSION as _VERSION
 from trio_codex._launch._config import CodexConfig as CodexConfig

@@ -64,6 +64,7 @@ DEFERRED = {
     "mcpServer/oauth/login": "the MCP server's authorization server",
     "mcpServer/resource/read": "the MCP server",
     "mcpServer/tool/call": "the end of the tool call, which nothing can cancel",
+    "mcpServerStatus/list": "the start of the MCP servers that it tells of",
     "plugin/install": "downloads",
     "plugin/reconcile": "downloads",
     "plugin/share/checkout": "a download",

@@ -37,6 +37,7 @@ async def test_threads_are_listed_newest_first_as_a_table_and_as_json(home, stor
     assert {row[header.index("directory") :].strip() for row in rows} == {str(home.workspace), "~"}
     assert "Where is it?" in ended.out
     assert "\x1b" not in ended.out
+    assert (await run_cli("threads", home=home)).out == ended.out
     ended = await run_cli("threads", "list", "--json", "--cwd", home.home, "-n", "1", home=home)
     [thread] = ended.events
     assert thread["id"] == stored[2]

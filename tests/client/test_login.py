@@ -201,7 +201,7 @@ async def test_a_login_to_an_mcp_server_is_waited_for(login_id):
     async with scripted() as (codex, server):
         ids = {} if login_id is None else {"loginId": login_id}
         server.give("mcpServer/oauth/login", {"authorizationUrl": "https://auth.example/mcp", **ids})
-        login = await codex.mcp_login("docs", scopes=["read"])
+        login = await codex.mcp.login("docs", scopes=["read"])
         assert (login.name, login.authorization_url) == ("docs", "https://auth.example/mcp")
         await server.notify(
             "mcpServer/oauthLogin/completed", {"name": "other", "success": False, "loginId": "x"}
@@ -214,13 +214,13 @@ async def test_a_login_to_an_mcp_server_is_waited_for(login_id):
 async def test_an_earlier_login_to_an_mcp_server_is_not_taken_for_the_next():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.give("mcpServer/oauth/login", {"authorizationUrl": "https://auth.example/mcp"})
-        first = await codex.mcp_login("docs")
+        first = await codex.mcp.login("docs")
         await server.notify("mcpServer/oauthLogin/completed", {"name": "docs", "success": False})
         assert not (await first.wait()).success
         ended = []
 
         async def body():
-            ended.append(await (await codex.mcp_login("docs")).wait())
+            ended.append(await (await codex.mcp.login("docs")).wait())
 
         nursery.start_soon(body)
         await trio.testing.wait_all_tasks_blocked()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -383,6 +384,69 @@ async def test_a_patch_approval(decision):
         if decision == "accepted":
             assert result.diff is not None
             assert "+new line" in result.diff
+
+
+PATCH = """\
+*** Begin Patch
+*** Update File: kept.txt
+@@
+ one
+-two
++2
+*** Add File: new.txt
++new
+*** Delete File: old.txt
+*** End Patch
+"""
+
+
+@pytest.mark.parametrize("directory", [".", "below"])
+async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_revert(directory):
+    async with offline(sandbox_mode="workspace-write") as (codex, model, home):
+        git_init(home.workspace)
+        cwd = home.workspace / directory
+        cwd.mkdir(exist_ok=True)
+        before = {"kept.txt": "one\ntwo\n", "old.txt": "old\n"}
+        for name, text in before.items():
+            (cwd / name).write_text(text)
+
+        def files():
+            return {path.name: path.read_text() for path in cwd.iterdir() if path.is_file()}
+
+        model.say("hello")
+        model.apply_patch(PATCH)
+        model.say("done")
+        thread = await codex.thread_start(cwd=cwd)
+        first = await thread.run("hello")
+        result = await thread.run("patch it")
+        assert files() == {"kept.txt": "one\n2\n", "new.txt": "new\n"}
+
+        # The paths of the diff are those from the root of the repository.
+        async with codex.exec(["git", "apply", "--reverse"], cwd=home.workspace) as git:
+            await git.stdin.send_all(result.diff.encode())
+            await git.stdin.aclose()
+            assert await git.wait() == 0
+        assert files() == before
+        await thread.revert(result.id)
+        assert [turn.id async for turn in thread.turns()] == [first.id]
+        model.say("hello again")
+        await thread.run("and now?")
+        assert "patch it" not in str(model.requests[-1].body)
+
+
+async def test_the_diff_of_a_turn_tells_of_patches_and_not_of_what_commands_wrote():
+    async with offline(sandbox_mode="workspace-write") as (codex, model, home):
+        git_init(home.workspace)
+        model.run_command("echo text >written.txt")
+        model.say("done")
+        thread = await codex.thread_start()
+        result = await thread.run("write it")
+        assert (home.workspace / "written.txt").exists()
+        assert result.diff is None
+
+
+def git_init(directory):
+    subprocess.run(["git", "init", "-q"], cwd=directory, check=True)
 
 
 async def test_without_a_policy_a_command_is_denied(caplog):

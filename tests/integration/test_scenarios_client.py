@@ -6,6 +6,7 @@ beside this one, with the reason.
 
 import importlib.resources
 import inspect
+import itertools
 import re
 
 import pytest
@@ -128,6 +129,46 @@ async def test_a_turn_whose_time_is_up_has_ended_on_the_server():
         assert len(model.requests) <= 1
 
 
+LIMITS = {"tokens": Budget(tokens=60), "turns": Budget(turns=1), "seconds": Budget(seconds=0.3)}
+KEPT = [("turn", "tokens"), ("turn", "seconds"), *itertools.product(("thread", "client"), LIMITS)]
+
+
+@real
+@pytest.mark.parametrize(("carrier", "limit"), KEPT)
+async def test_a_budget_of_a_turn_a_thread_or_a_client_is_kept_and_says_what_was_used(carrier, limit):
+    def budget_of(what):
+        return {"budget": LIMITS[limit]} if what == carrier else {}
+
+    async with offline(**budget_of("client")) as (codex, model, _):
+        thread = await codex.thread_start(**budget_of("thread"))
+        model.respond(ToolCall("exec_command", {"cmd": "true", "login": False}), Usage(20, 2))
+        if limit == "turns":
+            model.say("done")
+            await thread.run("once", **budget_of("turn"))
+        else:
+            model.respond(ToolCall("exec_command", {"cmd": "true", "login": False}), Usage(40, 2))
+            model.default = Response(Hang())
+        with pytest.raises(errors.BudgetExceeded) as caught:
+            await thread.run("on and on", **budget_of("turn"))
+        error = caught.value
+        assert (error.carrier, error.limit, error.allowed) == (carrier, limit, getattr(LIMITS[limit], limit))
+        if limit == "turns":
+            assert (error.used, error.result) == (1, None)
+        else:
+            assert error.used > error.allowed
+            assert error.result.status is TurnStatus.interrupted
+        stored = [turn.status async for turn in thread.turns()]
+        assert stored == ["completed" if limit == "turns" else "interrupted"]
+        # What is used up for one is used up for all that it covers, and for nothing else.
+        model.default = Response(Text("more"))
+        other = await codex.thread_start()
+        if carrier == "client":
+            with pytest.raises(errors.BudgetExceeded):
+                await other.run("me, too")
+        else:
+            assert (await other.run("me, too")).final_response == "more"
+
+
 # -- what only the server can say ----------------------------------------------------------------------------------
 
 
@@ -152,4 +193,4 @@ async def test_the_start_of_mcp_servers_is_told_as_events():
                     break
         assert states[-1] == ("broken", "failed")
         with trio.fail_after(5), pytest.raises(errors.RpcError):
-            await codex.mcp_login("broken")
+            await codex.mcp.login("broken")

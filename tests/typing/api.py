@@ -1,5 +1,6 @@
 """What type checkers make of the main API. Never run: mypy and pyright read it."""
 
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import assert_type
@@ -18,15 +19,18 @@ from trio_codex import (
     GoalResult,
     ImageInput,
     LoginHandle,
+    McpServers,
     Pager,
     Policy,
     RemoteProcess,
     Sandbox,
     ServerMetadata,
+    Skills,
     Subscription,
     Terminals,
     TextInput,
     Thread,
+    ThreadMcpServers,
     TokenUsage,
     Turn,
     TurnResult,
@@ -102,7 +106,7 @@ async def logging_in(codex: Codex) -> None:
         assert_type(login, LoginHandle)
         assert_type(login.auth_url, str | None)
         assert_type(await login.wait(), wire.AccountLoginCompletedNotification)
-    assert_type(await (await codex.mcp_login("docs")).wait(), wire.McpServerOauthLoginCompletedNotification)
+    assert_type(await (await codex.mcp.login("docs")).wait(), wire.McpServerOauthLoginCompletedNotification)
     assert_type(await codex.account(), wire.GetAccountResponse)
     assert_type(await codex.rate_limits(), wire.GetAccountRateLimitsResponse)
 
@@ -221,3 +225,16 @@ async def besides_turns(thread: Thread) -> None:
     assert_type(thread.terminals, Terminals)
     assert_type(await thread.terminals.list(), tuple[wire.ThreadBackgroundTerminal, ...])
     assert_type(await thread.terminals.terminate("1"), bool)
+
+
+async def using_mcp_servers_and_skills(codex: Codex, thread: Thread) -> None:
+    assert_type(codex.mcp, McpServers)
+    assert_type(thread.mcp, ThreadMcpServers)
+    assert_type(await codex.mcp.list(), tuple[wire.McpServerStatus, ...])
+    assert_type(await thread.mcp.list(), tuple[wire.McpServerStatus, ...])
+    assert_type((await thread.mcp.status("docs")).tools_error, str | None)
+    assert_type(await thread.mcp.call("docs", "search", {"q": "x"}), wire.McpServerToolCallResponse)
+    assert_type(await thread.mcp.read_resource("docs", "doc://1"), Sequence[wire.ResourceContent])
+    assert_type(codex.skills, Skills)
+    assert_type((await codex.skills.list(Path("."), rescan=True)).skills, Sequence[wire.SkillMetadata])
+    await codex.skills.disable(path=Path("SKILL.md"))

@@ -1343,7 +1343,7 @@ class McpServerStatusApi(Group):
     ) -> wire.ListMcpServerStatusResponse:
         """Send ``mcpServerStatus/list``.
 
-        A checkpoint.
+        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.

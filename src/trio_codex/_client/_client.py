@@ -13,9 +13,11 @@ import trio
 from trio_codex import wire
 from trio_codex._client import _opening
 from trio_codex._client._history import items_of, turns_of
-from trio_codex._client._login import start_login, start_mcp_login
+from trio_codex._client._login import start_login
+from trio_codex._client._mcp import McpServers
 from trio_codex._client._options import list_params, resume_params, sandbox_policy
 from trio_codex._client._paging import Pager
+from trio_codex._client._skills import Skills
 from trio_codex._client._thread import Thread, opened
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     from trio_codex._api._generated import Api
     from trio_codex._client._history import ItemsView, TurnsView
-    from trio_codex._client._login import LoginHandle, McpLogin
+    from trio_codex._client._login import LoginHandle
     from trio_codex._client._options import (
         Sandbox,
         ThreadFilters,
@@ -233,8 +235,7 @@ class Codex:
         """
         from trio_codex._remote._watch import open_watch
 
-        # The server takes no relative paths.
-        return open_watch(self._session, os.path.abspath(os.path.join(self._session.config.cwd or "", path)))
+        return open_watch(self._session, self._session.absolute(path))
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -477,32 +478,14 @@ class Codex:
         """
         return await self.api.account.usage_read()
 
-    async def mcp_login(
-        self,
-        name: str,
-        *,
-        client_registration: wire.McpServerOauthClientRegistration | str | None = None,
-        scopes: Sequence[str] | None = None,
-        thread_id: str | None = None,
-        timeout_secs: int | None = None,
-    ) -> McpLogin:
-        """Begin an OAuth login to an MCP server, which a person finishes in a browser.
+    # -- what agents can use -----------------------------------------------------------------------------------
 
-        Args:
-            name: The server, as it is configured.
-            client_registration: How to register as an OAuth client, for this login only.
-            scopes: Scopes to ask for, in place of those configured.
-            thread_id: The thread by whose configuration to go.
-            timeout_secs: When the server gives it up.
+    @property
+    def mcp(self) -> McpServers:
+        """The MCP servers of the configuration; :attr:`Thread.mcp` are those that a thread has started."""
+        return McpServers(self._session)
 
-        Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
-        """
-        params = wire.McpServerOauthLoginParams(
-            name=name,
-            client_registration=client_registration,
-            scopes=scopes,
-            thread_id=thread_id,
-            timeout_secs=timeout_secs,
-        )
-        return await start_mcp_login(self._session, params)
+    @property
+    def skills(self) -> Skills:
+        """The skills that agents find."""
+        return Skills(self._session)

@@ -181,7 +181,7 @@ class LoginHandle:
 
 
 class McpLogin:
-    """An OAuth login to an MCP server. Made by :meth:`Codex.mcp_login`.
+    """An OAuth login to an MCP server. Made by :meth:`McpServers.login`.
 
     The protocol cannot cancel it; the server gives it up after its time-out.
 

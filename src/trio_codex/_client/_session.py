@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,6 +83,10 @@ class Session:
     def next_number(self) -> int:
         """Give a number that nothing else of this connection has, for the ids that a client makes."""
         return next(self._numbers)
+
+    def absolute(self, path: str | os.PathLike[str]) -> str:
+        """Give a path as the server takes paths: it refuses relative ones, so these are from its working directory."""
+        return os.path.abspath(os.path.join(self.config.cwd or "", path))
 
     async def request(
         self,

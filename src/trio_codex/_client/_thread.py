@@ -10,6 +10,7 @@ import trio
 from trio_codex import wire
 from trio_codex._client import _opening
 from trio_codex._client._history import items_of, turns_of
+from trio_codex._client._mcp import ThreadMcpServers
 from trio_codex._client._options import settings_params, turn_params
 from trio_codex._launch._versions import check_turn
 from trio_codex._remote._shell import run_shell_command
@@ -315,6 +316,11 @@ class Thread:
     def terminals(self) -> Terminals:
         """Its background terminals."""
         return Terminals(self._request)
+
+    @property
+    def mcp(self) -> ThreadMcpServers:
+        """The MCP servers that it has started."""
+        return ThreadMcpServers(self._request)
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[Subscription[Event]]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trio_codex._client._paging import Pager
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trio_codex import wire
 
 
@@ -32,16 +36,14 @@ class Terminals:
         Raises:
             CodexError: As every request, and ``DecodeError``.
         """
-        found: list[wire.ThreadBackgroundTerminal] = []
-        cursor: str | None = None
-        while True:
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[wire.ThreadBackgroundTerminal], str | None]:
             page: wire.ThreadBackgroundTerminalsListResponse = await self._request(
-                "thread/backgroundTerminals/list", **({} if cursor is None else {"cursor": cursor})
+                "thread/backgroundTerminals/list", cursor=cursor
             )
-            found += page.data
-            cursor = page.next_cursor
-            if cursor is None:
-                return tuple(found)
+            return page.data, page.next_cursor
+
+        return tuple([terminal async for terminal in Pager("thread/backgroundTerminals/list", fetch)])
 
     async def terminate(self, process_id: str) -> bool:
         """End one.

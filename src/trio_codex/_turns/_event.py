@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from trio_codex import wire  # noqa: TC001  # whoever asks for the signature of a struct evaluates its annotations
 from trio_codex._core._json import UNREADABLE, Json, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex.wire import _convert
@@ -16,8 +17,6 @@ from trio_codex.wire._registry import TEXT_DELTAS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
-
-    from trio_codex import wire
 
 
 # A struct, because one is made for each line: this is a third of what a class of Python's costs.

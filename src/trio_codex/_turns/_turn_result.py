@@ -67,7 +67,7 @@ class TurnResult(Generic[OutputT_co]):
             if it was not.
         turn_usage: The tokens that this turn used, with those of the agents that it spawned; ``None`` if none were reported.
         agents_usage: Of these, those of the agents.
-        diff: The unified diff of what the turn changed in files, as last reported.
+        diff: The unified diff of what its patches changed in files, as last reported; commands are not in it.
         started_at: Unix time in seconds, as the server tells it.
         completed_at: Unix time in seconds.
         duration_ms: Milliseconds from its start to its end, as the server tells it.

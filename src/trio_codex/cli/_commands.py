@@ -183,9 +183,11 @@ def chat(**options: Any) -> int:
     return _execute(converse, config=_config(options), **options)
 
 
-@cli.group()
-def threads() -> None:
-    """List, show, archive and delete stored threads."""
+@cli.group(invoke_without_command=True)
+@click.pass_context
+def threads(context: click.Context) -> int | None:
+    """List, show, archive and delete stored threads. Without a command, list them."""
+    return None if context.invoked_subcommand else context.invoke(threads_list)
 
 
 @threads.command("list")

@@ -17,7 +17,7 @@ def mcp_server() -> dict[str, Any]:
 
     Its tools are ``ask``, which asks for a form (``schema`` among its arguments asks for another one), ``ask_url``, which
     asks to visit a page, ``plain``, which needs an approval, and ``safe``, which says that it only reads. The first two
-    give the answer that they got, the others their arguments.
+    give the answer that they got, the others their arguments. It has one resource, ``note://greeting``.
     """
     program = Path(__file__).with_name("_mcp_server.py")
     return {"command": sys.executable, "args": ["-I", "-S", str(program)]}

@@ -8,6 +8,8 @@
     gives its arguments. It does not say that it only reads, so the client is asked before it is called.
 ``safe``
     gives its arguments, and says that it only reads.
+
+It has one resource, ``note://greeting``, which is the text "hello".
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ FORM: Final = {
 
 PAGE: Final = "https://example.invalid/confirm"
 
+RESOURCE: Final = {"uri": "note://greeting", "name": "greeting", "mimeType": "text/plain"}
+
 _ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 TOOLS: Final[list[dict[str, Any]]] = [
@@ -40,6 +44,8 @@ TOOLS: Final[list[dict[str, Any]]] = [
 ]  # fmt: skip
 
 _ids = itertools.count(1)
+_answers: dict[str, dict[str, Any]] = {}
+"""What came back. A call may ask while another waits for its answer, which then comes in first."""
 
 
 def send(**message: Any) -> None:
@@ -61,12 +67,9 @@ def ask(**params: Any) -> dict[str, Any]:
     """Ask whoever uses the client; give the answer, or the error."""
     request_id = f"elicitation-{next(_ids)}"
     send(id=request_id, method="elicitation/create", params=params)
-    while True:
-        message = receive()
-        if message.get("id") == request_id:
-            answer: dict[str, Any] = message["result"] if "result" in message else message["error"]
-            return answer
-        serve(message)
+    while request_id not in _answers:
+        serve(receive())
+    return _answers.pop(request_id)
 
 
 def call(name: str, arguments: dict[str, Any]) -> object:
@@ -82,8 +85,11 @@ def call(name: str, arguments: dict[str, Any]) -> object:
 
 
 def serve(message: dict[str, Any]) -> None:
-    """Answer a request; notifications and late answers are passed over."""
-    if "method" not in message or "id" not in message:
+    """Answer a request, or keep an answer for whoever waits for it; notifications are passed over."""
+    if "id" not in message:
+        return
+    if "method" not in message:
+        _answers[message["id"]] = message["result"] if "result" in message else message["error"]
         return
     params: dict[str, Any] = message.get("params") or {}
     result: dict[str, Any] = {}
@@ -91,7 +97,7 @@ def serve(message: dict[str, Any]) -> None:
         case "initialize":
             result = {
                 "protocolVersion": params["protocolVersion"],
-                "capabilities": {"tools": {}},
+                "capabilities": {"tools": {}, "resources": {}},
                 "serverInfo": {"name": "trio-codex-testing", "version": "1"},
             }
         case "tools/list":
@@ -99,6 +105,12 @@ def serve(message: dict[str, Any]) -> None:
         case "tools/call":
             text = json.dumps(call(params["name"], params.get("arguments") or {}))
             result = {"content": [{"type": "text", "text": text}]}
+        case "resources/list":
+            result = {"resources": [RESOURCE]}
+        case "resources/templates/list":
+            result = {"resourceTemplates": []}
+        case "resources/read" if params["uri"] == RESOURCE["uri"]:
+            result = {"contents": [{"uri": RESOURCE["uri"], "mimeType": "text/plain", "text": "hello"}]}
         case _:
             pass
     send(id=message["id"], result=result)

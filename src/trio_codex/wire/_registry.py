@@ -240,7 +240,9 @@ CLIENT_REQUESTS: Final[Mapping[str, RequestSpec]] = {
         "McpServerOauthLoginParams", "McpServerOauthLoginResponse", deferred=True
     ),
     "config/mcpServer/reload": RequestSpec(None, "McpServerRefreshResponse"),
-    "mcpServerStatus/list": RequestSpec("ListMcpServerStatusParams", "ListMcpServerStatusResponse"),
+    "mcpServerStatus/list": RequestSpec(
+        "ListMcpServerStatusParams", "ListMcpServerStatusResponse", deferred=True
+    ),
     "mcpServer/resource/read": RequestSpec("McpResourceReadParams", "McpResourceReadResponse", deferred=True),
     "mcpServer/event/stream/start": RequestSpec(
         "McpServerEventStreamStartParams",

@@ -1,0 +1,109 @@
+"""The real server: what each field of the configuration does to it."""
+
+import os
+
+import attrs
+import pytest
+from real import offline, offline_parts
+
+from trio_codex import CodexConfig, Sandbox, errors, open_codex, wire
+from trio_codex.binary import find_binary
+
+pytestmark = pytest.mark.real
+
+
+async def environment_of(codex):
+    """Give the environment that the server's commands have, which is its own."""
+    async with codex.exec(["env", "-0"], stdin=False, sandbox=Sandbox.full_access) as process:
+        assert await process.wait() == 0
+        printed = b"".join([piece async for piece in process.stdout])
+    return dict(entry.split("=", 1) for entry in printed.decode().split("\0") if entry)
+
+
+async def test_overrides_of_its_configuration_hold_for_this_server():
+    overrides = ['model="another"', 'sandbox_mode="danger-full-access"']
+    async with offline(CodexConfig(config_overrides=overrides)) as (codex, model, _home):
+        model.say("ok")
+        thread = await codex.thread_start()
+        assert thread.info.model == "another"
+        await thread.run("hi")
+        assert model.requests[0].body["model"] == "another"
+
+
+async def test_the_client_introduces_itself_to_the_server_and_to_the_provider_of_the_model():
+    config = CodexConfig(client_name="my_agent", client_title="My Agent", client_version="7.8.9")
+    async with offline(config) as (codex, model, _home):
+        assert codex.metadata.user_agent.startswith("my_agent/")
+        assert "(my_agent; 7.8.9)" in codex.metadata.user_agent
+        model.say("ok")
+        await (await codex.thread_start()).run("hi")
+        assert model.requests[0].headers["originator"] == "my_agent"
+
+
+async def test_notifications_that_were_opted_out_of_are_not_sent_and_the_result_is_the_same():
+    config = CodexConfig(opt_out_notifications=["item/agentMessage/delta", "thread/tokenUsage/updated"])
+    async with offline(config) as (codex, model, _home):
+        model.say("hel", "lo")
+        thread = await codex.thread_start()
+        async with thread.turn("hi") as turn:
+            methods = {event.method async for event in turn}
+        assert not methods & set(config.opt_out_notifications)
+        assert turn.result.final_response == "hello"
+        assert turn.result.turn_usage is None
+
+
+async def test_a_whole_argument_vector_takes_the_place_of_the_usual_one():
+    argv = [find_binary().path, "-c", 'model="another"', "app-server"]
+    config = CodexConfig(launch_args_override=argv, codex_bin="/nonexistent")
+    async with offline(config) as (codex, _, _home):
+        assert (await codex.thread_start()).info.model == "another"
+
+
+@pytest.mark.parametrize(
+    ("inherit", "given"),
+    [(True, {"MARK": "1", "OTHER_MARK": "2"}), (False, {}), (["MARK"], {"MARK": "1"})],
+    ids=["all", "none", "by name"],
+)
+async def test_the_server_gets_of_the_environment_what_it_is_to_inherit(inherit, given, monkeypatch):
+    monkeypatch.setenv("MARK", "1")
+    monkeypatch.setenv("OTHER_MARK", "2")
+    async with offline_parts() as (config, _, _home):
+        env = {**config.env, "OWN": "3"}
+        async with open_codex(attrs.evolve(config, env=env, inherit_env=inherit)) as codex:
+            found = await environment_of(codex)
+    marks = {name: value for name, value in found.items() if name in ("MARK", "OTHER_MARK", "OWN")}
+    assert marks == {"OWN": "3", **given}
+
+
+async def test_a_name_is_taken_out_of_the_environment(monkeypatch):
+    monkeypatch.setenv("MARK", "1")
+    async with offline_parts() as (config, _, _home):
+        env = {**config.env, "MARK": None}
+        async with open_codex(attrs.evolve(config, env=env, inherit_env=True)) as codex:
+            assert "MARK" not in await environment_of(codex)
+
+
+async def test_it_works_in_its_directory_and_keeps_its_threads_in_its_home(tmp_path):
+    async with offline_parts() as (config, model, home):
+        elsewhere = tmp_path / "codex_home"
+        elsewhere.mkdir()
+        (elsewhere / "config.toml").write_bytes((home.codex_home / "config.toml").read_bytes())
+        env = {name: value for name, value in config.env.items() if name != "CODEX_HOME"}
+        config = attrs.evolve(config, env=env, codex_home=elsewhere, cwd=tmp_path)
+        async with open_codex(config) as codex:
+            assert codex.metadata.codex_home == str(elsewhere)
+            model.say("ok")
+            thread = await codex.thread_start()
+            await thread.run("hi")
+            assert thread.info.cwd == str(tmp_path)
+        assert any(thread.id in name for _, _, files in os.walk(elsewhere) for name in files)
+        assert not any(thread.id in name for _, _, files in os.walk(home.codex_home) for name in files)
+
+
+async def test_without_the_experimental_part_its_methods_are_refused_and_the_rest_works():
+    async with offline(CodexConfig(experimental_api=False)) as (codex, model, _home):
+        model.say("ok")
+        async with await codex.thread_start() as thread:
+            assert (await thread.run("hi")).final_response == "ok"
+            with pytest.raises(errors.InvalidRequestError, match="experimentalApi"):
+                await thread.update_settings(service_tier=wire.NULL)

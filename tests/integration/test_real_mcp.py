@@ -1,0 +1,315 @@
+"""The real server: MCP servers and skills, from their start to their use."""
+
+import json
+import sys
+
+import pytest
+import trio
+from oauth_mcp import oauth_mcp
+from real import offline
+
+from trio_codex import CodexConfig, Policy, SkillInput, errors, policies, wire
+from trio_codex.testing import mcp_server
+
+pytestmark = pytest.mark.real
+
+MUTE = {"command": sys.executable, "args": ["-c", "import sys; sys.stdin.read()"], "startup_timeout_sec": 0.5}
+BROKEN = {"command": "/nonexistent"}
+
+
+def text_of(response):
+    [content] = response.content
+    return content["text"]
+
+
+# -- how they are --------------------------------------------------------------------------------------------------
+
+
+async def test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_waits_for_no_other():
+    async with offline(mcp_servers={"held": mcp_server(), "mute": {**MUTE, "startup_timeout_sec": 60}}) as (
+        codex,
+        _,
+        _home,
+    ):
+        thread = await codex.thread_start()
+        status = await thread.mcp.status("held")
+        assert status.runtime_status == wire.McpServerConnectionStatus.connected
+        assert status.server_info.name == "trio-codex-testing"
+        assert set(status.tools) == {"ask", "ask_url", "plain", "safe"}
+        assert [resource.uri for resource in status.resources] == ["note://greeting"]
+
+
+async def test_all_of_a_thread_are_told_of_once_the_last_has_started_or_failed():
+    servers = {"held": mcp_server(), "mute": MUTE, "broken": BROKEN, "off": {**BROKEN, "enabled": False}}
+    async with offline(mcp_servers=servers) as (codex, _, _home):
+        thread = await codex.thread_start()
+        found = {status.name: status for status in await thread.mcp.list()}
+        assert {name: str(status.runtime_status) for name, status in found.items()} == {
+            "held": "connected", "mute": "failed", "broken": "failed", "off": "disabled",
+        }  # fmt: skip
+        assert "timed out" in found["mute"].tools_error
+        assert "No such file" in found["broken"].tools_error
+
+
+async def test_a_slow_start_is_waited_for_beyond_the_timeout_of_requests():
+    slow = {**MUTE, "startup_timeout_sec": 1}
+    async with offline(CodexConfig(request_timeout=0.5), mcp_servers={"slow": slow}) as (codex, _, _home):
+        thread = await codex.thread_start()
+        assert (await thread.mcp.status("slow")).runtime_status == "failed"
+
+
+async def test_what_is_configured_is_told_without_a_thread():
+    async with offline(mcp_servers={"held": mcp_server(), "broken": BROKEN}) as (codex, _, _home):
+        broken, held = await codex.mcp.list()
+        assert (broken.name, held.name) == ("broken", "held")
+        assert broken.tools_error is not None
+        assert "safe" in held.tools
+
+
+async def test_an_mcp_server_that_is_not_configured_is_a_lookup_error():
+    async with offline() as (codex, _, _home):
+        thread = await codex.thread_start()
+        assert await thread.mcp.list() == ()
+        with pytest.raises(LookupError, match="'docs'"):
+            await thread.mcp.status("docs")
+
+
+async def test_one_that_was_added_to_the_configuration_starts_in_open_threads_after_a_reload():
+    async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, home):
+        thread = await codex.thread_start()
+        await thread.mcp.list()
+        added = mcp_server()
+        with (home.codex_home / "config.toml").open("a") as file:
+            file.write(f"\n[mcp_servers.late]\ncommand = {json.dumps(added['command'])}\n")
+            file.write(f"args = {json.dumps(added['args'])}\n")
+        with pytest.raises(LookupError):
+            await thread.mcp.status("late")
+        await codex.mcp.reload()
+        assert (await thread.mcp.status("late")).runtime_status == "connected"
+        assert text_of(await thread.mcp.call("late", "safe", {"a": 1})) == '{"a": 1}'
+
+
+async def test_a_thread_that_was_left_has_no_mcp_servers():
+    async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
+        async with await codex.thread_start() as thread:
+            await thread.mcp.status("held")
+        with pytest.raises(errors.ThreadClosed):
+            await thread.mcp.status("held")
+
+
+# -- what they do --------------------------------------------------------------------------------------------------
+
+
+async def test_a_tool_is_called_without_a_turn_and_without_asking_anybody():
+    asked = []
+
+    async def note(request):
+        asked.append(request)
+
+    async with offline(
+        mcp_servers={"held": mcp_server()}, approval_policy="on-request", policy=Policy(elicitation=note)
+    ) as (codex, model, _home):
+        thread = await codex.thread_start()
+        response = await thread.mcp.call("held", "plain", {"word": "hi"})
+        assert text_of(response) == '{"word": "hi"}'
+        assert not response.is_error
+        assert text_of(await thread.mcp.call("held", "plain")) == "{}"
+        assert asked == []
+        assert model.requests == []
+
+
+async def test_what_a_tool_asks_its_user_goes_to_the_policy_of_the_thread():
+    async def greet(request):
+        assert (request.thread_id, request.turn_id, request.server_name) == (thread.id, None, "held")
+        return policies.accept(content={"name": "Ada"})
+
+    async with offline(mcp_servers={"held": mcp_server()}, approval_policy="on-request") as (codex, _, _home):
+        thread = await codex.thread_start(policy=Policy(elicitation=greet))
+        answer = json.loads(text_of(await thread.mcp.call("held", "ask")))
+        assert (answer["action"], answer["content"]) == ("accept", {"name": "Ada"})
+
+
+async def test_with_the_approval_policy_never_the_server_declines_what_a_tool_asks():
+    async def fail(_):
+        pytest.fail("nobody is to be asked")
+
+    async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
+        thread = await codex.thread_start(policy=Policy(elicitation=fail))
+        assert json.loads(text_of(await thread.mcp.call("held", "ask")))["action"] == "decline"
+
+
+async def test_two_calls_of_one_mcp_server_may_ask_at_the_same_time():
+    both_asked = trio.Event()
+    asked = []
+
+    async def answer(request):
+        asked.append(type(request).__name__)
+        if len(asked) == 2:
+            both_asked.set()
+        await both_asked.wait()
+        return policies.decline()
+
+    async with offline(
+        mcp_servers={"held": mcp_server()}, approval_policy="on-request", policy=Policy(elicitation=answer)
+    ) as (codex, _, _home):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.mcp.call, "held", "ask")
+            nursery.start_soon(thread.mcp.call, "held", "ask_url")
+        assert sorted(asked) == ["FormElicitation", "UrlElicitation"]
+
+
+async def test_a_call_that_was_cancelled_leaves_the_client_and_its_thread_usable():
+    asked = trio.Event()
+    answers = trio.Event()
+
+    async def answer(_):
+        asked.set()
+        await answers.wait()
+        return policies.decline()
+
+    async with offline(
+        mcp_servers={"held": mcp_server()}, approval_policy="on-request", policy=Policy(elicitation=answer)
+    ) as (codex, _, _home):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.mcp.call, "held", "ask")
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        answers.set()  # the call goes on: its question can still be answered
+        assert text_of(await thread.mcp.call("held", "safe")) == "{}"
+
+
+@pytest.mark.parametrize("name", ["broken", "unknown"])
+async def test_a_call_of_an_mcp_server_that_is_not_there_is_an_error_of_the_server(name):
+    async with offline(mcp_servers={"broken": BROKEN}) as (codex, _, _home):
+        thread = await codex.thread_start()
+        with pytest.raises(errors.InternalRpcError):
+            await thread.mcp.call(name, "safe")
+
+
+async def test_a_resource_is_read():
+    async with offline(mcp_servers={"held": mcp_server()}) as (codex, _, _home):
+        thread = await codex.thread_start()
+        [content] = await thread.mcp.read_resource("held", "note://greeting")
+        assert isinstance(content, wire.TextResourceContent)
+        assert (content.text, content.mime_type) == ("hello", "text/plain")
+        with pytest.raises(errors.InternalRpcError):
+            await thread.mcp.read_resource("held", "note://nothing")
+
+
+# -- logins --------------------------------------------------------------------------------------------------------
+
+
+def locked(app):
+    return {"mcp_servers": {"locked": {"url": f"{app.url}/mcp"}}, "server_config": KEYLESS}
+
+
+KEYLESS = {"mcp_oauth_credentials_store": "file"}
+"""Not the keyring of whoever runs the tests."""
+
+
+async def test_a_login_that_a_person_finishes_in_a_browser_connects_the_open_threads():
+    async with oauth_mcp() as app, offline(**locked(app)) as (codex, _, _home):
+        thread = await codex.thread_start()
+        status = await thread.mcp.status("locked")
+        assert status.auth_status == wire.McpAuthStatus.not_logged_in
+        assert status.runtime_status == wire.McpServerConnectionStatus.authentication_required
+        login = await codex.mcp.login("locked")
+        assert login.name == "locked"
+        await app.consent(login.authorization_url)
+        assert (await login.wait()).success
+        status = await thread.mcp.status("locked")
+        assert status.auth_status == wire.McpAuthStatus.o_auth
+        assert status.runtime_status == wire.McpServerConnectionStatus.connected
+        assert text_of(await thread.mcp.call("locked", "secret")) == "42"
+
+
+async def test_a_login_that_the_person_refuses_ends_without_success():
+    async with oauth_mcp(consents=False) as app, offline(**locked(app)) as (codex, _, _home):
+        login = await codex.mcp.login("locked")
+        await app.consent(login.authorization_url)
+        ended = await login.wait()
+        assert not ended.success
+        assert "access_denied" in ended.error
+
+
+async def test_a_login_that_nobody_finishes_is_given_up_after_its_time_out():
+    async with oauth_mcp() as app, offline(**locked(app)) as (codex, _, _home):
+        login = await codex.mcp.login("locked", timeout_secs=1)
+        ended = await login.wait()
+        assert not ended.success
+        assert "timed out" in ended.error
+
+
+# -- skills --------------------------------------------------------------------------------------------------------
+
+
+def write_skill(directory, name, body="Do it.\n"):
+    path = directory / name / "SKILL.md"
+    path.parent.mkdir(parents=True)
+    path.write_text(f"---\nname: {name}\ndescription: Shows how.\n---\n{body}")
+    return path
+
+
+async def own(codex, **options):
+    """Which skills are not the server's own, and whether each is switched on."""
+    entry = await codex.skills.list(**options)
+    return {skill.name: skill.enabled for skill in entry.skills if skill.scope != "system"}
+
+
+async def test_a_skill_is_found_and_used():
+    async with offline() as (codex, model, home):
+        path = write_skill(home.workspace / ".codex" / "skills", "greeting", "Say ahoy.\n")
+        [skill] = [skill for skill in (await codex.skills.list()).skills if skill.name == "greeting"]
+        assert (skill.path, skill.description) == (str(path), "Shows how.")
+        model.say("Ahoy.")
+        thread = await codex.thread_start()
+        await thread.run([SkillInput(skill.name, skill.path), "Greet me."])
+        assert "Say ahoy." in json.dumps(model.requests[0].body)
+
+
+async def test_skills_belong_to_a_directory_and_what_is_none_is_reported():
+    async with offline() as (codex, _, home):
+        write_skill(home.workspace / "project" / ".codex" / "skills", "inner")
+        bad = home.codex_home / "skills" / "bad" / "SKILL.md"
+        bad.parent.mkdir(parents=True)
+        bad.write_text("no front matter\n")
+        assert await own(codex) == {}
+        assert await own(codex, cwd="project") == {"inner": True}
+        [error] = (await codex.skills.list()).errors
+        assert error.path == str(bad)
+
+
+async def test_a_skill_is_switched_off_and_on_by_its_name_or_its_path():
+    async with offline() as (codex, _, home):
+        path = write_skill(home.workspace / ".codex" / "skills", "demo")
+        await codex.skills.disable("demo")
+        assert await own(codex) == {"demo": False}
+        await codex.skills.enable("demo")
+        assert await own(codex) == {"demo": True}
+        await codex.skills.disable(path=path)
+        assert await own(codex) == {"demo": False}
+        with pytest.raises(ValueError, match="by its name or by its path"):
+            await codex.skills.disable()
+        with pytest.raises(ValueError, match="by its name or by its path"):
+            await codex.skills.enable("demo", path=path)
+
+
+async def test_the_server_looks_for_skills_in_further_directories_and_announces_the_change():
+    async with offline() as (codex, _, home):
+        write_skill(home.workspace / "more", "third")
+        async with codex.events("skills/changed") as changes:
+            await codex.skills.set_extra_roots("more")
+            assert isinstance((await anext(changes)).params, wire.SkillsChangedNotification)
+        assert await own(codex) == {"third": True}
+        await codex.skills.set_extra_roots()
+        assert await own(codex) == {}
+
+
+async def test_a_skill_that_was_added_is_found_when_they_are_read_anew():
+    async with offline() as (codex, _, home):
+        await codex.skills.list()
+        write_skill(home.workspace / ".codex" / "skills", "late")
+        assert await own(codex) == {}
+        assert await own(codex, rescan=True) == {"late": True}

@@ -1,0 +1,74 @@
+"""The notebook of the examples runs, offline, and gives the outputs that it was committed with.
+
+Needs the dependency group ``notebook``; CONTRIBUTING says how the outputs are written anew.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
+PROGRAM = Path(__file__).with_name("notebook.py")
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.long,
+    pytest.mark.skipif(
+        importlib.util.find_spec("nbclient") is None, reason="needs the dependency group notebook"
+    ),
+]
+
+STOPPED = """\
+from trio_codex.testing import offline_codex
+async with offline_codex() as (codex, model, home):
+    model.hang("working")
+    thread = await codex.thread_start()
+    try:
+        async with thread.turn("go on for ever") as turn:
+            async for text in turn.text():
+                print(text)
+    finally:
+        print(turn.result.status, codex.pid)
+"""
+
+
+def executed(notebook, tmp_path, *options):
+    """Run all cells in a kernel of their own; give the outputs of each."""
+    written = tmp_path / "executed.ipynb"
+    subprocess.run(
+        [sys.executable, str(PROGRAM), str(notebook), str(written), *options],
+        env={**os.environ, "HOME": str(tmp_path)},
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    return outputs(json.loads(written.read_text()))
+
+
+def outputs(notebook):
+    return {cell["id"]: cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"}
+
+
+def test_the_notebook_gives_the_outputs_that_it_was_committed_with(tmp_path):
+    committed = outputs(json.loads(NOTEBOOK.read_text()))
+    assert any(committed.values())
+    assert executed(NOTEBOOK, tmp_path) == committed
+
+
+def test_interrupting_the_kernel_ends_the_turn_of_the_cell_and_its_server(tmp_path):
+    notebook = json.loads(NOTEBOOK.read_text())
+    autoawait, stopped = notebook["cells"][1:3]
+    stopped |= {"id": "stopped", "source": STOPPED}
+    notebook["cells"] = [autoawait, stopped]
+    path = tmp_path / "stopped.ipynb"
+    path.write_text(json.dumps(notebook))
+    printed, error = executed(path, tmp_path, "5")["stopped"]
+    working, status, pid = "".join(printed["text"]).split()
+    assert (working, status) == ("working", "interrupted")
+    assert error["ename"] == "KeyboardInterrupt"
+    assert not Path(f"/proc/{pid}").exists()
