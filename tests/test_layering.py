@@ -37,7 +37,7 @@ NEVER_IMPORTED = {
 }
 """What a layer never knows, outside the project."""
 
-STDLIB_ONLY = {"trio_codex._runtime._guard"}
+STDLIB_ONLY = {"trio_codex._runtime._guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -1,0 +1,144 @@
+"""The scripted server as a process: the same script, a real pid, and what only a process can do wrong."""
+
+import os
+import signal
+import sys
+
+import pytest
+import trio
+
+from trio_codex import CodexConfig, TurnStatus, errors, open_codex
+from trio_codex.instruments import Instrument
+from trio_codex.testing import fake_codex, fake_process
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="over a Unix socket")
+
+IMPATIENT = CodexConfig(start_timeout=5, request_timeout=0.3, stop_grace=0.2, interrupt_grace=0.2)
+
+
+class Exits(Instrument):
+    def __init__(self):
+        self.returncodes = []
+
+    def process_exited(self, process):
+        self.returncodes.append(process.returncode)
+
+
+@pytest.fixture(autouse=True)
+async def bounded():
+    with trio.fail_after(15):
+        yield
+
+
+async def test_a_turn_is_played_by_a_process_that_ends_with_its_stdin():
+    async with fake_codex(process=True, version="0.162.1") as (codex, server):
+        assert codex.metadata.server_version == "0.162.1"
+        os.kill(codex.pid, 0)
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+
+            async def serve():
+                await server.accept_turn()
+                await server.delta("x" * 1_000_000)
+                await server.end_turn()
+
+            nursery.start_soon(serve)
+            async with thread.turn("y" * 1_000_000) as turn:
+                assert len("".join([piece async for piece in turn.text()])) == 1_000_000
+    assert turn.result.status is TurnStatus.completed
+    with pytest.raises(ProcessLookupError):
+        os.kill(codex.pid, 0)
+
+
+async def test_both_sides_can_send_much_at_once():
+    async with fake_codex(process=True) as (codex, server), trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(server.notify, "configWarning", {"summary": "x" * 2_000_000})
+            nursery.start_soon(codex.request, "thread/list", {"searchTerm": "y" * 2_000_000})
+        for _ in range(4):
+            asked = await server.expect("thread/list")
+            assert len(asked.params["searchTerm"]) == 2_000_000
+            await asked.answer({})
+
+
+async def test_a_request_that_nobody_expected_or_that_the_protocol_does_not_have_fails_the_test():
+    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+        async with fake_process(IMPATIENT) as (config, _), open_codex(config) as codex:
+            with pytest.raises(errors.RequestTimeout):
+                await codex.models()
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+        async with fake_codex(process=True) as (codex, _):
+            await codex.request("turn/start", {"colour": 1})
+    assert caught.group_contains(AssertionError, match="turn/start")
+
+
+async def test_the_script_goes_on_with_the_process_that_is_started_next():
+    async with fake_process(IMPATIENT) as (config, server):
+        server.fault("kill", moment="during")
+        with pytest.raises(errors.StartError) as failed:
+            async with open_codex(config):
+                pytest.fail("it never came up")
+        assert failed.value.returncode == -signal.SIGKILL
+        async with open_codex(config) as codex:
+            await server.strike("exit", 3)
+            assert (await codex.wait_closed()).returncode == 3
+            with pytest.raises(trio.BrokenResourceError):
+                await server.notify("configWarning", {"summary": "nobody hears"})
+        async with open_codex(config) as codex:
+            assert (await codex.thread_start()).id == "thread-1"
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+async def test_it_goes_wrong_before_during_or_after_a_line(moment):
+    async with fake_codex(process=True) as (codex, server):
+        async with codex.events() as events, trio.open_nursery() as nursery:
+            server.fault("pause", moment=moment)
+            nursery.start_soon(server.notify, "configWarning", {"summary": "soon"})
+            assert (await events.__anext__()).method == "configWarning"
+            server.fault("exit", 7, moment=moment)
+            nursery.start_soon(server.notify, "configWarning", {"summary": "late"})
+            late = 0
+            with pytest.raises(errors.ServerExited) as exited:
+                async for event in events:
+                    late += event.method == "configWarning"
+        assert exited.value.returncode == 7
+        assert late == (moment == "after")
+
+
+async def test_before_it_reads_anything_and_when_its_stdin_ends():
+    async with fake_process(IMPATIENT) as (config, server):
+        await server.strike("exit", 4)
+        with pytest.raises(errors.StartError) as failed:
+            async with open_codex(config):
+                pytest.fail("it never came up")
+        assert failed.value.returncode == 4
+        await server.strike("exit", 5, at_eof=True)
+        exits = Exits()
+        async with open_codex(config, instruments=[exits]) as codex:
+            await codex.thread_start()
+        async with open_codex(config, instruments=[exits]):
+            await server.strike("flood_stderr", "lines")
+            await server.strike("exit", 6)  # said before stdin ends, and so done before that is the end
+        assert exits.returncodes == [5, 6]
+
+
+async def test_what_is_read_no_more_times_out_and_what_is_written_still_comes():
+    async with fake_process(IMPATIENT) as (config, server), open_codex(config) as codex:
+        await server.strike("deaf")
+        async with codex.events() as events:
+            await server.notify("configWarning", {"summary": "still here"})
+            assert (await events.__anext__()).method == "configWarning"
+            with pytest.raises(errors.RequestTimeout):
+                await codex.thread_start()
+
+
+async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
+    async with fake_codex() as (_, server):
+        with pytest.raises(ValueError, match="no fault 'explode'"):
+            server.fault("explode")
+        with pytest.raises(ValueError, match="one of a process"):
+            server.fault("exit", 3)
+        with pytest.raises(ValueError, match="one of a process"):
+            await server.strike("exit", 3)
+        with pytest.raises(ValueError, match="'junk' of a process"):
+            await server.strike("junk")
