@@ -14,8 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from recorded_session import COMMAND, READABLE, REDACTED, TEXTS, Seen, policy_for, recorded, session
+from recorded_session import (
+    COMMAND,
+    PLANET,
+    READABLE,
+    REDACTED,
+    TEXTS,
+    Seen,
+    policy_for,
+    recorded,
+    session,
+    tools_for,
+)
 from trio_codex import errors, wire
+from trio_codex.policies import ToolResult
 from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
 from trio_codex.recording import _recorder as recorder_module
 from trio_codex.testing import ReplayMismatch, fake_codex, replay
@@ -24,14 +36,22 @@ from trio_codex.wire._registry import NOTIFICATIONS
 
 GOLDEN = [pytest.param(REDACTED, None, id="redacted"), pytest.param(READABLE, TEXTS, id="readable")]
 
+COMMAND_APPROVAL = "item/commandExecution/requestApproval"
+
 
 async def play(recording, redaction=None, **options):
     """Play a recording to the session that was recorded."""
     seen = Seen()
     with trio.fail_after(60):
-        async with replay(recording, policy=policy_for(seen), redaction=redaction, **options) as codex:
+        kit = {"policy": policy_for(seen), "tools": tools_for(seen)}
+        async with replay(recording, redaction=redaction, **kit, **options) as codex:
             await session(codex, seen)
     return seen
+
+
+def without_content(decided):
+    """What stays of a decision where the answer of a tool is about what was taken out."""
+    return tuple(type(part) if isinstance(part, ToolResult) else part for part in decided)
 
 
 # -- what is played is what was ------------------------------------------------------------------------------------
@@ -44,16 +64,21 @@ async def test_a_session_on_the_real_server_is_played_again_and_again(redaction,
     with trio.fail_after(30), Recorder(path, redaction=redaction) as recorder:
         async with recorded(recorder) as (codex, live):
             await session(codex, live)
-    assert live.texts == ["it is done", "a longshort", "on and"]
-    assert [result.status for result in live.results] == ["completed", "completed", "interrupted"]
+    assert live.texts == ["it is there", "it is done", "a longshort", "on and"]
+    assert [result.status for result in live.results] == [*["completed"] * 3, "interrupted"]
+    assert live.looked_up == [PLANET]
+    assert [record[1] for record in live.decisions] == ["item/tool/call", COMMAND_APPROVAL]
     first, second = await play(path), await play(path)
     assert attrs.asdict(first, recurse=False) == attrs.asdict(second, recurse=False)
-    assert first.decisions == live.decisions
+    assert list(map(without_content, first.decisions)) == list(map(without_content, live.decisions))
+    assert list(map(len, first.looked_up)) == [len(PLANET)]
     assert [method for method, _ in first.events] == [method for method, _ in live.events]
     if redaction is None:
         assert first.events == live.events
         assert first.results == live.results
         assert first.asked == live.asked
+        assert first.decisions == live.decisions
+        assert first.looked_up == live.looked_up
     assert [type(params) for _, params in first.events] == [type(params) for _, params in live.events]
     assert [result.status for result in first.results] == [result.status for result in live.results]
     assert [len(text) for text in first.texts] == [len(text) for text in live.texts]
@@ -72,13 +97,17 @@ async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(p
     of_turns = [(method, params) for method, params in told if _turn_of(params) in turns]
     assert seen.events == of_turns
     assert not any(isinstance(params, wire.UnknownNotification) for _, params in seen.events)
-    assert [result.status for result in seen.results] == ["completed", "completed", "interrupted"]
+    assert [result.status for result in seen.results] == [*["completed"] * 3, "interrupted"]
     assert seen.texts[0] == seen.results[0].final_response
-    [decided] = [entry.decision for entry in recording.entries if entry.kind == "decision"]
-    assert decided["decision"] == "accept (session)"
-    assert [str(record[2]) for record in seen.decisions] == [decided["decided_by"]]
+    decided = [entry.decision for entry in recording.entries if entry.kind == "decision"]
+    assert [(each["method"], each["decision"]) for each in decided] == [
+        ("item/tool/call", "done"),
+        (COMMAND_APPROVAL, "accept (session)"),
+    ]
+    assert [str(record[2]) for record in seen.decisions] == [each["decided_by"] for each in decided]
     if redaction is not None:
-        assert seen.texts == ["it is done", "a longshort", "on and"]
+        assert seen.texts == ["it is there", "it is done", "a longshort", "on and"]
+        assert seen.looked_up == [PLANET]
         assert COMMAND in seen.asked[0].command
 
 
@@ -131,12 +160,12 @@ async def test_a_server_that_died_dies_again(tmp_path):
 
 async def test_another_prompt_is_told_as_a_difference():
     with trio.fail_after(5), pytest.raises(ReplayMismatch) as caught:
-        async with replay(READABLE, redaction=TEXTS) as codex:
+        async with replay(READABLE, redaction=TEXTS, tools=tools_for(Seen())) as codex:
             thread = await codex.thread_start()
-            await thread.run("run that")
+            await thread.run("look that up")
     difference = str(caught.value).splitlines()
-    assert any(line.startswith("-") and "run it" in line for line in difference)
-    assert any(line.startswith("+") and "run that" in line for line in difference)
+    assert any(line.startswith("-") and "look it up" in line for line in difference)
+    assert any(line.startswith("+") and "look that up" in line for line in difference)
 
 
 async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
@@ -155,7 +184,7 @@ async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
 
 async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
     with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)did not send.*turn/start"):
-        async with replay(REDACTED) as codex:
+        async with replay(REDACTED, tools=tools_for(Seen())) as codex:
             await codex.thread_start()
     with trio.fail_after(5), pytest.raises(ValueError, match="mine"):
         async with replay(REDACTED) as codex:

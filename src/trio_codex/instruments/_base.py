@@ -68,11 +68,17 @@ class TurnRecord:
 
 
 def decision_name(record: DecisionRecord) -> str:
-    """Name a decision without its content: ``"accept"``, ``"decline"``, the status of a review, else the outcome."""
+    """Name a decision without its content.
+
+    ``"accept"``, ``"decline"``, …; the status of a review; ``"done"`` or ``"failed"`` of a tool; else the outcome.
+    """
     if record.decision is None:
         return record.outcome
     if isinstance(record.decision, str):
         return record.decision
+    success = getattr(record.decision, "success", None)
+    if success is not None:
+        return "done" if success else "failed"
     return type(record.decision).__name__.lower()
 
 

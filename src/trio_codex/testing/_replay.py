@@ -24,9 +24,10 @@ from trio_codex.recording import Recording, Redaction, read_recording
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 
-    from trio_codex import Codex, Policy
+    from trio_codex import Budget, Codex, Policy
+    from trio_codex._tools._toolbox import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
 
@@ -46,6 +47,8 @@ async def replay(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
+    budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
     connection: int = 1,
     strict: bool = True,
@@ -58,6 +61,8 @@ async def replay(
         recording: What was recorded, or its file.
         config: As at the recording; its fields about the process have no effect.
         policy: Decides, as in :func:`~trio_codex.open_codex`.
+        tools: As there. They are called with what was recorded: without content, if it was redacted.
+        budget: As there.
         instruments: As there.
         connection: Which connection of the recording to play.
         strict: Whether the client must send the same, in the same order, as when it was recorded. Otherwise its requests
@@ -73,11 +78,13 @@ async def replay(
         RecordingError: The file is no recording.
         OSError: It cannot be read.
         StartError: The client did not come up, as at the recording.
+        ValueError: Two tools have the same name, or ``experimental_api`` is off.
+        TypeError: Something is no tool, or cannot be described to an agent.
     """
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
     player = _Player(recording, connection, strict, timed, redaction)
-    opening = Opening(config or CodexConfig(), policy, instruments)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
     try:
         async with open_services(opening.close_with) as services:
             services.start_service(player.listen)
