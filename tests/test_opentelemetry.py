@@ -223,6 +223,36 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
     assert not instrument._sessions
 
 
+async def test_tokens_and_how_long_an_interrupt_took_are_measured():
+    telemetry = Telemetry()
+    spent = {"inputTokens": 30, "cachedInputTokens": 10, "outputTokens": 4, "totalTokens": 34}
+    usage = {**spent, "reasoningOutputTokens": 0, "cacheWriteInputTokens": 0}
+    ids = {"threadId": "thread-1", "turnId": "turn-1"}
+    reported = {**ids, "tokenUsage": {"total": usage, "last": usage}}
+    async with scripted(telemetry) as (codex, server):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+
+            async def serve():
+                await server.accept_turn()
+                await server.notify("thread/tokenUsage/updated", reported)
+                await (await server.expect("turn/interrupt")).answer()
+                await server.end_turn(status="interrupted")
+                await play_turn(server)  # uses none, and is not interrupted
+
+            nursery.start_soon(serve)
+            async with thread.turn("hello") as turn:
+                await turn.interrupt()
+                await turn.wait()
+            await thread.run("hello")
+    interrupted, completed = telemetry.spans("codex.turn")
+    assert interrupted.attributes["codex.tokens.input"] == 30
+    assert interrupted.attributes["codex.tokens.output"] == 4
+    assert "codex.tokens.input" not in completed.attributes
+    assert telemetry.metric("codex.tokens") == {("input",): 30, ("output",): 4}
+    assert telemetry.metric("codex.turn.interrupt.duration") == {(): 1}
+
+
 async def refuse_once(server):
     await (await server.expect("thread/list")).refuse("busy", -32001)
     await (await server.expect("thread/list")).answer(data=[])
