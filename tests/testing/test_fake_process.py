@@ -4,12 +4,15 @@ import os
 import signal
 import sys
 
+import attrs
 import pytest
 import trio
 
+from faults.helpers import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.instruments import Instrument
 from trio_codex.testing import fake_codex, fake_process
+from trio_codex.testing._fake_process import PROCESS_FAULTS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="over a Unix socket")
 
@@ -122,14 +125,102 @@ async def test_before_it_reads_anything_and_when_its_stdin_ends():
         assert exits.returncodes == [5, 6]
 
 
-async def test_what_is_read_no_more_times_out_and_what_is_written_still_comes():
-    async with fake_process(IMPATIENT) as (config, server), open_codex(config) as codex:
-        await server.strike("deaf")
-        async with codex.events() as events:
-            await server.notify("configWarning", {"summary": "still here"})
+OUTCOMES = {
+    "exit": errors.ServerExited,
+    "kill": errors.ServerExited,
+    "stop": errors.RequestTimeout,
+    "hang": errors.RequestTimeout,
+    "deaf": errors.RequestTimeout,
+    "close_stdin": errors.RequestTimeout,
+    "close_stdout": errors.ConnectionBroken,
+    "pause": list,
+    "slow": list,
+    "stubborn": list,
+    "grandchild": list,
+    "flood_stderr": list,
+}
+"""What comes of a request that is sent when the process has done it."""
+
+
+async def test_every_fault_of_a_process_is_here():
+    assert OUTCOMES.keys() == PROCESS_FAULTS
+
+
+@pytest.mark.parametrize("fault", OUTCOMES)
+async def test_what_comes_of_a_request_to_a_process_that_goes_wrong(fault):
+    # An end that is no exit is known a moment later: it might become one.
+    patience = attrs.evolve(IMPATIENT, request_timeout=5) if fault == "close_stdout" else IMPATIENT
+    async with fake_process(patience, strict=False) as (config, server), open_codex(config) as codex:
+        server.give("model/list", {"data": []})
+        await server.strike("pause")  # so that the request finds it done, whatever comes first otherwise
+        await server.strike(fault)
+        await server.notify("configWarning", {"summary": "said before the request is read"})
+        try:
+            outcome = (await codex.models()).data
+        except errors.CodexError as exc:
+            outcome = exc
+    assert type(outcome) is OUTCOMES[fault]
+
+
+async def test_what_is_read_no_more_does_not_hold_up_what_is_written_however_slowly():
+    async with fake_codex(IMPATIENT, process=True) as (codex, server), codex.events() as events:
+        for fault, seconds in (("deaf", 0), ("pause", 0.1), ("slow", 0.1)):
+            start = trio.current_time()
+            await server.strike(fault)
+            await server.notify(
+                "configWarning", {"summary": "x" * 3200}
+            )  # in a hundred pieces, if it is slow
             assert (await events.__anext__()).method == "configWarning"
-            with pytest.raises(errors.RequestTimeout):
-                await codex.thread_start()
+            assert trio.current_time() - start >= seconds
+
+
+@pytest.mark.parametrize(
+    ("how", "returncode"),
+    [(["exit", 0], 0), (["stubborn"], -signal.SIGKILL), (["hang"], -signal.SIGTERM)],
+    ids=["it obeys", "it ignores everything", "it does not read"],
+)
+async def test_however_it_behaves_it_is_ended_with_its_client(how, returncode):
+    exits = Exits()
+    async with fake_process(IMPATIENT) as (config, server):
+        await server.strike(*how, at_eof=True)
+        async with open_codex(config, instruments=[exits]) as codex:
+            await codex.thread_start()
+    assert exits.returncodes == [returncode]
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "SEGV"])
+async def test_it_is_killed_by_the_signal_that_is_named(name):
+    async with fake_codex(process=True) as (codex, server):
+        await server.strike("stubborn")
+        await server.strike("kill", name)
+        assert (await codex.wait_closed()).returncode == -getattr(signal, f"SIG{name}")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("kind", ["child", "session", "daemon"])
+async def test_a_grandchild_holds_the_streams_of_the_process_and_is_ended_with_it(kind):
+    cookie = f"grandchild-{os.getpid()}-{kind}"
+    config = CodexConfig(env={"COOKIE": cookie}, stop_grace=0.2)
+    async with fake_codex(config, process=True) as (codex, server):
+        server.give("model/list", {"data": []})
+        before = {pid for pid, _ in left_of(cookie)}
+        await server.strike("grandchild", kind)
+        await codex.models()
+        (grandchild,) = {pid for pid, _ in left_of(cookie)} - before
+        for fd in range(3):
+            assert os.readlink(f"/proc/{grandchild}/fd/{fd}") == os.readlink(f"/proc/{codex.pid}/fd/{fd}")
+        assert (os.getsid(grandchild) == os.getsid(codex.pid)) is (kind == "child")
+        await server.strike("exit", 3)
+        assert (await codex.wait_closed()).returncode == 3
+    assert left_of(cookie) == []
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("line", "xxx"), ("lines", "x\nx"), ("bytes", "\ufffd")])
+async def test_a_flood_on_stderr_is_of_what_is_named(kind, shown):
+    async with fake_codex(process=True) as (codex, server):
+        await server.strike("flood_stderr", kind)
+        await server.strike("exit", 3)
+        assert shown in (await codex.wait_closed()).stderr_tail
 
 
 async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
