@@ -93,6 +93,17 @@ async def test_what_it_says_is_made_of_the_fields_that_matter():
     assert result.final_response == "done"
 
 
+async def test_a_fault_that_no_line_has_met_fails_the_test_at_its_end():
+    with pytest.raises(AssertionError, match="no line was sent after fault\\('junk'\\)"):
+        async with fake_codex() as (codex, server):
+            await codex.thread_start()
+            server.fault("junk")
+    async with fake_codex() as (_, server):
+        server.fault("mute")
+        for _ in range(2):
+            await server.notify("configWarning", {"summary": "nobody hears"})
+
+
 async def ask_in_vain(codex):
     async with trio.open_nursery() as nursery:
         nursery.start_soon(codex.models)

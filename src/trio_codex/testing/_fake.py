@@ -138,6 +138,7 @@ class FakeServer:
         self._validate = validate
         self._methods: dict[int | str, str] = {}
         self._fault: _Fault | None = None
+        self._muted = False
 
     def fault(
         self, name: LineFault | ProcessFault, argument: int | str | None = None, *, moment: Moment = "before"
@@ -221,13 +222,15 @@ class FakeServer:
         return [asked.method for asked in self._asked]
 
     def assert_all_expected(self) -> None:
-        """Check that every request so far was expected, or answered by default.
+        """Check that the script was used up: every request so far was expected, or answered by default, and no fault waits.
 
         Raises:
-            AssertionError: Nobody expected these.
+            AssertionError: Nobody expected these, or no line came that was to go wrong.
         """
         if unexpected := self.unexpected():
             raise AssertionError(f"the client sent what nobody expected: {', '.join(unexpected)}")
+        if self._fault is not None:
+            raise AssertionError(f"no line was sent after fault({self._fault.name!r})")
 
     async def answer_to(self, request_id: int | str) -> Any:
         """Wait for the client's answer to a request of the server: a result, or an error object."""
@@ -265,10 +268,10 @@ class FakeServer:
     async def send_line(self, line: bytes) -> None:
         """Send any bytes and a newline."""
         async with self._sending:
-            fault = self._fault
-            if fault is not None and fault.name == "mute":
+            fault, self._fault = self._fault, None
+            self._muted = self._muted or (fault is not None and fault.name == "mute")
+            if self._muted:
                 return
-            self._fault = None
             if fault is None:
                 await self._own.send_all(line + b"\n")
             elif fault.name in PROCESS_FAULTS:

@@ -50,12 +50,12 @@ async def fake_codex(
         budget: As there.
         instruments: As there.
         version: The version that the server claims to be.
-        strict: Whether a request that nobody expected is an error at the end of the scope.
+        strict: Whether a request that nobody expected, or a fault that no line has met, is an error at the end of the scope.
         validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
         process: Whether the server is one of :func:`fake_process`, which the client starts, and not one in memory.
 
     Raises:
-        AssertionError: After a body that did not raise: the client sent requests that nobody expected. In a group: it sent
+        AssertionError: After a body that did not raise: the script was not used up. In a group: it sent
             what the protocol does not have.
     """
     if process:
@@ -107,11 +107,11 @@ async def fake_process(
     Args:
         config: What to start it with, but for ``launch_args_override``. ``codex_home`` is a temporary directory by default.
         version: The version that the server claims to be.
-        strict: Whether a request that nobody expected is an error at the end of the scope.
+        strict: Whether a request that nobody expected, or a fault that no line has met, is an error at the end of the scope.
         validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
 
     Raises:
-        AssertionError: After a body that did not raise: the client sent requests that nobody expected. In a group: it sent
+        AssertionError: After a body that did not raise: the script was not used up. In a group: it sent
             what the protocol does not have.
         OSError: The socket to the process cannot be made, as where the path of the temporary directory is too long for one.
     """
