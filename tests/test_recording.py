@@ -31,6 +31,7 @@ from trio_codex.policies import ToolResult
 from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
 from trio_codex.recording import _recorder as recorder_module
 from trio_codex.testing import ReplayMismatch, fake_codex, replay
+from trio_codex.testing import _replay as replay_module
 from trio_codex.testing.strategies import json_values, wire_values
 from trio_codex.wire._registry import NOTIFICATIONS
 
@@ -196,6 +197,34 @@ async def test_a_mismatch_that_the_body_swallows_is_told_at_the_end():
         async with replay(REDACTED) as codex:
             with pytest.raises(errors.ConnectionBroken):
                 await codex.models()
+
+
+async def test_what_cannot_be_played_is_refused_before_anything_is_sent(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no connection 2, but 1"):
+        async with replay(REDACTED, connection=2):
+            pytest.fail("there is nothing to be played")
+    monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
+    monkeypatch.setattr(replay_module, "LONGEST_LINE", 500)
+    path = tmp_path / "long.jsonl"
+    with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
+        async with fake_codex(instruments=[recorder]) as (_, server):
+            await server.notify("configWarning", {"summary": "x" * 1000})
+    with pytest.raises(RecordingError, match="too long"):
+        async with replay(path):
+            pytest.fail("a line is missing")
+
+
+async def test_a_later_connection_is_played_in_time_from_its_own_start(autojump_clock):
+    recording = read_recording(READABLE)
+    opened, *rest = (
+        msgspec.structs.replace(entry, at=entry.at + 3600, connection=2) for entry in recording.entries
+    )
+    warning = {"method": "configWarning", "params": {"summary": "before anybody asked"}}
+    first = Entry(opened.at, 2, "received", message=warning)
+    both = attrs.evolve(recording, entries=(*recording.entries, opened, first, *rest))
+    start = trio.current_time()
+    await play(both, TEXTS, connection=2, timed=True)
+    assert trio.current_time() - start < 60
 
 
 async def test_leniently_requests_are_answered_by_their_methods_whatever_they_say(tmp_path):

@@ -194,10 +194,10 @@ class OpenTelemetryInstrument(Instrument):
         """See :class:`Instrument`."""
         told = {"codex.decision": decision_name(record), "codex.decided_by": str(record.decided_by)}
         self._decisions.add(1, {"rpc.method": record.method, **told})
-        turns = (turn for turn in self._turns if record.thread_id is not None)
-        turn = next((turn for turn in turns if turn.thread_id == record.thread_id), None)
-        if turn is not None:
-            self._turns[turn].span.add_event("codex.decision", {"rpc.method": record.method, **told})
+        # It does not say on which connection; a thread is open on one.
+        states = (state for turn, state in self._turns.items() if turn.thread_id == record.thread_id)
+        if (state := next(states, None)) is not None:
+            state.span.add_event("codex.decision", {"rpc.method": record.method, **told})
 
     def event_received(self, connection: int, event: Event) -> None:
         """See :class:`Instrument`."""
