@@ -11,7 +11,7 @@ import trio
 from faults.helpers import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.instruments import Instrument
-from trio_codex.testing import fake_codex, fake_process
+from trio_codex.testing import assert_nothing_left, fake_codex, fake_process, sweep_cancellation
 from trio_codex.testing._fake_process import PROCESS_FAULTS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="over a Unix socket")
@@ -223,6 +223,22 @@ async def test_a_flood_on_stderr_is_of_what_is_named(kind, shown):
         assert shown in (await codex.wait_closed()).stderr_tail
 
 
+@pytest.mark.long
+async def test_it_can_be_cancelled_anywhere_and_leaves_nothing():
+    async def scenario(cancellation):
+        async with assert_nothing_left():
+            with cancellation:
+                async with (
+                    fake_process(IMPATIENT, strict=False) as (config, server),
+                    open_codex(config) as codex,
+                ):
+                    await codex.thread_start()
+                    await server.strike("exit", 3, at_eof=True)
+
+    sweep = await sweep_cancellation(scenario)
+    assert sweep.tried > 20
+
+
 async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
     async with fake_codex() as (_, server):
         with pytest.raises(ValueError, match="no fault 'explode'"):
@@ -233,3 +249,11 @@ async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
             await server.strike("exit", 3)
         with pytest.raises(ValueError, match="'junk' of a process"):
             await server.strike("junk")
+        with pytest.raises(ValueError, match="does not take 'twice'"):
+            server.fault("junk", "twice")
+        with pytest.raises(ValueError, match="one of the whole line"):
+            server.fault("junk", moment="during")
+    async with fake_process() as (_, server):
+        for fault, argument in (("exit", "3"), ("kill", "SIGKILL"), ("grandchild", "cousin"), ("hang", 5)):
+            with pytest.raises(ValueError, match=f"'{fault}' does not take"):
+                await server.strike(fault, argument)

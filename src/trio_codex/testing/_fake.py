@@ -17,7 +17,7 @@ from trio_codex import CodexConfig, wire
 
 from ._build import THREAD_ID, TURN_ID, notification, server_request
 from ._build import result as result_of
-from ._fake_process import PROCESS_FAULTS, ProcessFault, ProcessStream, strike_order, write_order
+from ._fake_process import PROCESS_FAULTS, ProcessFault, ProcessStream, named, strike_order, write_order
 from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ class FakeServer:
             moment: When the process does it: ``before`` the line, ``during`` it (half of it is out), or ``after`` it.
 
         Raises:
-            ValueError: There is no such fault, or it is one of a process, and this server is none.
+            ValueError: There is no such fault, it is one of a process and this server is none, or it does not take that.
         """
         if name in PROCESS_FAULTS:
             self._process_for(name)
         elif name not in get_args(LineFault):
             raise ValueError(f"there is no fault {name!r}")
-        self._fault = _Fault(name, _told(name, argument), moment)
+        elif moment != "before":
+            raise ValueError(f"the fault {name!r} is one of the whole line")
+        self._fault = _Fault(name, named(name, argument), moment)
 
     async def strike(
         self, name: ProcessFault, argument: int | str | None = None, *, at_eof: bool = False
@@ -182,11 +184,11 @@ class FakeServer:
             at_eof: Not now, but when stdin ends.
 
         Raises:
-            ValueError: There is no such fault, or this server is no process.
+            ValueError: There is no such fault, it does not take that argument, or this server is no process.
         """
         if name not in PROCESS_FAULTS:
             raise ValueError(f"there is no fault {name!r} of a process")
-        await self._process_for(name).strike(_told(name, argument), at_eof=at_eof)
+        await self._process_for(name).strike(named(name, argument), at_eof=at_eof)
 
     def _process_for(self, fault: str) -> ProcessStream:
         if not isinstance(self._own, ProcessStream):
@@ -390,7 +392,3 @@ class FakeServer:
         while not condition():
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
-
-
-def _told(name: str, argument: int | str | None) -> str:
-    return name if argument is None else f"{name}:{argument}"

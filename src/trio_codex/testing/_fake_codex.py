@@ -140,6 +140,6 @@ def _server(
 
 async def _serve_processes(server: FakeServer, process: ProcessStream) -> None:
     while True:
-        await process.accept()
         async with process:
+            await process.accept()
             await server.serve()

@@ -5,6 +5,7 @@ Knows nothing of lines and of the protocol. The process itself is the program :m
 
 from __future__ import annotations
 
+import signal
 import socket
 import struct
 import sys
@@ -26,12 +27,33 @@ ProcessFault: TypeAlias = Literal[
 
 PROCESS_FAULTS: Final = frozenset(get_args(ProcessFault))
 
+_KINDS: Final = {
+    "grandchild": frozenset({"child", "session", "daemon"}),
+    "flood_stderr": frozenset({"line", "lines", "bytes", "escapes", "nul"}),
+    "kill": frozenset(name.removeprefix("SIG") for name in signal.Signals.__members__),
+}
+"""What may be said of a fault, besides the status of an exit."""
+
 PROGRAM: Final = Path(__file__).with_name("_relay.py")
 
 BACKLOG: Final = 8
 """Processes that may have been started while another still runs; they wait."""
 
 _ORDER: Final = struct.Struct(">cI")
+
+
+def named(fault: str, argument: int | str | None) -> str:
+    """Put a fault and what is said of it into one word, as the process takes it.
+
+    Raises:
+        ValueError: That cannot be said of it.
+    """
+    if argument is None:
+        return fault
+    fits = isinstance(argument, int) if fault == "exit" else argument in _KINDS.get(fault, ())
+    if not fits:
+        raise ValueError(f"the fault {fault!r} does not take {argument!r}")
+    return f"{fault}:{argument}"
 
 
 def strike_order(fault: str, *, at_eof: bool = False) -> bytes:
