@@ -35,17 +35,15 @@ from trio_codex.testing import _replay as replay_module
 from trio_codex.testing.strategies import json_values, wire_values
 from trio_codex.wire._registry import NOTIFICATIONS
 
-GOLDEN = [pytest.param(REDACTED, None, id="redacted"), pytest.param(READABLE, TEXTS, id="readable")]
-
 COMMAND_APPROVAL = "item/commandExecution/requestApproval"
 
 
-async def play(recording, redaction=None, **options):
+async def play(recording, **options):
     """Play a recording to the session that was recorded."""
     seen = Seen()
     with trio.fail_after(60):
         kit = {"policy": policy_for(seen), "tools": tools_for(seen)}
-        async with replay(recording, redaction=redaction, **kit, **options) as codex:
+        async with replay(recording, **kit, **options) as codex:
             await session(codex, seen)
     return seen
 
@@ -85,10 +83,10 @@ async def test_a_session_on_the_real_server_is_played_again_and_again(redaction,
     assert [len(text) for text in first.texts] == [len(text) for text in live.texts]
 
 
-@pytest.mark.parametrize(("path", "redaction"), GOLDEN)
-async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path, redaction):
+@pytest.mark.parametrize("path", [REDACTED, READABLE], ids=["redacted", "readable"])
+async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path):
     recording = read_recording(path)
-    seen = await play(recording, redaction)
+    seen = await play(recording)
     turns = {result.id for result in seen.results}
     told = [
         (entry.method, wire.decode_notification(entry.method, entry.message["params"]))
@@ -106,7 +104,7 @@ async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(p
         (COMMAND_APPROVAL, "accept (session)"),
     ]
     assert [str(record[2]) for record in seen.decisions] == [each["decided_by"] for each in decided]
-    if redaction is not None:
+    if path is READABLE:
         assert seen.texts == ["it is there", "it is done", "a longshort", "on and"]
         assert seen.looked_up == [PLANET]
         assert COMMAND in seen.asked[0].command
@@ -121,7 +119,7 @@ def test_a_recording_is_played_in_its_own_time_which_a_mock_clock_takes_away():
     recording = read_recording(READABLE)
 
     async def timed():
-        seen = await play(recording, TEXTS, timed=True)
+        seen = await play(recording, timed=True)
         return seen, trio.current_time()
 
     clocks = [MockClock(autojump_threshold=0) for _ in range(2)]
@@ -161,7 +159,7 @@ async def test_a_server_that_died_dies_again(tmp_path):
 
 async def test_another_prompt_is_told_as_a_difference():
     with trio.fail_after(5), pytest.raises(ReplayMismatch) as caught:
-        async with replay(READABLE, redaction=TEXTS, tools=tools_for(Seen())) as codex:
+        async with replay(READABLE, tools=tools_for(Seen())) as codex:
             thread = await codex.thread_start()
             await thread.run("look that up")
     difference = str(caught.value).splitlines()
@@ -223,7 +221,7 @@ async def test_a_later_connection_is_played_in_time_from_its_own_start(autojump_
     first = Entry(opened.at, 2, "received", message=warning)
     both = attrs.evolve(recording, entries=(*recording.entries, opened, first, *rest))
     start = trio.current_time()
-    await play(both, TEXTS, connection=2, timed=True)
+    await play(both, connection=2, timed=True)
     assert trio.current_time() - start < 60
 
 
@@ -352,6 +350,16 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
             read_recording(path)
     with pytest.raises(FileNotFoundError):
         read_recording(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "redaction", [None, Redaction(), Redaction(paths=True, keep={"text", "delta"})], ids=repr
+)
+def test_a_recording_says_how_its_content_was_taken_out(redaction, tmp_path):
+    Recorder(tmp_path / "file.jsonl", redaction=redaction).close()
+    assert read_recording(tmp_path / "file.jsonl").redaction == redaction
+    golden = {REDACTED: Redaction(), READABLE: TEXTS}
+    assert {path: read_recording(path).redaction for path in golden} == golden
 
 
 async def test_after_it_was_closed_nothing_is_recorded_and_nothing_fails(tmp_path, caplog):

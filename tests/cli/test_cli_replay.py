@@ -28,7 +28,7 @@ def shown(capsys, monkeypatch):
 
 
 def write(path, *entries):
-    header = Header(1, "0.1.0", False, 0.0)
+    header = Header(1, "0.1.0", None, 0.0)
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *entries)))
     return path
 

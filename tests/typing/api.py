@@ -39,6 +39,8 @@ from trio_codex import (
     retry_on_overload,
     wire,
 )
+from trio_codex.recording import Recorder, Redaction, read_recording
+from trio_codex.testing import FakeServer, fake_codex, fake_process, replay
 
 
 async def opening() -> None:
@@ -221,3 +223,16 @@ async def besides_turns(thread: Thread) -> None:
     assert_type(thread.terminals, Terminals)
     assert_type(await thread.terminals.list(), tuple[wire.ThreadBackgroundTerminal, ...])
     assert_type(await thread.terminals.terminate("1"), bool)
+
+
+async def with_the_kit(recording: Path) -> None:
+    recorder = Recorder(recording, redaction=Redaction(paths=True, keep={"command"}))
+    assert_type(read_recording(recording).redaction, Redaction | None)
+    async with replay(recording, strict=False) as codex:
+        assert_type(codex, Codex)
+    async with fake_codex(instruments=[recorder], process=True) as (codex, server):
+        assert_type(server, FakeServer)
+        server.fault("exit", 3, moment="after")
+    async with fake_process() as (config, server):
+        assert_type(config, CodexConfig)
+        await server.strike("kill", "SEGV", at_eof=True)

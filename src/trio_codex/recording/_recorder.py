@@ -15,7 +15,7 @@ from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
 from trio_codex.instruments._base import decision_name
 
-from ._file import FORMAT, Entry, Header, Kind
+from ._file import Entry, Header, Kind, header_of
 from ._redaction import Redaction
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Recorder(Instrument):
         self._start: float | None = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._file = os.fdopen(descriptor, "wb")
-        self._put(Header(FORMAT, VERSION, redaction is not None, time.time()))
+        self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:
         """Close the file. What happens later is not recorded."""

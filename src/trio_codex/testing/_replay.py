@@ -18,7 +18,7 @@ import trio.testing
 from trio_codex import CodexConfig
 from trio_codex._client._open import Opening
 from trio_codex._runtime._nursery import open_services
-from trio_codex.recording import Recording, RecordingError, Redaction, read_recording
+from trio_codex.recording import Recording, RecordingError, read_recording
 from trio_codex.recording._recorder import LONGEST_LINE
 
 from ._replay_names import Names
@@ -52,7 +52,6 @@ async def replay(
     connection: int = 1,
     strict: bool = True,
     timed: bool = False,
-    redaction: Redaction | None = None,
 ) -> AsyncGenerator[Codex]:
     """Be a client of a server that says again what was recorded, for the time of a scope. What the body raises leaves as itself.
 
@@ -69,7 +68,6 @@ async def replay(
             refused, but for a method that was answered before: it gets the last of those answers.
         timed: Whether the server takes the time that it took, in Trio's time: under a
             :class:`trio.testing.MockClock` that is none. Otherwise it answers at once.
-        redaction: How the recording was redacted, if not by the default.
 
     Raises:
         ReplayMismatch: In place of what the body raised, if the client sent something else than was recorded, and strictly
@@ -82,7 +80,7 @@ async def replay(
     """
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
-    player = _Player(recording, connection, strict, timed, redaction)
+    player = _Player(recording, connection, strict, timed)
     opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
     try:
         async with open_services(opening.close_with) as services:
@@ -104,9 +102,7 @@ class _Player:
         stream: The client's end.
     """
 
-    def __init__(
-        self, recording: Recording, connection: int, strict: bool, timed: bool, redaction: Redaction | None
-    ) -> None:
+    def __init__(self, recording: Recording, connection: int, strict: bool, timed: bool) -> None:
         entries = recording.of(connection)
         if not entries:
             known = ", ".join(map(str, recording.connections)) or "none at all"
@@ -118,7 +114,7 @@ class _Player:
             raise RecordingError("a line that was too long to be recorded cannot be played")
         # Other JSON than objects is junk, whoever sent it.
         self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
-        self._redaction = (redaction or Redaction()) if recording.redacted else None
+        self._redaction = recording.redaction
         self._strict = strict
         self._timed = timed
         client_end, self._own = trio.testing.memory_stream_pair()
