@@ -7,6 +7,7 @@ import sys
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from faults.helpers import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
@@ -62,6 +63,20 @@ async def test_both_sides_can_send_much_at_once():
             asked = await server.expect("thread/list")
             assert len(asked.params["searchTerm"]) == 2_000_000
             await asked.answer({})
+
+
+async def test_what_several_tasks_tell_it_before_it_runs_and_at_once_is_all_done():
+    async with fake_process(IMPATIENT, strict=False) as (config, server), trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(server.notify, "configWarning", {"summary": "x" * 1_000_000})
+            nursery.start_soon(server.strike, "flood_stderr")
+        await trio.testing.wait_all_tasks_blocked()
+        async with open_codex(config) as codex:
+            for _ in range(3):
+                nursery.start_soon(server.notify, "configWarning", {"summary": "x" * 1_000_000})
+                nursery.start_soon(server.strike, "flood_stderr", "lines")
+            await trio.testing.wait_all_tasks_blocked()
+            await codex.thread_start()
 
 
 async def test_a_request_that_nobody_expected_or_that_the_protocol_does_not_have_fails_the_test():

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
@@ -78,6 +78,7 @@ class ProcessStream(trio.abc.Stream):
 
     def __init__(self, listener: trio.SocketListener) -> None:
         self._listener = listener
+        self._sending = trio.StrictFIFOLock()
         self._process: trio.SocketStream | None = None
         self._runs = trio.Event()
         self._ended = trio.Event()
@@ -86,15 +87,13 @@ class ProcessStream(trio.abc.Stream):
 
     async def accept(self) -> None:
         """Wait for a process and let it read."""
-        process = await self._listener.accept()
-        orders, self._first_orders = self._first_orders + _order(b"r", b""), b""
-        self._process = process
-        self._ended = trio.Event()
-        self._runs.set()
-        try:
-            await process.send_all(orders)
-        except trio.BrokenResourceError:
-            await trio.lowlevel.checkpoint()  # it has ended already, and so ends what comes
+        self._process = await self._listener.accept()
+        async with self._sending:
+            orders, self._first_orders = self._first_orders + _order(b"r", b""), b""
+            self._ended = trio.Event()
+            self._runs.set()
+            with suppress(trio.BrokenResourceError):  # it has ended already, and so ends what comes
+                await self._process.send_all(orders)
 
     async def order(self, orders: bytes) -> None:
         """Send encoded orders, as soon as a process runs.
@@ -103,11 +102,10 @@ class ProcessStream(trio.abc.Stream):
             trio.BrokenResourceError: It has ended.
         """
         await self._runs.wait()
-        assert self._process is not None
-        try:
+        async with self._sending:
+            if self._process is None or self._ended.is_set():
+                raise trio.BrokenResourceError("the process has ended")
             await self._process.send_all(orders)
-        except trio.ClosedResourceError:
-            raise trio.BrokenResourceError("the process has ended") from None
 
     async def strike(self, fault: str, *, at_eof: bool = False) -> None:
         """Have the process go wrong; if none runs, then the next, before it reads anything.
