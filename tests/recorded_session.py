@@ -1,4 +1,4 @@
-"""One session with an approval, a steer and an interrupt, as it is recorded and replayed. Run it to record the golden files anew:
+"""One session with a tool call, an approval, a steer and an interrupt, as it is recorded and replayed. Run it to record the golden files anew:
 
 uv run python tests/recorded_session.py
 """
@@ -9,18 +9,21 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_codex import CodexConfig, Policy, open_codex, policies
+from trio_codex import CodexConfig, Policy, open_codex, policies, tool
 from trio_codex.recording import Recorder, Redaction
-from trio_codex.testing import Command, Hang, MockModel, Text, offline_home
+from trio_codex.testing import Command, Hang, MockModel, Text, ToolCall, offline_home
 
 GOLDEN = Path(__file__).parent / "golden"
 REDACTED = GOLDEN / "session.redacted.jsonl"
 READABLE = GOLDEN / "session.readable.jsonl"
 
-TEXTS = Redaction(keep={"aggregatedOutput", "command", "delta", "reason", "text"})
+TEXTS = Redaction(keep={"aggregatedOutput", "arguments", "command", "delta", "reason", "text"})
 """Keeps what this session says, and takes out what it says of the machine that it ran on."""
 
 COMMAND = "echo granted"
+
+PLANET = "a planet"
+"""What the tool is asked for: as long without its content as with it."""
 
 
 @attrs.define
@@ -31,6 +34,7 @@ class Seen:
     texts: list = attrs.field(factory=list)
     results: list = attrs.field(factory=list)
     asked: list = attrs.field(factory=list)
+    looked_up: list = attrs.field(factory=list)
     decisions: list = attrs.field(factory=list)
 
 
@@ -43,10 +47,22 @@ def policy_for(seen):
     return Policy(command=command)
 
 
+def tools_for(seen):
+    # Its parameter is a name that the protocol knows, too: others do not survive where the content is taken out.
+    @tool
+    async def look_up(query: str) -> str:
+        """Look something up."""
+        await trio.lowlevel.checkpoint()
+        seen.looked_up.append(query)
+        return f"all about {query}"
+
+    return [look_up]
+
+
 async def session(codex, seen):
-    """An approval, then a steer, then an interrupt, each at an event, so that the order is always the same."""
+    """A tool call, an approval, then a steer, then an interrupt, each at an event, so that the order is always the same."""
     thread = await codex.thread_start()
-    for prompt, act in (("run it", None), ("talk", "steer"), ("talk on", "interrupt")):
+    for prompt, act in (("look it up", None), ("run it", None), ("talk", "steer"), ("talk on", "interrupt")):
         async with thread.turn(prompt) as turn:
             text = ""
             async for event in turn:
@@ -71,6 +87,8 @@ async def recorded(*instruments):
     """The real server, with a model that plays its part in the session; gives the client and what its policy was asked."""
     seen = Seen()
     async with MockModel() as model:
+        model.respond(ToolCall("look_up", {"query": PLANET}))
+        model.say("it is ", "there")
         model.respond(Command(COMMAND, escalate="it has to"))
         model.say("it is ", "done")
         model.respond(Text("a long"), Hang())
@@ -78,7 +96,9 @@ async def recorded(*instruments):
         model.respond(Text("on and"), Hang())
         with offline_home(model, approval_policy="on-request") as home:
             config = CodexConfig(env=home.env, inherit_env=False, cwd=home.workspace)
-            async with open_codex(config, policy=policy_for(seen), instruments=instruments) as codex:
+            async with open_codex(
+                config, policy=policy_for(seen), tools=tools_for(seen), instruments=instruments
+            ) as codex:
                 yield codex, seen
 
 

@@ -119,12 +119,13 @@ async def test_whoever_waits_waits_as_long_as_it_takes(wait, autojump_clock):
 
 
 async def test_a_start_takes_as_long_as_it_takes(autojump_clock):
-    server = FakeServer()
+    client_end, server_end = trio.testing.memory_stream_pair()
+    server = FakeServer(server_end)
     server.take_over("initialize")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve)
         with trio.move_on_after(A_YEAR) as scope:
-            nursery.start_soon(partial(connect_codex, nursery, server.stream, config=NO_BUDGET))
+            nursery.start_soon(partial(connect_codex, nursery, client_end, config=NO_BUDGET))
             await trio.sleep_forever()
         assert scope.cancelled_caught
         assert len(nursery.child_tasks) > 1, "it gave up"

@@ -386,6 +386,60 @@ async def test_stats_count_what_happened_and_what_is_going_on():
     assert then.decision_latency.p50 is None
 
 
+async def test_a_turn_is_told_with_its_tokens_and_how_long_its_interrupt_took(autojump_clock):
+    seen, stats = Everything(), StatsInstrument()
+    last = {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}
+    async with fake_codex(instruments=[seen, stats]) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        async def serve():
+            await server.accept_turn()
+            usage = {"threadId": "thread-1", "turnId": "turn-1", "tokenUsage": {"total": last, "last": last}}
+            await server.notify("thread/tokenUsage/updated", usage)
+            await trio.sleep(1)
+            for _ in range(2):
+                await (await server.expect("turn/interrupt")).answer()
+            await trio.sleep(2)
+            await server.end_turn(status="interrupted")
+            await play_turn(server)
+
+        nursery.start_soon(serve)
+        async with thread.turn("hello") as turn:
+            await trio.sleep(1)
+            await turn.interrupt()
+            await trio.sleep(1)
+            await turn.interrupt()
+            await turn.wait()
+        await thread.run("hello")
+    interrupted, completed = seen.of("turn_ended")
+    assert interrupted.interrupted_at - interrupted.started_at == 1
+    assert interrupted.interrupt_latency == 3
+    assert (interrupted.usage.input_tokens, interrupted.usage.output_tokens) == (7, 2)
+    assert (completed.interrupted_at, completed.interrupt_latency, completed.usage) == (None, None, None)
+    snapshot = stats.snapshot()
+    assert (snapshot.interrupt_latency.count, snapshot.interrupt_latency.total) == (1, 3)
+    assert snapshot.tokens.total_tokens == 9
+
+
+async def test_an_interrupt_that_came_too_late_has_no_latency():
+    seen = Everything()
+    async with scripted(seen) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        async def serve():
+            await server.accept_turn()
+            asked = await server.expect("turn/interrupt")
+            await server.end_turn()
+            await asked.refuse("no active turn to interrupt")
+
+        nursery.start_soon(serve)
+        async with thread.turn("hello") as turn:
+            await turn.interrupt()
+    record = seen.one("turn_ended")
+    assert record.interrupted_at is not None
+    assert record.interrupt_latency is None
+
+
 def test_stats_of_what_was_lost_and_quantiles():
     stats = StatsInstrument()
     stats.line_discarded(1, "not JSON", 5)

@@ -1,6 +1,7 @@
 """What holds of the project as a whole: imports go downward only, importing is cheap, and tests leave nothing behind."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ NEVER_IMPORTED = {
 }
 """What a layer never knows, outside the project."""
 
-STDLIB_ONLY = {"trio_codex._runtime._guard"}
+STDLIB_ONLY = {"trio_codex._runtime._guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -150,6 +151,18 @@ def test_there_are_no_threads_and_no_asyncio(path):
         "queue",
         "anyio",
     }
+
+
+def test_what_of_the_tests_is_private_is_listed_with_its_reason():
+    rows = re.findall(
+        r"^\| (`[\w/.`, ]+`) \| (.+) \|$", (TESTS.parent / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
+    listed = [name for names, _ in rows for name in re.findall(r"`([\w/]+\.py)`", names)]
+    found = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("*.py")}
+    private = {name for name in found if not name.rpartition("/")[2].startswith(("test_", "conftest"))}
+    assert sorted(listed) == sorted(private), (
+        "list it in CONTRIBUTING.md with the reason, or make it a part of the kit"
+    )
 
 
 def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path):

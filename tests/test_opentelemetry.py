@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex import CodexConfig, Policy, errors, open_codex, policies
+from trio_codex import CodexConfig, Policy, errors, open_codex, policies, retry_on_overload
 from trio_codex.instruments import Instrument, OpenTelemetryInstrument
 from trio_codex.testing import Command, MockModel, fake_codex, offline_home
 from trio_codex.testing._serve import serve
@@ -198,6 +198,9 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
             nursery.start_soon(refuse, server)
             with pytest.raises(errors.ServerBusyError):
                 await codex.models()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refuse_once, server)
+            await retry_on_overload(codex.thread_list, initial_delay=0)
         await server.send_line(b"no JSON")
         await wait_all_tasks_blocked()
         await server.hang_up()
@@ -209,7 +212,6 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
     assert session.attributes["error.type"] == "ConnectionBroken"
     assert telemetry.metric("codex.lines.discarded") == {("not JSON",): 1}
     instrument = telemetry.instrument
-    instrument.request_retried("thread/list", 1, 0.5)
     instrument.deltas_merged(1, "item/agentMessage/delta", 5)
     instrument.buffer_overflowed(1, errors.SubscriptionOverflow(1, 1))
     assert telemetry.metric("codex.request.retries") == {("thread/list",): 1}
@@ -219,6 +221,41 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
     assert not instrument._server_requests
     assert not instrument._turns
     assert not instrument._sessions
+
+
+async def test_tokens_and_how_long_an_interrupt_took_are_measured():
+    telemetry = Telemetry()
+    spent = {"inputTokens": 30, "cachedInputTokens": 10, "outputTokens": 4, "totalTokens": 34}
+    usage = {**spent, "reasoningOutputTokens": 0, "cacheWriteInputTokens": 0}
+    ids = {"threadId": "thread-1", "turnId": "turn-1"}
+    reported = {**ids, "tokenUsage": {"total": usage, "last": usage}}
+    async with scripted(telemetry) as (codex, server):
+        thread = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+
+            async def serve():
+                await server.accept_turn()
+                await server.notify("thread/tokenUsage/updated", reported)
+                await (await server.expect("turn/interrupt")).answer()
+                await server.end_turn(status="interrupted")
+                await play_turn(server)  # uses none, and is not interrupted
+
+            nursery.start_soon(serve)
+            async with thread.turn("hello") as turn:
+                await turn.interrupt()
+                await turn.wait()
+            await thread.run("hello")
+    interrupted, completed = telemetry.spans("codex.turn")
+    assert interrupted.attributes["codex.tokens.input"] == 30
+    assert interrupted.attributes["codex.tokens.output"] == 4
+    assert "codex.tokens.input" not in completed.attributes
+    assert telemetry.metric("codex.tokens") == {("input",): 30, ("output",): 4}
+    assert telemetry.metric("codex.turn.interrupt.duration") == {(): 1}
+
+
+async def refuse_once(server):
+    await (await server.expect("thread/list")).refuse("busy", -32001)
+    await (await server.expect("thread/list")).answer(data=[])
 
 
 async def refuse(server):

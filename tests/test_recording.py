@@ -14,24 +14,43 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from recorded_session import COMMAND, READABLE, REDACTED, TEXTS, Seen, policy_for, recorded, session
+from recorded_session import (
+    COMMAND,
+    PLANET,
+    READABLE,
+    REDACTED,
+    TEXTS,
+    Seen,
+    policy_for,
+    recorded,
+    session,
+    tools_for,
+)
 from trio_codex import errors, wire
+from trio_codex.policies import ToolResult
 from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
 from trio_codex.recording import _recorder as recorder_module
 from trio_codex.testing import ReplayMismatch, fake_codex, replay
+from trio_codex.testing import _replay as replay_module
 from trio_codex.testing.strategies import json_values, wire_values
 from trio_codex.wire._registry import NOTIFICATIONS
 
-GOLDEN = [pytest.param(REDACTED, None, id="redacted"), pytest.param(READABLE, TEXTS, id="readable")]
+COMMAND_APPROVAL = "item/commandExecution/requestApproval"
 
 
-async def play(recording, redaction=None, **options):
+async def play(recording, **options):
     """Play a recording to the session that was recorded."""
     seen = Seen()
     with trio.fail_after(60):
-        async with replay(recording, policy=policy_for(seen), redaction=redaction, **options) as codex:
+        kit = {"policy": policy_for(seen), "tools": tools_for(seen)}
+        async with replay(recording, **kit, **options) as codex:
             await session(codex, seen)
     return seen
+
+
+def without_content(decided):
+    """What stays of a decision where the answer of a tool is about what was taken out."""
+    return tuple(type(part) if isinstance(part, ToolResult) else part for part in decided)
 
 
 # -- what is played is what was ------------------------------------------------------------------------------------
@@ -44,25 +63,30 @@ async def test_a_session_on_the_real_server_is_played_again_and_again(redaction,
     with trio.fail_after(30), Recorder(path, redaction=redaction) as recorder:
         async with recorded(recorder) as (codex, live):
             await session(codex, live)
-    assert live.texts == ["it is done", "a longshort", "on and"]
-    assert [result.status for result in live.results] == ["completed", "completed", "interrupted"]
+    assert live.texts == ["it is there", "it is done", "a longshort", "on and"]
+    assert [result.status for result in live.results] == [*["completed"] * 3, "interrupted"]
+    assert live.looked_up == [PLANET]
+    assert [record[1] for record in live.decisions] == ["item/tool/call", COMMAND_APPROVAL]
     first, second = await play(path), await play(path)
     assert attrs.asdict(first, recurse=False) == attrs.asdict(second, recurse=False)
-    assert first.decisions == live.decisions
+    assert list(map(without_content, first.decisions)) == list(map(without_content, live.decisions))
+    assert list(map(len, first.looked_up)) == [len(PLANET)]
     assert [method for method, _ in first.events] == [method for method, _ in live.events]
     if redaction is None:
         assert first.events == live.events
         assert first.results == live.results
         assert first.asked == live.asked
+        assert first.decisions == live.decisions
+        assert first.looked_up == live.looked_up
     assert [type(params) for _, params in first.events] == [type(params) for _, params in live.events]
     assert [result.status for result in first.results] == [result.status for result in live.results]
     assert [len(text) for text in first.texts] == [len(text) for text in live.texts]
 
 
-@pytest.mark.parametrize(("path", "redaction"), GOLDEN)
-async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path, redaction):
+@pytest.mark.parametrize("path", [REDACTED, READABLE], ids=["redacted", "readable"])
+async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(path):
     recording = read_recording(path)
-    seen = await play(recording, redaction)
+    seen = await play(recording)
     turns = {result.id for result in seen.results}
     told = [
         (entry.method, wire.decode_notification(entry.method, entry.message["params"]))
@@ -72,13 +96,17 @@ async def test_a_golden_recording_gives_its_typed_events_decisions_and_results(p
     of_turns = [(method, params) for method, params in told if _turn_of(params) in turns]
     assert seen.events == of_turns
     assert not any(isinstance(params, wire.UnknownNotification) for _, params in seen.events)
-    assert [result.status for result in seen.results] == ["completed", "completed", "interrupted"]
+    assert [result.status for result in seen.results] == [*["completed"] * 3, "interrupted"]
     assert seen.texts[0] == seen.results[0].final_response
-    [decided] = [entry.decision for entry in recording.entries if entry.kind == "decision"]
-    assert decided["decision"] == "accept (session)"
-    assert [str(record[2]) for record in seen.decisions] == [decided["decided_by"]]
-    if redaction is not None:
-        assert seen.texts == ["it is done", "a longshort", "on and"]
+    decided = [entry.decision for entry in recording.entries if entry.kind == "decision"]
+    assert [(each["method"], each["decision"]) for each in decided] == [
+        ("item/tool/call", "done"),
+        (COMMAND_APPROVAL, "accept (session)"),
+    ]
+    assert [str(record[2]) for record in seen.decisions] == [each["decided_by"] for each in decided]
+    if path is READABLE:
+        assert seen.texts == ["it is there", "it is done", "a longshort", "on and"]
+        assert seen.looked_up == [PLANET]
         assert COMMAND in seen.asked[0].command
 
 
@@ -91,7 +119,7 @@ def test_a_recording_is_played_in_its_own_time_which_a_mock_clock_takes_away():
     recording = read_recording(READABLE)
 
     async def timed():
-        seen = await play(recording, TEXTS, timed=True)
+        seen = await play(recording, timed=True)
         return seen, trio.current_time()
 
     clocks = [MockClock(autojump_threshold=0) for _ in range(2)]
@@ -131,12 +159,12 @@ async def test_a_server_that_died_dies_again(tmp_path):
 
 async def test_another_prompt_is_told_as_a_difference():
     with trio.fail_after(5), pytest.raises(ReplayMismatch) as caught:
-        async with replay(READABLE, redaction=TEXTS) as codex:
+        async with replay(READABLE, tools=tools_for(Seen())) as codex:
             thread = await codex.thread_start()
-            await thread.run("run that")
+            await thread.run("look that up")
     difference = str(caught.value).splitlines()
-    assert any(line.startswith("-") and "run it" in line for line in difference)
-    assert any(line.startswith("+") and "run that" in line for line in difference)
+    assert any(line.startswith("-") and "look it up" in line for line in difference)
+    assert any(line.startswith("+") and "look that up" in line for line in difference)
 
 
 async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
@@ -155,7 +183,7 @@ async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
 
 async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
     with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)did not send.*turn/start"):
-        async with replay(REDACTED) as codex:
+        async with replay(REDACTED, tools=tools_for(Seen())) as codex:
             await codex.thread_start()
     with trio.fail_after(5), pytest.raises(ValueError, match="mine"):
         async with replay(REDACTED) as codex:
@@ -167,6 +195,34 @@ async def test_a_mismatch_that_the_body_swallows_is_told_at_the_end():
         async with replay(REDACTED) as codex:
             with pytest.raises(errors.ConnectionBroken):
                 await codex.models()
+
+
+async def test_what_cannot_be_played_is_refused_before_anything_is_sent(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no connection 2, but 1"):
+        async with replay(REDACTED, connection=2):
+            pytest.fail("there is nothing to be played")
+    monkeypatch.setattr(recorder_module, "LONGEST_LINE", 500)
+    monkeypatch.setattr(replay_module, "LONGEST_LINE", 500)
+    path = tmp_path / "long.jsonl"
+    with trio.fail_after(5), Recorder(path, redaction=None) as recorder:
+        async with fake_codex(instruments=[recorder]) as (_, server):
+            await server.notify("configWarning", {"summary": "x" * 1000})
+    with pytest.raises(RecordingError, match="too long"):
+        async with replay(path):
+            pytest.fail("a line is missing")
+
+
+async def test_a_later_connection_is_played_in_time_from_its_own_start(autojump_clock):
+    recording = read_recording(READABLE)
+    opened, *rest = (
+        msgspec.structs.replace(entry, at=entry.at + 3600, connection=2) for entry in recording.entries
+    )
+    warning = {"method": "configWarning", "params": {"summary": "before anybody asked"}}
+    first = Entry(opened.at, 2, "received", message=warning)
+    both = attrs.evolve(recording, entries=(*recording.entries, opened, first, *rest))
+    start = trio.current_time()
+    await play(both, connection=2, timed=True)
+    assert trio.current_time() - start < 60
 
 
 async def test_leniently_requests_are_answered_by_their_methods_whatever_they_say(tmp_path):
@@ -294,6 +350,16 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
             read_recording(path)
     with pytest.raises(FileNotFoundError):
         read_recording(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "redaction", [None, Redaction(), Redaction(paths=True, keep={"text", "delta"})], ids=repr
+)
+def test_a_recording_says_how_its_content_was_taken_out(redaction, tmp_path):
+    Recorder(tmp_path / "file.jsonl", redaction=redaction).close()
+    assert read_recording(tmp_path / "file.jsonl").redaction == redaction
+    golden = {REDACTED: Redaction(), READABLE: TEXTS}
+    assert {path: read_recording(path).redaction for path in golden} == golden
 
 
 async def test_after_it_was_closed_nothing_is_recorded_and_nothing_fails(tmp_path, caplog):

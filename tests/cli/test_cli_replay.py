@@ -28,7 +28,7 @@ def shown(capsys, monkeypatch):
 
 
 def write(path, *entries):
-    header = Header(1, "0.1.0", False, 0.0)
+    header = Header(1, "0.1.0", None, 0.0)
     path.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in (header, *entries)))
     return path
 
@@ -41,6 +41,12 @@ def test_a_session_is_shown_as_it_was(shown):
         "recorded without its content",
         "the connection opens",
         "→ thread/start",
+        "▶ look it up",
+        "→ look_up",
+        "? item/tool/call  look_up",
+        "= done by tool, look_up, after N ms",
+        "it is there",
+        "● the turn is completed · N ms",
         "▶ run it",
         "$ echo granted",
         "? item/commandExecution/requestApproval  /bin/bash -c 'echo granted'",

@@ -1,5 +1,6 @@
 """Retrying: what is retried, when, and what never is."""
 
+import logging
 import math
 import random
 
@@ -8,6 +9,7 @@ import trio
 
 from trio_codex import errors, is_retryable_error, retry_on_overload
 from trio_codex._core._rpc import rpc_error
+from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 
 BUSY = "Server overloaded; retry later."
@@ -151,3 +153,92 @@ async def test_nothing_is_repeated_once_a_turn_was_accepted(nested):
             await trio.testing.wait_all_tasks_blocked()
             assert len(caught) == 1
             assert server.unexpected() == []
+
+
+# -- who is told -------------------------------------------------------------------------------------------------------
+
+
+class Retries(Instrument):
+    def __init__(self):
+        self.told = []
+
+    def request_retried(self, method, attempt, delay):
+        self.told.append((method, attempt, delay))
+
+
+async def refuse(server, *methods):
+    for method in methods:
+        await (await server.expect(method)).refuse(BUSY, -32001)
+
+
+@pytest.mark.parametrize(
+    ("method", "ask"),
+    [
+        ("model/list", lambda codex: codex.models()),
+        ("thread/start", lambda codex: codex.thread_start()),
+        ("thread/list", lambda codex: codex.request("thread/list", {})),
+    ],
+    ids=["a typed request", "one that is undone", "a raw one"],
+)
+async def test_the_instruments_of_the_client_that_was_refused_are_told(method, ask, caplog, autojump_clock):
+    caplog.set_level(logging.INFO, "trio_codex.activity")
+    refused, other, stats = Retries(), Retries(), StatsInstrument()
+    async with (
+        fake_codex(instruments=[refused, stats, LogInstrument()]) as (codex, server),
+        fake_codex(instruments=[other]) as (idle, _),
+        trio.open_nursery() as nursery,
+    ):
+        server.take_over(method)
+
+        async def fn():
+            await idle.thread_start()
+            await ask(codex)
+
+        async def serve():
+            await refuse(server, method, method)
+            await (await server.expect(method)).answer()
+
+        nursery.start_soon(serve)
+        await retry_on_overload(fn, initial_delay=1, jitter=0)
+    assert refused.told == [(method, 1, 1), (method, 2, 2)]
+    assert other.told == []
+    assert stats.snapshot().retries == 2
+    told = [record.getMessage() for record in caplog.records if "tried again" in record.getMessage()]
+    assert told == [
+        f"{method} is tried again in 1.000 s, after attempt 1",
+        f"{method} is tried again in 2.000 s, after attempt 2",
+    ]
+
+
+async def test_a_turn_that_was_rejected_is_told_and_so_is_each_retry_around_another(autojump_clock):
+    retries = Retries()
+    async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        async def serve():
+            await refuse(server, *["turn/start"] * 3)
+            await server.accept_turn()
+            await server.end_turn()
+
+        nursery.start_soon(serve)
+        await retry_on_overload(
+            lambda: retry_on_overload(lambda: thread.run("hi"), attempts=2, initial_delay=1, jitter=0),
+            attempts=2,
+            initial_delay=5,
+            max_delay=5,
+            jitter=0,
+        )
+    assert retries.told == [("turn/start", 1, 1), ("turn/start", 1, 5), ("turn/start", 1, 1)]
+
+
+async def test_what_is_not_retried_is_not_told(autojump_clock):
+    retries = Retries()
+    async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
+        for method in ("model/list", "account/read"):
+            server.take_over(method)
+        nursery.start_soon(refuse, server, "model/list")
+        with pytest.raises(errors.ServerBusyError):
+            await retry_on_overload(codex.models, attempts=1)
+        fn = Flaky(1)  # refused by something that is no client
+        await retry_on_overload(fn)
+    assert retries.told == []

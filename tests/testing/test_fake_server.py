@@ -54,13 +54,14 @@ async def test_an_answer_of_the_client_is_looked_at_too():
     async with fake_codex() as (_, server):
         await server.ask("q", "item/fileChange/requestApproval")
         assert await server.answer_to("q") == {"decision": "decline"}
-    bare = FakeServer()
+    client_end, server_end = trio.testing.memory_stream_pair()
+    bare = FakeServer(server_end)
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bare.serve)
             nursery.start_soon(bare.ask, 1, "item/fileChange/requestApproval")
-            await bare.stream.receive_some()
-            await bare.stream.send_all(b'{"id":1,"result":{"decision":5}}\n')
+            await client_end.receive_some()
+            await client_end.send_all(b'{"id":1,"result":{"decision":5}}\n')
             await trio.sleep_forever()
     assert "the client answered item/fileChange/requestApproval, which is no" in leaf_of(caught.value)
 
@@ -90,6 +91,17 @@ async def test_what_it_says_is_made_of_the_fields_that_matter():
             result = await thread.run("go")
     assert result.status is TurnStatus.completed
     assert result.final_response == "done"
+
+
+async def test_a_fault_that_no_line_has_met_fails_the_test_at_its_end():
+    with pytest.raises(AssertionError, match="no line was sent after fault\\('junk'\\)"):
+        async with fake_codex() as (codex, server):
+            await codex.thread_start()
+            server.fault("junk")
+    async with fake_codex() as (_, server):
+        server.fault("mute")
+        for _ in range(2):
+            await server.notify("configWarning", {"summary": "nobody hears"})
 
 
 async def ask_in_vain(codex):

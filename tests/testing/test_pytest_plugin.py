@@ -35,6 +35,22 @@ def test_a_policy_and_a_tool_are_tested_without_a_process(project):
     project.runpytest().assert_outcomes(passed=1)
 
 
+def test_the_scripted_server_may_be_a_process(project):
+    project.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.codex(process=True)
+        async def test_it(fake_codex):
+            codex, server = fake_codex
+            assert codex.pid
+            await server.strike("exit", 3)
+            assert (await codex.wait_closed()).returncode == 3
+        """
+    )
+    project.runpytest().assert_outcomes(passed=1)
+
+
 def test_the_closest_marker_wins_and_the_others_still_hold(project):
     project.makepyfile(
         """

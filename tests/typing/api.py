@@ -43,6 +43,8 @@ from trio_codex import (
     retry_on_overload,
     wire,
 )
+from trio_codex.recording import Recorder, Redaction, read_recording
+from trio_codex.testing import FakeServer, fake_codex, fake_process, replay
 
 
 async def opening() -> None:
@@ -238,3 +240,16 @@ async def using_mcp_servers_and_skills(codex: Codex, thread: Thread) -> None:
     assert_type(codex.skills, Skills)
     assert_type((await codex.skills.list(Path("."), rescan=True)).skills, Sequence[wire.SkillMetadata])
     await codex.skills.disable(path=Path("SKILL.md"))
+
+
+async def with_the_kit(recording: Path) -> None:
+    recorder = Recorder(recording, redaction=Redaction(paths=True, keep={"command"}))
+    assert_type(read_recording(recording).redaction, Redaction | None)
+    async with replay(recording, strict=False) as codex:
+        assert_type(codex, Codex)
+    async with fake_codex(instruments=[recorder], process=True) as (codex, server):
+        assert_type(server, FakeServer)
+        server.fault("exit", 3, moment="after")
+    async with fake_process() as (config, server):
+        assert_type(config, CodexConfig)
+        await server.strike("kill", "SEGV", at_eof=True)

@@ -1,6 +1,7 @@
 """When a request may be sent again: owns the only thing that retries, and what tells that it must not.
 
-Whoever starts a turn notes it here, so that an attempt that may have set an agent to work is never repeated.
+Whoever starts a turn notes it here, so that an attempt that may have set an agent to work is never repeated. Whoever asks for
+anything notes that, so that the instruments of the client that was refused are told of the retry.
 """
 
 from __future__ import annotations
@@ -17,18 +18,41 @@ from trio_codex.errors import ServerBusyError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_codex._runtime._instruments import Instruments
+
 T = TypeVar("T")
 
 
 @attrs.define
 class _Attempt:
-    """Turns that an attempt has started, or may have; those of an attempt within it are its own, too."""
+    """What an attempt has asked for; what an attempt within it has is its own, too.
+
+    Attributes:
+        within: The attempt that it is part of.
+        started: Turns that it has started, or may have.
+        asked: By method, who is told what the client does that it was asked of.
+    """
 
     within: _Attempt | None
     started: int = 0
+    asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
+
+    def tell(self, error: Exception, number: int, delay: float) -> None:
+        """Tell the instruments of who refused that it is about to be asked again."""
+        method = error.method if isinstance(error, ServerBusyError) else None
+        if method is not None and method in self.asked:
+            self.asked[method].call("request_retried", method, number, delay)
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("trio_codex_attempt", default=None)
+
+
+def note_asked(method: str, instruments: Instruments) -> None:
+    """Note that a request is asked for, of a client with these instruments."""
+    attempt = _attempt.get()
+    while attempt is not None:
+        attempt.asked[method] = instruments
+        attempt = attempt.within
 
 
 def note_started() -> None:
@@ -72,7 +96,8 @@ async def retry_on_overload(
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
     The delay doubles from one attempt to the next. Nothing is repeated after a turn was started within ``fn`` that the
-    server may be working on, whatever failed afterwards. Cancellable at any time; put it under a deadline of your own.
+    server may be working on, whatever failed afterwards. Cancellable at any time; put it under a deadline of your own. The instruments of the client that was refused are told
+    (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called anew for each attempt.
@@ -94,17 +119,19 @@ async def retry_on_overload(
     if initial_delay < 0 or max_delay < 0 or not 0 <= jitter <= 1:
         raise ValueError("delays must not be negative, and jitter must be between 0 and 1")
     delay = initial_delay
-    for left in reversed(range(attempts)):
+    for number in range(1, attempts + 1):
         attempt = _Attempt(_attempt.get())
         token = _attempt.set(attempt)
         try:
             return await fn()
         except Exception as exc:
-            if not left or attempt.started or not is_retryable_error(exc):
+            if number == attempts or attempt.started or not is_retryable_error(exc):
                 raise
+            delay = min(delay, max_delay)
+            pause = delay * random.uniform(1 - jitter, 1 + jitter)
+            attempt.tell(exc, number, pause)
         finally:
             _attempt.reset(token)
-        delay = min(delay, max_delay)
-        await trio.sleep(delay * random.uniform(1 - jitter, 1 + jitter))
+        await trio.sleep(pause)
         delay *= 2
     raise AssertionError("the last attempt returns or raises")

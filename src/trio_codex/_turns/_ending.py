@@ -117,6 +117,7 @@ def kill_server(session: Session, reason: str) -> None:
 async def interrupt(session: Session, turn: TurnState) -> None:
     """Ask the server to interrupt a turn until it accepts, or the turn has ended."""
     params = {"threadId": turn.thread.id}
+    turn.note_interrupt()
     await insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id})
 
 

@@ -152,6 +152,11 @@ class TurnState:
         if self._record is not None:
             self._record.id = self.id
 
+    def note_interrupt(self) -> None:
+        """Note that the server is asked to interrupt it."""
+        if self._record is not None and self._record.interrupted_at is None:
+            self._record.interrupted_at = trio.current_time()
+
     def never_started(self) -> None:
         """Note that the server refused to start it."""
         self.start = None
@@ -218,6 +223,7 @@ class TurnState:
         if self._record is not None and self._record.status is None:
             self._record.id = self.id or self.active_id
             self._record.ended_at, self._record.status = trio.current_time(), status
+            self._record.usage = self.meter.usage
             self._instruments.call("turn_ended", self._record)
         if self.callbacks is not None:
             self.callbacks.cancel()

@@ -29,7 +29,7 @@ async def show(file: str, speed: float | None) -> int:
     """Show a recording; give the exit status."""
     recording = read_recording(file)
     timeline = Timeline(several=len(recording.connections) > 1)
-    if recording.redacted:
+    if recording.redaction is not None:
         timeline.note("recorded without its content", "dim")
     at = 0.0
     for entry in recording.entries:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trio_codex._requests._audit import DecisionRecord
     from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
     from trio_codex._turns._event import Event
+    from trio_codex._turns._usage import TokenUsage
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
 
@@ -51,6 +52,8 @@ class TurnRecord:
         id: Its id; ``None`` until the server has told it.
         ended_at: Trio time of its end.
         status: How it ended: a value of :class:`~trio_codex.TurnStatus`, or ``"refused"`` if it never started.
+        interrupted_at: Trio time at which the server was first asked to interrupt it; ``None`` if it never was.
+        usage: The tokens that it used, known at its end; those of agents it spawned are in the records of their turns.
     """
 
     connection: int
@@ -60,19 +63,34 @@ class TurnRecord:
     id: str | None = None
     ended_at: float | None = None
     status: str | None = None
+    interrupted_at: float | None = None
+    usage: TokenUsage | None = None
 
     @property
     def duration(self) -> float | None:
         """Seconds from start to end."""
         return None if self.ended_at is None else self.ended_at - self.started_at
 
+    @property
+    def interrupt_latency(self) -> float | None:
+        """Seconds from the interrupt's being asked for to the end; ``None`` if it was not interrupted, or not in time."""
+        if self.ended_at is None or self.interrupted_at is None or self.status != "interrupted":
+            return None
+        return self.ended_at - self.interrupted_at
+
 
 def decision_name(record: DecisionRecord) -> str:
-    """Name a decision without its content: ``"accept"``, ``"decline"``, the status of a review, else the outcome."""
+    """Name a decision without its content.
+
+    ``"accept"``, ``"decline"``, …; the status of a review; ``"done"`` or ``"failed"`` of a tool; else the outcome.
+    """
     if record.decision is None:
         return record.outcome
     if isinstance(record.decision, str):
         return record.decision
+    success = getattr(record.decision, "success", None)
+    if success is not None:
+        return "done" if success else "failed"
     return type(record.decision).__name__.lower()
 
 

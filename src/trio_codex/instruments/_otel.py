@@ -73,6 +73,8 @@ class OpenTelemetryInstrument(Instrument):
         meter = metrics.get_meter(SCOPE, VERSION, meter_provider)
         self._request_duration = meter.create_histogram("codex.request.duration", "s")
         self._turn_duration = meter.create_histogram("codex.turn.duration", "s")
+        self._interrupt_duration = meter.create_histogram("codex.turn.interrupt.duration", "s")
+        self._tokens = meter.create_counter("codex.tokens", "{token}")
         self._decision_duration = meter.create_histogram("codex.server_request.duration", "s")
         self._waiting = meter.create_up_down_counter("codex.requests.waiting")
         self._in_flight = meter.create_up_down_counter("codex.requests.in_flight")
@@ -192,10 +194,10 @@ class OpenTelemetryInstrument(Instrument):
         """See :class:`Instrument`."""
         told = {"codex.decision": decision_name(record), "codex.decided_by": str(record.decided_by)}
         self._decisions.add(1, {"rpc.method": record.method, **told})
-        turns = (turn for turn in self._turns if record.thread_id is not None)
-        turn = next((turn for turn in turns if turn.thread_id == record.thread_id), None)
-        if turn is not None:
-            self._turns[turn].span.add_event("codex.decision", {"rpc.method": record.method, **told})
+        # It does not say on which connection; a thread is open on one.
+        states = (state for turn, state in self._turns.items() if turn.thread_id == record.thread_id)
+        if (state := next(states, None)) is not None:
+            state.span.add_event("codex.decision", {"rpc.method": record.method, **told})
 
     def event_received(self, connection: int, event: Event) -> None:
         """See :class:`Instrument`."""
@@ -245,6 +247,11 @@ class OpenTelemetryInstrument(Instrument):
         """See :class:`Instrument`."""
         status = turn.status or ""
         self._turn_duration.record(turn.duration or 0.0, {"codex.turn.status": status})
+        if turn.interrupt_latency is not None:
+            self._interrupt_duration.record(turn.interrupt_latency)
+        used = _tokens_of(turn)
+        for kind, count in used.items():
+            self._tokens.add(count, {"codex.token.type": kind})
         if self._turn_of_thread.get((turn.connection, turn.thread_id)) is turn:
             del self._turn_of_thread[turn.connection, turn.thread_id]
         if (state := self._turns.pop(turn, None)) is None:
@@ -252,6 +259,7 @@ class OpenTelemetryInstrument(Instrument):
         for span in state.items.values():
             self._end(span)
         state.span.set_attributes({"codex.turn.id": turn.id or "", "codex.turn.status": status})
+        state.span.set_attributes({f"codex.tokens.{kind}": count for kind, count in used.items()})
         self._end(state.span, status if status in ("failed", "lost", "refused") else None)
 
     # -- what was lost -----------------------------------------------------------------------------------------
@@ -294,6 +302,14 @@ class OpenTelemetryInstrument(Instrument):
             span.set_attribute("error.type", error)
             span.set_status(self._trace.StatusCode.ERROR)
         span.end()
+
+
+def _tokens_of(turn: TurnRecord) -> dict[str, int]:
+    """Give what a turn used by kinds that add up."""
+    if turn.usage is None:
+        return {}
+    counts = {"input": turn.usage.input_tokens, "output": turn.usage.output_tokens}
+    return {kind: count for kind, count in counts.items() if count is not None}
 
 
 class _ToolName(msgspec.Struct):

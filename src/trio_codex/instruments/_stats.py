@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
+from trio_codex._turns._usage import TokenUsage
+
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Stats:
         turns: Ended turns by status.
         turns_open: Turns that run.
         turn_latency: From a turn's start to its end.
+        interrupt_latency: From the interrupt of a turn to its end, where it was ended by that.
+        tokens: What ended turns have used.
     """
 
     connections_open: int
@@ -86,6 +90,8 @@ class Stats:
     turns: Mapping[str, int]
     turns_open: int
     turn_latency: Latency
+    interrupt_latency: Latency
+    tokens: TokenUsage
 
 
 class _Durations:
@@ -124,6 +130,8 @@ class StatsInstrument(Instrument):
         self._turns = Counter[str]()
         self._turns_open = 0
         self._turn_durations = _Durations()
+        self._interrupt_durations = _Durations()
+        self._tokens = TokenUsage()
 
     def snapshot(self) -> Stats:
         """Give what was counted so far. The value does not change any more."""
@@ -146,6 +154,8 @@ class StatsInstrument(Instrument):
             turns=MappingProxyType(dict(self._turns)),
             turns_open=self._turns_open,
             turn_latency=self._turn_durations.snapshot(),
+            interrupt_latency=self._interrupt_durations.snapshot(),
+            tokens=self._tokens,
         )
 
     def connection_opened(self, connection: int) -> None:
@@ -211,6 +221,9 @@ class StatsInstrument(Instrument):
         self._turns_open -= 1
         self._turns[turn.status or ""] += 1
         self._turn_durations.add(turn.duration)
+        self._interrupt_durations.add(turn.interrupt_latency)
+        if turn.usage is not None:
+            self._tokens += turn.usage
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
         """See :class:`Instrument`."""

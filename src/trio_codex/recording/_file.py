@@ -15,6 +15,8 @@ import msgspec
 from trio_codex._core._json import UNREADABLE
 from trio_codex.errors import CodexError
 
+from ._redaction import Redaction
+
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
@@ -31,13 +33,26 @@ class RecordingError(CodexError):
     """A file is no recording, or one of a later version."""
 
 
+class Kept(msgspec.Struct):
+    """The options of a :class:`Redaction`."""
+
+    paths: bool
+    keep: list[str]
+
+
 class Header(msgspec.Struct):
     """The first line of a recording."""
 
     recording: int
     version: str
-    redacted: bool
+    redaction: Kept | None
     started_at: float
+
+
+def header_of(version: str, redaction: Redaction | None, started_at: float) -> Header:
+    """Make the first line of a recording that begins now."""
+    kept = None if redaction is None else Kept(redaction.paths, sorted(redaction.keep))
+    return Header(FORMAT, version, kept, started_at)
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,13 +89,13 @@ class Recording:
 
     Attributes:
         version: The version of this package that recorded it.
-        redacted: Whether its content was taken out.
+        redaction: How its content was taken out; ``None`` if it was not.
         started_at: When it began, in seconds since the epoch.
         entries: What happened, in order.
     """
 
     version: str
-    redacted: bool
+    redaction: Redaction | None
     started_at: float
     entries: tuple[Entry, ...] = attrs.field(repr=lambda entries: f"<{len(entries)}>")
 
@@ -108,7 +123,9 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
         raise RecordingError(f"{path} is no recording") from None
     if header.recording != FORMAT:
         raise RecordingError(f"{path} was recorded by a later version ({header.version})")
-    return Recording(header.version, header.redacted, header.started_at, tuple(_entries(path, lines)))
+    kept = header.redaction
+    redaction = None if kept is None else Redaction(kept.paths, kept.keep)
+    return Recording(header.version, redaction, header.started_at, tuple(_entries(path, lines)))
 
 
 def _entries(path: str | os.PathLike[str], lines: list[bytes]) -> Iterator[Entry]:

@@ -13,8 +13,9 @@ from trio_codex._core._json import UNREADABLE
 from trio_codex._launch._config import VERSION
 from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
+from trio_codex.instruments._base import decision_name
 
-from ._file import FORMAT, Entry, Header, Kind
+from ._file import Entry, Header, Kind, header_of
 from ._redaction import Redaction
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Recorder(Instrument):
         self._start: float | None = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._file = os.fdopen(descriptor, "wb")
-        self._put(Header(FORMAT, VERSION, redaction is not None, time.time()))
+        self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:
         """Close the file. What happens later is not recorded."""
@@ -107,7 +108,7 @@ class Recorder(Instrument):
             "method": record.method,
             "decided_by": str(record.decided_by),
             "policy": record.policy,
-            "decision": self._decision(record.decision),
+            "decision": _decision(record),
             "outcome": record.outcome,
             "rule": self._text(record.rule),
             "reason": self._text(record.reason),
@@ -144,9 +145,10 @@ class Recorder(Instrument):
     def _text(self, text: str | None) -> str | None:
         return text if text is None or self._redaction is None else self._redaction.text(text)
 
-    def _decision(self, decision: Any) -> str | None:
-        if decision is None or isinstance(decision, str):
-            return decision
-        scope = getattr(decision, "scope", None)
-        name = type(decision).__name__.lower()
-        return f"{name} ({scope})" if isinstance(scope, str) and scope != "once" else name
+
+def _decision(record: DecisionRecord) -> str | None:
+    if record.decision is None:
+        return None
+    scope = getattr(record.decision, "scope", None)
+    name = decision_name(record)
+    return f"{name} ({scope})" if isinstance(scope, str) and scope != "once" else name

@@ -27,7 +27,7 @@ from trio_codex._core._json import list_of
 from trio_codex.wire import _index, _registry
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 FILLER: Final = "x"
 
@@ -63,6 +63,11 @@ _KNOWN_PROBLEMS: Final = re.compile(
 """What the client reads in the message of an error (PROTOCOL Q1, Q4, Q12)."""
 
 
+def _names(names: Iterable[str]) -> frozenset[str]:
+    # Not frozenset itself: type checkers take its type variable for what a caller has to give.
+    return frozenset(names)
+
+
 @attrs.frozen
 class Redaction:
     """Takes the content out of messages.
@@ -73,7 +78,7 @@ class Redaction:
     """
 
     paths: bool = False
-    keep: frozenset[str] = attrs.field(default=frozenset(), converter=frozenset)
+    keep: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
 
     def message(self, message: Any) -> Any:
         """Give a JSON-RPC message without its content."""

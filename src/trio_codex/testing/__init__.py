@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ._cancellation import sweep_cancellation as sweep_cancellation
     from ._fake import Asked as Asked
     from ._fake import FakeServer as FakeServer
-    from ._fake import fake_codex as fake_codex
+    from ._fake_codex import fake_codex as fake_codex
+    from ._fake_codex import fake_process as fake_process
     from ._home import OfflineHome as OfflineHome
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
@@ -111,6 +112,7 @@ __all__ = [
     "assert_nothing_left",
     "build",
     "fake_codex",
+    "fake_process",
     "item",
     "mcp_server",
     "notification",
@@ -126,7 +128,8 @@ __all__ = [
 _MODULES = {
     "_build": ("build", "item", "notification", "result", "server_request"),
     "_cancellation": ("Cancellation", "Sweep", "sweep_cancellation"),
-    "_fake": ("Asked", "FakeServer", "fake_codex"),
+    "_fake": ("Asked", "FakeServer"),
+    "_fake_codex": ("fake_codex", "fake_process"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_last_frames": ("LastFrames",),
     "_leftovers": ("assert_nothing_left",),

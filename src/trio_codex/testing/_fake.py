@@ -1,4 +1,4 @@
-"""A scripted peer in memory: what the client sends arrives as values, and every answer is the test's own.
+"""A scripted peer: what the client sends arrives as values, and every answer is the test's own.
 
 For what the real server cannot be brought to do. It knows the envelope of the protocol, and of its meaning only what the
 client may send; the defaults are just enough for a client to come up and open a thread.
@@ -7,25 +7,21 @@ client may send; the defaults are just enough for a client to come up and open a
 from __future__ import annotations
 
 from collections import deque
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import attrs
 import msgspec
 import trio
-import trio.testing
 
-from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex, wire
+from trio_codex import CodexConfig, wire
 
 from ._build import THREAD_ID, TURN_ID, notification, server_request
 from ._build import result as result_of
+from ._fake_process import PROCESS_FAULTS, ProcessFault, ProcessStream, named, strike_order, write_order
 from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
-
-    from trio_codex._tools._toolbox import AnyTool
-    from trio_codex.instruments import Instrument
+    from collections.abc import Callable, Mapping
 
 _THREAD: Final[dict[str, Any]] = {
     "id": THREAD_ID,
@@ -75,8 +71,18 @@ DEFAULTS: Final[Mapping[str, Any]] = {
 BUILT: Final[Any] = object()
 """Make it from the fields that are given."""
 
-Fault: TypeAlias = Literal["mute", "junk", "duplicate", "oversize", "cut", "hang_up"]
-"""How the next line of the server goes wrong."""
+LineFault: TypeAlias = Literal["mute", "junk", "duplicate", "oversize", "cut", "hang_up"]
+"""How a line of the server goes wrong; see :meth:`FakeServer.fault`."""
+
+Moment: TypeAlias = Literal["before", "during", "after"]
+"""When the process goes wrong, as seen from a line of its: *during* is when half of it is out."""
+
+
+@attrs.frozen
+class _Fault:
+    name: LineFault | ProcessFault
+    told: str
+    moment: Moment
 
 
 @attrs.frozen(eq=False)
@@ -105,38 +111,89 @@ class Asked:
 
 
 class FakeServer:
-    """The other end of a connection. Made by :func:`fake_codex`.
+    """The other end of a connection. Made by :func:`fake_codex` and :func:`fake_process`.
+
+    What sends raises :exc:`trio.BrokenResourceError` once the client, or the process, has gone.
 
     Attributes:
-        stream: The client's end.
         notified: Methods of the client's notifications.
         answers: The client's answers to requests of the server, by id.
     """
 
-    def __init__(self, *, max_line_bytes: int = CodexConfig().max_line_bytes, validate: bool = True) -> None:
-        client_end, self._own = trio.testing.memory_stream_pair()
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        max_line_bytes: int = CodexConfig().max_line_bytes,
+        validate: bool = True,
+    ) -> None:
+        self._own = stream
         self._sending = trio.StrictFIFOLock()
-        self.stream: trio.abc.Stream = client_end
         self.notified: list[str] = []
         self.answers: dict[int | str, Any] = {}
         self._defaults = dict(DEFAULTS)
         self._asked: deque[Asked] = deque()
         self._changed = trio.Event()
-        self._rest = b""
         self._max_line_bytes = max_line_bytes
         self._validate = validate
         self._methods: dict[int | str, str] = {}
-        self._fault: Fault | None = None
+        self._fault: _Fault | None = None
+        self._muted = False
 
-    def fault(self, name: Fault) -> None:
+    def fault(
+        self, name: LineFault | ProcessFault, argument: int | str | None = None, *, moment: Moment = "before"
+    ) -> None:
         """Let the next line that this server sends go wrong, once.
 
         Args:
             name: ``mute``: it is not sent, nor is any after it. ``junk``: a line that is no JSON comes before it.
                 ``duplicate``: it comes twice. ``oversize``: it is longer than the client's ``max_line_bytes``. ``cut``: half
-                of it comes, and the connection ends. ``hang_up``: the connection ends instead.
+                of it comes, and the connection ends. ``hang_up``: the connection ends instead. Or what the process does at
+                this line: any fault of :meth:`strike`.
+            argument: As for :meth:`strike`.
+            moment: When the process does it: ``before`` the line, ``during`` it (half of it is out), or ``after`` it.
+
+        Raises:
+            ValueError: There is no such fault, it is one of a process and this server is none, or it does not take that.
         """
-        self._fault = name
+        if name in PROCESS_FAULTS:
+            self._process_for(name)
+        elif name not in get_args(LineFault):
+            raise ValueError(f"there is no fault {name!r}")
+        elif moment != "before":
+            raise ValueError(f"the fault {name!r} is one of the whole line")
+        self._fault = _Fault(name, named(name, argument), moment)
+
+    async def strike(
+        self, name: ProcessFault, argument: int | str | None = None, *, at_eof: bool = False
+    ) -> None:
+        """Let the process of this server go wrong: see :func:`fake_process`.
+
+        If none runs yet, the next one does it when it has started, before it reads anything. What comes after it is still
+        done, in order, unless the fault is the end of the process.
+
+        Args:
+            name: ``exit``: with the status ``argument`` (0). ``kill``: by the signal of that name (``"KILL"``). ``stop``: by
+                SIGSTOP; ``pause``: likewise, for 0.1 s. ``hang``: it does nothing more; ``deaf``: it reads nothing more.
+                ``slow``: from now on its lines dribble out. ``stubborn``: it ignores SIGTERM, SIGINT, SIGHUP and the end of
+                stdin. ``close_stdin``, ``close_stdout``: it goes on without. ``grandchild``: it leaves a process that holds
+                its streams open: a ``"child"`` (the default), one in another ``"session"``, or a ``"daemon"`` that ignores
+                what can be ignored. ``flood_stderr``: 10 MiB of a ``"line"`` without end (the default), of ``"lines"``,
+                ``"bytes"`` that are no text, terminal ``"escapes"``, or ``"nul"``.
+            argument: See there.
+            at_eof: Not now, but when stdin ends.
+
+        Raises:
+            ValueError: There is no such fault, it does not take that argument, or this server is no process.
+        """
+        if name not in PROCESS_FAULTS:
+            raise ValueError(f"there is no fault {name!r} of a process")
+        await self._process_for(name).strike(named(name, argument), at_eof=at_eof)
+
+    def _process_for(self, fault: str) -> ProcessStream:
+        if not isinstance(self._own, ProcessStream):
+            raise ValueError(f"the fault {fault!r} is one of a process: see fake_process()")
+        return self._own
 
     def take_over(self, *methods: str) -> None:
         """Answer these methods by hand: they then come from :meth:`expect`."""
@@ -167,13 +224,15 @@ class FakeServer:
         return [asked.method for asked in self._asked]
 
     def assert_all_expected(self) -> None:
-        """Check that every request so far was expected, or answered by default.
+        """Check that the script was used up: every request so far was expected, or answered by default, and no fault waits.
 
         Raises:
-            AssertionError: Nobody expected these.
+            AssertionError: Nobody expected these, or no line came that was to go wrong.
         """
         if unexpected := self.unexpected():
             raise AssertionError(f"the client sent what nobody expected: {', '.join(unexpected)}")
+        if self._fault is not None:
+            raise AssertionError(f"no line was sent after fault({self._fault.name!r})")
 
     async def answer_to(self, request_id: int | str) -> Any:
         """Wait for the client's answer to a request of the server: a result, or an error object."""
@@ -211,29 +270,43 @@ class FakeServer:
     async def send_line(self, line: bytes) -> None:
         """Send any bytes and a newline."""
         async with self._sending:
-            match self._fault:
-                case "mute":
-                    return
-                case "junk":
-                    data = b"Loading configuration...\n" + line + b"\n"
-                case "duplicate":
-                    data = (line + b"\n") * 2
-                case "oversize":
-                    # The ids come first, as the real server writes them: that is what a client has to go by.
-                    data = line[:-1] + b',"more":"' + b"x" * self._max_line_bytes + b'"}\n'
-                case "cut":
-                    data = line[: len(line) // 2]
-                case "hang_up":
-                    data = b""
-                case None:
-                    data = line + b"\n"
-            ends, self._fault = self._fault in ("cut", "hang_up"), None
-            await self._own.send_all(data)
-            if ends:
-                await self._own.aclose()
+            fault, self._fault = self._fault, None
+            self._muted = self._muted or (fault is not None and fault.name == "mute")
+            if self._muted:
+                return
+            if fault is None:
+                await self._own.send_all(line + b"\n")
+            elif fault.name in PROCESS_FAULTS:
+                await self._send_and_strike(line + b"\n", fault)
+            else:
+                await self._send_wrong(line, fault.name)
+
+    async def _send_wrong(self, line: bytes, fault: str) -> None:
+        match fault:
+            case "junk":
+                data = b"Loading configuration...\n" + line + b"\n"
+            case "duplicate":
+                data = (line + b"\n") * 2
+            case "oversize":
+                # The ids come first, as the real server writes them: that is what a client has to go by.
+                data = line[:-1] + b',"more":"' + b"x" * self._max_line_bytes + b'"}\n'
+            case "cut":
+                data = line[: len(line) // 2]
+            case _:
+                data = b""
+        await self._own.send_all(data)
+        if fault in ("cut", "hang_up"):
+            await self._own.aclose()
+
+    async def _send_and_strike(self, data: bytes, fault: _Fault) -> None:
+        out = {"before": 0, "during": len(data) // 2, "after": len(data)}[fault.moment]
+        # At once, so that it is no error that the process does not live to write the rest.
+        await self._process_for(fault.name).order(
+            write_order(data[:out]) + strike_order(fault.told) + write_order(data[out:])
+        )
 
     async def hang_up(self) -> None:
-        """Close the connection."""
+        """Close the connection. A process exits."""
         await self._own.aclose()
 
     # -- turns, as the real server announces them --------------------------------------------------------------
@@ -283,9 +356,10 @@ class FakeServer:
     async def serve(self) -> None:
         """Read what the client sends until it closes the connection."""
         await trio.lowlevel.checkpoint()
+        rest = b""
         try:
             async for chunk in self._own:
-                *lines, self._rest = (self._rest + chunk).split(b"\n")
+                *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     await self._take(msgspec.json.decode(line))
         except (trio.ClosedResourceError, trio.BrokenResourceError):
@@ -318,57 +392,3 @@ class FakeServer:
         while not condition():
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
-
-
-@asynccontextmanager
-async def fake_codex(
-    config: CodexConfig | None = None,
-    *,
-    policy: Policy | None = None,
-    tools: Iterable[AnyTool] = (),
-    budget: Budget | None = None,
-    instruments: Sequence[Instrument] = (),
-    version: str = "0.163.0",
-    strict: bool = True,
-    validate: bool = True,
-) -> AsyncGenerator[tuple[Codex, FakeServer]]:
-    """Connect a client to a :class:`FakeServer` for the time of a scope; give both.
-
-    What the body raises leaves in an exception group of the nursery that this opens.
-
-    Args:
-        config: As in :func:`~trio_codex.connect_codex`.
-        policy: As there.
-        tools: As there.
-        budget: As there.
-        instruments: As there.
-        version: The version that the server claims to be.
-        strict: Whether a request that nobody expected is an error at the end of the scope.
-        validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
-
-    Raises:
-        AssertionError: After a body that did not raise: the client sent requests that nobody expected. In a group: it sent
-            what the protocol does not have.
-    """
-    server = FakeServer(max_line_bytes=(config or CodexConfig()).max_line_bytes, validate=validate)
-    server.give(
-        "initialize",
-        {**DEFAULTS["initialize"], "userAgent": f"fake/{version} (Fake; none) unknown (fake; 0)"},
-    )
-    async with trio.open_nursery() as serving:
-        serving.start_soon(server.serve)  # noqa: ASYNC113  # what is sent before it runs waits in the stream
-        async with trio.open_nursery() as nursery:
-            codex = await connect_codex(
-                nursery,
-                server.stream,
-                config=config,
-                policy=policy,
-                tools=tools,
-                budget=budget,
-                instruments=instruments,
-            )
-            yield codex, server
-            await codex.aclose()
-        serving.cancel_scope.cancel()
-    if strict:
-        server.assert_all_expected()

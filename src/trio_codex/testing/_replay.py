@@ -1,16 +1,15 @@
 """A recording played back: owns a peer in memory that says what the server said, when the client has said what it said.
 
-What the client sends is compared by content and order (strictly), or only waited for (leniently). Ids that the client
-makes anew each time, for its requests and for what it names itself, are translated both ways.
+What the client sends is compared by content and order (strictly), or only waited for (leniently). What it calls things anew
+each time is translated both ways, by :mod:`._replay_names`.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 from collections import deque
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -18,22 +17,23 @@ import trio.testing
 
 from trio_codex import CodexConfig
 from trio_codex._client._open import Opening
-from trio_codex._core._json import list_of
 from trio_codex._runtime._nursery import open_services
-from trio_codex.recording import Recording, Redaction, read_recording
+from trio_codex.recording import Recording, RecordingError, read_recording
+from trio_codex.recording._recorder import LONGEST_LINE
+
+from ._replay_names import Names
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from trio_codex import Codex, Policy
+    from trio_codex import Budget, Codex, Policy
+    from trio_codex._tools._toolbox import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
 
 NO_ANSWER: Final = -32601
-
-
-_ID_NAME: Final = re.compile(r"Ids?$|^processHandle$")
+"""The code with which a request is refused that the recording has no answer to."""
 
 
 class ReplayMismatch(AssertionError):
@@ -46,11 +46,12 @@ async def replay(
     config: CodexConfig | None = None,
     *,
     policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
+    budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
     connection: int = 1,
     strict: bool = True,
     timed: bool = False,
-    redaction: Redaction | None = None,
 ) -> AsyncGenerator[Codex]:
     """Be a client of a server that says again what was recorded, for the time of a scope. What the body raises leaves as itself.
 
@@ -58,6 +59,8 @@ async def replay(
         recording: What was recorded, or its file.
         config: As at the recording; its fields about the process have no effect.
         policy: Decides, as in :func:`~trio_codex.open_codex`.
+        tools: As there. They are called with what was recorded: without content, if it was redacted.
+        budget: As there.
         instruments: As there.
         connection: Which connection of the recording to play.
         strict: Whether the client must send the same, in the same order, as when it was recorded. Otherwise its requests
@@ -65,19 +68,20 @@ async def replay(
             refused, but for a method that was answered before: it gets the last of those answers.
         timed: Whether the server takes the time that it took, in Trio's time: under a
             :class:`trio.testing.MockClock` that is none. Otherwise it answers at once.
-        redaction: How the recording was redacted, if not by the default.
 
     Raises:
         ReplayMismatch: In place of what the body raised, if the client sent something else than was recorded, and strictly
             also if it left before the end of what it had sent.
-        RecordingError: The file is no recording.
+        RecordingError: The file is no recording, or a line of the connection was too long to be recorded.
         OSError: It cannot be read.
         StartError: The client did not come up, as at the recording.
+        ValueError: The recording has no such connection, two tools have the same name, or ``experimental_api`` is off.
+        TypeError: Something is no tool, or cannot be described to an agent.
     """
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
-    player = _Player(recording, connection, strict, timed, redaction)
-    opening = Opening(config or CodexConfig(), policy, instruments)
+    player = _Player(recording, connection, strict, timed)
+    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
     try:
         async with open_services(opening.close_with) as services:
             services.start_service(player.listen)
@@ -98,17 +102,19 @@ class _Player:
         stream: The client's end.
     """
 
-    def __init__(
-        self, recording: Recording, connection: int, strict: bool, timed: bool, redaction: Redaction | None
-    ) -> None:
+    def __init__(self, recording: Recording, connection: int, strict: bool, timed: bool) -> None:
         entries = recording.of(connection)
-        self._hangs_up = bool(entries) and entries[-1].reason not in (None, "ConnectionClosed")
-        self._entries = [
-            entry
-            for entry in entries
-            if entry.kind in ("sent", "received") and isinstance(entry.message, dict)
-        ]
-        self._redaction = (redaction or Redaction()) if recording.redacted else None
+        if not entries:
+            known = ", ".join(map(str, recording.connections)) or "none at all"
+            raise ValueError(f"the recording has no connection {connection}, but {known}")
+        self._opened_at = entries[0].at
+        self._hangs_up = entries[-1].reason not in (None, "ConnectionClosed")
+        lines = [entry for entry in entries if entry.kind in ("sent", "received")]
+        if any(entry.message is None and entry.size > LONGEST_LINE for entry in lines):
+            raise RecordingError("a line that was too long to be recorded cannot be played")
+        # Other JSON than objects is junk, whoever sent it.
+        self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
+        self._redaction = recording.redaction
         self._strict = strict
         self._timed = timed
         client_end, self._own = trio.testing.memory_stream_pair()
@@ -116,7 +122,7 @@ class _Player:
         self._came: deque[dict[str, Any]] = deque()
         self._changed = trio.Event()
         self._gone = False
-        self._names = _Names()
+        self._names = Names()
         self._answers: dict[str, dict[str, Any]] = {}
         self._mismatch: str | None = None
         self._expected: Entry | None = None
@@ -164,11 +170,11 @@ class _Player:
         """Go through the recording, and deal with what comes after its end."""
         await trio.lowlevel.checkpoint()
         methods = {entry.message["id"]: entry.method for entry in self._entries if _is_request(entry)}
-        at = self._entries[0].at if self._entries else 0.0
-        for entry in self._entries:
+        at = self._opened_at
+        for number, entry in enumerate(self._entries, start=1):
             if entry.kind == "sent":
                 self._expected = entry
-                if not await self._take(entry):
+                if not await self._take(entry, self._entries[number:]):
                     return
                 self._expected = None
             else:
@@ -195,7 +201,7 @@ class _Player:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self._own.send_all(msgspec.json.encode(message) + b"\n")
 
-    async def _take(self, entry: Entry) -> bool:
+    async def _take(self, entry: Entry, later: Sequence[Entry]) -> bool:
         """Wait for what the client sent here; say whether to go on."""
         await trio.lowlevel.checkpoint()
         early: list[dict[str, Any]] = []
@@ -206,7 +212,6 @@ class _Player:
                 self._names.learn(entry.message, message)
                 self._came.extendleft(reversed(early))
                 return True
-            later = self._entries[self._entries.index(entry) + 1 :]
             if any(each.kind == "sent" and _are_alike(each.message, message) for each in later):
                 early.append(message)
             else:
@@ -240,56 +245,6 @@ class _Player:
         self._mismatch = problem
         self._expected = None
         await self._own.aclose()
-
-
-class _Names:
-    """Ids that the client makes anew each time: those of its requests, and those it gives to processes and the like."""
-
-    def __init__(self) -> None:
-        self._requests: dict[Any, Any] = {}
-        self._said: set[str] = set()
-        self._own: dict[str, str] = {}
-
-    def learn(self, recorded: dict[str, Any], sent: dict[str, Any]) -> None:
-        """Note what the client calls things this time. What the server has named goes by that name."""
-        if "method" in recorded and "id" in recorded:
-            self._requests[recorded["id"]] = sent.get("id")
-        for (name, mine), (other, theirs) in zip(_ids_of(recorded), _ids_of(sent), strict=False):
-            if name == other and mine not in self._said:
-                self._own.setdefault(mine, theirs)
-
-    def said(self, recorded: dict[str, Any]) -> dict[str, Any]:
-        """Give what the server says this time."""
-        self._said.update(id_ for _, id_ in _ids_of(recorded) if id_ not in self._own)
-        message: dict[str, Any] = self.translated(recorded)
-        if "method" not in message:
-            return {**message, "id": self._requests.get(message.get("id"), message.get("id"))}
-        return message
-
-    def translated(self, value: Any) -> Any:
-        """Give a message with the names of this time."""
-        if all(mine == theirs for mine, theirs in self._own.items()):
-            return value
-        return self._renamed(value, "")
-
-    def _renamed(self, value: Any, name: str) -> Any:
-        if isinstance(value, dict):
-            members = cast("dict[str, Any]", value)
-            return {each: self._renamed(inner, each) for each, inner in members.items()}
-        if isinstance(value, list):
-            return [self._renamed(each, name) for each in list_of(value)]
-        return self._own.get(value, value) if isinstance(value, str) and _ID_NAME.search(name) else value
-
-
-def _ids_of(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, dict):
-        for each, inner in cast("dict[str, Any]", value).items():
-            yield from _ids_of(inner, each)
-    elif isinstance(value, list):
-        for inner in list_of(value):
-            yield from _ids_of(inner, name)
-    elif isinstance(value, str) and (name == "id" or _ID_NAME.search(name)):
-        yield name, value
 
 
 def _is_request(entry: Entry) -> bool:

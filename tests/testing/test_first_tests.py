@@ -1,0 +1,49 @@
+"""The first tests of a new user, as the documentation shows them: short, fast, and without a process."""
+
+import re
+import statistics
+from pathlib import Path
+from xml.etree import ElementTree
+
+pytest_plugins = ["pytester"]
+
+PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
+
+FILES = re.findall(r"^```python\n(import pytest\n.*?)^```\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+"""Whole files of tests."""
+
+LINES, SECONDS = 15, 0.05
+
+ROUNDS = 11
+"""Of which the median counts: the first imports what the others find, and the machine has other things to do."""
+
+CONFTEST = f"""
+import subprocess
+
+subprocess.Popen = None
+
+def pytest_generate_tests(metafunc):
+    metafunc.fixturenames.append("number")
+    metafunc.parametrize("number", range({ROUNDS}))
+"""
+
+
+def test_there_is_one_of_a_policy_and_one_of_a_tool_and_each_has_fewer_than_15_lines():
+    assert ["policy=" in file for file in FILES] == [True, False]
+    assert ["tools=" in file for file in FILES] == [False, True]
+    assert max(len([line for line in file.splitlines() if line]) for file in FILES) < LINES
+
+
+def test_they_pass_in_less_than_50_ms_each_and_start_no_process(pytester):
+    pytester.makeini("[pytest]\ntrio_mode = true\naddopts = --strict-markers\nfilterwarnings = error")
+    pytester.makeconftest(CONFTEST)
+    pytester.makepyfile(test_policy=FILES[0], test_tool=FILES[1])
+    # In a process of its own: what a run within this one imports is forgotten after it, and half known.
+    result = pytester.runpytest_subprocess("--junitxml=durations.xml")
+    took = {"test_policy": [], "test_tool": []}
+    for case in ElementTree.parse("durations.xml").iter("testcase"):
+        took[case.get("classname")].append(float(case.get("time")))
+    result.assert_outcomes(passed=sum(map(len, took.values())))
+    for times in took.values():
+        assert len(times) >= ROUNDS
+        assert statistics.median(times) < SECONDS
