@@ -3,7 +3,6 @@
 Whoever runs one of them imports it here and now, so that a process has nothing of the others in it.
 """
 
-import asyncio
 import contextlib
 import os
 import subprocess
@@ -42,6 +41,8 @@ def run_trio(body, directory, pipe_bytes=None, **options):
 
 def run_async_sdk(body, directory):
     """Run ``await body(codex)`` with an ``AsyncCodex``; give what it returns."""
+    import asyncio
+
     import openai_codex
 
     async def main():
@@ -72,13 +73,13 @@ class Floor:
     CHUNK = 64 * 1024
     """What a pipe holds unless it is made larger."""
 
-    def __init__(self, command):
+    def __init__(self, command, **options):
         import msgspec
 
         self.encode, self.decode = msgspec.json.encode, msgspec.json.decode
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
         self.fd = self.process.stdout.fileno()
-        self.rest = b""
+        self.rest = []
         self.lines = []
         self.ids = 0
 
@@ -92,27 +93,53 @@ class Floor:
 
     def send(self, method, params):
         self.ids += 1
-        message = self.encode({"id": self.ids, "method": method, "params": params})
-        os.write(self.process.stdin.fileno(), message + b"\n")
+        self.write({"id": self.ids, "method": method, "params": params})
+
+    def write(self, message):
+        os.write(self.process.stdin.fileno(), self.encode(message) + b"\n")
 
     def request(self, method, params):
-        """Send a request; give its result. Nothing else may be on its way."""
+        """Send a request; give its result. What comes before it is dropped."""
         self.send(method, params)
-        return self.decode(self.next_line())["result"]
+        while (message := self.next_message()).get("id") != self.ids or "method" in message:
+            pass
+        return message["result"]
 
     def start_turn(self, thread, text):
         return self.request("turn/start", {"threadId": thread, "input": [{"type": "text", "text": text}]})
 
-    def next_line(self):
+    def wait_for(self, method):
+        """Drop what comes before a notification, and it."""
+        while self.next_message().get("method") != method:
+            pass
+
+    def next_message(self):
         while not self.lines:
             self.lines = self.read_lines()
             self.lines.reverse()
-        return self.lines.pop()
+        return self.decode(self.lines.pop())
+
+    def parse_lines(self, count):
+        """Parse so many lines."""
+        count -= len(self.lines)
+        for line in self.lines:
+            self.decode(line)
+        self.lines = []
+        while count > 0:
+            lines = self.read_lines()
+            for line in lines:
+                self.decode(line)
+            count -= len(lines)
 
     def read_lines(self):
         """Read what there is; give the lines that it ends."""
         data = os.read(self.fd, self.CHUNK)
         if not data:
             raise EOFError("the server has ended")
-        *lines, self.rest = (self.rest + data).split(b"\n")
+        first, *lines = data.split(b"\n")
+        self.rest.append(first)
+        if not lines:
+            return []
+        lines.insert(0, b"".join(self.rest))
+        self.rest = [lines.pop()]
         return lines

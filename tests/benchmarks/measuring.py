@@ -1,11 +1,16 @@
 """How things are measured inside a process: time on the wall and of the CPU, memory, percentiles. Standard library only."""
 
+import json
 import math
 import os
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+FRESH = Path(__file__).with_name("fresh.py")
 
 
 class Setting(NamedTuple):
@@ -22,11 +27,29 @@ class Stopwatch:
     """Time on the wall, and of the CPU in all threads of this process, as a scope. The server's is not in it."""
 
     def __enter__(self):
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self.start()
         return self
 
     def __exit__(self, *_):
+        self.stop()
+
+    def start(self):
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def stop(self):
         self.wall, self.cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+
+
+def run_fresh(*arguments, environment=None):
+    """Run ``fresh.py`` in a process of its own; give its numbers."""
+    done = subprocess.run(
+        [sys.executable, str(FRESH), *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    return json.loads(done.stdout)
 
 
 def resident_kib(pid="self"):

@@ -22,9 +22,21 @@ sys.path.insert(0, str(TESTS))
 
 from benchmarks.measuring import Setting  # noqa: E402  # it is found by the path above
 
-NAMES = ("events", "round_trip")
+NAMES = (
+    "events",
+    "round_trip",
+    "approvals",
+    "turns",
+    "lines",
+    "growth",
+    "memory",
+    "imports",
+    "start",
+    "cancellation",
+    "instruments",
+)
 
-QUICK_ROUNDS = 2
+QUICK_ROUNDS = 1
 CASE_SECONDS = 120
 
 
