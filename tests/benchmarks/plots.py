@@ -76,11 +76,7 @@ def lines(cases):
     axes = axes_of()
     for case, numbers in cases.items():
         medians, errors = ranges([{"": values} for values in numbers.values()], "")
-        axes.errorbar(
-            [*SIZES.values()], medians, errors, marker="o", color=color_of(case), capsize=3, label=case
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks([*SIZES.values()], [*SIZES])
+        axes.errorbar([*SIZES], medians, errors, marker="o", color=color_of(case), capsize=3, label=case)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("length of each line")
     axes.set_ylabel("ns per byte")

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "performance.md"
 PACKAGES = ("trio-codex", "openai-codex", "trio", "msgspec", "attrs", "cattrs", "pydantic")
 
-GENERATED = re.compile(r"(<!-- begin of (\w+) -->\n).*?(\n<!-- end of \2 -->)", re.DOTALL)
+GENERATED = re.compile(r"(<!-- begin of (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
 # -- keeping -----------------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ def with_tables(text, recorded):
         name = match[2]
         makers = {"setting": setting, "budgets": budget_table}
         made = makers[name](recorded) if name in makers else table(recorded, name)
-        return f"{match[1]}\n{made}\n{match[3]}"
+        return f"{match[1]}\n{made}\n\n{match[3]}"
 
     return GENERATED.sub(fill, text)
 
