@@ -70,8 +70,8 @@ BUDGETS = [
     Budget("time per byte, lines of 1 KiB to 64 MiB: most to least", 2.5, factor_between_lengths),
     Budget("a line of 32 MiB, to the floor", 2, ratio("lines", "ns/byte, 32 MiB", "trio-codex", "floor")),
     Budget("memory of a started client, to `AsyncCodex`", 0.6, ratio("memory", "started, MiB", "trio-codex", "AsyncCodex")),
-    Budget("import, to that of the dependencies", 1.4, ratio("imports", "ms", "trio-codex", "dependencies")),
-    Budget("import, to `openai_codex`", 0.35, ratio("imports", "ms", "trio-codex", "openai-codex")),
+    Budget("CPU for the import, to that of the dependencies", 1.4, ratio("imports", "cpu ms", "trio-codex", "dependencies")),
+    Budget("CPU for the import, to `openai_codex`", 0.35, ratio("imports", "cpu ms", "trio-codex", "openai-codex")),
     Budget("start, less the bare server's own", 60, each(sub, "start", "ms", "trio-codex", "bare"), unit=" ms"),
     Budget("cancellation of a turn to its terminal event, p50", 50, itself("cancellation", "trio-codex", "p50 ms"), unit=" ms"),
     *(

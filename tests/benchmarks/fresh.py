@@ -94,10 +94,20 @@ def cost_of_import(what):
 
 def cost_of_start(what, command):
     before = resident_kib()
-    main = CLIENTS[what](command, lambda codex: (time.perf_counter(), resident_kib() - before))
+    main = CLIENTS[what](command, lambda codex: (time.perf_counter(), resident_kib() - before, child_kib()))
     start = time.perf_counter()
-    end, memory = main()
-    return {"ms": 1e3 * (end - start), "MiB": memory / 1024}
+    end, memory, child = main()
+    return {"ms": 1e3 * (end - start), "MiB": memory / 1024, "child MiB": child / 1024}
+
+
+def child_kib():
+    """The resident memory of the process that the client has started: the server, or the guard above it."""
+    pids = []
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/children") as file:
+            pids += file.read().split()
+    (pid,) = pids
+    return resident_kib(pid)
 
 
 if __name__ == "__main__":
