@@ -185,17 +185,34 @@ class Steps(trio.abc.Instrument):
         self.count += 1
 
 
-async def test_the_reader_and_a_consumer_are_woken_for_chunks_and_not_for_events(traffic):
-    async def steps(thread, text):
-        counted = Steps()
-        trio.lowlevel.add_instrument(counted)
-        await iterate(thread, text)
-        trio.lowlevel.remove_instrument(counted)
-        return counted.count
+async def steps_of(run):
+    counted = Steps()
+    trio.lowlevel.add_instrument(counted)
+    await run()
+    trio.lowlevel.remove_instrument(counted)
+    return counted.count
 
+
+async def test_the_reader_and_a_consumer_are_woken_for_chunks_and_not_for_events(traffic):
     async with client(traffic) as (_, thread):
-        short, long = await steps(thread, "short-0"), await steps(thread, "long-0")
+        short = await steps_of(lambda: iterate(thread, "short-0"))
+        long = await steps_of(lambda: iterate(thread, "long-0"))
     assert long - short <= (LONG - SHORT) / 20
+
+
+async def test_a_request_takes_no_more_steps_and_calls_than_it_took(traffic):
+    async def ask(codex, times):
+        for _ in range(times):
+            await codex.models()
+
+    async with client(traffic) as (codex, _):
+        steps = await steps_of(lambda: ask(codex, 30)) - await steps_of(lambda: ask(codex, 10))
+        with Calls() as few:
+            await ask(codex, 10)
+        with Calls() as many:
+            await ask(codex, 30)
+    assert steps / 20 <= 6.5
+    assert (many.count - few.count) / 20 <= 88
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
