@@ -1,4 +1,4 @@
-"""Runs the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick] [--record] [NAME…]``.
+"""Runs the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick] [NAME…]``, or ``--record``.
 
 Each case of a benchmark runs in a fresh process, and the cases take turns (A B C, C B A, A B C, …), so that what else the
 machine does meets all of them. The report goes to stdout, what is going on to stderr.
@@ -91,6 +91,8 @@ def parse_arguments():
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, "page"}:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    if arguments.record and (arguments.quick or arguments.names):
+        parser.error("what is recorded is all of it, in one run")
     return arguments
 
 
