@@ -24,6 +24,7 @@ import json
 import os
 import sys
 import time
+import zlib
 
 
 def thread_id(number):
@@ -31,8 +32,8 @@ def thread_id(number):
 
 
 def turn_id(thread, text):
-    """The id of the turn with this text on a thread: a thread has one turn for each text."""
-    return f"019a2b4c-7d00-7e{sum(text.encode()) % 256:02x}-a{len(text) % 4096:03x}-{thread[-12:]}"
+    """The id of the turn with this text on a thread. There is only one: no server gives an id to two turns."""
+    return f"{zlib.crc32(text.encode()):08x}-7d00-7e20-a000-{thread[-12:]}"
 
 
 def encode(message):
@@ -74,6 +75,7 @@ class Server:
             self.results = json.load(file)
         self.streams = {}
         self.threads = 0
+        self.turns = set()
         self.waiting = {}
         self.idle = {}
         self.asking = None
@@ -114,6 +116,8 @@ class Server:
         params = message["params"]
         thread, text = params["threadId"], params["input"][0]["text"]
         name, _, count = text.partition(" ")
+        assert (thread, text) not in self.turns, f"a second turn with the text {text!r}"
+        self.turns.add((thread, text))
         stream = None if name in ("ask", "idle") else self.stream(name)  # read before anybody waits for it
         self.answer(message, {"turn": turn(turn_id(thread, text), "inProgress")})
         if name == "idle":
