@@ -154,7 +154,7 @@ async def cost_of_an_event(counter, thread, read=True, number=0):
     return (long.count - short.count) / (LONG - SHORT)
 
 
-@pytest.mark.parametrize(("read", "most"), [(True, 32), (False, 25)], ids=["params read", "params not read"])
+@pytest.mark.parametrize(("read", "most"), [(True, 31), (False, 24)], ids=["params read", "params not read"])
 async def test_an_event_takes_no_more_calls_than_it_took(traffic, read, most):
     async with client(traffic) as (_, thread):
         calls = await cost_of_an_event(Calls, thread, read)
@@ -303,7 +303,7 @@ async def test_time_grows_with_events_and_with_bytes_and_no_faster(tmp_path):
 
     async with client(tmp_path) as (_, thread):
         assert await exponent("events", counts) <= 1.4
-        assert await exponent("line", lengths) <= 1.4
+        assert await exponent("line", lengths) <= 1.5
 
 
 # -- importing ---------------------------------------------------------------------------------------------------------
