@@ -211,8 +211,8 @@ async def test_a_request_takes_no_more_steps_and_calls_than_it_took(traffic):
             await ask(codex, 10)
         with Calls() as many:
             await ask(codex, 30)
-    assert steps / 20 <= 6.5
-    assert (many.count - few.count) / 20 <= 91
+    assert steps / 20 <= 5.5
+    assert (many.count - few.count) / 20 <= 86
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
