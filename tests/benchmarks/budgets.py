@@ -1,0 +1,81 @@
+"""What is demanded of the measured numbers: mostly ratios of cases that ran side by side, round by round."""
+
+from collections.abc import Callable
+from operator import sub, truediv
+from typing import NamedTuple
+
+
+class Budget(NamedTuple):
+    """One demand. ``measure`` gives the number of each round."""
+
+    what: str
+    bound: float
+    measure: Callable
+    at_most: bool = True
+    unit: str = " ×"
+
+    @property
+    def demand(self):
+        return f"{'≤' if self.at_most else '≥'} {self.bound:g}{self.unit}"
+
+    def values(self, benchmarks):
+        """Give the number of each round, or ``None`` if it was not measured."""
+        try:
+            return self.measure(benchmarks)
+        except KeyError:
+            return None
+
+    def kept(self, value):
+        return value <= self.bound if self.at_most else value >= self.bound
+
+
+def each(operation, name, measure, case, other):
+    """Put the number of one case and that of another together, in each round."""
+
+    def values(benchmarks):
+        cases = benchmarks[name]
+        return [*map(operation, cases[case][measure], cases[other][measure])]
+
+    return values
+
+
+def ratio(name, measure, case, other):
+    return each(truediv, name, measure, case, other)
+
+
+def itself(name, case, measure):
+    return lambda benchmarks: benchmarks[name][case][measure]
+
+
+def factor_between_lengths(benchmarks):
+    """The longest time per byte over the shortest, of all lengths of a line."""
+    return [
+        max(times) / min(times) for times in zip(*benchmarks["lines"]["trio-codex"].values(), strict=True)
+    ]
+
+
+READ, UNREAD = "trio-codex, read", "trio-codex, not read"
+RATE, CPU = "events/s", "cpu µs/event"
+
+BUDGETS = [
+    Budget("events/s, `params` read, to `AsyncCodex`", 15, ratio("events", RATE, READ, "AsyncCodex"), at_most=False),
+    Budget("events/s, not read, to `AsyncCodex`", 20, ratio("events", RATE, UNREAD, "AsyncCodex"), at_most=False),
+    Budget("events/s, `params` read, to `Codex`", 3, ratio("events", RATE, READ, "Codex"), at_most=False),
+    Budget("events/s, not read, to `Codex`", 3, ratio("events", RATE, UNREAD, "Codex"), at_most=False),
+    Budget("CPU for an event, `params` read, to the floor", 7, ratio("events", CPU, READ, "floor")),
+    Budget("CPU for an event, not read, to the floor", 4, ratio("events", CPU, UNREAD, "floor")),
+    Budget("round trip of a request, p50, to `AsyncCodex`", 0.5, ratio("round_trip", "p50 µs", "trio-codex", "AsyncCodex")),
+    Budget("events/s of 1,000 turns at once, to one turn", 0.5, ratio("turns", RATE, "1000 at once", "1 at once"), at_most=False),
+    Budget("memory of an idle turn", 8, itself("turns", "idle", "KiB/turn"), unit=" KiB"),
+    Budget("time per byte, lines of 1 KiB to 64 MiB: most to least", 2.5, factor_between_lengths),
+    Budget("a line of 32 MiB, to the floor", 2, ratio("lines", "ns/byte, 32 MiB", "trio-codex", "floor")),
+    Budget("memory of a started client, to `AsyncCodex`", 0.6, ratio("memory", "started, MiB", "trio-codex", "AsyncCodex")),
+    Budget("CPU for the import, to that of the dependencies", 1.4, ratio("imports", "cpu ms", "trio-codex", "dependencies")),
+    Budget("CPU for the import, to `openai_codex`", 0.35, ratio("imports", "cpu ms", "trio-codex", "openai-codex")),
+    Budget("start, less the bare server's own", 60, each(sub, "start", "ms", "trio-codex", "bare"), unit=" ms"),
+    Budget("cancellation of a turn to its terminal event, p50", 50, itself("cancellation", "trio-codex", "p50 ms"), unit=" ms"),
+    *(
+        Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
+        for case in ("events", "turns at once", "line length", "threads")
+    ),
+]  # fmt: skip

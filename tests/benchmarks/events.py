@@ -1,0 +1,102 @@
+"""Events of one turn, iterated: events per second, and CPU time per event, with ``params`` read and not."""
+
+from benchmarks import clients
+from benchmarks.app_server import thread_id
+from benchmarks.measuring import Stopwatch
+from benchmarks.traffic import prepare_results, prepare_turn
+
+TITLE = "Events of one turn"
+ROUNDS = 7
+
+TURNS = ("warm", "long")
+"""In the first a client imports and compiles what it needs; the second is measured."""
+
+WARM = 1000
+"""Events of the first."""
+
+
+def count_of(setting):
+    return setting.pick(30_000, 5000)
+
+
+def prepare(setting):
+    prepare_results(setting.directory)
+    prepare_turn(setting.directory, "warm", WARM)
+    prepare_turn(setting.directory, "long", count_of(setting))
+
+
+def told(watch, count, expected):
+    assert count == expected, f"{count} of {expected} events"
+    return {
+        "events/s": count / watch.wall,
+        "wall µs/event": 1e6 * watch.wall / count,
+        "cpu µs/event": 1e6 * watch.cpu / count,
+    }
+
+
+def floor(setting):
+    with clients.Floor(clients.server_command(setting.directory)) as floor:
+        for text, expected in zip(TURNS, (WARM, count_of(setting)), strict=True):
+            with Stopwatch() as watch:
+                floor.start_turn(thread_id(1), text)
+                floor.parse_lines(expected)
+    return told(watch, expected, expected)
+
+
+def trio_codex(setting, read=True, **options):
+    async def body(codex):
+        thread = await codex.thread_start()
+        for text in TURNS:
+            count = 0
+            with Stopwatch() as watch:
+                async with thread.turn(text) as turn:
+                    if read:
+                        async for event in turn:
+                            count += event.merged
+                            event.params  # noqa: B018  # parsed when read
+                    else:
+                        async for event in turn:
+                            count += event.merged
+        return told(watch, count, count_of(setting))
+
+    return clients.run_trio(body, setting.directory, **options)
+
+
+def unread(setting):
+    return trio_codex(setting, read=False)
+
+
+def async_sdk(setting):
+    async def body(codex):
+        thread = await codex.thread_start()
+        for text in TURNS:
+            count = 0
+            with Stopwatch() as watch:
+                turn = await thread.turn(text)
+                async for event in turn.stream():
+                    count += 1
+                    event.payload  # noqa: B018  # as above; it was parsed before
+        return told(watch, count, count_of(setting))
+
+    return clients.run_async_sdk(body, setting.directory)
+
+
+def sync_sdk(setting):
+    with clients.open_sync_sdk(setting.directory) as codex:
+        thread = codex.thread_start()
+        for text in TURNS:
+            count = 0
+            with Stopwatch() as watch:
+                for event in thread.turn(text).stream():
+                    count += 1
+                    event.payload  # noqa: B018  # as above
+    return told(watch, count, count_of(setting))
+
+
+CASES = {
+    "floor": floor,
+    "trio-codex, read": trio_codex,
+    "trio-codex, not read": unread,
+    "AsyncCodex": async_sdk,
+    "Codex": sync_sdk,
+}

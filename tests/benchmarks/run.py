@@ -1,0 +1,117 @@
+"""Runs the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick] [NAME…]``, or ``--record``.
+
+Each case of a benchmark runs in a fresh process, and the cases take turns (A B C, C B A, A B C, …), so that what else the
+machine does meets all of them. The report goes to stdout, what is going on to stderr.
+
+``--quick`` takes less than a minute and is for seeing that something moved; ``--record`` keeps the numbers and makes the page
+of the documentation of them. ``run.py page`` makes the page anew of what was recorded.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS))
+
+from benchmarks.measuring import Setting  # noqa: E402  # it is found by the path above
+
+NAMES = (
+    "events",
+    "round_trip",
+    "approvals",
+    "turns",
+    "lines",
+    "growth",
+    "memory",
+    "imports",
+    "start",
+    "cancellation",
+    "instruments",
+)
+
+QUICK_ROUNDS = 1
+CASE_SECONDS = 120
+
+
+def run_case(name, case, setting):
+    """Run a case in a process of its own; give its numbers."""
+    code = "import sys; from benchmarks.run import main_of_case; main_of_case(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, name, case, json.dumps(setting)],
+        env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"},
+        stdout=subprocess.PIPE,
+        timeout=CASE_SECONDS,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main_of_case(name, case, setting):
+    """What runs in that process."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    numbers = module.CASES[case](Setting(*json.loads(setting)))
+    sys.stdout.write(json.dumps(numbers) + "\n")
+
+
+def run_benchmark(name, quick):
+    """Run all cases of a benchmark, interleaved; give, by case and measure, the numbers of all rounds."""
+    module = importlib.import_module(f"benchmarks.{name}")
+    rounds = QUICK_ROUNDS if quick else module.ROUNDS
+    numbers = {case: {} for case in module.CASES}
+    with tempfile.TemporaryDirectory(prefix="trio-codex-bench-") as directory:
+        setting = Setting(directory, quick)
+        module.prepare(setting)
+        for number in range(rounds):
+            for case in list(module.CASES)[:: -1 if number % 2 else 1]:
+                progress(f"{name}: round {number + 1} of {rounds}: {case}")
+                for measure, value in run_case(name, case, setting).items():
+                    numbers[case].setdefault(measure, []).append(value)
+    return numbers
+
+
+def progress(text):
+    end = "" if sys.stderr.isatty() else "\n"
+    sys.stderr.write(f"\r\x1b[K{text}" if not end else f"{text}\n")
+    sys.stderr.flush()
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and events: less than a minute")
+    parser.add_argument("--record", action="store_true", help="keep the numbers, and make the page of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(NAMES)}, page")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {*NAMES, "page"}:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    if arguments.record and (arguments.quick or arguments.names):
+        parser.error("what is recorded is all of it, in one run")
+    return arguments
+
+
+def main():
+    arguments = parse_arguments()
+    from benchmarks import report
+
+    if arguments.names == ["page"]:
+        report.write_page(report.load())
+        return
+    start = time.monotonic()
+    results = {name: run_benchmark(name, arguments.quick) for name in arguments.names or NAMES}
+    progress(f"took {time.monotonic() - start:.0f} s")
+    recorded = report.described(results, arguments.quick)
+    sys.stdout.write("\n" + report.markdown(recorded))
+    if arguments.record:
+        report.save(recorded)
+        report.write_page(report.load())
+
+
+if __name__ == "__main__":
+    main()
