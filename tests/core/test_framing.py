@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trio_codex._core._framing import (
     MAX_LINE_BYTES,
@@ -169,6 +170,87 @@ def test_time_per_byte_does_not_grow_with_the_length_of_a_line(limit):
     chunk = b"x" * 4096
     # Joining anew for each chunk makes this ratio about 16.
     assert seconds_per_chunk(4096) < 5 * seconds_per_chunk(256) + 1e-6
+
+
+class Stream(RuleBasedStateMachine):
+    """A pipe that gives what was written in any pieces and ends when it likes, against ``bytes.split``."""
+
+    @initialize(limit=st.sampled_from([0, 1, 7, 40, 2 * OVERSIZE_HEAD_BYTES, 2 * OVERSIZE_HEAD_BYTES]))
+    def open(self, limit):
+        self.limit = limit
+        self.buffer = LineBuffer(limit)
+        self.written = b""  # and not read
+        self.unfinished = b""
+
+    @rule(
+        line=st.sampled_from(
+            [
+                b"",
+                b'{"method":"m","params":{}}',
+                b'{"id":1,"result":null}\r',
+                b"\r\r",
+                b"\0",
+                b"\xff\xfe\x80",
+                "\u2028\u2029\x85\v\f\x1c".encode(),
+            ]
+        )
+        | st.binary(max_size=12)  # newlines, too
+    )
+    def write(self, line):
+        self.written += line + b"\n"
+
+    @rule(beyond=st.sampled_from([-1, 0, 0, 1, 1, 3 * OVERSIZE_HEAD_BYTES]))
+    def write_about_as_much_as_a_line_may_hold(self, beyond):
+        size = max(self.limit + beyond, 0)
+        self.write((b"0123456789" * (size // 10 + 1))[:size])
+
+    @rule(part=st.binary(max_size=12).map(lambda part: part.replace(b"\n", b"")))
+    def write_no_end(self, part):
+        self.written += part
+
+    def feed(self, count):
+        chunk, self.written = bytearray(self.written[:count]), self.written[count:]
+        *lines, self.unfinished = (self.unfinished + chunk).split(b"\n")
+        frames = self.buffer.feed(chunk)
+        chunk[:] = b"\n" * len(chunk)  # its owner reads into it again
+        assert frames == [
+            line if len(line) <= self.limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line))
+            for line in lines
+        ]
+        assert {type(frame) for frame in frames} <= {bytes, OversizeLine}
+
+    @rule(count=st.integers(0, 12))
+    def read_a_little(self, count):
+        self.feed(count)
+
+    @precondition(lambda self: self.written)
+    @rule(quarters=st.integers(1, 4))
+    def read_a_share(self, quarters):
+        self.feed(len(self.written) * quarters // 4)
+
+    @precondition(lambda self: b"\n" in self.written)
+    @rule(past=st.sampled_from([0, 0, 1]))
+    def read_up_to_the_end_of_a_line(self, past):
+        self.feed(self.written.index(b"\n") + past)
+
+    @rule()
+    def end(self):
+        """Whatever was not read is lost with the pipe; the buffer is ready for the next one."""
+        rest, self.unfinished, self.written = self.unfinished, b"", b""
+        assert self.buffer.feed_eof() == (
+            TruncatedLine(rest[:OVERSIZE_HEAD_BYTES], len(rest)) if rest else None
+        )
+
+    @invariant()
+    def it_knows_what_is_unfinished_and_holds_no_more_than_the_bound(self):
+        if not hasattr(self, "buffer"):
+            return
+        size = len(self.unfinished)
+        assert self.buffer.unfinished_bytes == size
+        assert self.buffer.held_bytes == (size if size <= self.limit else min(size, OVERSIZE_HEAD_BYTES))
+
+
+TestStream = Stream.TestCase
 
 
 # -- encoding ------------------------------------------------------------------------------------------------------
