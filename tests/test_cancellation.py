@@ -5,6 +5,7 @@ import random
 import sys
 import tempfile
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,10 +16,12 @@ from scripted_remote import Remote
 from trio_codex import CodexConfig, Policy, TurnStatus, open_codex, policies, tool
 from trio_codex.testing import (
     Command,
+    Hang,
     MockModel,
     Response,
     Sweep,
     Text,
+    ToolCall,
     fake_codex,
     offline_home,
     sweep_cancellation,
@@ -147,15 +150,17 @@ async def test_a_round_that_hangs_and_one_that_forgets_the_block_fail():
 
 
 class Seen:
-    """What a client of the scripted server has, and what came of it.
+    """What a client has on its server, and what came of it.
 
     Attributes:
+        server: The process, if it is one.
         turns: Every turn that was given to a body.
         parked: How many callbacks are at it.
-    parking: Set once one of them waits for ever.
+        parking: Set once one of them waits for ever.
     """
 
-    def __init__(self):
+    def __init__(self, server=None):
+        self.server = server
         self.turns = []
         self.parked = 0
         self.parking = trio.Event()
@@ -301,8 +306,9 @@ async def review(codex, seen):
     thread = await codex.thread_start()
     async with thread.review("it") as turn:
         seen.turns.append(turn)
-        async for _ in turn.text():
-            break
+        async for event in turn:  # the real server gives its text at the end, at once
+            if event.method == "turn/started":
+                break
 
 
 async def compact(codex, _):
@@ -328,9 +334,9 @@ async def run_in_the_shell(codex, _):
 async def pursue_a_goal(codex, _):
     thread = await codex.thread_start()
     async with thread.goal("reach it") as goal:
-        async for text in goal.text():
-            if text == "two":
-                break
+        texts = goal.text()
+        await anext(texts)
+        await anext(texts)  # of its second turn
 
 
 USES = [
@@ -443,10 +449,26 @@ async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(swept, temp
 
 # -- the real server -----------------------------------------------------------------------------------------------
 
+
+async def watch_a_directory(codex, seen):
+    async with codex.watch("watched") as changes:
+        assert is_watched(seen.server, changes.path), "what tells that a watch has ended does not see one"
+        (Path(changes.path) / "file").write_text("changed")
+        await anext(changes)
+
+
 REAL_USES = [
-    start_a_thread, run, stream, leave_a_turn, leave_a_parked_approval, approve, steer, interrupt, two_turns_at_once,
-    leave_a_command, run_a_command,
+    start_a_thread, run, stream, leave_a_turn, leave_a_parked_approval, approve, leave_a_parked_call, answer_a_call,
+    steer, interrupt, two_turns_at_once, leave_a_command, run_a_command, watch_a_directory, review, pursue_a_goal,
 ]  # fmt: skip
+ASKS = Response(Command("echo", escalate="may I?"))
+CALLS = Response(ToolCall("look", {}))
+GOES_ON = Response(Text("text"), Hang())
+FIRST_ANSWERS = {
+    leave_a_turn: GOES_ON, two_turns_at_once: GOES_ON, review: GOES_ON, leave_a_parked_approval: ASKS, approve: ASKS,
+    leave_a_parked_call: CALLS, answer_a_call: CALLS,
+}  # fmt: skip
+"""What the model answers to the input of a turn, where it is not the text."""
 HOW_MANY = [
     pytest.param(None, marks=pytest.mark.long, id="all"),
     pytest.param(4, id="a-sample"),
@@ -489,26 +511,43 @@ def names_below(process):
             yield child.name()
 
 
+def is_watched(process, directory):
+    """Tell whether the kernel has a watch of a directory for a process."""
+    watch = f" ino:{os.stat(directory).st_ino:x} "
+    for descriptor in Path(f"/proc/{process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile, as that of an inotify is not
+            if watch in descriptor.read_text():
+                return True
+    return False
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("sample", HOW_MANY)
 @pytest.mark.parametrize("use", REAL_USES, ids=lambda use: use.__name__)
 async def test_what_runs_on_the_real_server_has_ended_wherever_its_scope_is_cancelled(use, sample, swept):
     async with real_parts() as (model, config), open_codex(config) as codex:
-        if use in (leave_a_parked_approval, approve):
-            ask = Response(Command("echo", escalate="may I?"))
-            model.script(lambda request: "call_id" not in request.input[-1], default=ask)
+        if use in FIRST_ANSWERS:
+            model.script(lambda request: "call_id" not in request.input[-1], default=FIRST_ANSWERS[use])
         server = psutil.Process(codex.pid)
+        directory, checked = config.cwd / "watched", set()
+        directory.mkdir()
 
         async def scenario(cancellation):
-            seen = Seen()
+            seen = Seen(server)
             with cancellation:
                 await use(codex, seen)
             check_error(cancellation.error, nursery=use is two_turns_at_once)
             assert seen.parked == 0, "a callback outlived its turn"
             assert "cat" not in names_below(server)
+            assert not is_watched(server, directory)
             for turn in seen.turns:
                 assert turn.result.status in ("completed", "interrupted")
-                # The proof that it has ended: the next one is not taken for more input to it.
-                assert (await codex.thread_read(turn.thread.id)).status.type == "idle"
+            # An idle thread is the proof that a turn has ended: the next one is not taken for more input to it.
+            threads = {*(await codex.api.thread.loaded_list()).data}
+            for thread_id in threads - checked:
+                assert (await codex.thread_read(thread_id)).status.type == "idle"
+                goal = (await codex.api.thread.goal_get(thread_id=thread_id)).goal
+                assert goal is None or goal.status != "active", "the goal goes on"
+            checked.update(threads)
 
         assert swept(await sweep_cancellation(scenario, sample=sample, seed=SEED)).tried
