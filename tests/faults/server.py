@@ -107,6 +107,19 @@ def stubborn():
         signal.signal(number, signal.SIG_IGN)
 
 
+def late(seconds):
+    """Take a while to end, and be hurried by nobody."""
+    global lateness
+    lateness = float(seconds)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def lenient():
+    """Drop the lines that are no JSON, as the real server does."""
+    global drops
+    drops = True
+
+
 def close_stdout():
     os.close(1)
     while os.read(0, 65536):
@@ -283,6 +296,8 @@ FAULTS = {
     "nothing": nothing,
     "slow": slow,
     "stubborn": stubborn,
+    "late": late,
+    "lenient": lenient,
     "close_stdout": close_stdout,
     "close_stdin": close_stdin,
     "grandchild": grandchild,
@@ -354,6 +369,8 @@ heard = []
 unread = b""
 dribble = None
 stays = False
+lateness = 0.0
+drops = False
 
 
 def put(data):
@@ -367,6 +384,7 @@ def at_end():
     strike("close")
     if stays:
         mute()
+    time.sleep(lateness)
     os._exit(0)
 
 
@@ -442,7 +460,13 @@ def serve_line():
             at_end()
         unread += data
     line, _, unread = unread.partition(b"\n")
-    handle(json.loads(line))
+    try:
+        message = json.loads(line)
+    except ValueError:
+        if not drops:
+            raise
+        return
+    handle(message)
 
 
 if __name__ == "__main__":

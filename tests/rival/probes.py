@@ -8,10 +8,11 @@ import asyncio
 import json
 import os
 import pickle
+import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import openai_codex as sdk
@@ -202,6 +203,44 @@ def an_overload():
     return f"raises {type(error).__name__}, {'' if retried else 'not '}retryable", retried
 
 
+def a_caller_that_is_cancelled_in_the_middle_of_a_line():
+    async def main():
+        codex = await sdk.AsyncCodex(configured("lenient", "", "boot")).__aenter__()
+        with stopped(codex._client._sync), suppress(TimeoutError):
+            await asyncio.wait_for(codex.thread_start(base_instructions="x" * 1_000_000), 1)
+        return next_line_of(codex._client._sync)
+
+    return asyncio.new_event_loop().run_until_complete(main())
+
+
+def a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background
+    codex = sdk.Codex(configured("lenient", "", "boot"))
+    with stopped(codex._client), suppress(KeyboardInterrupt):
+        threading.Timer(1, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+        codex.thread_start(base_instructions="x" * 1_000_000)
+    return next_line_of(codex._client)
+
+
+def next_line_of(client):
+    """Ask for something after a line that was cut short, or was not."""
+    told = outcome(heard, client)
+    came = "thread/start" in told[1] if told[0] == "gives" else False
+    return f"the line {'came whole' if came else 'did not come'}; the next request {words(told)}", told[
+        0
+    ] == "gives"
+
+
+@contextmanager
+def stopped(client):
+    """Let the server not read for a while: a long line stays half-way in the pipe."""
+    os.kill(client._proc.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(client._proc.pid, signal.SIGCONT)
+
+
 def a_handler_that_raises():
     def handler(method, params):
         raise ValueError
@@ -288,6 +327,75 @@ def threads_of_a_turn():
     return f"{threads} further threads after one turn", threads == 0
 
 
+def coroutines_as_cancellation_points():
+    async def main():
+        async with sdk.AsyncCodex(flooding()) as codex:
+            thread = await codex.thread_start()
+            turn = await thread.turn("hang")
+            calls = {
+                "thread_start": codex.thread_start, "turn": lambda: thread.turn("hello"), "steer": lambda: turn.steer("x"),
+                "interrupt": turn.interrupt, "run": turn.run, "models": codex.models, "close": codex.close,
+            }  # fmt: skip
+            not_one = [name for name, call in calls.items() if not await cancels(call)]
+            return f"{len(calls) - len(not_one)} of {len(calls)} are one", not not_one
+
+    return asyncio.new_event_loop().run_until_complete(main())
+
+
+async def cancels(call):
+    """Tell whether a call by a task that was cancelled, and does not know it yet, is where it gets to know."""
+
+    async def run():
+        asyncio.current_task().cancel()
+        await call()
+        return False
+
+    try:
+        return await asyncio.create_task(run())
+    except asyncio.CancelledError:
+        return True
+
+
+def another_task_while_a_full_buffer_is_read():
+    async def main():
+        async with sdk.AsyncCodex(flooding()) as codex:
+            turn = await (await codex.thread_start()).turn("say 20000")
+            await asyncio.sleep(2)
+            ticks, longest, last = [0], 0, 0
+
+            async def tick():
+                while True:
+                    ticks[0] += 1
+                    await asyncio.sleep(0)
+
+            ticking = asyncio.create_task(tick())
+            alone = 0
+            async for _ in turn.stream():
+                alone, last = (alone + 1, last) if ticks[0] == last else (1, ticks[0])
+                longest = max(longest, alone)
+            ticking.cancel()
+            return f"runs after {longest} event{'s' if longest > 1 else ''} at most", longest <= 64
+
+    return asyncio.new_event_loop().run_until_complete(main())
+
+
+def a_request_that_is_never_answered():
+    client = opened(configured("mute", "", "idle"))
+    told = outcome(client.model_list)
+    waits = told[0] == "hangs"
+    return f"still waits after {PATIENCE} s" if waits else words(told), waits
+
+
+def closing_a_server_that_needs_three_seconds_to_end():
+    client = opened(configured("late:3", "", "boot"))
+    server = client._proc
+    _, _, seconds = outcome(client.close)
+    killed = server.wait() == -signal.SIGKILL
+    settable = [name for name in dir(client.config) if "timeout" in name or "grace" in name]
+    told = f"{'kills it' if killed else 'lets it end'} after {seconds:.1f} s; {len(settable) or 'no'} setting for it"
+    return told, not killed or bool(settable)
+
+
 def a_secret_on_stderr():
     code = "import os, sys; sys.stderr.write(os.environ['API_KEY'] + '\\n'); sys.stderr.flush()"
     argv = (sys.executable, "-c", code)
@@ -348,6 +456,10 @@ PROBES = {
     "G4": [a_handler_that_takes_two_seconds],
     "G5": [a_server_that_dies],
     "G6": [an_overload],
+    "G7": [
+        a_caller_that_is_cancelled_in_the_middle_of_a_line,
+        a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line,
+    ],
     "G8": [a_handler_that_raises],
     "G9": [approvals_without_a_handler],
     "G10": [a_consumer_that_never_reads],
@@ -357,10 +469,12 @@ PROBES = {
     "G14": [an_error_that_is_pickled],
     "G15": [threads_of_a_turn],
     "G16": [first_starts_at_once],
+    "G17": [coroutines_as_cancellation_points, another_task_while_a_full_buffer_is_read],
     "G18": [a_secret_on_stderr],
+    "G19": [a_request_that_is_never_answered, closing_a_server_that_needs_three_seconds_to_end],
     "G20": [a_parent_that_is_killed],
 }
-"""By guarantee. What is left out has no counterpart in the SDK, or nothing that could be measured."""
+"""By guarantee; each has at least one."""
 
 
 if __name__ == "__main__":
