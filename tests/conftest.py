@@ -4,6 +4,7 @@ Profiles, chosen by ``HYPOTHESIS_PROFILE``: ``dev`` (the default), ``ci`` (the d
 """
 
 import os
+import random
 import signal
 
 import pytest
@@ -20,6 +21,22 @@ settings.register_profile(
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
 )
+
+# What samples of cancellations are drawn with: the same at each run in CI, and in all workers of a run; told at its end.
+os.environ.setdefault("SWEEP_SEED", "0" if os.environ.get("CI") == "true" else str(random.randrange(10**6)))
+
+MOST_WORKERS = 4
+"""A test may want to be on time while three others are at work."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Share a run of everything among the processors. Parts of it, and tests that measure for minutes, are for one process."""
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(processors, MOST_WORKERS)
+    return workers if everything and config.option.markexpr == "not long" and workers > 1 else 0
+
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a job that a shell runs in the background. Tests press Ctrl-C, here and in what they start.
