@@ -19,6 +19,7 @@ SRC = str(Path(__file__).parents[2] / "src")
 # A terminal sends Ctrl-C to the foreground of its session, so the process has to be in one that it controls.
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+NEWLINE = re.compile(r"\r+\n")
 SECONDS = 15
 """For a process that does what it should; it takes about 1 s."""
 
@@ -161,6 +162,7 @@ class Terminal:
         self._stream = trio.lowlevel.FdStream(master)
         self.process = process
         self.seen = ""
+        self._bytes = b""
         self._read_to = 0
 
     async def expect(self, text):
@@ -187,7 +189,9 @@ class Terminal:
             chunk = await self._stream.receive_some()
         except (OSError, trio.BrokenResourceError):
             chunk = b""  # nobody has the terminal open any more
-        self.seen = ESCAPES.sub("", self.seen + chunk.decode("utf-8", "replace")).replace("\r\n", "\n")
+        # From the beginning: what was read to must stay where it is, however the bytes come in pieces.
+        self._bytes += chunk
+        self.seen = NEWLINE.sub("\n", ESCAPES.sub("", self._bytes.decode("utf-8", "replace")))
         return bool(chunk)
 
     async def aclose(self):
