@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from trio_codex import errors, wire
+from trio_codex import CodexConfig, errors, wire
 from trio_codex._client._login import ENDED_KEPT
 from trio_codex.testing import fake_codex
 
@@ -117,6 +117,44 @@ async def test_a_cancelled_start_of_a_login_is_undone():
         await asked.answer({"status": "canceled"})
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
+
+
+async def test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def body():
+            with scope:
+                login = await codex.login_chatgpt()
+                scope.cancel()
+                async with login:
+                    await login.wait()
+
+        nursery.start_soon(body)
+        asked = await server.expect("account/login/cancel")
+        assert asked.params == {"loginId": "login-1"}
+        await asked.answer({"status": "canceled"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+
+
+async def test_a_server_may_take_its_time_to_begin_a_login(autojump_clock):
+    # It asks the one that issues the device code, who is somewhere else.
+    with trio.fail_after(5000):
+        async with fake_codex(CodexConfig(request_timeout=1)) as (codex, server):
+            server.take_over("account/login/start")
+            async with trio.open_nursery() as nursery:
+                logins = []
+
+                async def body():
+                    logins.append(await codex.login_chatgpt_device_code())
+
+                nursery.start_soon(body)
+                asked = await server.expect("account/login/start")
+                await trio.sleep(1000)
+                assert logins == []
+                await asked.answer(DEVICE)
+            assert logins[0].user_code == "ABCD-EFGH"
 
 
 async def test_a_login_can_be_cancelled_by_hand_and_ends_without_success():

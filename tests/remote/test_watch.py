@@ -114,6 +114,26 @@ async def test_a_refused_watch_raises():
         await (await server.expect("fs/watch")).refuse("no")
 
 
+async def test_a_watch_that_begins_too_late_is_an_error_and_stopped(autojump_clock):
+    config = CodexConfig(request_timeout=1)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("fs/watch", "fs/unwatch")
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.RequestTimeout) as caught:
+                async with codex.watch("/a"):
+                    pytest.fail("the body must not run")
+            assert (caught.value.method, caught.value.seconds) == ("fs/watch", 1)
+
+        asked = await server.expect("fs/watch")
+        await trio.sleep(2)
+        await asked.answer({"path": "/a"})
+        stopped = await server.expect("fs/unwatch")
+        assert stopped.params == {"watchId": asked.params["watchId"]}
+        await stopped.answer({})
+
+
 async def test_a_server_that_does_not_stop_it_holds_nobody_up(caplog):
     config = CodexConfig(request_timeout=0.05)
     async with scripted(config, strict=False) as (codex, server):
