@@ -1,5 +1,7 @@
 """Retrying: what is retried, when, and what never is."""
 
+import contextlib
+import contextvars
 import logging
 import math
 import random
@@ -61,6 +63,14 @@ async def test_an_overload_is_retried_with_growing_delays(autojump_clock):
     fn = Flaky(4)
     assert await retry_on_overload(fn, attempts=5, initial_delay=1, max_delay=3, jitter=0) == "done"
     assert fn.delays == pytest.approx([1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("failures", [0, 1, 9])
+async def test_the_context_of_the_caller_is_left_as_it_was(failures, autojump_clock):
+    before = dict(contextvars.copy_context())
+    with contextlib.suppress(errors.ServerBusyError):
+        await retry_on_overload(Flaky(failures))
+    assert dict(contextvars.copy_context()) == before
 
 
 async def test_jitter_keeps_within_its_bounds_and_is_not_always_the_same(autojump_clock):

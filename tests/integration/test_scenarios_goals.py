@@ -92,6 +92,7 @@ async def test_s38_a_goal_reached_in_its_first_turn_has_no_second_and_nothing_to
                 await goal.steer("too late")
             await goal.interrupt()  # it is over, which is all that was asked for
             assert (await goal.wait()).status is wire.ThreadGoalStatus.complete
+        assert (await goal_on_server(codex, thread)).status is wire.ThreadGoalStatus.complete
         assert len(model.requests) == 2
         await check_usable(codex, model, thread)
 
