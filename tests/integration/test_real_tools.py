@@ -13,7 +13,7 @@ import trio
 
 from trio_codex import errors, open_codex, tool, wire
 from trio_codex.policies import ToolCallRequest
-from trio_codex.testing import MockModel, Text, ToolCall, offline_codex, offline_home
+from trio_codex.testing import MockModel, Response, Text, ToolCall, offline_codex, offline_home
 from trio_codex.tools import Namespace, ToolError, image
 
 pytestmark = pytest.mark.real
@@ -266,7 +266,8 @@ async def test_a_child_agent_has_the_tools_only_if_it_takes_over_the_context(for
         child = model.script("child work")
         child.respond(ToolCall("look", call_id="c1"))
         child.say("the child is done")
-        parent = model.script("parent work")
+        # Asked once more if it is told of the child's end in time.
+        parent = model.script("parent work", default=Response(Text("the parent is done")))
         task = {"message": "child work", "fork_context": fork_context}
         parent.respond(ToolCall("spawn_agent", task, namespace="multi_agent_v1", call_id="s1"))
         gate = model.gate()
