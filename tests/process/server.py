@@ -206,6 +206,8 @@ def last_words(status):
 
 
 def die(number):
+    if int(number) != signal.SIGKILL:
+        signal.signal(int(number), signal.SIG_DFL)  # below nohup a hangup is ignored
     os.kill(os.getpid(), int(number))
 
 
