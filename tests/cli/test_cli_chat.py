@@ -3,6 +3,7 @@
 import os
 import signal
 import termios
+from contextlib import asynccontextmanager
 
 import pytest
 from cli_driver import on_terminal, processes_with, rest, run_cli, started_cli
@@ -14,6 +15,21 @@ pytestmark = pytest.mark.real
 
 PROMPT = "»  "
 TYPE = "type to steer, Ctrl-C interrupts"
+
+
+@asynccontextmanager
+async def chatting(home, *args):
+    """Give a terminal with a chat that waits for input."""
+    async with on_terminal("chat", *args, home=home) as terminal:
+        await terminal.expect(PROMPT)
+        yield terminal
+
+
+async def begin_to_count(terminal):
+    """Start a turn that goes on until it is interrupted or steered, if the model hangs after ``Counting``."""
+    await terminal.send("Count.\n")
+    await terminal.expect("Counting")
+    await terminal.expect(TYPE)
 
 
 async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model, home):
@@ -47,11 +63,8 @@ async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model,
 async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_then(model, home):
     model.hang("Counting")
     model.say("Blue it is.")
-    async with on_terminal("chat", home=home) as terminal:
-        await terminal.expect(PROMPT)
-        await terminal.send("Count.\n")
-        await terminal.expect("Counting")
-        await terminal.expect(TYPE)
+    async with chatting(home) as terminal:
+        await begin_to_count(terminal)
         await terminal.send("/status\n")
         await terminal.expect("waits for: model; the last event came ")
         await terminal.send("/fork\n")
@@ -69,11 +82,8 @@ async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_
 
 async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(model, home):
     model.hang("Counting")
-    async with on_terminal("chat", home=home) as terminal:
-        await terminal.expect(PROMPT)
-        await terminal.send("Count.\n")
-        await terminal.expect("Counting")
-        await terminal.expect(TYPE)
+    async with chatting(home) as terminal:
+        await begin_to_count(terminal)
         await terminal.send("typed ")
         await terminal.expect("» typed")
         await terminal.send("\x03")
@@ -95,11 +105,8 @@ async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(mod
 
 async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, home):
     model.hang("Counting")
-    async with on_terminal("chat", home=home) as terminal:
-        await terminal.expect(PROMPT)
-        await terminal.send("Count.\n")
-        await terminal.expect("Counting")
-        await terminal.expect(TYPE)
+    async with chatting(home) as terminal:
+        await begin_to_count(terminal)
         await terminal.send("\x04")
         await terminal.expect("interrupted after ")
         assert await terminal.end() == 0
@@ -110,8 +117,7 @@ async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typ
     gate = Gate()
     model.respond(Text("Wait."), gate, Command("touch x.txt", escalate="I want to"), Patch(ADD_NOTES))
     model.hang("So be it.")
-    async with on_terminal("chat", "-s", "read-only", home=home) as terminal:
-        await terminal.expect(PROMPT)
+    async with chatting(home, "-s", "read-only") as terminal:
         await terminal.send("Make x.\n")
         await terminal.expect("Wait.")
         await terminal.send("for later")
@@ -135,8 +141,7 @@ async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typ
 
 async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn_alone(model, home):
     model.run_command("touch x.txt", escalate="I want to")
-    async with on_terminal("chat", home=home) as terminal:
-        await terminal.expect(PROMPT)
+    async with chatting(home) as terminal:
         await terminal.send("Make x.\n")
         await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
@@ -199,14 +204,11 @@ async def test_commands_change_the_model_and_the_thread(model, home):
 async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(model, home, is_idle):
     model.say("Yes.")
     model.hang("Counting")
-    async with on_terminal("chat", home=home) as terminal:
-        await terminal.expect(PROMPT)
+    async with chatting(home) as terminal:
         await terminal.send("Yes?\n")
         await terminal.expect("tokens: ")
         if not is_idle:
-            await terminal.send("Count.\n")
-            await terminal.expect("Counting")
-            await terminal.expect(TYPE)
+            await begin_to_count(terminal)
         [server] = [pid for pid in processes_with(home.codex_home) if is_server(pid)]
         os.kill(server, signal.SIGKILL)
         await terminal.expect("trio-codex: ")
@@ -263,8 +265,7 @@ async def test_without_a_terminal_ctrl_c_interrupts_the_turn_and_ends_the_chat(m
 
 async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
     model.run_command("sleep 60")
-    async with on_terminal("chat", "-s", "danger-full-access", home=home) as terminal:
-        await terminal.expect(PROMPT)
+    async with chatting(home, "-s", "danger-full-access") as terminal:
         await terminal.send("Sleep.\n")
         await terminal.expect("a tool is at work")
         await terminal.send("Wake up.\n")

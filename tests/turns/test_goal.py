@@ -12,11 +12,18 @@ from trio_codex.testing import fake_codex
 
 
 @asynccontextmanager
-async def scripted(config=None, *, policy=None):
+async def scripted(config=None):
     with trio.fail_after(5):
-        async with fake_codex(config, policy=policy) as (codex, server):
+        async with fake_codex(config) as (codex, server):
             server.give("thread/goal/clear", {"cleared": False})
             yield codex, server
+
+
+@asynccontextmanager
+async def on_thread(config=None, **options):
+    """Give a thread, its server, and a nursery for what is done with the thread meanwhile."""
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        yield await codex.thread_start(**options), server, nursery
 
 
 def goal(status):
@@ -43,6 +50,12 @@ async def accept(server):
     return asked
 
 
+async def begin(server):
+    asked = await accept(server)
+    await server.start_turn("one")
+    return asked
+
+
 async def accept_pause(server):
     asked = await server.expect("thread/goal/set")
     assert asked.params == {"threadId": "thread-1", "status": "paused"}
@@ -62,8 +75,7 @@ async def message(server, text, turn_id):
 
 
 async def test_several_turns_are_one_goal():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -82,7 +94,7 @@ async def test_several_turns_are_one_goal():
             assert result.final_response == "reached"
             assert (thread._state.series, thread._state.listeners) == (None, [])
 
-        asked = await accept(server)
+        asked = await begin(server)
         assert asked.params == {
             "threadId": "thread-1",
             "objective": "reach it",
@@ -90,7 +102,6 @@ async def test_several_turns_are_one_goal():
             "status": "active",
             "tokenBudget": 100,
         }
-        await server.start_turn("one")
         await message(server, "started", "one")
         await server.end_turn("one")
         await server.start_turn("two")
@@ -102,8 +113,7 @@ async def test_several_turns_are_one_goal():
 
 @pytest.mark.parametrize("status", ["blocked", "usageLimited", "budgetLimited", "paused"])
 async def test_a_goal_that_the_server_does_not_go_on_with_is_over(status):
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -111,16 +121,14 @@ async def test_a_goal_that_the_server_does_not_go_on_with_is_over(status):
                 assert (await pursued.wait()).status == status
                 assert pursued.status == status
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await tell(server, status, "one")
         await server.end_turn("one", status="failed")
     assert server.unexpected() == []
 
 
 async def test_leaving_early_pauses_it_and_interrupts_the_turn_that_runs():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -131,8 +139,7 @@ async def test_leaving_early_pauses_it_and_interrupts_the_turn_that_runs():
             assert pursued.result.status == "paused"
             assert [turn.status for turn in pursued.turns] == [TurnStatus.completed, TurnStatus.interrupted]
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one")
         await server.start_turn("two")
         await server.delta("text", turn_id="two")
@@ -142,8 +149,7 @@ async def test_leaving_early_pauses_it_and_interrupts_the_turn_that_runs():
 
 
 async def test_leaving_between_two_turns_ends_the_one_that_comes_although_it_is_paused():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
         left = trio.Event()
 
         @nursery.start_soon
@@ -158,8 +164,7 @@ async def test_leaving_between_two_turns_ends_the_one_that_comes_although_it_is_
                         pytest.fail("the body must not run")
             left.set()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one")
         await accept_pause(server)
         await trio.testing.wait_all_tasks_blocked()
@@ -170,16 +175,14 @@ async def test_leaving_between_two_turns_ends_the_one_that_comes_although_it_is_
 
 
 async def test_a_turn_that_completes_while_it_is_paused_may_have_a_successor():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
             async with thread.goal("reach it") as pursued:
                 await pursued.__anext__()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.delta("text", turn_id="one")
         await accept_pause(server)
         asked = await server.expect("turn/interrupt")
@@ -191,8 +194,7 @@ async def test_a_turn_that_completes_while_it_is_paused_may_have_a_successor():
 
 
 async def test_leaving_ends_what_its_earlier_turns_have_started():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
         server.take_over("thread/backgroundTerminals/terminate")
 
         @nursery.start_soon
@@ -201,8 +203,7 @@ async def test_leaving_ends_what_its_earlier_turns_have_started():
                 async for _ in pursued.text():
                     break
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         command = {"type": "commandExecution", "id": "1", "processId": "77", "command": "x", "cwd": "/"}
         await server.item("started", command, "one")
         await server.end_turn("one")
@@ -216,8 +217,7 @@ async def test_leaving_ends_what_its_earlier_turns_have_started():
 
 
 async def test_a_cancelled_start_waits_for_its_first_turn_and_interrupts_it():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
         scope = trio.CancelScope()
 
         @nursery.start_soon
@@ -237,8 +237,7 @@ async def test_a_cancelled_start_waits_for_its_first_turn_and_interrupts_it():
 
 
 async def test_a_refused_goal_leaves_its_thread_usable():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -254,8 +253,7 @@ async def test_a_refused_goal_leaves_its_thread_usable():
 
 async def test_a_start_that_nobody_answers_is_bounded():
     config = CodexConfig(request_timeout=0.05, interrupt_grace=0.1)
-    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread(config) as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -271,8 +269,7 @@ async def test_a_start_that_nobody_answers_is_bounded():
 
 
 async def test_a_steer_follows_the_roll_over_to_the_next_turn():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -281,8 +278,7 @@ async def test_a_steer_follows_the_roll_over_to_the_next_turn():
                 await pursued.wait()
                 await pursued.steer("too late")
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         asked = await server.expect("turn/steer")
         assert asked.params["expectedTurnId"] == "one"
         await server.end_turn("one")
@@ -300,8 +296,7 @@ async def test_a_steer_follows_the_roll_over_to_the_next_turn():
 
 
 async def test_an_interrupt_between_two_turns_reaches_the_next_one():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -313,8 +308,7 @@ async def test_an_interrupt_between_two_turns_reaches_the_next_one():
                 assert (await pursued.wait()).status == "paused"
                 await pursued.interrupt()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one")
         await accept_pause(server)
         await server.start_turn("two")
@@ -324,8 +318,7 @@ async def test_an_interrupt_between_two_turns_reaches_the_next_one():
 
 async def test_an_interrupted_turn_is_the_end_of_the_goal_which_is_paused():
     # As by a policy that cancels: the server would leave the goal active, and go on at the next occasion.
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -334,8 +327,7 @@ async def test_an_interrupted_turn_is_the_end_of_the_goal_which_is_paused():
                 assert (result.status, result.turns[-1].status) == ("active", TurnStatus.interrupted)
             assert pursued.result.status == "paused"
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one", status="interrupted")
         await accept_pause(server)
     assert server.unexpected() == []
@@ -359,8 +351,7 @@ async def test_its_policy_decides_for_all_of_its_turns_in_its_context():
         seen.append((request.turn_id, WHO.get()))
         return policies.accept()
 
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -383,8 +374,7 @@ async def test_a_policy_that_fails_ends_the_goal_with_its_error():
     async def decide(_):
         raise ZeroDivisionError
 
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -392,24 +382,21 @@ async def test_a_policy_that_fails_ends_the_goal_with_its_error():
                 async with thread.goal("reach it", policy=Policy(command=decide)):
                     await trio.sleep_forever()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await ask(server, 0, "one")
         await accept_pause(server)
         await accept_interrupt(server, "one")
 
 
 async def test_leaving_its_thread_ends_it():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
             async with thread.goal("reach it") as pursued:
                 await pursued.wait()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
 
         @nursery.start_soon
         async def _():
@@ -430,8 +417,7 @@ async def test_closing_the_client_ends_it():
             async with thread.goal("reach it") as pursued:
                 await pursued.wait()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         nursery.start_soon(codex.aclose)
         await accept_pause(server)
         await accept_interrupt(server, "one")
@@ -440,8 +426,7 @@ async def test_closing_the_client_ends_it():
 
 @pytest.mark.parametrize("moment", ["before", "in", "between"])
 async def test_the_end_of_the_connection_loses_it(moment):
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -465,8 +450,7 @@ async def test_the_end_of_the_connection_loses_it(moment):
 
 async def test_an_abandoned_turn_loses_it():
     config = CodexConfig(interrupt_grace=0.05, on_stuck_turn="abandon")
-    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start()
+    async with on_thread(config) as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -474,8 +458,7 @@ async def test_an_abandoned_turn_loses_it():
                 async with thread.goal("reach it") as pursued:
                     await pursued.__anext__()
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.delta("text", turn_id="one")
         await accept_pause(server)
         await server.expect("turn/interrupt")
@@ -485,8 +468,7 @@ async def test_an_abandoned_turn_loses_it():
 
 
 async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start(budget=Budget(turns=1))
+    async with on_thread(budget=Budget(turns=1)) as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -499,8 +481,7 @@ async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
                     pytest.fail("the body must not run")
             assert thread._state.series is None
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one")
         await server.start_turn("two")
         await accept_pause(server)
@@ -509,8 +490,7 @@ async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
 
 
 async def test_the_time_of_a_budget_ends_it_in_a_turn():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start(budget=Budget(seconds=0.05))
+    async with on_thread(budget=Budget(seconds=0.05)) as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -519,15 +499,13 @@ async def test_the_time_of_a_budget_ends_it_in_a_turn():
                     await trio.sleep_forever()
             assert caught.value.limit == "seconds"
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await accept_pause(server)
         await accept_interrupt(server, "one")
 
 
 async def test_the_time_of_a_budget_stands_still_between_two_turns():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        thread = await codex.thread_start(budget=Budget(seconds=1000))
+    async with on_thread(budget=Budget(seconds=1000)) as (thread, server, nursery):
 
         @nursery.start_soon
         async def _():
@@ -541,8 +519,7 @@ async def test_the_time_of_a_budget_stands_still_between_two_turns():
                 await pursued.wait()
             assert thread._state.meter.turns == 2
 
-        await accept(server)
-        await server.start_turn("one")
+        await begin(server)
         await server.end_turn("one")
         await trio.testing.wait_all_tasks_blocked()
         await server.start_turn("two")
