@@ -100,6 +100,11 @@ MUTATIONS = [
         "tests/client/test_client.py::test_a_cancelled_opening_of_a_thread_is_undone",
     ),
     Mutation(
+        "G3", "entering a login is where it may be cancelled", "_client/_login.py",
+        "        await trio.lowlevel.cancel_shielded_checkpoint()\n        return self\n", "        await trio.lowlevel.checkpoint()\n        return self\n",
+        "tests/client/test_login.py::test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server",
+    ),
+    Mutation(
         "G3", "a cancelled start of a turn is forgotten", "_turns/_ending.py",
         "    call = turn.start\n    if call is None:\n        return True", "    call = turn.start\n    if call is not None:\n        return False\n    if call is None:\n        return True",
         "tests/turns/test_turn.py::test_a_cancelled_start_waits_for_the_answer_and_interrupts_the_turn",
@@ -227,6 +232,11 @@ MUTATIONS = [
         "G19", "a request gives up by itself", "_runtime/_connection.py",
         "            with trio.move_on_after(self._request_timeout):\n", "            with trio.move_on_after(min(self._request_timeout, 600)):\n",
         "tests/test_deadlines.py::test_whoever_waits_waits_as_long_as_it_takes",
+    ),
+    Mutation(
+        "G19", "what a person has to finish has the time of a request", "_client/_session.py",
+        'timeout = float("inf") if lane_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
+        "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
     ),
     Mutation(
         "G19", "a deadline is a bare number", "_turns/_turn.py",
