@@ -316,6 +316,50 @@ async def test_an_interrupt_between_two_turns_reaches_the_next_one():
     assert server.unexpected() == []
 
 
+async def test_a_goal_that_is_interrupted_between_two_turns_and_gets_no_second_is_over(autojump_clock):
+    async with on_thread() as (thread, server, nursery):
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                async for event in pursued:
+                    if event.method == "turn/completed":
+                        break
+                await pursued.interrupt()
+                assert [event async for event in pursued] == []
+                assert (await pursued.wait()).status == "paused"
+                assert [turn.id for turn in pursued.result.turns] == ["one"]
+
+        await begin(server)
+        await server.end_turn("one")
+        await accept_pause(server)
+    assert server.unexpected() == []
+
+
+async def test_a_turn_that_comes_when_its_goal_was_taken_to_be_over_ends_with_its_scope(autojump_clock):
+    async with on_thread() as (thread, server, nursery):
+        interrupted, left = trio.Event(), trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                async for event in pursued:
+                    if event.method == "turn/completed":
+                        break
+                await pursued.interrupt()
+                interrupted.set()
+                await left.wait()
+
+        await begin(server)
+        await server.end_turn("one")
+        await accept_pause(server)
+        await interrupted.wait()
+        await server.start_turn("two")
+        left.set()
+        await accept_interrupt(server, "two")
+    assert server.unexpected() == []
+
+
 async def test_an_interrupted_turn_is_the_end_of_the_goal_which_is_paused():
     # As by a policy that cancels: the server would leave the goal active, and go on at the next occasion.
     async with on_thread() as (thread, server, nursery):

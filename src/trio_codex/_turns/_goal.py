@@ -153,6 +153,13 @@ class GoalState:
             self.events.put_last(event)
             self.over.set()
 
+    def conclude(self) -> None:
+        """Note that it was paused between two turns, and that the second has not come."""
+        if self.open_turn is None and not self.active and not self.over.is_set():
+            self.events.end()
+            self._begun.set()
+            self.over.set()
+
     def lose(self, loss: Callable[[], TurnLost]) -> None:
         """Note that its end will not be seen."""
         if self.turns:
@@ -242,7 +249,8 @@ class GoalState:
     async def finish(self) -> None:
         """End it on the server, with what its turns have started; see :class:`~trio_codex._turns._turn_state.Series`."""
         await trio.lowlevel.checkpoint()
-        if (self.over.is_set() and not self.active) or self._session.connection.death is not None:
+        is_over = self.over.is_set() and not self.active and self.open_turn is None
+        if is_over or self._session.connection.death is not None:
             return
         grace = self._session.config.interrupt_grace
         was_active = False
@@ -412,6 +420,8 @@ class Goal:
             await state.next_begun()
         if state.open_turn is not None:
             await interrupt(self._session, state.open_turn)
+        else:
+            state.conclude()
 
     async def wait(self) -> GoalResult:
         """Wait until the goal is over: complete, blocked, limited, paused or cleared, or its turn failed or interrupted.
