@@ -353,7 +353,9 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
 
 
 @pytest.mark.parametrize(
-    "redaction", [None, Redaction(), Redaction(paths=True, keep={"text", "delta"})], ids=repr
+    "redaction",
+    [None, Redaction(), Redaction(paths=True, keep={"text", "delta"})],
+    ids=["it was not", "by default", "with paths, but for two fields"],
 )
 def test_a_recording_says_how_its_content_was_taken_out(redaction, tmp_path):
     Recorder(tmp_path / "file.jsonl", redaction=redaction).close()
