@@ -151,7 +151,10 @@ async def test_s40_an_interrupt_reaches_the_turn_that_the_goal_went_on_with(mome
                     await goal.interrupt()
                     break
             result = await goal.wait()
-        assert [turn.status for turn in result.turns] == [TurnStatus.completed, TurnStatus.interrupted]
+        first, *second = [turn.status for turn in result.turns]
+        assert first == TurnStatus.completed
+        # Paused between the two, the server may start no second: seen twice in a few hundred runs on a busy machine.
+        assert second == [TurnStatus.interrupted] or (moment == "between the two" and second == [])
         assert result.status is wire.ThreadGoalStatus.paused
         await check_usable(codex, model, thread)
 
