@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from trio_codex.testing import Delay, MockModel, ModelRequest, Pause, RawEvent, Slot, Step, Text
+from trio_codex.testing import Delay, MockModel, ModelRequest, Pause, RawEvent, Slot, Step, Text, _model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
@@ -497,3 +497,21 @@ except KeyboardInterrupt:
 """
     assert run_python(code) == "interrupted"
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+async def test_a_request_counts_as_completed_when_the_server_has_the_last_of_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    play = _model._Player.play
+
+    async def play_and_dawdle(player: _model._Player, frame: bytes) -> None:
+        await play(player, frame)
+        await trio.sleep(0.2)
+
+    monkeypatch.setattr(_model._Player, "play", play_and_dawdle)
+    with trio.fail_after(LIMIT):
+        async with MockModel() as model, connected(model) as stream:
+            model.say("hi")
+            await stream.send_all(encoded(b"{}"))
+            await until(stream, b'"response.completed"')
+            assert model.requests[0].completed

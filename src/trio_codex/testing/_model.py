@@ -261,8 +261,14 @@ async def _play(frames: Iterable[Frame], request: ModelRequest, receive: Receive
     player = _Player(send)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
-        for frame in _merged(frames):
-            await player.play(frame)
+        for frame, is_last in _marked(_merged(frames)):
+            # Set first: at the last bytes the server ends the turn, and whoever waits for that looks.
+            request.completed = is_last and isinstance(frame, bytes)
+            try:
+                await player.play(frame)
+            except BaseException:
+                request.completed = False
+                raise
         request.completed = True
         nursery.cancel_scope.cancel()
     if request.completed:
@@ -274,6 +280,15 @@ async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> No
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
+
+
+def _marked(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
+    """Say of each whether it is the last."""
+    frame = next(frames, None)
+    while frame is not None:
+        following = next(frames, None)
+        yield frame, following is None
+        frame = following
 
 
 def _merged(frames: Iterable[Frame]) -> Iterator[Frame]:
