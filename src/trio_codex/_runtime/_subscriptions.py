@@ -248,27 +248,20 @@ class Subscription(Generic[E]):
             return self._redeemed(entry)
         return entry
 
-    async def _let_others_run(self) -> None:
+    async def _let_others_run(self) -> None:  # noqa: ASYNC910  # a schedule point, or a wait
         """Be a schedule point, and wait until there is something in the buffer, or nothing will come."""
         self._reading = True
         try:
-            if self._buffer:
+            if self._buffer or self._ended or self._released:
                 await trio.lowlevel.checkpoint()
-            else:
-                await self._wait()
+            # Woken does not mean that there is something: a wake-up may be due from before an earlier wait was cancelled.
+            while not (self._buffer or self._ended or self._released):
+                self._consumer = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
         finally:
             self._reading = False
         self._credit = SCHEDULE_EVERY_EVENTS
         self._slice_end = perf_counter() + SCHEDULE_EVERY_SECONDS
-
-    async def _wait(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self._ended or self._released:
-            await trio.lowlevel.checkpoint()
-        # Woken does not mean that there is something: a wake-up may be due from before an earlier wait was cancelled.
-        while not (self._buffer or self._ended or self._released):
-            self._consumer = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
 
     def _abort_wait(self, _: object) -> trio.lowlevel.Abort:
         self._consumer = None

@@ -147,8 +147,9 @@ class Spending:
             meter.check_something_left()
         self._meters = meters
         self._stop: Callable[[BudgetExceeded], None] | None = stop
+        tell = self._tell
         for meter in meters:
-            meter.open(self._tell)
+            meter.open(tell)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
 
     @property

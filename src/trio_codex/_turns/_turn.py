@@ -112,12 +112,13 @@ class Turn(Generic[OutputT_co]):
         events = self._session.router.subscription()
         if self._state.ended.is_set():
             events.end(self._state.loss if self._state.lost else None)
-        self._state.agent_listeners.append(events)
+        self._state.agent_listeners += (events,)
         try:
             yield events
         finally:
             events.release()
-            self._state.agent_listeners.remove(events)
+            others = (each for each in self._state.agent_listeners if each is not events)
+            self._state.agent_listeners = tuple(others)
 
     @property
     def usage(self) -> TokenUsage | None:
@@ -273,6 +274,8 @@ async def open_turn(
     watch: trio.CancelScope | None = None
     with body.watched():
         await _start(session, turn, method, params)
+        # They may hold images, and a turn may take days.
+        del params
         if idle_limit is not None:
             watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, body.fail)
         yield Turn(session, thread, turn, events, output)

@@ -111,7 +111,7 @@ class TurnState:
         self.meter: Meter = Meter("turn")
         self.agents_usage: TokenUsage | None = None
         self.spending: Spending | None = None
-        self.agent_listeners: list[Subscription[Event]] = []
+        self.agent_listeners: tuple[Subscription[Event], ...] = ()
         self.start: Call | None = None
         self.left_early = False
         self._lost: tuple[str, Death | None] | None = None
