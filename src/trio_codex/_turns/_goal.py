@@ -43,7 +43,7 @@ logger = logging.getLogger("trio_codex")
 
 NEXT_TURN_SECONDS: Final = 1.0
 """How long to look out for the next turn of a goal that was paused between two. The server has made up its mind by then:
-of 72 goals that were paused there, each got one more turn, at most 22 ms later (Q52)."""
+of 72 goals that were paused there, each got one more turn, at most 22 ms later; on a busy machine one got none (Q52)."""
 
 
 @attrs.frozen(kw_only=True)
