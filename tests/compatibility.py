@@ -35,6 +35,7 @@ LACKING = {
     "test_a_steer_reaches_the_model_within_the_same_turn": STEER,
     "test_s16_a_steered_turn_is_the_same_turn_and_the_model_hears_of_it": STEER,
     "test_a_goal_is_steered_in_the_turn_that_runs": STEER,
+    "test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with": STEER,
     "test_a_review_by_a_bare_request_frees_its_thread_when_it_ends": (
         "`Turn.rootTurnId`, which ties the two ids of a review together; `Thread.review()` does without it"
     ),

@@ -43,9 +43,12 @@ CASE_SECONDS = 120
 def run_case(name, case, setting):
     """Run a case in a process of its own; give its numbers."""
     code = "import sys; from benchmarks.run import main_of_case; main_of_case(*sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
+    # A package that was installed is compiled. Where nothing may be written, each import would measure the compiler.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", code, name, case, json.dumps(setting)],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"},
+        env=environment,
         stdout=subprocess.PIPE,
         timeout=CASE_SECONDS,
         text=True,
