@@ -142,12 +142,22 @@ MUTATIONS = [
     ),
     Mutation(
         "G7", "a cancelled write is forgotten half-way", "_runtime/_outbox.py",
-        "            letter.taken = True\n", "            letter.taken = False\n",
+        "        letter.taken = True\n", "        letter.taken = False\n",
         "tests/runtime/test_connection.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
     ),
     Mutation(
+        "G7", "the rest of a line is forgotten", "_runtime/_outbox.py",
+        "            self._rest = letter.line[sent:]\n", "            self._rest = letter.line[:0]\n",
+        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
+    ),
+    Mutation(
+        "G7", "a line is written between the halves of another", "_runtime/_outbox.py",
+        "        if not self._idle or self._send_nowait is None:\n", "        if self._send_nowait is None:\n",
+        "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
+    ),
+    Mutation(
         "G7", "callers write themselves", "_runtime/_connection.py",
-        '        call.letter = self._outbox.put(line, urgent=lane == "control")\n',
+        '        call.letter = self._outbox.put(line, urgent=lane == "control", on_taken=on_taken)\n',
         '        call.letter = self._outbox.put(b"")\n        await self._send_stream.send_all(line)\n',
         "tests/runtime/test_connection.py::test_a_caller_that_is_cancelled_while_its_line_is_being_written_leaves_it_whole",
     ),

@@ -19,14 +19,13 @@ pytestmark = pytest.mark.real
 def sent(monkeypatch):
     """Every line that the client hands to the pipe, as it is written."""
     lines = []
-    take_batch = Outbox.take_batch
+    take = Outbox._take
 
-    async def recording(self):
-        batch = await take_batch(self)
-        lines.extend(msgspec.json.decode(line) for line in (batch or b"").splitlines())
-        return batch
+    def recording(self, letter):
+        lines.append(msgspec.json.decode(letter.line))
+        take(self, letter)
 
-    monkeypatch.setattr(Outbox, "take_batch", recording)
+    monkeypatch.setattr(Outbox, "_take", recording)
     return lines
 
 

@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precond
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex._runtime._outbox import BATCH_BYTES, Outbox
+from trio_codex._runtime._pipes import DirectSendStream
 
 
 def at_once(awaitable):
@@ -185,6 +186,123 @@ def test_urgent_lines_leave_before_ordinary_ones_whatever_their_sizes(lines):
     assert written == [b"%du" % n for n, (_, urgent) in enumerate(lines) if urgent] + [
         b"%do" % n for n, (_, urgent) in enumerate(lines) if not urgent
     ]
+
+
+class Narrow(DirectSendStream):
+    """A stream that takes only so many bytes, until there is room for more."""
+
+    def __init__(self):
+        self.wire = b""
+        self.room = 0
+        self.more = trio.Event()
+        self.busy = False
+
+    def make_room(self, size):
+        self.room += size
+        self.more.set()
+
+    def send_nowait(self, data):
+        assert not self.busy, "somebody is in send_all"
+        sent = data[: self.room]
+        self.wire += sent
+        self.room -= len(sent)
+        return len(sent)
+
+    async def send_all(self, data):
+        assert not self.busy
+        while data := data[self.send_nowait(data) :]:
+            self.busy = True
+            self.more = trio.Event()
+            await self.more.wait()
+            self.busy = False
+
+    async def wait_send_all_might_not_block(self):
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self):
+        await trio.lowlevel.checkpoint()
+
+
+small = st.integers(1, 40)
+puts = st.tuples(st.just("put"), small, st.booleans())
+rooms = st.tuples(st.just("room"), small, st.just(None))
+lets_run = st.tuples(st.just("run"), st.just(0), st.just(None))
+takes_back = st.tuples(st.just("take back"), st.integers(0, 12), st.just(None))
+
+
+@given(st.lists(puts | rooms | lets_run | takes_back, max_size=30))
+def test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them(actions):
+    trio.run(send_through, Narrow(), actions)
+
+
+async def send_through(stream, actions):
+    told = []
+    outbox = Outbox(stream.send_nowait, told.append)
+    letters, undone = [], set()
+
+    async def write():
+        while (batch := await outbox.take_batch()) is not None:
+            await stream.send_all(batch)
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            await wait_all_tasks_blocked()
+            for action, number, urgent in actions:
+                if action == "put":
+                    line = b"%s%d %s\n" % (b"u" if urgent else b"o", len(letters), b"." * number)
+                    letters.append(outbox.put(line, urgent=urgent))
+                elif action == "room":
+                    stream.make_room(number)
+                elif action == "run":
+                    await wait_all_tasks_blocked()
+                elif number < len(letters) and outbox.take_back(letters[number]):
+                    undone.add(number)
+            outbox.finish()
+            stream.make_room(10_000)
+    lines = stream.wire.splitlines(keepends=True)
+    assert lines == told
+    for kind in (b"u", b"o"):
+        assert [line for line in lines if line.startswith(kind)] == [
+            letter.line
+            for number, letter in enumerate(letters)
+            if number not in undone and letter.line.startswith(kind)
+        ]
+    assert [letter.taken for letter in letters] == [n not in undone for n in range(len(letters))]
+
+
+async def test_a_line_is_written_at_once_while_nothing_waits():
+    stream, taken = Narrow(), []
+    stream.make_room(100)
+    outbox = Outbox(stream.send_nowait)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(outbox.take_batch)
+            await wait_all_tasks_blocked()
+            assert outbox.put(b"a\n", on_taken=lambda: taken.append("a")).taken
+            assert outbox.put(b"b\n", urgent=True, on_taken=lambda: taken.append("b")).taken
+            assert stream.wire == b"a\nb\n"
+            assert taken == ["a", "b"]
+            outbox.close()
+            assert not outbox.put(b"c\n").taken
+            assert stream.wire == b"a\nb\n"
+
+
+@pytest.mark.parametrize("error", [trio.BrokenResourceError, trio.ClosedResourceError])
+async def test_a_stream_that_is_broken_is_left_to_the_writer(error):
+    def send_nowait(_):
+        raise error
+
+    outbox = Outbox(send_nowait)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def write():
+                assert await outbox.take_batch() == b"a\n"
+
+            await wait_all_tasks_blocked()
+            assert not outbox.put(b"a\n").taken
 
 
 class Letters(RuleBasedStateMachine):

@@ -26,6 +26,7 @@ from trio_codex._core._rpc import (
 )
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
 from trio_codex._runtime._outbox import Letter, Outbox
+from trio_codex._runtime._pipes import DirectSendStream
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
 
 if TYPE_CHECKING:
@@ -230,7 +231,10 @@ class Connection:
         self._window = trio.Semaphore(window)
         self._lines = LineBuffer(max_line_bytes)
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
-        self._outbox = Outbox()
+        self._outbox = Outbox(
+            send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
+            self._tell_sent if "frame_sent" in instruments else None,
+        )
         self._dying = False
         self._refusing = False
         self._dead = trio.Event()
@@ -294,10 +298,11 @@ class Connection:
         except BaseException as exc:
             self.watch.ended(record, "unsent", exc if isinstance(exc, CodexError) else None)
             raise
-        call.letter = self._outbox.put(line, urgent=lane == "control")
+        on_taken = None
         if record is not None:
             record.id = call.request_id
-            call.letter.on_taken = partial(self.watch.sent, record)
+            on_taken = partial(self.watch.sent, record)
+        call.letter = self._outbox.put(line, urgent=lane == "control", on_taken=on_taken)
         return call
 
     def notify(self, method: str) -> None:
@@ -424,9 +429,6 @@ class Connection:
     async def _write(self) -> None:
         try:
             while (batch := await self._outbox.take_batch()) is not None:
-                if "frame_sent" in self._instruments:
-                    for line in batch[:-1].split(b"\n"):
-                        self._instruments.call("frame_sent", self._instruments.connection, line)
                 await self._send_stream.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
@@ -451,6 +453,9 @@ class Connection:
             self._receiver.on_chunk_end(1)
         self._drained.set()
         await self.lose(reason)
+
+    def _tell_sent(self, line: bytes) -> None:
+        self._instruments.call("frame_sent", self._instruments.connection, line[:-1])
 
     def _wanted(self, size: int) -> int:
         return MAX_CHUNK_BYTES if self._lines.unfinished_bytes > MIN_CHUNK_BYTES else size

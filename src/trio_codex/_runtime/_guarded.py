@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Final
 import trio
 
 from trio_codex._runtime import _guard
+from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream
 from trio_codex._runtime._process import RECEIVE_BYTES, ServerProcess, let_go, sip
 from trio_codex.errors import SpawnError
 
@@ -78,7 +79,8 @@ class GuardedProcess(ServerProcess):
             self._guard_fd = os.pidfd_open(self._popen.pid)
         except OSError:
             self._guard_fd = -1
-        self._stdin, self._stdout, self._stderr = map(trio.lowlevel.FdStream, fds)
+        self._stdin = PipeSendStream(fds[0])
+        self._stdout, self._stderr = PipeReceiveStream(fds[1]), PipeReceiveStream(fds[2])
         self.stdin, self.stdout = self._stdin, self._stdout
         self._owns = True
 

@@ -1,0 +1,149 @@
+"""Our ends of a pipe: whole, in order, closed once, and a checkpoint wherever Trio's rules ask for one."""
+
+import gc
+import os
+import random
+import sys
+from contextlib import contextmanager
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints, check_one_way_stream, wait_all_tasks_blocked
+
+if sys.platform == "win32":
+    pytest.skip("pipes of Unix", allow_module_level=True)
+
+from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream
+
+PIPE_BYTES = 64 * 1024
+
+
+def pipe():
+    read, write = os.pipe()
+    return PipeSendStream(write), PipeReceiveStream(read)
+
+
+@contextmanager
+def pipe_ends():
+    send, receive = pipe()
+    try:
+        yield send, receive
+    finally:
+        send.close()
+        receive.close()
+
+
+def fill(send):
+    while send.send_nowait(b"x" * 4096):
+        pass
+
+
+async def test_a_pipe_is_a_stream_as_trio_wants_it():
+    async def make():
+        return pipe()
+
+    async def make_full():
+        send, receive = pipe()
+        fill(send)
+        return send, receive
+
+    with trio.fail_after(30):
+        await check_one_way_stream(make, make_full)
+
+
+async def test_bytes_come_out_as_they_went_in():
+    data = random.Random(1).randbytes(1_000_000)
+    got = bytearray()
+    with trio.fail_after(10), pipe_ends() as (send, receive):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def write():
+                await send.send_all(data[:400_000])
+                await send.send_all(memoryview(data)[400_000:])
+                send.close()
+
+            while chunk := await receive.receive_some(random.Random(len(got)).randint(1, 100_000)):
+                got += chunk
+    assert bytes(got) == data
+
+
+async def test_what_is_there_comes_without_waiting_but_not_without_a_checkpoint():
+    with trio.fail_after(5), pipe_ends() as (send, receive):
+        await send.send_all(b"abcd")
+        for rest in (b"ab", b"cd"):
+            with assert_checkpoints():
+                assert await receive.receive_some(2) == rest
+        with assert_checkpoints():
+            await send.send_all(b"")
+        with pytest.raises(ValueError, match="at least 1"):
+            await receive.receive_some(0)
+
+
+async def test_to_be_cancelled_loses_nothing():
+    with trio.fail_after(5), pipe_ends() as (send, receive):
+        await send.send_all(b"abcd")
+        assert await receive.receive_some(1) == b"a"
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await receive.receive_some(1)
+        assert scope.cancelled_caught
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await send.send_all(b"never")
+        assert scope.cancelled_caught
+        assert await receive.receive_some(10) == b"bcd"
+
+
+async def test_a_line_is_written_as_far_as_it_goes_at_once():
+    with pipe_ends() as (send, receive):
+        fill(send)
+        assert send.send_nowait(b"more") == 0
+        with trio.fail_after(5):
+            await receive.receive_some(PIPE_BYTES)
+            assert 0 < send.send_nowait(b"y" * 2 * PIPE_BYTES) < 2 * PIPE_BYTES
+
+
+async def test_a_pipe_that_nobody_reads_is_broken_and_one_that_was_closed_is_closed():
+    send, receive = pipe()
+    receive.close()
+    with pytest.raises(trio.BrokenResourceError, match="Broken pipe"):
+        send.send_nowait(b"a")
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(5):
+        await send.send_all(b"a")
+    send.close()
+    send.close()
+    assert (send.fileno(), receive.fileno()) == (-1, -1)
+    with pytest.raises(trio.ClosedResourceError):
+        send.send_nowait(b"a")
+    for use in (lambda: send.send_all(b""), send.wait_send_all_might_not_block, receive.receive_some):
+        with pytest.raises(trio.ClosedResourceError), trio.fail_after(5):
+            await use()
+
+
+@pytest.mark.parametrize("end", ["send", "receive"])
+async def test_who_waits_learns_that_it_was_closed(end):
+    with trio.fail_after(5), pipe_ends() as (send, receive):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def wait():
+                with pytest.raises(trio.ClosedResourceError):
+                    await (send.send_all(b"a") if end == "send" else receive.receive_some())
+
+            if end == "send":
+                fill(send)
+            await wait_all_tasks_blocked()
+            (send if end == "send" else receive).close()
+
+
+async def test_one_that_is_forgotten_is_closed():
+    send, receive = pipe()
+    fd = send.fileno()
+    del send
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+    with trio.fail_after(5):
+        assert await receive.receive_some() == b""
+    receive.close()
