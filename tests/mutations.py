@@ -111,8 +111,8 @@ MUTATIONS = [
     ),
     Mutation(
         "G4", "the reader waits for callbacks", "_runtime/_connection.py",
-        "                    share = self._take_chunk(chunk)\n",
-        "                    share = self._take_chunk(chunk)\n                    while self._receiver.dispatcher._open:\n                        await trio.sleep(0.01)\n",
+        "            self._take_portion(portion)\n",
+        "            self._take_portion(portion)\n            while self._receiver.dispatcher._open:\n                await trio.sleep(0.01)\n",
         "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
@@ -230,7 +230,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G17", "a full buffer is read without a cancellation point", "_runtime/_subscriptions.py",
-        "            await trio.lowlevel.checkpoint_if_cancelled()\n        else:", "            pass\n        else:",
+        "            await checkpoint_if_cancelled()\n        else:", "            pass\n        else:",
         "tests/runtime/test_subscriptions.py::test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too",
     ),
     Mutation(

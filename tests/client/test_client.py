@@ -101,7 +101,7 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         asked = await server.expect("thread/start")
         scope.cancel()
         # Before the cancelled task runs, as when the reader comes first in the same turn of the scheduler.
-        codex._session.connection._take_chunk(msgspec.json.encode({"id": asked.id, "result": opened}) + b"\n")
+        codex._session.connection._take_portion([msgspec.json.encode({"id": asked.id, "result": opened})])
         await (await server.expect("thread/delete")).answer({})
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught

@@ -79,6 +79,7 @@ def notification(data):
         assert read.problem is not None
         assert read.raw is None or read.raw == msgspec.json.decode(data[1:])
     else:
+        assert _convert.decode_notification(method, msgspec.json.decode(data[1:])) == read
         assert _convert.decode_notification_json(method, written(read)) == read
 
 

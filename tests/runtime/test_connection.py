@@ -14,15 +14,15 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_codex import errors
 from trio_codex._core._rpc import JunkKind
 from trio_codex._runtime._connection import (
+    CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
-    LINES_PER_CHUNK,
-    MAX_CHUNK_BYTES,
-    MIN_CHUNK_BYTES,
+    LARGE_CHUNK_BYTES,
     Call,
     Connection,
     Death,
 )
 from trio_codex._runtime._nursery import open_services
+from trio_codex._runtime._pace import LINES_AT_ONCE
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
 from trio_codex.errors import (
     ConnectionBroken,
@@ -42,7 +42,7 @@ class StubReceiver:
     def __init__(self):
         self.got = []
         self.deaths = []
-        self.chunks = 0
+        self.portions = []
         self.consumers = 1
 
     def on_notification(self, notification):
@@ -50,8 +50,8 @@ class StubReceiver:
 
     on_oversize = on_server_request = on_junk = on_notification
 
-    def on_chunk_end(self, lines):
-        self.chunks += 1
+    def on_lines_end(self, lines):
+        self.portions.append(lines)
         return -(-lines // self.consumers)
 
     def on_death(self, death):
@@ -599,7 +599,7 @@ async def test_replies_go_before_requests():
 # -- what the server sends -----------------------------------------------------------------------------------------
 
 
-async def test_messages_reach_the_receiver_in_order_with_one_end_per_chunk():
+async def test_messages_reach_the_receiver_in_order_with_one_end_per_portion():
     async with connected(max_line_bytes=1000) as bench:
         big = json.dumps({"method": "big", "params": "x" * 2000}).encode()
         await bench.peer.stream.send_all(
@@ -609,54 +609,80 @@ async def test_messages_reach_the_receiver_in_order_with_one_end_per_chunk():
         names = [getattr(message, "method", None) or message.kind for message in bench.receiver.got]
         assert names == ["a", JunkKind.NOT_JSON, "ask", "big", JunkKind.STRAY_REPLY]
         assert bench.receiver.got[3].size == len(big)
-        assert bench.receiver.chunks == 1
+        assert bench.receiver.portions == [5]
         assert bench.connection.junk_lines == 3
         assert bench.connection.death is None
 
 
-async def test_as_much_is_read_at_once_as_some_lines_come_to_and_more_in_the_middle_of_a_long_one():
-    sizes = []
+LINE = b'{"method":"m","params":"%s"}\n' % (b"x" * 273)
 
-    class Measuring(SlowStream):
-        async def receive_some(self, max_bytes=None):
-            sizes.append(max_bytes)
-            return await super().receive_some(max_bytes)
 
+class Measuring(SlowStream):
+    """Notes how much is asked for."""
+
+    def __init__(self, stream):
+        super().__init__(stream)
+        self.sizes = []
+
+    async def receive_some(self, max_bytes=None):
+        self.sizes.append(max_bytes)
+        return await super().receive_some(max_bytes)
+
+
+async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_consumers():
     client_end, server_end = memory_stream_pair()
-    async with connected(streams=(Measuring(client_end), server_end), max_line_bytes=10**7) as bench:
-        for _ in range(100):
-            await bench.peer.send({"method": "m"})
+    streams = Measuring(client_end), server_end
+    sizes = streams[0].sizes
+    async with connected(streams=streams, max_line_bytes=10**7) as bench:
+        await bench.peer.stream.send_all(LINE * 1000)
         await wait_all_tasks_blocked()
-        assert set(sizes) == {MIN_CHUNK_BYTES}, "its lines are short"
-        sizes.clear()
-        await bench.peer.stream.send_all(b'{"method":"m","params":"%s"}\n' % (b"x" * 273) * 100)
-        await wait_all_tasks_blocked()
-        assert sizes[-1] == pytest.approx(LINES_PER_CHUNK * 300, rel=0.1)
+        assert set(sizes) == {CHUNK_BYTES}
         sizes.clear()
         await bench.peer.send({"method": "big", "params": "x" * 10**6})
         await wait_all_tasks_blocked()
-        assert max(sizes) == MAX_CHUNK_BYTES
+        assert max(sizes) == LARGE_CHUNK_BYTES
         assert len(sizes) < 10
-        assert sizes[-1] < 3 * LINES_PER_CHUNK * 300, "a long line tells nothing about the next ones"
+        assert sizes[-1] == CHUNK_BYTES, "a long line tells nothing about the next ones"
         assert bench.receiver.got[-1].method == "big"
+        bench.receiver.consumers = 1000
+        await bench.peer.stream.send_all(LINE * 1000)
+        await wait_all_tasks_blocked()
+        assert sizes[-1] == LARGE_CHUNK_BYTES
 
 
-async def test_the_more_consumers_share_the_lines_the_more_are_read_at_once():
-    sizes = []
+async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_at_once():
+    async with connected() as bench:
+        await bench.peer.stream.send_all(LINE * 200)
+        await wait_all_tasks_blocked()
+        assert bench.receiver.portions == [LINES_AT_ONCE] * 3 + [200 - 3 * LINES_AT_ONCE]
+        assert len(bench.receiver.got) == 200
 
-    class Measuring(SlowStream):
-        async def receive_some(self, max_bytes=None):
-            sizes.append(max_bytes)
-            return await super().receive_some(max_bytes)
 
-    client_end, server_end = memory_stream_pair()
-    async with connected(streams=(Measuring(client_end), server_end)) as bench:
+async def test_the_more_consumers_share_the_lines_the_more_are_handed_on_at_once():
+    async with connected() as bench:
         bench.receiver.consumers = 1000
         for _ in range(10):
-            await bench.peer.stream.send_all(b'{"method":"m","params":"%s"}\n' % (b"x" * 273) * 10_000)
+            await bench.peer.stream.send_all(LINE * 10_000)
         await wait_all_tasks_blocked()
-        assert max(sizes) == MAX_CHUNK_BYTES
-        assert all(later <= 2 * size for size, later in itertools.pairwise(sizes)), "step by step"
+        portions = bench.receiver.portions
+        assert max(portions) >= LARGE_CHUNK_BYTES // len(LINE), "all that a chunk has"
+        assert all(later <= 2 * portion for portion, later in itertools.pairwise(portions)), "step by step"
+
+
+async def test_what_is_left_of_a_chunk_is_dropped_when_the_connection_has_ended():
+    async with connected() as bench:
+        ended = []
+
+        def end_it(lines):
+            ended.append(lines)
+            bench.connection.end(ConnectionClosed("closed"))
+            return lines
+
+        bench.receiver.on_lines_end = end_it
+        await bench.peer.stream.send_all(LINE * 200)
+        await wait_all_tasks_blocked()
+        assert ended == [LINES_AT_ONCE]
+        assert len(bench.receiver.got) == LINES_AT_ONCE
 
 
 @pytest.mark.parametrize("request_id", [0, 1, "0", ""])
@@ -885,7 +911,7 @@ async def test_what_is_left_over_at_the_end_is_reported():
         await bench.peer.stream.aclose()
         await bench.connection.wait_dead()
         assert bench.receiver.got[-1].kind is JunkKind.TRUNCATED
-        assert bench.receiver.chunks >= 2
+        assert bench.receiver.portions == [1, 1]
 
 
 async def test_the_end_of_the_stream_without_anything_left_over_reports_nothing():

@@ -274,7 +274,7 @@ class Router:
         """Report a line that was of no use."""
         self._report_junk(junk.kind.value, junk.head, junk.size)
 
-    def on_chunk_end(self, lines: int) -> int:
+    def on_lines_end(self, lines: int) -> int:
         """Wake the consumers that have something to read; say how many of the lines one of them has to take at most."""
         self._now = None
         woken = self._wakeups.flush()

@@ -205,6 +205,8 @@ class RpcState(Generic[T]):
                 envelope = _decode_envelope(frame)
             except UNREADABLE:
                 return self._receive_unusual(frame)
+            if envelope.id is msgspec.UNSET and envelope.method:  # as nearly all are
+                return envelope
             return self._classify(envelope, frame)
         if isinstance(frame, TruncatedLine):
             return self._note(JunkKind.TRUNCATED, frame.head, frame.size)

@@ -26,11 +26,12 @@ from trio_codex._core._rpc import (
 )
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
 from trio_codex._runtime._outbox import Letter, Outbox
+from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     import msgspec
 
@@ -39,14 +40,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trio_codex")
 
-LINES_PER_CHUNK: Final = 56
-"""How many lines for the busiest consumer the reader means to take per wake-up: nearly as many as one takes before it lets
-other tasks run. With more, the reader would outrun it; with fewer, waking up would cost more than reading."""
-
-MIN_CHUNK_BYTES: Final = 8 * 1024
-MAX_CHUNK_BYTES: Final = 1024 * 1024
-"""What that may come to in bytes. The most is what the pipe holds; it is taken in the middle of a long line, where no
-consumer has anything to do yet, and where the lines are of hundreds of consumers."""
+CHUNK_BYTES: Final = 64 * 1024
+LARGE_CHUNK_BYTES: Final = 1024 * 1024
+"""What is read at once. The large one is what the pipe holds at most, and is for long lines, and for lines of hundreds of
+consumers; a small one stays in the cache of the processor."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
@@ -72,11 +69,11 @@ class Receiver(Protocol):
     def on_junk(self, junk: Junk) -> None:
         """Take note of a line that was of no use."""
 
-    def on_chunk_end(self, lines: int) -> int:
-        """Wake consumers: this was the last message of a chunk.
+    def on_lines_end(self, lines: int) -> int:
+        """Wake consumers: they run before more is handed on.
 
         Args:
-            lines: How many lines the chunk had.
+            lines: How many lines were handed on since the last time.
 
         Returns:
             How many of these one consumer has to take, at most.
@@ -230,6 +227,7 @@ class Connection:
         self.watch: RequestWatch = RequestWatch(instruments)
         self._window = trio.Semaphore(window)
         self._lines = LineBuffer(max_line_bytes)
+        self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
         self._outbox = Outbox(
             send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
@@ -441,28 +439,34 @@ class Connection:
     async def _read(self) -> None:
         reason = "the server closed the connection"
         try:
-            size = MIN_CHUNK_BYTES
-            while chunk := await self._receive_stream.receive_some(self._wanted(size)):
-                if self.death is None:
-                    share = self._take_chunk(chunk)
-                    size = _next_size(size, len(chunk), share)
+            while chunk := await self._receive_stream.receive_some(self._wanted_bytes()):
+                await self._take_lines(self._lines.feed(chunk))
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         if self.death is None and (rest := self._lines.feed_eof()) is not None:
-            self._take_other(self._rpc.receive(rest))
-            self._receiver.on_chunk_end(1)
+            self._take_portion([rest])
         self._drained.set()
         await self.lose(reason)
 
     def _tell_sent(self, line: bytes) -> None:
         self._instruments.call("frame_sent", self._instruments.connection, line[:-1])
 
-    def _wanted(self, size: int) -> int:
-        return MAX_CHUNK_BYTES if self._lines.unfinished_bytes > MIN_CHUNK_BYTES else size
+    def _wanted_bytes(self) -> int:
+        many = self._pace.lines > LINES_AT_ONCE or self._lines.unfinished_bytes >= CHUNK_BYTES
+        return LARGE_CHUNK_BYTES if many else CHUNK_BYTES
 
-    def _take_chunk(self, chunk: bytes | bytearray) -> int:
-        """Take what the lines say that a chunk completes; give how many of them one consumer has to take at most."""
-        frames = self._lines.feed(chunk)
+    async def _take_lines(self, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
+        """Take the lines of a chunk, a portion at a time."""
+        done = 0
+        while done < len(frames) and self.death is None:
+            portion = frames[done : done + self._pace.lines]
+            done += len(portion)
+            self._take_portion(portion)
+            if done < len(frames):
+                await trio.lowlevel.checkpoint()
+
+    def _take_portion(self, frames: Sequence[Frame]) -> None:
+        """Take what some lines say, and wake whom they concern."""
         if self._instruments:
             self._tell(frames)
         receive, on_notification = self._rpc.receive, self._receiver.on_notification
@@ -472,7 +476,7 @@ class Connection:
                 on_notification(message)
             else:
                 self._take_other(message)
-        return self._receiver.on_chunk_end(len(frames))
+        self._pace.note(len(frames), self._receiver.on_lines_end(len(frames)))
 
     def _tell(self, frames: Iterable[Frame]) -> None:
         instruments = self._instruments
@@ -499,16 +503,6 @@ class Connection:
                     "line_discarded", self._instruments.connection, message.kind.value, message.size
                 )
             self._receiver.on_junk(message)
-
-
-def _next_size(size: int, received: int, share: int) -> int:
-    """Tell how much to take next, after so many bytes, of which the busiest consumer has to take so many lines."""
-    if share == 0:
-        # Nobody has anything to do, or all of it is the middle of a long line: that tells nothing about the next ones.
-        return size
-    wanted = LINES_PER_CHUNK * received // share
-    # At most twice as much as last time: the next lines may be others, and shorter.
-    return max(MIN_CHUNK_BYTES, min(wanted, 2 * size, MAX_CHUNK_BYTES))
 
 
 def _outcome_of(error: CodexError | None) -> RequestOutcome:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self,
 
 import attrs
 import trio
+from trio.lowlevel import checkpoint_if_cancelled
 
 from trio_codex.errors import SubscriptionOverflow
 
@@ -231,13 +232,11 @@ class Subscription(Generic[E]):
             SubscriptionOverflow: This consumer lagged beyond the bounds; what was buffered before has been given.
             trio.BusyResourceError: Another task is iterating.
         """
-        if self._reading:
-            raise trio.BusyResourceError("another task is iterating over these events")
         buffer = self._buffer
         self._credit -= 1
         if buffer and self._credit > 0 and perf_counter() < self._slice_end:
             # Lets no other task run unless it raises, so that nobody can take what is in the buffer meanwhile.
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await checkpoint_if_cancelled()
         else:
             await self._let_others_run()
             if not buffer:
@@ -250,7 +249,11 @@ class Subscription(Generic[E]):
 
     async def _let_others_run(self) -> None:  # noqa: ASYNC910  # a schedule point, or a wait
         """Be a schedule point, and wait until there is something in the buffer, or nothing will come."""
+        if self._reading:
+            raise trio.BusyResourceError("another task is iterating over these events")
         self._reading = True
+        # Leads whoever else begins to read meanwhile to the line above.
+        self._credit = 0
         try:
             if self._buffer or self._ended or self._released:
                 await trio.lowlevel.checkpoint()

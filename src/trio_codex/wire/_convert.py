@@ -1,7 +1,8 @@
 """Raw JSON to values and back. The only module that knows cattrs; none of its exceptions gets out.
 
 Two converters read with the same hooks. The fast one does not keep track of where it is. When it fails, the detailed one
-reads the same value again to find out where, and why: it costs ten times as much, and only then.
+reads the same value again to find out where, and why: it costs ten times as much, and only then. Notifications of plain
+fields that come as text do not get here, unless they do not fit (:mod:`trio_codex.wire._flat`).
 
 A hook is generated when its type is first read, and costs some 0.2 ms; :func:`preload` does it ahead of time.
 """
@@ -31,6 +32,7 @@ from trio_codex import wire
 from trio_codex.errors import DecodeError
 from trio_codex.wire import _registry
 from trio_codex.wire._base import JSON, Null, Wire, wire_name
+from trio_codex.wire._flat import Text, flat_reader
 from trio_codex.wire._index import HOME
 from trio_codex.wire._unions import (
     Hook,
@@ -386,8 +388,27 @@ class _ByMethod(dict[str, Hook]):
         return _explained(method, self.type(method), payload, error)
 
 
+class _FromText(dict[str, Callable[[Text], Any]]):
+    """What reads the payload of each method from JSON text: in one go if all its fields are plain, else parsed first."""
+
+    def __init__(self, hooks: _ByMethod) -> None:
+        super().__init__()
+        self._hooks = hooks
+
+    def __missing__(self, method: str) -> Callable[[Text], Any]:
+        type_ = self._hooks.type(method)
+        flat = flat_reader(type_, fields_of(type_)) if is_wire(type_) else None
+        read = self[method] = flat or _parsing(self._hooks[method])
+        return read
+
+
+def _parsing(hook: Hook) -> Callable[[Text], Any]:
+    return lambda text: hook(_parse(text), None)
+
+
 _parse: Final = msgspec.json.Decoder().decode
 _NOTIFICATIONS: Final = _ByMethod(_registry.NOTIFICATIONS)
+_NOTIFICATION_TEXTS: Final = _FromText(_NOTIFICATIONS)
 _SERVER_REQUESTS: Final = _ByMethod({name: spec.params for name, spec in _registry.SERVER_REQUESTS.items()})
 _RESULTS: Final = _ByMethod({name: spec.result for name, spec in _registry.CLIENT_REQUESTS.items()})
 _PARAMS: Final = {
@@ -410,11 +431,11 @@ def decode_notification(method: str, params: JSON) -> Wire:
         return UnknownNotification(method=method, raw=params, problem=f"{why.path}: {why.problem}")
 
 
-def decode_notification_json(method: str, params: bytes | bytearray | memoryview | msgspec.Raw) -> Wire:
+def decode_notification_json(method: str, params: Text) -> Wire:
     """Read a notification's params from JSON text. Never raises: text that is no JSON is not known, either."""
     try:
         # What reading an event costs is mostly this line.
-        return _NOTIFICATIONS[method](_parse(params), None)  # type: ignore[no-any-return]
+        return _NOTIFICATION_TEXTS[method](params)  # type: ignore[no-any-return]
     except Exception:
         try:
             parsed = _parse(params)
@@ -473,7 +494,9 @@ def preload(methods: Iterable[str] = SESSION) -> None:
         methods: Methods of any table; unknown ones are passed over.
     """
     for method in methods:
-        for table in (_NOTIFICATIONS, _SERVER_REQUESTS, _RESULTS):
+        if method in _NOTIFICATIONS.types:
+            _ = _NOTIFICATION_TEXTS[method]
+        for table in (_SERVER_REQUESTS, _RESULTS):
             if method in table.types:
                 _ = table[method]
         if method in _PARAMS:

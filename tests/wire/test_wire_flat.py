@@ -1,0 +1,118 @@
+"""What is read from text in one go is what is read the long way, whatever the text says."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wire_classes import QUICK
+
+from trio_codex import wire
+from trio_codex.testing.strategies import json_values, wire_values
+from trio_codex.wire import _convert
+from trio_codex.wire._flat import flat_reader
+from trio_codex.wire._registry import NOTIFICATIONS, TEXT_DELTAS
+
+if TYPE_CHECKING:
+    from trio_codex.wire._base import Wire
+
+CLASSES: dict[str, type[Wire]] = {method: getattr(wire, name) for method, name in NOTIFICATIONS.items()}
+READERS = {
+    method: flat_reader(cls, _convert.fields_of(cls))
+    for method, cls in CLASSES.items()
+    if _convert.is_wire(cls)
+}
+FLAT = sorted(method for method, read in READERS.items() if read is not None)
+DELTA = wire.AgentMessageDeltaNotification(delta="hi", item_id="i", thread_id="t", turn_id="u")
+
+
+def read_both_ways(method: str, text: bytes) -> tuple[Wire, Wire]:
+    return (
+        wire.decode_notification_json(method, text),
+        wire.decode_notification(method, msgspec.json.decode(text)),
+    )
+
+
+def test_deltas_of_text_are_read_in_one_go() -> None:
+    assert len(FLAT) >= 35
+    assert {method for method in TEXT_DELTAS if method in CLASSES} <= set(FLAT)
+
+
+@pytest.mark.parametrize("method", FLAT)
+@given(data=st.data())
+@QUICK
+def test_both_ways_give_the_same_value(method: str, data: st.DataObject) -> None:
+    value = data.draw(wire_values(CLASSES[method]))
+    read = READERS[method]
+    assert read is not None
+    assert read(msgspec.json.encode(wire.encode(value))) == value
+    one, other = read_both_ways(method, msgspec.json.encode(wire.encode(value)))
+    assert one == other == value
+    assert type(one) is CLASSES[method]
+
+
+@given(method=st.sampled_from(FLAT), data=st.data())
+def test_both_ways_give_the_same_for_what_has_drifted(method: str, data: st.DataObject) -> None:
+    params: dict[str, Any] = wire.encode(data.draw(wire_values(CLASSES[method])))
+    for name in data.draw(st.lists(st.sampled_from([*params, "more"]), max_size=3)):
+        change = data.draw(st.none() | json_values() | st.just(KeyError))
+        if change is KeyError:
+            params.pop(name, None)
+        else:
+            params[name] = change
+    one, other = read_both_ways(method, msgspec.json.encode(params))
+    assert one == other
+    assert type(one) is type(other)
+
+
+@given(method=st.sampled_from(FLAT), params=json_values())
+def test_both_ways_give_the_same_for_any_json(method: str, params: Any) -> None:
+    one, other = read_both_ways(method, msgspec.json.encode(params))
+    assert one == other
+    assert type(one) is type(other)
+
+
+@pytest.mark.parametrize(
+    ("number", "fits"), [(b"1", True), (b"1.0", False), (b"1e0", False), (b"true", False), (b"-0", True), (b"9" * 30, True)]
+)  # fmt: skip
+def test_a_number_is_an_integer_or_is_not(number: bytes, fits: bool) -> None:
+    text = b'{"delta":"x","itemId":"i","summaryIndex":%s,"threadId":"t","turnId":"u"}' % number
+    one, other = read_both_ways("item/reasoning/summaryTextDelta", text)
+    assert one == other
+    assert isinstance(one, wire.ReasoningSummaryTextDeltaNotification) is fits
+
+
+def test_a_member_that_comes_twice_counts_as_it_comes_last() -> None:
+    text = b'{"itemId":"first","delta":"hi","threadId":"t","turnId":"u","itemId":"i"}'
+    one, other = read_both_ways("item/agentMessage/delta", text)
+    assert one == other == DELTA
+
+
+def test_a_value_that_was_read_in_one_go_is_like_any_other() -> None:
+    value = wire.decode_notification_json("item/agentMessage/delta", msgspec.json.encode(wire.encode(DELTA)))
+    assert repr(value) == repr(DELTA)
+    assert pickle.loads(pickle.dumps(value)) == copy.deepcopy(value) == DELTA
+    assert value.evolve(delta="ho") == DELTA.evolve(delta="ho")
+    assert not hasattr(value, "itemId")
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        value.item_id = "other"  # type: ignore[attr-defined]
+    match value:
+        case wire.AgentMessageDeltaNotification(item_id=item_id):
+            assert item_id == "i"
+        case _:
+            pytest.fail("it matches its class")
+
+
+def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
+    for cls in (
+        wire.ItemStartedNotification,
+        wire.ThreadTokenUsageUpdatedNotification,
+        wire.AgentMessageThreadItem,
+    ):
+        assert flat_reader(cls, _convert.fields_of(cls)) is None
