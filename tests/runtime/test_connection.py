@@ -1,7 +1,6 @@
 """One connection against a scripted peer: requests, the window, whole lines, the one death."""
 
 import contextlib
-import itertools
 import json
 import math
 from contextlib import asynccontextmanager
@@ -664,9 +663,7 @@ async def test_the_more_consumers_share_the_lines_the_more_are_handed_on_at_once
         for _ in range(10):
             await bench.peer.stream.send_all(LINE * 10_000)
         await wait_all_tasks_blocked()
-        portions = bench.receiver.portions
-        assert max(portions) >= LARGE_CHUNK_BYTES // len(LINE), "all that a chunk has"
-        assert all(later <= 2 * portion for portion, later in itertools.pairwise(portions)), "step by step"
+        assert max(bench.receiver.portions) >= LARGE_CHUNK_BYTES // len(LINE), "all that a chunk has"
 
 
 async def test_what_is_left_of_a_chunk_is_dropped_when_the_connection_has_ended():
