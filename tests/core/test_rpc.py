@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections import Counter
 
 import msgspec
@@ -767,3 +768,32 @@ class Rpc(RuleBasedStateMachine):
 
 
 TestRpc = Rpc.TestCase
+
+
+# -- many lines at once --------------------------------------------------------------------------------------------
+
+LINES = st.sampled_from(
+    [
+        line_of(method="m"), line_of(method="n", params=[1]), line_of(method="m", emittedAtMs="x"), line_of(id=1, result=1),
+        line_of(id=1, method="ask"), line_of(id=None, method="m"), line_of(id="x", error={}), b"junk", b"", b"[]",
+        OversizeLine(b'{"method":"big","params":"x', 20_000), TruncatedLine(b"{", 1), b'{"method":"deep","params":' + b"[" * 2000,
+    ]
+)  # fmt: skip
+
+
+def said(message):
+    params = getattr(message, "params", None)
+    return re.sub("at 0x[0-9a-f]+", "", repr(message)), params and bytes(params)
+
+
+@given(st.lists(LINES, max_size=12))
+def test_lines_mean_together_what_they_mean_one_by_one(lines):
+    together, one_by_one = waiting(), waiting()
+    messages = list(together.receive_all(lines))
+    rows = [message for message in messages if isinstance(message, list)]
+    assert all(rows)
+    flat = [
+        single for message in messages for single in (message if isinstance(message, list) else [message])
+    ]
+    assert list(map(said, flat)) == [said(one_by_one.receive(line)) for line in lines]
+    assert together.junk == one_by_one.junk

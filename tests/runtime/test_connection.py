@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
-from trio_codex._core._rpc import JunkKind
+from trio_codex._core._rpc import JunkKind, ServerRequest
 from trio_codex._runtime._connection import (
     CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
@@ -44,10 +44,13 @@ class StubReceiver:
         self.portions = []
         self.consumers = 1
 
-    def on_notification(self, notification):
-        self.got.append(notification)
+    def on_notifications(self, notifications):
+        self.got.extend(notifications)
 
-    on_oversize = on_server_request = on_junk = on_notification
+    def on_oversize(self, message):
+        self.got.append(message)
+
+    on_server_request = on_junk = on_oversize
 
     def on_lines_end(self, lines):
         self.portions.append(lines)
@@ -628,6 +631,20 @@ class Measuring(SlowStream):
         return await super().receive_some(max_bytes)
 
 
+async def test_what_a_notification_does_is_done_before_the_next_line_is_understood():
+    class Withdrawing(StubReceiver):
+        def on_notifications(self, notifications):
+            super().on_notifications(notifications)
+            assert bench.connection.withdraw(0)
+
+    async with connected(receiver=Withdrawing()) as bench:
+        await bench.peer.send({"id": 0, "method": "ask"}, {"method": "resolved"}, {"id": 0, "method": "ask"})
+        await wait_all_tasks_blocked()
+        first, _, second = bench.receiver.got
+        assert isinstance(first, ServerRequest)
+        assert isinstance(second, ServerRequest)
+
+
 async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_consumers():
     client_end, server_end = memory_stream_pair()
     streams = Measuring(client_end), server_end
@@ -738,8 +755,9 @@ async def test_the_reader_goes_on_though_a_consumer_never_reads():
         size = property(len)
 
     class Receiver(StubReceiver):
-        def on_notification(self, notification):
-            subscription.put(Sized(bytes(notification.params)))
+        def on_notifications(self, notifications):
+            for notification in notifications:
+                subscription.put(Sized(bytes(notification.params)))
 
     subscription = Subscription(10, 1000, NoMerging(), Wakeups())
     async with connected(receiver=Receiver()) as bench, trio.open_nursery() as nursery:

@@ -118,7 +118,7 @@ class Turns(RuleBasedStateMachine):
 
     def send(self, method, thread, **params):
         line = msgspec.Raw(json.dumps({"threadId": thread, **params}).encode())
-        self.router.on_notification(Notification(method, line))
+        self.router.on_notifications([Notification(method, line)])
         self.router.on_lines_end(1)
 
     def fed(self, thread, turn_id):

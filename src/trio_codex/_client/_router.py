@@ -22,9 +22,10 @@ from trio_codex._turns._budget import Meter
 from trio_codex._turns._event import DeltaMerger, Event, Route, route
 from trio_codex._turns._turn_state import Series, ThreadListener, ThreadState, TurnState
 from trio_codex._turns._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
+from trio_codex.wire._registry import TEXT_DELTAS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from trio_codex._core._rpc import Junk, Notification, OversizeNotification, ServerRequest
     from trio_codex._launch._config import EventBuffer
@@ -108,8 +109,6 @@ class Router:
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._death: Death | None = None
-        self._now: float | None = None
-        """When the chunk that is being read came: asking for the time costs as much as decoding a line."""
         self._handlers: dict[str, Callable[[Event, Route], None]] = {
             "turn/started": self._on_turn_started,
             USAGE_METHOD: self._on_usage,
@@ -211,11 +210,31 @@ class Router:
 
     # -- for the reader ----------------------------------------------------------------------------------------
 
-    def on_notification(self, notification: Notification) -> None:
-        """Lead a notification to whom it concerns."""
-        method, params = notification.method, notification.params
-        where = route(params)
-        event = Event(method, params, len(params), notification.emitted_at)
+    def on_notifications(self, notifications: Iterable[Notification]) -> None:
+        """Lead notifications to whom they concern."""
+        now = trio.current_time()  # once for all: asking costs as much as parsing a line
+        threads, told_to_all = self._threads, "event_received" in self.instruments or self._listeners_to_all
+        for notification in notifications:
+            method, params = notification.method, notification.params
+            where = route(params)
+            event = Event(method, params, len(params), notification.emitted_at)
+            # Nearly all are text of an open turn, and concern nobody but who reads that turn.
+            if (
+                method in TEXT_DELTAS
+                and (state := threads.get(where.threadId or "")) is not None
+                and (turn := state.turn) is not None
+                and where.turnId is not None
+                and turn.id == where.turnId
+                and not (told_to_all or method in self._listeners)
+                and not (state.listeners or state.parent or turn.reducer.children)
+            ):
+                turn.take(event, now)
+            else:
+                self._lead(event, where, now)
+
+    def _lead(self, event: Event, where: Route, now: float) -> None:
+        """Lead an event to whom it concerns, whatever it is and whoever that may be."""
+        method = event.method
         if "event_received" in self.instruments:
             self.instruments.call("event_received", self.instruments.connection, event)
         heard = False
@@ -227,7 +246,7 @@ class Router:
         thread_id = where.threadId or where.thread_id
         if thread_id is None:
             if method in KEYS:
-                self._lead(event)
+                self._lead_by_name(event)
             elif not heard:
                 self._unheard.append(event)
             return
@@ -245,9 +264,7 @@ class Router:
             turn.end(event)
             self._forget_turn(state, turn)
             return
-        if self._now is None:
-            self._now = trio.current_time()
-        turn.take(event, self._now)
+        turn.take(event, now)
         if turn.reducer.children:
             self._adopt_children(turn)
 
@@ -276,7 +293,6 @@ class Router:
 
     def on_lines_end(self, lines: int) -> int:
         """Wake the consumers that have something to read; say how many of the lines one of them has to take at most."""
-        self._now = None
         woken = self._wakeups.flush()
         # What did not go to them may be all for one consumer that lags, or for nobody.
         return max(max(woken, default=0), lines - sum(woken))
@@ -312,7 +328,7 @@ class Router:
             listener.put(event)
         return bool(listeners)
 
-    def _lead(self, event: Event) -> None:
+    def _lead_by_name(self, event: Event) -> None:
         """Give an event to whoever started what it is of."""
         try:
             name = getattr(msgspec.json.decode(event.json, type=_Name), KEYS[event.method])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import re
 from collections import Counter
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 
 import attrs
 import msgspec
@@ -19,6 +19,9 @@ import msgspec
 from trio_codex import errors
 from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, Frame, OversizeLine, TruncatedLine, encode_line
 from trio_codex._core._json import UNREADABLE, integer_of, object_of, string_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 RequestId: TypeAlias = int | str
@@ -198,6 +201,29 @@ class RpcState(Generic[T]):
         self._server_requests.clear()
         return tokens
 
+    def receive_all(self, frames: Iterable[Frame]) -> Iterator[list[Notification] | Inbound[T]]:
+        """Take lines of the server, each as its turn comes; give what they mean, notifications in a row together.
+
+        Raises nothing.
+        """
+        row: list[Notification] = []
+        for frame in frames:
+            envelope: _Envelope | None
+            try:
+                envelope = _decode_envelope(frame)
+            except (TypeError, *UNREADABLE):
+                envelope = None
+            if envelope is not None and envelope.id is msgspec.UNSET and envelope.method:
+                row.append(envelope)
+                continue
+            # What a notification says may decide what the next line means: it may withdraw a request.
+            if row:
+                yield row
+                row = []
+            yield self.receive(frame) if envelope is None else self._classify(envelope, cast("bytes", frame))
+        if row:
+            yield row
+
     def receive(self, frame: Frame) -> Inbound[T]:
         """Take one line of the server; give what it means. Raises nothing."""
         if isinstance(frame, bytes):
@@ -205,8 +231,6 @@ class RpcState(Generic[T]):
                 envelope = _decode_envelope(frame)
             except UNREADABLE:
                 return self._receive_unusual(frame)
-            if envelope.id is msgspec.UNSET and envelope.method:  # as nearly all are
-                return envelope
             return self._classify(envelope, frame)
         if isinstance(frame, TruncatedLine):
             return self._note(JunkKind.TRUNCATED, frame.head, frame.size)
@@ -312,7 +336,8 @@ class _Envelope(Notification, frozen=True, gc=False):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+# Typed so because it may be tried on any frame: what is no line is a type error.
+_decode_envelope: Callable[[Any], _Envelope] = msgspec.json.Decoder(_Envelope).decode
 
 
 def _lenient_envelope(value: object) -> _Envelope | None:

@@ -57,8 +57,8 @@ and must get through when the window is full."""
 class Receiver(Protocol):
     """What a connection hands inbound messages to. Called on the reader: must not wait, must not raise."""
 
-    def on_notification(self, notification: Notification) -> None:
-        """Take a notification."""
+    def on_notifications(self, notifications: Sequence[Notification]) -> None:
+        """Take notifications that came one behind the other."""
 
     def on_oversize(self, notification: OversizeNotification) -> None:
         """Take what is left of a notification that was too long."""
@@ -469,11 +469,9 @@ class Connection:
         """Take what some lines say, and wake whom they concern."""
         if self._instruments:
             self._tell(frames)
-        receive, on_notification = self._rpc.receive, self._receiver.on_notification
-        for frame in frames:
-            message = receive(frame)
-            if isinstance(message, Notification):
-                on_notification(message)
+        for message in self._rpc.receive_all(frames):
+            if isinstance(message, list):
+                self._receiver.on_notifications(message)
             else:
                 self._take_other(message)
         self._pace.note(len(frames), self._receiver.on_lines_end(len(frames)))
@@ -489,14 +487,16 @@ class Connection:
                 )
 
     def _take_other(self, message: Inbound[Call]) -> None:
-        if isinstance(message, Reply):
+        if isinstance(message, Notification):
+            self._receiver.on_notifications([message])
+        elif isinstance(message, Reply):
             message.token.settle(message.result, message.error)
         elif isinstance(message, ServerRequest):
             self.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)
-        elif isinstance(message, Junk):
+        else:
             logger.debug("%s: a line of %d bytes", message.kind.value, message.size)
             if self._instruments and message.kind is not JunkKind.TOO_LONG:
                 self._instruments.call(

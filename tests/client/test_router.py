@@ -1,0 +1,85 @@
+"""Text of a turn goes a way of its own: it gets to the same places as on the way of everything else."""
+
+import json
+from types import SimpleNamespace
+
+import msgspec
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_codex import CodexConfig
+from trio_codex._client._router import KEYS, Router
+from trio_codex._core._rpc import Notification
+from trio_codex._turns._turn_result import REDUCED
+from trio_codex._turns._turn_state import TurnState
+from trio_codex.wire._registry import TEXT_DELTAS
+
+METHODS = [*TEXT_DELTAS, "item/started", "turn/started", "turn/completed", "warning"]
+IDS = st.sampled_from(["1", "2", "3", None])
+
+
+class Everything:
+    """Somebody who listens to all there is, so that nothing goes a way of its own."""
+
+    def __init__(self):
+        self.got = []
+
+    def put(self, event):
+        self.got.append(event)
+
+    def end(self, error=None):
+        pass
+
+
+def client(*, shared):
+    """A router with a turn on each of three threads: one that has started, one that is starting, and an agent's."""
+    router = Router(CodexConfig().event_buffer)
+    router.dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)
+    router.audit = SimpleNamespace(close=lambda: None, on_review=lambda _: None)
+    router.end_orphan = lambda _: None
+    turns = []
+    for name, turn_id in (("1", "1"), ("2", None), ("3", "3")):
+        state = router.thread(name)
+        state.held = 1
+        state.turn = TurnState(state, turn_id, events=router.subscription())
+        turns.append(state.turn)
+    router.thread("3").parent = turns[0]
+    listener = Everything()
+    if shared:
+        router.attach(listener)
+    return router, turns, listener
+
+
+def taken(turn):
+    return [(event.method, bytes(event.json), event.emitted_at) for event in turn.events._buffer], turn.id
+
+
+notifications = st.builds(
+    lambda method, ids, where: Notification(
+        method, msgspec.Raw(json.dumps({**ids, **where, "delta": "x"}).encode()), 5
+    ),
+    st.sampled_from(METHODS),
+    st.fixed_dictionaries({}, optional={"threadId": IDS, "turnId": IDS}),
+    st.sampled_from([{}, {"turn": {"id": "1"}}, {"turn": {"id": "2"}}, {"thread": {"id": "2"}}]),
+)
+
+
+@given(rows=st.lists(st.lists(notifications, max_size=6), max_size=4))
+def test_what_goes_straight_to_its_turn_gets_where_it_would_have_got(rows):
+    async def lead():
+        straight, turns, _ = client(shared=False)
+        around, other_turns, listener = client(shared=True)
+        for row in rows:
+            for router in (straight, around):
+                router.on_notifications(row)
+                router.on_lines_end(len(row))
+        assert [taken(turn) for turn in turns] == [taken(turn) for turn in other_turns]
+        assert len(listener.got) == sum(map(len, rows))
+
+    trio.run(lead)
+
+
+def test_nothing_but_readers_of_a_turn_wants_its_text():
+    handled = Router(CodexConfig().event_buffer)._handlers
+    assert not TEXT_DELTAS.keys() & {*handled, *REDUCED, *KEYS, "turn/completed"}
