@@ -240,7 +240,8 @@ MUTATIONS = [
     ),
     Mutation(
         "G19", "a request gives up by itself", "_runtime/_connection.py",
-        "            with trio.move_on_after(self._request_timeout):\n", "            with trio.move_on_after(min(self._request_timeout, 600)):\n",
+        "        self._deadlines: Deadlines[Call] = Deadlines(request_timeout, self._expire)\n",
+        "        self._deadlines: Deadlines[Call] = Deadlines(min(request_timeout, 600), self._expire)\n",
         "tests/test_deadlines.py::test_whoever_waits_waits_as_long_as_it_takes",
     ),
     Mutation(

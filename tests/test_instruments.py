@@ -201,6 +201,15 @@ async def test_lines_of_no_use_and_lines_that_are_too_long_are_told_by_reason_an
     assert not any(b"xxx" in line for _, line in seen.of("frame_received"))
 
 
+async def test_a_line_that_is_cut_off_is_told_once():
+    seen = Everything()
+    async with scripted(seen) as (_, server):
+        server.fault("cut")
+        await server.notify("configWarning", {"summary": "it ends"})
+        await wait_all_tasks_blocked()
+        assert [reason for _, reason, _ in seen.of("line_discarded")] == ["cut off by the end of the stream"]
+
+
 async def test_lag_is_told_as_merged_deltas_and_at_last_as_an_overflow():
     seen = Everything()
     config = CodexConfig(event_buffer=EventBuffer(events=20))

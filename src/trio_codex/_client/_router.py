@@ -294,8 +294,10 @@ class Router:
     def on_lines_end(self, lines: int) -> int:
         """Wake the consumers that have something to read; say how many of the lines one of them has to take at most."""
         woken = self._wakeups.flush()
+        if not woken:
+            return lines
         # What did not go to them may be all for one consumer that lags, or for nobody.
-        return max(max(woken, default=0), lines - sum(woken))
+        return max(*woken, lines - sum(woken))
 
     def on_death(self, death: Death) -> None:
         """End every turn as lost and every subscription with the cause."""

@@ -34,6 +34,9 @@ EXEC_STARTS_AT_ONCE: Final = 16
 of them would be a burst in which the server loses answers (M1)."""
 
 
+_parse: Final = msgspec.json.Decoder().decode
+
+
 class Session:
     """One client's connection, and what is known over it.
 
@@ -184,7 +187,7 @@ def parse_result(method: str, raw: msgspec.Raw) -> Any:
         DecodeError: It is not JSON.
     """
     try:
-        return msgspec.json.decode(raw)
+        return _parse(raw)
     except UNREADABLE as exc:
         raise DecodeError(method, "$", str(exc)) from None
 

@@ -57,8 +57,7 @@ class ServerRequest(msgspec.Struct, frozen=True):
     params: msgspec.Raw | None
 
 
-@attrs.frozen
-class Reply(Generic[T]):
+class Reply(msgspec.Struct, Generic[T], frozen=True):
     """The answer to a request of ours: a result as raw JSON, or the error that it is to fail with.
 
     Attributes:
@@ -106,8 +105,7 @@ Inbound: TypeAlias = Notification | OversizeNotification | ServerRequest | Reply
 # -- the state -----------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class _Pending(Generic[T]):
+class _Pending(msgspec.Struct, Generic[T], frozen=True):
     method: str
     token: T
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import trio
 
-from trio_codex._core._framing import Frame, LineBuffer
+from trio_codex._core._framing import Frame, LineBuffer, OversizeLine
 from trio_codex._core._rpc import (
     Inbound,
     Junk,
@@ -24,6 +24,7 @@ from trio_codex._core._rpc import (
     RpcState,
     ServerRequest,
 )
+from trio_codex._runtime._deadlines import Deadlines
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
 from trio_codex._runtime._outbox import Letter, Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
@@ -188,7 +189,7 @@ class Connection:
     """Requests, replies and notifications over one pair of byte streams.
 
     Args:
-        services: Where the reader and the writer run.
+        services: Where its tasks run.
         send_stream: Where lines go.
         receive_stream: Where lines come from.
         receiver: Who gets inbound messages.
@@ -221,11 +222,11 @@ class Connection:
         self._send_stream = send_stream
         self._receive_stream = receive_stream
         self._receiver = receiver
-        self._request_timeout = request_timeout
         self._diagnose = diagnose
         self._instruments = instruments
         self.watch: RequestWatch = RequestWatch(instruments)
         self._window = trio.Semaphore(window)
+        self._deadlines: Deadlines[Call] = Deadlines(request_timeout, self._expire)
         self._lines = LineBuffer(max_line_bytes)
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
@@ -241,10 +242,11 @@ class Connection:
         self.death: Death | None = None
 
     def start(self) -> None:
-        """Start the reader and the writer."""
+        """Start the reader, the writer and the watch over requests that take too long."""
         self._instruments.call("connection_opened", self._instruments.connection)
         self._services.start_service(self._read)
         self._services.start_service(self._write)
+        self._services.start_service(self._deadlines.watch)
 
     # -- requests of ours --------------------------------------------------------------------------------------
 
@@ -261,17 +263,16 @@ class Connection:
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
         call = await self.begin(method, params, lane)
+        if lane != "deferred":
+            self._deadlines.begin(call)
         try:
-            if lane == "deferred":
-                return await call.answer()
-            with trio.move_on_after(self._request_timeout):
-                return await call.answer()
-            raise RequestTimeout(method, self._request_timeout)
+            return await call.answer()
         finally:
+            self._deadlines.end(call)
             call.give_up()
 
     async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
-        """Queue a request, once the window lets it through; give the call.
+        """Send a request, once the window lets it through; give the call.
 
         Raises:
             LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
@@ -280,13 +281,8 @@ class Connection:
         record = self.watch.queued(method, params, lane)
         try:
             if lane == "window":
-                try:
-                    # Without the schedule point that the other has: the answer has to be waited for anyway.
-                    self._window.acquire_nowait()
-                except trio.WouldBlock:
-                    await self._window.acquire()
+                await self._enter_window()
             try:
-                await self._check_open_for(lane)
                 call = Call(self, method, lane, record)
                 trace = None if record is None else self._instruments.trace(record)
                 call.request_id, line = self._rpc.request(method, params, call, trace)
@@ -303,23 +299,37 @@ class Connection:
         call.letter = self._outbox.put(line, urgent=lane == "control", on_taken=on_taken)
         return call
 
+    async def _enter_window(self) -> None:  # noqa: ASYNC910  # the answer has to be waited for anyway
+        try:
+            self._window.acquire_nowait()
+        except trio.WouldBlock:
+            await self._window.acquire()
+            try:
+                await self._check_open_for("window")
+            except BaseException:
+                self._window.release()
+                raise
+
     def notify(self, method: str) -> None:
-        """Queue a notification without parameters."""
+        """Send a notification without parameters."""
         self._outbox.put(self._rpc.notification(method))
 
-    def take_back(self, call: Call) -> bool:
-        """See :meth:`Call.take_back`."""
+    def take_back(self, call: Call, error: CodexError | None = None) -> bool:
+        """See :meth:`Call.take_back`; who still waits for it gets ``error``."""
         if call.answered or call.letter is None or not self._outbox.take_back(call.letter):
             return False
         self._rpc.forget(call.request_id)
-        call.settle(None, ConnectionClosed(f"{call.method} was taken back"), "unsent")
+        call.settle(None, error or ConnectionClosed(f"{call.method} was taken back"), "unsent")
         return True
 
-    def give_up(self, call: Call) -> None:
-        """See :meth:`Call.give_up`."""
-        if not call.answered and not self.take_back(call):
+    def give_up(self, call: Call, error: CodexError | None = None) -> None:
+        """See :meth:`Call.give_up`; who still waits for it gets ``error``."""
+        if not call.answered and not self.take_back(call, error):
             self._rpc.abandon(call.request_id)
-            call.settle(None, ConnectionClosed(f"{call.method} was given up"), "given up")
+            call.settle(None, error or ConnectionClosed(f"{call.method} was given up"), "given up")
+
+    def _expire(self, call: Call) -> None:
+        self.give_up(call, RequestTimeout(call.method, self._deadlines.seconds))
 
     def release(self, lane: Lane) -> None:
         """Give back a place in the window. For calls."""
@@ -481,7 +491,7 @@ class Connection:
         for frame in frames:
             if isinstance(frame, bytes):
                 instruments.call("frame_received", instruments.connection, frame)
-            else:
+            elif isinstance(frame, OversizeLine):
                 instruments.call(
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
                 )
