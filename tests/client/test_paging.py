@@ -88,6 +88,23 @@ async def iterate_twice_at_once():
         gate.set()
 
 
+async def test_two_tasks_that_begin_at_the_same_time_do_not_both_fetch_the_first_page():
+    asked, got, busy = [], [], []
+    pages = pager({None: ([1, 2], None)}, asked)
+
+    async def take():
+        try:
+            got.append(await pages.__anext__())
+        except trio.BusyResourceError:
+            busy.append(True)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        nursery.start_soon(take)
+    assert (got, busy, asked) == ([1], [True], [None])
+    assert [number async for number in pages] == [2]
+
+
 async def drain(pages):
     async for _ in pages:
         pass

@@ -34,7 +34,7 @@ class Pager(Generic[T]):
         self._page: deque[T] = deque()
         self._cursor: str | None = None
         self._exhausted = False
-        self._fetching = False
+        self._iterating = False
 
     def __aiter__(self) -> Self:
         return self
@@ -47,22 +47,23 @@ class Pager(Generic[T]):
             CodexError: As every request.
             trio.BusyResourceError: Another task is iterating.
         """
-        if self._fetching:
+        if self._iterating:
             raise trio.BusyResourceError("another task is iterating over these pages")
-        await trio.lowlevel.checkpoint()
-        # A page may be empty without being the last.
-        while not self._page and not self._exhausted:
-            await self._turn_page()
+        # Before the checkpoint, or two tasks would both get past it and ask for the same page.
+        self._iterating = True
+        try:
+            await trio.lowlevel.checkpoint()
+            # A page may be empty without being the last.
+            while not self._page and not self._exhausted:
+                await self._turn_page()
+        finally:
+            self._iterating = False
         if not self._page:
             raise StopAsyncIteration
         return self._page.popleft()
 
     async def _turn_page(self) -> None:
-        self._fetching = True
-        try:
-            page, cursor = await self._fetch(self._cursor)
-        finally:
-            self._fetching = False
+        page, cursor = await self._fetch(self._cursor)
         if cursor is not None and cursor == self._cursor:
             raise DecodeError(self._what, "$.nextCursor", "the next page is this one again")
         self._page.extend(page)
