@@ -295,6 +295,26 @@ async def test_a_steer_follows_the_roll_over_to_the_next_turn():
         await asked.answer({"turnId": "two"})
 
 
+async def test_a_steer_that_a_turn_accepted_last_thing_is_not_given_to_the_next_one_as_well():
+    async with on_thread() as (thread, server, nursery):
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                await pursued.steer("this way")
+                await pursued.wait()
+
+        await begin(server)
+        asked = await server.expect("turn/steer")
+        await server.end_turn("one")
+        await server.start_turn("two")
+        await trio.testing.wait_all_tasks_blocked()
+        await asked.answer({"turnId": "one"})
+        await tell(server, "complete", "two")
+        await server.end_turn("two")
+    assert server.unexpected() == []
+
+
 async def test_an_interrupt_between_two_turns_reaches_the_next_one():
     async with on_thread() as (thread, server, nursery):
 

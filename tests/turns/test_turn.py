@@ -837,6 +837,65 @@ async def test_steering_waits_until_the_turn_is_announced_and_names_it():
         assert server.unexpected() == []
 
 
+async def test_a_steer_that_misses_the_end_of_its_turn_is_refused_and_not_lost_in_silence():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        refused = []
+
+        async def body():
+            async with thread.turn("hi") as turn:
+                with pytest.raises(errors.InvalidRequestError, match="no active turn to steer") as caught:
+                    await turn.steer("more")
+                refused.append(caught.value)
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        asked = await server.expect("turn/steer")
+        await server.end_turn()
+        await asked.refuse("no active turn to steer")
+        await (await server.expect("turn/steer")).refuse("no active turn to steer")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(refused) == 1
+
+
+async def test_a_steer_that_was_accepted_last_thing_is_not_sent_again():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        steered = trio.Event()
+
+        async def body():
+            async with thread.turn("hi") as turn:
+                await turn.steer("more")
+                steered.set()
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        asked = await server.expect("turn/steer")
+        await server.end_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not steered.is_set(), "whether it was accepted is not known yet"
+        await asked.answer({"turnId": "turn-1"})
+        await steered.wait()
+        assert server.unexpected() == []
+
+
+async def test_a_steer_that_nobody_answers_is_bounded(autojump_clock):
+    async with scripted(CodexConfig(request_timeout=2)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        async def body():
+            async with thread.turn("hi") as turn:
+                with pytest.raises(errors.RequestTimeout, match="turn/steer"):
+                    await turn.steer("more")
+                await turn.wait()
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await server.expect("turn/steer")
+        await trio.sleep(2.1)
+        await server.end_turn()
+
+
 async def test_a_turn_that_cannot_be_steered_says_so():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

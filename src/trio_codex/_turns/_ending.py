@@ -15,13 +15,14 @@ import trio
 
 from trio_codex._runtime._nursery import without_group
 from trio_codex._turns._inputs import wire_input
-from trio_codex.errors import CodexError, InvalidRequestError, RpcError
+from trio_codex.errors import CodexError, InvalidRequestError, RequestTimeout, RpcError
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_codex._client._session import Session
+    from trio_codex._runtime._connection import Call
     from trio_codex._turns._inputs import TurnInput
     from trio_codex._turns._turn_state import ThreadState, TurnState
 
@@ -118,7 +119,12 @@ async def interrupt(session: Session, turn: TurnState) -> None:
     """Ask the server to interrupt a turn until it accepts, or the turn has ended."""
     params = {"threadId": turn.thread.id}
     turn.note_interrupt()
-    await insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id})
+
+    async def settled(call: Call) -> None:
+        # The answer may never come if the turn ends first (Q2).
+        await wait_any(call.settled, turn.ended.wait)
+
+    await _insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id}, settled)
 
 
 async def interrupt_soon(session: Session, turn: TurnState) -> None:
@@ -140,10 +146,44 @@ def steering(thread_id: str, value: TurnInput) -> Callable[[str], dict[str, obje
     return lambda turn_id: {"threadId": thread_id, "expectedTurnId": turn_id, "input": encoded}
 
 
-async def insist(
-    session: Session, turn: TurnState, method: str, params: Callable[[str], dict[str, object]]
+async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
+    """Give a turn more input; say whether it was accepted, which it is not if the turn ended first.
+
+    Args:
+        session: The client.
+        turn: The turn.
+        params: See :func:`steering`.
+
+    Raises:
+        RpcError: It was refused for another reason.
+        RequestTimeout: No answer in time.
+    """
+
+    async def answered(call: Call) -> None:
+        # Not until the turn ends: that may be the next thing after it was accepted.
+        with trio.move_on_after(session.config.request_timeout):
+            await call.settled()
+            return
+        raise RequestTimeout(call.method, session.config.request_timeout)
+
+    return await _insist(session, turn, "turn/steer", params, answered)
+
+
+async def _insist(
+    session: Session,
+    turn: TurnState,
+    method: str,
+    params: Callable[[str], dict[str, object]],
+    settled: Callable[[Call], Awaitable[object]],
 ) -> bool:
     """Send a request about the running turn until it is accepted, or the turn has ended; say whether it was accepted.
+
+    Args:
+        session: The client.
+        turn: The turn.
+        method: The request.
+        params: Makes its parameters for the id of the turn.
+        settled: Waits for the answer as long as it makes sense.
 
     Raises:
         RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
@@ -155,8 +195,7 @@ async def insist(
         if turn_id is not None:
             call = await session.begin(method, params(turn_id))
             try:
-                # The answer may never come if the turn ends first (Q2).
-                await wait_any(call.settled, turn.ended.wait)
+                await settled(call)
                 if not call.answered:
                     return False
                 await call.answer()

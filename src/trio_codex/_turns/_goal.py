@@ -20,7 +20,7 @@ from trio_codex._client._session import decode_result
 from trio_codex._core._json import object_of, parse_object, string_of
 from trio_codex._runtime._dispatch import CallbackGroup
 from trio_codex._turns._budget import Spending
-from trio_codex._turns._ending import end_offspring, end_turn, give_up_server, insist, interrupt, steering
+from trio_codex._turns._ending import end_offspring, end_turn, give_up_server, interrupt, steer, steering
 from trio_codex._turns._turn import Body, TurnText
 from trio_codex._turns._turn_result import TurnResult, TurnStatus
 from trio_codex._turns._turn_state import TurnState
@@ -402,7 +402,7 @@ class Goal:
                 last = self._state.turns[-1].id if self._state.turns else None
                 await self._session.request("turn/steer", params(last or ""))
                 return
-            if await insist(self._session, turn, "turn/steer", params):
+            if await steer(self._session, turn, params):
                 return
 
     async def interrupt(self) -> None:

@@ -14,7 +14,7 @@ from trio_codex._core._json import object_of, string_of
 from trio_codex._runtime._dispatch import CallbackGroup
 from trio_codex._runtime._nursery import holds_cancelled
 from trio_codex._turns._budget import Meter, Spending
-from trio_codex._turns._ending import end_turn, insist, interrupt, steering
+from trio_codex._turns._ending import end_turn, interrupt, steer, steering
 from trio_codex._turns._turn_result import OutputT_co
 from trio_codex._turns._turn_state import TurnState
 from trio_codex._turns._waiting import last_event_at, waiting_on, watch_idle
@@ -161,14 +161,17 @@ class Turn(Generic[OutputT_co]):
     async def steer(self, value: TurnInput) -> None:
         """Give the running turn more input. By default the server drops the message it is working on and starts anew.
 
+        Returns when the server has taken it. If it raises, the agent has not got it, unless the connection ended or the
+        answer took too long.
+
         Raises:
-            InvalidRequestError: The turn has ended, or is of a kind that cannot be steered.
+            InvalidRequestError: The turn has ended, if only while this was on its way, or is of a kind that cannot be steered.
             CodexError: As every request.
         """
         params = steering(self._state.thread.id, value)
-        if self._state.ended.is_set():
+        if not await steer(self._session, self._state, params):
+            # The turn has ended, and the server says so best.
             await self._session.request("turn/steer", params(self.id))
-        await insist(self._session, self._state, "turn/steer", params)
 
     async def interrupt(self) -> None:
         """Ask the server to interrupt the turn; returns when it accepted, or when the turn has ended anyway.
