@@ -459,29 +459,44 @@ async def test_a_turn_whose_terminal_event_is_too_long_is_lost_and_the_connectio
 # -- what a turn started elsewhere ---------------------------------------------------------------------------------
 
 
+def spawns(*children):
+    return {
+        "type": "collabAgentToolCall",
+        "id": "spawn",
+        "tool": "spawnAgent",
+        "status": "completed",
+        "senderThreadId": "thread-1",
+        "receiverThreadIds": list(children),
+        "agentsStates": {},
+    }
+
+
+def command(item_id, process_id):
+    return {
+        "type": "commandExecution",
+        "id": item_id,
+        "command": "sleep 9",
+        "cwd": "/",
+        "processId": process_id,
+        "status": "inProgress",
+        "commandActions": [],
+    }
+
+
+async def accept_interrupt(server, thread_id, turn_id):
+    asked = await server.expect("turn/interrupt")
+    assert asked.params == {"threadId": thread_id, "turnId": turn_id}
+    await asked.answer({})
+    await server.end_turn(turn_id, thread_id, status="interrupted")
+
+
+async def expect_termination(server, thread_id, process_id):
+    asked = await server.expect("thread/backgroundTerminals/terminate")
+    assert asked.params == {"threadId": thread_id, "processId": process_id}
+    return asked
+
+
 async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of_its_agents():
-    def spawns(*children):
-        return {
-            "type": "collabAgentToolCall",
-            "id": "spawn",
-            "tool": "spawnAgent",
-            "status": "completed",
-            "senderThreadId": "thread-1",
-            "receiverThreadIds": list(children),
-            "agentsStates": {},
-        }
-
-    def command(item_id, process_id):
-        return {
-            "type": "commandExecution",
-            "id": item_id,
-            "command": "sleep 9",
-            "cwd": "/",
-            "processId": process_id,
-            "status": "inProgress",
-            "commandActions": [],
-        }
-
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")
         thread = await codex.thread_start()
@@ -499,25 +514,76 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
         await trio.testing.wait_all_tasks_blocked()
         scope.cancel()
 
-        async def interrupted(thread_id, turn_id):
-            asked = await server.expect("turn/interrupt")
-            assert asked.params == {"threadId": thread_id, "turnId": turn_id}
-            await asked.answer({})
-            await server.end_turn(turn_id, thread_id, status="interrupted")
-
-        async def terminated(thread_id, process_id):
-            asked = await server.expect("thread/backgroundTerminals/terminate")
-            assert asked.params == {"threadId": thread_id, "processId": process_id}
-            return asked
-
-        await interrupted("thread-1", "turn-1")
-        await (await terminated("thread-1", "22")).answer({"terminated": True})
-        await interrupted("child", "child-turn")
-        await interrupted("grandchild", "grandchild-turn")
-        await (await terminated("grandchild", "11")).refuse("it is gone already, which is no error to us")
+        await accept_interrupt(server, "thread-1", "turn-1")
+        await (await expect_termination(server, "thread-1", "22")).answer({"terminated": True})
+        await accept_interrupt(server, "child", "child-turn")
+        await accept_interrupt(server, "grandchild", "grandchild-turn")
+        asked = await expect_termination(server, "grandchild", "11")
+        await asked.refuse("it is gone already, which is no error to us")
         await trio.testing.wait_all_tasks_blocked()
         assert server.unexpected() == []
     assert scope.cancelled_caught
+
+
+async def test_commands_of_an_agent_that_ends_while_its_root_is_being_ended_are_ended_too():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/terminate")
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(sleep_in_turn, thread, scope)
+        await server.accept_turn()
+        await server.item("completed", spawns("child"))
+        await server.start_turn("child-turn", "child")
+        await server.item("started", command("c1", "11"), "child-turn", "child")
+        await server.item("started", command("c2", "22"))
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await accept_interrupt(server, "thread-1", "turn-1")
+        asked = await expect_termination(server, "thread-1", "22")
+        await server.end_turn("child-turn", "child")
+        await trio.testing.wait_all_tasks_blocked()
+        await asked.answer({"terminated": True})
+        await (await expect_termination(server, "child", "11")).answer({"terminated": True})
+
+
+async def test_commands_of_an_agent_are_ended_also_if_the_agent_that_spawned_it_had_ended_before():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/terminate")
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(sleep_in_turn, thread, scope)
+        await server.accept_turn()
+        await server.item("completed", spawns("child"))
+        await server.start_turn("child-turn", "child")
+        await server.item("completed", spawns("grandchild"), "child-turn", "child")
+        await server.start_turn("grandchild-turn", "grandchild")
+        await server.item("started", command("c", "11"), "grandchild-turn", "grandchild")
+        await server.end_turn("child-turn", "child")
+        await server.end_turn("grandchild-turn", "grandchild")
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await accept_interrupt(server, "thread-1", "turn-1")
+        await (await expect_termination(server, "grandchild", "11")).answer({"terminated": True})
+        await trio.testing.wait_all_tasks_blocked()
+        router = codex._session.router
+        assert [router.find(name) for name in ("child", "grandchild")] == [None, None]
+
+
+async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_they_end():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        await server.item("completed", spawns("child"))
+        await server.start_turn("child-turn", "child")
+        await server.end_turn()
+        await server.item("completed", spawns("grandchild"), "child-turn", "child")
+        await server.start_turn("grandchild-turn", "grandchild")
+        await server.end_turn("grandchild-turn", "grandchild")
+        await server.end_turn("child-turn", "child")
+        await trio.testing.wait_all_tasks_blocked()
+        router = codex._session.router
+        assert [router.find(name) for name in ("child", "grandchild")] == [None, None]
 
 
 async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():

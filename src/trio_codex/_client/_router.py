@@ -194,12 +194,15 @@ class Router:
 
     def let_go(self, state: ThreadState) -> None:
         """Forget a thread that nothing here refers to any more."""
-        child_of_open_turn = state.parent is not None and not state.parent.ended.is_set()
-        if not (state.held or state.turn or state.series or state.listeners or child_of_open_turn):
-            self._threads.pop(state.id, None)
+        if state.held or state.turn or state.series or state.listeners or state.is_still_to_end:
+            return
+        if self._threads.pop(state.id, None) is not None:
+            for past in state.past_turns:
+                self.let_go_of_children(past)
 
     def let_go_of_children(self, turn: TurnState) -> None:
         """Forget the agents of a turn whose scope has been left, but for those that run on."""
+        turn.is_over = True
         for child_id in turn.reducer.children:
             child = self._threads.get(child_id)
             if child is not None and child.parent is turn:

@@ -83,6 +83,7 @@ class TurnState:
         start: The call that starts it, while its answer is not known.
         only_announced: Whether the answer to that call tells no id, so that only its announcement does (Q5).
         left_early: Whether its scope was left before its end.
+        is_over: Whether its scope was left, and has ended what it had to: nobody asks for its agents any more.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class TurnState:
         self.agent_listeners: tuple[Subscription[Event], ...] = ()
         self.start: Call | None = None
         self.left_early = False
+        self.is_over = False
         self._lost: tuple[str, Death | None] | None = None
         self._result: TurnResult | None = None
         self._instruments = instruments
@@ -303,6 +305,19 @@ class ThreadState:
             above.append(parent.thread.id)
             parent = parent.thread.parent
         return above
+
+    @property
+    def is_still_to_end(self) -> bool:
+        """Whether a turn above it runs, or has a scope that may have to end what was started here."""
+        seen: set[str] = set()
+        parent = self.parent
+        while parent is not None and parent.thread.id not in seen:
+            # The scope of a turn is left after its end, and goes through its agents then.
+            if not parent.ended.is_set() or (parent.owned and not parent.is_over):
+                return True
+            seen.add(parent.thread.id)
+            parent = parent.thread.parent
+        return False
 
     def check_free(self) -> None:
         """Check that no turn is open.
