@@ -161,6 +161,98 @@ async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscri
     assert turns[0].result.status is TurnStatus.interrupted
 
 
+async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/unsubscribe")
+        thread = await codex.thread_start()
+        async with await codex.thread_resume(thread.id):
+            pass
+        assert server.unexpected() == []
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        await server.end_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        # Nobody else is left to hear of it.
+        nursery.start_soon(enter_and_leave, thread)
+        await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
+
+
+async def enter_and_leave(thread):
+    async with thread:
+        pass
+
+
+async def test_a_cancelled_resume_of_a_thread_that_is_open_here_does_not_make_it_deaf():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume", "thread/unsubscribe")
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+
+        async def body():
+            with scope:
+                await codex.thread_resume(thread.id)
+
+        nursery.start_soon(body)
+        asked = await server.expect("thread/resume")
+        scope.cancel()
+        await asked.answer()
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught
+        assert server.unexpected() == []
+
+
+async def test_the_thread_of_an_agent_is_still_heard_of_when_a_handle_of_it_is_left():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/unsubscribe")
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        spawn = {
+            "type": "collabAgentToolCall", "id": "s", "tool": "spawnAgent", "status": "completed",
+            "senderThreadId": "thread-1", "receiverThreadIds": ["child"], "agentsStates": {},
+        }  # fmt: skip
+        await server.item("completed", spawn)
+        opened = server._defaults["thread/resume"]
+        server.give("thread/resume", {**opened, "thread": {**opened["thread"], "id": "child"}})
+        async with await codex.thread_resume("child"):
+            pass
+        assert server.unexpected() == []
+        await server.end_turn()
+
+
+@pytest.mark.parametrize("kind", ["turn", "review", "goal"])
+async def test_what_was_made_before_its_thread_was_left_cannot_be_entered_afterwards(kind):
+    async with scripted() as (codex, server):
+        async with await codex.thread_start() as thread:
+            scope = {
+                "turn": lambda: thread.turn("hi"),
+                "review": lambda: thread.review(),
+                "goal": lambda: thread.goal("reach it"),
+            }[kind]()
+        with pytest.raises(errors.ThreadClosed):
+            await enter_and_leave(scope)
+        assert server.unexpected() == []
+
+
+async def test_who_listens_to_a_thread_is_told_when_its_scope_is_left():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        heard, told = [], trio.Event()
+
+        async def listen(thread):
+            async with thread.events() as events:
+                heard.append((await events.__anext__()).method)
+                with pytest.raises(errors.ThreadClosed):
+                    await events.__anext__()
+            told.set()
+
+        async with await codex.thread_start() as thread:
+            nursery.start_soon(listen, thread)
+            await trio.testing.wait_all_tasks_blocked()
+            await server.delta("hi")
+        await told.wait()
+        assert heard == ["item/agentMessage/delta"]
+
+
 async def test_several_listeners_of_a_thread_each_get_everything_of_it_and_nothing_else():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()

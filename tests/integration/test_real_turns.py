@@ -524,3 +524,14 @@ async def until(condition):
     with trio.fail_after(5):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)
+
+
+async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
+    async with offline() as (codex, model, _):
+        thread = await codex.thread_start()
+        model.say("one")
+        await thread.run("hello")
+        async with await codex.thread_resume(thread.id):
+            pass
+        model.say("two")
+        assert (await thread.run("again")).final_response == "two"

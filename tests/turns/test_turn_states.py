@@ -109,7 +109,7 @@ class Turns(RuleBasedStateMachine):
         self.router.end_orphan = lambda _: None
         self.threads = {name: self.router.thread(name) for name in ("thread-1", "thread-2")}
         for state in self.threads.values():
-            state.held = 1
+            state.handles = (self,)
         self.open = dict.fromkeys(self.threads)
         self.past = {name: [] for name in self.threads}
         self.turns = []

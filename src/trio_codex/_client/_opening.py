@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+import trio
+
 from trio_codex._client._options import fork_params, resume_params, start_params
 from trio_codex._tools._toolbox import Toolbox
 
@@ -44,7 +46,7 @@ async def start(session: Session, options: ThreadStartOptions, own: Toolbox) -> 
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread, or unsubscribe from it again."""
+    """Open a stored thread, or unsubscribe from it again, unless somebody else here needs to hear of it."""
     return await _open(session, "thread/resume", resume_params(thread_id, options), "thread/unsubscribe")
 
 
@@ -55,7 +57,10 @@ async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> 
 
 async def _open(session: Session, method: str, params: wire.Wire, undo_method: str) -> Opened:
     async def undo(response: Opened) -> None:
-        await session.request(undo_method, {"threadId": response.thread.id})
+        await trio.lowlevel.checkpoint()
+        known = session.router.find(response.thread.id)
+        if known is None or not known.is_followed:
+            await session.request(undo_method, {"threadId": response.thread.id})
 
     response: Opened = await session.acquire(method, params, undo)
     return response

@@ -184,6 +184,12 @@ class Router:
                 if not subscriptions:
                     del self._listeners[method]
 
+    def end(self, subscriptions: Iterable[Subscription[Event]], error: Callable[[], Exception]) -> None:
+        """Tell consumers that there will be no more, and why."""
+        for subscription in subscriptions:
+            subscription.end(error)
+        self._wakeups.flush()
+
     def lead(self, method: str, name: str, listener: ThreadListener) -> None:
         """Lead notifications of a method of :data:`KEYS` that carry this name to a listener."""
         self._named[method, name] = listener
@@ -194,7 +200,7 @@ class Router:
 
     def let_go(self, state: ThreadState) -> None:
         """Forget a thread that nothing here refers to any more."""
-        if state.held or state.turn or state.series or state.listeners or state.is_still_to_end:
+        if state.is_followed or state.series or state.listeners:
             return
         if self._threads.pop(state.id, None) is not None:
             for past in state.past_turns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
 import trio
@@ -46,7 +47,8 @@ class Thread:
     """One conversation with an agent, kept by the server.
 
     Made by ``thread_start``, ``thread_resume`` and ``thread_fork`` of the client. It can be used as it is, or as an async
-    context manager: leaving it ends its open turn and its background terminals, and unsubscribes from it.
+    context manager: leaving it ends its open turn and its background terminals, and unsubscribes from it, unless another
+    handle of this client stands for the same thread.
 
     Attributes:
         info: What the server said when it was opened.
@@ -63,13 +65,13 @@ class Thread:
     ) -> None:
         self._session = session
         self._state = session.router.thread(info.id)
-        self._state.held += 1
+        self._state.handles += (self,)
         self._state.policy = policy
         self._state.cwd = cwd
         self._state.tools = tools
         if budget is not None:
             self._state.meter = Meter("thread", budget)
-        self._closed = False
+        self._listeners: list[Subscription[Event]] = []
         self.info = info
 
     @property
@@ -78,7 +80,7 @@ class Thread:
         return self._state.id
 
     def __repr__(self) -> str:
-        return f"<Thread {self.id}{', closed' if self._closed else ''}>"
+        return f"<Thread {self.id}{'' if self._is_open else ', closed'}>"
 
     # -- turns -------------------------------------------------------------------------------------------------
 
@@ -327,16 +329,23 @@ class Thread:
         """Listen to everything of this thread, also to what comes after a turn's end.
 
         Any number of listeners may do so at once; each has a bounded buffer of its own.
+
+        Raises:
+            ThreadClosed: From the iteration, too: its scope has ended.
+            SubscriptionOverflow: From the iteration: this consumer lagged beyond ``event_buffer``.
+            ConnectionBroken: From the iteration: the connection ended.
         """
         self._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
         events = self._session.router.subscription()
         self._state.listeners.append(events)
+        self._listeners.append(events)
         try:
             yield events
         finally:
             events.release()
             self._state.listeners.remove(events)
+            self._listeners.remove(events)
             self._session.router.let_go(self._state)
 
     # -- the thread itself -------------------------------------------------------------------------------------
@@ -436,7 +445,7 @@ class Thread:
         await self._request("thread/delete")
 
     async def unsubscribe(self) -> None:
-        """Stop getting its events. A turn that runs goes on, and its end will not be seen."""
+        """Stop getting its events. A turn that runs goes on, and its end will not be seen: its scope takes it for stuck."""
         await self._request("thread/unsubscribe")
 
     async def _request(self, method: str, **params: Any) -> Any:
@@ -445,8 +454,11 @@ class Thread:
 
     def _check_open(self) -> None:
         self._session.connection.check_open()
-        if self._closed:
-            raise ThreadClosed(self.id)
+        self._state.check_open(self)
+
+    @property
+    def _is_open(self) -> bool:
+        return self in self._state.handles
 
     # -- as a scope --------------------------------------------------------------------------------------------
 
@@ -464,14 +476,16 @@ class Thread:
         traceback: TracebackType | None,
     ) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
-        if self._closed:
+        if not self._is_open:
             return
-        self._closed = True
-        self._state.held -= 1
-        if self._session.connection.death is None:
-            # Shielded and bounded inside.
-            await self._session.services.finish(self._close)  # noqa: ASYNC102
-        self._session.router.let_go(self._state)
+        self._state.handles = tuple(handle for handle in self._state.handles if handle is not self)
+        try:
+            if self._session.connection.death is None:
+                # Shielded and bounded inside.
+                await self._session.services.finish(self._close)  # noqa: ASYNC102
+        finally:
+            self._session.router.end(self._listeners, partial(ThreadClosed, self.id))
+            self._session.router.let_go(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
         if self._state.series is not None:
@@ -480,10 +494,12 @@ class Thread:
             self._state.turn.left_early = True
             await end_turn(self._session, self._state.turn)
         with trio.move_on_after(self._session.config.interrupt_grace), suppress(CodexError):
+            await trio.lowlevel.checkpoint()
             # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
             if self._session.config.experimental_api:
                 await self._session.request("thread/backgroundTerminals/clean", {"threadId": self.id})
-            await self._session.request("thread/unsubscribe", {"threadId": self.id})
+            if not self._state.is_followed:
+                await self._session.request("thread/unsubscribe", {"threadId": self.id})
 
 
 def opened(session: Session, response: Opened, options: ThreadOptions, tools: Toolbox) -> Thread:

@@ -450,6 +450,7 @@ async def open_goal(
 ) -> AsyncGenerator[Goal]:
     """Set a goal, and end it on the server if it is left early. See :meth:`Thread.goal`."""
     session.connection.check_open()
+    state.check_open(thread)
     state.check_free()
     body = Body()
     session.router.meter.check_something_left()

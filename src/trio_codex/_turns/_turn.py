@@ -256,6 +256,8 @@ async def open_turn(
         only_announced: Whether the answer to the request tells no id of the turn, so that only its announcement does.
     """
     session.connection.check_open()
+    # Again: the scope may be entered long after it was made.
+    state.check_open(thread)
     state.check_free()
     body = Body()
     # Before there is a turn that anybody is told of: it may be that none may start.

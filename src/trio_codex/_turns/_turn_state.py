@@ -15,7 +15,7 @@ from trio_codex._core._json import Json, object_of, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._turns._budget import Meter
 from trio_codex._turns._turn_result import REDUCED, TurnReducer, TurnResult
-from trio_codex.errors import TurnActive, TurnLost
+from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
@@ -256,7 +256,7 @@ class ThreadState:
         flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
         held_requests: How many questions of this thread are with a callback of ours.
         meter: What its turns use, with the agents that they spawn.
-        held: How many handles of this client stand for it.
+        handles: The handles of this client that stand for it.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
     """
@@ -273,7 +273,7 @@ class ThreadState:
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0
         self.meter: Meter = Meter("thread")
-        self.held = 0
+        self.handles: tuple[object, ...] = ()
         self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: list[TurnState] = []
 
@@ -307,6 +307,11 @@ class ThreadState:
         return above
 
     @property
+    def is_followed(self) -> bool:
+        """Whether somebody here needs to hear of it: a handle, an open turn, or a scope that may have to end it."""
+        return bool(self.handles) or self.turn is not None or self.is_still_to_end
+
+    @property
     def is_still_to_end(self) -> bool:
         """Whether a turn above it runs, or has a scope that may have to end what was started here."""
         seen: set[str] = set()
@@ -318,6 +323,15 @@ class ThreadState:
             seen.add(parent.thread.id)
             parent = parent.thread.parent
         return False
+
+    def check_open(self, handle: object) -> None:
+        """Check that a handle still stands for it.
+
+        Raises:
+            ThreadClosed: Its scope was left.
+        """
+        if handle not in self.handles:
+            raise ThreadClosed(self.id)
 
     def check_free(self) -> None:
         """Check that no turn is open.
