@@ -224,6 +224,86 @@ async def test_the_time_of_a_thread_passes_only_while_a_turn_is_open(autojump_cl
         assert caught.errors[0].used == pytest.approx(30)
 
 
+async def test_a_turn_that_has_ended_uses_no_more_time_however_long_its_scope_is_open(autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start(budget=Budget(seconds=30))
+        left = []
+
+        async def body():
+            async with thread.turn("hi", budget=Budget(seconds=20)) as turn:
+                await turn.wait()
+                await trio.sleep(100)
+            left.append(turn.result.status)
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(10)
+        await server.end_turn()
+        await trio.sleep(101)
+        assert left == ["completed"]
+        # Of the 30 seconds 20 are left.
+        caught = Caught()
+        nursery.start_soon(caught.run, thread)
+        await server.accept_turn("turn-2")
+        began = trio.current_time()
+        await interrupted(server, "turn-2")
+        assert trio.current_time() - began == pytest.approx(20)
+
+
+async def test_what_others_use_does_not_concern_a_turn_that_has_ended():
+    async with scripted(budget=Budget(tokens=100)) as (codex, server), trio.open_nursery() as nursery:
+        thread, other = await codex.thread_start(), await codex.thread_fork("thread-1")
+        left, leave = [], trio.Event()
+
+        async def body():
+            async with thread.turn("hi") as turn:
+                await turn.wait()
+                await leave.wait()
+            left.append(turn.result.status)
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await server.end_turn()
+        caught = Caught()
+        nursery.start_soon(caught.run, other)
+        await server.accept_turn("turn-2")
+        await use(server, 101, 101, "turn-2", "thread-2")
+        asked = await server.expect("turn/interrupt")
+        await asked.answer({})
+        await server.end_turn("turn-2", "thread-2", status="interrupted")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [error.carrier for error in caught.errors] == ["client"]
+        leave.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert left == ["completed"]
+
+
+async def test_a_turn_that_was_refused_while_its_thread_was_left_is_one_turn_that_did_not_start():
+    async with scripted(budget=Budget(turns=1)) as (codex, server), trio.open_nursery() as nursery:
+        leave = trio.Event()
+
+        async def run(thread):
+            with pytest.raises(errors.InvalidRequestError):
+                await thread.run("hi")
+
+        async def body():
+            async with await codex.thread_start() as thread:
+                nursery.start_soon(run, thread)
+                await leave.wait()
+
+        nursery.start_soon(body)
+        asked = await server.expect("turn/start")
+        leave.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await asked.refuse("no")
+        await trio.testing.wait_all_tasks_blocked()
+        thread = await codex.thread_start()
+        await run_one(nursery, server, thread, "turn-1")
+        with pytest.raises(errors.BudgetExceeded):
+            await thread.run("one too many")
+
+
 async def test_what_the_body_raises_wins_over_its_budget_which_becomes_a_note():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

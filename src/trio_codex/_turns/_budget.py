@@ -6,6 +6,7 @@ turns that are open, and their scopes see to their ends.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import attrs
@@ -35,7 +36,7 @@ class Budget:
     Attributes:
         tokens: Input and output tokens, those of agents that were spawned included.
         turns: Turns started. Not for a turn.
-        seconds: Of a turn: from its start. Of a thread or a client: while at least one turn of it is open.
+        seconds: Of a turn: from its start to its end. Of a thread or a client: while at least one turn of it is open.
 
     Raises:
         ValueError: A limit is not positive.
@@ -132,34 +133,35 @@ class Meter:
 
 
 class Spending:
-    """One turn as several meters count it.
+    """One turn as several meters count it, from its start to its end.
 
     Args:
         meters: Of the turn, its thread and its client; where several limits are crossed at once, the first one is named.
-        stop: Called once, from the reader, when more tokens are used than a limit allows.
+        scope: What runs out of time with the first of the budgets, unless the turn ends before.
+        stop: Called once, if the time is up, or, from the reader, when more tokens are used than a limit allows.
 
     Raises:
         BudgetExceeded: Nothing is left of a budget; the turn must not start.
     """
 
-    def __init__(self, meters: Sequence[Meter], stop: Callable[[BudgetExceeded], None]) -> None:
+    def __init__(
+        self, meters: Sequence[Meter], scope: trio.CancelScope, stop: Callable[[BudgetExceeded], None]
+    ) -> None:
         for meter in meters:
             meter.check_something_left()
         self._meters = meters
+        self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
         tell = self._tell
         for meter in meters:
             meter.open(tell)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
+        scope.deadline = self._first_up.deadline
 
-    @property
-    def deadline(self) -> float:
-        """When the first of the budgets is out of time, in Trio's time."""
-        return self._first_up.deadline
-
-    def out_of_time(self) -> BudgetExceeded:
-        """Give the error for when the deadline has passed."""
-        return self._first_up.exceeded("seconds")
+    def check_time(self) -> None:
+        """Tell if a budget is out of time, and the scope was cancelled for it."""
+        if self._scope.cancel_called and self._scope.deadline <= trio.current_time():
+            self._tell(self._first_up.exceeded("seconds"))
 
     def never_started(self) -> None:
         """Note that the server refused the turn, which then does not count as one."""
@@ -168,6 +170,9 @@ class Spending:
 
     def close(self) -> None:
         """Note that the turn has ended."""
+        self.check_time()
+        # The scope may stay open for long, but what it does is no turn any more.
+        self._scope.deadline = math.inf
         for meter in self._meters:
             meter.close(self._tell)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import math
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -117,12 +116,11 @@ class GoalState:
             instruments=router.instruments,
         )
         try:
-            turn.spending = Spending((turn.meter, thread.meter, router.meter), self._body.fail)
+            meters = (turn.meter, thread.meter, router.meter)
+            turn.spending = Spending(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
             # It runs all the same: ending the goal ends it.
             self._body.fail(exc)
-        else:
-            self._body.scope.deadline = turn.spending.deadline
         self.turns.append(turn)
         begun, self._begun = self._begun, trio.Event()
         begun.set()
@@ -135,17 +133,8 @@ class GoalState:
         elif event.method == "thread/goal/cleared":
             self._goal = {}
 
-    def _stop_counting(self) -> None:
-        """Let the time of budgets stand still between two turns."""
-        spending, self.turns[-1].spending = self.turns[-1].spending, None
-        if spending is not None:
-            self._body.check_time(spending)
-            self._body.scope.deadline = math.inf
-            spending.close()
-
     def end_turn(self, event: Event) -> None:
         """Take the event that ends one of its turns."""
-        self._stop_counting()
         turn = object_of(parse_object(event.json).get("turn"))
         if turn.get("status") == TurnStatus.completed and self.active:
             self.events.put(event)
@@ -162,8 +151,6 @@ class GoalState:
 
     def lose(self, loss: Callable[[], TurnLost]) -> None:
         """Note that its end will not be seen."""
-        if self.turns:
-            self._stop_counting()
         if self._loss is None and not self.over.is_set():
             self._loss = loss
             self.events.end(loss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import math
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
 
@@ -262,8 +263,7 @@ async def open_turn(
     body = Body()
     # Before there is a turn that anybody is told of: it may be that none may start.
     meter = Meter("turn", budget)
-    spending = Spending((meter, state.meter, session.router.meter), body.fail)
-    body.scope.deadline = spending.deadline
+    spending = Spending((meter, state.meter, session.router.meter), body.scope, body.fail)
     events = session.router.subscription()
     turn = TurnState(
         state,
@@ -286,14 +286,13 @@ async def open_turn(
         yield Turn(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
-    body.check_time(spending)
+    turn.check_time()
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
     events.release()
     if turn.left_early or turn.callbacks:
         await body.finish(session, end_turn, session, turn)
-    spending.close()
     session.router.let_go_of_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)
 
@@ -314,12 +313,9 @@ class Body:
     def fail(self, error: CodexError) -> None:
         """Cancel the body because a policy failed, or a limit was crossed."""
         self._failures.append(error)
+        # From now on its time is not what cancels it.
+        self.scope.deadline = math.inf
         self.scope.cancel()
-
-    def check_time(self, spending: Spending) -> None:
-        """Note that a budget is out of time, if that is what cancelled the body."""
-        if self.scope.cancel_called and not self._failures:
-            self._failures.append(spending.out_of_time())
 
     @contextmanager
     def watched(self) -> Generator[None]:

@@ -78,7 +78,7 @@ class TurnState:
         last_event_at: Trio time of the last event.
         meter: What it uses, with the agents that it spawned.
         agents_usage: Of that, what the agents use.
-        spending: What counts it as a turn; ``None`` for one that nobody here started.
+        spending: What counts it as a turn while it is open; ``None`` for one that nobody here started.
         agent_listeners: Who gets the events of the agents that it spawned, and of theirs.
         start: The call that starts it, while its answer is not known.
         only_announced: Whether the answer to that call tells no id, so that only its announcement does (Q5).
@@ -167,6 +167,11 @@ class TurnState:
             self.spending.never_started()
         self._close("refused")
 
+    def check_time(self) -> None:
+        """See :meth:`~trio_codex._turns._budget.Spending.check_time`."""
+        if self.spending is not None:
+            self.spending.check_time()
+
     def take(self, event: Event, now: float) -> None:
         """Take an event of this turn, at a Trio time."""
         self.last_event_at = now
@@ -222,6 +227,9 @@ class TurnState:
     def _close(self, status: str) -> None:
         self.started.set()
         self.ended.set()
+        spending, self.spending = self.spending, None
+        if spending is not None:
+            spending.close()
         if self._record is not None and self._record.status is None:
             self._record.id = self.id or self.active_id
             self._record.ended_at, self._record.status = trio.current_time(), status
