@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex import TurnStatus, errors, wire
+from trio_codex import Policy, TurnStatus, errors, policies, wire
 from trio_codex.testing import fake_codex
 
 
@@ -350,3 +350,35 @@ async def test_a_closed_thread_has_nothing_to_ask_for():
         for use in (thread.review, lambda: thread.goal("reach it")):
             with pytest.raises(errors.ThreadClosed):
                 use()
+
+
+# -- where it works ------------------------------------------------------------------------------------------------
+
+
+async def test_the_directory_of_a_thread_is_the_one_that_the_server_told_last_and_not_one_that_was_refused():
+    seen = []
+
+    async def look(request):
+        seen.append(request.cwd)
+        return policies.decline()
+
+    question = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "c1", "startedAtMs": 0}
+    with trio.fail_after(5):
+        async with (
+            fake_codex(policy=Policy(file_change=look)) as (codex, server),
+            trio.open_nursery() as nursery,
+        ):
+            thread = await codex.thread_start()
+            nursery.start_soon(thread.run, "hi")
+            await server.accept_turn()
+            with pytest.raises(errors.TurnActive):
+                await thread.run("there", cwd="/there")
+            await server.ask(0, "item/fileChange/requestApproval", question)
+            await server.answer_to(0)
+            await server.notify(
+                "thread/settings/updated", {"threadId": "thread-1", "threadSettings": {"cwd": "/elsewhere"}}
+            )
+            await server.ask(1, "item/fileChange/requestApproval", question)
+            await server.answer_to(1)
+            await server.end_turn()
+    assert seen == ["/", "/elsewhere"]

@@ -535,3 +535,28 @@ async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
             pass
         model.say("two")
         assert (await thread.run("again")).final_response == "two"
+
+
+async def test_the_directory_of_a_thread_is_followed_through_turns_and_settings(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    seen = []
+
+    async def look(request):
+        seen.append(request.cwd)
+        return policies.decline()
+
+    async with offline(approval_policy="on-request", policy=Policy(file_change=look)) as (codex, model, _):
+
+        async def change(**options):
+            model.apply_patch("*** Begin Patch\n*** Add File: made.txt\n+now\n*** End Patch\n")
+            model.say("done")
+            await thread.run("make it", **options)
+
+        thread = await codex.thread_start(cwd=one, sandbox="read-only")
+        await change()
+        await change(cwd=other)
+        await thread.update_settings(cwd=one)
+        await change()
+    assert seen == [str(one), str(other), str(one)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 import trio
 
-from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object
+from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object, string_of
 from trio_codex._requests._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
@@ -114,6 +114,7 @@ class Router:
             USAGE_METHOD: self._on_usage,
             "serverRequest/resolved": self._on_resolved,
             "thread/status/changed": self._on_status,
+            "thread/settings/updated": self._on_settings,
             REVIEW_STARTED: self._on_review,
             REVIEW_COMPLETED: self._on_review,
         }
@@ -366,6 +367,13 @@ class Router:
         if state is not None:
             flags = list_of(object_of(params.get("status")).get("activeFlags"))
             state.flags = tuple(flag for flag in flags if isinstance(flag, str))
+
+    def _on_settings(self, event: Event, where: Route) -> None:
+        # Policies judge relative paths by it, so it is what the server goes by, and not what a request asks for.
+        state = None if where.thread_id is None else self._threads.get(where.thread_id)
+        cwd = string_of(object_of(parse_object(event.json).get("threadSettings")).get("cwd"))
+        if state is not None and cwd is not None:
+            state.cwd = cwd
 
     def _on_review(self, event: Event, _: Route) -> None:
         self.audit.on_review(event)

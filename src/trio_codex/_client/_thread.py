@@ -199,8 +199,6 @@ class Thread:
         budget = options.get("budget")
         if budget is not None and budget.turns is not None:
             raise ValueError("the budget of a turn has no limit of turns")
-        if params.cwd is not None:
-            self._state.cwd = params.cwd
         return open_turn(
             self._session,
             self,
