@@ -452,6 +452,82 @@ async def test_a_policy_that_fails_ends_the_goal_with_its_error():
         await accept_interrupt(server, "one")
 
 
+async def test_leaving_it_waits_for_a_callback_of_a_turn_that_has_ended():
+    async with on_thread() as (thread, server, nursery):
+        asked, cancelled, may_end, left = trio.Event(), trio.Event(), trio.Event(), trio.Event()
+
+        async def linger(_):
+            asked.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.set()
+                with trio.CancelScope(shield=True):
+                    await may_end.wait()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it", policy=Policy(command=linger)) as pursued:
+                await pursued.wait()
+            left.set()
+
+        await begin(server)
+        await ask(server, 0, "one")
+        await asked.wait()
+        await tell(server, "complete", "one")
+        await server.end_turn("one")
+        await cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert not left.is_set()
+        may_end.set()
+        await left.wait()
+
+
+async def test_a_goal_that_somebody_clears_is_cleared_also_when_it_is_left_early():
+    async with on_thread() as (thread, server, nursery):
+        leave = trio.Event()
+        results = []
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                await leave.wait()
+            results.append(pursued.result)
+
+        await begin(server)
+        await server.notify("thread/goal/cleared", {"threadId": "thread-1"})
+        await trio.testing.wait_all_tasks_blocked()
+        leave.set()
+        await accept_interrupt(server, "one")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [result.goal for result in results] == [None]
+        assert server.unexpected() == []
+
+
+@pytest.mark.parametrize("by", ["cleared", "paused"])
+async def test_one_that_somebody_ends_between_two_turns_may_have_a_successor_to_end(by):
+    async with on_thread() as (thread, server, nursery):
+        leave = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it"):
+                await leave.wait()
+
+        await begin(server)
+        await server.end_turn("one")
+        if by == "cleared":
+            await server.notify("thread/goal/cleared", {"threadId": "thread-1"})
+        else:
+            await tell(server, "paused")
+        await trio.testing.wait_all_tasks_blocked()
+        leave.set()
+        await trio.testing.wait_all_tasks_blocked()
+        await server.start_turn("two")
+        await accept_interrupt(server, "two")
+    assert server.unexpected() == []
+
+
 async def test_leaving_its_thread_ends_it():
     async with on_thread() as (thread, server, nursery):
 

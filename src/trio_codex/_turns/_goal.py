@@ -99,6 +99,7 @@ class GoalState:
         self._context = contextvars.copy_context()
         self._goal: dict[str, Any] = {}
         self._start: Call | None = None
+        self._is_set = False
         self._begun = trio.Event()
         self._loss: Callable[[], TurnLost] | None = None
 
@@ -225,6 +226,7 @@ class GoalState:
 
     async def _take_answer(self, call: Call) -> None:
         response: wire.ThreadGoalSetResponse = decode_result("thread/goal/set", await call.answer())
+        self._is_set = True
         self._goal = self._goal or _convert.encode(response.goal)
 
     async def pause(self) -> None:
@@ -235,23 +237,31 @@ class GoalState:
 
     async def finish(self) -> None:
         """End it on the server, with what its turns have started; see :class:`~trio_codex._turns._turn_state.Series`."""
+        await self._end_on_server()
+        for turn in self.turns:
+            # Cancelled when their turn ended by itself, but perhaps not through yet.
+            if turn.callbacks and not turn.left_early:
+                await end_turn(self._session, turn)
+
+    async def _end_on_server(self) -> None:
         await trio.lowlevel.checkpoint()
         is_over = self.over.is_set() and not self.active and self.open_turn is None
         if is_over or self._session.connection.death is not None:
             return
         grace = self._session.config.interrupt_grace
-        was_active = False
+        look_out = False
         with trio.move_on_after(grace) as scope:
             if not await self._was_set():
                 return
-            was_active = self.active
-            if was_active:
+            # Between two turns the server has made up its mind, whatever has become of the goal since.
+            look_out = self.active or self.open_turn is None
+            if self.active:
                 await self._try_to_pause()
         if scope.cancelled_caught:
             give_up_server(self._session, f"the goal of thread {self._thread.id} was not paused in time")
             return
         # Each turn is bounded by itself: past its time it is given up, not just left.
-        await self._end_turns(look_out=was_active)
+        await self._end_turns(look_out=look_out)
         with trio.move_on_after(grace):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
@@ -268,6 +278,8 @@ class GoalState:
     async def _was_set(self) -> bool:
         """Wait for the answer to its start if that is still out; say whether there is a goal to end."""
         await trio.lowlevel.checkpoint()
+        if self._is_set:
+            return True
         call = self._start
         if call is None or call.take_back():
             return False
