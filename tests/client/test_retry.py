@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import logging
 import math
 import random
@@ -9,7 +10,7 @@ import random
 import pytest
 import trio
 
-from trio_codex import errors, is_retryable_error, retry_on_overload
+from trio_codex import errors, is_retryable_error, retry_on_overload, wire
 from trio_codex._core._rpc import rpc_error
 from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
@@ -163,6 +164,77 @@ async def test_nothing_is_repeated_once_a_turn_was_accepted(nested):
             await trio.testing.wait_all_tasks_blocked()
             assert len(caught) == 1
             assert server.unexpected() == []
+
+
+@pytest.mark.parametrize("how", ["goal", "shell command", "typed request", "any request"])
+async def test_nothing_is_repeated_once_the_server_was_set_to_work_by_whatever_request(how, autojump_clock):
+    goal = {
+        "threadId": "thread-1", "objective": "reach it", "status": "complete", "tokensUsed": 0,
+        "timeUsedSeconds": 0, "createdAt": 0, "updatedAt": 0,
+    }  # fmt: skip
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            server.give("thread/goal/clear", {"cleared": False})
+            server.give("thread/goal/set", {"goal": goal})
+            server.give("thread/shellCommand", {})
+            server.give("turn/start", {"turn": {"id": "turn-1", "items": [], "status": "inProgress"}})
+            thread = await codex.thread_start()
+            begun, caught, over = [], [], trio.Event()
+
+            async def work():
+                begun.append(how)
+                if how == "goal":
+                    async with thread.goal("reach it"):
+                        await codex.models()
+                elif how == "shell command":
+                    # In an open turn, where it is no turn of its own.
+                    with trio.move_on_after(0.01):
+                        await thread.shell_command("ls")
+                    await codex.models()
+                elif how == "typed request":
+                    await codex.api.turn.start(thread_id="thread-1", input=[wire.TextUserInput(text="hi")])
+                    await codex.models()
+                else:
+                    await codex.request("turn/start", {"threadId": "thread-1", "input": []})
+                    await codex.models()
+
+            async def body():
+                with pytest.raises(errors.ServerBusyError) as refused:
+                    await retry_on_overload(work, initial_delay=0)
+                caught.append(refused.value)
+                over.set()
+
+            if how == "shell command":
+                await server.start_turn("other")
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(body)
+            await (await server.expect("model/list")).refuse(BUSY, -32001)
+            await over.wait()
+            assert (len(begun), len(caught)) == (1, 1)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("turn/start", {"threadId": "thread-1", "input": []}),
+        ("thread/shellCommand", {"threadId": "thread-1", "command": "ls"}),
+    ],
+)
+async def test_a_bare_request_to_start_something_that_the_server_rejected_is_sent_again(method, params):
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            answers = []
+
+            async def body():
+                request = functools.partial(codex.request, method, params)
+                answers.append(await retry_on_overload(request, initial_delay=0))
+
+            nursery.start_soon(body)
+            await (await server.expect(method)).refuse(BUSY, -32001)
+            await (await server.expect(method)).answer({})
+            await trio.testing.wait_all_tasks_blocked()
+            assert answers == [{}]
 
 
 # -- who is told -------------------------------------------------------------------------------------------------------

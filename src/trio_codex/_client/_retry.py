@@ -1,26 +1,35 @@
 """When a request may be sent again: owns the only thing that retries, and what tells that it must not.
 
-Whoever starts a turn notes it here, so that an attempt that may have set an agent to work is never repeated. Whoever asks for
+Whoever starts a turn notes it here, so that an attempt that may have set the server to work is never repeated. Whoever asks for
 anything notes that, so that the instruments of the client that was refused are told of the retry.
 """
 
 from __future__ import annotations
 
 import random
+from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
 
-from trio_codex.errors import ServerBusyError
+from trio_codex.errors import RpcError, ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Generator
 
     from trio_codex._runtime._instruments import Instruments
 
 T = TypeVar("T")
+
+STARTING: Final = frozenset(
+    {
+        "review/start", "thread/compact/start", "thread/goal/set", "thread/queue/add", "thread/queue/start",
+        "thread/shellCommand", "turn/start",
+    }
+)  # fmt: skip
+"""The requests of which a turn may begin."""
 
 
 @attrs.define
@@ -53,6 +62,21 @@ def note_asked(method: str, instruments: Instruments) -> None:
     while attempt is not None:
         attempt.asked[method] = instruments
         attempt = attempt.within
+
+
+@contextmanager
+def noting(method: str, instruments: Instruments) -> Generator[None]:
+    """Note a request that is sent and answered within, and whether a turn may run of it."""
+    note_asked(method, instruments)
+    if method not in STARTING:
+        yield
+        return
+    note_started()
+    try:
+        yield
+    except RpcError:
+        note_refused()
+        raise
 
 
 def note_started() -> None:
@@ -95,8 +119,9 @@ async def retry_on_overload(
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles from one attempt to the next. Nothing is repeated after a turn was started within ``fn`` that the
-    server may be working on, whatever failed afterwards. Cancellable at any time; put it under a deadline of your own. The instruments of the client that was refused are told
+    The delay doubles from one attempt to the next. Nothing is repeated after a turn was started within ``fn``, or a goal or a
+    shell command, that the server may be working on, whatever failed afterwards. Cancellable at any time; put it under a
+    deadline of your own. The instruments of the client that was refused are told
     (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from trio_codex._client._retry import note_asked
+from trio_codex._client._retry import note_asked, noting
 from trio_codex._core._json import UNREADABLE
 from trio_codex.errors import CodexError, DecodeError, RequestTimeout
 from trio_codex.wire import _convert
@@ -109,8 +109,8 @@ class Session:
         Raises:
             CodexError: As :meth:`Connection.request <trio_codex._runtime._connection.Connection.request>`, or ``DecodeError``.
         """
-        note_asked(method, self.router.instruments)
-        raw = await self.connection.request(method, encode(params), lane or lane_of(method))
+        with noting(method, self.router.instruments):
+            raw = await self.connection.request(method, encode(params), lane or lane_of(method))
         return decode_result(method, raw)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
@@ -119,8 +119,9 @@ class Session:
         Raises:
             CodexError: As :meth:`request`.
         """
-        note_asked(method, self.router.instruments)
-        return parse_result(method, await self.connection.request(method, encode(params), lane_of(method)))
+        with noting(method, self.router.instruments):
+            raw = await self.connection.request(method, encode(params), lane_of(method))
+        return parse_result(method, raw)
 
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose answer is waited for elsewhere."""

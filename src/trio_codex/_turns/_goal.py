@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_codex import wire
+from trio_codex._client import _retry
 from trio_codex._client._session import decode_result
 from trio_codex._core._json import object_of, parse_object, string_of
 from trio_codex._runtime._dispatch import CallbackGroup
@@ -23,7 +24,15 @@ from trio_codex._turns._ending import end_offspring, end_turn, give_up_server, i
 from trio_codex._turns._turn import Body, TurnText
 from trio_codex._turns._turn_result import TurnResult, TurnStatus
 from trio_codex._turns._turn_state import TurnState
-from trio_codex.errors import BudgetExceeded, CodexError, DecodeError, RequestTimeout, TurnActive, TurnLost
+from trio_codex.errors import (
+    BudgetExceeded,
+    CodexError,
+    DecodeError,
+    RequestTimeout,
+    RpcError,
+    TurnActive,
+    TurnLost,
+)
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
@@ -219,8 +228,13 @@ class GoalState:
             token_budget=token_budget,
         )
         self._start = await session.begin("thread/goal/set", params)
+        _retry.note_started()
         with trio.move_on_after(session.config.request_timeout):
-            await self._take_answer(self._start)
+            try:
+                await self._take_answer(self._start)
+            except RpcError:
+                _retry.note_refused()
+                raise
             return
         raise RequestTimeout("thread/goal/set", session.config.request_timeout)
 
