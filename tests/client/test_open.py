@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, errors, open_codex
+from trio_codex._runtime._stderr import TAIL_BYTES
 from trio_codex.testing import MockModel, offline_home
 
 PYTHON = sys.executable
@@ -144,6 +145,27 @@ async def test_values_of_the_configured_environment_are_not_shown():
     error = await fails_to_start(config)
     assert "key is <API_KEY>" in error.stderr_tail
     assert secret not in str(error) + repr(error)
+
+
+async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing_of_it():
+    script = "import os, sys; print('key is', os.environ['LONG_KEY'], file=sys.stderr); sys.exit(1)"
+    for env in (
+        {"KEY": "s3cret-1", "LONG_KEY": "s3cret-1-and-more"},
+        {"LONG_KEY": "s3cret-1-and-more", "KEY": "s3cret-1"},
+    ):
+        error = await fails_to_start(fake(script, env=env))
+        assert "key is <LONG_KEY>" in error.stderr_tail
+        assert "and-more" not in error.stderr_tail
+
+
+async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown_by_half():
+    value = "".join(f"{number:04}" for number in range(500))
+    # The end of stderr that is shown begins in the middle of it.
+    script = (
+        f"import os, sys; print(os.environ['KEY'] + 'x' * {TAIL_BYTES - 1001}, file=sys.stderr); sys.exit(1)"
+    )
+    error = await fails_to_start(fake(script, env={"KEY": value}))
+    assert error.stderr_tail.startswith("<KEY>xxx")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ FLUSH_SECONDS: Final = 0.5
 MIN_SECRET_LENGTH: Final = 8
 """Shorter values of the environment are not redacted: they are flags, and match inside ordinary words."""
 
+MIN_REST_LENGTH: Final = 4
+"""Less than that of a value, where the text was cut, tells nothing."""
+
 _PLAIN_NAMES: Final = frozenset(
     {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
 )
@@ -402,10 +405,21 @@ class Opening:
 
     def _redact(self, text: str) -> str:
         """Take the configured values of the environment out of the server's text."""
-        for name, value in self._config.env.items():
-            if value is not None and len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES:
+        values = [(name, value) for name, value in self._config.env.items() if value is not None]
+        # The longest first: of one that begins like another, the rest would be left to see.
+        for name, value in sorted(values, key=lambda each: len(each[1]), reverse=True):
+            if len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES:
+                text = _without_rest(text, value, f"<{name}>")
                 text = text.replace(value, f"<{name}>")
         return text
+
+
+def _without_rest(text: str, value: str, name: str) -> str:
+    """Put a name in place of the end of a value at the beginning of a text that was cut there."""
+    for begin in range(1, len(value) - MIN_REST_LENGTH + 1):
+        if text.startswith(value[begin:]):
+            return name + text[len(value) - begin :]
+    return text
 
 
 def _reason(error: CodexError) -> str:
