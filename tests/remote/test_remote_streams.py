@@ -133,6 +133,30 @@ async def test_the_end_of_the_process_fails_what_is_being_sent():
         await stdin.send_all(b"x")
 
 
+async def test_closing_an_input_wakes_who_is_sending():
+    call = Answered(gate=trio.Event())
+    sent = []
+
+    async def begin(params):
+        await trio.lowlevel.checkpoint()
+        sent.append(params)
+        return call
+
+    stdin = RemoteInput(begin)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                with pytest.raises(trio.ClosedResourceError):
+                    await stdin.send_all(b"x")
+
+            await trio.testing.wait_all_tasks_blocked()
+            await stdin.aclose()
+    assert call.given_up
+    assert [*sent[0], *sent[1]] == ["deltaBase64", "closeStdin"]
+
+
 async def test_a_cancelled_send_gives_its_request_up():
     call = Answered(gate=trio.Event())
 

@@ -152,6 +152,8 @@ class RemoteInput(trio.abc.SendStream):
         """Send the end of file, also if this is cancelled."""
         if not self._closed:
             self._closed = True
+            if self._call is not None:
+                self._call.give_up()
             if not self._ended:
                 # Does not wait, so needs no bound: queued at once, and the answer is of no interest.
                 with trio.CancelScope(shield=True), suppress(CodexError):
@@ -164,6 +166,8 @@ class RemoteInput(trio.abc.SendStream):
             # Without a bound: once its queue is full, the server answers when the process reads.
             await self._call.answer()
         except CodexError as exc:
+            if self._closed:
+                raise trio.ClosedResourceError("stdin was closed") from None
             raise trio.BrokenResourceError("the process has ended, or its stdin has") from exc
         finally:
             if self._call is not None:
