@@ -217,6 +217,20 @@ async def test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_ea
         assert running("sleep 981")
 
 
+async def test_a_background_command_of_an_interrupted_turn_runs_on_until_its_scope_is_left():
+    async with offline(sandbox_mode="danger-full-access") as (codex, model, _):
+        thread = await codex.thread_start(sandbox=Sandbox.full_access)
+        model.respond(Command("exec sleep 983", yield_time_ms=250))
+        model.hang("thinking")
+        async with thread.turn("start one") as turn:
+            async for _ in turn.text():
+                break
+            await turn.interrupt()
+            assert (await turn.wait()).status is TurnStatus.interrupted
+            assert running("sleep 983")
+        await until(lambda: not running("sleep 983"))
+
+
 async def test_an_agent_spawned_by_a_cancelled_turn_has_ended():
     async with offline() as (codex, model, _):
         child = model.script("child work", default=Response(Text("the child says"), Hang()))

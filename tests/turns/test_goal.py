@@ -504,6 +504,27 @@ async def test_a_goal_that_somebody_clears_is_cleared_also_when_it_is_left_early
         assert server.unexpected() == []
 
 
+async def test_one_that_was_interrupted_ends_what_its_turns_have_started_when_it_is_left():
+    async with on_thread() as (thread, server, nursery):
+        server.take_over("thread/backgroundTerminals/terminate")
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                await pursued.interrupt()
+                await pursued.wait()
+
+        await begin(server)
+        command = {"type": "commandExecution", "id": "1", "processId": "77", "command": "x", "cwd": "/"}
+        await server.item("started", command, "one")
+        await accept_pause(server)
+        await accept_interrupt(server, "one")
+        asked = await server.expect("thread/backgroundTerminals/terminate")
+        assert asked.params["processId"] == "77"
+        await asked.answer({"terminated": True})
+    assert server.unexpected() == []
+
+
 @pytest.mark.parametrize("by", ["cleared", "paused"])
 async def test_one_that_somebody_ends_between_two_turns_may_have_a_successor_to_end(by):
     async with on_thread() as (thread, server, nursery):

@@ -525,6 +525,42 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
     assert scope.cancelled_caught
 
 
+async def test_a_turn_that_was_interrupted_before_it_was_left_ends_what_it_started_too():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/terminate")
+        thread = await codex.thread_start()
+        results = []
+
+        async def body():
+            async with thread.turn("hi") as turn:
+                await turn.interrupt()
+                await turn.wait()
+            results.append(turn.result.status)
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await server.item("completed", spawns("child"))
+        await server.start_turn("child-turn", "child")
+        await server.item("started", command("c", "11"))
+        await accept_interrupt(server, "thread-1", "turn-1")
+        await (await expect_termination(server, "thread-1", "11")).answer({"terminated": True})
+        assert results == []
+        await accept_interrupt(server, "child", "child-turn")
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == ["interrupted"]
+
+
+async def test_an_agent_that_is_announced_after_its_root_was_interrupted_is_ended_too():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        await server.end_turn(status="interrupted")
+        child = {"id": "child-turn", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        await server.notify("turn/started", {"threadId": "child", "turn": child})
+        await accept_interrupt(server, "child", "child-turn")
+
+
 async def test_commands_of_an_agent_that_ends_while_its_root_is_being_ended_are_ended_too():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/terminate")

@@ -64,7 +64,7 @@ class Listener(Protocol):
 
 
 LEFT_TURNS_KEPT: Final = 64
-"""Ids of turns left early that are remembered. An agent is announced within some 50 ms of being asked for."""
+"""Ids of turns left early or interrupted that are remembered. An agent is announced within some 50 ms of being asked for."""
 
 
 KEYS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
@@ -141,7 +141,7 @@ class Router:
         return [state.series for state in self._threads.values() if state.series is not None]
 
     def note_left(self, turn: TurnState) -> None:
-        """Remember that a turn was left early: an agent that it is just spawning has to end, too."""
+        """Remember that a turn was left early or interrupted: an agent that it is just spawning has to end, too."""
         self._left_turn_ids.extend(turn_id for turn_id in {turn.id, turn.active_id} if turn_id is not None)
 
     def subscription(self) -> Subscription[Event]:
@@ -272,6 +272,8 @@ class Router:
             return
         if method == "turn/completed":
             turn.end(event)
+            if turn.owned and turn.was_interrupted:
+                self.note_left(turn)
             self._forget_turn(state, turn)
             return
         turn.take(event, now)

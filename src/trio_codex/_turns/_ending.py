@@ -75,7 +75,7 @@ async def _end_on_server(session: Session, turn: TurnState) -> None:
             # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
             logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
         await turn.ended.wait()
-    if early or turn.left_early:
+    if early or turn.left_early or turn.was_interrupted:
         await end_offspring(session, turn, set())
     await trio.lowlevel.checkpoint()
 

@@ -259,8 +259,10 @@ class GoalState:
 
     async def _end_on_server(self) -> None:
         await trio.lowlevel.checkpoint()
-        is_over = self.over.is_set() and not self.active and self.open_turn is None
-        if is_over or self._session.connection.death is not None:
+        if self._session.connection.death is not None:
+            return
+        was_interrupted = bool(self.turns) and self.turns[-1].was_interrupted
+        if self.over.is_set() and not self.active and self.open_turn is None and not was_interrupted:
             return
         grace = self._session.config.interrupt_grace
         look_out = False
@@ -279,8 +281,10 @@ class GoalState:
         with trio.move_on_after(grace):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
-            for turn in self.turns[:-1]:
-                await end_offspring(self._session, turn, seen)
+            for turn in self.turns:
+                # Leaving it has ended what it started.
+                if not turn.left_early:
+                    await end_offspring(self._session, turn, seen)
 
     async def _try_to_pause(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -95,7 +95,7 @@ class Turn(Generic[OutputT_co]):
 
     @property
     def children(self) -> tuple[str, ...]:
-        """Ids of the threads of the agents that were spawned in it. Interrupting it ends them too."""
+        """Ids of the threads of the agents that were spawned in it. If it is interrupted, they end with its scope."""
         return tuple(self._state.reducer.children)
 
     @asynccontextmanager
@@ -177,7 +177,8 @@ class Turn(Generic[OutputT_co]):
     async def interrupt(self) -> None:
         """Ask the server to interrupt the turn; returns when it accepted, or when the turn has ended anyway.
 
-        That it accepted proves nothing: :meth:`wait` tells when the turn has ended, and how.
+        That it accepted proves nothing: :meth:`wait` tells when the turn has ended, and how. Agents and commands that it
+        started are ended when its scope is left.
 
         Raises:
             CodexError: As every request.
@@ -291,7 +292,7 @@ async def open_turn(
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
     events.release()
-    if turn.left_early or turn.callbacks:
+    if turn.left_early or turn.was_interrupted or turn.callbacks:
         await body.finish(session, end_turn, session, turn)
     session.router.let_go_of_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)

@@ -14,7 +14,7 @@ import trio
 from trio_codex._core._json import Json, object_of, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._turns._budget import Meter
-from trio_codex._turns._turn_result import REDUCED, TurnReducer, TurnResult
+from trio_codex._turns._turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
 from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
@@ -130,6 +130,11 @@ class TurnState:
     def owned(self) -> bool:
         """Whether a scope of this client stands for it."""
         return self.callbacks is not None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it ended by an interrupt, whoever asked for that: what it started goes on by itself (Q24)."""
+        return self.reducer.status == TurnStatus.interrupted
 
     def goes_by(self, turn_id: str) -> bool:
         """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
