@@ -51,9 +51,9 @@ def last_event_at(router: Router, turn: TurnState) -> float:
 
 def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
     """Give the threads that work for a turn: its own, and those of its agents whose turns are open."""
-    todo, seen = [turn.thread], {turn.thread.id}
-    while todo:
-        thread = todo.pop()
+    unvisited, seen = [turn.thread], {turn.thread.id}
+    while unvisited:
+        thread = unvisited.pop()
         yield thread
         if thread.turn is None:
             continue
@@ -61,7 +61,7 @@ def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
             child = router.find(child_id)
             if child is not None and child.turn is not None and child_id not in seen:
                 seen.add(child_id)
-                todo.append(child)
+                unvisited.append(child)
 
 
 async def watch_idle(
