@@ -6,8 +6,9 @@ import msgspec
 import pytest
 import trio
 
-from trio_codex import CodexConfig, TurnStatus, errors
+from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
 from trio_codex.testing import fake_codex
+from trio_codex.tools import tool
 
 
 @asynccontextmanager
@@ -180,6 +181,37 @@ async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
 async def enter_and_leave(thread):
     async with thread:
         pass
+
+
+async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
+    @tool
+    async def look_up() -> str:
+        """Look it up."""
+        await trio.lowlevel.checkpoint()
+        return "found"
+
+    async def lax(_):
+        await trio.lowlevel.checkpoint()
+        return policies.accept()
+
+    where = {"threadId": "thread-1", "turnId": "turn-1"}
+    question = {**where, "itemId": "c1", "startedAtMs": 0, "command": "rm", "cwd": "/"}
+    with trio.fail_after(5):
+        async with fake_codex(policy=Policy(command=lax)) as (codex, server), trio.open_nursery() as nursery:
+            thread = await codex.thread_start(policy=policies.decline_all, tools=[look_up])
+            await codex.thread_resume(thread.id)
+            nursery.start_soon(thread.run, "hi")
+            await server.accept_turn()
+            await server.ask(0, "item/commandExecution/requestApproval", question)
+            assert await server.answer_to(0) == {"decision": "decline"}
+            call = {**where, "callId": "d1", "namespace": None, "tool": "look_up", "arguments": {}}
+            await server.ask(1, "item/tool/call", call)
+            assert (await server.answer_to(1))["success"]
+            # One that is given does take its place.
+            await codex.thread_resume(thread.id, policy=Policy(command=lax))
+            await server.ask(2, "item/commandExecution/requestApproval", question)
+            assert await server.answer_to(2) == {"decision": "accept"}
+            await server.end_turn()
 
 
 async def test_a_cancelled_resume_of_a_thread_that_is_open_here_does_not_make_it_deaf():

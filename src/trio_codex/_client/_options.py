@@ -132,6 +132,7 @@ class ThreadOptions(_Settings, total=False):
     """What can be chosen whenever a thread is opened.
 
     On resuming and forking, what is not given stays as it is stored; a fork does not take over the sandbox (PROTOCOL Q39).
+    If this client has the thread open already, its policy and its tools stay as well.
 
     Attributes:
         policy: Decides on what its turns ask, before the client's policy.

@@ -65,10 +65,13 @@ class Thread:
     ) -> None:
         self._session = session
         self._state = session.router.thread(info.id)
+        # What was given for another handle goes on to hold unless it is given anew: without it, others would decide.
+        if policy is not None or not self._state.handles:
+            self._state.policy = policy
+        if tools or not self._state.handles:
+            self._state.tools = tools
         self._state.handles += (self,)
-        self._state.policy = policy
         self._state.cwd = cwd
-        self._state.tools = tools
         if budget is not None:
             self._state.meter = Meter("thread", budget)
         self._listeners: list[Subscription[Event]] = []
