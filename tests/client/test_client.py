@@ -183,6 +183,20 @@ async def enter_and_leave(thread):
         pass
 
 
+async def test_no_turn_starts_on_a_thread_that_was_unsubscribed_from_until_it_is_resumed():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        await thread.unsubscribe()
+        for scope in (thread.turn("hi"), thread.review(), thread.goal("reach it")):
+            with pytest.raises(errors.ThreadClosed):
+                await enter_and_leave(scope)
+        assert server.unexpected() == []
+        await codex.thread_resume(thread.id)
+        nursery.start_soon(thread.run, "hi")
+        await server.accept_turn()
+        await server.end_turn()
+
+
 async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
     @tool
     async def look_up() -> str:

@@ -16,11 +16,10 @@ from trio_codex._client._options import settings_params, turn_params
 from trio_codex._launch._versions import check_turn
 from trio_codex._remote._shell import run_shell_command
 from trio_codex._remote._terminals import Terminals
-from trio_codex._turns._budget import Budget, Meter
 from trio_codex._turns._ending import end_turn
 from trio_codex._turns._turn import Turn, open_turn
 from trio_codex._turns._turn_result import TurnStatus
-from trio_codex.errors import CodexError, OutputError, ThreadClosed, TurnFailed
+from trio_codex.errors import CodexError, OutputError, RpcError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from trio_codex._client._session import Session
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._tools._toolbox import Toolbox
+    from trio_codex._turns._budget import Budget
     from trio_codex._turns._event import Event
     from trio_codex._turns._goal import Goal
     from trio_codex._turns._inputs import TurnInput
@@ -65,15 +65,7 @@ class Thread:
     ) -> None:
         self._session = session
         self._state = session.router.thread(info.id)
-        # What was given for another handle goes on to hold unless it is given anew: without it, others would decide.
-        if policy is not None or not self._state.handles:
-            self._state.policy = policy
-        if tools or not self._state.handles:
-            self._state.tools = tools
-        self._state.handles += (self,)
-        self._state.cwd = cwd
-        if budget is not None:
-            self._state.meter = Meter("thread", budget)
+        self._state.add_handle(self, policy, tools, cwd, budget)
         self._listeners: list[Subscription[Event]] = []
         self.info = info
 
@@ -446,8 +438,22 @@ class Thread:
         await self._request("thread/delete")
 
     async def unsubscribe(self) -> None:
-        """Stop getting its events. A turn that runs goes on, and its end will not be seen: its scope takes it for stuck."""
-        await self._request("thread/unsubscribe")
+        """Stop getting its events.
+
+        A turn that runs goes on, and its end will not be seen: its scope takes it for stuck. Further turns raise
+        ``ThreadClosed`` until the thread is resumed.
+
+        Raises:
+            CodexError: As every request.
+        """
+        self._check_open()
+        # Cancelled, it may have had its effect.
+        self._state.is_mute = True
+        try:
+            await self._request("thread/unsubscribe")
+        except RpcError:
+            self._state.is_mute = False
+            raise
 
     async def _request(self, method: str, **params: Any) -> Any:
         self._check_open()

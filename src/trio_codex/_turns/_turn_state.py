@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trio_codex._runtime._dispatch import CallbackGroup
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._tools._toolbox import Toolbox
-    from trio_codex._turns._budget import Spending
+    from trio_codex._turns._budget import Budget, Spending
     from trio_codex._turns._event import Event
     from trio_codex._turns._usage import TokenUsage
     from trio_codex.policies import Policy
@@ -270,6 +270,7 @@ class ThreadState:
         held_requests: How many questions of this thread are with a callback of ours.
         meter: What its turns use, with the agents that they spawn.
         handles: The handles of this client that stand for it.
+        is_mute: Whether the server was asked to tell no more of it.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
     """
@@ -287,6 +288,7 @@ class ThreadState:
         self.held_requests = 0
         self.meter: Meter = Meter("thread")
         self.handles: tuple[object, ...] = ()
+        self.is_mute = False
         self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: list[TurnState] = []
 
@@ -337,6 +339,23 @@ class ThreadState:
             parent = parent.thread.parent
         return False
 
+    def add_handle(
+        self, handle: object, policy: Policy | None, tools: Toolbox, cwd: str | None, budget: Budget | None
+    ) -> None:
+        """Let a handle stand for it: the server has just opened it for that.
+
+        What was given for another handle goes on to hold unless it is given anew: without it, others would decide.
+        """
+        if policy is not None or not self.handles:
+            self.policy = policy
+        if tools or not self.handles:
+            self.tools = tools
+        if budget is not None:
+            self.meter = Meter("thread", budget)
+        self.cwd = cwd
+        self.is_mute = False
+        self.handles += (handle,)
+
     def check_open(self, handle: object) -> None:
         """Check that a handle still stands for it.
 
@@ -347,11 +366,14 @@ class ThreadState:
             raise ThreadClosed(self.id)
 
     def check_free(self) -> None:
-        """Check that no turn is open.
+        """Check that a turn may start.
 
         Raises:
-            TurnActive: One is, or the next one of a series is to come.
+            TurnActive: One is open, or the next one of a series is to come.
+            ThreadClosed: Its end would not be heard of.
         """
+        if self.is_mute:
+            raise ThreadClosed(self.id)
         if self.turn is not None or self.series is not None:
             raise TurnActive(self.id, None if self.turn is None else self.turn.id)
 
