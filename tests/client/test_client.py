@@ -417,3 +417,45 @@ async def test_closing_ends_open_turns_of_other_tasks():
         assert [result.status for result in results] == [TurnStatus.interrupted]
         with pytest.raises(errors.ConnectionClosed):
             await thread.run("again")
+
+
+@pytest.mark.parametrize("kind", ["turn", "goal", "watch", "events", "thread"])
+async def test_a_scope_of_another_task_may_be_left_after_the_client(kind):
+    goal = {
+        "threadId": "thread-1", "objective": "reach it", "tokensUsed": 0, "timeUsedSeconds": 0,
+        "createdAt": 0, "updatedAt": 0,
+    }  # fmt: skip
+    entered, leave = trio.Event(), trio.Event()
+
+    async def linger(scope):
+        async with scope:
+            entered.set()
+            await leave.wait()
+
+    async with trio.open_nursery() as others:
+        async with scripted() as (codex, server):
+            server.give("thread/goal/clear", {"cleared": False})
+            server.give("fs/watch", {"path": "/"})
+            thread = await codex.thread_start()
+            scope = {
+                "turn": lambda: thread.turn("hi"),
+                "goal": lambda: thread.goal("reach it"),
+                "watch": lambda: codex.watch("/"),
+                "events": lambda: thread.events(),
+                "thread": lambda: thread,
+            }[kind]()
+            others.start_soon(linger, scope)
+            if kind == "turn":
+                await server.accept_turn()
+            elif kind == "goal":
+                await (await server.expect("thread/goal/set")).answer({"goal": {**goal, "status": "active"}})
+                await server.start_turn()
+            await entered.wait()
+            others.start_soon(codex.aclose)
+            if kind == "goal":
+                await (await server.expect("thread/goal/set")).answer({"goal": {**goal, "status": "paused"}})
+            if kind in ("turn", "goal"):
+                await (await server.expect("turn/interrupt")).answer({})
+                await server.end_turn(status="interrupted")
+            await codex.wait_closed()
+        leave.set()

@@ -68,9 +68,6 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
         await session.request("fs/unwatch", {"watchId": watch_id})
 
     async def leave() -> None:
-        await trio.lowlevel.checkpoint()
-        if session.connection.death is not None:
-            return
         with trio.move_on_after(session.config.interrupt_grace):
             try:
                 await stop()
@@ -87,8 +84,9 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
         try:
             yield Watch(response.path, events)
         finally:
-            # Shielded and bounded inside.
-            await session.services.finish(leave)  # noqa: ASYNC102
+            if session.connection.death is None:
+                # Shielded and bounded inside.
+                await session.services.finish(leave)  # noqa: ASYNC102
     finally:
         session.router.stop_leading(METHOD, watch_id)
         events.release()

@@ -481,7 +481,9 @@ async def open_goal(
         yield Goal(session, thread, goal)
     goal.events.release()
     try:
-        await body.finish(session, goal.finish)
+        # The client may be gone by now, and then there is nothing to end, and nothing to end it in.
+        if session.connection.death is None or any(turn.callbacks for turn in goal.turns):
+            await body.finish(session, goal.finish)
     finally:
         state.series = None
         state.listeners.remove(goal)

@@ -292,7 +292,8 @@ async def open_turn(
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
     events.release()
-    if turn.left_early or turn.was_interrupted or turn.callbacks:
+    interrupted = turn.was_interrupted and session.connection.death is None
+    if turn.left_early or interrupted or turn.callbacks:
         await body.finish(session, end_turn, session, turn)
     session.router.let_go_of_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)
