@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
+from trio_codex._client import _router
 from trio_codex.testing import fake_codex
 from trio_codex.tools import tool
 
@@ -339,6 +340,15 @@ async def test_what_concerns_no_thread_and_nobody_heard_comes_to_the_first_who_l
             await server.notify("configWarning", {"summary": "two"})
             assert [(await warnings.__anext__()).raw["summary"] for _ in range(2)] == ["one", "two"]
             assert [(await rest.__anext__()).method for _ in range(2)] == ["account/updated", "configWarning"]
+
+
+async def test_what_nobody_heard_is_kept_only_if_it_is_small():
+    async with scripted() as (codex, server):
+        for size in (_router.UNHEARD_BYTES, 10):
+            await server.notify("configWarning", {"summary": "x" * size})
+        await trio.testing.wait_all_tasks_blocked()
+        async with codex.events() as events:
+            assert len((await events.__anext__()).raw["summary"]) == 10
 
 
 async def test_listeners_end_with_the_connection_and_its_cause():

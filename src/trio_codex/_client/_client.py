@@ -129,7 +129,8 @@ class Codex:
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
         """Listen to notifications of the whole connection: the named ones, or all.
 
-        What concerns no thread and came before anybody listened, such as warnings about the configuration, comes first.
+        What concerns no thread and came before anybody listened, such as warnings about the configuration, comes first: the
+        latest 64, as far as they are no larger than 64 KiB.
         Lines of no use come as ``trio_codex/junk``, server requests of an unknown method as
         ``trio_codex/unknownServerRequest``.
 

@@ -46,6 +46,9 @@ UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
 UNHEARD_KEPT: Final = 64
 """Notifications of no thread that are kept for the first who listens: some are sent before anybody can."""
 
+UNHEARD_BYTES: Final = 64 * 1024
+"""The most that one of them may come to: they are warnings, and not content, and perhaps nobody ever listens."""
+
 
 class Listener(Protocol):
     """Who is told of events by the reader; none of it waits or raises."""
@@ -257,7 +260,7 @@ class Router:
         if thread_id is None:
             if method in KEYS:
                 self._lead_by_name(event)
-            elif not heard:
+            elif not heard and event.size <= UNHEARD_BYTES:
                 self._unheard.append(event)
             return
         state = self._threads.get(thread_id)
