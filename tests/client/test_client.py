@@ -127,6 +127,35 @@ async def test_a_cancelled_opening_that_the_server_refuses_has_nothing_to_undo()
         assert server.unexpected() == []
 
 
+async def test_a_refused_opening_raises_the_refusal_once_and_has_nothing_to_undo():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/start")
+        caught = []
+
+        async def body():
+            with pytest.raises(errors.InvalidRequestError) as refused:
+                await codex.thread_start()
+            caught.append(refused)
+
+        nursery.start_soon(body)
+        await (await server.expect("thread/start")).refuse("no")
+        await trio.testing.wait_all_tasks_blocked()
+        assert [entry.name for entry in caught[0].traceback].count("answer") == 1
+
+
+async def test_tools_that_contradict_each_other_are_refused_before_a_thread_is_unarchived():
+    @tool
+    async def twice() -> str:
+        """Do it twice."""
+        await trio.lowlevel.checkpoint()
+        return ""
+
+    async with scripted() as (codex, server):
+        with pytest.raises(ValueError, match="two tools named twice"):
+            await codex.thread_unarchive("thread-1", tools=[twice, twice])
+        assert server.unexpected() == []
+
+
 async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscribes():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")

@@ -383,7 +383,9 @@ class Codex:
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        resume_params(thread_id, options)  # whatever is wrong with them is so before the first request
+        # Whatever is wrong with them is so before the first request.
+        resume_params(thread_id, options)
+        _opening.own_tools(self._session, options)
         await self._session.request("thread/unarchive", {"threadId": thread_id})
         # The server has it on disk only, and would refuse a turn (PROTOCOL Q16).
         return await self.thread_resume(thread_id, **options)

@@ -12,7 +12,7 @@ import trio
 
 from trio_codex._client._retry import note_asked, noting
 from trio_codex._core._json import UNREADABLE
-from trio_codex.errors import CodexError, DecodeError, RequestTimeout
+from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -154,6 +154,10 @@ class Session:
             if answer is None:
                 raise RequestTimeout(method, timeout)
             return decode_result(method, answer)
+        except RpcError:
+            # That is an answer, too, and nothing was made that would have to be undone.
+            answer = msgspec.Raw()
+            raise
         finally:
             # Not ``call.answered``: the answer may come after we were cancelled and before we run.
             if answer is None and not call.take_back():
