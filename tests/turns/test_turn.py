@@ -138,6 +138,22 @@ async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_unde
         await server.end_turn("turn-x", status="interrupted")
 
 
+async def test_a_cancelled_start_whose_answer_cannot_be_read_is_interrupted_also_if_it_is_announced_late():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+        nursery.start_soon(leave_at_once, thread, scope)
+        asked = await server.expect("turn/start")
+        scope.cancel()
+        await asked.answer("nonsense")
+        await trio.testing.wait_all_tasks_blocked()
+        assert scope.cancelled_caught, "there may be no turn at all"
+        await server.start_turn("turn-x")
+        await accept_interrupt(server, "thread-1", "turn-x")
+        await trio.testing.wait_all_tasks_blocked()
+        await run_one(thread, server)
+
+
 async def test_a_body_that_is_already_cancelled_sends_nothing():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()

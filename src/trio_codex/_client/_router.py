@@ -86,7 +86,7 @@ class Router:
         meter: What they use.
         dispatcher: Who answers server requests; set before the reader starts.
         audit: Who keeps the records of what the server decides by itself; set likewise.
-        end_orphan: Ends a child agent's turn whose root was left while the agent was being spawned; set likewise.
+        end_orphan: Ends a turn that was announced when nobody was left to end it; set likewise.
     """
 
     dispatcher: Dispatcher
@@ -393,6 +393,9 @@ class Router:
         root_id = where.root_turn_id
         # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
         turn.announce(turn_id, root_id)
+        if turn.is_over and not turn.lost:
+            # The answer to its start could not be read, so its scope could not know of it.
+            self.end_orphan(turn)
         if root_id is not None and root_id != turn_id and not turn.owned:
             self._on_child_started(state, turn, root_id)
 

@@ -267,7 +267,7 @@ async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> No
 
 
 async def end_orphan(session: Session, turn: TurnState) -> None:
-    """End a child agent's turn whose root was left while the agent was being spawned."""
+    """End a turn that was announced when nobody was left to end it: an agent's that was just being spawned, or our own."""
     with trio.move_on_after(session.config.interrupt_grace):
         await _end_child(session, turn.thread, {turn.thread.id})
 
@@ -275,7 +275,7 @@ async def end_orphan(session: Session, turn: TurnState) -> None:
 async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> None:
     await trio.lowlevel.checkpoint()
     turn = child.turn
-    if turn is not None and not turn.owned:
+    if turn is not None and (turn.is_over or not turn.owned):
         try:
             await interrupt(session, turn)
             await turn.ended.wait()
