@@ -356,6 +356,29 @@ async def test_a_goal_that_is_interrupted_between_two_turns_and_gets_no_second_i
     assert server.unexpected() == []
 
 
+async def test_who_iterates_over_a_goal_is_told_when_it_is_taken_to_be_over(autojump_clock):
+    async with on_thread() as (thread, server, nursery):
+        ended, first = trio.Event(), trio.Event()
+
+        async def iterate(pursued):
+            async for event in pursued:
+                if event.method == "turn/completed":
+                    first.set()
+            ended.set()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.goal("reach it") as pursued:
+                nursery.start_soon(iterate, pursued)
+                await first.wait()
+                await pursued.interrupt()
+                await ended.wait()
+
+        await begin(server)
+        await server.end_turn("one")
+        await accept_pause(server)
+
+
 async def test_a_turn_that_comes_when_its_goal_was_taken_to_be_over_ends_with_its_scope(autojump_clock):
     async with on_thread() as (thread, server, nursery):
         interrupted, left = trio.Event(), trio.Event()

@@ -382,6 +382,31 @@ async def test_an_abandoned_turn_is_reported_as_lost_and_still_blocks_its_thread
         await run_one(thread, server)
 
 
+async def test_who_listens_to_the_agents_of_a_turn_that_is_abandoned_is_told(autojump_clock):
+    config = CodexConfig(on_stuck_turn="abandon", interrupt_grace=2)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        listening, told = trio.Event(), trio.Event()
+
+        async def listen(turn):
+            async with turn.agent_events() as events:
+                listening.set()
+                with pytest.raises(errors.TurnLost):
+                    await events.__anext__()
+            told.set()
+
+        async def body():
+            with pytest.raises(errors.TurnLost):
+                async with thread.turn("hi") as turn:
+                    nursery.start_soon(listen, turn)
+                    await listening.wait()
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await (await server.expect("turn/interrupt")).answer({})
+        await told.wait()
+
+
 async def test_a_stuck_turn_closes_a_connection_whose_server_is_not_ours(autojump_clock):
     config = CodexConfig(interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:

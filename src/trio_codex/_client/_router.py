@@ -188,10 +188,8 @@ class Router:
                 if not subscriptions:
                     del self._listeners[method]
 
-    def end(self, subscriptions: Iterable[Subscription[Event]], error: Callable[[], Exception]) -> None:
-        """Tell consumers that there will be no more, and why."""
-        for subscription in subscriptions:
-            subscription.end(error)
+    def wake(self) -> None:
+        """Wake consumers for whom something has changed of which no line tells: perhaps none will come for long."""
         self._wakeups.flush()
 
     def lead(self, method: str, name: str, listener: ThreadListener) -> None:

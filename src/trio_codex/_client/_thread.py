@@ -491,7 +491,9 @@ class Thread:
                 # Shielded and bounded inside.
                 await self._session.services.finish(self._close)  # noqa: ASYNC102
         finally:
-            self._session.router.end(self._listeners, partial(ThreadClosed, self.id))
+            for events in self._listeners:
+                events.end(partial(ThreadClosed, self.id))
+            self._session.router.wake()
             self._session.router.let_go(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
