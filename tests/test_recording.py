@@ -471,6 +471,11 @@ def test_of_an_error_stays_what_the_client_reads_in_it():
     assert redacted(["secret", 5]) == ["xxxxxx", 0]
 
 
+@given(st.text())
+def test_a_text_keeps_its_length_and_its_line_breaks(text):
+    assert Redaction().text(text) == "".join("\n" if char == "\n" else "x" for char in text)
+
+
 @given(json_values(), st.sampled_from(sorted(NOTIFICATIONS)))
 def test_redacting_twice_changes_nothing_more(params, method):
     once = redacted({"method": method, "params": params})

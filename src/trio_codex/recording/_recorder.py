@@ -120,6 +120,8 @@ class Recorder(Instrument):
     # -- lines of the file -------------------------------------------------------------------------------------
 
     def _note_line(self, connection: int, kind: Kind, line: bytes) -> None:
+        if self._file.closed:
+            return
         message: Any = None
         if len(line) <= LONGEST_LINE:
             try:

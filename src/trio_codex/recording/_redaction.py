@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
@@ -55,12 +55,14 @@ _ID: Final = re.compile(r"[\w][\w.:/@-]{0,127}")
 _WORD: Final = re.compile(r"[A-Za-z0-9][\w.:/-]{0,63}")
 _PRODUCT: Final = re.compile(r"[\w.-]{1,64}/\d+\.\d+\.\d+[\w.+-]{0,32}")
 _NAME: Final = re.compile(r"\w+")
-_NOT_LINE_BREAK: Final = re.compile(r"[^\n]")
 _KNOWN_PROBLEMS: Final = re.compile(
     r"unknown variant `[\w/]+`|no active turn|but found `?[0-9A-Za-z-]+`?|retry limit|too many failed attempts",
     re.IGNORECASE,
 )
 """What the client reads in the message of an error (PROTOCOL Q1, Q4, Q12)."""
+
+NAMES_KEPT: Final = 1024
+"""Names of fields of which it is remembered whether they are of ids: about as many as the protocol has."""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
@@ -95,7 +97,7 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """Give a text without its content."""
-        return _NOT_LINE_BREAK.sub(FILLER, text)
+        return "\n".join([FILLER * len(line) for line in text.split("\n")])
 
     def _value(self, value: Any, name: str, *, free: bool) -> Any:
         if name in self.keep:
@@ -125,18 +127,24 @@ class Redaction:
     def _string(self, text: str, name: str, *, free: bool) -> str:
         if free or not text:
             return self.text(text)
-        if name in _vocabulary().wordy and text in _vocabulary().words:
+        known = _vocabulary()
+        if name in known.wordy and text in known.words:
             return text
         if name == "userAgent":
             product = _PRODUCT.match(text)
             return product[0] if product else self.text(text)
-        if _ID_NAME.search(name) and not _PERSONAL.search(name) and _ID.fullmatch(text):
+        if _is_of_an_id(name) and _ID.fullmatch(text):
             return text
         if name in KEPT and _WORD.fullmatch(text):
             return text
         if self.paths and name in PATHS:
             return text
         return self.text(text)
+
+
+@lru_cache(maxsize=NAMES_KEPT)
+def _is_of_an_id(name: str) -> bool:
+    return _ID_NAME.search(name) is not None and _PERSONAL.search(name) is None
 
 
 @attrs.frozen
