@@ -290,6 +290,16 @@ async def test_each_line_is_in_the_file_at_once_and_for_its_owner_alone(tmp_path
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
 
 
+def test_a_file_that_others_could_read_becomes_its_owners_and_what_is_no_file_is_left_alone(tmp_path):
+    path = tmp_path / "old.jsonl"
+    path.touch(mode=0o644)
+    Recorder(path).close()
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    before = os.stat(os.devnull).st_mode
+    Recorder(os.devnull).close()
+    assert os.stat(os.devnull).st_mode == before
+
+
 async def test_a_recording_of_a_cancelled_session_is_whole(tmp_path):
     path = tmp_path / "cancelled.jsonl"
     with trio.move_on_after(0.2), Recorder(path) as recorder:

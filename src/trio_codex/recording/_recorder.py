@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -43,7 +44,7 @@ class Recorder(Instrument):
         redaction: How the content is taken out; ``None`` to keep everything, secrets included.
 
     Raises:
-        OSError: The file cannot be written.
+        OSError: The file cannot be written, or is somebody else's.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, redaction: Redaction | None = Redaction()) -> None:  # noqa: B008  # a frozen value
@@ -57,6 +58,9 @@ class Recorder(Instrument):
         self._start: float | None = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._file = os.fdopen(descriptor, "wb")
+        # The mode above is for a file that is made. One that was there, and that others may read, has another.
+        if hasattr(os, "fchmod") and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.fchmod(descriptor, 0o600)
         self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:
