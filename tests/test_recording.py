@@ -477,6 +477,8 @@ def test_of_an_error_stays_what_the_client_reads_in_it():
     ):
         error = redacted({"id": 1, "error": {"code": -32600, "message": text, "data": {"a": 1}}})["error"]
         assert (error["code"], error["message"]) == (-32600, left)
+    said = {"id": 1, "error": {"code": -1, "message": "no active turn to interrupt"}}
+    assert redacted(said, keep={"message"}) == redacted(said, keep={"error"}) == said
     assert redacted({"id": 1, "error": "secret"})["error"] == "xxxxxx"
     assert redacted(["secret", 5]) == ["xxxxxx", 0]
 

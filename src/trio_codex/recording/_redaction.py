@@ -89,7 +89,7 @@ class Redaction:
         envelope = cast("dict[str, Any]", message)
         redacted = {name: self._value(value, name, free=False) for name, value in envelope.items()}
         error = envelope.get("error")
-        if isinstance(error, dict) and "id" in envelope:
+        if isinstance(error, dict) and "id" in envelope and self.keep.isdisjoint(("error", "message")):
             text = cast("dict[str, Any]", error).get("message")
             known = " ".join(_KNOWN_PROBLEMS.findall(text)) if isinstance(text, str) else ""
             redacted["error"] = {**redacted["error"], **({"message": known} if known else {})}
