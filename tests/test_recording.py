@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import AsyncExitStack
 
 import attrs
 import msgspec
@@ -26,7 +27,7 @@ from recorded_session import (
     session,
     tools_for,
 )
-from trio_codex import errors, wire
+from trio_codex import Policy, errors, policies, wire
 from trio_codex.policies import ToolResult
 from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, read_recording
 from trio_codex.recording import _recorder as recorder_module
@@ -326,6 +327,28 @@ async def test_several_connections_are_numbered_from_one(tmp_path):
     with trio.fail_after(5):
         async with replay(recording, connection=2):
             await wait_all_tasks_blocked()
+
+
+async def test_a_decision_is_of_the_connection_that_asked_also_where_two_ask_the_same(tmp_path):
+    path = tmp_path / "same.jsonl"
+    gates = {thread_id: trio.Event() for thread_id in ("thread-a", "thread-b", "thread-c")}
+
+    async def decide(request):
+        await gates[request.thread_id].wait()
+        return policies.accept()
+
+    with trio.fail_after(5), Recorder(path) as recorder:
+        async with AsyncExitStack() as stack:
+            for thread_id in gates:
+                kit = {"instruments": [recorder], "policy": Policy(command=decide)}
+                _, server = await stack.enter_async_context(fake_codex(**kit))
+                await server.ask(9, COMMAND_APPROVAL, thread_id=thread_id)
+                await wait_all_tasks_blocked()
+            for gate in gates.values():
+                gate.set()
+                await wait_all_tasks_blocked()
+    entries = read_recording(path).entries
+    assert [entry.connection for entry in entries if entry.kind == "decision"] == [1, 2, 3]
 
 
 async def test_lines_that_are_junk_or_too_long_to_be_parsed_are_recorded_by_their_size(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import trio
 
 from trio_codex._core._json import UNREADABLE
 from trio_codex._launch._config import VERSION
+from trio_codex._turns._event import route
 from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
 from trio_codex.instruments._base import decision_name
@@ -54,7 +55,7 @@ class Recorder(Instrument):
         self._encode = msgspec.json.Encoder().encode
         self._numbers: dict[int, int] = {}
         self._latest = 0
-        self._asked: dict[tuple[RequestId, str], int] = {}
+        self._asked: dict[tuple[RequestId, str, str | None], int] = {}
         self._start: float | None = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
         self._file = os.fdopen(descriptor, "wb")
@@ -102,8 +103,10 @@ class Recorder(Instrument):
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
         """See :class:`~trio_codex.instruments.Instrument`."""
-        # The record of the decision does not say on which connection it was asked for.
-        self._asked[request.id, request.method] = request.connection
+        # The record of the decision does not say on which connection it was asked for, and every server counts from 0.
+        where = route(request.params or b"null")
+        thread_id = where.thread_id or where.conversationId
+        self._asked[request.id, request.method, thread_id] = request.connection
 
     def decision_made(self, record: DecisionRecord) -> None:
         """See :class:`~trio_codex.instruments.Instrument`."""
@@ -118,7 +121,7 @@ class Recorder(Instrument):
             "reason": self._text(record.reason),
             "seconds": round(record.seconds, 6),
         }
-        connection = self._asked.pop((record.id, record.method), self._latest)
+        connection = self._asked.pop((record.id, record.method, record.thread_id), self._latest)
         self._note(connection, "decision", decision=decision)
 
     # -- lines of the file -------------------------------------------------------------------------------------
