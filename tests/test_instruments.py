@@ -4,6 +4,7 @@ import logging
 import sys
 from contextlib import asynccontextmanager, suppress
 
+import attrs
 import msgspec
 import pytest
 import trio
@@ -308,6 +309,22 @@ def test_a_hook_may_be_overridden_on_the_instance():
     instruments.call("turn_ended", "turn")
     assert set(instruments) == {"turn_ended"}
     assert seen == ["turn"]
+
+
+@attrs.define
+class Reasons(Instrument):
+    """Equal to its like, and without a hash, as a class of attrs is unless it says otherwise."""
+
+    heard: list = attrs.Factory(list)
+
+    def line_discarded(self, connection, reason, size):
+        self.heard.append(reason)
+
+
+def test_instruments_that_are_equal_are_all_told():
+    one, other = Reasons(), Reasons()
+    Instruments([one, other, one], Instrument).call("line_discarded", 1, "not JSON", 7)
+    assert one.heard == other.heard == ["not JSON"]
 
 
 def test_connections_have_numbers_of_their_own():

@@ -103,8 +103,10 @@ class ServerRequestRecord:
         return None if self.ended_at is None else self.ended_at - self.received_at
 
 
-class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
-    """The instruments of one client, by the hooks that they override. A hook that none overrides is no key.
+class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
+    """The instruments of one client and their methods, by the hooks that they override. A hook that none overrides is no key.
+
+    Instruments are told apart by identity: they may be equal to each other, or have no hash, as attrs classes do.
 
     Args:
         instruments: The instruments.
@@ -126,11 +128,11 @@ class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
             for hook in hooks:
                 method = getattr(instrument, hook)
                 if getattr(method, "__func__", method) is not getattr(base, hook):
-                    self.setdefault(hook, {})[instrument] = method
+                    self.setdefault(hook, {})[id(instrument)] = instrument, method
 
     def call(self, hook: str, /, *args: object) -> None:
         """Call a hook of every instrument that overrides it. One that raises is removed; nobody else notices."""
-        for instrument, method in list(self.get(hook, {}).items()):
+        for instrument, method in list(self.get(hook, {}).values()):
             try:
                 method(*args)
             except Exception:
@@ -138,7 +140,7 @@ class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
 
     def trace(self, request: RequestRecord) -> Mapping[str, str] | None:
         """Ask for the trace that a request is part of; the first instrument that knows one tells."""
-        for instrument, method in list(self.get("request_trace", {}).items()):
+        for instrument, method in list(self.get("request_trace", {}).values()):
             try:
                 trace = _checked(method(request))
             except Exception:
@@ -150,7 +152,7 @@ class Instruments(dict[str, dict[object, "Callable[..., Any]"]]):
 
     def _remove(self, instrument: object, hook: str) -> None:
         for name, heard in list(self.items()):
-            heard.pop(instrument, None)
+            heard.pop(id(instrument), None)
             if not heard:
                 del self[name]
         logger.exception("an instrument was removed: %s of %r raised", hook, instrument)
