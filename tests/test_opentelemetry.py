@@ -267,9 +267,10 @@ async def test_what_the_server_asks_in_a_form_of_its_own_makes_a_span_all_the_sa
     async with scripted(telemetry) as (_, server):
         await server.ask(1, "item/tool/call", {"threadId": 5, "tool": 7})
         await server.ask(2, "item/tool/call", "nothing")
-        for request_id in (1, 2):
+        await server.send_line(b'{"id":3,"method":"item/tool/call","params":{"tool":"\xff"}}')
+        for request_id in (1, 2, 3):
             await server.answer_to(request_id)
-    assert [span.attributes["codex.tool"] for span in telemetry.spans("codex.tool_call")] == ["", ""]
+    assert [span.attributes["codex.tool"] for span in telemetry.spans("codex.tool_call")] == ["", "", ""]
 
 
 def test_the_api_of_opentelemetry_is_imported_when_the_instrument_is_made():

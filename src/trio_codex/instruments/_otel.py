@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import msgspec
 
-from trio_codex._core._json import object_of, string_of
+from trio_codex._core._json import UNREADABLE, object_of, string_of
 from trio_codex._turns._event import route
 from trio_codex.errors import ConnectionClosed, RpcError
 
@@ -319,5 +319,5 @@ class _ToolName(msgspec.Struct):
 def _tool_of(params: msgspec.Raw | None) -> str:
     try:
         return msgspec.json.decode(params or b"{}", type=_ToolName).tool
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return ""
