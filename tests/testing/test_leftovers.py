@@ -47,6 +47,17 @@ def test_what_is_about_to_end_is_waited_for_and_what_is_named_may_stay(release):
     thread.join()
 
 
+def test_processes_that_end_while_they_are_looked_up_do_no_harm():
+    several = subprocess.Popen(["sh", "-c", "while :; do (/bin/true); done"])
+    try:
+        for _ in range(1500):
+            with assert_nothing_left(ignore=["process *"]):
+                pass
+    finally:
+        several.kill()
+        several.wait()
+
+
 async def test_a_task_of_the_run_is_found_wherever_it_is():
     async def inner(task_status):  # noqa: ASYNC114
         async with trio.open_nursery() as deeper:

@@ -153,11 +153,19 @@ def _descendants() -> Iterator[str]:
         return
     todo = [str(os.getpid())]
     while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").glob("*/children"):
+        pid = todo.pop()
+        for thread in _entries(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                children = task.read_text().split()
+                children = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
                 todo += children
-                yield from (f"process {pid} ({_command(pid)})" for pid in children)
+                yield from (f"process {child} ({_command(child)})" for child in children)
+
+
+def _entries(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:  # what it is of has ended meanwhile
+        return []
 
 
 def _command(pid: str) -> str:
