@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,17 @@ def test_what_is_written_as_toml_reads_the_same(table: dict[str, Any]) -> None:
     assert tomllib.loads(dump_toml(table)) == table
 
 
+def test_it_is_written_as_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    code = (
+        "import locale, sys; from trio_codex.testing import write_offline_home;"
+        "assert locale.getpreferredencoding(False) != 'UTF-8';"
+        "write_offline_home(sys.argv[1], 'http://127.0.0.1:9/v1', config={'instructions': 'gr\\u00fcn'})"
+    )
+    env = {"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=env, check=True, timeout=30)
+    assert read(tmp_path)["instructions"] == "gr\u00fcn"
+
+
 @pytest.mark.parametrize("value", [None, b"bytes", {"inner": object()}, [1, {"inner": None}]])
 def test_what_toml_does_not_have_is_refused_with_its_place(value: object) -> None:
     with pytest.raises(TypeError, match=r"^outer"):
@@ -41,7 +55,7 @@ def test_what_toml_does_not_have_is_refused_with_its_place(value: object) -> Non
 
 
 def read(home_directory: Path) -> dict[str, Any]:
-    return tomllib.loads((home_directory / "codex_home" / "config.toml").read_text())
+    return tomllib.loads((home_directory / "codex_home" / "config.toml").read_text(encoding="utf-8"))
 
 
 def test_a_home_keeps_codex_off_the_network(tmp_path: Path) -> None:

@@ -131,13 +131,13 @@ def write_offline_home(
     settings |= {"approval_policy": approval_policy, "sandbox_mode": sandbox_mode}
     if catalog:
         catalog_path = codex_home / "model_catalog.json"
-        catalog_path.write_text(json.dumps({"models": [dict(CATALOG)]}))
+        catalog_path.write_text(json.dumps({"models": [dict(CATALOG)]}), encoding="utf-8")
         settings["model_catalog_json"] = str(catalog_path)
     settings = _overlaid(settings, {"features": features or {}})
     if mcp_servers:
         settings["mcp_servers"] = mcp_servers
     settings = _overlaid(settings, tomllib.loads(config) if isinstance(config, str) else config or {})
-    (codex_home / "config.toml").write_text(dump_toml(settings))
+    (codex_home / "config.toml").write_text(dump_toml(settings), encoding="utf-8")
     env = {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": str(paths["home"]),
