@@ -370,6 +370,10 @@ async def test_a_form_that_a_terminal_cannot_show_is_declined(asker):
     for schema in (
         {"properties": {"a": {"type": "object"}}}, {"properties": {"a": {}}}, {"properties": 5}, None,
         {"properties": {"a": {"type": "array", "items": {"type": "string"}}}},
+        {"properties": {"a": {"type": "string", "enum": ["x", "y"], "enumNames": ["Ex"]}}},
+        {"properties": {"a": {"type": "integer", "enum": [1, 2]}}},
+        {"properties": {"a": {"type": "string", "oneOf": [{"const": "x", "title": None}]}}},
+        {"properties": {"a": {"type": "string", "minLength": "2"}}},
     ):  # fmt: skip
         decision = await answer(asked, master, asked.policy.elicitation, form(schema), b"y\n")
         assert decision == policies.decline("the form cannot be filled in on a terminal")
@@ -411,6 +415,15 @@ async def test_every_simple_field_of_a_form_is_read_and_checked(asker):
     assert decision.content == {
         "several": ["r", "b"], "one": "r", "old": "y", "ratio": 0.5, "text": "ab", "sure": False,
     }  # fmt: skip
+
+
+async def test_a_bound_is_said_as_it_is(asker, capsys):
+    asked, master = asker
+    schema = {"properties": {"size": {"type": "integer", "minimum": 1234567}}}
+    typed = (b"y\n", b"5\n", b"1234567\n")
+    decision = await answer(asked, master, asked.policy.elicitation, form(schema), *typed)
+    assert decision.content == {"size": 1234567}
+    assert "at least 1234567" in capsys.readouterr().err
 
 
 async def test_a_host_can_be_denied_for_good(asker):

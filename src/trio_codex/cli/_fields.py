@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from trio_codex.cli._render import Screen
     from trio_codex.cli._terminal import Terminal
 
+BOUNDS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum")
+"""What limits an answer, always by a number."""
+
 _YES: Final = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
 
 
@@ -153,12 +156,24 @@ class _Field:
 def _fields(schema: Any) -> list[_Field]:
     try:
         required = frozenset(schema.get("required") or ())
-        return [
+        fields = [
             _Field(name, field, name in required, _options(field))
             for name, field in schema.get("properties", {}).items()
         ]
-    except (AttributeError, KeyError, TypeError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise UnsupportedForm from exc
+    if not all(map(_is_simple, fields)):
+        raise UnsupportedForm
+    return fields
+
+
+def _is_simple(field: _Field) -> bool:
+    """Whether it is as MCP has it. The server passes some forms on as they are, whatever is in them."""
+    bounds = [field.schema.get(name) for name in BOUNDS]
+    texts: list[object] = [text for option in field.options for text in option]
+    return all(isinstance(bound, int | float | None) for bound in bounds) and all(
+        isinstance(text, str) for text in texts
+    )
 
 
 def _options(field: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -205,9 +220,9 @@ def _number(line: str, kind: str, schema: Mapping[str, Any]) -> int | float:
 
 def _check_bounds(value: float, low: float | None, high: float | None, what: str) -> None:
     if low is not None and value < low:
-        raise _Unfit(f"at least {low:g} {what}".strip())
+        raise _Unfit(f"at least {low} {what}".strip())
     if high is not None and value > high:
-        raise _Unfit(f"at most {high:g} {what}".strip())
+        raise _Unfit(f"at most {high} {what}".strip())
 
 
 def _prompt(hint: str, if_empty: str | None) -> Text:
