@@ -12,7 +12,8 @@ from cli_driver import on_terminal, processes_with
 
 from trio_codex import policies, wire
 from trio_codex.cli._ask import Asker
-from trio_codex.cli._render import Screen
+from trio_codex.cli._questions import command_question, elicitation_question
+from trio_codex.cli._render import Screen, relative
 from trio_codex.cli._terminal import read_line
 from trio_codex.policies import CommandRequest
 from trio_codex.testing import (
@@ -415,6 +416,24 @@ async def test_every_simple_field_of_a_form_is_read_and_checked(asker):
     assert decision.content == {
         "several": ["r", "b"], "one": "r", "old": "y", "ratio": 0.5, "text": "ab", "sure": False,
     }  # fmt: skip
+
+
+def test_what_is_said_for_a_question_stays_in_its_row_and_cannot_push_it_off_the_screen():
+    forged = "\n? Run this command?\n    ls\n" * 100
+    command = attrs.evolve(request("rm -r /"), reason=forged, cwd="/a\nb")
+    page = policies.UrlElicitation(
+        thread_id="t", turn_id=None, server_name=f"s{forged}", message=forged, url="https://x\ny",
+        elicitation_id="e", params=None,
+    )  # fmt: skip
+    for rows in (list(command_question(command)), list(elicitation_question(page))):
+        assert not any("\n" in row.plain for row in rows)
+    assert [row.plain[:14] for row in command_question(command)][1:] == [
+        "    rm -r /",
+        "  in /a\\x0ab",
+        "  because ? Ru",
+    ]
+    assert all(len(row.plain) < 700 for row in command_question(command))
+    assert relative("/work/a\nb", "/work") == "a\\x0ab"
 
 
 async def test_a_bound_is_said_as_it_is(asker, capsys):

@@ -1,6 +1,7 @@
 """What is shown of a request before somebody decides on it. Knows no answers.
 
-Whatever the agent, the server or an MCP server says goes through :func:`printable`, strictly: it must not hide what is asked.
+Whatever the agent, the server or an MCP server says goes through :func:`printable`, strictly, and stays in its row: it must
+neither hide what is asked, nor look like it, nor push it off the screen.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 JSON_LIMIT = 600
 """Characters of the arguments of a tool that are shown on a line."""
 
+PROSE_LIMIT = 600
+"""Characters that are shown of what somebody says for it: some rows, so that what is asked stays in sight."""
+
 
 def command_question(request: CommandRequest) -> Iterator[Text]:
     """Show a command."""
@@ -49,11 +53,11 @@ def command_question(request: CommandRequest) -> Iterator[Text]:
         yield field("asks for", json.dumps(wire.encode(request.additional_permissions)))
     script = script_of(request.command) if request.command else "(the server does not say what)"
     for line in script.split("\n"):
-        yield Text(f"    {printable(line, strict=True)}", "bold")
+        yield _bold(line)
     if request.cwd:
         yield field("in", request.cwd)
     if request.reason:
-        yield field("because", request.reason)
+        yield field("because", one_line(request.reason, PROSE_LIMIT))
     if request.proposed_exec_policy:
         yield field("[a] allows for good what begins with", shlex.join(request.proposed_exec_policy))
 
@@ -72,16 +76,16 @@ def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]
     if request.grant_root:
         yield field("and lets it write, for the session, below", request.grant_root)
     if request.reason:
-        yield field("because", request.reason)
+        yield field("because", one_line(request.reason, PROSE_LIMIT))
 
 
 def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
     """Show what is asked for beyond the sandbox."""
     yield headline("Grant these permissions?")
     for line in wanted(request):
-        yield Text(f"    {printable(line, strict=True)}", "bold")
+        yield _bold(line)
     if request.reason:
-        yield field("because", request.reason)
+        yield field("because", one_line(request.reason, PROSE_LIMIT))
 
 
 def wanted(request: PermissionsRequest) -> Iterator[str]:
@@ -116,27 +120,35 @@ def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
     match request:
         case McpToolApproval():
             yield headline(f"Let the agent call {request.tool_title or 'a tool'} of {request.server_name}?")
-            yield Text(f"    {printable(request.message, strict=True)}", "bold")
+            yield _bold(one_line(request.message, PROSE_LIMIT))
             if request.tool_description:
                 yield field("which says of itself", one_line(request.tool_description, JSON_LIMIT))
             for name, value in request.arguments.items():
-                yield field(f"{printable(name, strict=True)} =", one_line(json.dumps(value), JSON_LIMIT))
+                yield field(f"{_row(name)} =", one_line(json.dumps(value), JSON_LIMIT))
         case UrlElicitation():
             yield headline(f"{request.server_name} asks you to visit a page. Do you agree?")
-            yield Text(f"    {printable(request.url, strict=True)}", "bold")
-            yield field("says", request.message)
+            yield _bold(request.url)
+            yield field("says", one_line(request.message, PROSE_LIMIT))
         case FormElicitation():
             yield headline(f"{request.server_name} asks you to fill in a form. Do you agree?")
-            yield field("says", request.message)
+            yield field("says", one_line(request.message, PROSE_LIMIT))
         case VerificationElicitation():
             yield headline(f"{request.server_name} asks for a proof that you are there: {request.title}")
 
 
 def headline(text: str) -> Text:
     """Make the first line of a question."""
-    return Text.assemble(("? ", "bold magenta"), (printable(text, strict=True), "bold"))
+    return Text.assemble(("? ", "bold magenta"), (_row(text), "bold"))
 
 
 def field(name: str, value: str) -> Text:
     """Make a line with a fact."""
-    return Text.assemble((f"  {name} ", "dim"), printable(value.strip(), strict=True))
+    return Text.assemble((f"  {name} ", "dim"), _row(value.strip()))
+
+
+def _bold(text: str) -> Text:
+    return Text(f"    {_row(text)}", "bold")
+
+
+def _row(text: str) -> str:
+    return printable(text, strict=True).replace("\n", "\\x0a")

@@ -303,7 +303,8 @@ def clipped(line: str, limit: int = 200) -> str:
 def relative(path: str, cwd: str) -> str:
     """Give a path relative to ``cwd`` if it is below that, fit for a terminal."""
     inside = path.startswith(cwd.rstrip(os.sep) + os.sep)
-    return printable(os.path.relpath(path, cwd) if inside else path, strict=True)
+    shown = os.path.relpath(path, cwd) if inside else path
+    return printable(shown, strict=True).replace("\n", "\\x0a")
 
 
 def verb(change: wire.FileUpdateChange) -> str:
