@@ -118,6 +118,29 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     ]
 
 
+def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
+    evil = "\x1b]0;title\x07\x1b[2J"
+    turn = {"id": "u", "items": [], "status": evil, "error": None}
+    path = write(
+        tmp_path / "evil.jsonl",
+        Entry(0.0, 1, "sent", message={"id": 1, "method": evil}),
+        Entry(0.0, 1, "received", message={"id": 1, "error": {"code": evil, "message": evil}}),
+        Entry(0.0, 1, "received", message={"id": 2, "method": evil, "params": {"command": evil}}),
+        Entry(
+            0.0,
+            1,
+            "received",
+            message={"method": "turn/completed", "params": {"threadId": "t", "turn": turn}},
+        ),
+        Entry(0.0, 1, "discarded", size=1, reason=evil),
+        Entry(0.0, 1, "decision", decision={"outcome": evil, "decided_by": evil, "policy": evil}),
+        Entry(0.0, 1, "ended", reason=evil),
+    )
+    lines, _ = shown(path)
+    assert len(lines) == 7
+    assert "\x1b" not in "".join(lines)
+
+
 def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
     path = tmp_path / "none"
     path.write_text("hello")

@@ -75,12 +75,15 @@ class Screen:
             yield
 
     def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
-        """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself."""
+        """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself.
+
+        A ``str`` is made fit for a terminal; a ``Text`` has to be.
+        """
         self.end_line()
         self._write(text, style, indent, mark)
 
     def _write(self, text: Text | str, style: str, indent: int, mark: Text | str) -> None:
-        line = Text(text, style) if isinstance(text, str) else text
+        line = Text(printable(text), style) if isinstance(text, str) else text
         start = Text(" " * indent) + (Text(mark, style) if isinstance(mark, str) else mark)
         if self._console.is_terminal and start:
             grid = Table.grid()

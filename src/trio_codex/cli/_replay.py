@@ -114,7 +114,8 @@ class Timeline(Screen):
         if "id" in message:
             what = params.get("command") or params.get("tool") or params.get("message") or ""
             self.note(
-                Text.assemble((method, "yellow"), f"  {one_line(str(what), 120)}"), mark=Text("? ", "yellow")
+                Text.assemble((one_line(method), "yellow"), f"  {one_line(str(what), 120)}"),
+                mark=Text("? ", "yellow"),
             )
             return
         json = msgspec.json.encode(params)
