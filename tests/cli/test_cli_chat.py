@@ -2,14 +2,19 @@
 
 import os
 import signal
+import sys
 import termios
 from contextlib import asynccontextmanager
 
 import pytest
+import trio
 from cli_driver import on_terminal, processes_with, rest, run_cli, started_cli
 from test_cli_run import ADD_NOTES, is_server
 
-from trio_codex.testing import Command, Gate, Patch, Text
+from trio_codex import errors
+from trio_codex.cli._chat import Chat
+from trio_codex.cli._render import Screen
+from trio_codex.testing import Command, Gate, Patch, Text, fake_codex
 
 pytestmark = pytest.mark.real
 
@@ -278,3 +283,21 @@ async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
         assert await terminal.end() == 0
     assert len(model.requests) == 1
     assert processes_with(home.codex_home) == []
+
+
+@pytest.fixture
+def no_input(monkeypatch):
+    with open(os.devnull) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield
+
+
+async def test_a_step_does_not_wait_for_somebody_once_the_connection_has_ended(no_input):
+    with trio.fail_after(5):
+        async with fake_codex() as (codex, server):
+            chat = Chat(codex, Screen(), {}, "/", ())
+            await server.hang_up()
+            # As when this runs between two steps, of which there is none to cancel yet.
+            await chat._heed_the_end()
+            with pytest.raises(errors.ConnectionBroken):
+                await chat._step(trio.sleep_forever)

@@ -166,6 +166,8 @@ class Chat:
 
     async def _step(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T | None:
         """Do something that Ctrl-C and the end of the connection cancel; ``None`` if it was."""
+        if self._lost is not None:  # since the step before, when there was nothing to cancel
+            raise self._lost
         result = None
         with trio.CancelScope() as self._step_scope:
             result = await async_fn(*args)
