@@ -7,6 +7,8 @@ import pytest
 import trio
 from cli_driver import processes_with, run_cli, script
 
+from trio_codex.cli._demo import _started
+
 pytestmark = pytest.mark.real
 
 
@@ -32,6 +34,20 @@ async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_ste
     assert "notes.txt is there" in ended.complaint
     assert processes_with(temporary) == []
     assert os.listdir(temporary) == []
+
+
+async def test_a_command_that_begins_late_is_waited_for(tmp_path, autojump_clock):
+    path = tmp_path / "command.pid"
+
+    async def write():
+        for text in ("", "12", "1234\n"):
+            await trio.sleep(1)
+            path.write_text(text)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write)
+            assert await _started(path) == 1234
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "hypercorn"])

@@ -38,6 +38,8 @@ DROP_SECONDS: Final = 2.0
 GRACE_SECONDS: Final = 5.0
 """How long ending the cancelled turn may take, on a busy machine. Usual are 10 to 50 ms."""
 
+PID_POLL_SECONDS: Final = 0.01
+
 PATIENCE_SECONDS: Final = 0.5
 """How long the cancelled turn may stream."""
 
@@ -119,7 +121,7 @@ async def show(*, codex_bin: str | None, start_timeout: float) -> int:
         reason = f"it took longer than {LIMIT_SECONDS:g} s"
     except CodexError as exc:
         reason = sentence(*explain(exc))
-    except (StepFailed, AssertionError, OSError, RuntimeError) as exc:
+    except (StepFailed, AssertionError, OSError, RuntimeError, ValueError) as exc:
         reason = str(exc)
     else:
         return 0
@@ -256,7 +258,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
                 async for piece in turn.text():
                     stage.stream(piece)
                     if not pid:
-                        pid = int(pid_file.read_text())
+                        pid = await _started(pid_file)
                         stage.check(_runs(pid), f"its command runs (pid {pid})")
                         scope.deadline = trio.current_time() + PATIENCE_SECONDS
         left = trio.current_time() - scope.deadline
@@ -285,6 +287,20 @@ async def _closed(request: ModelRequest) -> None:
         await request.closed.wait()
     if not request.closed.is_set():
         raise StepFailed("the server still reads the stream of the model")
+
+
+async def _started(pid_file: Path) -> int:
+    """Wait for a command to write its process id: on a busy machine that may be after the model goes on."""
+    while not (pid := _pid_in(pid_file)):  # noqa: ASYNC110  # a file tells nobody that it was written
+        await trio.sleep(PID_POLL_SECONDS)
+    await trio.lowlevel.checkpoint()
+    return pid
+
+
+def _pid_in(path: Path) -> int:
+    """Give the process id that a file holds; 0 as long as it is not all there."""
+    text = path.read_text() if path.exists() else ""
+    return int(text) if text.endswith("\n") else 0
 
 
 def _runs(pid: int) -> bool:
