@@ -41,7 +41,8 @@
     ├─ SubscriptionOverflow         this consumer lagged beyond its buffer's bounds
     └─ InternalError                a bug in trio-codex: please report it
 
-All of them survive a pickle round trip with their type and fields. None of them holds a prompt or an environment value.
+All of them survive a pickle round trip with their type and fields. No text and no ``repr`` of theirs shows a prompt or an
+environment value. A ``result`` among the fields is the whole of it, prompt included, also when it is pickled.
 """
 
 from __future__ import annotations

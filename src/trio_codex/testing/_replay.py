@@ -65,7 +65,8 @@ async def replay(
         connection: Which connection of the recording to play.
         strict: Whether the client must send the same, in the same order, as when it was recorded. Otherwise its requests
             are answered by their methods in order, whatever their parameters, and those beyond the recording are
-            refused, but for a method that was answered before: it gets the last of those answers.
+            refused, but for a method that was answered before: it gets the last of those answers. What it had sent is
+            waited for: if it leaves something out, the server says nothing of what came after that.
         timed: Whether the server takes the time that it took, in Trio's time: under a
             :class:`trio.testing.MockClock` that is none. Otherwise it answers at once.
 
