@@ -109,6 +109,17 @@ SECRET = "s3cr3t-s3cr3t"
         wire.DynamicToolCallParams(
             arguments={"key": SECRET}, call_id="c", thread_id="t", tool="x", turn_id="u"
         ),
+        wire.AsyncUserInputQuestion(title=SECRET, options=[SECRET]),
+        wire.ToolRequestUserInputQuestion(
+            id="q",
+            header=SECRET,
+            question=SECRET,
+            options=[wire.ToolRequestUserInputOption(label=SECRET, description=SECRET)],
+        ),
+        wire.ApprovedExecpolicyAmendmentReviewDecision(proposed_execpolicy_amendment=[SECRET]),
+        wire.DeniedReviewDecision(rejection=SECRET),
+        wire.FindInPageWebSearchAction(pattern=SECRET, url=SECRET),
+        wire.OpenPageWebSearchAction(url=SECRET),
         wire.Config(additional={"mcp_servers": SECRET}),
         wire.UnknownVariant(tag="later", raw={"text": SECRET}),
         wire.UnknownNotification(method="later", raw={"text": SECRET}),

@@ -459,6 +459,8 @@ class ToolRequestUserInputOption(Wire):
     description: str
     label: str
 
+    __wire__: ClassVar[Shape] = Shape(elided=frozenset({"description", "label"}))
+
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolRequestUserInputParams(Wire):
@@ -503,7 +505,7 @@ class ToolRequestUserInputQuestion(Wire):
     options: Sequence[ToolRequestUserInputOption] | None = None
 
     __wire__: ClassVar[Shape] = Shape(
-        names={"is_other": "isOther", "is_secret": "isSecret"}, elided=frozenset({"question"})
+        names={"is_other": "isOther", "is_secret": "isSecret"}, elided=frozenset({"header", "question"})
     )
 
 

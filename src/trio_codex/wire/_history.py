@@ -260,7 +260,7 @@ class FindInPageResponsesApiWebSearchAction(Wire):
     type: Literal["find_in_page"] = "find_in_page"
     url: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"pattern", "url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -452,7 +452,7 @@ class OpenPageResponsesApiWebSearchAction(Wire):
     type: Literal["open_page"] = "open_page"
     url: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -188,7 +188,7 @@ class AsyncUserInputQuestion(Wire):
     title: str
     options: Sequence[str] | None = None
 
-    __wire__: ClassVar[Shape] = Shape(closed=True)
+    __wire__: ClassVar[Shape] = Shape(closed=True, elided=frozenset({"options", "title"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -458,7 +458,7 @@ class FindInPageWebSearchAction(Wire):
     type: Literal["findInPage"] = "findInPage"
     url: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"pattern", "url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -802,7 +802,9 @@ class MemoryCitationEntry(Wire):
     note: str
     path: str
 
-    __wire__: ClassVar[Shape] = Shape(names={"line_end": "lineEnd", "line_start": "lineStart"})
+    __wire__: ClassVar[Shape] = Shape(
+        names={"line_end": "lineEnd", "line_start": "lineStart"}, elided=frozenset({"note"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -823,7 +825,7 @@ class OpenPageWebSearchAction(Wire):
     type: Literal["openPage"] = "openPage"
     url: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(tag="type")
+    __wire__: ClassVar[Shape] = Shape(tag="type", elided=frozenset({"url"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -1051,7 +1053,7 @@ class TextElement(Wire):
     byte_range: ByteRange
     placeholder: str | None = None
 
-    __wire__: ClassVar[Shape] = Shape(names={"byte_range": "byteRange"})
+    __wire__: ClassVar[Shape] = Shape(names={"byte_range": "byteRange"}, elided=frozenset({"placeholder"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

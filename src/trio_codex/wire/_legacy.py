@@ -80,7 +80,9 @@ class ApprovedExecpolicyAmendmentReviewDecision(Wire):
 
     proposed_execpolicy_amendment: Sequence[str]
 
-    __wire__: ClassVar[Shape] = Shape(key="approved_execpolicy_amendment")
+    __wire__: ClassVar[Shape] = Shape(
+        key="approved_execpolicy_amendment", elided=frozenset({"proposed_execpolicy_amendment"})
+    )
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -99,7 +101,7 @@ class DeniedReviewDecision(Wire):
 
     rejection: str
 
-    __wire__: ClassVar[Shape] = Shape(key="denied")
+    __wire__: ClassVar[Shape] = Shape(key="denied", elided=frozenset({"rejection"}))
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
