@@ -8,7 +8,10 @@ from trio_codex.testing import Command, FakeServer, OfflineCodex, Text, ToolCall
 
 
 @pytest.mark.codex(policy=POLICY)
-@pytest.mark.parametrize(("command", "decision"), [("echo hi", "accept"), ("rm -rf /", "decline")])
+@pytest.mark.parametrize(
+    ("command", "decision"),
+    [("echo hi", "accept"), ("/bin/bash -c 'echo hi'", "accept"), ("echo hi; rm -rf /", "decline")],
+)
 async def test_it_may_greet_and_nothing_else(
     fake_codex: tuple[Codex, FakeServer], command: str, decision: str
 ) -> None:
@@ -33,4 +36,7 @@ async def test_the_whole_agent_greets(offline_codex: OfflineCodex) -> None:
     model.respond(Command("echo Bonjour", escalate="to greet"))
     model.respond(Text("Bonjour, Sophie!"))
     assert await greet(codex, "Sophie") == "Bonjour, Sophie!"
+    looked_up, printed = model.requests[-1].function_outputs.values()
+    assert looked_up == "French"
+    assert "Bonjour" in printed  # so the command ran
     model.assert_all_used()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from trio_codex import Codex, policies, tool
-from trio_codex.policies import CommandRequest, Decision, Policy
+from trio_codex import Codex, tool
+from trio_codex.policies import allow_commands, decline_all, first_of
 
 LANGUAGES = {"Ada": "English", "Grace": "English", "Sophie": "French"}
 
@@ -18,13 +18,7 @@ async def language(name: str) -> str:
     return LANGUAGES.get(name, "nobody knows")
 
 
-async def _may_run(request: CommandRequest) -> Decision:
-    if request.command is not None and request.command.startswith("echo "):
-        return policies.accept()
-    return policies.decline("It greets, and nothing else.")
-
-
-POLICY = Policy(command=_may_run)
+POLICY = first_of(allow_commands("echo ..."), decline_all)
 
 
 async def greet(codex: Codex, name: str) -> str | None:
