@@ -10,6 +10,8 @@ from trio_codex import open_codex, policies
 from trio_codex.errors import RequestSettled
 from trio_codex.policies import Inbox, Pending, with_timeout
 
+LISTING = {("/bin/bash", "-c", "ls"), ("/bin/bash", "-lc", "ls")}
+
 
 async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
     """Answer each request in a task of its own, as a user interface would."""
@@ -20,9 +22,9 @@ async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
 
 
 async def answer(pending: Pending) -> None:
-    """Take some time for it, and more for what removes files."""
+    """Take some time for it, and more for what does not only look."""
     match pending.request:
-        case policies.CommandRequest(command=str(command)) if "rm " not in command:
+        case policies.CommandRequest(command=str(command), argv=argv) if argv in LISTING:
             await trio.sleep(0.1)
             await pending.accept()
             print(f"accepted: {command.split('/')[-1]}")
