@@ -1,5 +1,6 @@
 """Recordings: what is in them, what is not, and that a client which is played one sees and does the same again."""
 
+import gc
 import json
 import os
 import stat
@@ -299,6 +300,34 @@ def test_a_file_that_others_could_read_becomes_its_owners_and_what_is_no_file_is
     before = os.stat(os.devnull).st_mode
     Recorder(os.devnull).close()
     assert os.stat(os.devnull).st_mode == before
+
+
+async def test_a_file_that_cannot_be_written_any_more_is_given_up_and_nothing_fails(tmp_path, caplog):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with trio.fail_after(5), pytest.raises(KeyError, match="of the body"), Recorder(path) as recorder:
+            kit = {"instruments": [recorder]}
+            async with fake_codex(**kit) as (codex, _), fake_codex(**kit) as (other, _):
+                os.close(reader)
+                reader = None
+                for client in (codex, other):
+                    await client.thread_start()
+            raise KeyError("of the body")
+    finally:
+        if reader is not None:
+            os.close(reader)
+    [told] = caplog.records
+    assert "an instrument was removed" in told.getMessage()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_file_that_cannot_be_begun_is_an_error_and_leaves_nothing(recwarn):
+    with pytest.raises(OSError, match="No space left"):
+        Recorder("/dev/full")
+    gc.collect()
+    assert not recwarn.list
 
 
 async def test_a_recording_of_a_cancelled_session_is_whole(tmp_path):

@@ -36,7 +36,8 @@ class Recorder(Instrument):
     """Writes what goes over a connection to a file, as it goes; a context manager that closes the file.
 
     Each line is written at once, so that the file holds all there was, however the process ends. The file is written
-    anew, and only its owner may read it. It is bounded by nothing: remove it when it has served.
+    anew, and only its owner may read it. It is bounded by nothing: remove it when it has served. If it cannot be written
+    any more, it is closed, with one logged error, and the client goes on.
 
     Making one that redacts takes some 0.3 s, the first time: make it before the client.
 
@@ -58,10 +59,14 @@ class Recorder(Instrument):
         self._asked: dict[tuple[RequestId, str, str | None], int] = {}
         self._start: float | None = None
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
-        self._file = os.fdopen(descriptor, "wb")
-        # The mode above is for a file that is made. One that was there, and that others may read, has another.
-        if hasattr(os, "fchmod") and stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.fchmod(descriptor, 0o600)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        try:
+            # The mode above is for a file that is made. One that was there, and that others may read, has another.
+            if hasattr(os, "fchmod") and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.fchmod(descriptor, 0o600)
+        except OSError:
+            self._file.close()
+            raise
         self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:
@@ -148,8 +153,14 @@ class Recorder(Instrument):
         self._put(Entry(round(now - self._start, 6), number, kind, **members))
 
     def _put(self, line: Header | Entry) -> None:
-        self._file.write(self._encode(line) + b"\n")
-        self._file.flush()
+        rest = memoryview(self._encode(line) + b"\n")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError:
+            # A part of the line may be in the file: another client, or the end of the scope, must not add to it.
+            self._file.close()
+            raise
 
     def _text(self, text: str | None) -> str | None:
         return text if text is None or self._redaction is None else self._redaction.text(text)
