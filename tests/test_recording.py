@@ -192,6 +192,26 @@ async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
             raise ValueError("mine")
 
 
+async def test_a_client_that_leaves_while_the_server_takes_its_time_is_told_too(tmp_path, autojump_clock):
+    path = tmp_path / "slow.jsonl"
+
+    async def serve(server):
+        asked = await server.expect("model/list")
+        await trio.sleep(5)
+        await asked.answer({"data": []})
+        await (await server.expect("thread/archive")).answer({})
+
+    with trio.fail_after(60), Recorder(path) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server), trio.open_nursery() as nursery:
+            nursery.start_soon(serve, server)
+            await codex.models()
+            await codex.thread_archive("t")
+    with trio.fail_after(60), pytest.raises(ReplayMismatch, match=r"did not send(.|\n)*thread/archive"):
+        async with replay(path, timed=True) as codex:
+            with trio.move_on_after(1):
+                await codex.models()
+
+
 async def test_a_mismatch_that_the_body_swallows_is_told_at_the_end():
     with trio.fail_after(5), pytest.raises(ReplayMismatch):
         async with replay(REDACTED) as codex:

@@ -126,7 +126,7 @@ class _Player:
         self._names = Names()
         self._answers: dict[str, dict[str, Any]] = {}
         self._mismatch: str | None = None
-        self._expected: Entry | None = None
+        self._unsent = deque(entry for entry in self._entries if entry.kind == "sent")
 
     def check(self) -> None:
         """Raise what the client sent that was not recorded."""
@@ -135,8 +135,10 @@ class _Player:
 
     def check_complete(self) -> None:
         """Raise what the client did not send."""
-        if self._strict and self._expected is not None:
-            raise ReplayMismatch(f"the client left and did not send\n{_shown(self._expected.message)}")
+        # Of what has come, all counts: the server may still have been taking its time.
+        missing = [*self._unsent][len(self._came) :]
+        if self._strict and missing:
+            raise ReplayMismatch(f"the client left and did not send\n{_shown(missing[0].message)}")
 
     # -- what the client sends ---------------------------------------------------------------------------------
 
@@ -174,10 +176,9 @@ class _Player:
         at = self._opened_at
         for number, entry in enumerate(self._entries, start=1):
             if entry.kind == "sent":
-                self._expected = entry
                 if not await self._take(entry, self._entries[number:]):
                     return
-                self._expected = None
+                self._unsent.popleft()
             else:
                 if self._timed:
                     await trio.sleep(max(0.0, entry.at - at))
@@ -244,7 +245,6 @@ class _Player:
     async def _fail(self, problem: str) -> None:
         """Note what is wrong, and end the connection, so that nothing waits for what will not come."""
         self._mismatch = problem
-        self._expected = None
         await self._own.aclose()
 
 
