@@ -327,6 +327,15 @@ def test_instruments_that_are_equal_are_all_told():
     assert one.heard == other.heard == ["not JSON"]
 
 
+def test_what_an_instrument_has_heard_is_not_in_the_log_when_it_is_removed(caplog):
+    instruments = Instruments([Reasons(["secret"])], Instrument)
+    instruments.call("line_discarded", "no such arguments")
+    assert not instruments
+    [record] = caplog.records
+    assert "line_discarded of Reasons raised" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
 def test_connections_have_numbers_of_their_own():
     assert Instruments([], Instrument).connection != Instruments([], Instrument).connection
 

@@ -155,7 +155,8 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
             heard.pop(id(instrument), None)
             if not heard:
                 del self[name]
-        logger.exception("an instrument was removed: %s of %r raised", hook, instrument)
+        # Not its repr, which may show all that it has heard.
+        logger.exception("an instrument was removed: %s of %s raised", hook, type(instrument).__qualname__)
 
 
 NO_INSTRUMENTS: Final = Instruments()
