@@ -151,3 +151,14 @@ async def test_its_next_line_goes_wrong_as_it_is_told(fault, outcome, lives, aut
         assert await ask_models(server, codex) == outcome
         if lives:
             assert await ask_models(server, codex) == []
+
+
+async def test_an_id_may_be_used_again_and_its_first_answer_is_not_taken_for_the_second():
+    async def decide(request):
+        return policies.accept() if request.command == "ls" else policies.decline()
+
+    with trio.fail_after(5):
+        async with fake_codex(policy=Policy(command=decide)) as (_, server):
+            for command, decision in (("ls", "accept"), ("rm", "decline")):
+                await server.ask(1, "item/commandExecution/requestApproval", command=command)
+                assert await server.answer_to(1) == {"decision": decision}

@@ -235,7 +235,7 @@ class FakeServer:
             raise AssertionError(f"no line was sent after fault({self._fault.name!r})")
 
     async def answer_to(self, request_id: int | str) -> Any:
-        """Wait for the client's answer to a request of the server: a result, or an error object."""
+        """Wait for the client's answer to a request of the server, the latest with this id: a result, or an error object."""
         await self._until(lambda: request_id in self.answers)
         return self.answers[request_id]
 
@@ -261,6 +261,8 @@ class FakeServer:
         """
         value = server_request(method, **fields) if params is BUILT else params
         self._methods[request_id] = method
+        # Of an earlier request with this id: it would be taken for the answer to this one.
+        self.answers.pop(request_id, None)
         await self.send({"id": request_id, "method": method, "params": wire.encode(value)})
 
     async def send(self, message: Any) -> None:
