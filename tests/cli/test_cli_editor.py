@@ -28,6 +28,8 @@ from trio_codex.cli._terminal import NobodyThereError, StdinLines
         ("first\nsecond\n\x1b[A\x1b[A\n", ["first", "second", "first"]),
         ("first\n\x1b[A\x1b[Bx\n", ["first", "x"]),
         ("\x1b[200~two\nlines\x1b[201~!\n", ["two\nlines!"]),
+        ("\x1b[200~\x04a\x15b\x7f\tc\x1b[D\x1b\x1b[201~d\n", ["ab\tcd"]),
+        ("ab\x1b\x1b[Dc\n", ["acb"]),
         ("a\x04\x02\x04\n\x04", ["", END_OF_INPUT]),
         ("\x1b[15~\x1bq\x00ok\n", ["ok"]),
     ],

@@ -17,7 +17,7 @@ from trio_codex.cli._text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b[^\[O]|[^\x1b]", re.DOTALL)
+_KEY: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1bO.|\x1b(?=\x1b)|\x1b[^\x1b\[O]|[^\x1b]", re.DOTALL)
 _PASTE_BEGINS: Final = "\x1b[200~"
 _PASTE_ENDS: Final = "\x1b[201~"
 
@@ -77,10 +77,11 @@ class LineEditor:
     def _press(self, key: str) -> str | None:
         if key in (_PASTE_BEGINS, _PASTE_ENDS):
             self._is_pasting = key == _PASTE_BEGINS
+        elif self._is_pasting:
+            # It is text, and nobody has pressed what stands in it.
+            self.before += "\n" if key in "\r\n" else key if key.isprintable() or key == "\t" else ""
         elif key in "\r\n":
-            if not self._is_pasting:
-                return self._enter()
-            self.before += "\n"
+            return self._enter()
         elif key == "\x04":
             if not self.text:
                 return END_OF_INPUT
