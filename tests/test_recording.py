@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -526,6 +527,18 @@ def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():
     assert redacted(message)["result"]["fileChanges"] == {"key-1": {"type": "add", "content": "xxx"}}
     kept = redacted(message, paths=True)["result"]["fileChanges"]
     assert kept == {"/etc/a": {"type": "add", "content": "xxx"}}
+
+
+def test_what_is_no_message_is_json_of_any_form():
+    line = {"level": "info", "user": "Ada", "pin": 4711, "secret name": {"id": "a-b"}}
+    left = redacted(line)
+    assert not {"Ada", "4711", "secret name", "a-b"} & set(re.findall(r"[\w -]+", json.dumps(left)))
+    assert redacted(left) == left
+
+
+def test_names_that_the_protocol_does_not_know_can_be_kept_too():
+    message = {"id": 3, "method": "item/tool/call", "params": {"arguments": {"hamlet": "Bern", "zip": 3000}}}
+    assert redacted(message, keep={"hamlet"})["params"]["arguments"] == {"hamlet": "Bern", "key-2": 0}
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Redaction:
 
     def message(self, message: Any) -> Any:
         """Give a JSON-RPC message without its content."""
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or _SAYS_WHAT_IT_IS.isdisjoint(cast("dict[str, Any]", message)):
             return self._value(message, "", free=True)
         envelope = cast("dict[str, Any]", message)
         redacted = {name: self._value(value, name, free=False) for name, value in envelope.items()}
@@ -116,7 +116,7 @@ class Redaction:
         known = _vocabulary()
         redacted: dict[str, Any] = {}
         for name, value in members.items():
-            if name in known.names:
+            if name in known.names or name in self.keep:
                 redacted[name] = self._value(value, name, free=free or name in known.free)
             else:
                 key = name if self.paths and name.startswith("/") else f"key-{len(redacted) + 1}"
@@ -163,6 +163,9 @@ class _Vocabulary:
     wordy: frozenset[str]
     free: frozenset[str]
 
+
+_SAYS_WHAT_IT_IS: Final = frozenset({"method", "result", "error"})
+"""What an object without all of these is no message by: something else has written it."""
 
 _ENVELOPE: Final = frozenset(
     {"id", "method", "params", "result", "error", "code", "message", "data", "emittedAtMs"}
