@@ -194,9 +194,12 @@ TARGETS = st.sampled_from(
 )
 @example({"out": "../outside"}, "out/../a")
 @example({"a/up": ".."}, "a/up/../b")
+@example({"up": "../.."}, "up/../../../../../dangling")
 def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(links, path):
     with tempfile.TemporaryDirectory() as directory:
-        top = Path(directory).resolve() / "top"
+        # Deeper than any of the paths leads up: whatever is made is made here.
+        bottom = Path(directory).resolve()
+        top = bottom.joinpath(*"deep enough for all of them to end inside".split())
         root = top / "root"
         for name in ("root/a/b", "root/c", "outside/a"):
             (top / name).mkdir(parents=True)
@@ -207,12 +210,12 @@ def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(l
             link.symlink_to(target)
         accepted = Roots([root]).hold(str(root / path))
         for reading in (f"{root}/{path}", os.path.normpath(f"{root}/{path}")):
-            before = set(top.parent.rglob("*"))
+            before = set(bottom.rglob("*"))
             try:
                 descriptor = os.open(reading, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except OSError:
                 continue  # there is something already, or it cannot be
             os.close(descriptor)
-            (made,) = set(top.parent.rglob("*")) - before
+            (made,) = set(bottom.rglob("*")) - before
             if accepted:
                 assert made.is_relative_to(root), made
