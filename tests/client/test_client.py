@@ -391,6 +391,18 @@ async def test_listeners_end_with_the_connection_and_its_cause():
                         pytest.fail("there was no event")
 
 
+async def test_who_still_listens_when_the_scope_is_left_is_through_although_the_server_says_nothing():
+    async with scripted() as (codex, _), trio.open_nursery() as nursery:
+
+        async def listen(events):
+            async for _ in events:
+                pytest.fail("there was no event")
+
+        async with codex.events() as events:
+            nursery.start_soon(listen, events)
+            await trio.testing.wait_all_tasks_blocked()
+
+
 async def test_a_consumer_that_lags_gets_merged_text_and_loses_none():
     async with scripted() as (codex, server):
         thread = await codex.thread_start()

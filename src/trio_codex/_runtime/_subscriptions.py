@@ -145,7 +145,8 @@ class Subscription(Generic[E]):
             if self._bytes > self._max_bytes:
                 self._overflow()
         if self._consumer is not None and not self._wakeup_due:
-            self._announce()
+            self._wakeup_due = True
+            self._wakeups.add(self)
 
     def put_last(self, event: E) -> None:
         """Add the event that ends the stream, whatever the bounds, and end it."""
@@ -161,8 +162,8 @@ class Subscription(Generic[E]):
             self._accepting = False
             self._error = error
             self._growing.clear()
-        if self._consumer is not None:
-            self._announce()
+        # At once: it need not be the reader that ends it, and then no chunk may ever follow.
+        self.wake()
 
     def release(self) -> None:
         """Drop what is buffered and take nothing more: nobody is going to read it."""
@@ -171,8 +172,7 @@ class Subscription(Generic[E]):
         self._buffer.clear()
         self._growing.clear()
         self._bytes = 0
-        if self._consumer is not None:
-            self._announce()
+        self.wake()
 
     def wake(self) -> int:
         """Let the consumer run, if it waits; say how many entries there are for it."""
@@ -181,11 +181,6 @@ class Subscription(Generic[E]):
             task, self._consumer = self._consumer, None
             trio.lowlevel.reschedule(task)
         return len(self._buffer)
-
-    def _announce(self) -> None:
-        if not self._wakeup_due:
-            self._wakeup_due = True
-            self._wakeups.add(self)
 
     def _put_lagging(self, event: E) -> None:
         delta = self._merger.delta(event)
