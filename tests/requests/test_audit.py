@@ -194,6 +194,27 @@ async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(fail, told, caplo
         assert (record.outcome, record.item_id, record.reason) == ("answered", "d1", told)
 
 
+async def raise_surrogate(_):
+    raise RuntimeError("a\udcff")
+
+
+@pytest.mark.parametrize(
+    ("decide", "told"),
+    [
+        (deciding(policies.ToolResult.of_text("a\udcff", success=False)), "a\\udcff"),
+        (deciding(policies.decline("a\udcff")), "a\\udcff"),
+        (raise_surrogate, "RuntimeError: a\\udcff"),
+    ],
+    ids=["result", "reason", "error"],
+)
+async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn_goes_on(decide, told):
+    call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
+    async with scripted(Policy(tool_call=decide)) as (codex, server), open_turn(codex, server):
+        await server.ask(0, "item/tool/call", call)
+        answer = await server.answer_to(0)
+        assert answer == {"contentItems": [{"type": "inputText", "text": told}], "success": False}
+
+
 @pytest.mark.parametrize("how", ["withdrawn", "left", "disconnected"])
 async def test_what_was_not_answered_is_recorded_with_the_reason(how):
     async def park(_):

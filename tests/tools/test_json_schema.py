@@ -177,6 +177,8 @@ def test_two_classes_of_the_same_name_get_two_definitions():
 def test_a_default_that_is_no_json_is_left_out():
     holder = attrs.make_class("Holder", {"a": attrs.field(type=Any, default=object())})
     assert object_schema(holder)["properties"] == {"a": {}}
+    holder = attrs.make_class("Holder", {"a": attrs.field(type=str, default="\ud800")})
+    assert object_schema(holder)["properties"] == {"a": {"type": "string"}}
 
 
 def test_the_strict_form_requires_everything_and_makes_what_has_a_default_nullable():

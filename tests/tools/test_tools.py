@@ -6,6 +6,7 @@ import gc
 import inspect
 import logging
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 import attrs
@@ -339,6 +340,10 @@ async def test_lone_surrogates_are_spelt_out_for_the_server_would_drop_the_line(
 
     assert texts(await call(names)) == ["b\\ud800"]
     assert texts(await call(names, arguments={"fail": True})) == ["a\\ud800"]
+    assert texts(result_of(["b\udcff", {"c": Path("d\udcff"), "é": b"e"}])) == [
+        r'["b\udcff",{"c":"d\udcff","\u00e9":"ZQ=="}]'
+    ]
+    assert ToolResult([as_text("f\ud800")]) == ToolResult(["f\\ud800"])
 
 
 def test_an_image_is_told_by_its_first_bytes_and_may_come_from_a_file_or_a_url(tmp_path):

@@ -13,7 +13,7 @@ import attrs
 from trio_codex import wire
 from trio_codex._core._json import list_of, object_of, string_of
 from trio_codex._runtime._dispatch import Answer
-from trio_codex._tools._tool_result import ToolResult
+from trio_codex._tools._tool_result import ToolResult, spelt_out
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import (
     Accept,
@@ -385,7 +385,7 @@ def answer_tool_call(_: object, decision: object) -> Answer | None:
 
 def failed_call(text: str) -> Answer:
     """Make the answer of a tool call that failed."""
-    return Answer({"contentItems": [{"type": "inputText", "text": text}], "success": False})
+    return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
 
 
 def _ask_auth_refresh(params: wire.ChatgptAuthTokensRefreshParams, _: Background) -> AuthRefreshRequest:

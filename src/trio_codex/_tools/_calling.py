@@ -6,10 +6,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, cast
 
-import attrs
 import trio
 
-from trio_codex import wire
 from trio_codex._core._exceptions import describe_error, leaves_of
 from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex._tools._json_values import Unfit, to_json
@@ -46,7 +44,7 @@ async def call(
     if tool is None:
         return ToolResult.of_text(NO_SUCH_TOOL, success=False)
     try:
-        return _sendable(await _run(tool, request, place))
+        return await _run(tool, request, place)
     except Exception as exc:
         return _failure(tool, exc)
     except BaseExceptionGroup as group:
@@ -108,17 +106,4 @@ def _failure(tool: AnyTool, exc: Exception) -> ToolResult:
     if not all(isinstance(leaf, ToolError) for leaf in leaves):
         logger.error("the tool %s failed", tool.full_name, exc_info=exc)
     texts = [str(leaf) if isinstance(leaf, ToolError) else describe_error(leaf) for leaf in leaves]
-    return _sendable(ToolResult.of_text("\n".join(texts), success=False))
-
-
-def _sendable(result: ToolResult) -> ToolResult:
-    """Spell lone surrogates out, as names of files may hold them: the line would be unreadable to the server (PROTOCOL Q10)."""
-    return attrs.evolve(
-        result,
-        content=[
-            item.evolve(text=item.text.encode(errors="backslashreplace").decode())
-            if isinstance(item, wire.InputTextDynamicToolCallOutputContentItem)
-            else item
-            for item in result.content
-        ],
-    )
+    return ToolResult.of_text("\n".join(texts), success=False)

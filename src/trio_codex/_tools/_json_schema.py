@@ -260,5 +260,5 @@ def _as_json(default: object) -> object:
         return attrs.NOTHING
     try:
         return msgspec.json.decode(to_json(default))
-    except TypeError:
+    except (TypeError, msgspec.DecodeError):  # the latter for a lone surrogate, which no line can carry
         return attrs.NOTHING

@@ -8,6 +8,7 @@ the strict form of a schema asks them to.
 from __future__ import annotations
 
 import functools
+import json
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
@@ -123,7 +124,13 @@ def to_json(value: object) -> bytes:
     Raises:
         TypeError: It, or something in it, cannot be written.
     """
-    return msgspec.json.encode(_converter().unstructure(value), enc_hook=_encode_other)
+    plain = _converter().unstructure(value)
+    try:
+        return msgspec.json.encode(plain, enc_hook=_encode_other)
+    except UnicodeEncodeError:
+        # A lone surrogate, as names of files may hold them. JSON can say it, but not as it is.
+        builtins = msgspec.to_builtins(plain, enc_hook=_encode_other)
+        return json.dumps(builtins, separators=(",", ":")).encode()
 
 
 def _encode_other(value: object) -> object:

@@ -72,10 +72,17 @@ def _item(
     value: str | Image | wire.DynamicToolCallOutputContentItem,
 ) -> wire.DynamicToolCallOutputContentItem:
     if isinstance(value, str):
-        return wire.InputTextDynamicToolCallOutputContentItem(text=value)
+        return wire.InputTextDynamicToolCallOutputContentItem(text=spelt_out(value))
     if isinstance(value, Image):
         return wire.InputImageDynamicToolCallOutputContentItem(image_url=value.url)
+    if isinstance(value, wire.InputTextDynamicToolCallOutputContentItem):
+        return value.evolve(text=spelt_out(value.text))
     return value
+
+
+def spelt_out(text: str) -> str:
+    """Spell lone surrogates out, as names of files may hold them: no line can carry them to the server (PROTOCOL Q10)."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 @attrs.frozen
