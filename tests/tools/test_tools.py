@@ -142,10 +142,30 @@ async def test_a_method_is_a_tool_of_its_object():
         Toolbox([Store.read])
 
 
+async def keyword_weather(*, days: int, city: str) -> str:
+    """Tell.
+
+    Args:
+        days: For how long.
+        city: Where.
+    """
+    await trio.lowlevel.checkpoint()
+    return f"{city}: sunny for {days}"
+
+
 async def test_a_partial_function_is_a_tool_without_its_bound_parameters():
     bern = tool(functools.partial(weather.function, "Bern"), name="bern")
     assert list(bern.input_schema["properties"]) == ["days"]
     assert texts(await call(bern, arguments={"days": 3})) == ["Bern: sunny for 3"]
+
+
+def test_a_partial_function_is_described_as_what_it_is_of_unless_somebody_describes_it():
+    bern = functools.partial(keyword_weather, city="Bern")
+    made = tool(bern, name="bern")
+    assert (made.description, inspect.getdoc(made)) == ("Tell.", inspect.getdoc(keyword_weather))
+    assert made.input_schema["properties"]["days"]["description"] == "For how long."
+    bern.__doc__ = "Tell of Bern."
+    assert tool(bern, name="bern").description == "Tell of Bern."
 
 
 async def test_a_parameter_annotated_as_the_request_gets_it_and_is_not_in_the_schema():

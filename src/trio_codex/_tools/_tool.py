@@ -93,6 +93,13 @@ def _innermost(function: Any) -> Any:
     return function
 
 
+def _doc(function: Any) -> str | None:
+    """Give what was written about a function; the text about partial functions as such does not count."""
+    own: str | None = function.__doc__
+    inner: str | None = _innermost(function).__doc__
+    return inner if own == functools.partial.__doc__ else own
+
+
 @attrs.frozen(eq=False, slots=False)
 class Tool(Generic[P, R_co]):
     """An async function that an agent can call. Made by :func:`tool`.
@@ -124,7 +131,7 @@ class Tool(Generic[P, R_co]):
         if self.defer_loading and self.namespace is None:
             raise ValueError("a tool that is loaded later has to be in a namespace")
         # So that documentation tools and ``inspect`` find the function behind it.
-        self.__dict__.update(__doc__=self.function.__doc__, __wrapped__=self.function)
+        self.__dict__.update(__doc__=_doc(self.function), __wrapped__=self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         return cast("Coroutine[Any, Any, R_co]", self.function(*args, **kwargs))
@@ -202,7 +209,7 @@ class _Parameters:
     def of(cls, function: Callable[..., object], name: str) -> _Parameters:
         signature = inspect.signature(function)
         hints = _hints(function, name)
-        described = parse_docstring(function.__doc__).fields
+        described = parse_docstring(_doc(function)).fields
         fields: list[Field] = []
         requests: list[str] = []
         for parameter in signature.parameters.values():
@@ -293,7 +300,7 @@ def tool(
             function,
             name=getattr(function, "__name__", "") if name is None else name,
             namespace=Namespace(namespace) if isinstance(namespace, str) else namespace,
-            description=parse_docstring(function.__doc__).text if description is None else description,
+            description=parse_docstring(_doc(function)).text if description is None else description,
             limit=limit,
             timeout=timeout,
             defer_loading=defer_loading,
