@@ -484,6 +484,26 @@ async def test_a_limit_holds_over_all_toolboxes_of_a_client_and_the_others_wait(
     assert [result.success for result in results].count(True) == 4  # the third box has no such tool
 
 
+async def test_the_limit_of_a_method_holds_for_its_object_however_often_it_is_looked_up():
+    running, gate = [], trio.Event()
+
+    class Counter:
+        @tool(limit=1)
+        async def count(self) -> None:
+            running.append(self)
+            await gate.wait()
+
+    one, other, client = Counter(), Counter(), Toolbox()
+    boxes = [Toolbox([counter.count], client) for counter in (one, one, other)]
+    async with trio.open_nursery() as nursery:
+        for box in boxes:
+            nursery.start_soon(box.call, called("count"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert running in ([one, other], [other, one])
+        gate.set()
+    assert running.count(one) == 2
+
+
 async def test_the_timeout_does_not_count_the_wait_for_a_place(autojump_clock):
     @tool(limit=1, timeout=3)
     async def slow() -> None:
@@ -507,9 +527,10 @@ async def test_a_tool_that_nobody_holds_takes_its_limiter_with_it():
     async def short() -> None:
         await trio.lowlevel.checkpoint()
 
-    await Toolbox([short], client).call(called("short"))
+    box = Toolbox([short], client)
+    await box.call(called("short"))
     assert len(client._limiters) == 1
-    del short
+    del short, box
     gc.collect()
     assert len(client._limiters) == 0
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakValueDictionary
 
 import trio
 
 from trio_codex import wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Hashable, Iterable
     from contextlib import AbstractAsyncContextManager
 
     from trio_codex._tools._tool import Tool
@@ -35,9 +35,11 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[AnyTool] = (), beside: Toolbox | None = None) -> None:
         self._tools: dict[tuple[str | None, str], AnyTool] = {}
-        self._limiters: WeakKeyDictionary[AnyTool, trio.CapacityLimiter] = (
-            WeakKeyDictionary() if beside is None else beside._limiters
+        # By what is called, not by the tool: each look-up of a method makes a tool of its own.
+        self._limiters: WeakValueDictionary[Hashable, trio.CapacityLimiter] = (
+            WeakValueDictionary() if beside is None else beside._limiters
         )
+        self._places: dict[AnyTool, trio.CapacityLimiter] = {}
         for tool in tools:
             _check(tool)
             key = _key(tool)
@@ -100,9 +102,11 @@ class Toolbox:
     def _place(self, tool: AnyTool) -> AbstractAsyncContextManager[object]:
         if tool.limit is None:
             return nullcontext()
-        limiter = self._limiters.get(tool)
+        limiter = self._places.get(tool)
         if limiter is None:
-            limiter = self._limiters[tool] = trio.CapacityLimiter(tool.limit)
+            called = (tool.function, tool.full_name, tool.limit)
+            limiter = self._limiters.get(called) or trio.CapacityLimiter(tool.limit)
+            self._places[tool] = self._limiters[called] = limiter
         return limiter
 
 
