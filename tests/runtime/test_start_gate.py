@@ -174,6 +174,25 @@ async def test_where_there_is_no_lock_there_is_no_gate(tmp_path, monkeypatch, wh
             assert descriptors() == before
 
 
+async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_tells_what_is_wrong(
+    tmp_path, monkeypatch
+):
+    def refuse(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = descriptors()
+    with trio.fail_after(10):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", refuse)
+            patch.setattr(os, "listdir", refuse)
+            gate = start_gate(tmp_path)
+            await gate.__aenter__()
+        assert is_held(tmp_path)
+        await gate.__aexit__(None, None, None)
+    assert not is_held(tmp_path)
+    assert descriptors() == before
+
+
 # -- the real binary -----------------------------------------------------------------------------------------------
 
 INITIALIZE = {

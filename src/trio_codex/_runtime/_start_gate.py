@@ -80,7 +80,10 @@ async def _acquire(home: Path) -> int | None:
 
 
 def _has_state(home: Path) -> bool:
-    return next(home.glob(STATE_PATTERN), None) is not None
+    try:
+        return next(home.glob(STATE_PATTERN), None) is not None
+    except OSError:  # no descriptor is left, say: the start will tell what is wrong
+        return False
 
 
 def _release(fd: int | None) -> None:
