@@ -252,6 +252,20 @@ async def test_what_was_not_answered_is_recorded_with_the_reason(how):
         assert server.answers == {}
 
 
+async def test_what_was_not_answered_because_the_client_was_cancelled_is_recorded_as_that():
+    async def park(_):
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        async with scripted(Policy(current_time=park)) as (codex, server):
+            await server.ask(0, "currentTime/read", {"threadId": "thread-1"})
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.sleep_forever()
+    (record,) = codex.decisions
+    assert (record.outcome, record.reason) == ("withdrawn", "the client was cancelled")
+
+
 # -- the server's own reviews --------------------------------------------------------------------------------------
 
 

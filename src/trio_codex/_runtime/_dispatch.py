@@ -201,8 +201,10 @@ class Dispatcher:
             if self._open.get(request.id) is entry:
                 del self._open[request.id]
                 self._connection.withdraw(request.id)
-            why = entry.why_withdrawn if outcome == "withdrawn" else None
-            handler.settled(outcome, why if error is None else error.problem)
+            # Not by us: then by what surrounds the client, of which each callback hears by itself.
+            why = entry.why_withdrawn if scope.cancel_called else "the client was cancelled"
+            reason = why if outcome == "withdrawn" else None
+            handler.settled(outcome, reason if error is None else error.problem)
             handler.group.leave(scope)
             if error is not None:
                 handler.group.fail(error)
