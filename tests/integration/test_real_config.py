@@ -59,6 +59,18 @@ async def test_a_whole_argument_vector_takes_the_place_of_the_usual_one():
         assert (await codex.thread_start()).info.model == "another"
 
 
+@pytest.mark.parametrize("name", ["CODEX_HOME", "CODEX_SQLITE_HOME"])
+async def test_a_relative_home_is_below_the_working_directory_of_the_server(name):
+    async with offline_parts() as (config, _, home):
+        directory = home.codex_home if name == "CODEX_HOME" else home.workspace
+        env = {**config.env, name: directory.name}
+        config = attrs.evolve(config, env=env, cwd=directory.parent)
+        assert (config.home(), config.state_home()) == (home.codex_home, directory)
+        async with open_codex(config) as codex:
+            assert codex.metadata.codex_home == str(home.codex_home.resolve())
+        assert list(directory.glob("state_*.sqlite"))
+
+
 @pytest.mark.parametrize(
     ("inherit", "given"),
     [(True, {"MARK": "1", "OTHER_MARK": "2"}), (False, {}), (["MARK"], {"MARK": "1"})],

@@ -54,7 +54,8 @@ class CodexConfig:
         cwd: Working directory of the server; by default the one of this process.
         env: Laid over what ``inherit_env`` lets through; ``None`` as a value removes a name.
         inherit_env: ``True`` for all of this process's environment, ``False`` for none of it, or the names to keep.
-        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads.
+        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative one is below the
+            working directory of the server.
         client_name: How this client introduces itself to the server.
         client_title: Its display name.
         client_version: Its version.
@@ -126,13 +127,13 @@ class CodexConfig:
     def home(self) -> Path:
         """Give the ``CODEX_HOME`` that the server will use, whether it exists or not."""
         environment = self.environment()
-        home = environment.get("CODEX_HOME")
-        return Path(home) if home else Path(environment.get("HOME", "~")).expanduser() / ".codex"
+        home = environment.get("CODEX_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".codex"
+        return Path(self.cwd or "", home)
 
     def state_home(self) -> Path:
         """Give the directory in which the server will keep its databases."""
         directory = self.environment().get("CODEX_SQLITE_HOME")
-        return Path(directory) if directory else self.home()
+        return Path(self.cwd or "", directory) if directory else self.home()
 
     def command_line(self, binary: str) -> list[str]:
         """Give the server's argument vector."""
