@@ -241,6 +241,7 @@ def test_an_annotation_that_cannot_be_found_is_named():
     [
         (float, 1, 1.0),
         (int, 3.0, 3),
+        (Annotated[int, msgspec.Meta(ge=1)], 3.0, 3),
         (Colour, "b", Colour.blue),
         (Level, 2, Level.high),
         (Mixed, None, Mixed.nothing),
@@ -282,6 +283,7 @@ def test_json_is_read_as_its_type(type_, json, value):
         (Level, "1", ["expected one of 1, 2"]),
         (Literal[1], True, ["expected 1"]),
         (Annotated[int, msgspec.Meta(ge=1)], 0, ["expected `int` >= 1"]),
+        (Annotated[int, msgspec.Meta(ge=1)], 0.0, ["expected `int` >= 1"]),
         (Annotated[list[int], msgspec.Meta(max_length=1)], [1, 2], ["expected `array` of length <= 1"]),
         (tuple[int, int], [1], ["expected 2 items, got 1"]),
         (tuple[int, int], [1, "a"], ["[1]: expected an integer, got a string"]),

@@ -235,7 +235,8 @@ def _annotated_hook(type_: Type, converter: Converter) -> Hook:
 
     def structure(value: Any, _: Any) -> Any:
         result = inner(value, bare)
-        msgspec.convert(value, bounds)
+        # To msgspec, 3.0 is no integer.
+        msgspec.convert(result if bare is int else value, bounds)
         return result
 
     return structure
