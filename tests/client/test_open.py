@@ -9,9 +9,10 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, errors, open_codex
+from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._runtime._stderr import TAIL_BYTES
-from trio_codex.testing import MockModel, offline_home
+from trio_codex.instruments import Instrument
+from trio_codex.testing import FakeServer, MockModel, offline_home
 
 PYTHON = sys.executable
 
@@ -301,6 +302,37 @@ def test_ctrl_c_leaves_as_itself_and_ends_the_server():
         trio.run(main)
     assert caught.value.__context__ is None
     assert f"{pids[0]}" not in os.listdir("/proc")
+
+
+def test_ctrl_c_while_a_client_over_a_stream_is_closed_goes_to_the_main_task_and_not_into_the_close_sequence():
+    steps = []
+
+    class PressCtrlC(Instrument):
+        def connection_ended(self, connection, error):
+            signal.raise_signal(signal.SIGINT)
+
+    async def session(ours, closed):
+        async with trio.open_nursery() as nursery:
+            codex = await connect_codex(nursery, ours, instruments=[PressCtrlC()])
+            nursery.cancel_scope.cancel()
+        steps.append(type(await codex.wait_closed()))
+        with pytest.raises(trio.ClosedResourceError):
+            await ours.send_all(b"x")
+        closed.set()
+
+    async def main():
+        ours, theirs = trio.testing.memory_stream_pair()
+        closed = trio.Event()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(FakeServer(theirs).serve)
+                nursery.start_soon(session, ours, closed)
+                with pytest.raises(KeyboardInterrupt):
+                    await trio.sleep_forever()
+                await closed.wait()
+
+    trio.run(main)
+    assert steps == [errors.ConnectionClosed]
 
 
 async def test_the_client_can_be_closed_early_and_then_refuses():

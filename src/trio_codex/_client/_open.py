@@ -309,6 +309,7 @@ class Opening:
 
     # -- down --------------------------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def sentinel(self, services: Services) -> None:
         """Run the close sequence when the caller's nursery is cancelled."""
         try:
