@@ -1,8 +1,10 @@
 """A turn as a scope, against a scripted server: its races, its end by every way, and what leaves it."""
 
+import contextvars
 import signal
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -907,6 +909,129 @@ async def test_a_child_agent_asks_the_policy_of_the_turn_that_spawned_it():
         # Also after the parent has ended: somebody has to answer, and the lineage still tells who.
         await server.ask(1, COMMAND, {**QUESTION, "threadId": "child", "turnId": "child-turn"})
         assert await server.answer_to(1) == {"decision": "accept"}
+
+
+def spawning(*children):
+    return {
+        "type": "collabAgentToolCall", "id": "s", "tool": "spawnAgent", "status": "completed",
+        "senderThreadId": "thread-1", "receiverThreadIds": list(children), "agentsStates": {},
+    }  # fmt: skip
+
+
+AROUND = contextvars.ContextVar("AROUND", default="nothing")
+
+
+@asynccontextmanager
+async def asking_agent(policy, method=COMMAND, params=None):
+    """Give a turn in which an agent has asked something, whatever has become of that."""
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        left = trio.Event()
+        turn_scope = trio.CancelScope()
+
+        async def body():
+            AROUND.set("the turn")
+            with turn_scope:
+                async with thread.turn("hi", policy=policy) as turn:
+                    await turn.wait()
+            left.set()
+
+        nursery.start_soon(body)
+        await server.accept_turn()
+        await server.item("completed", spawning("child"))
+        await server.start_turn("child-turn", "child")
+        await server.ask(0, method, {**(params or QUESTION), "threadId": "child", "turnId": "child-turn"})
+        await trio.testing.wait_all_tasks_blocked()
+        yield SimpleNamespace(codex=codex, server=server, scope=turn_scope, left=left)
+
+
+async def test_what_an_agent_has_asked_is_answered_although_the_turn_that_spawned_it_completes_before():
+    gate = trio.Event()
+
+    async def allow(_):
+        await gate.wait()
+        assert AROUND.get() == "the turn"
+        return policies.accept()
+
+    async with asking_agent(Policy(command=allow)) as one:
+        await one.server.end_turn()
+        await one.left.wait()
+        assert one.server.answers == {}
+        gate.set()
+        assert await one.server.answer_to(0) == {"decision": "accept"}
+
+
+async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_goes_on():
+    cancelled = trio.Event()
+
+    async def carry_out(_):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    call = {"callId": "d1", "tool": "lookup", "arguments": {}}
+    async with asking_agent(Policy(tool_call=carry_out), "item/tool/call", call) as one:
+        await one.server.end_turn("child-turn", "child", status="interrupted")
+        await cancelled.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [record.reason for record in one.codex.decisions] == ["its turn ended"]
+        assert not one.left.is_set()
+        await one.server.end_turn()
+    assert one.server.answers == {}
+
+
+async def test_what_an_agent_has_asked_is_cancelled_before_the_scope_of_the_turn_that_spawned_it_is_left():
+    steps = []
+
+    async def wait(request):
+        steps.append(f"{request.thread_id} asks")
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.testing.wait_all_tasks_blocked()
+            steps.append("cancelled")
+
+    async with asking_agent(Policy(command=wait)) as one:
+        one.scope.cancel()
+        asked = await one.server.expect("turn/interrupt")
+        assert steps == ["child asks", "cancelled"]
+        await one.server.item("completed", spawning("child", "late child"))
+        await one.server.start_turn("late-turn", "late child")
+        await one.server.ask(1, COMMAND, {**QUESTION, "threadId": "late child", "turnId": "late-turn"})
+        await trio.testing.wait_all_tasks_blocked()
+        assert steps == ["child asks", "cancelled"]
+        await asked.answer({})
+        await one.server.end_turn(status="interrupted")
+        for thread_id, turn_id in (("child", "child-turn"), ("late child", "late-turn")):
+            await (await one.server.expect("turn/interrupt")).answer({})
+            await one.server.end_turn(turn_id, thread_id, status="interrupted")
+        await one.left.wait()
+    assert one.server.answers == {}
+
+
+async def test_a_callback_for_an_agent_that_fails_fails_the_turn_that_spawned_it_only_while_that_runs(caplog):
+    gate = trio.Event()
+
+    async def fail(_):
+        await gate.wait()
+        raise RuntimeError("boom")
+
+    async with asking_agent(Policy(command=fail)) as one:
+        await one.server.end_turn()
+        await one.left.wait()
+        gate.set()
+        assert await one.server.answer_to(0) == {"decision": "decline"}
+    assert ["boom" in record.getMessage() for record in caplog.records] == [True]
+    failure = pytest.RaisesExc(errors.PolicyError, match="boom")
+    with pytest.RaisesGroup(failure, flatten_subgroups=True):
+        async with asking_agent(Policy(command=fail)) as one:
+            await (await one.server.expect("turn/interrupt")).answer({})
+            await one.server.end_turn(status="interrupted")
+            await (await one.server.expect("turn/interrupt")).answer({})
+            await one.server.end_turn("child-turn", "child", status="interrupted")
+            await trio.sleep_forever()
 
 
 # -- what a body can do with its turn ------------------------------------------------------------------------------

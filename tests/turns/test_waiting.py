@@ -192,6 +192,29 @@ async def test_a_tool_may_take_as_long_as_it_likes(autojump_clock):
         assert one.error.waiting_on == "model"
 
 
+async def test_a_parked_question_of_an_agent_may_take_as_long_as_it_likes(autojump_clock):
+    parked = Parked()
+    spawn = {
+        "type": "collabAgentToolCall", "id": "a1", "tool": "spawnAgent", "status": "completed",
+        "senderThreadId": "thread-1", "receiverThreadIds": ["child"], "agentsStates": {},
+    }  # fmt: skip
+    async with bench(policy=parked.policy, idle_limit=LIMIT) as one:
+        await one.item("completed", spawn)
+        await one.server.start_turn("child-turn", "child")
+        asked = {**ASKED, "threadId": "child", "turnId": "child-turn"}
+        await one.server.ask(0, "item/commandExecution/requestApproval", asked)
+        await trio.sleep(50.5 * LIMIT)
+        parked.gate.set()
+        await one.server.answer_to(0)
+        answered_at = trio.current_time()
+        await (await one.server.expect("turn/interrupt")).answer({})
+        await one.server.end_turn(status="interrupted")
+        await (await one.server.expect("turn/interrupt")).answer({})
+        await one.server.end_turn("child-turn", "child", status="interrupted")
+        await one.ended.wait()
+        assert trio.current_time() == pytest.approx(answered_at + LIMIT, abs=1)
+
+
 async def test_a_parked_question_may_take_as_long_as_it_likes(autojump_clock):
     parked = Parked()
     async with bench(policy=parked.policy, idle_limit=LIMIT) as one:

@@ -91,6 +91,21 @@ def _deciders(
 
 
 def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
+    """Give the callbacks that one for a request of this thread belongs to: those of the turn that asks."""
+    owner = state.owner if state is not None else None
+    turn = state.turn if state is not None else None
+    if turn is None or turn.owned or (owner is not None and owner.left_early):
+        return _owners_group(approvals, state)
+    if turn.agent_callbacks is None:
+        # Whose turn it fails is only known then: this one may outlive the one that spawned it.
+        turn.agent_callbacks = CallbackGroup(
+            lambda error: _owners_group(approvals, state).fail(error), _owners_group(approvals, state).context
+        )
+    return turn.agent_callbacks
+
+
+def _owners_group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
+    """Give the callbacks of the open turn of this client that this thread works for."""
     owner = state.owner if state is not None else None
     if owner is None or owner.callbacks is None or owner.ended.is_set():
         # A child agent may ask after its parent's turn has ended (Q24): there is no open turn to fail or to leave.

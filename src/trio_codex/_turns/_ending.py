@@ -15,6 +15,7 @@ import trio
 
 from trio_codex._runtime._nursery import without_group
 from trio_codex._turns._inputs import wire_input
+from trio_codex._turns._waiting import callbacks_of, wait_answered
 from trio_codex.errors import CodexError, InvalidRequestError, RequestTimeout, RpcError
 from trio_codex.wire import _convert
 
@@ -45,16 +46,16 @@ async def end_turn(session: Session, turn: TurnState) -> None:
     """
     grace = session.config.interrupt_grace
     ended_there = False
+    groups = callbacks_of(session.router, turn)
     with trio.move_on_after(grace) as scope:
-        if turn.callbacks is not None:
-            turn.callbacks.cancel()
-            with trio.move_on_after(grace * CALLBACK_SHARE):
-                await turn.callbacks.wait_empty()
+        for callbacks in groups:
+            callbacks.cancel()
+        with trio.move_on_after(grace * CALLBACK_SHARE):
+            await wait_answered(groups)
         if await _was_started(turn):
             await _end_on_server(session, turn)
         ended_there = True
-        if turn.callbacks is not None:
-            await turn.callbacks.wait_empty()
+        await wait_answered(groups)
     if not scope.cancelled_caught or session.connection.death is not None:
         return
     if ended_there:

@@ -72,6 +72,8 @@ class TurnState:
         reducer: What is known of its outcome.
         events: The buffer of whoever listens to it; ``None`` for a turn that nobody here started.
         callbacks: The callbacks that belong to it; ``None`` likewise.
+        agent_callbacks: Those of a turn that nobody here started, such as an agent's: they end with it, and not with the
+            turn that spawned it, which it may outlive. ``None`` while it has asked nothing.
         policy: The policy given for this turn.
         started: Set when the server has announced it; before that it refuses an interrupt (Q1).
         ended: Set at its terminal event, or when it is lost.
@@ -105,6 +107,7 @@ class TurnState:
         self.reducer: TurnReducer = TurnReducer()
         self.events = events
         self.callbacks = callbacks
+        self.agent_callbacks: CallbackGroup | None = None
         self.policy = policy
         self.started: trio.Event = trio.Event()
         self.ended: trio.Event = trio.Event()
@@ -240,8 +243,9 @@ class TurnState:
             self._record.ended_at, self._record.status = trio.current_time(), status
             self._record.usage = self.meter.usage
             self._instruments.call("turn_ended", self._record)
-        if self.callbacks is not None:
-            self.callbacks.cancel()
+        for callbacks in (self.callbacks, self.agent_callbacks):
+            if callbacks is not None:
+                callbacks.cancel()
 
 
 class ThreadListener(Protocol):

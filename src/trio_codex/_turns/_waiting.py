@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trio_codex._client._router import Router
+    from trio_codex._runtime._dispatch import CallbackGroup
     from trio_codex._turns._turn_state import ThreadState, TurnState
 
 
@@ -64,6 +65,22 @@ def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
                 unvisited.append(child)
 
 
+def callbacks_of(router: Router, turn: TurnState) -> list[CallbackGroup]:
+    """Give the callbacks of a turn and, while it is open, those of its agents, who may outlive it."""
+    groups = [turn.callbacks]
+    if not turn.ended.is_set():
+        turns = (thread.turn for thread in _threads(router, turn))
+        groups += [one.agent_callbacks for one in turns if one is not None]
+    return [group for group in groups if group is not None]
+
+
+async def wait_answered(groups: list[CallbackGroup]) -> None:
+    """Wait until all these callbacks have ended."""
+    await trio.lowlevel.checkpoint()
+    for callbacks in groups:
+        await callbacks.wait_empty()
+
+
 async def watch_idle(
     router: Router, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
 ) -> None:
@@ -72,7 +89,6 @@ async def watch_idle(
     It is never for a question that is with a policy, however long that takes, nor for a tool: that is at work by the
     server's own account.
     """
-    assert turn.callbacks is not None
     explained_until = turn.last_event_at
     while True:
         silent_since = max(explained_until, last_event_at(router, turn))
@@ -81,7 +97,7 @@ async def watch_idle(
             case None:
                 return
             case WaitingOn.approval:
-                await turn.callbacks.wait_empty()
+                await wait_answered(callbacks_of(router, turn))
                 explained_until = trio.current_time()
             case WaitingOn.tool:
                 # Its end is an event, which starts the clock anew.
