@@ -201,6 +201,35 @@ async def test_an_agent_asks_the_policy_of_the_turn_that_spawned_it_and_says_who
     assert world.decisions == [("answered", "turn", policies.accept(), None)]
 
 
+async def test_what_an_agent_asks_is_answered_although_the_turn_that_spawned_it_completes_before(
+    tmp_path, sent
+):
+    asked, gate = trio.Event(), trio.Event()
+
+    async def accept(_):
+        asked.set()
+        await gate.wait()
+        return policies.accept()
+
+    async with running(COMMAND, tmp_path, sent) as world:
+        world.model.script("child work").run_command("touch made.txt", escalate="may I?")
+        world.model.script("child work").say("the child is done")
+        parent = world.model.script("parent work")
+        parent.respond(ToolCall("spawn_agent", {"message": "child work"}, namespace="multi_agent_v1"))
+        parent.run_command("until test -e asked.txt; do sleep 0.02; done")
+        parent.say("the parent is done")
+        async with world.codex.events("turn/completed") as ended:
+            async with world.thread.turn("parent work", policy=asking(COMMAND, accept)) as turn:
+                await asked.wait()
+                world.made.with_name("asked.txt").touch()
+                await turn.wait()
+            gate.set()
+            ends = [(await ended.__anext__()).params for _ in range(2)]
+    assert [end.turn.status for end in ends] == ["completed", "completed"]
+    assert world.made.exists()
+    assert world.decisions == [("answered", "turn", policies.accept(), None)]
+
+
 async def test_leaving_a_turn_cancels_what_its_agents_ask(tmp_path, sent):
     parked = Parked()
     async with running(COMMAND, tmp_path, sent) as world:
