@@ -183,6 +183,24 @@ async def test_an_answer_that_is_cancelled_first_was_not_given(nursery, inbox):
     assert request.decision == policies.accept()
 
 
+async def test_an_answer_that_is_cancelled_once_it_was_given_was_given(nursery, inbox):
+    request = await ask(nursery, inbox)
+    (pending,) = await take(inbox)
+    give = pending._given.set
+    with trio.CancelScope() as scope:
+        pending._given = SimpleNamespace(set=lambda: (give(), scope.cancel()))
+        await pending.accept()
+    assert not scope.cancelled_caught
+    assert request.decision == pending.decision == policies.accept()
+
+
+async def test_each_iteration_is_a_checkpoint_also_if_there_is_a_request(nursery, inbox):
+    await ask(nursery, inbox)
+    with trio.testing.assert_checkpoints():
+        (pending,) = await take(inbox)
+    await pending.accept()
+
+
 async def test_a_request_that_is_withdrawn_before_anybody_looked_is_left_out_and_forgotten(nursery, inbox):
     first = await ask(nursery, inbox, "first")
     await ask(nursery, inbox, "second")

@@ -1,6 +1,6 @@
 """The records of what was decided: exactly one for each request of the server, and for each review of its own."""
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -250,6 +250,21 @@ async def test_what_was_not_answered_is_recorded_with_the_reason(how):
         (record,) = codex.decisions
         assert (record.outcome, record.reason, record.decision) == ("withdrawn", reasons[how], None)
         assert server.answers == {}
+
+
+async def test_what_a_policy_decides_after_the_withdrawal_is_no_decision():
+    async def decide_too_late(_):
+        with suppress(trio.Cancelled):
+            await trio.sleep_forever()
+        return policies.accept()
+
+    async with scripted(Policy(command=decide_too_late)) as (codex, server):
+        await server.ask(0, COMMAND, ASKED)
+        await wait_all_tasks_blocked()
+        await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 0})
+        await wait_all_tasks_blocked()
+        (record,) = codex.decisions
+    assert (record.outcome, record.decision) == ("withdrawn", None)
 
 
 async def test_what_was_not_answered_because_the_client_was_cancelled_is_recorded_as_that():
