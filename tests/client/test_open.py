@@ -179,6 +179,14 @@ def test_a_bad_option_is_refused_at_once(option):
         CodexConfig(**option)
 
 
+@pytest.mark.parametrize(
+    "option", ["launch_args_override", "config_overrides", "inherit_env", "opt_out_notifications"]
+)
+def test_one_text_is_not_taken_for_several(option):
+    with pytest.raises(TypeError, match="as a list"):
+        CodexConfig(**{option: "a=b"})
+
+
 def test_the_environment_is_what_was_inherited_with_the_given_laid_over(monkeypatch):
     monkeypatch.setenv("KEPT", "kept")
     monkeypatch.setenv("DROPPED", "dropped")

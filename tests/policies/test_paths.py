@@ -219,3 +219,19 @@ def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(l
             (made,) = set(bottom.rglob("*")) - before
             if accepted:
                 assert made.is_relative_to(root), made
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: policies.grant(read=path),
+        lambda path: policies.grant(write=path),
+        lambda path: allow_paths(read=path),
+        lambda text: policies.accept(exec_policy=text),
+    ],
+    ids=["read", "write", "allow_paths", "exec_policy"],
+)
+def test_one_text_is_not_taken_for_its_letters_of_which_the_first_would_be_the_root_of_all_files(make):
+    with pytest.raises(TypeError, match="as a list"):
+        make("/tmp")
+    assert make(["/tmp"])

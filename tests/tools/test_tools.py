@@ -329,6 +329,11 @@ def test_what_is_returned_becomes_content(value, content):
     assert result_of(value) == ToolResult(content)
 
 
+def test_the_content_of_a_result_is_a_list_and_no_text():
+    with pytest.raises(TypeError, match="as a list"):
+        ToolResult("no")
+
+
 async def test_a_result_of_its_own_may_be_a_failure():
     @tool
     async def refuse() -> ToolResult:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 
 from trio_codex._core._framing import MAX_LINE_BYTES
+from trio_codex._core._several import several
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,7 +24,11 @@ def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> N
 
 
 def _names(value: Iterable[str]) -> Sequence[str]:
-    return tuple(value)
+    return several(value)
+
+
+def _inherited(value: bool | Iterable[str]) -> bool | Collection[str]:
+    return value if isinstance(value, bool) else several(value)
 
 
 def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
@@ -73,6 +78,7 @@ class CodexConfig:
 
     Raises:
         ValueError: A value is out of its range.
+        TypeError: One text was given where several are wanted.
     """
 
     codex_bin: str | os.PathLike[str] | None = None
@@ -82,7 +88,7 @@ class CodexConfig:
     config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
-    inherit_env: bool | Collection[str] = True
+    inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
     codex_home: str | os.PathLike[str] | None = None
     client_name: str = "trio_codex"
     client_title: str = "trio-codex"

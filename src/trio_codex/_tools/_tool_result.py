@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trio_codex import wire
+from trio_codex._core._several import several
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +66,7 @@ def image(source: bytes | str | os.PathLike[str], media_type: str | None = None)
 def _items(
     content: Iterable[str | Image | wire.DynamicToolCallOutputContentItem],
 ) -> tuple[wire.DynamicToolCallOutputContentItem, ...]:
-    return tuple(map(_item, content))
+    return tuple(map(_item, several(content)))
 
 
 def _item(
@@ -92,6 +93,9 @@ class ToolResult:
     Attributes:
         content: Texts, images and sounds, as the agent gets them. Given as strings, :class:`Image` and wire values.
         success: Whether the tool did what it was asked to. A failed one does not fail the turn: the agent is told.
+
+    Raises:
+        TypeError: The content is one text, and no list: that is :meth:`of_text`.
     """
 
     content: tuple[wire.DynamicToolCallOutputContentItem, ...] = attrs.field(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
+from trio_codex._core._several import several
 from trio_codex._tools._tool_result import ToolResult
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def _one_of(*values: str) -> Any:
 
 
 def _words(value: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if value is None else tuple(value)
+    return None if value is None else several(value)
 
 
 @attrs.frozen
@@ -189,7 +190,11 @@ def accept(
     exec_policy: Iterable[str] | None = None,
     content: Mapping[str, wire.JSON] | None = None,
 ) -> Accept:
-    """Let it happen. See :class:`Accept`."""
+    """Let it happen. See :class:`Accept`.
+
+    Raises:
+        TypeError: ``exec_policy`` is one text, and no list of words.
+    """
     return Accept(scope, exec_policy=exec_policy, content=content)
 
 
@@ -234,12 +239,15 @@ def grant(
         network: Whether the network may be reached.
         scope: For this turn, or for the session.
         strict_auto_review: See :class:`Grant`.
+
+    Raises:
+        TypeError: ``read`` or ``write`` is one text, and no list of paths.
     """
     import os
 
     from trio_codex import wire
 
-    readable, writable = [[os.fspath(path) for path in paths] or None for paths in (read, write)]
+    readable, writable = [[os.fspath(path) for path in several(paths)] or None for paths in (read, write)]
     files = wire.AdditionalFileSystemPermissions(read=readable, write=writable)
     permissions = wire.GrantedPermissionProfile(
         file_system=files if readable or writable else None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_codex import wire
+from trio_codex._core._several import several
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy
 
@@ -99,9 +100,12 @@ def allow_paths(
         roots: Directories, or single files. Relative ones are below the present working directory.
         read: Where else permission to read is granted.
         name: By which the audit calls it.
+
+    Raises:
+        TypeError: ``read`` is one text, and no list of paths.
     """
     writable = Roots(roots)
-    readable = Roots([*roots, *read])
+    readable = Roots([*roots, *several(read)])
 
     async def allow_paths(request: FileChangeRequest) -> Accept | Abstain:
         await trio.lowlevel.checkpoint()
