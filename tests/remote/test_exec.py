@@ -103,6 +103,12 @@ async def test_what_the_server_is_asked_has_no_limits_of_its_own():
             await process.wait()
 
 
+async def test_a_command_line_is_no_list_of_arguments():
+    async with scripted() as (codex, _):
+        with pytest.raises(TypeError, match="as a list"):
+            codex.exec("ls -l")
+
+
 async def test_a_refused_start_raises_and_runs_no_body():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 

@@ -19,6 +19,7 @@ from trio_codex._client._options import list_params, resume_params, sandbox_poli
 from trio_codex._client._paging import Pager
 from trio_codex._client._skills import Skills
 from trio_codex._client._thread import Thread, opened
+from trio_codex._core._several import several
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -197,6 +198,8 @@ class Codex:
             permission_profile: Instead of ``sandbox``: a permission profile of the configuration (experimental).
 
         Raises:
+            ValueError: It has a size, and no terminal.
+            TypeError: ``argv`` is one text, and no list.
             InternalRpcError: There is no such program. (In a sandbox that is an exit status other than 0 instead.)
             ConnectionBroken: The connection ended first, and the body returned normally.
             RequestTimeout: It was abandoned, and the body returned normally.
@@ -207,7 +210,7 @@ class Codex:
         if size is not None and not tty:
             raise ValueError("only a terminal has a size")
         params = wire.CommandExecParams(
-            command=[os.fspath(part) for part in argv],
+            command=[os.fspath(part) for part in several(argv)],
             process_id=f"process-{self._session.next_number()}",
             cwd=None if cwd is None else os.fspath(cwd),
             disable_output_cap=True,
