@@ -12,7 +12,7 @@ import trio.testing
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._runtime._stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
-from trio_codex.testing import FakeServer, MockModel, offline_home
+from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
 
 PYTHON = sys.executable
 
@@ -341,6 +341,40 @@ def test_ctrl_c_while_a_client_over_a_stream_is_closed_goes_to_the_main_task_and
 
     trio.run(main)
     assert steps == [errors.ConnectionClosed]
+
+
+def test_ctrl_c_while_a_client_ends_its_open_turns_is_raised_after_the_whole_close_sequence():
+    ended = []
+
+    class PressCtrlC(Instrument):
+        def request_queued(self, request):
+            if request.method == "turn/interrupt":
+                signal.raise_signal(signal.SIGINT)
+
+        def connection_ended(self, connection, error):
+            ended.append(type(error))
+
+    async def serve_turn(server):
+        await server.accept_turn()
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+
+    async def main():
+        with trio.fail_after(5):
+            async with (
+                fake_codex(instruments=[PressCtrlC()]) as (codex, server),
+                trio.open_nursery() as nursery,
+            ):
+                thread = await codex.thread_start()
+                nursery.start_soon(serve_turn, server)
+                async with thread.turn("hi"):
+                    try:
+                        await codex.aclose()
+                    except KeyboardInterrupt:
+                        ended.append("interrupted")
+
+    trio.run(main)
+    assert ended == [errors.ConnectionClosed, "interrupted"]
 
 
 async def test_the_client_can_be_closed_early_and_then_refuses():

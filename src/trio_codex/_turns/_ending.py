@@ -39,6 +39,8 @@ CALLBACK_SHARE: Final = 0.25
 _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
+# Closing runs it in tasks of their own, which nothing else protects.
+@trio.lowlevel.enable_ki_protection
 async def end_turn(session: Session, turn: TurnState) -> None:
     """End a turn on the server, with its callbacks, agents and commands, within ``interrupt_grace``.
 
@@ -220,20 +222,22 @@ async def _insist(
 
 async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # the nursery is left by waiting
     """Wait until one of several waits, none of which raises, is over."""
-
-    async def wait(one: Callable[[], Awaitable[object]]) -> None:
-        await one()
-        nursery.cancel_scope.cancel()
-
     error = None
     try:
         async with trio.open_nursery() as nursery:
             for one in waits:
-                nursery.start_soon(wait, one)
+                nursery.start_soon(_wait_first, one, nursery.cancel_scope)
     except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
         error = without_group(exc)
     if error is not None:
         raise error
+
+
+# Protected by itself, as a task is not by what protects whoever starts it.
+@trio.lowlevel.enable_ki_protection
+async def _wait_first(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await wait()
+    scope.cancel()
 
 
 async def _was_started(turn: TurnState) -> bool:

@@ -250,6 +250,7 @@ class GoalState:
         # It ends something, so it gets through when the client is closing.
         await self._session.request("thread/goal/set", params, lane="control")
 
+    @trio.lowlevel.enable_ki_protection
     async def finish(self) -> None:
         """End it on the server, with what its turns have started; see :class:`~trio_codex._turns._turn_state.Series`."""
         await self._end_on_server()
