@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies, wire
+from trio_codex._runtime._pipes import PipeSendStream
 from trio_codex.testing import fake_codex
 
 
@@ -1032,6 +1033,35 @@ async def test_a_callback_for_an_agent_that_fails_fails_the_turn_that_spawned_it
             await (await one.server.expect("turn/interrupt")).answer({})
             await one.server.end_turn("child-turn", "child", status="interrupted")
             await trio.sleep_forever()
+
+
+def test_ctrl_c_in_the_middle_of_a_line_that_is_written_at_once_leaves_it_whole(monkeypatch):
+    send_nowait = PipeSendStream.send_nowait
+
+    def write_a_part(self, data):
+        if not bytes(data).startswith(b'{"id":') or b"turn/steer" not in bytes(data):
+            return send_nowait(self, data)
+        sent = send_nowait(self, bytes(data)[:10])
+        signal.raise_signal(signal.SIGINT)
+        return sent
+
+    monkeypatch.setattr(PipeSendStream, "send_nowait", write_a_part)
+
+    async def main():
+        with trio.fail_after(5):
+            async with fake_codex(process=True) as (codex, server), trio.open_nursery() as nursery:
+                server.give("model/list", {"data": []})
+                server.give("turn/steer", {"turnId": "turn-1"})
+                thread = await codex.thread_start()
+                nursery.start_soon(server.accept_turn)
+                async with thread.turn("hi") as turn:
+                    with pytest.raises(KeyboardInterrupt):
+                        await turn.steer("more")
+                    await codex.models()
+                    await server.end_turn()
+                    await turn.wait()
+
+    trio.run(main)
 
 
 # -- what a body can do with its turn ------------------------------------------------------------------------------
