@@ -199,7 +199,7 @@ def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(l
     with tempfile.TemporaryDirectory() as directory:
         # Deeper than any of the paths leads up: whatever is made is made here.
         bottom = Path(directory).resolve()
-        top = bottom.joinpath(*"deep enough for all of them to end inside".split())
+        top = bottom.joinpath(*"abcdefghi")
         root = top / "root"
         for name in ("root/a/b", "root/c", "outside/a"):
             (top / name).mkdir(parents=True)
