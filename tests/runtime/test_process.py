@@ -187,6 +187,13 @@ async def test_without_a_guard_a_stop_during_the_start_ends_it(monkeypatch, no_l
         await until(lambda: not _process.reap())
 
 
+async def test_one_that_is_stopped_before_it_has_started_can_be_stopped_again(spawn):
+    process = spawn(fake("echo"))
+    with trio.fail_after(10):
+        for _ in range(2):
+            await process.stop(0.1)
+
+
 async def test_too_long_a_command_line_is_a_spawn_error():
     process = spawn_server(["/bin/true", "x" * 3_000_000], env=ENV)
     with trio.fail_after(10):

@@ -271,6 +271,7 @@ class Connection:
             self._deadlines.end(call)
             call.give_up()
 
+    @trio.lowlevel.enable_ki_protection
     async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
         """Send a request, once the window lets it through; give the call.
 

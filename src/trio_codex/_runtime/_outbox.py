@@ -110,7 +110,9 @@ class Outbox:
             self._on_taken(letter.line)
 
     def take_back(self, letter: Letter) -> bool:
-        """Remove a letter that the writer does not have yet; say whether that succeeded."""
+        """Remove a letter that was not taken yet; say whether that succeeded."""
+        if letter.taken:
+            return False
         for queue in (self._ordinary, self._urgent):
             try:
                 queue.remove(letter)

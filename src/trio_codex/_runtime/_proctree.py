@@ -113,7 +113,7 @@ class GroupProcess(ServerProcess):
         self._process.kill()
 
     def abandon(self) -> None:
-        if not self._closed:
+        if not self._stopped.is_set():
             self._stopping = True
             self.kill()
             self._closed = True
