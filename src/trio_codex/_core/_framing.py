@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Final, TypeAlias, cast
 
-import attrs
 import msgspec
 
 from trio_codex.errors import LocalProtocolError
@@ -23,8 +22,7 @@ OVERSIZE_HEAD_BYTES: Final = 4096
 """What is kept of a line beyond the bound: enough for its ``id``, its ``method`` and its leading parameters."""
 
 
-@attrs.frozen
-class OversizeLine:
+class OversizeLine(msgspec.Struct, frozen=True):
     """A line that was dropped for its length.
 
     Attributes:
@@ -36,8 +34,7 @@ class OversizeLine:
     size: int
 
 
-@attrs.frozen
-class TruncatedLine:
+class TruncatedLine(msgspec.Struct, frozen=True):
     """What was left over when the stream ended in the middle of a line.
 
     Attributes:

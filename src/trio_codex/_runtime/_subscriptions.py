@@ -12,7 +12,7 @@ from io import StringIO
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, Self, TypeVar, cast
 
-import attrs
+import msgspec
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
@@ -69,14 +69,11 @@ class Wakeups:
         return [subscription.wake() for subscription in due]
 
 
-class _Standing:
+class _Standing(msgspec.Struct, eq=False):
     """An entry of our own, which stands for what the consumer gets."""
 
-    __slots__ = ()
 
-
-@attrs.define(eq=False)
-class _Growing(_Standing, Generic[E]):
+class _Growing(_Standing, Generic[E], eq=False):
     """Deltas of one item that are merged while they wait."""
 
     key: Hashable
@@ -86,8 +83,7 @@ class _Growing(_Standing, Generic[E]):
     count: int = 1
 
 
-@attrs.define(eq=False)
-class _Overflow(_Standing):
+class _Overflow(_Standing, eq=False):
     error: SubscriptionOverflow
     size: int = 0
 
