@@ -198,7 +198,8 @@ MUTATIONS = [
     ),
     Mutation(
         "G12", "lines have no bound", "_core/_framing.py",
-        "        if self._size > self.max_line_bytes:\n            self._pieces = [_head(self._pieces)]\n", "",
+        "            self._unfinished = bytearray(_head(self._unfinished[:OVERSIZE_HEAD_BYTES] + piece))\n",
+        "            self._unfinished += piece\n",
         "tests/core/test_framing.py::test_a_line_beyond_the_bound_is_not_held_in_memory",
     ),
     Mutation(

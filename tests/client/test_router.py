@@ -73,7 +73,7 @@ def test_what_goes_straight_to_its_turn_gets_where_it_would_have_got(rows):
         for row in rows:
             for router in (straight, around):
                 router.on_notifications(row)
-                router.on_lines_end(len(row))
+                router.on_lines_end()
         assert [taken(turn) for turn in turns] == [taken(turn) for turn in other_turns]
         assert len(listener.got) == sum(map(len, rows))
 

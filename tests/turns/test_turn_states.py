@@ -119,7 +119,7 @@ class Turns(RuleBasedStateMachine):
     def send(self, method, thread, **params):
         line = msgspec.Raw(json.dumps({"threadId": thread, **params}).encode())
         self.router.on_notifications([Notification(method, line)])
-        self.router.on_lines_end(1)
+        self.router.on_lines_end()
 
     def fed(self, thread, turn_id):
         """Give the open turn that an event under these ids is of."""

@@ -188,10 +188,6 @@ class Router:
                 if not subscriptions:
                     del self._listeners[method]
 
-    def wake(self) -> None:
-        """Wake consumers for whom something has changed of which no line tells: perhaps none will come for long."""
-        self._wakeups.flush()
-
     def lead(self, method: str, name: str, listener: ThreadListener) -> None:
         """Lead notifications of a method of :data:`KEYS` that carry this name to a listener."""
         self._named[method, name] = listener
@@ -304,13 +300,9 @@ class Router:
         """Report a line that was of no use."""
         self._report_junk(junk.kind.value, junk.head, junk.size)
 
-    def on_lines_end(self, lines: int) -> int:
-        """Wake the consumers that have something to read; say how many of the lines one of them has to take at most."""
-        woken = self._wakeups.flush()
-        if not woken:
-            return lines
-        # What did not go to them may be all for one consumer that lags, or for nobody.
-        return max(*woken, lines - sum(woken))
+    def on_lines_end(self) -> int:
+        """Wake the consumers that have something to read; say how much the busiest of them has."""
+        return max(self._wakeups.flush(), default=0)
 
     def on_death(self, death: Death) -> None:
         """End every turn as lost and every subscription with the cause."""

@@ -493,7 +493,6 @@ class Thread:
         finally:
             for events in self._listeners:
                 events.end(partial(ThreadClosed, self.id))
-            self._session.router.wake()
             self._session.router.let_go(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint

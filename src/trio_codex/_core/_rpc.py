@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar, cast
 import msgspec
 
 from trio_codex import errors
-from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, Frame, OversizeLine, TruncatedLine, encode_line
+from trio_codex._core._framing import (
+    OVERSIZE_HEAD_BYTES,
+    Frame,
+    Line,
+    OversizeLine,
+    TruncatedLine,
+    encode_line,
+)
 from trio_codex._core._json import UNREADABLE, integer_of, object_of, string_of
 
 if TYPE_CHECKING:
@@ -216,13 +223,13 @@ class RpcState(Generic[T]):
             if row:
                 yield row
                 row = []
-            yield self.receive(frame) if envelope is None else self._classify(envelope, cast("bytes", frame))
+            yield self.receive(frame) if envelope is None else self._classify(envelope, cast("Line", frame))
         if row:
             yield row
 
     def receive(self, frame: Frame) -> Inbound[T]:
         """Take one line of the server; give what it means. Raises nothing."""
-        if isinstance(frame, bytes):
+        if isinstance(frame, Line):
             try:
                 envelope = _decode_envelope(frame)
             except UNREADABLE:
@@ -239,7 +246,7 @@ class RpcState(Generic[T]):
         del self._server_requests[request_id]
         return line
 
-    def _classify(self, envelope: _Envelope, frame: bytes) -> Inbound[T]:
+    def _classify(self, envelope: _Envelope, frame: Line) -> Inbound[T]:
         if envelope.method:
             if envelope.id is msgspec.UNSET:
                 return envelope
@@ -251,14 +258,14 @@ class RpcState(Generic[T]):
         return self._settle(envelope.id, frame, envelope)
 
     def _open_server_request(
-        self, request_id: RequestId, method: str, params: msgspec.Raw | None, head: bytes, size: int
+        self, request_id: RequestId, method: str, params: msgspec.Raw | None, head: Line, size: int
     ) -> ServerRequest | Junk:
         if self._closed or request_id in self._server_requests:
             return self._note(JunkKind.DUPLICATE_REQUEST, head, size)
         self._server_requests[request_id] = method
         return ServerRequest(request_id, method, params)
 
-    def _settle(self, request_id: RequestId, frame: bytes, envelope: _Envelope) -> Reply[T] | Junk:
+    def _settle(self, request_id: RequestId, frame: Line, envelope: _Envelope) -> Reply[T] | Junk:
         pending = self._pending.pop(request_id, None)
         if pending is None:
             return self._note(self._why_unexpected(request_id), frame)
@@ -272,7 +279,7 @@ class RpcState(Generic[T]):
         )
         return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
 
-    def _receive_unusual(self, line: bytes) -> Inbound[T]:
+    def _receive_unusual(self, line: Line) -> Inbound[T]:
         """Sort a line that the typed decoder refuses: drifted types, nesting beyond its stack, or no JSON at all."""
         try:
             value = msgspec.json.decode(line)
@@ -283,7 +290,7 @@ class RpcState(Generic[T]):
         envelope = _lenient_envelope(value)
         return self._note(JunkKind.NOT_JSON_RPC, line) if envelope is None else self._classify(envelope, line)
 
-    def _salvage(self, head: bytes, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
+    def _salvage(self, head: Line, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
         """Fail the request that an unreadable line was to answer, or have it denied, or somebody would wait for ever."""
         request_id, method = read_head(head)
         if request_id is not None and method is not None:
@@ -316,9 +323,9 @@ class RpcState(Generic[T]):
             return JunkKind.LATE_REPLY
         return JunkKind.STRAY_REPLY
 
-    def _note(self, kind: JunkKind, head: bytes, size: int | None = None) -> Junk:
+    def _note(self, kind: JunkKind, head: Line, size: int | None = None) -> Junk:
         self.junk[kind] += 1
-        return Junk(kind, head[:OVERSIZE_HEAD_BYTES], len(head) if size is None else size)
+        return Junk(kind, bytes(head[:OVERSIZE_HEAD_BYTES]), len(head) if size is None else size)
 
 
 # -- reading a line ------------------------------------------------------------------------------------------------
@@ -360,7 +367,7 @@ _OBJECT = re.compile(rb"\s*\{")
 _LEADING_MEMBER = re.compile(rb'\s*"(\w+)"\s*:\s*(-?\d{1,19}|"(?:[^"\\]|\\.)*")\s*[,}]')
 
 
-def read_head(head: bytes) -> tuple[RequestId | None, str | None]:
+def read_head(head: Line) -> tuple[RequestId | None, str | None]:
     """Read ``id`` and ``method`` from the beginning of a line that cannot be read as a whole.
 
     Only the scalar members before the first structured one count, so nothing inside ``params`` is taken for them.

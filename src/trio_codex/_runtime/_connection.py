@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import trio
 
-from trio_codex._core._framing import Frame, LineBuffer, OversizeLine
+from trio_codex._core._framing import Frame, Line, LineBuffer, OversizeLine
 from trio_codex._core._rpc import (
     Inbound,
     Junk,
@@ -70,14 +70,11 @@ class Receiver(Protocol):
     def on_junk(self, junk: Junk) -> None:
         """Take note of a line that was of no use."""
 
-    def on_lines_end(self, lines: int) -> int:
+    def on_lines_end(self) -> int:
         """Wake consumers: they run before more is handed on.
 
-        Args:
-            lines: How many lines were handed on since the last time.
-
         Returns:
-            How many of these one consumer has to take, at most.
+            How much the busiest of them has to take.
         """
         ...
 
@@ -485,13 +482,13 @@ class Connection:
                 self._receiver.on_notifications(message)
             else:
                 self._take_other(message)
-        self._pace.note(len(frames), self._receiver.on_lines_end(len(frames)))
+        self._pace.note(len(frames), self._receiver.on_lines_end())
 
     def _tell(self, frames: Iterable[Frame]) -> None:
         instruments = self._instruments
         for frame in frames:
-            if isinstance(frame, bytes):
-                instruments.call("frame_received", instruments.connection, frame)
+            if isinstance(frame, Line):
+                instruments.call("frame_received", instruments.connection, bytes(frame))
             elif isinstance(frame, OversizeLine):
                 instruments.call(
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size

@@ -54,17 +54,17 @@ class Merger(Protocol[E]):
 
 
 class Wakeups:
-    """Consumers to wake once the reader is through with a chunk."""
+    """Consumers that have got something since the reader last let others run."""
 
     def __init__(self) -> None:
         self._due: list[Subscription[Any]] = []
 
     def add(self, subscription: Subscription[Any]) -> None:
-        """Note that there is something for a waiting consumer."""
+        """Note that there is something for a consumer."""
         self._due.append(subscription)
 
     def flush(self) -> list[int]:
-        """Wake them; give how much there is for each of them."""
+        """Wake those that wait; give how much there is for each."""
         due, self._due = self._due, []
         return [subscription.wake() for subscription in due]
 
@@ -140,7 +140,7 @@ class Subscription(Generic[E]):
             self._bytes += event.size
             if self._bytes > self._max_bytes:
                 self._overflow()
-        if self._consumer is not None and not self._wakeup_due:
+        if not self._wakeup_due:
             self._wakeup_due = True
             self._wakeups.add(self)
 

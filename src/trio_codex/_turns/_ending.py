@@ -93,7 +93,6 @@ def give_up(session: Session, turn: TurnState) -> None:
         )
         logger.error("%s", reason)
         turn.lose(reason)
-        session.router.wake()
         return
     reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
     kill_server(session, reason)

@@ -156,7 +156,6 @@ class GoalState:
         """Note that it was paused between two turns, and that the second has not come."""
         if self.open_turn is None and not self.active and not self.over.is_set():
             self.events.end()
-            self._session.router.wake()
             self._begun.set()
             self.over.set()
 
