@@ -1,10 +1,9 @@
 """The records of what was decided: exactly one for each request of the server, and for each review of its own."""
 
-from contextlib import logging
+import logging
+from contextlib import asynccontextmanager, suppress
 
-import asynccontextmanager
 import pytest
-import suppress
 import trio
 from trio.testing import wait_all_tasks_blocked
 
