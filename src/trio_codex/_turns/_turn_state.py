@@ -353,7 +353,7 @@ class ThreadState:
         if policy is not None or not self.handles:
             self.policy = policy
         if tools or not self.handles:
-            self.tools = tools
+            self.tools = tools or None
         if budget is not None:
             self.meter = Meter("thread", budget)
         self.cwd = cwd
