@@ -7,7 +7,7 @@ anything notes that, so that the instruments of the client that was refused are 
 from __future__ import annotations
 
 import random
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -64,19 +64,23 @@ def note_asked(method: str, instruments: Instruments) -> None:
         attempt = attempt.within
 
 
-@contextmanager
-def noting(method: str, instruments: Instruments) -> Generator[None]:
+def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
     """Note a request that is sent and answered within, and whether a turn may run of it."""
     note_asked(method, instruments)
-    if method not in STARTING:
-        yield
-        return
+    return _noting_start() if method in STARTING else _NOTHING
+
+
+@contextmanager
+def _noting_start() -> Generator[None]:
     note_started()
     try:
         yield
     except RpcError:
         note_refused()
         raise
+
+
+_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:
