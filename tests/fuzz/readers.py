@@ -5,11 +5,12 @@ raises is a finding; each says what it lets through.
 """
 
 import sys
+from contextlib import suppress
 
 import atheris
 import msgspec
 
-MODULES = ["_core._framing", "_core._rpc", "_core._json", "wire._convert", "wire._unions"]
+MODULES = ["_core._framing", "_core._rpc", "_core._json", "wire._convert", "wire._flat", "wire._unions"]
 
 with atheris.instrument_imports(include=[f"trio_codex.{name}" for name in MODULES]):
     from trio_codex import wire
@@ -79,7 +80,9 @@ def notification(data):
         assert read.problem is not None
         assert read.raw is None or read.raw == msgspec.json.decode(data[1:])
     else:
-        assert _convert.decode_notification(method, msgspec.json.decode(data[1:])) == read
+        # What is read in one go may have members with bad bytes in them, which are passed over.
+        with suppress(UnicodeDecodeError):
+            assert _convert.decode_notification(method, msgspec.json.decode(data[1:])) == read
         assert _convert.decode_notification_json(method, written(read)) == read
 
 

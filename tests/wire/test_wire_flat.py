@@ -116,3 +116,10 @@ def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
         wire.AgentMessageThreadItem,
     ):
         assert flat_reader(cls, _convert.fields_of(cls)) is None
+
+
+def test_bad_bytes_in_what_is_passed_over_hide_nothing() -> None:
+    text = b'{"delta":"hi","itemId":"i","threadId":"t","turnId":"u","\xff":"\xfe"}'
+    assert wire.decode_notification_json("item/agentMessage/delta", text) == DELTA
+    broken = wire.decode_notification_json("item/agentMessage/delta", text.replace(b"hi", b"\xff"))
+    assert isinstance(broken, wire.UnknownNotification)
