@@ -121,7 +121,7 @@ MUTATIONS = [
         "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
     ),
     Mutation(
-        "G5", "all who wait get one exception", "_runtime/_connection.py",
+        "G5", "all who wait get one exception", "_runtime/_call.py",
         "        fresh = type(self._error)(*self._error.args)\n", "        fresh = self._error\n",
         "tests/runtime/test_connection.py::test_a_death_gives_a_fresh_exception_each_time",
     ),

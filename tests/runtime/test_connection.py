@@ -12,13 +12,13 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core._rpc import JunkKind, ServerRequest
+from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._connection import (
     CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
-    LARGE_CHUNK_BYTES,
-    Call,
+    LONG_LINE_CHUNK_BYTES,
+    SHARED_CHUNK_BYTES,
     Connection,
-    Death,
 )
 from trio_codex._runtime._nursery import open_services
 from trio_codex._runtime._pace import LINES_AT_ONCE
@@ -657,14 +657,14 @@ async def test_more_is_read_at_once_in_the_middle_of_a_long_line_and_for_many_co
         sizes.clear()
         await bench.peer.send({"method": "big", "params": "x" * 10**6})
         await wait_all_tasks_blocked()
-        assert max(sizes) == LARGE_CHUNK_BYTES
+        assert max(sizes) == LONG_LINE_CHUNK_BYTES
         assert len(sizes) < 10
         assert sizes[-1] == CHUNK_BYTES, "a long line tells nothing about the next ones"
         assert bench.receiver.got[-1].method == "big"
         bench.receiver.consumers = 1000
         await bench.peer.stream.send_all(LINE * 1000)
         await wait_all_tasks_blocked()
-        assert sizes[-1] == LARGE_CHUNK_BYTES
+        assert sizes[-1] == SHARED_CHUNK_BYTES
 
 
 async def test_consumers_run_after_as_many_lines_as_one_of_them_takes_at_once():
@@ -681,7 +681,7 @@ async def test_the_more_consumers_share_the_lines_the_more_are_handed_on_at_once
         for _ in range(10):
             await bench.peer.stream.send_all(LINE * 10_000)
         await wait_all_tasks_blocked()
-        assert max(bench.receiver.portions) >= LARGE_CHUNK_BYTES // len(LINE), "all that a chunk has"
+        assert max(bench.receiver.portions) >= SHARED_CHUNK_BYTES // len(LINE), "all that a chunk has"
 
 
 async def test_what_is_left_of_a_chunk_is_dropped_when_the_connection_has_ended():

@@ -20,15 +20,17 @@ def test_with_many_consumers_it_grows_until_the_busiest_has_enough():
     assert 9 * LINES_AT_ONCE <= pace.lines <= 10 * LINES_AT_ONCE
 
 
-def test_it_shrinks_when_somebody_has_too_much_and_not_when_a_chunk_ends():
+def test_it_shrinks_when_somebody_has_too_much_and_stays_when_a_chunk_ends():
     pace = Pace()
     for _ in range(10):
         pace.note(pace.lines, 1)
     assert pace.lines == MAX_LINES
     pace.note(3, 1)
     assert pace.lines == MAX_LINES
-    pace.note(MAX_LINES, 4 * LINES_AT_ONCE)
-    assert pace.lines == MAX_LINES // 4
+    pace.note(3, LINES_AT_ONCE + 1)
+    assert pace.lines == LINES_AT_ONCE
+    pace.note(3, 1)
+    assert pace.lines == LINES_AT_ONCE
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 5000)), max_size=30))

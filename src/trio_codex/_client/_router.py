@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_codex._core._rpc import Junk, Notification, OversizeNotification, ServerRequest
     from trio_codex._launch._config import EventBuffer
     from trio_codex._requests._audit import Audit
-    from trio_codex._runtime._connection import Death
+    from trio_codex._runtime._call import Death
     from trio_codex._runtime._dispatch import Dispatcher
     from trio_codex._turns._budget import Budget
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from trio_codex._client._router import Router
     from trio_codex._launch._config import CodexConfig
     from trio_codex._requests._approvals import Approvals
-    from trio_codex._runtime._connection import Call, Connection, Lane
+    from trio_codex._runtime._call import Call, Lane
+    from trio_codex._runtime._connection import Connection
     from trio_codex._runtime._nursery import Services
     from trio_codex._tools._toolbox import Toolbox
     from trio_codex.errors import ConnectionBroken

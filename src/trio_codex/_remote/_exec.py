@@ -16,7 +16,7 @@ import trio
 from trio_codex._client._session import decode_result, encode
 from trio_codex._core._json import UNREADABLE
 from trio_codex._remote._remote_streams import RemoteInput, RemoteOutput
-from trio_codex._runtime._connection import Death
+from trio_codex._runtime._call import Death
 from trio_codex._turns._ending import give_up_server
 from trio_codex.errors import CodexError, DecodeError, InvalidRequestError, RequestTimeout, RpcError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from trio_codex import wire
     from trio_codex._client._session import Session
-    from trio_codex._runtime._connection import Call
+    from trio_codex._runtime._call import Call
     from trio_codex._turns._event import Event
 
 logger = logging.getLogger("trio_codex")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
 
-    from trio_codex._runtime._connection import Call
+    from trio_codex._runtime._call import Call
 
 WRITE_BYTES: Final = 1024 * 1024
 """Bytes of stdin in one request. The server queues 128 requests for a command that does not read, and while that queue is

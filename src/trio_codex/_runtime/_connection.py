@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -24,35 +24,36 @@ from trio_codex._core._rpc import (
     RpcState,
     ServerRequest,
 )
+from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._deadlines import Deadlines
-from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestRecord, RequestWatch
-from trio_codex._runtime._outbox import Letter, Outbox
+from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestWatch
+from trio_codex._runtime._outbox import Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
-from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
+from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     import msgspec
 
-    from trio_codex._runtime._instruments import RequestOutcome, ServerRequestOutcome
+    from trio_codex._runtime._call import Lane
+    from trio_codex._runtime._instruments import ServerRequestOutcome
     from trio_codex._runtime._nursery import Services
 
 logger = logging.getLogger("trio_codex")
 
 CHUNK_BYTES: Final = 64 * 1024
-LARGE_CHUNK_BYTES: Final = 1024 * 1024
-"""What is read at once. The large one is what the pipe holds at most, and is for long lines, and for lines of hundreds of
-consumers; a small one stays in the cache of the processor."""
+"""What is read at once: it stays in the cache of the processor."""
+
+LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
+"""What is read at once in the middle of a long line. More is memory that has to be asked for each time, which costs more."""
+
+SHARED_CHUNK_BYTES: Final = 1024 * 1024
+"""What is read at once where hundreds of consumers share it: what the pipe holds at most."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
-
-Lane: TypeAlias = Literal["window", "deferred", "control"]
-"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (M1), and
-answered within ``request_timeout``. ``deferred``: answered when something finishes. ``control``: ends or steers something,
-and must get through when the window is full."""
 
 
 class Receiver(Protocol):
@@ -80,106 +81,6 @@ class Receiver(Protocol):
 
     def on_death(self, death: Death) -> None:
         """Fail what waits: nothing more will come."""
-
-
-class Death:
-    """Why a connection ended. Written once, shared by everything that fails of it."""
-
-    def __init__(self, error: CodexError) -> None:
-        self._error = error
-
-    def exception(self) -> CodexError:
-        """Give a fresh exception that tells this cause."""
-        fresh = type(self._error)(*self._error.args)
-        fresh.__cause__ = self._error.__cause__
-        return fresh
-
-    def __str__(self) -> str:
-        return str(self._error)
-
-    @property
-    def reason(self) -> str:
-        """Why, in one sentence."""
-        return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
-
-
-class Call:
-    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it."""
-
-    __slots__ = (
-        "_answered",
-        "_connection",
-        "_error",
-        "_lane",
-        "_record",
-        "_result",
-        "letter",
-        "method",
-        "request_id",
-    )
-
-    def __init__(
-        self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
-    ) -> None:
-        self.method: str = method
-        self._connection = connection
-        self._lane: Lane = lane
-        self._record = record
-        self._answered = trio.Event()
-        self._result: msgspec.Raw | None = None
-        self._error: CodexError | None = None
-        self.request_id: RequestId = 0
-        self.letter: Letter | None = None
-
-    @property
-    def answered(self) -> bool:
-        """Whether the outcome is known."""
-        return self._answered.is_set()
-
-    @property
-    def sent(self) -> bool:
-        """Whether the writer has its line: from then on the server may act on it."""
-        return self.letter is not None and self.letter.taken
-
-    async def answer(self) -> msgspec.Raw:
-        """Wait for the answer. Being cancelled here does not give the call up.
-
-        Raises:
-            RpcError: The server refused.
-            RemoteProtocolError: Its answer cannot be read.
-            ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
-        """
-        await self._answered.wait()
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    async def settled(self) -> None:
-        """Wait until the outcome is known, whatever it is."""
-        await self._answered.wait()
-
-    def take_back(self) -> bool:
-        """Undo the call if its line was not handed to the writer yet; say whether it was undone."""
-        return self._connection.take_back(self)
-
-    def give_up(self) -> None:
-        """Stop waiting for good. An answer that comes later is discarded."""
-        self._connection.give_up(self)
-
-    def settle(
-        self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
-    ) -> None:
-        """Set the outcome; ``outcome`` is what instruments are told, if the error does not tell. For the connection."""
-        if not self._answered.is_set():
-            self._result, self._error = result, error
-            self._answered.set()
-            self._connection.release(self._lane)
-            if self._record is not None:
-                if outcome is None:
-                    outcome = _outcome_of(error)
-                self._connection.watch.ended(self._record, outcome, error)
 
 
 class Connection:
@@ -460,8 +361,9 @@ class Connection:
         self._instruments.call("frame_sent", self._instruments.connection, line[:-1])
 
     def _wanted_bytes(self) -> int:
-        many = self._pace.lines > LINES_AT_ONCE or self._lines.unfinished_bytes >= CHUNK_BYTES
-        return LARGE_CHUNK_BYTES if many else CHUNK_BYTES
+        if self._pace.lines > LINES_AT_ONCE:
+            return SHARED_CHUNK_BYTES
+        return LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes >= CHUNK_BYTES else CHUNK_BYTES
 
     async def _take_lines(self, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
         """Take the lines of a chunk, a portion at a time."""
@@ -511,7 +413,3 @@ class Connection:
                     "line_discarded", self._instruments.connection, message.kind.value, message.size
                 )
             self._receiver.on_junk(message)
-
-
-def _outcome_of(error: CodexError | None) -> RequestOutcome:
-    return "answered" if error is None else "refused" if isinstance(error, RpcError) else "failed"

@@ -26,8 +26,8 @@ class Pace:
         """Take note that so many lines were handed on, and that the busiest consumer has so much to take."""
         if share == 0:
             return
-        wanted = LINES_AT_ONCE * lines // share
-        # The few lines at the end of a chunk do not tell that fewer would do.
-        if wanted > self.lines or share > LINES_AT_ONCE:
+        # The few lines at the end of a chunk do not tell that more would do, or fewer.
+        if lines >= self.lines or share > LINES_AT_ONCE:
             # At most twice as many as last time: the next lines may be others.
-            self.lines = max(LINES_AT_ONCE, min(wanted, 2 * self.lines, MAX_LINES))
+            wanted = min(LINES_AT_ONCE * lines // share, 2 * self.lines, MAX_LINES)
+            self.lines = max(LINES_AT_ONCE, wanted)

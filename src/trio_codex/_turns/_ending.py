@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_codex._client._session import Session
-    from trio_codex._runtime._connection import Call
+    from trio_codex._runtime._call import Call
     from trio_codex._turns._inputs import TurnInput
     from trio_codex._turns._turn_state import ThreadState, TurnState
 

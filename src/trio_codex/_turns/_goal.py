@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from trio_codex._client._session import Session
     from trio_codex._client._thread import Thread
-    from trio_codex._runtime._connection import Call
+    from trio_codex._runtime._call import Call
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._turns._event import Event
     from trio_codex._turns._inputs import TurnInput

@@ -21,7 +21,7 @@ from trio_codex.instruments._base import TurnRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_codex._runtime._connection import Call, Death
+    from trio_codex._runtime._call import Call, Death
     from trio_codex._runtime._dispatch import CallbackGroup
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._tools._toolbox import Toolbox

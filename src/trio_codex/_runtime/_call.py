@@ -1,0 +1,129 @@
+"""One request on its way, and what ends all of them: values that outlive whoever waits.
+
+A call knows its connection only to be undone or given up there. It knows nothing of streams or lines.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import trio
+
+from trio_codex.errors import CodexError, ConnectionBroken, RpcError
+
+if TYPE_CHECKING:
+    import msgspec
+
+    from trio_codex._core._rpc import RequestId
+    from trio_codex._runtime._connection import Connection
+    from trio_codex._runtime._instruments import RequestOutcome, RequestRecord
+    from trio_codex._runtime._outbox import Letter
+
+Lane: TypeAlias = Literal["window", "deferred", "control"]
+"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (M1), and
+answered within ``request_timeout``. ``deferred``: answered when something finishes. ``control``: ends or steers something,
+and must get through when the window is full."""
+
+
+class Death:
+    """Why a connection ended. Written once, shared by everything that fails of it."""
+
+    def __init__(self, error: CodexError) -> None:
+        self._error = error
+
+    def exception(self) -> CodexError:
+        """Give a fresh exception that tells this cause."""
+        fresh = type(self._error)(*self._error.args)
+        fresh.__cause__ = self._error.__cause__
+        return fresh
+
+    def __str__(self) -> str:
+        return str(self._error)
+
+    @property
+    def reason(self) -> str:
+        """Why, in one sentence."""
+        return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
+
+
+class Call:
+    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it."""
+
+    __slots__ = (
+        "_answered",
+        "_connection",
+        "_error",
+        "_lane",
+        "_record",
+        "_result",
+        "letter",
+        "method",
+        "request_id",
+    )
+
+    def __init__(
+        self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
+    ) -> None:
+        self.method: str = method
+        self._connection = connection
+        self._lane: Lane = lane
+        self._record = record
+        self._answered = trio.Event()
+        self._result: msgspec.Raw | None = None
+        self._error: CodexError | None = None
+        self.request_id: RequestId = 0
+        self.letter: Letter | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether the outcome is known."""
+        return self._answered.is_set()
+
+    @property
+    def sent(self) -> bool:
+        """Whether the writer has its line: from then on the server may act on it."""
+        return self.letter is not None and self.letter.taken
+
+    async def answer(self) -> msgspec.Raw:
+        """Wait for the answer. Being cancelled here does not give the call up.
+
+        Raises:
+            RpcError: The server refused.
+            RemoteProtocolError: Its answer cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed it.
+        """
+        await self._answered.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    async def settled(self) -> None:
+        """Wait until the outcome is known, whatever it is."""
+        await self._answered.wait()
+
+    def take_back(self) -> bool:
+        """Undo the call if its line was not handed to the writer yet; say whether it was undone."""
+        return self._connection.take_back(self)
+
+    def give_up(self) -> None:
+        """Stop waiting for good. An answer that comes later is discarded."""
+        self._connection.give_up(self)
+
+    def settle(
+        self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
+    ) -> None:
+        """Set the outcome; ``outcome`` is what instruments are told, if the error does not tell. For the connection."""
+        if not self._answered.is_set():
+            self._result, self._error = result, error
+            self._answered.set()
+            self._connection.release(self._lane)
+            if self._record is not None:
+                if outcome is None:
+                    outcome = _outcome_of(error)
+                self._connection.watch.ended(self._record, outcome, error)
+
+
+def _outcome_of(error: CodexError | None) -> RequestOutcome:
+    return "answered" if error is None else "refused" if isinstance(error, RpcError) else "failed"
