@@ -210,7 +210,7 @@ class Router:
         for child_id in turn.reducer.children:
             child = self._threads.get(child_id)
             if child is not None and child.parent is turn:
-                past_turns, child.past_turns = child.past_turns, []
+                past_turns, child.past_turns = child.past_turns, ()
                 for past in past_turns:
                     self.let_go_of_children(past)
                 self.let_go(child)

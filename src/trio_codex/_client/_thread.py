@@ -66,7 +66,7 @@ class Thread:
         self._session = session
         self._state = session.router.thread(info.id)
         self._state.add_handle(self, policy, tools, cwd, budget)
-        self._listeners: list[Subscription[Event]] = []
+        self._listeners: tuple[Subscription[Event], ...] = ()
         self.info = info
 
     @property
@@ -332,13 +332,13 @@ class Thread:
         await trio.lowlevel.checkpoint_if_cancelled()
         events = self._session.router.subscription()
         self._state.listeners.append(events)
-        self._listeners.append(events)
+        self._listeners += (events,)
         try:
             yield events
         finally:
             events.release()
             self._state.listeners.remove(events)
-            self._listeners.remove(events)
+            self._listeners = tuple(each for each in self._listeners if each is not events)
             self._session.router.let_go(self._state)
 
     # -- the thread itself -------------------------------------------------------------------------------------

@@ -294,7 +294,7 @@ class ThreadState:
         self.handles: tuple[object, ...] = ()
         self.is_mute = False
         self.past_turn_ids: tuple[str, ...] = ()
-        self.past_turns: list[TurnState] = []
+        self.past_turns: tuple[TurnState, ...] = ()
 
     @cached_property
     def shell_lock(self) -> trio.Lock:
@@ -392,7 +392,7 @@ class ThreadState:
     def close_turn(self, turn: TurnState) -> None:
         """Forget a turn that has ended."""
         if self.parent is not None and (turn.reducer.terminals or turn.reducer.children):
-            self.past_turns.append(turn)
+            self.past_turns += (turn,)
         if self.turn is turn:
             self.turn = None
         ids = {turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None}
