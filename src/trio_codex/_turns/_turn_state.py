@@ -292,7 +292,7 @@ class ThreadState:
         self.held_requests = 0
         self.meter: Meter = Meter("thread")
         self.handles: tuple[object, ...] = ()
-        self.is_mute = False
+        self.is_mute: bool = False
         self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: tuple[TurnState, ...] = ()
 
