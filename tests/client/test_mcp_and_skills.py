@@ -40,6 +40,27 @@ async def test_all_pages_of_mcp_servers_are_one_tuple():
         assert [each.name for each in found] == ["a", "b"]
 
 
+async def test_the_status_of_one_is_its_own_also_from_a_server_that_tells_of_all():
+    async with scripted() as (codex, server, nursery):
+        server.take_over("mcpServerStatus/list")
+        thread = await codex.thread_start()
+        found = []
+
+        async def look_for(name):
+            try:
+                found.append((await thread.mcp.status(name)).name)
+            except LookupError as error:
+                found.append(str(error))
+
+        for name in ("b", "c"):
+            nursery.start_soon(look_for, name)
+            asked = await server.expect("mcpServerStatus/list")
+            assert asked.params["serverName"] == name
+            await asked.answer({"data": [status("a"), status("b")], "nextCursor": None})
+            await trio.testing.wait_all_tasks_blocked()
+        assert found == ["b", "the thread has no MCP server 'c'"]
+
+
 async def test_what_is_asked_of_an_mcp_server_names_its_thread_and_sends_arguments_always():
     async with scripted() as (codex, server, nursery):
         server.take_over("mcpServer/tool/call", "mcpServer/resource/read")

@@ -114,10 +114,11 @@ class ThreadMcpServers:
             LookupError: The thread has no such MCP server.
             CodexError: As :meth:`Codex.request`, and ``DecodeError``.
         """
-        found = await _list(self._request, serverName=name)
-        if not found:
-            raise LookupError(f"the thread has no MCP server {name!r}")
-        return found[0]
+        # By its name: an older server does not know the filter, waits for all, and tells of all.
+        for status in await _list(self._request, serverName=name):
+            if status.name == name:
+                return status
+        raise LookupError(f"the thread has no MCP server {name!r}")
 
     async def call(
         self, name: str, tool: str, arguments: Mapping[str, wire.JSON] | None = None
