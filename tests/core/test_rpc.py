@@ -42,6 +42,12 @@ def waiting(count=1, method="thread/read"):
     return state
 
 
+def receive(state, frame):
+    """What one line means."""
+    [message] = state.receive([frame])
+    return message[0] if isinstance(message, list) else message
+
+
 # -- requests of ours ----------------------------------------------------------------------------------------------
 
 
@@ -77,7 +83,7 @@ def test_a_notification_of_ours_has_params_only_if_there_are_any():
 
 def test_a_result_is_given_raw_with_the_token_of_its_request():
     state = waiting(2)
-    reply = state.receive(line_of(id=2, result={"a": 1}))
+    reply = receive(state, line_of(id=2, result={"a": 1}))
     assert (reply.token, reply.method, reply.error) == ("t2", "thread/read", None)
     assert isinstance(reply.result, msgspec.Raw)
     assert json.loads(bytes(reply.result)) == {"a": 1}
@@ -86,15 +92,15 @@ def test_a_result_is_given_raw_with_the_token_of_its_request():
 
 @pytest.mark.parametrize("result", [None, 0, False, "", [], {}])
 def test_a_result_that_is_false_or_null_is_a_result(result):
-    reply = waiting().receive(line_of(id=1, result=result))
+    reply = receive(waiting(), line_of(id=1, result=result))
     assert reply.error is None
     assert json.loads(bytes(reply.result)) == result
 
 
 def test_the_second_answer_to_a_request_is_a_stray_one():
     state = waiting()
-    assert isinstance(state.receive(line_of(id=1, result=1)), Reply)
-    second = state.receive(line_of(id=1, result=2))
+    assert isinstance(receive(state, line_of(id=1, result=1)), Reply)
+    second = receive(state, line_of(id=1, result=2))
     assert isinstance(second, Junk)
     assert second.kind is JunkKind.STRAY_REPLY
 
@@ -103,8 +109,8 @@ def test_the_answer_to_a_request_that_was_given_up_is_late_once():
     state = waiting()
     state.abandon(1)
     assert state.pending == 0
-    assert state.receive(line_of(id=1, error={"code": 1, "message": "x"})).kind is JunkKind.LATE_REPLY
-    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+    assert receive(state, line_of(id=1, error={"code": 1, "message": "x"})).kind is JunkKind.LATE_REPLY
+    assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
     assert state.junk == {JunkKind.LATE_REPLY: 1, JunkKind.STRAY_REPLY: 1}
 
 
@@ -113,13 +119,13 @@ def test_the_answer_to_a_request_that_was_never_written_is_a_stray_one():
     state.forget(1)
     state.forget(1)
     assert state.pending == 0
-    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+    assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
 
 
 def test_giving_up_what_is_not_open_is_no_event():
     state = waiting()
     state.abandon(7)
-    assert state.receive(line_of(id=7, result=1)).kind is JunkKind.STRAY_REPLY
+    assert receive(state, line_of(id=7, result=1)).kind is JunkKind.STRAY_REPLY
 
 
 def test_only_so_many_given_up_ids_are_remembered():
@@ -127,14 +133,14 @@ def test_only_so_many_given_up_ids_are_remembered():
     state = waiting(count)
     for request_id in range(1, count + 1):
         state.abandon(request_id)
-    assert state.receive(line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
-    assert state.receive(line_of(id=2, result=1)).kind is JunkKind.LATE_REPLY
-    assert state.receive(line_of(id=count, result=1)).kind is JunkKind.LATE_REPLY
+    assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
+    assert receive(state, line_of(id=2, result=1)).kind is JunkKind.LATE_REPLY
+    assert receive(state, line_of(id=count, result=1)).kind is JunkKind.LATE_REPLY
 
 
 def test_an_answer_with_the_id_as_a_string_is_not_ours():
     state = waiting()
-    assert state.receive(line_of(id="1", result=1)).kind is JunkKind.STRAY_REPLY
+    assert receive(state, line_of(id="1", result=1)).kind is JunkKind.STRAY_REPLY
     assert state.pending == 1
 
 
@@ -160,7 +166,7 @@ def test_an_answer_with_the_id_as_a_string_is_not_ours():
 )
 def test_an_answer_that_is_none_fails_its_request_and_only_that(members, kind):
     state = waiting(2)
-    reply = state.receive(line_of(**members))
+    reply = receive(state, line_of(**members))
     assert isinstance(reply, Reply)
     assert (reply.token, reply.result) == ("t1", None)
     assert type(reply.error) is kind
@@ -186,7 +192,7 @@ def test_an_answer_that_is_none_fails_its_request_and_only_that(members, kind):
 )
 def test_an_answer_that_cannot_be_read_fails_its_request_with_a_documented_error(line):
     state = waiting(2)
-    reply = state.receive(line)
+    reply = receive(state, line)
     assert (reply.token, reply.result) == ("t1", None)
     assert type(reply.error) is errors.InvalidMessage
     assert state.pending == 1
@@ -195,57 +201,57 @@ def test_an_answer_that_cannot_be_read_fails_its_request_with_a_documented_error
 def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
     state = waiting()
     line = b"Thread 'main' panicked " + b"x" * OVERSIZE_HEAD_BYTES
-    junk = state.receive(line)
+    junk = receive(state, line)
     assert junk == Junk(JunkKind.NOT_JSON, line[:OVERSIZE_HEAD_BYTES], len(line))
-    assert state.receive(b'{"id":99,"result":').kind is JunkKind.NOT_JSON
+    assert receive(state, b'{"id":99,"result":').kind is JunkKind.NOT_JSON
     assert state.pending == 1
     assert state.junk[JunkKind.NOT_JSON] == 2
 
 
 def test_a_request_of_the_server_that_cannot_be_read_is_to_be_denied_and_does_not_fail_ours_with_the_same_id():
     state = waiting()
-    assert state.receive(b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
+    assert receive(state, b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
     assert state.junk[JunkKind.NOT_JSON] == 1
     assert state.pending == 1
-    assert state.receive(b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.DUPLICATE_REQUEST
+    assert receive(state, b'{"id":1,"method":"ask","params":{"a').kind is JunkKind.DUPLICATE_REQUEST
 
 
 # -- what the server sends -----------------------------------------------------------------------------------------
 
 
 def test_a_notification_keeps_its_params_raw():
-    message = RpcState(LIMIT).receive(b'{"method":"turn/started","params":{"a" :1},"emittedAtMs":12.5}')
+    message = receive(RpcState(LIMIT), b'{"method":"turn/started","params":{"a" :1},"emittedAtMs":12.5}')
     assert isinstance(message, Notification)
     assert (message.method, message.emitted_at) == ("turn/started", 12.5)
     assert bytes(message.params) == b'{"a" :1}'
 
 
 def test_a_notification_without_params_has_empty_ones():
-    message = RpcState(LIMIT).receive(b'{"method":"m"}')
+    message = receive(RpcState(LIMIT), b'{"method":"m"}')
     assert bytes(message.params) == b""
     assert message.emitted_at is None
 
 
 @pytest.mark.parametrize("emitted", ["x", [], {}, True, None])
 def test_a_notification_with_a_drifted_time_is_still_a_notification(emitted):
-    message = RpcState(LIMIT).receive(line_of(method="m", params=[1], emittedAtMs=emitted))
+    message = receive(RpcState(LIMIT), line_of(method="m", params=[1], emittedAtMs=emitted))
     assert isinstance(message, Notification)
     assert message.emitted_at is None
     assert json.loads(bytes(message.params)) == [1]
 
 
 def test_a_drifted_line_keeps_the_time_that_it_can_read():
-    message = RpcState(LIMIT).receive(line_of(method="m", id=[], emittedAtMs=5))
+    message = receive(RpcState(LIMIT), line_of(method="m", id=[], emittedAtMs=5))
     assert message.kind is JunkKind.NOT_JSON_RPC
     state = waiting()
-    reply = state.receive(line_of(id=1, result=[2], emittedAtMs="x"))
+    reply = receive(state, line_of(id=1, result=[2], emittedAtMs="x"))
     assert json.loads(bytes(reply.result)) == [2]
 
 
 @pytest.mark.parametrize("request_id", [0, 1, -1, 2**63, "", "0", "abc", "ü", 10**30])
 def test_a_server_request_keeps_its_id_as_it_is_and_is_answered_once(request_id):
     state = RpcState(LIMIT)
-    message = state.receive(line_of(id=request_id, method="item/tool/call", params={"a": 1}))
+    message = receive(state, line_of(id=request_id, method="item/tool/call", params={"a": 1}))
     assert isinstance(message, ServerRequest)
     assert (message.id, message.method) == (request_id, "item/tool/call")
     assert type(message.id) is type(request_id)
@@ -260,14 +266,14 @@ def test_a_server_request_keeps_its_id_as_it_is_and_is_answered_once(request_id)
 
 def test_a_server_request_can_be_refused():
     state = RpcState(LIMIT)
-    state.receive(line_of(id=0, method="m"))
+    receive(state, line_of(id=0, method="m"))
     assert json.loads(state.refuse(0, -32601, "no")) == {"id": 0, "error": {"code": -32601, "message": "no"}}
     assert state.respond(0, 1) is None
 
 
 def test_a_withdrawn_server_request_gets_no_answer():
     state = RpcState(LIMIT)
-    state.receive(line_of(id="a", method="m"))
+    receive(state, line_of(id="a", method="m"))
     assert state.withdraw("a")
     assert not state.withdraw("a")
     assert state.respond("a", 1) is None
@@ -276,7 +282,7 @@ def test_a_withdrawn_server_request_gets_no_answer():
 
 def test_an_answer_that_is_not_json_leaves_the_server_request_open():
     state = RpcState(LIMIT)
-    state.receive(line_of(id=0, method="m"))
+    receive(state, line_of(id=0, method="m"))
     with pytest.raises(errors.LocalProtocolError):
         state.respond(0, object())
     assert state.server_requests == {0}
@@ -285,11 +291,11 @@ def test_an_answer_that_is_not_json_leaves_the_server_request_open():
 
 def test_a_second_server_request_under_an_open_id_is_junk_and_the_first_stays():
     state = RpcState(LIMIT)
-    state.receive(line_of(id=0, method="first"))
+    receive(state, line_of(id=0, method="first"))
     second = line_of(id=0, method="second")
-    assert state.receive(second) == Junk(JunkKind.DUPLICATE_REQUEST, second, len(second))
+    assert receive(state, second) == Junk(JunkKind.DUPLICATE_REQUEST, second, len(second))
     assert state.respond(0, 1) is not None
-    assert isinstance(state.receive(second), ServerRequest)
+    assert isinstance(receive(state, second), ServerRequest)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +319,7 @@ def test_a_second_server_request_under_an_open_id_is_junk_and_the_first_stays():
 def test_json_that_is_no_message_is_junk(members):
     state = waiting()
     line = line_of(**members)
-    assert state.receive(line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
+    assert receive(state, line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
     assert state.pending == 1
     assert state.server_requests == frozenset()
 
@@ -321,17 +327,19 @@ def test_json_that_is_no_message_is_junk(members):
 @pytest.mark.parametrize("line", [b"1", b"null", b"[]", b'"x"', b"true", b'[{"id":1,"result":1}]'])
 def test_json_that_is_no_object_is_junk(line):
     state = waiting()
-    assert state.receive(line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
+    assert receive(state, line) == Junk(JunkKind.NOT_JSON_RPC, line, len(line))
 
 
 def test_the_head_of_junk_is_bounded_and_its_size_is_not():
     line = b"[" + b"1," * 5000 + b"1]"
-    assert RpcState(LIMIT).receive(line) == Junk(JunkKind.NOT_JSON_RPC, line[:OVERSIZE_HEAD_BYTES], len(line))
+    assert receive(RpcState(LIMIT), line) == Junk(
+        JunkKind.NOT_JSON_RPC, line[:OVERSIZE_HEAD_BYTES], len(line)
+    )
 
 
 def test_what_was_cut_off_by_the_end_is_junk():
     state = waiting()
-    junk = state.receive(TruncatedLine(b'{"id":1,"resu', 13))
+    junk = receive(state, TruncatedLine(b'{"id":1,"resu', 13))
     assert junk == Junk(JunkKind.TRUNCATED, b'{"id":1,"resu', 13)
     assert state.pending == 1
 
@@ -341,7 +349,7 @@ def test_what_was_cut_off_by_the_end_is_junk():
 
 def test_an_answer_beyond_the_bound_fails_its_request_and_only_that():
     state = waiting(2, "fs/readFile")
-    reply = state.receive(OversizeLine(b'{"id":1,"result":{"dataBase64":"xxxx', 20_000))
+    reply = receive(state, OversizeLine(b'{"id":1,"result":{"dataBase64":"xxxx', 20_000))
     assert (reply.token, reply.method, reply.result) == ("t1", "fs/readFile", None)
     assert type(reply.error) is errors.FrameTooLong
     assert (reply.error.method, reply.error.size, reply.error.limit) == ("fs/readFile", 20_000, LIMIT)
@@ -351,7 +359,7 @@ def test_an_answer_beyond_the_bound_fails_its_request_and_only_that():
 
 def test_a_server_request_beyond_the_bound_is_still_to_be_answered():
     state = RpcState(LIMIT)
-    message = state.receive(OversizeLine(b'{"method":"item/tool/call","id":0,"params":{"a":"x', 20_000))
+    message = receive(state, OversizeLine(b'{"method":"item/tool/call","id":0,"params":{"a":"x', 20_000))
     assert message == ServerRequest(0, "item/tool/call", None)
     assert state.server_requests == {0}
     assert state.refuse(0, 1, "too long") is not None
@@ -359,22 +367,22 @@ def test_a_server_request_beyond_the_bound_is_still_to_be_answered():
 
 def test_a_duplicate_server_request_beyond_the_bound_is_one_junk_line_with_its_size():
     state = RpcState(LIMIT)
-    state.receive(line_of(id=0, method="m"))
+    receive(state, line_of(id=0, method="m"))
     head = b'{"method":"m","id":0,"params":{"a":"x'
-    assert state.receive(OversizeLine(head, 20_000)) == Junk(JunkKind.DUPLICATE_REQUEST, head, 20_000)
+    assert receive(state, OversizeLine(head, 20_000)) == Junk(JunkKind.DUPLICATE_REQUEST, head, 20_000)
     assert state.junk.total() == 1
 
 
 def test_a_notification_beyond_the_bound_is_reported_with_its_head():
     head = b'{"method":"turn/completed","params":{"threadId":"a'
-    message = RpcState(LIMIT).receive(OversizeLine(head, 20_000))
+    message = receive(RpcState(LIMIT), OversizeLine(head, 20_000))
     assert message == OversizeNotification("turn/completed", head, 20_000)
 
 
 @pytest.mark.parametrize("head", [b"", b"x", b'{"id":99,"result":', b'{"params":{"id":1,"method":"m"', b"{"])
 def test_any_other_line_beyond_the_bound_is_junk(head):
     state = waiting()
-    assert state.receive(OversizeLine(head, 20_000)) == Junk(JunkKind.TOO_LONG, head, 20_000)
+    assert receive(state, OversizeLine(head, 20_000)) == Junk(JunkKind.TOO_LONG, head, 20_000)
     assert state.pending == 1
     assert state.junk == {JunkKind.TOO_LONG: 1}
 
@@ -463,9 +471,9 @@ def mutated_lines(draw):
 def receive_anything(frame):
     state = waiting(3)
     state.abandon(3)
-    state.receive(line_of(id="a", method="m"))
+    receive(state, line_of(id="a", method="m"))
     before = state.junk.total()
-    message = state.receive(frame)
+    message = receive(state, frame)
     assert isinstance(message, EVENTS)
     if isinstance(message, Reply):
         assert message.token in ("t1", "t2")
@@ -503,9 +511,9 @@ def test_any_head_of_a_line_beyond_the_bound_gives_an_event_and_at_most_one_answ
 def test_any_stream_gives_events(pieces, limit):
     lines, state = LineBuffer(limit), waiting(3)
     for frame in lines.feed(b"\n".join(pieces)):
-        assert isinstance(state.receive(frame), EVENTS)
+        assert isinstance(receive(state, frame), EVENTS)
     if (rest := lines.feed_eof()) is not None:
-        assert state.receive(rest).kind is JunkKind.TRUNCATED
+        assert receive(state, rest).kind is JunkKind.TRUNCATED
 
 
 @pytest.mark.parametrize("start", [b'{"id":1,"result":', b'{"method":"m","emittedAtMs":"x","params":', b""])
@@ -536,7 +544,7 @@ CLASSES = {
 @example(0, "", 0)
 def test_the_code_alone_tells_the_class_whatever_the_data(code, message, data):
     error = {"code": code, "message": message} | ({} if data is ... else {"data": data})
-    reply = waiting().receive(line_of(id=1, error=error))
+    reply = receive(waiting(), line_of(id=1, error=error))
     expected = None if data is ... else json.loads(json.dumps(data))
     exc = reply.error
     assert type(exc) is CLASSES.get(code, errors.RpcError)
@@ -570,8 +578,8 @@ def test_a_method_that_the_server_does_not_know_is_told_by_its_name():
 
 def test_closing_gives_the_tokens_of_what_waits_once_and_refuses_the_rest():
     state = waiting(3)
-    state.receive(line_of(id=0, method="m"))
-    state.receive(line_of(id=2, result=1))
+    receive(state, line_of(id=0, method="m"))
+    receive(state, line_of(id=2, result=1))
     assert state.close() == ["t1", "t3"]
     assert state.close() == []
     assert state.pending == 0
@@ -579,9 +587,9 @@ def test_closing_gives_the_tokens_of_what_waits_once_and_refuses_the_rest():
     assert state.respond(0, 1) is None
     with pytest.raises(errors.ConnectionClosed):
         state.request("m", None, "t")
-    assert isinstance(state.receive(line_of(id=1, result=1)), Junk)
-    assert isinstance(state.receive(line_of(id=5, method="m")), Junk)
-    assert isinstance(state.receive(line_of(method="m")), Notification)
+    assert isinstance(receive(state, line_of(id=1, result=1)), Junk)
+    assert isinstance(receive(state, line_of(id=5, method="m")), Junk)
+    assert isinstance(receive(state, line_of(method="m")), Notification)
 
 
 # -- all of it at once ---------------------------------------------------------------------------------------------
@@ -643,24 +651,24 @@ class Rpc(RuleBasedStateMachine):
 
     @rule(request_id=requests, result=json_values)
     def answer(self, request_id, result):
-        reply = self.expect_answer(request_id, self.state.receive(line_of(id=request_id, result=result)))
+        reply = self.expect_answer(request_id, receive(self.state, line_of(id=request_id, result=result)))
         assert isinstance(reply, Junk) or reply.error is None
 
     @rule(request_id=requests, code=st.integers())
     def answer_with_an_error(self, request_id, code):
         error = {"code": code, "message": "x"}
-        reply = self.expect_answer(request_id, self.state.receive(line_of(id=request_id, error=error)))
+        reply = self.expect_answer(request_id, receive(self.state, line_of(id=request_id, error=error)))
         assert isinstance(reply, Junk) or reply.error.code == code
 
     @rule(request_id=requests)
     def answer_with_both(self, request_id):
         line = line_of(id=request_id, result=1, error={"code": 1, "message": "x"})
-        reply = self.expect_answer(request_id, self.state.receive(line))
+        reply = self.expect_answer(request_id, receive(self.state, line))
         assert isinstance(reply, Junk) or isinstance(reply.error, errors.InvalidMessage)
 
     @rule(request_id=requests)
     def answer_beyond_the_bound(self, request_id):
-        message = self.state.receive(OversizeLine(b'{"id":%d,"result":' % request_id, LIMIT + 1))
+        message = receive(self.state, OversizeLine(b'{"id":%d,"result":' % request_id, LIMIT + 1))
         self.junk[JunkKind.TOO_LONG] += 1
         if request_id in self.open:
             assert message.token == self.open.pop(request_id)
@@ -691,7 +699,7 @@ class Rpc(RuleBasedStateMachine):
     @rule(server_id=server_ids, too_long=st.booleans())
     def server_request(self, server_id, too_long):
         line = line_of(id=server_id, method="ask", params={})
-        message = self.state.receive(OversizeLine(line, LIMIT + 1) if too_long else line)
+        message = receive(self.state, OversizeLine(line, LIMIT + 1) if too_long else line)
         if self.closed or server_id in self.server_open:
             assert message.kind is JunkKind.DUPLICATE_REQUEST
             self.junk[JunkKind.DUPLICATE_REQUEST] += 1
@@ -728,7 +736,7 @@ class Rpc(RuleBasedStateMachine):
 
     @rule()
     def notification(self):
-        assert isinstance(self.state.receive(b'{"method":"m","params":{"id":1}}'), Notification)
+        assert isinstance(receive(self.state, b'{"method":"m","params":{"id":1}}'), Notification)
 
     @rule(
         junk=st.sampled_from(
@@ -743,7 +751,7 @@ class Rpc(RuleBasedStateMachine):
     )
     def junk_line(self, junk):
         frame, kind = junk
-        self.expect_junk(self.state.receive(frame), kind)
+        self.expect_junk(receive(self.state, frame), kind)
 
     @rule()
     def close(self):
@@ -786,14 +794,21 @@ def said(message):
     return re.sub("at 0x[0-9a-f]+", "", repr(message)), params and bytes(params)
 
 
+@given(LINES.filter(lambda line: isinstance(line, bytes)))
+def test_a_line_that_was_put_together_means_what_any_other_does(line):
+    one, other = waiting(), waiting()
+    assert said(receive(one, bytearray(line))) == said(receive(other, line))
+    assert one.junk == other.junk
+
+
 @given(st.lists(LINES, max_size=12))
 def test_lines_mean_together_what_they_mean_one_by_one(lines):
     together, one_by_one = waiting(), waiting()
-    messages = list(together.receive_all(lines))
+    messages = list(together.receive(lines))
     rows = [message for message in messages if isinstance(message, list)]
     assert all(rows)
     flat = [
         single for message in messages for single in (message if isinstance(message, list) else [message])
     ]
-    assert list(map(said, flat)) == [said(one_by_one.receive(line)) for line in lines]
+    assert list(map(said, flat)) == [said(receive(one_by_one, line)) for line in lines]
     assert together.junk == one_by_one.junk

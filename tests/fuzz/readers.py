@@ -54,8 +54,8 @@ def rpc(data):
     frames = lines.feed(data[1:])
     if (rest := lines.feed_eof()) is not None:
         frames.append(rest)
-    for frame in frames:
-        match state.receive(frame):
+    for message in state.receive(frames):
+        match message:
             case Reply(token=token, result=result, error=error):
                 waiting.remove(token)
                 assert (result is None) != (error is None)
@@ -63,8 +63,11 @@ def rpc(data):
             case ServerRequest(id=request_id):
                 assert request_id not in asked
                 asked.add(request_id)
-            case message:
-                assert isinstance(message, Junk | Notification | OversizeNotification)
+            case list():
+                assert message
+                assert all(isinstance(each, Notification) for each in message)
+            case _:
+                assert isinstance(message, Junk | OversizeNotification)
     assert state.pending == len(waiting)
     assert state.server_requests == asked
     assert all(state.respond(request_id, {}) for request_id in asked)

@@ -26,7 +26,8 @@ class StubConnection:
 
     def opened(self, request_id, method="item/ask"):
         """The request as it comes in."""
-        request = self.rpc.receive(msgspec.json.encode({"id": request_id, "method": method, "params": {}}))
+        line = msgspec.json.encode({"id": request_id, "method": method, "params": {}})
+        [request] = self.rpc.receive([line])
         assert isinstance(request, ServerRequest)
         return request
 

@@ -124,7 +124,6 @@ class Session:
             raw = await self.connection.request(method, encode(params), lane_of(method))
         return parse_result(method, raw)
 
-    @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose answer is waited for elsewhere."""
         note_asked(method, self.router.instruments)

@@ -105,7 +105,11 @@ class Junk(msgspec.Struct, frozen=True):
     size: int
 
 
-Inbound: TypeAlias = Notification | OversizeNotification | ServerRequest | Reply[T] | Junk
+Inbound: TypeAlias = OversizeNotification | ServerRequest | Reply[T] | Junk
+"""What is given one by one."""
+
+Message: TypeAlias = Notification | Inbound[T]
+"""Anything that a line may mean."""
 
 # -- the state -----------------------------------------------------------------------------------------------------
 
@@ -204,8 +208,8 @@ class RpcState(Generic[T]):
         self._server_requests.clear()
         return tokens
 
-    def receive_all(self, frames: Iterable[Frame]) -> Iterator[list[Notification] | Inbound[T]]:
-        """Take lines of the server, each as its turn comes; give what they mean, notifications in a row together.
+    def receive(self, frames: Iterable[Frame]) -> Iterator[list[Notification] | Inbound[T]]:
+        """Take lines of the server, each as its turn comes; give what they mean, notifications in a row as one list.
 
         Raises nothing.
         """
@@ -223,21 +227,25 @@ class RpcState(Generic[T]):
             if row:
                 yield row
                 row = []
-            yield self.receive(frame) if envelope is None else self._classify(envelope, cast("Line", frame))
+            message = (
+                self._receive_unusual(frame)
+                if envelope is None
+                else self._classify(envelope, cast("Line", frame))
+            )
+            if isinstance(message, Notification):
+                row.append(message)
+            else:
+                yield message
         if row:
             yield row
 
-    def receive(self, frame: Frame) -> Inbound[T]:
-        """Take one line of the server; give what it means. Raises nothing."""
-        if isinstance(frame, Line):
-            try:
-                envelope = _decode_envelope(frame)
-            except UNREADABLE:
-                return self._receive_unusual(frame)
-            return self._classify(envelope, frame)
+    def _receive_unusual(self, frame: Frame) -> Message[T]:
+        """Take what the typed decoder refuses."""
         if isinstance(frame, TruncatedLine):
             return self._note(JunkKind.TRUNCATED, frame.head, frame.size)
-        return self._receive_oversize(frame)
+        return (
+            self._receive_oversize(frame) if isinstance(frame, OversizeLine) else self._receive_drifted(frame)
+        )
 
     def _answer(self, request_id: RequestId, message: object) -> bytes | None:
         if request_id not in self._server_requests:
@@ -246,7 +254,7 @@ class RpcState(Generic[T]):
         del self._server_requests[request_id]
         return line
 
-    def _classify(self, envelope: _Envelope, frame: Line) -> Inbound[T]:
+    def _classify(self, envelope: _Envelope, frame: Line) -> Message[T]:
         if envelope.method:
             if envelope.id is msgspec.UNSET:
                 return envelope
@@ -279,7 +287,7 @@ class RpcState(Generic[T]):
         )
         return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
 
-    def _receive_unusual(self, line: Line) -> Inbound[T]:
+    def _receive_drifted(self, line: Line) -> Message[T]:
         """Sort a line that the typed decoder refuses: drifted types, nesting beyond its stack, or no JSON at all."""
         try:
             value = msgspec.json.decode(line)

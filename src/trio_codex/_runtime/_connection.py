@@ -169,7 +169,7 @@ class Connection:
             self._deadlines.end(call)
             call.give_up()
 
-    @trio.lowlevel.enable_ki_protection
+    @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
     async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
         """Send a request, once the window lets it through; give the call.
 
@@ -379,7 +379,7 @@ class Connection:
         """Take what some lines say, and wake whom they concern."""
         if self._instruments:
             self._tell(frames)
-        for message in self._rpc.receive_all(frames):
+        for message in self._rpc.receive(frames):
             if isinstance(message, list):
                 self._receiver.on_notifications(message)
             else:
@@ -397,9 +397,7 @@ class Connection:
                 )
 
     def _take_other(self, message: Inbound[Call]) -> None:
-        if isinstance(message, Notification):
-            self._receiver.on_notifications([message])
-        elif isinstance(message, Reply):
+        if isinstance(message, Reply):
             message.token.settle(message.result, message.error)
         elif isinstance(message, ServerRequest):
             self.watch.asked(message)

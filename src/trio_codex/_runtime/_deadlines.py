@@ -40,7 +40,7 @@ class Deadlines(Generic[K]):
 
     async def watch(self) -> None:
         """Expire what is due, for ever. A service; it runs when something is due, or was to be, and hardly at all."""
-        while True:  # noqa: ASYNC913  # it expires what it does not wait for, and comes to an end of that
+        while True:  # noqa: ASYNC913  # what is due is finite, and then it waits
             if not self._due:
                 self._begun = trio.Event()
                 await self._begun.wait()

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, Final
 import trio
 
 from trio_codex._runtime import _guard
-from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream
-from trio_codex._runtime._process import RECEIVE_BYTES, ServerProcess, let_go, sip
+from trio_codex._runtime._pipes import RECEIVE_BYTES, PipeReceiveStream, PipeSendStream
+from trio_codex._runtime._process import ServerProcess, let_go, sip
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import trio
 
+from trio_codex._runtime._pipes import RECEIVE_BYTES
 from trio_codex._runtime._stderr import StderrRing
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ SIGTERM; but one whose stdout nobody drains never ends on EOF."""
 
 END_BOUND: Final = 1.0
 """Seconds, past the grace, for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
-
-RECEIVE_BYTES: Final = 64 * 1024
-"""Read from stderr at once: the default capacity of a pipe."""
 
 _unreaped: list[_Pollable] = []
 """Children that were let go before they had ended: taken in at the next spawn, so that none stays a zombie for long."""

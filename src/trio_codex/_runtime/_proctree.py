@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_codex._runtime._process import END_BOUND, RECEIVE_BYTES, ServerProcess, let_go, sip
+from trio_codex._runtime._pipes import RECEIVE_BYTES
+from trio_codex._runtime._process import END_BOUND, ServerProcess, let_go, sip
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
