@@ -534,6 +534,12 @@ async def accept_interrupt(server, thread_id, turn_id):
     await server.end_turn(turn_id, thread_id, status="interrupted")
 
 
+async def start_agent(server, agent, *spawned_by):
+    """A turn spawns an agent, which begins a turn of its own."""
+    await server.item("completed", spawns(agent), *spawned_by)
+    await server.start_turn(f"{agent}-turn", agent)
+
+
 async def expect_termination(server, thread_id, process_id):
     asked = await server.expect("thread/backgroundTerminals/terminate")
     assert asked.params == {"threadId": thread_id, "processId": process_id}
@@ -547,10 +553,8 @@ async def test_leaving_early_ends_the_agents_and_the_commands_of_the_turn_and_of
         scope = trio.CancelScope()
         nursery.start_soon(sleep_in_turn, thread, scope)
         await server.accept_turn()
-        await server.item("completed", spawns("child"))
-        await server.start_turn("child-turn", "child")
-        await server.item("completed", spawns("grandchild"), "child-turn", "child")
-        await server.start_turn("grandchild-turn", "grandchild")
+        await start_agent(server, "child")
+        await start_agent(server, "grandchild", "child-turn", "child")
         await server.item("started", command("c1", "11"), "grandchild-turn", "grandchild")
         await server.item("started", command("c2", "22"))
         await server.item("started", command("c3", "33"))
@@ -583,8 +587,7 @@ async def test_a_turn_that_was_interrupted_before_it_was_left_ends_what_it_start
 
         nursery.start_soon(body)
         await server.accept_turn()
-        await server.item("completed", spawns("child"))
-        await server.start_turn("child-turn", "child")
+        await start_agent(server, "child")
         await server.item("started", command("c", "11"))
         await accept_interrupt(server, "thread-1", "turn-1")
         await (await expect_termination(server, "thread-1", "11")).answer({"terminated": True})
@@ -612,8 +615,7 @@ async def test_commands_of_an_agent_that_ends_while_its_root_is_being_ended_are_
         scope = trio.CancelScope()
         nursery.start_soon(sleep_in_turn, thread, scope)
         await server.accept_turn()
-        await server.item("completed", spawns("child"))
-        await server.start_turn("child-turn", "child")
+        await start_agent(server, "child")
         await server.item("started", command("c1", "11"), "child-turn", "child")
         await server.item("started", command("c2", "22"))
         await trio.testing.wait_all_tasks_blocked()
@@ -633,10 +635,8 @@ async def test_commands_of_an_agent_are_ended_also_if_the_agent_that_spawned_it_
         scope = trio.CancelScope()
         nursery.start_soon(sleep_in_turn, thread, scope)
         await server.accept_turn()
-        await server.item("completed", spawns("child"))
-        await server.start_turn("child-turn", "child")
-        await server.item("completed", spawns("grandchild"), "child-turn", "child")
-        await server.start_turn("grandchild-turn", "grandchild")
+        await start_agent(server, "child")
+        await start_agent(server, "grandchild", "child-turn", "child")
         await server.item("started", command("c", "11"), "grandchild-turn", "grandchild")
         await server.end_turn("child-turn", "child")
         await server.end_turn("grandchild-turn", "grandchild")
@@ -654,11 +654,9 @@ async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_th
         thread = await codex.thread_start()
         nursery.start_soon(thread.run, "hi")
         await server.accept_turn()
-        await server.item("completed", spawns("child"))
-        await server.start_turn("child-turn", "child")
+        await start_agent(server, "child")
         await server.end_turn()
-        await server.item("completed", spawns("grandchild"), "child-turn", "child")
-        await server.start_turn("grandchild-turn", "grandchild")
+        await start_agent(server, "grandchild", "child-turn", "child")
         await server.end_turn("grandchild-turn", "grandchild")
         await server.end_turn("child-turn", "child")
         await trio.testing.wait_all_tasks_blocked()
