@@ -163,6 +163,8 @@ BOUNDS = {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
     "_client/_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_runtime/_call": {"seconds"},  # whoever calls answer_within() says whose they are
+    "_runtime/_timeouts": {"seconds"},  # the sleep of the task that expires all others
     "_runtime/_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
     "_runtime/_proctree": {"END_BOUND"},
     "_tools/_calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
@@ -209,6 +211,16 @@ def deadlines_of(path):
             if given:
                 names = names_in(*given)
                 yield node.lineno, names - aliases | (BUDGETS if names & aliases else set())
+
+
+def test_no_cancel_scope_with_a_deadline_judges_the_server():
+    # Trio expires deadlines before it runs any task: after a stall, one would blame the server for what it had answered.
+    root = Path(trio_codex.__file__).parent
+    for path in sorted(root.glob("_*/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("trio."):
+                judging = names_in(*node.args, *(keyword.value for keyword in node.keywords)) & BUDGETS
+                assert not judging - {"stop_grace"}, f"{path}:{node.lineno}: use Timeouts.move_on_after"
 
 
 def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup():

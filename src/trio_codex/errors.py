@@ -170,18 +170,21 @@ class ServerExited(ConnectionBroken):
 
 @_error
 class RequestTimeout(CodexError):
-    """The server did not answer a request within its budget. It may still act on it.
+    """The server did not answer a request within its timeout. It may still act on it.
 
     Attributes:
         method: The method of the request.
-        seconds: The budget.
+        seconds: The timeout. Time in which the program was blocked does not count.
+        problem: What is known of the cause, in one sentence; ``None`` if nothing is.
     """
 
     method: str
     seconds: float
+    problem: str | None = None
 
     def __str__(self) -> str:
-        return f"no answer to {self.method} within {self.seconds:g} s"
+        problem = "" if self.problem is None else f": {self.problem}"
+        return f"no answer to {self.method} within {self.seconds:g} s{problem}"
 
 
 # -- protocol ------------------------------------------------------------------------------------------------------

@@ -15,7 +15,8 @@ from trio_codex._core._rpc import rpc_error
 from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 
-BUSY = "Server overloaded; retry later."
+BUSY = "Server overloaded; the retry limit was reached."
+"""The client itself repeats what is refused for any other overload, until its timeout."""
 
 
 def busy():

@@ -17,6 +17,7 @@ from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeL
 from trio_codex._core._rpc import (
     Junk,
     JunkKind,
+    LateReply,
     Notification,
     OversizeNotification,
     Reply,
@@ -27,7 +28,7 @@ from trio_codex._core._rpc import (
 )
 
 LIMIT = 10_000
-EVENTS = (Notification, OversizeNotification, ServerRequest, Reply, Junk)
+EVENTS = (Notification, OversizeNotification, ServerRequest, Reply, LateReply, Junk)
 
 
 def line_of(**members):
@@ -109,7 +110,8 @@ def test_the_answer_to_a_request_that_was_given_up_is_late_once():
     state = waiting()
     state.abandon(1)
     assert state.pending == 0
-    assert receive(state, line_of(id=1, error={"code": 1, "message": "x"})).kind is JunkKind.LATE_REPLY
+    late = receive(state, line_of(id=1, error={"code": 1, "message": "x"}))
+    assert (late.token, type(late.error), late.junk.kind) == ("t1", errors.RpcError, JunkKind.LATE_REPLY)
     assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
     assert state.junk == {JunkKind.LATE_REPLY: 1, JunkKind.STRAY_REPLY: 1}
 
@@ -134,8 +136,8 @@ def test_only_so_many_given_up_ids_are_remembered():
     for request_id in range(1, count + 1):
         state.abandon(request_id)
     assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
-    assert receive(state, line_of(id=2, result=1)).kind is JunkKind.LATE_REPLY
-    assert receive(state, line_of(id=count, result=1)).kind is JunkKind.LATE_REPLY
+    assert isinstance(receive(state, line_of(id=2, result=1)), LateReply)
+    assert isinstance(receive(state, line_of(id=count, result=1)), LateReply)
 
 
 def test_an_answer_with_the_id_as_a_string_is_not_ours():
@@ -483,7 +485,7 @@ def receive_anything(frame):
     else:
         assert state.pending == 2
     unread = isinstance(message, ServerRequest) and message.params is None
-    counted = unread or isinstance(message, Junk) or isinstance(frame, OversizeLine)
+    counted = unread or isinstance(message, Junk | LateReply) or isinstance(frame, OversizeLine)
     assert state.junk.total() - before == counted
     if isinstance(message, Junk):
         assert len(message.head) <= OVERSIZE_HEAD_BYTES
@@ -625,7 +627,9 @@ class Rpc(RuleBasedStateMachine):
             self.settled[message.token] += 1
         elif request_id in self.abandoned:
             self.abandoned.discard(request_id)
-            self.expect_junk(message, JunkKind.LATE_REPLY)
+            assert isinstance(message, LateReply)
+            assert message.token == request_id
+            self.expect_junk(message.junk, JunkKind.LATE_REPLY)
         else:
             self.expect_junk(message, JunkKind.STRAY_REPLY)
         return message

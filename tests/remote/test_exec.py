@@ -8,7 +8,6 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, EventBuffer, Sandbox, errors
-from trio_codex._client._session import EXEC_STARTS_AT_ONCE
 from trio_codex.testing import fake_codex
 
 GONE = "no active command/exec for process id"
@@ -62,24 +61,6 @@ async def running(codex, server, *args, **options):
 
 
 # -- start ---------------------------------------------------------------------------------------------------------
-
-
-async def test_a_burst_of_starts_is_no_burst_of_requests():
-    async with scripted() as (codex, server), trio.open_nursery() as nursery:
-
-        async def run():
-            async with codex.exec(["true"]) as process:
-                await process.wait()
-
-        for _ in range(EXEC_STARTS_AT_ONCE + 1):
-            nursery.start_soon(run)
-        await trio.testing.wait_all_tasks_blocked()
-        assert server.unexpected().count("command/exec") == EXEC_STARTS_AT_ONCE
-        for _ in range(2 * (EXEC_STARTS_AT_ONCE + 1)):
-            asked = await server.expect_any()
-            await asked.answer(
-                {"exitCode": 0, "stdout": "", "stderr": ""} if asked.method == "command/exec" else {}
-            )
 
 
 async def test_what_the_server_is_asked_has_no_limits_of_its_own():

@@ -14,6 +14,7 @@ from trio_codex import errors
 from trio_codex._core._rpc import JunkKind, ServerRequest
 from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._connection import (
+    BARRIER_METHOD,
     CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
     LONG_LINE_CHUNK_BYTES,
@@ -23,14 +24,15 @@ from trio_codex._runtime._connection import (
 from trio_codex._runtime._nursery import open_services
 from trio_codex._runtime._pace import LINES_AT_ONCE
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
+from trio_codex._runtime._timeouts import Timeouts
 from trio_codex.errors import (
     ConnectionBroken,
     ConnectionClosed,
     FrameTooLong,
     InvalidMessage,
+    InvalidParamsError,
     LocalProtocolError,
     RequestTimeout,
-    ServerBusyError,
     ServerExited,
 )
 
@@ -141,6 +143,7 @@ async def connected(
 ):
     client_end, server_end = streams or memory_stream_pair()
     receiver = receiver or StubReceiver()
+    timeouts = Timeouts()
 
     async def close(services):
         connection.end(ConnectionClosed("closed by the test"))
@@ -156,7 +159,9 @@ async def connected(
             request_timeout=request_timeout,
             max_line_bytes=max_line_bytes,
             diagnose=diagnose,
+            timeouts=timeouts,
         )
+        services.start_service(timeouts.watch)
         connection.start()
         with fail_soon():
             yield Bench(connection, Peer(server_end), receiver, services)
@@ -202,12 +207,12 @@ async def test_a_refusal_fails_its_request_and_only_that():
         nursery.start_soon(bench.call, "a")
         nursery.start_soon(bench.call, "b")
         first, second = await bench.peer.requests(2)
-        await bench.peer.send({"id": first["id"], "error": {"code": -32001, "message": "busy"}})
+        await bench.peer.send({"id": first["id"], "error": {"code": -32602, "message": "no"}})
         await bench.peer.answer(second)
         await wait_all_tasks_blocked()
         error = bench.outcomes[first["method"]]
-        assert type(error) is ServerBusyError
-        assert (error.code, error.data, error.method) == (-32001, None, first["method"])
+        assert type(error) is InvalidParamsError
+        assert (error.code, error.data, error.method) == (-32602, None, first["method"])
         assert bench.outcomes[second["method"]] is None
 
 
@@ -310,16 +315,34 @@ async def test_the_65th_request_is_not_sent_until_one_is_answered():
     async with connected() as bench, trio.open_nursery() as nursery:
         for number in range(70):
             nursery.start_soon(bench.call, str(number))
-        requests = await bench.peer.requests(64)
+        requests = await bench.peer.requests(65)
         await bench.peer.assert_silent()
-        assert bench.connection.in_flight == 64
-        await bench.peer.answer(requests[3])
-        requests[3] = await bench.peer.request()
+        [barrier] = [request for request in requests if request["method"] == BARRIER_METHOD]
+        requests.remove(barrier)
+        # It acknowledges the four before it as well, but only one place in the window is free.
+        await bench.peer.answer(requests[4])
+        requests[4] = await bench.peer.request()
         await bench.peer.assert_silent()
-        await bench.peer.answer(*requests)
-        await bench.peer.answer(*await bench.peer.requests(5))
+        # More than 32 lines were sent after the barrier, so its answer calls for another.
+        await bench.peer.answer(barrier, *requests)
+        await bench.peer.answer(*await bench.peer.requests(6))
         await wait_all_tasks_blocked()
         assert len(bench.outcomes) == 70
+
+
+async def test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken():
+    async with connected(window=8) as bench, trio.open_nursery() as nursery:
+        for number in range(20):
+            nursery.start_soon(bench.call, str(number))
+        waiting = await bench.peer.requests(8)
+        await bench.peer.assert_silent()
+        for _ in range(12):
+            await bench.peer.answer(waiting.pop())
+            waiting.append(await bench.peer.request())
+            await bench.peer.assert_silent()
+        await bench.peer.answer(*waiting)
+        await wait_all_tasks_blocked()
+        assert len(bench.outcomes) == 20
 
 
 @pytest.mark.parametrize("lane", ["control", "deferred"])
@@ -376,9 +399,9 @@ async def test_no_request_is_lost_by_a_peer_that_drops_beyond_128_in_flight():
             await wait_all_tasks_blocked()
             in_flight = await bench.peer.requests(1)
             in_flight += await bench.peer.requests(len(bench.peer.lines))
-            assert len(in_flight) <= 64
+            assert len(in_flight) <= 65
             await bench.peer.answer(*in_flight[:128])
-            answered += len(in_flight[:128])
+            answered += sum(request["method"] != BARRIER_METHOD for request in in_flight[:128])
         await wait_all_tasks_blocked()
         assert len(bench.outcomes) == 1000
         assert set(bench.outcomes.values()) == {None}
@@ -393,6 +416,7 @@ async def test_a_request_that_is_not_answered_times_out_and_frees_the_window(aut
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()
+        await trio.sleep(60)
         nursery.start_soon(bench.call, "b")
         second = await bench.peer.request()
         assert trio.current_time() == pytest.approx(120)
@@ -407,18 +431,18 @@ async def test_a_request_that_is_not_answered_times_out_and_frees_the_window(aut
         assert bench.connection.junk_lines == 1
 
 
-async def test_the_wait_for_the_window_does_not_count_as_time_for_the_answer(autojump_clock):
+async def test_the_wait_for_the_window_counts_as_time_for_the_answer(autojump_clock):
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         first = await bench.peer.request()
         nursery.start_soon(bench.call, "b")
         await trio.sleep(119)
         await bench.peer.answer(first)
-        second = await bench.peer.request()
-        await trio.sleep(119)
-        await bench.peer.answer(second)
-        await wait_all_tasks_blocked()
-        assert bench.outcomes == {"a": None, "b": None}
+        await bench.peer.request()
+        await trio.sleep(2)
+        assert bench.outcomes["a"] is None
+        assert type(bench.outcomes["b"]) is RequestTimeout
+        assert bench.outcomes["b"].problem is None
 
 
 @pytest.mark.parametrize(("lane", "times_out"), [("deferred", False), ("control", True)])

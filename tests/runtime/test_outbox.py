@@ -7,8 +7,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._runtime._outbox import BATCH_BYTES, Outbox
+from trio_codex._runtime import _outbox
+from trio_codex._runtime._outbox import BATCH_BYTES, Letter
 from trio_codex._runtime._pipes import DirectSendStream
+
+
+class Outbox(_outbox.Outbox):
+    """One that makes the letters itself."""
+
+    def put(self, line, *, urgent=False):
+        letter = Letter(line)
+        super().put(letter, urgent=urgent)
+        return letter
 
 
 def at_once(awaitable):
@@ -237,7 +247,7 @@ def test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them(actions):
 
 async def send_through(stream, actions):
     told = []
-    outbox = Outbox(stream.send_nowait, told.append)
+    outbox = Outbox(stream.send_nowait, lambda letter: told.append(letter.line))
     letters, undone = [], set()
 
     async def write():
@@ -274,15 +284,15 @@ async def send_through(stream, actions):
 async def test_a_line_is_written_at_once_while_nothing_waits():
     stream, taken = Narrow(), []
     stream.make_room(100)
-    outbox = Outbox(stream.send_nowait)
+    outbox = Outbox(stream.send_nowait, lambda letter: taken.append(letter.line))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(outbox.take_batch)
             await wait_all_tasks_blocked()
-            assert outbox.put(b"a\n", on_taken=lambda: taken.append("a")).taken
-            assert outbox.put(b"b\n", urgent=True, on_taken=lambda: taken.append("b")).taken
+            assert outbox.put(b"a\n").taken
+            assert outbox.put(b"b\n", urgent=True).taken
             assert stream.wire == b"a\nb\n"
-            assert taken == ["a", "b"]
+            assert taken == [b"a\n", b"b\n"]
             outbox.close()
             assert not outbox.put(b"c\n").taken
             assert stream.wire == b"a\nb\n"

@@ -7,13 +7,12 @@ are collected from before that request on.
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import trio
 
 from trio_codex import wire
-from trio_codex.errors import CodexError, DecodeError
+from trio_codex.errors import DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,9 +235,7 @@ async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginPara
 
 async def cancel_login(session: Session, login_id: str) -> None:
     """Cancel a login within ``interrupt_grace``, unless it has ended by itself."""
-    await trio.lowlevel.checkpoint()
-    with trio.move_on_after(session.config.interrupt_grace), suppress(CodexError):
-        await session.request("account/login/cancel", {"loginId": login_id})
+    await session.end("account/login/cancel", {"loginId": login_id})
 
 
 def _hear(session: Session) -> LoginNews:

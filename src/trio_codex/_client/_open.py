@@ -21,6 +21,7 @@ from trio_codex._runtime._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._runtime._dispatch import Dispatcher
 from trio_codex._runtime._instruments import Instruments
 from trio_codex._runtime._nursery import Services, open_services
+from trio_codex._runtime._timeouts import Timeouts
 from trio_codex._tools._toolbox import Toolbox
 from trio_codex._turns._ending import end_orphan, end_turn, interrupt_soon
 from trio_codex.errors import (
@@ -163,6 +164,7 @@ class Opening:
         self._approvals = Approvals(self._router, policy, self._tools)
         if "decision_made" in self._instruments:
             self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
+        self._timeouts = Timeouts()
         self._services: Services | None = None
         self._process: ServerProcess | None = None
         self._stream: trio.abc.Stream | None = None
@@ -183,11 +185,12 @@ class Opening:
         from trio_codex._runtime._start_gate import start_gate
 
         config = self._config
+        services.start_service(self._timeouts.watch)
         environment = config.environment()
         if config.launch_args_override is None:
             self._binary = find_binary(config.codex_bin, environment.get("PATH"))
         argv = config.command_line("" if self._binary is None else self._binary.path)
-        with trio.move_on_after(config.start_timeout):
+        with self._timeouts.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
                 process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
                 # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
@@ -203,10 +206,11 @@ class Opening:
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
         """Shake hands over a stream."""
         self._stream = stream
+        services.start_service(self._timeouts.watch)
         _convert.preload()
         self._attach(services, stream, stream, None)
         try:
-            with trio.move_on_after(self._config.start_timeout):
+            with self._timeouts.move_on_after(self._config.start_timeout):
                 return Codex(self._session_of(), await self._shake_hands(), None)
             raise self._timeout()
         except BaseException:
@@ -226,6 +230,7 @@ class Opening:
             request_timeout=config.request_timeout,
             max_line_bytes=config.max_line_bytes,
             diagnose=self._diagnose,
+            timeouts=self._timeouts,
             instruments=self._instruments,
         )
         self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
@@ -343,13 +348,13 @@ class Opening:
             if was_up:
                 self._phase = "close"
             connection.refuse_new()
-            with trio.move_on_after(min(config.interrupt_grace, config.stop_grace)):
+            with self._timeouts.move_on_after(min(config.interrupt_grace, config.stop_grace)):
                 async with trio.open_nursery() as nursery:
                     for turn in self._router.open_turns():
                         nursery.start_soon(end_turn, self._session_of(), turn)
                     for series in self._router.open_series():
                         nursery.start_soon(series.finish)
-            with trio.move_on_after(FLUSH_SECONDS):
+            with self._timeouts.move_on_after(FLUSH_SECONDS):
                 await connection.flush()
             connection.end(ConnectionClosed("the client was closed"))
         await trio.lowlevel.checkpoint()
@@ -369,7 +374,7 @@ class Opening:
         assert self._process is not None
         assert self._connection is not None
         self._note_exited(await self._process.wait())
-        with trio.move_on_after(DIAGNOSIS_SECONDS):
+        with self._timeouts.move_on_after(DIAGNOSIS_SECONDS):
             await self._connection.wait_drained()
         await self._connection.lose("the server exited")
 
@@ -390,7 +395,7 @@ class Opening:
         if process is None:
             return self._broken(reason)
         returncode = None
-        with trio.move_on_after(DIAGNOSIS_SECONDS):
+        with self._timeouts.move_on_after(DIAGNOSIS_SECONDS):
             returncode = await process.wait()
         if returncode is None:
             return self._broken(reason)

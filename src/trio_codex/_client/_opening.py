@@ -60,7 +60,7 @@ async def _open(session: Session, method: str, params: wire.Wire, undo_method: s
         await trio.lowlevel.checkpoint()
         known = session.router.find(response.thread.id)
         if known is None or not known.is_followed:
-            await session.request(undo_method, {"threadId": response.thread.id})
+            await session.end(undo_method, {"threadId": response.thread.id})
 
     response: Opened = await session.acquire(method, params, undo)
     return response

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import math
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +14,7 @@ import trio
 
 from trio_codex._client._retry import note_asked, noting
 from trio_codex._core._json import UNREADABLE
-from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError
+from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -24,16 +26,15 @@ if TYPE_CHECKING:
     from trio_codex._client._router import Router
     from trio_codex._launch._config import CodexConfig
     from trio_codex._requests._approvals import Approvals
-    from trio_codex._runtime._call import Call, Lane
+    from trio_codex._runtime._call import Call
     from trio_codex._runtime._connection import Connection
+    from trio_codex._runtime._flow import Lane
     from trio_codex._runtime._nursery import Services
+    from trio_codex._runtime._timeouts import Timeouts
     from trio_codex._tools._toolbox import Toolbox
     from trio_codex.errors import ConnectionBroken
 
-EXEC_STARTS_AT_ONCE: Final = 16
-"""Commands of a client that are being started at the same time. A start is two requests that no window counts, and a burst
-of them would be a burst in which the server loses answers (M1)."""
-
+logger = logging.getLogger("trio_codex")
 
 _parse: Final = msgspec.json.Decoder().decode
 
@@ -54,7 +55,6 @@ class Session:
         tools: Its tools.
         logins: How logins end, from the first login on.
         server_version: The version of the server, as far as it is known.
-        exec_starts: Bounds how many commands are being started at the same time.
     """
 
     def __init__(
@@ -82,8 +82,12 @@ class Session:
         self.tools = tools
         self.logins: LoginNews | None = None
         self.server_version: str | None = None
-        self.exec_starts: trio.Semaphore = trio.Semaphore(EXEC_STARTS_AT_ONCE)
         self._numbers = itertools.count(1)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """Everything that judges the server by its time."""
+        return self.connection.timeouts
 
     def next_number(self) -> int:
         """Give a number that nothing else of this connection has, for the ids that a client makes."""
@@ -124,6 +128,33 @@ class Session:
             raw = await self.connection.request(method, encode(params), lane_of(method))
         return parse_result(method, raw)
 
+    async def end(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Send a request that ends something on the server, also while the client is closing.
+
+        While the server is too busy to take it, it is sent again, within ``interrupt_grace``. What is not ended then is
+        reported in the log.
+
+        Returns:
+            Whether the server accepted it. One that it refuses has mostly ended by itself.
+        """
+        await trio.lowlevel.checkpoint()
+        error: CodexError | None = None
+        with self.timeouts.move_on_after(self.config.interrupt_grace) as scope:
+            while True:
+                try:
+                    await self.request(method, params, lane="control")
+                except ServerBusyError:
+                    # ``request_timeout`` was shorter.
+                    continue
+                except CodexError as exc:
+                    error = exc
+                break
+        if scope.cancelled_caught or isinstance(error, RequestTimeout):
+            logger.warning("%s %s was not answered in time: it may not have ended", method, params)
+        elif error is not None:
+            logger.debug("%s %s: %s", method, params, error)
+        return error is None and not scope.cancelled_caught
+
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose answer is waited for elsewhere."""
         note_asked(method, self.router.instruments)
@@ -148,12 +179,9 @@ class Session:
         """
         call = await self.begin(method, params)
         answer = None
-        timeout = float("inf") if lane_of(method) == "deferred" else self.config.request_timeout
+        timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout
         try:
-            with trio.move_on_after(timeout):
-                answer = await call.answer()
-            if answer is None:
-                raise RequestTimeout(method, timeout)
+            answer = await call.answer_within(timeout)
             return decode_result(method, answer)
         except RpcError:
             # That is an answer, too, and nothing was made that would have to be undone.
@@ -167,9 +195,13 @@ class Session:
 
     async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]]) -> None:
         await trio.lowlevel.checkpoint()
-        with trio.move_on_after(self.config.interrupt_grace), suppress(CodexError):
+        grace = self.config.interrupt_grace
+        with self.timeouts.move_on_after(grace), suppress(CodexError):
             # If it failed, or the connection ended, there is nothing left to undo.
             await undo(decode_result(call.method, await call.answer()))
+            return
+        if self.connection.death is None and not call.answered:
+            logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)
         call.give_up()
 
 

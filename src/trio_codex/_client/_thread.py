@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
@@ -19,7 +19,7 @@ from trio_codex._remote._terminals import Terminals
 from trio_codex._turns._ending import end_turn
 from trio_codex._turns._turn import Turn, open_turn
 from trio_codex._turns._turn_result import TurnStatus
-from trio_codex.errors import CodexError, OutputError, RpcError, ThreadClosed, TurnFailed
+from trio_codex.errors import OutputError, RpcError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -501,13 +501,11 @@ class Thread:
         elif self._state.turn is not None:
             self._state.turn.left_early = True
             await end_turn(self._session, self._state.turn)
-        with trio.move_on_after(self._session.config.interrupt_grace), suppress(CodexError):
-            await trio.lowlevel.checkpoint()
-            # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
-            if self._session.config.experimental_api:
-                await self._session.request("thread/backgroundTerminals/clean", {"threadId": self.id})
-            if not self._state.is_followed:
-                await self._session.request("thread/unsubscribe", {"threadId": self.id})
+        # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
+        if self._session.config.experimental_api:
+            await self._session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
+        if not self._state.is_followed:
+            await self._session.end("thread/unsubscribe", {"threadId": self.id})
 
 
 def opened(session: Session, response: Opened, options: ThreadOptions, tools: Toolbox) -> Thread:

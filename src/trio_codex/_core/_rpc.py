@@ -105,7 +105,21 @@ class Junk(msgspec.Struct, frozen=True):
     size: int
 
 
-Inbound: TypeAlias = OversizeNotification | ServerRequest | Reply[T] | Junk
+class LateReply(msgspec.Struct, Generic[T], frozen=True):
+    """The answer to a request that was given up.
+
+    Attributes:
+        token: What the request was registered with.
+        error: The error that it would have failed with; ``None`` if it would not.
+        junk: The line, which is of no further use.
+    """
+
+    token: T
+    error: errors.CodexError | None
+    junk: Junk
+
+
+Inbound: TypeAlias = OversizeNotification | ServerRequest | Reply[T] | LateReply[T] | Junk
 """What is given one by one."""
 
 Message: TypeAlias = Notification | Inbound[T]
@@ -130,7 +144,7 @@ class RpcState(Generic[T]):
         self._max_line_bytes = max_line_bytes
         self._next_id = 1
         self._pending: dict[RequestId, _Pending[T]] = {}
-        self._abandoned: dict[RequestId, None] = {}
+        self._abandoned: dict[RequestId, T] = {}
         self._server_requests: dict[RequestId, str] = {}
         self._closed = False
         self.junk: Counter[JunkKind] = Counter()
@@ -177,10 +191,14 @@ class RpcState(Generic[T]):
         """Drop a request whose line was never written."""
         self._pending.pop(request_id, None)
 
+    def reopen(self, request_id: RequestId, method: str, token: T) -> None:
+        """Register a request again under the id that it had: the server refused to take it, and knows nothing of it."""
+        self._pending[request_id] = _Pending(method, token)
+
     def abandon(self, request_id: RequestId) -> None:
         """Give up on a request whose line was written: its answer, if one comes, is a late reply."""
-        if self._pending.pop(request_id, None) is not None:
-            self._abandoned[request_id] = None
+        if (pending := self._pending.pop(request_id, None)) is not None:
+            self._abandoned[request_id] = pending.token
             if len(self._abandoned) > ABANDONED_IDS_KEPT:
                 del self._abandoned[next(iter(self._abandoned))]
 
@@ -273,10 +291,16 @@ class RpcState(Generic[T]):
         self._server_requests[request_id] = method
         return ServerRequest(request_id, method, params)
 
-    def _settle(self, request_id: RequestId, frame: Line, envelope: _Envelope) -> Reply[T] | Junk:
+    def _settle(
+        self, request_id: RequestId, frame: Line, envelope: _Envelope
+    ) -> Reply[T] | LateReply[T] | Junk:
         pending = self._pending.pop(request_id, None)
         if pending is None:
-            return self._note(self._why_unexpected(request_id), frame)
+            if request_id not in self._abandoned:
+                return self._note(JunkKind.STRAY_REPLY, frame)
+            token = self._abandoned.pop(request_id)
+            error = None if envelope.error is msgspec.UNSET else _rpc_error("", envelope.error)
+            return LateReply(token, error, self._note(JunkKind.LATE_REPLY, frame))
         has_result, has_error = envelope.result is not msgspec.UNSET, envelope.error is not msgspec.UNSET
         if has_error and not has_result:
             return Reply(pending.token, pending.method, None, _rpc_error(pending.method, envelope.error))
@@ -324,12 +348,6 @@ class RpcState(Generic[T]):
             error = errors.FrameTooLong(pending.method, line.size, self._max_line_bytes)
             return Reply(pending.token, pending.method, None, error)
         return Junk(JunkKind.TOO_LONG, line.head, line.size)
-
-    def _why_unexpected(self, request_id: RequestId) -> JunkKind:
-        if request_id in self._abandoned:
-            del self._abandoned[request_id]
-            return JunkKind.LATE_REPLY
-        return JunkKind.STRAY_REPLY
 
     def _note(self, kind: JunkKind, head: Line, size: int | None = None) -> Junk:
         self.junk[kind] += 1

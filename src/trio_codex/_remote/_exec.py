@@ -18,7 +18,14 @@ from trio_codex._core._json import UNREADABLE
 from trio_codex._remote._remote_streams import RemoteInput, RemoteOutput
 from trio_codex._runtime._call import Death
 from trio_codex._turns._ending import give_up_server
-from trio_codex.errors import CodexError, DecodeError, InvalidRequestError, RequestTimeout, RpcError
+from trio_codex.errors import (
+    CodexError,
+    DecodeError,
+    InvalidRequestError,
+    RequestTimeout,
+    RpcError,
+    ServerBusyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -151,15 +158,17 @@ class RemoteProcess:
         probe = {"processId": self._process_id, **write}
         running = await session.connection.begin(f"{METHOD}/write", encode(probe), "deferred")
         try:
-            with trio.move_on_after(session.config.request_timeout):
+            with session.timeouts.move_on_after(session.config.request_timeout):
                 try:
                     await running.answer()
+                except ServerBusyError:
+                    raise
                 except RpcError:
                     # It could not be started, or has ended already: the other answer tells.
                     await self._ended.wait()
                 self.raise_failure()
                 return
-            raise RequestTimeout(METHOD, session.config.request_timeout)
+            raise session.connection.overdue(self._call, session.config.request_timeout)
         finally:
             running.give_up()
 
@@ -169,10 +178,9 @@ class RemoteProcess:
         call, grace = self._call, self._session.config.interrupt_grace
         if call is None or call.take_back():
             return
-        with trio.move_on_after(grace):
+        with self._session.timeouts.move_on_after(grace):
             # Whatever becomes of this request, only the answer to the first one proves anything.
-            with suppress(CodexError):
-                await self.terminate()
+            await self._session.end(f"{METHOD}/terminate", {"processId": self._process_id})
             await self._ended.wait()
             return
         what = f"the process {self._process_id} did not end within interrupt_grace"
@@ -225,8 +233,7 @@ async def open_exec(
     process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
     session.router.lead(OUTPUT_METHOD, params.process_id, process)
     try:
-        async with session.exec_starts:
-            await process.start(params, stdin=stdin)
+        await process.start(params, stdin=stdin)
         yield process
     finally:
         try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
 from trio_codex import wire
-from trio_codex.errors import CodexError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -17,8 +15,6 @@ if TYPE_CHECKING:
     from trio_codex._client._session import Session
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._turns._event import Event
-
-logger = logging.getLogger("trio_codex")
 
 METHOD: Final = "fs/changed"
 
@@ -65,15 +61,7 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
     watch_id = f"watch-{session.next_number()}"
 
     async def stop(_: object = None) -> None:
-        await session.request("fs/unwatch", {"watchId": watch_id})
-
-    async def leave() -> None:
-        with trio.move_on_after(session.config.interrupt_grace):
-            try:
-                await stop()
-            except CodexError as exc:
-                logger.warning("the watch %s was not stopped: %s", watch_id, exc)
-            await trio.lowlevel.checkpoint()
+        await session.end("fs/unwatch", {"watchId": watch_id})
 
     events = session.router.subscription()
     # Before the request: the first change may be the next line after its answer.
@@ -86,7 +74,7 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
         finally:
             if session.connection.death is None:
                 # Shielded and bounded inside.
-                await session.services.finish(leave)  # noqa: ASYNC102
+                await session.services.finish(stop)  # noqa: ASYNC102
     finally:
         session.router.stop_leading(METHOD, watch_id)
         events.release()

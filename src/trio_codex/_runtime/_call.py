@@ -1,11 +1,11 @@
 """One request on its way, and what ends all of them: values that outlive whoever waits.
 
-A call knows its connection only to be undone or given up there. It knows nothing of streams or lines.
+A call knows its connection only to be undone, given up or ended there. It knows nothing of streams or lines.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
 
     from trio_codex._core._rpc import RequestId
     from trio_codex._runtime._connection import Connection
+    from trio_codex._runtime._flow import Lane
     from trio_codex._runtime._instruments import RequestOutcome, RequestRecord
     from trio_codex._runtime._outbox import Letter
-
-Lane: TypeAlias = Literal["window", "deferred", "control"]
-"""How a request travels. ``window``: counted, because the server drops requests beyond about 128 at once (M1), and
-answered within ``request_timeout``. ``deferred``: answered when something finishes. ``control``: ends or steers something,
-and must get through when the window is full."""
+    from trio_codex._runtime._timeouts import Timeout
+    from trio_codex.errors import ServerBusyError
 
 
 class Death:
@@ -47,37 +45,64 @@ class Death:
 
 
 class Call:
-    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it."""
+    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it.
+
+    Attributes:
+        method: Its method.
+        lane: How it travels.
+        request_id: Its id.
+        letter: Its line.
+        has_place: Whether it counts in the request window.
+        refusal: What the server last refused it with for its load; it did not take it then.
+        refusals: How often it did.
+        refused_at: Trio time of the first time.
+        timer: What sends it again, or expires it while it waits to be sent.
+    """
 
     __slots__ = (
         "_answered",
         "_connection",
         "_error",
-        "_lane",
         "_record",
         "_result",
+        "has_place",
+        "lane",
         "letter",
         "method",
+        "refusal",
+        "refusals",
+        "refused_at",
         "request_id",
+        "timer",
     )
 
     def __init__(
         self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
     ) -> None:
         self.method: str = method
+        self.lane: Lane = lane
         self._connection = connection
-        self._lane: Lane = lane
         self._record = record
         self._answered = trio.Event()
         self._result: msgspec.Raw | None = None
         self._error: CodexError | None = None
         self.request_id: RequestId = 0
         self.letter: Letter | None = None
+        self.has_place: bool = False
+        self.refusal: ServerBusyError | None = None
+        self.refusals: int = 0
+        self.refused_at: float = 0.0
+        self.timer: Timeout | None = None
 
     @property
     def answered(self) -> bool:
         """Whether the outcome is known."""
         return self._answered.is_set()
+
+    @property
+    def waits(self) -> bool:
+        """Whether its line is still here, so that the server knows nothing of it."""
+        return self.letter is not None and not self.letter.taken
 
     @property
     def sent(self) -> bool:
@@ -99,6 +124,18 @@ class Call:
         assert self._result is not None
         return self._result
 
+    async def answer_within(self, seconds: float) -> msgspec.Raw:
+        """Wait for the answer for so many seconds. The call goes on when they have passed.
+
+        Raises:
+            RequestTimeout: They have passed.
+            ServerBusyError: Likewise, and the server has not even taken the request.
+            CodexError: As :meth:`answer`.
+        """
+        with self._connection.timeouts.move_on_after(seconds):
+            return await self.answer()
+        raise self._connection.overdue(self, seconds)
+
     async def settled(self) -> None:
         """Wait until the outcome is known, whatever it is."""
         await self._answered.wait()
@@ -118,7 +155,7 @@ class Call:
         if not self._answered.is_set():
             self._result, self._error = result, error
             self._answered.set()
-            self._connection.release(self._lane)
+            self._connection.settled(self)
             if self._record is not None:
                 if outcome is None:
                     outcome = _outcome_of(error)

@@ -1,4 +1,4 @@
-"""One connection: owns its reader, its writer, the request window, and its one death.
+"""One connection: owns its reader, its writer, the requests on their way, and its one death.
 
 Knows streams, lines and calls. What notifications and server requests mean is up to the :class:`Receiver`, which is
 called on the reader and must not wait.
@@ -7,6 +7,8 @@ called on the reader and must not wait.
 from __future__ import annotations
 
 import logging
+import math
+import random
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -17,6 +19,7 @@ from trio_codex._core._rpc import (
     Inbound,
     Junk,
     JunkKind,
+    LateReply,
     Notification,
     OversizeNotification,
     Reply,
@@ -25,21 +28,28 @@ from trio_codex._core._rpc import (
     ServerRequest,
 )
 from trio_codex._runtime._call import Call, Death
-from trio_codex._runtime._deadlines import Deadlines
+from trio_codex._runtime._flow import FlowControl
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestWatch
-from trio_codex._runtime._outbox import Outbox
+from trio_codex._runtime._outbox import Letter, Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
-from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout
+from trio_codex.errors import (
+    CodexError,
+    ConnectionBroken,
+    ConnectionClosed,
+    RequestTimeout,
+    ServerBusyError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     import msgspec
 
-    from trio_codex._runtime._call import Lane
+    from trio_codex._runtime._flow import Lane
     from trio_codex._runtime._instruments import ServerRequestOutcome
     from trio_codex._runtime._nursery import Services
+    from trio_codex._runtime._timeouts import Timeouts
 
 logger = logging.getLogger("trio_codex")
 
@@ -51,6 +61,14 @@ LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
 """What is read at once where hundreds of consumers share it: what the pipe holds at most."""
+
+BARRIER_METHOD: Final = "thread/loaded/list"
+BARRIER_PARAMS: Final = {"limit": 1}
+"""The cheapest request that every server knows, before ``initialized`` and without experimental API as well."""
+
+FIRST_RETRY_SECONDS: Final = 0.02
+LAST_RETRY_SECONDS: Final = 0.5
+"""How long to wait after a refusal for overload, doubled each time. The queue of a busy server empties in milliseconds."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
@@ -96,11 +114,13 @@ class Connection:
         max_line_bytes: Bound of one inbound line.
         diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
             :data:`DIAGNOSIS_SECONDS`.
+        timeouts: Everything that judges the server by its time. Somebody else runs its service.
         instruments: Who is told what happens.
 
     Attributes:
         death: Why it ended; ``None`` while it lives.
         watch: Tells the instruments of requests. For calls.
+        timeouts: Everything that judges the server by its time.
     """
 
     def __init__(
@@ -114,6 +134,7 @@ class Connection:
         request_timeout: float,
         max_line_bytes: int,
         diagnose: Callable[[str], Awaitable[ConnectionBroken]],
+        timeouts: Timeouts,
         instruments: Instruments = NO_INSTRUMENTS,
     ) -> None:
         self._services = services
@@ -123,14 +144,17 @@ class Connection:
         self._diagnose = diagnose
         self._instruments = instruments
         self.watch: RequestWatch = RequestWatch(instruments)
-        self._window = trio.Semaphore(window)
-        self._deadlines: Deadlines[Call] = Deadlines(request_timeout, self._expire)
+        self._request_timeout = request_timeout
+        self.timeouts: Timeouts = timeouts
+        self._flow = FlowControl(window)
+        self._barrier: Call | None = None
+        self._barrier_sent_at = 0.0
         self._lines = LineBuffer(max_line_bytes)
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
         self._outbox = Outbox(
             send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
-            self._tell_sent if "frame_sent" in instruments else None,
+            self._note_sent,
         )
         self._dying = False
         self._refusing = False
@@ -140,11 +164,10 @@ class Connection:
         self.death: Death | None = None
 
     def start(self) -> None:
-        """Start the reader, the writer and the watch over requests that take too long."""
+        """Start the reader and the writer."""
         self._instruments.call("connection_opened", self._instruments.connection)
         self._services.start_service(self._read)
         self._services.start_service(self._write)
-        self._services.start_service(self._deadlines.watch)
 
     # -- requests of ours --------------------------------------------------------------------------------------
 
@@ -153,70 +176,63 @@ class Connection:
         """Send a request and wait for its answer.
 
         If the caller is cancelled, the line was either never handed to the writer or is written whole; its answer, if
-        one comes, is discarded.
+        one comes, is discarded. A request that the server refuses for its load is sent again.
 
         Raises:
-            RequestTimeout: No answer in time. The server may still act on the request.
+            RequestTimeout: No answer in time, the wait for its turn included. The server may still act on the request.
+            ServerBusyError: The server was overloaded for all that time, and has not taken it.
             LocalProtocolError: ``params`` are not JSON; nothing was sent.
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
         call = await self.begin(method, params, lane)
-        if lane != "deferred":
-            self._deadlines.begin(call)
+        seconds = self._request_timeout if lane != "deferred" else math.inf
+        timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
         try:
             return await call.answer()
         finally:
-            self._deadlines.end(call)
+            self.timeouts.end(timeout)
             call.give_up()
 
     @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
     async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
-        """Send a request, once the window lets it through; give the call.
+        """Send a request, now or when its turn comes; return the call.
 
         Raises:
             LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
         """
-        await self._check_open_for(lane)
+        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.check_open()
+        if self._refusing and lane != "control":
+            raise ConnectionClosed
         record = self.watch.queued(method, params, lane)
+        call = Call(self, method, lane, record)
         try:
-            if lane == "window":
-                await self._enter_window()
-            try:
-                call = Call(self, method, lane, record)
-                trace = None if record is None else self._instruments.trace(record)
-                call.request_id, line = self._rpc.request(method, params, call, trace)
-            except BaseException:
-                self.release(lane)
-                raise
+            trace = None if record is None else self._instruments.trace(record)
+            call.request_id, line = self._rpc.request(method, params, call, trace)
         except BaseException as exc:
             self.watch.ended(record, "unsent", exc if isinstance(exc, CodexError) else None)
             raise
-        on_taken = None
         if record is not None:
             record.id = call.request_id
-            on_taken = partial(self.watch.sent, record)
-        call.letter = self._outbox.put(line, urgent=lane == "control", on_taken=on_taken)
-        return call
-
-    async def _enter_window(self) -> None:  # noqa: ASYNC910  # the answer has to be waited for anyway
-        try:
-            self._window.acquire_nowait()
-        except trio.WouldBlock:
-            await self._window.acquire()
-            try:
-                await self._check_open_for("window")
-            except BaseException:
-                self._window.release()
-                raise
+        call.letter = Letter(line, record)
+        self._queue(call)
+        return call  # noqa: ASYNC910  # the answer has to be waited for anyway
 
     def notify(self, method: str) -> None:
         """Send a notification without parameters."""
-        self._outbox.put(self._rpc.notification(method))
+        self._put(Letter(self._rpc.notification(method)))
 
     def take_back(self, call: Call, error: CodexError | None = None) -> bool:
         """See :meth:`Call.take_back`; who still waits for it gets ``error``."""
-        if call.answered or call.letter is None or not self._outbox.take_back(call.letter):
+        letter = call.letter
+        if call.answered or letter is None or letter.taken:
             return False
+        if not self._flow.remove(call):
+            if self._outbox.take_back(letter):
+                self._flow.taken_back()
+            elif call.timer is None:
+                return False
         self._rpc.forget(call.request_id)
         call.settle(None, error or ConnectionClosed(f"{call.method} was taken back"), "unsent")
         return True
@@ -227,18 +243,121 @@ class Connection:
             self._rpc.abandon(call.request_id)
             call.settle(None, error or ConnectionClosed(f"{call.method} was given up"), "given up")
 
-    def _expire(self, call: Call) -> None:
-        self.give_up(call, RequestTimeout(call.method, self._deadlines.seconds))
+    def settled(self, call: Call) -> None:
+        """Let others have what a call has occupied: its outcome is known. For calls."""
+        if call.timer is not None:
+            self.timeouts.end(call.timer)
+            call.timer = None
+        self._flow.end(call)
+        if call.letter is not None:
+            # It will not be sent again, and may hold images.
+            call.letter.line = b""
+        if call is self._barrier:
+            self._barrier = None
+        self._send_admitted()
 
-    def release(self, lane: Lane) -> None:
-        """Give back a place in the window. For calls."""
-        if lane == "window":
-            self._window.release()
+    def overdue(self, call: Call, seconds: float) -> CodexError:
+        """Return the error of a call that was not answered in time."""
+        if call.refusal is not None:
+            return call.refusal
+        problem = None
+        if call.waits and self._barrier is not None:
+            silent = self.timeouts.listened_since(self._barrier_sent_at)
+            problem = f"it was not sent, because the server has taken nothing for {silent:.1f} s"
+        return RequestTimeout(call.method, seconds, problem)
+
+    def _expire(self, call: Call, seconds: float) -> None:
+        self.give_up(call, self.overdue(call, seconds))
+
+    def _queue(self, call: Call) -> None:
+        self._flow.add(call)
+        self._send_admitted()
+        if call.lane == "deferred" and self._flow.holds(call):
+            # Nothing else bounds this wait, which is for what is ahead of it and not for its answer.
+            seconds = self._request_timeout
+            call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
+
+    def _send_admitted(self) -> None:
+        """Send the requests whose turn it is."""
+        if self.death is None:
+            for call in self._flow.admit():
+                self._send(call)
+            self._send_barrier()
+
+    def _send_barrier(self) -> None:
+        """Send a barrier if it is time for one: some lines are acknowledged by nothing else."""
+        if self._barrier is None and self._flow.needs_barrier:
+            self._barrier = call = Call(self, BARRIER_METHOD, "control")
+            self._barrier_sent_at = trio.current_time()
+            call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
+            call.letter = Letter(line)
+            self._send(call)
+
+    def _send(self, call: Call) -> None:
+        assert call.letter is not None
+        if call.timer is not None:
+            self.timeouts.end(call.timer)
+            call.timer = None
+        self._put(call.letter, urgent=call.lane == "control")
+
+    def _put(self, letter: Letter, *, urgent: bool = False) -> None:
+        self._flow.queued()
+        self._outbox.put(letter, urgent=urgent)
+
+    def _note_sent(self, letter: Letter) -> None:
+        self._flow.sent(letter)
+        if letter.record is not None:
+            self.watch.sent(letter.record)
+        if "frame_sent" in self._instruments:
+            self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
+        self._send_barrier()
+
+    def _take_reply(self, call: Call, result: msgspec.Raw | None, error: CodexError | None) -> None:
+        if type(error) is ServerBusyError:
+            self._flow.refused(call.letter)
+            self._repeat_later(call, error)
+        else:
+            self._flow.acknowledge(call.letter)
+            call.settle(result, error)
+
+    def _take_late_reply(self, late: LateReply[Call]) -> None:
+        if type(late.error) is ServerBusyError:
+            self._flow.refused(late.token.letter)
+        else:
+            self._flow.acknowledge(late.token.letter)
+        self._send_admitted()
+        self._take_junk(late.junk)
+
+    def _repeat_later(self, call: Call, refusal: ServerBusyError) -> None:
+        """Send a request again in a while: the server was full, and has not taken it."""
+        if call.refusal is None:
+            call.refused_at = trio.current_time()
+        call.refusal = refusal
+        call.refusals += 1
+        waited = self.timeouts.listened_since(call.refused_at)
+        if waited >= self._request_timeout and call is not self._barrier:
+            call.settle(None, refusal)
+            return
+        assert call.letter is not None
+        call.letter.taken = False
+        self._rpc.reopen(call.request_id, call.method, call)
+        delay = min(FIRST_RETRY_SECONDS * 2 ** min(call.refusals - 1, 10), LAST_RETRY_SECONDS)
+        delay *= random.uniform(0.5, 1)
+        call.timer = self.timeouts.start(delay, partial(self._repeat, call))
+        self._instruments.call("request_retried", call.method, call.refusals, delay)
+
+    def _repeat(self, call: Call) -> None:
+        call.timer = None
+        if call is self._barrier:
+            # It gives back the credits that all others wait for, so it takes none.
+            self._send(call)
+        else:
+            self._queue(call)
 
     @property
     def in_flight(self) -> int:
-        """How many requests of ours wait for an answer."""
-        return self._rpc.pending
+        """How many requests of ours wait for an answer, barriers left out."""
+        return self._rpc.pending - (self._barrier is not None)
 
     @property
     def junk_lines(self) -> int:
@@ -269,7 +388,7 @@ class Connection:
     def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
         if line is None:
             return False
-        self._outbox.put(line, urgent=True)
+        self._put(Letter(line), urgent=True)
         self.watch.settled(request_id, outcome)
         return True
 
@@ -280,16 +399,11 @@ class Connection:
         if self.death is not None:
             raise self.death.exception()
 
-    async def _check_open_for(self, lane: Lane) -> None:  # noqa: ASYNC910  # the caller goes on to wait
-        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.check_open()
-        if self._refusing and lane != "control":
-            raise ConnectionClosed
-
     def refuse_new(self) -> None:
         """Refuse every further request but those that end something. The first step of closing."""
         self._refusing = True
+        for call in self._flow.waiting():
+            self.take_back(call, ConnectionClosed())
 
     def end(self, error: CodexError) -> None:
         """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
@@ -312,7 +426,7 @@ class Connection:
             return
         self._dying = True
         error: ConnectionBroken | None = None
-        with trio.move_on_after(2 * DIAGNOSIS_SECONDS):
+        with self.timeouts.move_on_after(2 * DIAGNOSIS_SECONDS):
             error = await self._diagnose(reason)
         self.end(ConnectionBroken(reason) if error is None else error)
 
@@ -339,7 +453,7 @@ class Connection:
                 await self._send_stream.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
-            with trio.move_on_after(DIAGNOSIS_SECONDS):
+            with self.timeouts.move_on_after(DIAGNOSIS_SECONDS):
                 await self._drained.wait()
             await self.lose("the server stopped reading")
         finally:
@@ -347,18 +461,19 @@ class Connection:
 
     async def _read(self) -> None:
         reason = "the server closed the connection"
+        timeouts = self.timeouts
         try:
             while chunk := await self._receive_stream.receive_some(self._wanted_bytes()):
+                timeouts.reads += 1
+                timeouts.reader_is_busy = True
                 await self._take_lines(self._lines.feed(chunk))
+                timeouts.reader_is_busy = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         if self.death is None and (rest := self._lines.feed_eof()) is not None:
             self._take_portion([rest])
         self._drained.set()
         await self.lose(reason)
-
-    def _tell_sent(self, line: bytes) -> None:
-        self._instruments.call("frame_sent", self._instruments.connection, line[:-1])
 
     def _wanted_bytes(self) -> int:
         if self._pace.lines > LINES_AT_ONCE:
@@ -398,16 +513,19 @@ class Connection:
 
     def _take_other(self, message: Inbound[Call]) -> None:
         if isinstance(message, Reply):
-            message.token.settle(message.result, message.error)
+            self._take_reply(message.token, message.result, message.error)
+        elif isinstance(message, LateReply):
+            self._take_late_reply(message)
         elif isinstance(message, ServerRequest):
             self.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)
         else:
-            logger.debug("%s: a line of %d bytes", message.kind.value, message.size)
-            if self._instruments and message.kind is not JunkKind.TOO_LONG:
-                self._instruments.call(
-                    "line_discarded", self._instruments.connection, message.kind.value, message.size
-                )
-            self._receiver.on_junk(message)
+            self._take_junk(message)
+
+    def _take_junk(self, junk: Junk) -> None:
+        logger.debug("%s: a line of %d bytes", junk.kind.value, junk.size)
+        if self._instruments and junk.kind is not JunkKind.TOO_LONG:
+            self._instruments.call("line_discarded", self._instruments.connection, junk.kind.value, junk.size)
+        self._receiver.on_junk(junk)

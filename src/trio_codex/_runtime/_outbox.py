@@ -17,6 +17,8 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_codex._runtime._instruments import RequestRecord
+
 BATCH_BYTES: Final = 256 * 1024
 """Lines are written together up to this size: fewer system calls, and an urgent line never waits behind more."""
 
@@ -25,15 +27,17 @@ class Letter:
     """One line on its way out.
 
     Attributes:
+        line: The line; empty once it is certain that it will not be written again.
         taken: Whether it was handed over to be written; from then on it counts as sent.
+        record: What instruments are told of the request that it is; ``None`` if it is none, or nobody listens.
     """
 
-    __slots__ = ("line", "on_taken", "taken")
+    __slots__ = ("line", "record", "taken")
 
-    def __init__(self, line: bytes, on_taken: Callable[[], object] | None) -> None:
+    def __init__(self, line: bytes, record: RequestRecord | None = None) -> None:
         self.line: bytes = line
         self.taken: bool = False
-        self.on_taken: Callable[[], object] | None = on_taken
+        self.record: RequestRecord | None = record
 
 
 class Outbox:
@@ -45,13 +49,13 @@ class Outbox:
     Args:
         send_nowait: Writes the beginning of a line, as much as goes at once, and gives how much that was; ``None`` if the
             stream can do no such thing. It is only called while the writer waits in :meth:`take_batch`.
-        on_taken: Called with each line that is handed over.
+        on_taken: Called with each letter that is handed over.
     """
 
     def __init__(
         self,
         send_nowait: Callable[[bytes], int] | None = None,
-        on_taken: Callable[[bytes], object] | None = None,
+        on_taken: Callable[[Letter], object] | None = None,
     ) -> None:
         self._send_nowait = send_nowait
         self._on_taken = on_taken
@@ -64,23 +68,18 @@ class Outbox:
         self._filled = trio.Event()
         self._closed = False
 
-    def put(
-        self, line: bytes, *, urgent: bool = False, on_taken: Callable[[], object] | None = None
-    ) -> Letter:
+    def put(self, letter: Letter, *, urgent: bool = False) -> None:
         """Send a line, at once or after those that wait: urgent ones (replies, interrupts) go first there.
 
         Order holds within each kind.
 
         Args:
-            line: The line.
+            letter: The line.
             urgent: Whether it goes before ordinary ones.
-            on_taken: Called when it is handed over, which may be now.
         """
-        letter = Letter(line, on_taken)
         if not self._closed and not self._send_now(letter):
             (self._urgent if urgent else self._ordinary).append(letter)
             self._wake()
-        return letter
 
     def _send_now(self, letter: Letter) -> bool:
         """Write a line without the writer, if nothing is before it; say whether it was taken."""
@@ -104,10 +103,8 @@ class Outbox:
 
     def _take(self, letter: Letter) -> None:
         letter.taken = True
-        if letter.on_taken is not None:
-            letter.on_taken()
         if self._on_taken is not None:
-            self._on_taken(letter.line)
+            self._on_taken(letter)
 
     def take_back(self, letter: Letter) -> bool:
         """Remove a letter that was not taken yet; say whether that succeeded."""
@@ -152,7 +149,7 @@ class Outbox:
             if size and size + len(queue[0].line) > BATCH_BYTES:
                 break
             letter = queue.popleft()
-            self._take(letter)
             batch.append(letter.line)
             size += len(letter.line)
+            self._take(letter)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

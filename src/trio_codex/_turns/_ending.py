@@ -16,7 +16,7 @@ import trio
 from trio_codex._runtime._nursery import without_group
 from trio_codex._turns._inputs import wire_input
 from trio_codex._turns._waiting import callbacks_of, wait_answered
-from trio_codex.errors import CodexError, InvalidRequestError, RequestTimeout, RpcError
+from trio_codex.errors import CodexError, InvalidRequestError, RpcError, ServerBusyError
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ async def end_turn(session: Session, turn: TurnState) -> None:
     grace = session.config.interrupt_grace
     ended_there = False
     groups = callbacks_of(session.router, turn)
-    with trio.move_on_after(grace) as scope:
+    with session.timeouts.move_on_after(grace) as scope:
         for callbacks in groups:
             callbacks.cancel()
-        with trio.move_on_after(grace * CALLBACK_SHARE):
+        with session.timeouts.move_on_after(grace * CALLBACK_SHARE):
             await wait_answered(groups)
         if await _was_started(turn):
             await _end_on_server(session, turn)
@@ -72,15 +72,25 @@ async def _end_on_server(session: Session, turn: TurnState) -> None:
         session.router.note_left(turn)
     early = not turn.ended.is_set()
     if early:
-        try:
-            await interrupt(session, turn)
-        except CodexError as exc:
-            # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
-            logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
-        await turn.ended.wait()
+        await _insist_on_interrupt(session, turn)
     if early or turn.left_early or turn.was_interrupted:
         await end_offspring(session, turn, set())
     await trio.lowlevel.checkpoint()
+
+
+async def _insist_on_interrupt(session: Session, turn: TurnState) -> None:
+    """Interrupt a turn and wait until it has ended, whatever the server answers. The caller bounds it."""
+    await trio.lowlevel.checkpoint()
+    while not turn.ended.is_set():
+        try:
+            await interrupt(session, turn)
+        except ServerBusyError:
+            # It was asked for as long as ``request_timeout``, which may be shorter than our time.
+            continue
+        except CodexError as exc:
+            # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
+            logger.warning("turn %s could not be interrupted: %s", turn.id or turn.active_id, exc)
+        await turn.ended.wait()
 
 
 def give_up(session: Session, turn: TurnState) -> None:
@@ -132,7 +142,7 @@ async def interrupt(session: Session, turn: TurnState) -> None:
 
 async def interrupt_soon(session: Session, turn: TurnState) -> None:
     """Interrupt a turn in a task of its own, within ``interrupt_grace``; what it started ends with its scope."""
-    with trio.move_on_after(session.config.interrupt_grace):
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
         await trio.lowlevel.checkpoint()
         try:
             await interrupt(session, turn)
@@ -164,10 +174,10 @@ async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[
 
     async def answered(call: Call) -> None:
         # Not until the turn ends: that may be the next thing after it was accepted.
-        with trio.move_on_after(session.config.request_timeout):
+        with session.timeouts.move_on_after(session.config.request_timeout):
             await call.settled()
             return
-        raise RequestTimeout(call.method, session.config.request_timeout)
+        raise session.connection.overdue(call, session.config.request_timeout)
 
     return await _insist(session, turn, "turn/steer", params, answered)
 
@@ -273,7 +283,7 @@ async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> No
 
 async def end_orphan(session: Session, turn: TurnState) -> None:
     """End a turn that was announced when nobody was left to end it: an agent's that was just being spawned, or our own."""
-    with trio.move_on_after(session.config.interrupt_grace):
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
         await _end_child(session, turn.thread, {turn.thread.id})
 
 
@@ -281,23 +291,14 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
     await trio.lowlevel.checkpoint()
     turn = child.turn
     if turn is not None and (turn.is_over or not turn.owned):
-        try:
-            await interrupt(session, turn)
-            await turn.ended.wait()
-        except CodexError as exc:
-            logger.warning("the agent %s could not be interrupted: %s", child.id, exc)
+        await _insist_on_interrupt(session, turn)
     for past in child.past_turns:
         await end_offspring(session, past, seen)
 
 
 async def _terminate(session: Session, thread_id: str, process_id: str) -> None:
     await trio.lowlevel.checkpoint()
-    if not session.config.experimental_api:
-        return
-    try:
-        await session.request(
-            "thread/backgroundTerminals/terminate", {"threadId": thread_id, "processId": process_id}
-        )
-    except CodexError as exc:
-        # It has ended by itself, or with the turn, or with the connection.
-        logger.debug("terminal %s of thread %s was not terminated: %s", process_id, thread_id, exc)
+    if session.config.experimental_api:
+        # Refused, it has ended by itself, or with the turn.
+        params = {"threadId": thread_id, "processId": process_id}
+        await session.end("thread/backgroundTerminals/terminate", params)

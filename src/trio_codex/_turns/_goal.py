@@ -28,7 +28,6 @@ from trio_codex.errors import (
     BudgetExceeded,
     CodexError,
     DecodeError,
-    RequestTimeout,
     RpcError,
     TurnActive,
     TurnLost,
@@ -229,14 +228,15 @@ class GoalState:
         )
         self._start = await session.begin("thread/goal/set", params)
         _retry.note_started()
-        with trio.move_on_after(session.config.request_timeout):
+        timeout = session.config.request_timeout
+        with session.timeouts.move_on_after(timeout):
             try:
                 await self._take_answer(self._start)
             except RpcError:
                 _retry.note_refused()
                 raise
             return
-        raise RequestTimeout("thread/goal/set", session.config.request_timeout)
+        raise session.connection.overdue(self._start, timeout)
 
     async def _take_answer(self, call: Call) -> None:
         response: wire.ThreadGoalSetResponse = decode_result("thread/goal/set", await call.answer())
@@ -267,7 +267,7 @@ class GoalState:
             return
         grace = self._session.config.interrupt_grace
         look_out = False
-        with trio.move_on_after(grace) as scope:
+        with self._session.timeouts.move_on_after(grace) as scope:
             if not await self._was_set():
                 return
             # Between two turns the server has made up its mind, whatever has become of the goal since.
@@ -279,7 +279,7 @@ class GoalState:
             return
         # Each turn is bounded by itself: past its time it is given up, not just left.
         await self._end_turns(look_out=look_out)
-        with trio.move_on_after(grace):
+        with self._session.timeouts.move_on_after(grace):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
             for turn in self.turns:
@@ -320,7 +320,7 @@ class GoalState:
                     return
             elif look_out and (not self.turns or self.turns[-1].result().status == TurnStatus.completed):
                 look_out = False
-                with trio.move_on_after(NEXT_TURN_SECONDS):
+                with self._session.timeouts.move_on_after(NEXT_TURN_SECONDS):
                     await self._begun.wait()
             else:
                 return
@@ -434,7 +434,7 @@ class Goal:
         state = self._state
         if not state.over.is_set() and state.active:
             await state.pause()
-        with trio.move_on_after(NEXT_TURN_SECONDS):
+        with self._session.timeouts.move_on_after(NEXT_TURN_SECONDS):
             await state.next_begun()
         if state.open_turn is not None:
             await interrupt(self._session, state.open_turn)

@@ -19,7 +19,7 @@ from trio_codex._turns._ending import end_turn, interrupt, steer, steering
 from trio_codex._turns._turn_result import OutputT_co
 from trio_codex._turns._turn_state import TurnState
 from trio_codex._turns._waiting import last_event_at, waiting_on, watch_idle
-from trio_codex.errors import BudgetExceeded, DecodeError, RequestTimeout, RpcError, TurnActive
+from trio_codex.errors import BudgetExceeded, DecodeError, RpcError, TurnActive
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
@@ -283,7 +283,9 @@ async def open_turn(
         # They may hold images, and a turn may take days.
         del params
         if idle_limit is not None:
-            watch = session.services.start_service(watch_idle, session.router, turn, idle_limit, body.fail)
+            watch = session.services.start_service(
+                watch_idle, session.router, session.timeouts, turn, idle_limit, body.fail
+            )
         yield Turn(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
@@ -370,9 +372,10 @@ async def _start(session: Session, turn: TurnState, method: str, params: wire.Wi
         turn.never_started()
         raise
     _retry.note_started()
-    with trio.move_on_after(session.config.request_timeout):
+    call, timeout = turn.start, session.config.request_timeout
+    with session.timeouts.move_on_after(timeout):
         try:
-            answer = await turn.start.answer()
+            answer = await call.answer()
         except RpcError:
             _retry.note_refused()
             turn.never_started()
@@ -383,4 +386,4 @@ async def _start(session: Session, turn: TurnState, method: str, params: wire.Wi
         elif turn.id is None:
             raise DecodeError(method, "$.turn.id", "the turn has no id")
         return
-    raise RequestTimeout(method, session.config.request_timeout)
+    raise session.connection.overdue(call, timeout)

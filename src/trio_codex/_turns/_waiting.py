@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trio_codex._runtime._timeouts import RESOLUTION
 from trio_codex.errors import TurnStalled
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from trio_codex._client._router import Router
     from trio_codex._runtime._dispatch import CallbackGroup
+    from trio_codex._runtime._timeouts import Timeouts
     from trio_codex._turns._turn_state import ThreadState, TurnState
 
 
@@ -82,7 +84,7 @@ async def wait_answered(groups: list[CallbackGroup]) -> None:
 
 
 async def watch_idle(
-    router: Router, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
+    router: Router, timeouts: Timeouts, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
 ) -> None:
     """Wait until a turn is silent for too long without a reason, and say so; for ever if it never is.
 
@@ -92,7 +94,11 @@ async def watch_idle(
     explained_until = turn.last_event_at
     while True:
         silent_since = max(explained_until, last_event_at(router, turn))
-        await trio.sleep_until(silent_since + limit)
+        await timeouts.sleep(max(0, limit - timeouts.listened_since(silent_since)))
+        # Only now is it known what the pipe held, and whether we have listened for all of that time.
+        rest = limit - timeouts.listened_since(silent_since)
+        if last_event_at(router, turn) > silent_since or rest > RESOLUTION:
+            continue
         match waiting_on(router, turn):
             case None:
                 return
@@ -101,8 +107,7 @@ async def watch_idle(
                 explained_until = trio.current_time()
             case WaitingOn.tool:
                 # Its end is an event, which starts the clock anew.
-                await trio.sleep(limit)
+                await timeouts.sleep(limit)
             case unexplained:
-                if last_event_at(router, turn) <= silent_since:
-                    fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
-                    return
+                fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
+                return

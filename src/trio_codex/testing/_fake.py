@@ -64,6 +64,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "thread/unsubscribe": {"status": "unsubscribed"},
     "thread/backgroundTerminals/clean": {},
     "thread/backgroundTerminals/terminate": {"terminated": True},
+    # The client asks for it, to learn which of its lines were taken, when 32 of them may not have been.
+    "thread/loaded/list": {"data": [], "nextCursor": None},
 }
 """Results that are sent at once unless the test takes the method over."""
 

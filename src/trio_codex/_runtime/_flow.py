@@ -1,0 +1,146 @@
+"""When a line may be written: owns the request window and the lines that the server has not taken yet.
+
+The server takes the lines of all its connections from one queue of 128. A request that finds it full is refused, and the
+refusal may be lost. Two limits keep our lines out of that state. The *window* bounds requests in progress, for the server's
+sake. *Credits* bound the lines in its queue: a request is written only while fewer than :data:`LINES` lines of any kind
+are unacknowledged.
+
+The server takes lines in order, so the answer to a request acknowledges it and every line sent before it. A refusal for
+overload is written ahead of the queue and acknowledges only itself. Nothing else gives a credit back: the line of a
+request that was cancelled, or that timed out, sits in the queue all the same. While too little is acknowledged by itself,
+a *barrier* (a cheap request) is sent.
+
+Synchronous and without I/O.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_codex._runtime._call import Call
+    from trio_codex._runtime._outbox import Letter
+
+Lane: TypeAlias = Literal["window", "deferred", "control"]
+"""How a request travels. ``window``: the server answers it at once, so it counts as work in progress. ``deferred``: answered
+when something finishes. ``control``: ends or steers something, and gets through when the others have to wait."""
+
+LINES: Final = 64
+"""Unacknowledged lines up to which an ordinary request is written: half of the server's queue, which others share."""
+
+CONTROL_LINES: Final = 32
+"""How many more a control request may use."""
+
+BARRIER_LINES: Final = 32
+"""Unacknowledged lines at which a barrier is sent. Half of :data:`LINES`: a stream of requests never has to wait for it."""
+
+
+class FlowControl:
+    """The window, the credits, and the calls that wait for either.
+
+    Args:
+        window: How many requests of the lane ``window`` may be in progress.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._window_places = window
+        self._for_window: OrderedDict[Call, None] = OrderedDict()
+        self._ordinary: OrderedDict[Call, None] = OrderedDict()
+        self._control: OrderedDict[Call, None] = OrderedDict()
+        self._queued = 0
+        """Lines in the write queue."""
+        self._unacknowledged: dict[Letter, None] = {}
+
+    @property
+    def lines(self) -> int:
+        """How many lines the server may not have taken yet, those in the write queue included."""
+        return self._queued + len(self._unacknowledged)
+
+    @property
+    def needs_barrier(self) -> bool:
+        """Whether a barrier has to be sent for lines to be acknowledged."""
+        return len(self._unacknowledged) >= BARRIER_LINES
+
+    # -- calls -------------------------------------------------------------------------------------------------
+
+    def add(self, call: Call) -> None:
+        """Let a call wait for its turn."""
+        if call.lane == "control":
+            self._control[call] = None
+        elif call.lane == "deferred" or call.has_place:
+            self._ordinary[call] = None
+        elif self._window_places > 0:
+            self._window_places -= 1
+            call.has_place = True
+            self._ordinary[call] = None
+        else:
+            self._for_window[call] = None
+
+    def admit(self) -> Iterator[Call]:
+        """Remove the calls whose turn it is, one by one. Each is to be put in the write queue at once."""
+        while self._control and self.lines < LINES + CONTROL_LINES:
+            yield self._control.popitem(last=False)[0]
+        while self._ordinary and self.lines < LINES:
+            yield self._ordinary.popitem(last=False)[0]
+
+    def holds(self, call: Call) -> bool:
+        """Return whether a call waits."""
+        return call in self._control or call in self._ordinary or call in self._for_window
+
+    def remove(self, call: Call) -> bool:
+        """Remove a call that waits; return whether it did."""
+        for waiting in (self._for_window, self._ordinary, self._control):
+            if call in waiting:
+                del waiting[call]
+                return True
+        return False
+
+    def end(self, call: Call) -> None:
+        """Free the place in the window that a call had: its outcome is known, or nobody waits for it any more."""
+        if call.has_place:
+            call.has_place = False
+            if self._for_window:
+                following, _ = self._for_window.popitem(last=False)
+                following.has_place = True
+                self._ordinary[following] = None
+            else:
+                self._window_places += 1
+
+    def waiting(self) -> list[Call]:
+        """Return the calls that wait and end nothing."""
+        return [*self._for_window, *self._ordinary]
+
+    # -- lines -------------------------------------------------------------------------------------------------
+
+    def queued(self) -> None:
+        """Count a line that was put in the write queue."""
+        self._queued += 1
+
+    def taken_back(self) -> None:
+        """Discount a line that was removed from the write queue."""
+        self._queued -= 1
+
+    def sent(self, line: Letter) -> None:
+        """Count a line that is being written: it is the server's from now on."""
+        self._queued -= 1
+        self._unacknowledged[line] = None
+
+    def acknowledge(self, line: Letter | None) -> None:
+        """Discount a line whose answer came, and those that were sent before it."""
+        if line is None or line not in self._unacknowledged:
+            return
+        taken: list[Letter] = []
+        for earlier in self._unacknowledged:
+            taken.append(earlier)
+            if earlier is line:
+                break
+        for earlier in taken:
+            del self._unacknowledged[earlier]
+
+    def refused(self, line: Letter | None) -> None:
+        """Discount a line that the server refused to queue. This says nothing about the others."""
+        if line is not None:
+            self._unacknowledged.pop(line, None)

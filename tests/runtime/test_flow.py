@@ -1,0 +1,405 @@
+"""Flow control: what the server has not taken is bounded, and nobody waits for ever."""
+
+import json
+import math
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from trio_codex import errors
+from trio_codex._core._rpc import ServerRequest
+from trio_codex._runtime._connection import BARRIER_METHOD, Connection
+from trio_codex._runtime._flow import BARRIER_LINES, CONTROL_LINES, LINES
+from trio_codex._runtime._nursery import open_services
+from trio_codex._runtime._timeouts import Timeouts
+
+TIMEOUT = 60
+BUSY = {"code": -32001, "message": "Server overloaded; retry later."}
+
+
+class Server:
+    """The other end: keeps what came and was not taken, by the server's own count."""
+
+    def __init__(self, stream):
+        self.stream = stream
+        self.lines = []
+        """Requests that were neither answered nor refused, in their order."""
+        self.unacknowledged = []
+        self.most = {"ordinary": 0, "control": 0}
+        self.barriers = 0
+        self.policy = None
+        self.lock = trio.Lock()
+
+    async def read(self):
+        rest = b""
+        while chunk := await self.stream.receive_some():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in map(json.loads, lines):
+                self.take(line)
+                if self.policy is not None:
+                    await self.policy(line)
+
+    def take(self, line):
+        barrier = line.get("method") == BARRIER_METHOD
+        self.barriers += barrier
+        # A barrier may always be sent, and replies are not held up.
+        kind = "control" if line.get("method", "").startswith("control") else "ordinary"
+        self.unacknowledged.append((line, barrier))
+        if "method" in line:
+            self.lines.append(line)
+            if not barrier:
+                others = sum(not is_barrier for _, is_barrier in self.unacknowledged)
+                self.most[kind] = max(self.most[kind], others)
+
+    async def answer(self, line, **answer):
+        if answer.get("error") == BUSY:
+            self.unacknowledged = [each for each in self.unacknowledged if each[0] is not line]
+        elif any(each is line for each, _ in self.unacknowledged):
+            while self.unacknowledged.pop(0)[0] is not line:
+                pass
+        self.lines.remove(line)
+        async with self.lock:
+            await self.stream.send_all(json.dumps({"id": line["id"], **answer}).encode() + b"\n")
+
+    async def ask(self, request_id):
+        line = {"id": f"ask-{request_id}", "method": "item/tool/call", "params": {}}
+        async with self.lock:
+            await self.stream.send_all(json.dumps(line).encode() + b"\n")
+
+
+class Receiver:
+    """Answers what the server asks at once."""
+
+    connection = None
+
+    def on_notifications(self, notifications): ...
+    def on_oversize(self, notification): ...
+    def on_junk(self, junk): ...
+    def on_death(self, death): ...
+
+    def on_lines_end(self):
+        return 0
+
+    def on_server_request(self, request: ServerRequest):
+        self.connection.respond(request.id, {})
+
+
+class Session:
+    def __init__(self, connection, server, nursery):
+        self.connection = connection
+        self.server = server
+        self.nursery = nursery
+        self.outcomes = []
+        self.scopes = []
+
+    def request(self, lane):
+        self.outcomes.append(None)
+        self.scopes.append(trio.CancelScope())
+        self.nursery.start_soon(self._request, len(self.outcomes) - 1, lane)
+
+    async def _request(self, number, lane):
+        self.outcomes[number] = "cancelled"
+        with self.scopes[number]:
+            self.outcomes[number] = "waits"
+            try:
+                if lane == "deferred":
+                    # Its answer has no bound; its turn has.
+                    with trio.move_on_after(100 * TIMEOUT):
+                        await self.connection.request(lane, {}, lane)
+                else:
+                    await self.connection.request(lane, {}, lane)
+                self.outcomes[number] = "answered"
+            except errors.CodexError as exc:
+                self.outcomes[number] = type(exc)
+        if self.scopes[number].cancelled_caught:
+            self.outcomes[number] = "cancelled"
+
+
+def run(async_fn, *args, **options):
+    async def main():
+        client_end, server_end = memory_stream_pair()
+        receiver, timeouts = Receiver(), Timeouts()
+
+        async def close(services):
+            connection.end(errors.ConnectionClosed("closed by the test"))
+            await trio.aclose_forcefully(client_end)
+            services.stop()
+
+        async def explain(reason):
+            return errors.ConnectionBroken(reason)
+
+        async with open_services(close) as services, trio.open_nursery() as nursery:
+            connection = receiver.connection = Connection(
+                services,
+                client_end,
+                client_end,
+                receiver,
+                max_line_bytes=10_000,
+                diagnose=explain,
+                timeouts=timeouts,
+                **{"window": 64, "request_timeout": TIMEOUT, **options},
+            )
+            services.start_service(timeouts.watch)
+            connection.start()
+            server = Server(server_end)
+            nursery.start_soon(server.read)
+            with trio.fail_after(10_000):
+                await async_fn(Session(connection, server, nursery), *args)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+lanes = st.sampled_from(["window", "deferred", "control"])
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("request"), st.integers(1, 120), lanes),
+        st.tuples(st.just("answer"), st.integers(0, 200), st.sampled_from(["result", "error"])),
+        st.tuples(st.just("refuse"), st.integers(0, 200), st.integers(1, 40)),
+        st.tuples(st.just("cancel"), st.integers(0, 200), st.integers(1, 80)),
+        st.tuples(st.just("ask"), st.integers(1, 80), st.none()),
+        st.tuples(st.just("sleep"), st.floats(0.001, 10), st.none()),
+    ),
+    max_size=12,
+)
+
+
+async def act(session, actions):
+    server = session.server
+    asked = 0
+    for action, number, detail in actions:
+        if action == "request":
+            for _ in range(number):
+                session.request(detail)
+        elif action == "answer" and server.lines:
+            answer = {"result": {}} if detail == "result" else {"error": {"code": -32600, "message": "no"}}
+            await server.answer(server.lines[number % len(server.lines)], **answer)
+        elif action == "refuse":
+            for line in server.lines[number:][:detail]:
+                await server.answer(line, error=BUSY)
+        elif action == "cancel":
+            for scope in session.scopes[number:][:detail]:
+                scope.cancel()
+        elif action == "ask":
+            for _ in range(number):
+                asked += 1
+                await server.ask(asked)
+        elif action == "sleep":
+            await trio.sleep(number)
+        await wait_all_tasks_blocked()
+        assert server.most["ordinary"] <= LINES
+        assert server.most["control"] <= LINES + CONTROL_LINES
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(actions)
+def test_whatever_happens_no_more_lines_are_out_than_may_be_and_a_server_that_answers_gets_all(actions):
+    async def main(session):
+        await act(session, actions)
+        server = session.server
+        for line in list(server.lines):
+            await server.answer(line, result={})
+        server.policy = lambda line: server.answer(line, result={}) if "method" in line else no_answer()
+        await trio.sleep(2)
+        for line in list(server.lines):
+            await server.answer(line, result={})
+        await trio.sleep(TIMEOUT)
+        assert "waits" not in session.outcomes
+        assert session.connection.in_flight == 0
+        assert server.most["ordinary"] <= LINES
+        assert server.most["control"] <= LINES + CONTROL_LINES
+
+    run(main)
+
+
+async def no_answer():
+    """A reply takes none."""
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(actions)
+def test_a_server_that_takes_nothing_any_more_fails_everybody_in_time(actions):
+    async def main(session):
+        await act(session, actions)
+        waiting = [number for number, outcome in enumerate(session.outcomes) if outcome == "waits"]
+        await trio.sleep(2.1 * TIMEOUT)
+        sent = [line for line in session.server.lines if line["method"] == "deferred"]
+        still = [number for number in waiting if session.outcomes[number] == "waits"]
+        # Only those wait on that were sent and may be answered at any time.
+        assert len(still) <= len(sent)
+        assert {session.outcomes[number] for number in waiting} <= {
+            "waits", errors.RequestTimeout, errors.ServerBusyError,
+        }  # fmt: skip
+
+    run(main)
+
+
+# -- one by one ----------------------------------------------------------------------------------------------------
+
+
+def test_lines_of_cancelled_requests_count_until_a_later_one_is_answered():
+    async def main(session):
+        server = session.server
+        for _ in range(LINES):
+            session.request("window")
+        await wait_all_tasks_blocked()
+        sent = len(server.lines)
+        assert LINES <= sent <= LINES + 1
+        for scope in session.scopes:
+            scope.cancel()
+        await wait_all_tasks_blocked()
+        session.request("window")
+        session.request("control")
+        await wait_all_tasks_blocked()
+        # The window has room again, but the server may not have taken one of those lines.
+        assert [line["method"] for line in server.lines[sent:]] == ["control"]
+        [barrier] = [line for line in server.lines if line["method"] == BARRIER_METHOD]
+        await server.answer(barrier, result={})
+        await wait_all_tasks_blocked()
+        assert "window" in [line["method"] for line in server.lines[sent:]]
+
+    run(main)
+
+
+def test_replies_wait_for_nothing_but_count():
+    async def main(session):
+        server = session.server
+        for number in range(3 * LINES):
+            await server.ask(number)
+        await wait_all_tasks_blocked()
+        assert sum("method" not in line for line, _ in server.unacknowledged) == 3 * LINES
+        session.request("window")
+        await wait_all_tasks_blocked()
+        [barrier] = server.lines
+        assert barrier["method"] == BARRIER_METHOD
+        # The first barrier was sent behind the 32nd reply, and the next one acknowledges the rest.
+        await server.answer(barrier, result={})
+        await wait_all_tasks_blocked()
+        await server.answer(server.lines[0], error={"code": -32600, "message": "whatever"})
+        await wait_all_tasks_blocked()
+        assert [line["method"] for line in server.lines] == ["window"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
+def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(lane):
+    async def main(session):
+        server = session.server
+        session.request(lane)
+        times = []
+        for _ in range(20):
+            await trio.sleep(1)
+            [line] = server.lines
+            times.append(trio.current_time())
+            await server.answer(line, error=BUSY)
+        await trio.sleep(1)
+        await server.answer(server.lines[0], result={})
+        await wait_all_tasks_blocked()
+        assert session.outcomes == ["answered"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
+def test_a_request_that_is_refused_for_all_of_its_time_fails_with_the_refusal(lane):
+    async def main(session):
+        server = session.server
+        server.policy = lambda line: server.answer(line, error=BUSY)
+        began = trio.current_time()
+        session.request(lane)
+        while session.outcomes[0] in (None, "waits"):
+            await trio.sleep(0.1)
+        assert session.outcomes == [errors.ServerBusyError]
+        assert trio.current_time() - began == pytest.approx(TIMEOUT, abs=1)
+        assert session.connection.in_flight == 0
+
+    run(main)
+
+
+def test_a_refusal_acknowledges_no_other_line():
+    async def main(session):
+        server = session.server
+        for _ in range(2 * LINES):
+            session.request("deferred")
+        await wait_all_tasks_blocked()
+        sent = len(server.lines)
+        [barrier] = [line for line in server.lines if line["method"] == BARRIER_METHOD]
+        await server.answer(barrier, error=BUSY)
+        # It is sent again, without a limit, and without a credit.
+        await trio.sleep(1)
+        assert server.barriers == 2
+        assert sent <= len(server.lines) <= sent + 1
+        sent = len(server.lines)
+        await server.answer(server.lines[10], error=BUSY)
+        await wait_all_tasks_blocked()
+        assert sent - 1 <= len(server.lines) <= sent
+
+    run(main)
+
+
+def test_a_request_that_waits_for_its_repetition_can_be_taken_back():
+    async def main(session):
+        server = session.server
+        call = await session.connection.begin("turn/start", {}, "deferred")
+        await wait_all_tasks_blocked()
+        assert call.sent
+        assert not call.take_back()
+        await server.answer(server.lines[0], error=BUSY)
+        await wait_all_tasks_blocked()
+        assert not call.sent
+        assert call.take_back()
+        await trio.sleep(10)
+        assert server.lines == []
+
+    run(main)
+
+
+def test_a_mute_server_is_reported_as_such():
+    async def main(session):
+        for _ in range(BARRIER_LINES):
+            session.request("deferred")
+        await trio.sleep(5)
+        for _ in range(LINES - BARRIER_LINES + 1):
+            session.request("window")
+        await wait_all_tasks_blocked()
+        call = await session.connection.begin("late", {})
+        with pytest.raises(errors.RequestTimeout, match=r"has taken nothing for 25.0 s") as caught:
+            await call.answer_within(20)
+        assert (caught.value.method, caught.value.seconds) == ("late", 20)
+        assert call.take_back()
+
+    run(main)
+
+
+def test_requests_that_wait_for_their_turn_fail_when_new_ones_are_refused():
+    async def main(session):
+        for _ in range(2 * LINES):
+            session.request("window")
+        await wait_all_tasks_blocked()
+        session.connection.refuse_new()
+        await wait_all_tasks_blocked()
+        refused = session.outcomes.count(errors.ConnectionClosed)
+        assert LINES <= refused <= LINES + 1
+        for line in list(session.server.lines):
+            await session.server.answer(line, result={})
+        await wait_all_tasks_blocked()
+        assert session.outcomes.count("answered") == 2 * LINES - refused
+
+    run(main)
+
+
+def test_without_a_timeout_a_busy_server_is_asked_for_ever():
+    async def main(session):
+        server = session.server
+        server.policy = lambda line: server.answer(line, error=BUSY)
+        session.request("window")
+        await trio.sleep(3600)
+        server.policy = lambda line: server.answer(line, result={})
+        await trio.sleep(1)
+        assert session.outcomes == ["answered"]
+
+    run(main, request_timeout=math.inf)
