@@ -132,8 +132,35 @@ MUTATIONS = [
     ),
     Mutation(
         "G6", "there is no window", "_runtime/_connection.py",
-        "trio.Semaphore(window)", "trio.Semaphore(window * 1000)",
-        "tests/runtime/test_connection.py::test_no_request_is_lost_by_a_peer_that_drops_beyond_128_in_flight",
+        "FlowControl(window)", "FlowControl(window * 1000)",
+        "tests/runtime/test_connection.py::test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken",
+    ),
+    Mutation(
+        "G6", "a cancelled request gives its line back", "_runtime/_connection.py",
+        "            call.letter.line = b\"\"\n", "            call.letter.line = b\"\"\n            self._flow.refused(call.letter)\n",
+        "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
+    ),
+    Mutation(
+        "G6", "there are no barriers", "_runtime/_flow.py",
+        "return len(self._unacknowledged) >= BARRIER_LINES", "return False",
+        "tests/runtime/test_flow.py::test_replies_wait_for_nothing_but_count",
+    ),
+    Mutation(
+        "G6", "a refusal acknowledges earlier lines", "_runtime/_connection.py",
+        "            self._flow.refused(call.letter)\n            self._repeat_later(call, error)\n",
+        "            self._flow.acknowledge(call.letter)\n            self._repeat_later(call, error)\n",
+        "tests/runtime/test_flow.py::test_a_refusal_acknowledges_no_other_line",
+    ),
+    Mutation(
+        "G6", "a refusal for overload is final", "_runtime/_connection.py",
+        "        if type(error) is ServerBusyError:\n            self._flow.refused(call.letter)\n            self._repeat_later",
+        "        if False:\n            self._flow.refused(call.letter)\n            self._repeat_later",
+        "tests/runtime/test_flow.py::test_a_refusal_for_overload_is_repeated_until_the_request_is_taken",
+    ),
+    Mutation(
+        "G6", "a wait for credits has no bound", "_runtime/_connection.py",
+        'if call.lane == "deferred" and self._flow.holds(call):', "if False:",
+        "tests/runtime/test_flow.py::test_a_server_that_takes_nothing_any_more_fails_everybody_in_time",
     ),
     Mutation(
         "G6", "an overload is not recognised", "_core/_rpc.py",
@@ -241,14 +268,29 @@ MUTATIONS = [
     ),
     Mutation(
         "G19", "a request gives up by itself", "_runtime/_connection.py",
-        "        self._deadlines: Deadlines[Call] = Deadlines(request_timeout, self._expire)\n",
-        "        self._deadlines: Deadlines[Call] = Deadlines(min(request_timeout, 600), self._expire)\n",
+        "        self._request_timeout = request_timeout\n",
+        "        self._request_timeout = min(request_timeout, 600)\n",
         "tests/test_deadlines.py::test_whoever_waits_waits_as_long_as_it_takes",
     ),
     Mutation(
         "G19", "what a person has to finish has the time of a request", "_client/_session.py",
-        'timeout = float("inf") if lane_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
+        'timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
         "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
+    ),
+    Mutation(
+        "G19", "a stall counts against the server", "_runtime/_timeouts.py",
+        "            self._stalled += late\n", "            pass\n",
+        "tests/runtime/test_timeouts.py::test_the_time_of_a_stall_is_added_to_every_pending_timeout_and_logged",
+    ),
+    Mutation(
+        "G19", "the server is judged before what it said is read", "_runtime/_timeouts.py",
+        "            await self._wait_for_reader()\n", "",
+        "tests/runtime/test_timeouts.py::test_nothing_expires_while_the_reader_finds_bytes",
+    ),
+    Mutation(
+        "G19", "a cancel scope judges the server", "_turns/_ending.py",
+        "    with session.timeouts.move_on_after(grace) as scope:\n", "    with trio.move_on_after(session.config.interrupt_grace) as scope:\n",
+        "tests/test_deadlines.py::test_no_cancel_scope_with_a_deadline_judges_the_server",
     ),
     Mutation(
         "G19", "a deadline is a bare number", "_turns/_turn.py",

@@ -316,6 +316,7 @@ class Connection:
         if type(error) is ServerBusyError:
             self._flow.refused(call.letter)
             self._repeat_later(call, error)
+            self._send_admitted()
         else:
             self._flow.acknowledge(call.letter)
             call.settle(result, error)

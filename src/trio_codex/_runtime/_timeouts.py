@@ -29,6 +29,9 @@ timeout that is blamed on a pipe that never runs empty."""
 STALL_SECONDS: Final = 0.05
 """What a sleep may be late by: a busy machine, and not a program that is blocked."""
 
+LONG_STALL_SECONDS: Final = 1.0
+"""A stall that is worth a warning: the program cannot have meant it."""
+
 RESOLUTION: Final = 1e-6
 """Seconds that count as none: adding less to a clock may leave it as it is."""
 
@@ -178,8 +181,10 @@ class Timeouts:
         if late > STALL_SECONDS:
             self._stalled += late
             self._stalls.append((now[0], late))
-            logger.warning(
-                "the event loop was blocked for %.1f s; every pending timeout is extended by that", late
+            logger.log(
+                logging.WARNING if late >= LONG_STALL_SECONDS else logging.DEBUG,
+                "the event loop was blocked for %.1f s; every pending timeout is extended by that",
+                late,
             )
 
     async def _wait_for_reader(self) -> None:

@@ -1,0 +1,191 @@
+"""Bursts on the real server: nothing is lost, and everything that is left at once ends."""
+
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+import trio
+from shared_server import connect, shared_server
+
+from trio_codex import CodexConfig, Sandbox, TurnStatus, connect_codex, errors
+from trio_codex._runtime import _flow
+from trio_codex.testing import MockModel, Response, Text, mcp_server, offline_codex, offline_home
+
+pytestmark = pytest.mark.real
+
+FULL_ACCESS = Sandbox.full_access
+FLOOD = CodexConfig(request_window=10_000)
+COMMAND = {"command": ["/bin/true"], "sandboxPolicy": {"type": "dangerFullAccess"}}
+
+
+def complaints(caplog):
+    """What the log says of the server; a busy machine says of us that our loop was held up."""
+    return [record.message for record in caplog.records if "event loop" not in record.message]
+
+
+async def at_once(count, async_fn):
+    """Call something so many times at once; give how the calls ended, by the type of the error."""
+    outcomes = []
+
+    async def one():
+        try:
+            await async_fn()
+        except errors.CodexError as error:
+            outcomes.append(type(error))
+        else:
+            outcomes.append(None)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one)
+    return outcomes
+
+
+@asynccontextmanager
+async def offline(seconds=60, **options):
+    with trio.fail_after(seconds):
+        async with offline_codex(**options) as (codex, model, home):
+            yield codex, model, home
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(2000, marks=pytest.mark.long)])
+async def test_every_command_of_a_burst_is_answered(count):
+    async with offline() as (codex, _, _):
+        assert await at_once(count, partial(codex.request, "command/exec", COMMAND)) == [None] * count
+
+
+async def test_without_flow_control_the_server_loses_commands_of_a_burst(monkeypatch):
+    monkeypatch.setattr(_flow, "LINES", 10**6)
+    monkeypatch.setattr(_flow, "BARRIER_LINES", 10**6)
+    outcomes = []
+    async with offline(config=CodexConfig(request_timeout=0.01)) as (codex, _, _):
+        with trio.move_on_after(8):
+            outcomes += await at_once(600, partial(codex.request, "command/exec", COMMAND))
+    # Refused ones fail at once, as they were not repeated, and others are never answered.
+    assert outcomes.count(None) < 600
+
+
+@pytest.mark.long
+async def test_every_tool_call_of_a_burst_is_answered():
+    async with offline(120, mcp_servers={"held": mcp_server()}) as (codex, _, _):
+        thread = await codex.thread_start()
+        await thread.mcp.status("held")
+        assert await at_once(600, lambda: thread.mcp.call("held", "echo", {"text": "x"})) == [None] * 600
+
+
+async def leave_at_once(count, scope):
+    """Enter a scope so many times, leave all of them at the same moment; give what the scopes were of."""
+    inside, leaving, left = [], trio.Event(), []
+
+    async def one():
+        async with scope() as handle:
+            inside.append(handle)
+            await leaving.wait()
+        left.append(handle)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(one)
+        while len(inside) < count:  # noqa: ASYNC110  # that many tasks tell
+            await trio.sleep(0.02)
+        leaving.set()
+    return left
+
+
+@pytest.mark.long
+async def test_three_hundred_turns_that_are_left_at_once_all_end(caplog):
+    async with offline(120) as (codex, model, _):
+
+        @asynccontextmanager
+        async def turn():
+            model.hang()
+            thread = await codex.thread_start()
+            async with thread.turn("x") as turn:
+                yield turn
+
+        turns = await leave_at_once(300, turn)
+    assert [turn.result.status for turn in turns] == [TurnStatus.interrupted] * 300
+    assert complaints(caplog) == []
+
+
+@pytest.mark.long
+async def test_three_hundred_commands_that_are_left_at_once_all_end(caplog):
+    async with offline(120) as (codex, _, _):
+        processes = await leave_at_once(300, lambda: codex.exec(["sleep", "1000"], sandbox=FULL_ACCESS))
+    assert [process.returncode for process in processes] == [137] * 300
+    assert complaints(caplog) == []
+
+
+@pytest.mark.long
+async def test_four_hundred_threads_and_watches_that_are_left_at_once_all_end(caplog, tmp_path):
+    async with offline(120) as (codex, _, _):
+
+        @asynccontextmanager
+        async def both():
+            async with await codex.thread_start() as thread, codex.watch(tmp_path):
+                yield thread
+
+        assert len(await leave_at_once(200, both)) == 200
+    assert complaints(caplog) == []
+
+
+@pytest.mark.long
+async def test_a_hundred_turns_complete_behind_five_thousand_cancelled_requests():
+    async with offline(120) as (codex, model, _):
+        model.default = Response(Text("done"))
+        for _ in range(50):
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(codex.models)
+                for _ in range(2):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        statuses = []
+
+        async def turn():
+            thread = await codex.thread_start()
+            statuses.append((await thread.run("x")).status)
+
+        assert await at_once(100, turn) == [None] * 100
+    assert statuses == [TurnStatus.completed] * 100
+
+
+@pytest.mark.long
+async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server():
+    with trio.fail_after(120):
+        async with MockModel() as model:
+            model.default = Response(Text("done"))
+            with offline_home(model) as home:
+                async with shared_server(home) as port, trio.open_nursery() as nursery:
+                    flooding = [
+                        await connect_codex(nursery, await connect(port), config=FLOOD) for _ in range(3)
+                    ]
+                    polite = await connect_codex(nursery, await connect(port))
+
+                    async def flood(codex):
+                        while True:
+                            async with trio.open_nursery() as burst:
+                                for _ in range(400):
+                                    burst.start_soon(ask, codex)
+                                # Nobody waits for the answers, and the next burst comes at once.
+                                await trio.sleep(0.02)
+                                burst.cancel_scope.cancel()
+
+                    async def ask(codex):
+                        with suppress(errors.CodexError):
+                            await codex.models()
+
+                    async with trio.open_nursery() as floods:
+                        for codex in flooding:
+                            floods.start_soon(flood, codex)
+
+                        async def work():
+                            thread = await polite.thread_start()
+                            assert (await thread.run("x")).status == TurnStatus.completed
+
+                        refused = await at_once(20, work)
+                        refused += await at_once(200, polite.models)
+                        floods.cancel_scope.cancel()
+                    assert refused == [None] * 220
+                    for codex in (*flooding, polite):
+                        await codex.aclose()
