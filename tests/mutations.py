@@ -89,6 +89,11 @@ MUTATIONS = [
         "tests/runtime/test_pipes.py::test_closing_is_the_end_also_while_a_forked_copy_holds_on",
     ),
     Mutation(
+        "G14", "a tree that does not end in time is a bug of the library", "_client/_open.py",
+        "        except trio.ClosedResourceError:\n            # Closing", "        except trio.BusyResourceError:\n            # Closing",
+        "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
+    ),
+    Mutation(
         "G2", "a turn that is left is not interrupted", "_turns/_ending.py",
         "            await interrupt(session, turn)\n        except CodexError as exc:\n            # If the",
         "            await trio.lowlevel.checkpoint()\n        except CodexError as exc:\n            # If the",

@@ -98,7 +98,10 @@ async def read_version(path: str | os.PathLike[str]) -> str | None:
     """
     await trio.lowlevel.checkpoint()
     output = bytearray()
-    process = spawn_server([os.fspath(path), "--version"], env=os.environ)
+    try:
+        process = spawn_server([os.fspath(path), "--version"], env=os.environ)
+    except SpawnError:  # no descriptors are left, say
+        return None
     try:
         with trio.move_on_after(VERSION_SECONDS):
             await process.started()
