@@ -94,6 +94,11 @@ MUTATIONS = [
         "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
     ),
     Mutation(
+        "G1", "a full disk is a traceback", "cli/_commands.py",
+        "    except OSError as exc:\n        # Here already", "    except EOFError as exc:\n        # Here already",
+        "tests/cli/test_cli_streams.py::test_a_full_disk_is_one_line",
+    ),
+    Mutation(
         "G2", "a turn that is left is not interrupted", "_turns/_ending.py",
         "            await interrupt(session, turn)\n        except CodexError as exc:\n            # If the",
         "            await trio.lowlevel.checkpoint()\n        except CodexError as exc:\n            # If the",
