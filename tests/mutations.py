@@ -95,7 +95,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G1", "a full disk is a traceback", "cli/_commands.py",
-        "    except OSError as exc:\n        # Here already", "    except EOFError as exc:\n        # Here already",
+        "    except OSError as exc:\n        return _complain", "    except EOFError as exc:\n        return _complain",
         "tests/cli/test_cli_streams.py::test_a_full_disk_is_one_line",
     ),
     Mutation(

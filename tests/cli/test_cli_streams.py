@@ -50,6 +50,18 @@ def test_a_full_disk_is_one_line(arguments):
     assert done.stderr.count("\n") == 1
 
 
+def test_output_that_is_only_written_at_the_end_is_not_lost_in_silence():
+    code = (
+        "import sys\n"
+        "from trio_codex.cli import _commands\n"
+        "_commands._run = lambda args: sys.stdout.write('a line\\n') and 0\n"
+        "sys.exit(_commands.run())\n"
+    )
+    done = run(redirect=">/dev/full", command=[sys.executable, "-c", code])
+    assert done.returncode == 1
+    assert done.stderr == "trio-codex: the output cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize("name", ["help", "replay", "doctor"])
 def test_a_command_whose_output_nobody_reads_ends_without_a_word(name):
     read, write = os.pipe()

@@ -391,6 +391,7 @@ class Opening:
             returncode = await self._process.wait()
         except trio.ClosedResourceError:
             # Closing has taken its bound: the tree ends in the background, and the client has been told why it ends.
+            await trio.lowlevel.checkpoint()
             return
         self._note_exited(returncode)
         with trio.move_on_after(DIAGNOSIS_SECONDS):
