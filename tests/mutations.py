@@ -69,6 +69,36 @@ MUTATIONS = [
         "tests/runtime/test_process.py::test_a_server_is_ended_by_what_it_takes",
     ),
     Mutation(
+        "G1", "a guard keeps the blocked signals of the client", "_runtime/_guard.py",
+        "    signal.pthread_sigmask(signal.SIG_SETMASK, ())\n    os.set_inheritable", "    os.set_inheritable",
+        "tests/runtime/test_hosts.py::test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sigchld",
+    ),
+    Mutation(
+        "G1", "nobody looks after the guard", "_runtime/_guard.py",
+        "    if os.waitpid(child, 0)[1] != 0:\n", "    if os.waitpid(child, 0)[1] < 0:\n",
+        "tests/runtime/test_hosts.py::test_nothing_survives_a_guard_that_is_killed_not_even_orphans",
+    ),
+    Mutation(
+        "G1", "without a process table no child is known", "_runtime/_guard.py",
+        " if table_is_ours() else own_children()\n", "\n",
+        "tests/runtime/test_hosts.py::test_the_guard_ends_everything_where_the_system_lacks",
+    ),
+    Mutation(
+        "G1", "a forked copy keeps stdin open", "_runtime/_pipes.py",
+        "                    self._socket.shutdown(socket.SHUT_WR)\n", "                    pass\n",
+        "tests/runtime/test_pipes.py::test_closing_is_the_end_also_while_a_forked_copy_holds_on",
+    ),
+    Mutation(
+        "G14", "a tree that does not end in time is a bug of the library", "_client/_open.py",
+        "        except trio.ClosedResourceError:\n            # Closing", "        except trio.BusyResourceError:\n            # Closing",
+        "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
+    ),
+    Mutation(
+        "G1", "a full disk is a traceback", "cli/_commands.py",
+        "    except OSError as exc:\n        return _complain", "    except EOFError as exc:\n        return _complain",
+        "tests/cli/test_cli_streams.py::test_a_full_disk_is_one_line",
+    ),
+    Mutation(
         "G2", "a turn that is left is not interrupted", "_turns/_ending.py",
         "            await interrupt(session, turn)\n        except CodexError as exc:\n            # If the",
         "            await trio.lowlevel.checkpoint()\n        except CodexError as exc:\n            # If the",

@@ -51,7 +51,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
         path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "trio_codex").rglob("*.py")
     }
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
-    assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py"}
+    assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}
 
 
 def test_the_generator_is_no_part_of_the_wheel(wheel_files: dict[str, bytes]) -> None:
@@ -78,7 +78,7 @@ def test_the_wheel_says_what_it_needs(metadata) -> None:
 
 def test_the_wheel_installs_the_command(wheel_files: dict[str, bytes]) -> None:
     entry_points = wheel_files[f"trio_codex-{VERSION}.dist-info/entry_points.txt"].decode()
-    assert "trio-codex = trio_codex.cli:main" in entry_points
+    assert "trio-codex = _trio_codex_main:main" in entry_points
     assert "[pytest11]\ntrio_codex = pytest_trio_codex" in entry_points
 
 

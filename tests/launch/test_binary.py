@@ -35,6 +35,15 @@ def package(monkeypatch, tmp_path):
     return directory
 
 
+@posix
+async def test_a_version_that_nothing_can_be_started_for_is_unknown(monkeypatch):
+    def refuse(*args, **options):
+        raise SpawnError("no descriptors", phase="spawn")
+
+    monkeypatch.setattr(_binary, "spawn_server", refuse)
+    assert await read_version("/bin/true") is None
+
+
 # -- the order -----------------------------------------------------------------------------------------------------
 
 

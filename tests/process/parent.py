@@ -18,7 +18,7 @@ from trio_codex._runtime._process import spawn_server
 
 async def main():
     hold, *behaviour = sys.argv[1:]
-    process = spawn_server(fake(*behaviour), env=ENV)
+    process = spawn_server(fake(*behaviour), env=ENV, guard_python=os.environ.get("GUARD_PYTHON"))
     async with trio.open_nursery() as nursery:
         await process.started()
         nursery.start_soon(process.drain_stderr)

@@ -1,8 +1,10 @@
-"""Our ends of a pipe: whole, in order, closed once, and a checkpoint wherever Trio's rules ask for one."""
+"""Our ends of a server's streams: whole, in order, closed once, and a checkpoint wherever Trio's rules ask for one."""
 
 import gc
 import os
 import random
+import signal
+import socket
 import sys
 from contextlib import contextmanager
 
@@ -13,14 +15,14 @@ from trio.testing import assert_checkpoints, check_one_way_stream, wait_all_task
 if sys.platform == "win32":
     pytest.skip("pipes of Unix", allow_module_level=True)
 
-from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream
+from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream, ServerStreams
 
 PIPE_BYTES = 64 * 1024
 
 
 def pipe():
-    read, write = os.pipe()
-    return PipeSendStream(write), PipeReceiveStream(read)
+    ours, theirs = socket.socketpair()
+    return PipeSendStream(ours), PipeReceiveStream(theirs.detach())
 
 
 @contextmanager
@@ -96,12 +98,13 @@ async def test_to_be_cancelled_loses_nothing():
 
 
 async def test_a_line_is_written_as_far_as_it_goes_at_once():
+    size = 16 * PIPE_BYTES
     with pipe_ends() as (send, receive):
         fill(send)
         assert send.send_nowait(b"more") == 0
         with trio.fail_after(5):
             await receive.receive_some(PIPE_BYTES)
-            assert 0 < send.send_nowait(b"y" * 2 * PIPE_BYTES) < 2 * PIPE_BYTES
+            assert 0 < send.send_nowait(b"y" * size) < size
 
 
 async def test_a_pipe_that_nobody_reads_is_broken_and_one_that_was_closed_is_closed():
@@ -147,3 +150,49 @@ async def test_one_that_is_forgotten_is_closed():
     with trio.fail_after(5):
         assert await receive.receive_some() == b""
     receive.close()
+
+
+async def test_writing_to_nobody_raises_no_signal_that_could_kill_the_program():
+    caught = []
+    previous = signal.signal(signal.SIGPIPE, lambda number, frame: caught.append(number))
+    try:
+        with pipe_ends() as (send, receive):
+            receive.close()
+            with pytest.raises(trio.BrokenResourceError):
+                send.send_nowait(b"a")
+    finally:
+        signal.signal(signal.SIGPIPE, previous)
+    assert caught == []
+
+
+async def test_closing_is_the_end_also_while_a_forked_copy_holds_on(forked_copy):
+    with trio.fail_after(5), pipe_ends() as (send, receive):
+        await send.send_all(b"a")
+        with forked_copy():
+            send.close()
+            assert await receive.receive_some() == b"a"
+            assert await receive.receive_some() == b""
+
+
+async def test_a_forked_copy_that_forgets_its_end_ends_nothing(forked_copy):
+    with trio.fail_after(5), pipe_ends() as (send, receive):
+        with forked_copy(send.__del__) as has_done_it:
+            has_done_it()
+        await send.send_all(b"a")
+        assert await receive.receive_some() == b"a"
+
+
+@pytest.mark.parametrize("spare", [0, 1])
+async def test_what_a_failure_half_way_opened_is_closed(monkeypatch, spare):
+    pipes = iter([os.pipe] * spare)
+
+    def open_pipe():
+        for open_one in pipes:
+            return open_one()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", open_pipe)
+    before = sorted(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="Too many"):
+        ServerStreams()
+    assert sorted(os.listdir("/proc/self/fd")) == before

@@ -5,8 +5,9 @@ The only place where a process, a connection and the API meet.
 
 from __future__ import annotations
 
+import os
 import re
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -29,6 +30,7 @@ from trio_codex.errors import (
     ConnectionBroken,
     ConnectionClosed,
     ServerExited,
+    SpawnError,
     StartError,
     StartTimeout,
     describe_exit,
@@ -180,6 +182,14 @@ class Opening:
 
     async def spawn(self, services: Services) -> Codex:
         """Start the server and shake hands."""
+        try:
+            return await self._spawn(services)
+        except OSError as exc:  # no descriptor is left, not even to import what a start needs
+            binary = None if self._binary is None else self._binary.path
+            mend = "Look at the limits on descriptors and processes."
+            raise SpawnError(f"the server cannot be started: {exc}", "spawn", mend, binary) from exc
+
+    async def _spawn(self, services: Services) -> Codex:
         from trio_codex._launch._binary import find_binary
         from trio_codex._runtime._process import spawn_server
         from trio_codex._runtime._start_gate import start_gate
@@ -192,7 +202,13 @@ class Opening:
         argv = config.command_line("" if self._binary is None else self._binary.path)
         with self._timeouts.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
-                process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
+                process = self._process = spawn_server(
+                    argv,
+                    env=environment,
+                    cwd=config.cwd,
+                    guarded=None if config.guard else False,
+                    guard_python=None if config.guard_python is None else os.fspath(config.guard_python),
+                )
                 # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
                 _convert.preload()
                 pid = await process.started()
@@ -289,6 +305,9 @@ class Opening:
                 f"another first start on the same CODEX_HOME did not come to its end within {seconds:g} s"
             )
             return self._start_error(StartTimeout, problem)
+        if self._process is not None and self._process.pid is None:
+            problem = f"{self._process.starter}, did not start the server within {seconds:g} s"
+            return self._start_error(StartTimeout, problem)
         junk = 0 if self._connection is None else self._connection.junk_lines
         noise = f"; it printed {junk} lines that are no JSON-RPC messages" if junk else ""
         return self._start_error(
@@ -373,7 +392,13 @@ class Opening:
         """End the connection when the process has ended but something else still holds its stdout open."""
         assert self._process is not None
         assert self._connection is not None
-        self._note_exited(await self._process.wait())
+        try:
+            returncode = await self._process.wait()
+        except trio.ClosedResourceError:
+            # Closing has taken its bound: the tree ends in the background, and the client has been told why it ends.
+            await trio.lowlevel.checkpoint()
+            return
+        self._note_exited(returncode)
         with self._timeouts.move_on_after(DIAGNOSIS_SECONDS):
             await self._connection.wait_drained()
         await self._connection.lose("the server exited")
@@ -395,7 +420,7 @@ class Opening:
         if process is None:
             return self._broken(reason)
         returncode = None
-        with self._timeouts.move_on_after(DIAGNOSIS_SECONDS):
+        with self._timeouts.move_on_after(DIAGNOSIS_SECONDS), suppress(trio.ClosedResourceError):
             returncode = await process.wait()
         if returncode is None:
             return self._broken(reason)

@@ -74,7 +74,7 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
         raise SpawnError(
             "there is no codex binary: neither a package nor PATH has one", phase="find", mend=_MEND
         )
-    return Binary(_behind_shim(os.path.abspath(found)), "path")
+    return Binary(_behind_shim(_absolute(found)), "path")
 
 
 def check_version(version: str | None) -> Standing:
@@ -98,7 +98,10 @@ async def read_version(path: str | os.PathLike[str]) -> str | None:
     """
     await trio.lowlevel.checkpoint()
     output = bytearray()
-    process = spawn_server([os.fspath(path), "--version"], env=os.environ)
+    try:
+        process = spawn_server([os.fspath(path), "--version"], env=os.environ)
+    except SpawnError:  # no descriptors are left, say
+        return None
     try:
         with trio.move_on_after(VERSION_SECONDS):
             await process.started()
@@ -120,8 +123,8 @@ def _explicit(name: str, env_path: str | None) -> Binary:
     if not os.path.dirname(name):
         found = shutil.which(name, path=env_path)
         if found is not None:
-            return Binary(_behind_shim(os.path.abspath(found)), "explicit")
-    path = os.path.abspath(os.path.expanduser(name))
+            return Binary(_behind_shim(_absolute(found)), "explicit")
+    path = _absolute(os.path.expanduser(name))
     problem = None
     if not os.path.exists(path):
         problem = "codex_bin does not exist"
@@ -132,6 +135,18 @@ def _explicit(name: str, env_path: str | None) -> Binary:
     if problem is not None:
         raise SpawnError(problem, phase="find", mend=_MEND, binary=path)
     return Binary(_behind_shim(path), "explicit")
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError as error:
+        raise SpawnError(
+            f"a relative path leads nowhere from a working directory that is gone ({error.strerror})",
+            phase="find",
+            mend="Change to a directory that exists, or pass an absolute path as codex_bin.",
+            binary=path,
+        ) from error
 
 
 def _packaged() -> Binary | None:

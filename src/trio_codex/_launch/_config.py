@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -10,6 +11,7 @@ import attrs
 
 from trio_codex._core._framing import MAX_LINE_BYTES
 from trio_codex._core._several import several
+from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -59,6 +61,12 @@ class CodexConfig:
         cwd: Working directory of the server; by default the one of this process.
         env: Laid over what ``inherit_env`` lets through; ``None`` as a value removes a name.
         inherit_env: ``True`` for all of this process's environment, ``False`` for none of it, or the names to keep.
+        guard: Run the server under a guard process, where there can be one: on Linux, with a Python interpreter to run it.
+            Without it a command that moved to a session of its own survives the server if its parent has ended, and the
+            server and everything below it survive this program if that is killed by SIGKILL.
+        guard_python: The interpreter that runs the guard; by default the one that runs this program. A frozen program, or
+            one that embeds Python, has none of its own: it takes one of the installation in ``sys.exec_prefix``, and goes
+            without a guard if there is none.
         codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative one is below the
             working directory of the server.
         client_name: How this client introduces itself to the server.
@@ -89,6 +97,8 @@ class CodexConfig:
     cwd: str | os.PathLike[str] | None = None
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
+    guard: bool = True
+    guard_python: str | os.PathLike[str] | None = None
     codex_home: str | os.PathLike[str] | None = None
     client_name: str = "trio_codex"
     client_title: str = "trio-codex"
@@ -131,13 +141,21 @@ class CodexConfig:
         return environment
 
     def home(self) -> Path:
-        """Give the ``CODEX_HOME`` that the server will use, whether it exists or not."""
+        """Return the ``CODEX_HOME`` that the server will use, whether it exists or not.
+
+        Raises:
+            SpawnError: There is none: neither ``CODEX_HOME`` nor ``HOME`` is set, and the user has no passwd entry.
+        """
         environment = self.environment()
-        home = environment.get("CODEX_HOME") or Path(environment.get("HOME", "~")).expanduser() / ".codex"
+        home = environment.get("CODEX_HOME") or Path(environment.get("HOME") or _own_home(), ".codex")
         return Path(self.cwd or "", home)
 
     def state_home(self) -> Path:
-        """Give the directory in which the server will keep its databases."""
+        """Return the directory in which the server will keep its databases.
+
+        Raises:
+            SpawnError: As :meth:`home`.
+        """
         directory = self.environment().get("CODEX_SQLITE_HOME")
         return Path(self.cwd or "", directory) if directory else self.home()
 
@@ -147,3 +165,19 @@ class CodexConfig:
             return list(self.launch_args_override)
         overrides = [part for override in self.config_overrides for part in ("-c", override)]
         return [binary, *overrides, "app-server"]
+
+
+def _own_home() -> Path:
+    """Return the home directory of this user, as a server looks for it that has no ``HOME``."""
+    if sys.platform == "win32":
+        return Path.home()
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise SpawnError(
+            "there is no home directory: HOME is not set, and this user has no passwd entry",
+            phase="find",
+            mend="Set HOME, or codex_home to the directory of the server's configuration and threads.",
+        ) from None

@@ -8,9 +8,14 @@ group it moved to. So "I have no child left" is the same as "nothing is left", a
 miss a daemon. It ends the tree when the server has died, when the client wants it (:data:`KILL`), and when the client is
 gone: its socket closed, or its process dead though a forked copy of it still holds the socket.
 
-The server gets the guard's stdin, stdout and stderr untouched, a session of its own, default signals, and exactly the
-arguments, environment and directory of the *plan*, a marshalled ``(argv, environ, cwd)`` in a file descriptor: neither
-the process list nor the guard's own environment shows it.
+It is two processes: the *keeper*, which the client starts, and the guard proper, which the keeper forks and which forks
+the server. Both are subreapers: when the guard is killed (by a system that is out of memory, say), its children become
+those of the keeper, which ends them. A guard whose keeper is killed ends the server as if the client were gone.
+
+The server gets the guard's stdin, stdout and stderr untouched, a session of its own, default signals with none blocked,
+as many descriptors as the hard limit allows, and exactly the arguments, environment and directory of the *plan*, a
+marshalled ``(argv, environ, cwd)`` in a file descriptor: neither the process list nor the guard's own environment shows
+it.
 
 The guard reports lines on the socket:
 
@@ -27,6 +32,7 @@ from __future__ import annotations
 import errno
 import marshal
 import os
+import resource
 import select
 import time
 
@@ -51,13 +57,20 @@ STRAGGLER_GRACE = 0.25
 """Seconds that what the server left behind gets between SIGTERM and SIGKILL: ``docker run`` stops its container then."""
 CHASE = 0.01
 """Seconds of each round that go into a chase, once some rounds have not been enough."""
+PARENT_POLL = 0.25
+"""Seconds between two looks whether the client is still there, where no descriptor can tell."""
 GIVE_UP = 30.0
 """Seconds of SIGKILL after which only what may not be killed (another user's) is left."""
+
+PID_LIMIT = 1 << 22
+"""No process id is as high, on any Linux."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
-IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+IGNORED = (
+    signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE
+)  # fmt: skip
 """The guard ends with the server or the client, and not before."""
 
 
@@ -76,8 +89,20 @@ class Process:
         self.start = int(fields[19])
 
 
+def table_is_ours() -> bool:
+    """Return whether ``/proc`` is there and numbers processes as we do: that of another namespace names strangers."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())
+    except OSError:
+        return False
+
+
 def look_up(pid: int) -> Process | None:
-    """Read one process from ``/proc``; ``None`` if it is gone."""
+    """Read one process from ``/proc``; ``None`` if it is gone, or if there is no table to read."""
+    return _read_process(pid) if table_is_ours() else None
+
+
+def _read_process(pid: int) -> Process | None:
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY)
     except OSError:
@@ -91,14 +116,16 @@ def look_up(pid: int) -> Process | None:
 
 
 def descendants(root: int) -> list[Process]:
-    """Return every process below ``root``, parents first, zombies included."""
+    """Return every process below ``root``, parents first, zombies included; none without a process table."""
+    if not table_is_ours():
+        return []
     try:
         names = os.listdir("/proc")
     except OSError:
         return []
     below: dict[int, list[Process]] = {}
     for name in names:
-        if name.isdigit() and (process := look_up(int(name))) is not None:
+        if name.isdigit() and (process := _read_process(int(name))) is not None:
             below.setdefault(process.parent, []).append(process)
     found = below.get(root, [])[:]
     for process in found:  # grows while it is walked
@@ -106,19 +133,46 @@ def descendants(root: int) -> list[Process]:
     return found
 
 
+def own_children() -> list[int]:
+    """Return our children without a process table: ask the system about every id that one of them can have.
+
+    All of them are younger than we are, and older than a child that is made now.
+    """
+    me = os.getpid()
+    youngest = os.fork()
+    if youngest == 0:
+        os._exit(0)
+    ids = [range(me + 1, youngest)] if youngest > me else [range(me + 1, PID_LIMIT), range(2, youngest)]
+    return [pid for each in ids for pid in each if _is_child(pid)]
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except OSError:
+        return False
+    return True
+
+
+def open_pidfd(pid: int) -> int:
+    """Return a descriptor that is readable once the process has ended; -1 where there is no such thing.
+
+    An old kernel has none, a sandbox may forbid it, and a Python that was built on old headers does not know it.
+    """
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
 def send_signal(process: Process, number: int) -> None:
     """Signal exactly this process, and not one that has got its id since."""
-    try:
-        fd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    except OSError:  # an old kernel, or a sandbox that forbids it
-        fd = -1
+    fd = open_pidfd(process.pid)
     try:
         now = look_up(process.pid)
         if now is None or now.start != process.start or now.zombie:
             return
-        if fd >= 0:
+        if fd >= 0 and hasattr(signal, "pidfd_send_signal"):
             signal.pidfd_send_signal(fd, number)
         else:
             os.kill(process.pid, number)
@@ -137,17 +191,12 @@ def kill_own(pid: int, number: int) -> None:
         pass  # not ours to signal: it has become another user
 
 
-def signal_below(root: int, number: int) -> None:
-    """Signal every process below ``root``."""
-    for process in descendants(root):
-        send_signal(process, number)
-
-
 class Guard:
-    """The state of one guard: its client, its server."""
+    """The state of one guard: its client, its keeper, its server."""
 
-    def __init__(self, control: int, client: int) -> None:
+    def __init__(self, control: int, client_fd: int) -> None:
         self.control = control
+        self.keeper = os.getppid()
         self.server = 0
         self.ended = False
         """The server has died."""
@@ -163,12 +212,9 @@ class Guard:
         self.poller = select.poll()
         self.poller.register(self.wake_up, select.POLLIN)
         self.poller.register(control, select.POLLIN)
-        self.client_fd = -1
-        try:
-            self.client_fd = os.pidfd_open(client)
-            self.poller.register(self.client_fd, select.POLLIN)
-        except OSError:
-            pass  # then the end of the socket alone tells
+        self.client_fd = client_fd
+        if client_fd >= 0:
+            self.poller.register(client_fd, select.POLLIN)
 
     def report(self, line: str) -> None:
         """Tell the client, if there still is one."""
@@ -178,7 +224,8 @@ class Guard:
             pass
 
     def lose_client(self) -> None:
-        """Watch the client no longer: what is gone is readable for ever."""
+        """Watch the client and the keeper no longer: what is gone is readable for ever."""
+        self.keeper = os.getppid()
         for fd in (self.control, self.client_fd):
             try:
                 self.poller.unregister(fd)
@@ -186,7 +233,7 @@ class Guard:
                 pass
 
     def wait(self, seconds: float | None) -> bool:
-        """Sleep until something happens; ``False`` if the client turns out to be gone."""
+        """Sleep until something happens; ``False`` if the client, or our keeper, turns out to be gone."""
         alive = True
         for fd, _ in self.poller.poll(None if seconds is None else max(0, seconds) * 1000):
             if fd == self.wake_up:
@@ -203,7 +250,7 @@ class Guard:
                     self.hurry = True
                 elif TERMINATE in commands:
                     self.signal_server(signal.SIGTERM)
-        return alive
+        return alive and os.getppid() == self.keeper
 
     def signal_server(self, number: int) -> None:
         """Signal the server. Its id is its own until :meth:`reap` gives it back."""
@@ -246,12 +293,12 @@ class Guard:
     def end_tree(self) -> None:
         """End everything that is left, and return when nothing is."""
         if self.reap() and not self.hurry:
-            signal_below(os.getpid(), signal.SIGTERM)
+            self.signal_all(signal.SIGTERM)
             self.linger(STRAGGLER_GRACE, until=lambda: self.hurry)
         pause = 0.001
         deadline = time.monotonic() + GIVE_UP
         while self.reap() and time.monotonic() < deadline:
-            self.kill_all()
+            self.signal_all(signal.SIGKILL)
             if pause > CHASE:
                 self.chase()
             self.linger(pause, until=lambda: False)
@@ -264,21 +311,29 @@ class Guard:
             if not self.wait(deadline - time.monotonic()):
                 self.lose_client()
 
-    def kill_all(self) -> None:
-        """SIGKILL for everything below.
+    def signal_all(self, number: int) -> None:
+        """Signal everything below.
 
-        Groups first. A chain of processes that fork and exit at once is faster than any scan, but a group dies as
-        one, and the id of a group stays its own as long as we have not reaped a member of it, which is our child.
+        SIGKILL goes to groups first. A chain of processes that fork and exit at once is faster than any scan, but a group
+        dies as one, and the id of a group stays its own as long as we have not reaped a member of it, which is our child.
         """
         me = os.getpid()
         found = descendants(me)
-        for group in {process.group for process in found if process.parent == me} - {os.getpgrp()}:
+        # Without a table only our own children are known. What is below them becomes ours as they end.
+        children = (
+            [process.pid for process in found if process.parent == me] if table_is_ours() else own_children()
+        )
+        for pid in children:
             try:
-                os.killpg(group, signal.SIGKILL)
+                if number == signal.SIGKILL and (group := os.getpgid(pid)) != os.getpgrp():
+                    os.killpg(group, number)
             except OSError:
                 pass
+        for pid in children:
+            kill_own(pid, number)
         for process in found:
-            send_signal(process, signal.SIGKILL)
+            if process.parent != me:
+                send_signal(process, number)
 
     def chase(self) -> None:
         """Kill children as fast as they can be seen.
@@ -288,7 +343,7 @@ class Guard:
         """
         me = os.getpid()
         deadline = time.monotonic() + CHASE
-        while time.monotonic() < deadline:
+        while table_is_ours() and time.monotonic() < deadline:
             try:
                 fd = os.open(f"/proc/{me}/task/{me}/children", os.O_RDONLY)
             except OSError:
@@ -336,6 +391,7 @@ def become_server(
             except (OSError, ValueError):
                 pass  # SIGKILL, SIGSTOP, and two that the C library keeps to itself
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        raise_descriptor_limit()
         if b"/" in argv[0]:
             os.execve(argv[0], argv, environ)
         os.execvpe(argv[0], argv, environ)
@@ -343,10 +399,26 @@ def become_server(
         return step, getattr(error, "errno", None) or errno.EIO
 
 
-def start_server(plan: int, guard: Guard) -> bool:
+def raise_descriptor_limit() -> None:
+    """Raise our soft limit of descriptors to the hard one: each command of the server costs it some."""
+    try:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # a sandbox forbids it: then the soft limit stays
+
+
+def let_go_of_streams() -> None:
+    """Hold neither the server's streams nor any directory."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    os.close(null)
+    os.chdir("/")
+
+
+def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], contained: bool) -> bool:
     """Start the server as ``plan`` says and report; tell whether it runs."""
-    prctl = load_prctl()
-    contained = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
     with open(plan, "rb") as file:
         argv, environ, cwd = marshal.load(file)
     me = os.getpid()
@@ -361,11 +433,7 @@ def start_server(plan: int, guard: Guard) -> bool:
     os.close(tell)
     problem = os.read(failure, 100)  # ends when the exec closes the other end
     os.close(failure)
-    null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-    os.chdir("/")
+    let_go_of_streams()
     if problem:
         os.waitpid(pid, 0)
         guard.report(problem.decode())
@@ -373,6 +441,26 @@ def start_server(plan: int, guard: Guard) -> bool:
     guard.server = pid
     guard.report(f"pid {pid} {contained:d}")
     return True
+
+
+def keep(child: int, control: int, client: int, client_fd: int) -> None:
+    """Be the keeper: wait for the guard proper, and end what it leaves behind when it is killed.
+
+    Without a descriptor for the client the guard cannot see its death; we can, as its child. Our own end tells the guard.
+    """
+    # Whoever has stopped the guard has not stopped the end: the client wakes us, and we wake the guard.
+    signal.signal(signal.SIGCONT, lambda number, frame: kill_own(child, signal.SIGCONT))
+    if client_fd < 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
+        while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            if os.getppid() != client:
+                return
+            signal.sigtimedwait((signal.SIGCHLD,), PARENT_POLL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    if os.waitpid(child, 0)[1] != 0:
+        guard = Guard(control, client_fd)
+        guard.hurry = True
+        guard.end_tree()
 
 
 def main(control: int, plan: int, client: int) -> None:
@@ -385,10 +473,28 @@ def main(control: int, plan: int, client: int) -> None:
     """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    # The client may have had it ignored, and then there would be no status to wait for.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Blocked signals are inherited: without SIGCHLD the end of the server would never be seen.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_inheritable(control, False)
-    guard = Guard(control, client)
-    # From here on the client's death is seen; if it died before, its id may be another's, and we have a new parent.
-    if os.getppid() == client and start_server(plan, guard):
+    prctl = load_prctl()
+    contained = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
+    client_fd = open_pidfd(client)
+    if os.getppid() != client:
+        os._exit(0)  # it has died, and its id may be another's; from here on its death is seen
+    me = os.getpid()
+    child = os.fork()
+    if child:
+        os.close(plan)
+        let_go_of_streams()
+        keep(child, control, client, client_fd)
+        os._exit(0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+    # Wakes us when the keeper is killed. (It has one thread, so "the parent thread has died" is the same as "it has".)
+    prctl(PR_SET_PDEATHSIG, signal.SIGCHLD)
+    guard = Guard(control, client_fd)
+    if guard.keeper == me and start_server(plan, guard, prctl, contained):
         guard.watch()
         guard.end_tree()
     os._exit(0)

@@ -8,30 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import marshal
 import os
 import signal
 import socket
 import subprocess
-import sys
 import warnings
 from typing import IO, TYPE_CHECKING, Final
 
 import trio
 
 from trio_codex._runtime import _guard
-from trio_codex._runtime._pipes import RECEIVE_BYTES, PipeReceiveStream, PipeSendStream
+from trio_codex._runtime._pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
 from trio_codex._runtime._process import ServerProcess, let_go, sip
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-STDIN_BYTES: Final = 256 * 1024
-STDOUT_BYTES: Final = 1024 * 1024
-"""Wanted capacities; the default is 64 KiB. Measured: 3.5 and 2 times the throughput. More for stdin adds little, and
-an unprivileged user may have 64 MiB in all; where that is used up the default stays."""
 
 _GUARD_CODE: Final = (
     f"import sys; sys.path.append({os.path.dirname(_guard.__file__)!r}); "
@@ -48,9 +41,12 @@ class GuardedProcess(ServerProcess):
     """
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None, python: str
     ) -> None:
         super().__init__(argv)
+        self.starter = f"its guard process, which {python} runs"
+        self._python = python
+        self._owner = os.getpid()
         self._owns = False
         """Whether there are descriptors to be closed."""
         self._cwd = cwd
@@ -66,70 +62,61 @@ class GuardedProcess(ServerProcess):
             )
         )
         try:
-            fds = self._start_guard(plan)
+            self._start_guard(plan)
         except OSError as error:
             raise SpawnError(
                 f"the guard process cannot be started: {error.strerror}",
                 phase="spawn",
-                mend=f"It is run by {sys.executable}; look at the limits on descriptors and processes.",
+                mend=f"It is run by {python}: set guard_python to another Python interpreter, or guard=False."
+                if isinstance(error, FileNotFoundError | PermissionError)
+                else "Look at the limits on descriptors and processes.",
                 binary=argv[0],
             ) from error
-        self._control.setblocking(False)
-        try:
-            self._guard_fd = os.pidfd_open(self._popen.pid)
-        except OSError:
-            self._guard_fd = -1
-        self._stdin = PipeSendStream(fds[0])
-        self._stdout, self._stderr = PipeReceiveStream(fds[1]), PipeReceiveStream(fds[2])
-        self.stdin, self.stdout = self._stdin, self._stdout
+        self.stdin, self.stdout = self._streams.stdin, self._streams.stdout
         self._owns = True
 
     def __del__(self) -> None:
-        if self._owns:
+        if self._owns and os.getpid() == self._owner:  # a forked copy of us owns nothing
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
             # Nobody can be waiting for them. The guard takes the end of the socket as its order; the streams close
             # themselves.
-            self._control.close()
+            _hang_up(self._control)
             if self._guard_fd >= 0:
                 os.close(self._guard_fd)
             let_go(self._popen)
 
-    def _start_guard(self, plan: bytes) -> list[int]:
-        """Start the guard; return our ends of stdin, stdout and stderr. If it fails, nothing stays open."""
+    def _start_guard(self, plan: bytes) -> None:
+        """Start the guard. If that fails, in whatever way, no descriptor stays open and no process runs."""
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            mine: list[int] = []
-            lent: list[int] = []
-            for end in (1, 0, 0):  # we write to stdin, and read the others
-                pair = os.pipe()
-                ours.callback(os.close, pair[end])
-                theirs.callback(os.close, pair[1 - end])
-                mine.append(pair[end])
-                lent.append(pair[1 - end])
-            for fd, size in zip(mine, (STDIN_BYTES, STDOUT_BYTES), strict=False):
-                with contextlib.suppress(OSError):
-                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
+            theirs.enter_context(above_standard_streams())
+            self._streams = ServerStreams()
+            ours.callback(self._streams.close)
+            theirs.callback(self._streams.close_lent)
             self._control, control = socket.socketpair()
             ours.enter_context(self._control)
             theirs.enter_context(control)
+            self._control.setblocking(False)
             file = theirs.enter_context(_open_anonymous())
             file.write(plan)
             file.seek(0)
             passed = (control.fileno(), file.fileno())
+            stdin, stdout, stderr = self._streams.lent
             self._popen = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _GUARD_CODE, "guard", *map(str, passed), str(os.getpid())],
-                stdin=lent[0],
-                stdout=lent[1],
-                stderr=lent[2],
+                [self._python, "-I", "-S", "-c", _GUARD_CODE, "guard", *map(str, passed), str(os.getpid())],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
                 pass_fds=passed,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
             )
+            ours.callback(let_go, self._popen)
+            self._guard_fd = _guard.open_pidfd(self._popen.pid)
             ours.pop_all()
-        return mine
 
     async def drain_stderr(self) -> None:
         await trio.lowlevel.checkpoint()
         with contextlib.suppress(trio.ClosedResourceError):
-            while chunk := await self._stderr.receive_some(RECEIVE_BYTES):
+            while chunk := await self._streams.stderr.receive_some(RECEIVE_BYTES):
                 self.stderr.feed(chunk)
 
     def terminate(self) -> None:
@@ -149,14 +136,17 @@ class GuardedProcess(ServerProcess):
         self._sip_stderr()
         self._closed = True
         self._owns = False
-        for stream in (self._stdin, self._stdout, self._stderr):
-            stream.close()
+        self._streams.close()
         trio.lowlevel.notify_closing(self._control)
-        self._control.close()
+        _hang_up(self._control)
         if self._guard_fd >= 0:
             trio.lowlevel.notify_closing(self._guard_fd)
             os.close(self._guard_fd)
         if self._popen.poll() is None:
+            if self.pid is None:
+                # What has not started the server by now is no guard that we know, and does as it likes. A guard that has
+                # only just begun sees the death of its keeper, and ends what it started.
+                self._popen.kill()
             let_go(self._popen)
         self._stopped.set()
 
@@ -179,12 +169,12 @@ class GuardedProcess(ServerProcess):
                 await trio.lowlevel.wait_readable(self._guard_fd)
             else:
                 await trio.sleep(0.002)
-        self._listen()
-        self._listen()  # the end of file, behind what it said last
+        # The end of the socket comes behind what was said last, and once both processes of the guard have gone.
+        await self._settle(lambda: False)
         await trio.lowlevel.checkpoint()
 
     def _close_stdin(self) -> None:
-        self._stdin.close()
+        self._streams.stdin.close()
 
     def _command(self, command: bytes) -> None:
         if not self._closed and not self._guard_gone:
@@ -227,7 +217,8 @@ class GuardedProcess(ServerProcess):
         if self.pid is None:
             self._failure = self._spawn_error(
                 "the guard process ended before it could start the server",
-                f"It is run by {sys.executable}, which must be a Python interpreter that works with -I -S.",
+                f"It is run by {self._python}: set guard_python to a Python interpreter that works with -I -S,"
+                " or guard=False.",
             )
         else:
             # The guard reports the server's end before it gives back its id: without that report the one that was
@@ -237,7 +228,7 @@ class GuardedProcess(ServerProcess):
             self.returncode = -signal.SIGKILL
 
     def _sip_stderr(self) -> None:
-        sip(self._stderr, self.stderr)
+        sip(self._streams.stderr, self.stderr)
 
     def _explain(self, step: str, number: int) -> Callable[[], SpawnError]:
         """Turn what the guard said of a failed start into the error for each who waits for it."""
@@ -271,6 +262,13 @@ class GuardedProcess(ServerProcess):
             return error
 
         return make
+
+
+def _hang_up(control: socket.socket) -> None:
+    """Close the socket to the guard, so that it sees the end also where a forked copy of us holds on to it."""
+    with contextlib.suppress(OSError):
+        control.shutdown(socket.SHUT_RDWR)
+    control.close()
 
 
 def _open_anonymous() -> IO[bytes]:

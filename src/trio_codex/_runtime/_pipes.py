@@ -1,22 +1,38 @@
-"""Our ends of a pipe, as streams that try before they wait: Unix.
+"""Our ends of a server's standard streams, as streams that try before they wait: Unix.
 
-They own a descriptor, and know nothing of processes or lines. Trio's own stream takes a turn of the scheduler before each
+They own a descriptor, and know nothing of lines. Trio's own stream takes a turn of the scheduler before each
 read and each write, a quarter of what a round trip to a server costs. These take none where they wait anyway.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
 from abc import abstractmethod
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+SEND_BYTES: Final = 256 * 1024
+"""Wanted capacity of stdin. The system bounds it, and where it does the default stays."""
+
+PIPE_BYTES: Final = 1024 * 1024
+"""Wanted capacity of stdout, next to 64 KiB by default. Measured: twice the throughput. An unprivileged user may have
+64 MiB in all; where that is used up the default stays."""
 
 RECEIVE_BYTES: Final = 64 * 1024
 """What is read at once if nobody says how much: the default capacity of a pipe."""
 
 CLOSED: Final = "the pipe was closed on this side"
+
+_NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
+_F_SETPIPE_SZ: Final = 1031
+"""``fcntl.F_SETPIPE_SZ``, which a Python that was built on old headers does not have."""
 
 
 class DirectSendStream(trio.abc.SendStream):
@@ -73,11 +89,34 @@ class _PipeEnd:
 
 
 class PipeSendStream(_PipeEnd, DirectSendStream):
-    """The end of a pipe that is written to. Owns the descriptor that it is given."""
+    """The end of a server's stdin that is written to: one of a pair of sockets. Owns the socket that it is given.
+
+    A socket, because two things that a pipe does are not wanted. Writing to a pipe that nobody reads kills a program in
+    which SIGPIPE has its default action, and a pipe ends for the server only when every forked copy of us has closed it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        super().__init__(sock.fileno())
+        self._owner = os.getpid()
+
+    def __del__(self) -> None:
+        self._fd = -1
+        self._socket.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            trio.lowlevel.notify_closing(fd)
+            # The end for everybody, also where a forked copy of us holds on; such a copy must not end it for us.
+            if os.getpid() == self._owner:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_WR)
+            self._socket.close()
 
     def send_nowait(self, data: bytes | memoryview) -> int:
         try:
-            return os.write(self._fd, data)
+            return self._socket.send(data, _NO_SIGNAL)
         except BlockingIOError:
             return 0
         except OSError as error:
@@ -141,6 +180,75 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
             _fail(error)
         self._emptied = len(data) < size
         return data
+
+
+class ServerStreams:
+    """The three standard streams of a server: our ends, and those that the server is to get.
+
+    Attributes:
+        stdin: Where we write.
+        stdout: Where we read.
+        stderr: Where we read, too.
+        lent: The descriptors of the other ends, in that order; closed by :meth:`close_lent`.
+
+    Raises:
+        OSError: There are no descriptors left. None stays open.
+    """
+
+    def __init__(self) -> None:
+        with contextlib.ExitStack() as stack:
+            ours, theirs = socket.socketpair()
+            stack.callback(theirs.close)
+            with contextlib.suppress(OSError):
+                ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+            self.stdin = PipeSendStream(ours)
+            stack.callback(self.stdin.close)
+            self.stdout, stdout = self._open_pipe(stack)
+            self.stderr, stderr = self._open_pipe(stack)
+            _enlarge(self.stdout.fileno())
+            stack.pop_all()
+        self.lent = [theirs.detach(), stdout, stderr]
+
+    def _open_pipe(self, stack: contextlib.ExitStack) -> tuple[PipeReceiveStream, int]:
+        read, write = os.pipe()
+        stack.callback(os.close, write)
+        stream = PipeReceiveStream(read)
+        stack.callback(stream.close)
+        return stream, write
+
+    def close_lent(self) -> None:
+        """Close the ends of the server, once it has them."""
+        while self.lent:
+            os.close(self.lent.pop())
+
+    def close(self) -> None:
+        """Close our ends, without a checkpoint."""
+        for stream in (self.stdin, self.stdout, self.stderr):
+            stream.close()
+
+
+@contextlib.contextmanager
+def above_standard_streams() -> Generator[None]:
+    """Keep descriptors that the body opens off 0, 1 and 2, where one of those is closed, as in a daemon.
+
+    What somebody prints there must not come out as a line for the server.
+    """
+    fillers: list[int] = []
+    try:
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            fillers.append(fd)
+        os.close(fd)
+        yield
+    finally:
+        for fd in fillers:
+            os.close(fd)
+
+
+def _enlarge(fd: int) -> None:
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _fail(error: OSError) -> NoReturn:

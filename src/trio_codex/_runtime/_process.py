@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -19,12 +20,11 @@ import trio
 
 from trio_codex._runtime._pipes import RECEIVE_BYTES
 from trio_codex._runtime._stderr import StderrRing
+from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Protocol
-
-    from trio_codex.errors import SpawnError
 
     class _Pollable(Protocol):
         def poll(self) -> int | None: ...
@@ -36,6 +36,8 @@ SIGTERM; but one whose stdout nobody drains never ends on EOF."""
 
 END_BOUND: Final = 1.0
 """Seconds, past the grace, for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
+
+_PYTHON_NAME: Final = re.compile(r"(?:python|pypy|graalpy)", re.IGNORECASE)
 
 _unreaped: list[_Pollable] = []
 """Children that were let go before they had ended: taken in at the next spawn, so that none stays a zombie for long."""
@@ -53,6 +55,7 @@ class ServerProcess(ABC):
         pid: The process id of the server itself; ``None`` until :meth:`started` has returned.
         returncode: Its exit status, negative for a signal; ``None`` while it runs or if nobody can know.
         contained: Whether nothing below it can escape its end.
+        starter: What is to start the server, in words: the subject of an error when it takes too long.
     """
 
     stdin: trio.abc.SendStream
@@ -64,6 +67,7 @@ class ServerProcess(ABC):
         self.pid: int | None = None
         self.returncode: int | None = None
         self.contained = False
+        self.starter = "the system"
         self._argv = argv
         self._failure: Callable[[], SpawnError] | None = None
         self._closed = False
@@ -100,7 +104,7 @@ class ServerProcess(ABC):
 
         Raises:
             SpawnError: It never started.
-            trio.ClosedResourceError: :meth:`abandon`, or the bound of :meth:`stop`, came first.
+            trio.ClosedResourceError: :meth:`abandon`, or the bound of :meth:`stop`, came first: the tree may end later.
         """
         await self._settle(lambda: self.returncode is not None)
         if self.returncode is None:
@@ -226,6 +230,7 @@ def spawn_server(
     env: Mapping[str, str],
     cwd: str | os.PathLike[str] | None = None,
     guarded: bool | None = None,
+    guard_python: str | None = None,
 ) -> ServerProcess:
     """Begin to start a server. Synchronous, so that nothing can come between it and a ``try``.
 
@@ -235,23 +240,45 @@ def spawn_server(
         argv: What to run. Without a slash it is looked for on the ``PATH`` of ``env``.
         env: Its whole environment: nothing is inherited, nothing added.
         cwd: Its working directory, or ``None`` for ours.
-        guarded: Whether under a guard process: ``None`` for where that works (Linux).
+        guarded: Whether under a guard process; ``None`` for where that works: on Linux, if there is an interpreter.
+        guard_python: The interpreter that runs the guard; ``None`` for the one of :func:`find_guard_python`.
 
     Raises:
         SpawnError: Its pipes or its guard could not be made. An ``OSError`` is its cause.
         ValueError: ``argv`` is empty, or something in it or in ``env`` cannot be passed to any program.
     """
     _check(argv, env, cwd)
+    python = guard_python or find_guard_python()
     if guarded is None:
-        # A frozen program is its own sys.executable and would run itself as the guard.
-        guarded = sys.platform == "linux" and bool(sys.executable) and not getattr(sys, "frozen", False)
+        guarded = sys.platform == "linux" and python is not None
     if guarded:
         from trio_codex._runtime._guarded import GuardedProcess
 
-        return GuardedProcess(argv, env, cwd)
+        if python is None:
+            raise SpawnError(
+                "there is no Python interpreter to run the guard process",
+                phase="spawn",
+                mend="Set guard_python to one, or guard=False.",
+                binary=argv[0],
+            )
+        return GuardedProcess(argv, env, cwd, python)
     from trio_codex._runtime._proctree import GroupProcess
 
     return GroupProcess(argv, env, cwd)
+
+
+def find_guard_python() -> str | None:
+    """Return the Python interpreter that runs this program, or else one of its installation; ``None`` if there is none.
+
+    A frozen program is its own ``sys.executable``, and that of a program that embeds Python is the program: either would
+    run itself in place of the guard.
+    """
+    own = sys.executable
+    if own and not getattr(sys, "frozen", False) and _PYTHON_NAME.match(os.path.basename(own)):
+        return own
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    candidates = (os.path.join(prefix, "bin", name) for prefix in (sys.exec_prefix, sys.base_exec_prefix))
+    return next((path for path in candidates if os.access(path, os.X_OK)), None)
 
 
 def _check(argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:

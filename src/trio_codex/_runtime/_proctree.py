@@ -1,8 +1,8 @@
-"""The server process where there is no guard: everything but Linux. Best effort, and untested by users on Windows.
+"""The server process without a guard: everywhere but on Linux, and there where no interpreter can run one.
 
-The server leads a process group of its own. What is below it is looked up with psutil while the server lives, because
-afterwards nothing leads from it to what it left behind: a process that was started in the meantime, in another group,
-survives.
+Best effort, and untested by users on Windows. The server leads a process group of its own. What is below it is looked up
+while the server lives (in ``/proc``, elsewhere with psutil), because afterwards nothing leads from it to what it left
+behind: a process that was started in the meantime, or whose parent has ended, survives in another group.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_codex._runtime._pipes import RECEIVE_BYTES
+from trio_codex._runtime._pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
 from trio_codex._runtime._process import END_BOUND, ServerProcess, let_go, sip
 from trio_codex.errors import SpawnError
 
@@ -42,7 +43,10 @@ class GroupProcess(ServerProcess):
         self._starting = trio.Lock()
         self._known = trio.Event()
         """Whether there is a process has been decided."""
-        self._tree: list[Any] = []
+        self._streams: ServerStreams | None = None
+        """Our own pipes; on Windows there are those of Trio."""
+        self._tree: list[Callable[[], None]] = []
+        """What kills each process that was seen below the server, if it is still the same."""
 
     async def started(self) -> int:
         async with self._starting:
@@ -55,36 +59,52 @@ class GroupProcess(ServerProcess):
         try:
             # mypy and pyright choose the signature by platform; this is the one call for all of them.
             open_process: Any = trio.lowlevel.open_process
-            process: trio.Process = await open_process(
-                list(self._argv),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=dict(self._env),
-                cwd=self._cwd,
-                **_own_group(),
-            )
+            # Trio opens a descriptor of its own, too.
+            with above_standard_streams(), contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+                lent: Sequence[int] = (subprocess.PIPE,) * 3
+                if sys.platform != "win32":
+                    self._streams = ServerStreams()
+                    ours.callback(self._streams.close)
+                    theirs.callback(self._streams.close_lent)
+                    lent = self._streams.lent
+                process: trio.Process = await open_process(
+                    list(self._argv),
+                    stdin=lent[0],
+                    stdout=lent[1],
+                    stderr=lent[2],
+                    env=dict(self._env),
+                    cwd=self._cwd,
+                    **_own_group(),
+                )
+                ours.pop_all()
         except OSError as error:
             self._failure = self._refusal(error)
             await trio.lowlevel.checkpoint()
             return
-        assert process.stdin is not None
-        assert process.stdout is not None
         self._process = process
+        _raise_descriptor_limit(process.pid)
         if self._closed:  # meanwhile somebody gave up
             self._let_go()
             with trio.move_on_after(END_BOUND, shield=True):
                 await process.wait()
             return
-        self.stdin, self.stdout = process.stdin, process.stdout
+        self.stdin, self.stdout, _ = self._ends()
         self.pid = process.pid
+
+    def _ends(self) -> tuple[Any, Any, Any]:
+        """Return our ends of stdin, stdout and stderr."""
+        assert self._process is not None
+        owner: Any = self._process if self._streams is None else self._streams
+        return owner.stdin, owner.stdout, owner.stderr
 
     def _refusal(self, error: OSError) -> Callable[[], SpawnError]:
         def make() -> SpawnError:
             refusal = SpawnError(
-                f"the server cannot be run: {error.strerror}: {error.filename}",
+                f"the server cannot be run: {error.strerror}{f': {error.filename}' if error.filename else ''}",
                 phase="spawn",
-                mend="Pass the path of a codex binary for this system as codex_bin, and a cwd that exists.",
+                mend="Look at the limits on descriptors and processes."
+                if error.filename is None
+                else "Pass the path of a codex binary for this system as codex_bin, and a cwd that exists.",
                 binary=self._argv[0],
             )
             refusal.__cause__ = error
@@ -93,9 +113,10 @@ class GroupProcess(ServerProcess):
         return make
 
     async def drain_stderr(self) -> None:
-        if self._process is not None and self._process.stderr is not None:
+        if self._process is not None:
+            _, _, stderr = self._ends()
             with contextlib.suppress(trio.ClosedResourceError):
-                while chunk := await self._process.stderr.receive_some(RECEIVE_BYTES):
+                while chunk := await stderr.receive_some(RECEIVE_BYTES):
                     self.stderr.feed(bytes(chunk))
         await trio.lowlevel.checkpoint()
 
@@ -129,8 +150,8 @@ class GroupProcess(ServerProcess):
         if self._process.poll() is None:
             self._process.kill()
             let_go(self._process)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            _close(stream)
+        for stream in self._ends():
+            stream.close()
 
     async def _settle(self, done: Callable[[], bool]) -> None:
         await self._known.wait()
@@ -145,7 +166,7 @@ class GroupProcess(ServerProcess):
         assert self._process is not None
         returncode = await self._process.wait()
         if sys.platform != "win32":
-            sip(self._process.stderr, self.stderr)
+            sip(self._ends()[2], self.stderr)
         self.returncode = returncode
         scope.cancel()
 
@@ -161,18 +182,25 @@ class GroupProcess(ServerProcess):
             self._known.set()
         else:
             self._look_below()
-            _close(self._process.stdin)
+            self._ends()[0].close()
 
     def _look_below(self) -> None:
         """Remember what is below the server: once it has died, nobody can tell any more."""
         if self._process is None:
+            return
+        if sys.platform == "linux":
+            from trio_codex._runtime import _guard
+
+            below = _guard.descendants(self._process.pid)
+            self._tree += [partial(_guard.send_signal, process, signal.SIGKILL) for process in below]
             return
         try:
             psutil: Any = importlib.import_module("psutil")
         except ImportError:
             return  # the group is all that is known
         with contextlib.suppress(psutil.Error):  # gone, a zombie, or not ours to see
-            self._tree += psutil.Process(self._process.pid).children(recursive=True)
+            below = psutil.Process(self._process.pid).children(recursive=True)
+            self._tree += [process.kill for process in below]
 
     def _kill_below(self) -> None:
         """Kill what was seen below, and the group."""
@@ -180,18 +208,45 @@ class GroupProcess(ServerProcess):
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-        for process in self._tree:
-            with contextlib.suppress(Exception):  # psutil checks that it is still the same process
-                process.kill()
+        for kill in self._tree:
+            with contextlib.suppress(Exception):  # psutil says if it has gone
+                kill()
 
 
 def _own_group() -> dict[str, Any]:
     if sys.platform == "win32":
         return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-    return {"start_new_session": True}
+    return {"start_new_session": True, "preexec_fn": _signal_reset()}
 
 
-def _close(stream: Any) -> None:
-    """Close a stream of a process without a checkpoint: all of Trio's can, but their base classes do not say so."""
-    if stream is not None:
-        stream.close()
+def _signal_reset() -> Callable[[], None] | None:
+    """Return what gives a child default signals, none of them blocked; ``None`` if it has them anyway.
+
+    It runs Python between fork and exec, which a program with threads had better not do, so only where it is needed.
+    """
+    assert sys.platform != "win32"
+    ignored = [
+        number
+        for number in signal.valid_signals()
+        # subprocess gives back the two that Python itself ignores.
+        if number not in (signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(number) == signal.SIG_IGN
+    ]
+    if not ignored and not signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        return None
+
+    def reset() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    return reset
+
+
+def _raise_descriptor_limit(pid: int) -> None:
+    """Raise the soft limit of descriptors of a server to the hard one: each of its commands costs it some."""
+    if sys.platform == "linux":
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or a sandbox forbids it
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 from collections import deque
@@ -25,7 +24,7 @@ from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
 from trio_codex.cli._render import Screen, duration
 from trio_codex.cli._run import INTERRUPTED, Notes, choose_policy
 from trio_codex.cli._terminal import NobodyThereError, StdinLines, find_terminal
-from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence
+from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence, working_directory
 from trio_codex.cli._threads import first, show_items, table
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RpcError, TurnFailed, TurnLost
 
@@ -68,7 +67,7 @@ async def converse(
         notes = Notes(screen)
         logging.getLogger("trio_codex").addHandler(notes)
         stack.callback(logging.getLogger("trio_codex").removeHandler, notes)
-        directory = cwd or os.getcwd()
+        directory = cwd or working_directory()
         asker = None
         if approve in (None, "ask"):
             terminal = sys.stdin.fileno() if isinstance(screen, ChatScreen) else find_terminal()

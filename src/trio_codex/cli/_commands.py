@@ -5,7 +5,10 @@ Kept light, so that ``--help`` is fast: what a command does is imported when it 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
+import os
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,7 +16,7 @@ import click
 import trio
 
 from trio_codex import CodexConfig, Sandbox, __version__
-from trio_codex.cli import missing_extra
+from trio_codex.cli import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
 
@@ -21,9 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
 F = TypeVar("F", bound="Callable[..., Any]")
-
-INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C ended, as shells have it."""
 
 DEFAULT_GRACE = 5.0
 """Seconds for the server to exit by itself, as in ``CodexConfig``."""
@@ -153,7 +153,7 @@ def run_command(prompt: str, **options: Any) -> int:
     from trio_codex.cli._run import run_turn
 
     if prompt == "-":
-        prompt = sys.stdin.buffer.read().decode("utf-8", "replace")
+        prompt = _read_stdin()
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
     return _execute(run_turn, prompt, config=_config(options), **options)
@@ -303,6 +303,13 @@ def replay_command(file: str, speed: float | None) -> int:
     return _execute(show, file, speed=speed)
 
 
+def _read_stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8", "replace")
+    except OSError as exc:
+        raise CommandFailed(f"stdin cannot be read: {exc.strerror or exc}") from exc
+
+
 def _config(options: dict[str, Any]) -> CodexConfig:
     """Take what is about the server out of the options."""
     start_timeout = options.pop("start_timeout")
@@ -324,13 +331,30 @@ def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any)
         return trio.run(main)
     except KeyboardInterrupt:
         raise CommandFailed("interrupted", INTERRUPTED) from None
+    except OSError as exc:
+        # Here already, because click would exit on a broken pipe by itself and leave its own wrapper around stdout.
+        raise CommandFailed(_refusal(exc)) from exc
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run the command line; whatever goes wrong is one line on stderr. Give the exit status."""
+    """Run the command line and return its exit status; whatever goes wrong is one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    status = _run(args)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as exc:
+            # What is still buffered would fail again when the interpreter ends, with a traceback.
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
+            status = status or _complain(_refusal(exc))
+    return status
+
+
+def _run(args: Sequence[str] | None) -> int:
     try:
         status = cli.main(args, prog_name="trio-codex", standalone_mode=False)
     except click.ClickException as exc:
@@ -343,12 +367,27 @@ def run(args: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as exc:
         return _complain(missing_extra(exc).removeprefix("trio-codex: "))
+    except OSError as exc:
+        return _complain(_refusal(exc))
     return status if isinstance(status, int) else 0
 
 
 def _complain(line: str, status: int = 1) -> int:
-    click.echo(f"trio-codex: {line}", err=True)
+    if line:
+        with contextlib.suppress(OSError):  # stderr cannot be written either: the status has to do
+            click.echo(f"trio-codex: {line}", err=True)
     return status
+
+
+def _refusal(error: OSError) -> str:
+    """Return in one line what the system refused; nothing where the reader of the output has left, as ``head`` does."""
+    if error.errno == errno.EPIPE:
+        return ""
+    if error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
+    if error.errno in (errno.ENOSPC, errno.EIO):
+        return f"the output cannot be written: {error.strerror}"
+    return one_line(error.strerror or str(error))
 
 
 def _usage(error: click.ClickException) -> str:

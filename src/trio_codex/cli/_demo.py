@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import trio
-from rich.console import Console
 from rich.text import Text
 
 from trio_codex import CodexConfig, Sandbox, TurnStatus, open_codex, policies
-from trio_codex.cli._render import duration
+from trio_codex.cli._render import OutputConsole, duration
 from trio_codex.cli._text import CommandFailed, explain, printable, script_of, sentence
 from trio_codex.errors import CodexError
 from trio_codex.testing import MockModel, offline_home
@@ -56,7 +55,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, markup=False, emoji=False)
+        self.console = OutputConsole(highlight=False, markup=False, emoji=False)
         self.title = "starting the server"
         self._number = 0
         self._is_mid_line = False

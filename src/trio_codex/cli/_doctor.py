@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 import click
 import trio
-from rich.console import Console
 from rich.text import Text
 
 from trio_codex import Sandbox, __version__, open_codex, wire
 from trio_codex.binary import TESTED, Binary, check_version, find_binary, read_version
-from trio_codex.cli._render import duration
+from trio_codex.cli._render import OutputConsole, duration
 from trio_codex.cli._text import explain, one_line, sentence
 from trio_codex.errors import CodexError, SpawnError, StartError, StartTimeout
 
@@ -315,7 +314,7 @@ def _print_json(examination: Examination) -> None:
 
 
 def _print_table(examination: Examination) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = OutputConsole(highlight=False, markup=False, emoji=False)
     console.print(Text.assemble(("trio-codex doctor", "bold"), f" {__version__}"))
     width = max((len(finding.name) for finding in examination.findings), default=0)
     for finding in examination.findings:

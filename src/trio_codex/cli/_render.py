@@ -41,6 +41,14 @@ DIFF_STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
 PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yellow"), "pending": ("·", "dim")}
 
 
+class OutputConsole(Console):
+    """A console whose broken pipe is an error like any other, and not a silent exit."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again; rich calls this where it is handled."""
+        raise
+
+
 class Screen:
     """Stdout for the answer and stderr for everything else, which may be one terminal.
 
@@ -55,7 +63,7 @@ class Screen:
     def __init__(self, *, stderr: bool = True) -> None:
         self.lock = trio.Lock()
         self.live = sys.stdout.isatty()
-        self._console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+        self._console = OutputConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
         if not self._console.is_terminal:
             self._console.width = max(WIDTH, self._console.width)
         self._is_mid_line = False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from trio_codex import Codex, TurnStatus, open_codex, policies, wire
 from trio_codex.cli._ask import Asker, declining
 from trio_codex.cli._render import Progress, Screen, duration
 from trio_codex.cli._terminal import find_terminal
-from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
+from trio_codex.cli._text import CommandFailed, explain, one_line, sentence, working_directory
 from trio_codex.errors import TurnFailed, TurnLost
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ async def run_turn(
     """
     screen = Screen()
     logging.getLogger("trio_codex").addHandler(Notes(screen))
-    directory = cwd or os.getcwd()
+    directory = cwd or working_directory()
     terminal = find_terminal() if approve in (None, "ask") else None
     asker = None if terminal is None else Asker(screen, terminal, directory)
     approval_policy, policy = choose_policy(screen, approve, asker)
@@ -148,4 +148,6 @@ class Notes(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")
+        # The library's tasks must not fail where stderr cannot be written; the command's next line does.
+        with contextlib.suppress(OSError):
+            self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import click
 import trio
-from rich.console import Console
 from rich.text import Text
 
 from trio_codex import __version__
 from trio_codex.binary import TESTED, find_binary, read_version
 from trio_codex.cli._drift import Difference, NotASchema, compare
+from trio_codex.cli._render import OutputConsole
 from trio_codex.cli._text import CommandFailed, one_line, printable
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _write_json(binary: Binary, version: str | None, differences: Sequence[Diffe
 
 
 def _write_lists(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = OutputConsole(highlight=False, markup=False, emoji=False)
     console.print(
         Text.assemble(
             ("trio-codex doctor --schema", "bold"),

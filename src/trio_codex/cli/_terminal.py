@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import trio
 from rich.text import Text
 
+from trio_codex.cli._text import CommandFailed
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -96,7 +98,10 @@ class StdinLines:
             await trio.lowlevel.wait_readable(self._descriptor)
         except PermissionError:  # a file: it is always readable, and epoll does not take it
             await trio.lowlevel.checkpoint()
-        chunk = os.read(self._descriptor, 65536)
+        try:
+            chunk = os.read(self._descriptor, 65536)
+        except OSError as exc:
+            raise CommandFailed(f"stdin cannot be read: {exc.strerror}") from exc
         self._unread += chunk
         self._has_ended = not chunk
 

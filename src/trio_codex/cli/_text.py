@@ -46,6 +46,20 @@ class CommandFailed(Exception):
         self.status = status
 
 
+def working_directory() -> str:
+    """Return the working directory.
+
+    Raises:
+        CommandFailed: It is gone.
+    """
+    try:
+        return os.getcwd()
+    except OSError as error:
+        raise CommandFailed(
+            f"the working directory is gone ({error.strerror}); pass another as --cwd"
+        ) from error
+
+
 def printable(text: str, *, strict: bool = False) -> str:
     r"""Replace characters that act on the terminal by escapes such as ``\x1b``; newlines and tabs stay.
 

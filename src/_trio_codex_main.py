@@ -1,0 +1,22 @@
+"""The entry point of the ``trio-codex`` command.
+
+It stands beside the package, whose import takes most of the start: a Ctrl-C during that import is quiet, too.
+"""
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+else:
+    # The public module builds its enums first, and each moment counts here.
+    import _signal as signal
+
+
+def main() -> None:
+    """Run the command line, and exit with its status."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+    from trio_codex.cli import main as run
+
+    run()
