@@ -116,6 +116,11 @@ MUTATIONS = [
         "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
+        "G4", "a log handler that raises ends the session", "_core/_log.py",
+        "            _report(exc)\n", "            raise\n",
+        "tests/requests/test_reader.py::test_a_log_handler_that_raises_ends_no_session",
+    ),
+    Mutation(
         "G5", "who waits is not told of the end", "_runtime/_connection.py",
         "            call.settle(None, self.death.exception())\n", "            pass\n",
         "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
@@ -221,7 +226,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G15", "asyncio is imported", "_runtime/_connection.py",
-        "import logging\n", "import asyncio\nimport logging\n",
+        "import trio\n\n", "import asyncio\n\nimport trio\n\n",
         "tests/test_layering.py::test_importing_the_client_imports_no_other_runtime_and_no_optional_package",
     ),
     Mutation(

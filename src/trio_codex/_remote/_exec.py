@@ -6,7 +6,6 @@ way to end a command, SIGKILL for its process group; the answer to the request i
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
     from trio_codex._client._session import Session
     from trio_codex._runtime._call import Call
     from trio_codex._turns._event import Event
-
-logger = logging.getLogger("trio_codex")
 
 METHOD: Final = "command/exec"
 OUTPUT_METHOD: Final = "command/exec/outputDelta"

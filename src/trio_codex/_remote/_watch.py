@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self
 
 import trio
 
 from trio_codex import wire
+from trio_codex._core._log import logger
 from trio_codex.errors import CodexError
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from trio_codex._client._session import Session
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._turns._event import Event
-
-logger = logging.getLogger("trio_codex")
 
 METHOD: Final = "fs/changed"
 

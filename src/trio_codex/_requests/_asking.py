@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -11,6 +10,7 @@ import trio
 from trio_codex._client._router import UNKNOWN_REQUEST_METHOD
 from trio_codex._core._exceptions import describe_error
 from trio_codex._core._json import UNREADABLE
+from trio_codex._core._log import logger
 from trio_codex._requests._audit import DecidedBy, Entry
 from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
 from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from trio_codex._requests._approvals import Approvals
     from trio_codex._runtime._dispatch import Outcome
     from trio_codex._turns._turn_state import ThreadState
-
-logger = logging.getLogger("trio_codex")
 
 METHOD_NOT_FOUND: Final = -32601
 

@@ -6,13 +6,13 @@ called on the reader and must not wait.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from trio_codex._core._framing import Frame, Line, LineBuffer, OversizeLine
+from trio_codex._core._log import logger
 from trio_codex._core._rpc import (
     Inbound,
     Junk,
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from trio_codex._runtime._call import Lane
     from trio_codex._runtime._instruments import ServerRequestOutcome
     from trio_codex._runtime._nursery import Services
-
-logger = logging.getLogger("trio_codex")
 
 CHUNK_BYTES: Final = 64 * 1024
 """What is read at once: it stays in the cache of the processor."""
