@@ -121,6 +121,11 @@ MUTATIONS = [
         "tests/requests/test_reader.py::test_a_log_handler_that_raises_ends_no_session",
     ),
     Mutation(
+        "G4", "a session imports from disk", "_client/_loading.py",
+        "    hold(HELD)\n", "",
+        "tests/client/test_loading.py::test_a_session_of_every_kind_imports_nothing",
+    ),
+    Mutation(
         "G5", "who waits is not told of the end", "_runtime/_connection.py",
         "            call.settle(None, self.death.exception())\n", "            pass\n",
         "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",

@@ -33,7 +33,6 @@ from trio_codex.errors import (
     describe_exit,
 )
 from trio_codex.instruments._base import Instrument, ProcessRecord
-from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -190,8 +189,10 @@ class Opening:
         with trio.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
                 process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
-                # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
-                _convert.preload()
+                # While the server boots.
+                from trio_codex._client._loading import load
+
+                load()
                 pid = await process.started()
                 self._note_spawned(pid)
                 services.start_service(process.drain_stderr)
@@ -202,8 +203,10 @@ class Opening:
 
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
         """Shake hands over a stream."""
+        from trio_codex._client._loading import load
+
         self._stream = stream
-        _convert.preload()
+        load()
         self._attach(services, stream, stream, None)
         try:
             with trio.move_on_after(self._config.start_timeout):
