@@ -197,6 +197,17 @@ MUTATIONS = [
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
     ),
     Mutation(
+        "G10", "records of decisions are bounded in number only", "_requests/_audit.py",
+        "            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1\n", "            False\n",
+        "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",
+    ),
+    Mutation(
+        "G5", "a long value of the environment holds up the end", "_client/_open.py",
+        "    length = _overlap(value[1:], text)\n",
+        "    length = max(n for n in range(len(value)) if text.startswith(value[len(value) - n :]))\n",
+        "tests/client/test_open.py::test_redaction_takes_linear_time_in_the_length_of_a_value",
+    ),
+    Mutation(
         "G11", "an unknown status raises", "_turns/_turn_result.py",
         "    except ValueError:\n        return told", "    except ValueError:\n        raise",
         "tests/faults/test_fault_matrix.py::test_a_turn_that_ends_in_an_unknown_way_has_ended",

@@ -420,10 +420,28 @@ class Opening:
 
 def _without_rest(text: str, value: str, name: str) -> str:
     """Put a name in place of the end of a value at the beginning of a text that was cut there."""
-    for begin in range(1, len(value) - MIN_REST_LENGTH + 1):
-        if text.startswith(value[begin:]):
-            return name + text[len(value) - begin :]
-    return text
+    length = _overlap(value[1:], text)
+    return text if length < MIN_REST_LENGTH else name + text[length:]
+
+
+def _overlap(first: str, second: str) -> int:
+    """Return the length of the longest end of one text that the other begins with.
+
+    Knuth, Morris and Pratt's way, because comparing each end takes quadratic time for a value of one repeated character.
+    """
+    first = first[-len(second) :] if second else ""
+    matched, shorter = 0, [0] * (len(second) + 1)
+    for index in range(1, len(second)):
+        while matched and second[index] != second[matched]:
+            matched = shorter[matched]
+        matched += second[index] == second[matched]
+        shorter[index + 1] = matched
+    matched = 0
+    for character in first:
+        while matched and (matched == len(second) or character != second[matched]):
+            matched = shorter[matched]
+        matched += character == second[matched]
+    return matched
 
 
 def _reason(error: CodexError) -> str:

@@ -37,7 +37,8 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
     method = request.method
     where = None if request.params is None else route(request.params)
     thread_id = None if where is None else where.thread_id or where.conversationId
-    entry = approvals.audit.begin(request.id, method, thread_id)
+    size = 0 if request.params is None else len(request.params)
+    entry = approvals.audit.begin(request.id, method, thread_id, size)
     kind = KINDS.get(method)
     if kind is None:
         approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
@@ -174,7 +175,7 @@ class _Asking:
         if answer is None:
             problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
             raise PolicyError(self._entry.method, problem)
-        self._entry.decision = decision
+        self._entry.decide(decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
             interrupt = self._approvals.interrupt
