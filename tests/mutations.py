@@ -197,6 +197,11 @@ MUTATIONS = [
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
     ),
     Mutation(
+        "G10", "answers to a server that does not read pile up", "_runtime/_connection.py",
+        "        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:\n", "        if False:\n",
+        "tests/runtime/test_connection.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
+    ),
+    Mutation(
         "G10", "records of decisions are bounded in number only", "_requests/_audit.py",
         "            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1\n", "            False\n",
         "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",

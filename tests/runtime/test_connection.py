@@ -12,6 +12,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core._rpc import JunkKind, ServerRequest
+from trio_codex._runtime import _connection
 from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._connection import (
     CHUNK_BYTES,
@@ -971,6 +972,45 @@ async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(au
         assert "reading" in death.exception().reason
         assert {type(outcome) for outcome in bench.outcomes.values()} == {ConnectionBroken}
         assert len(bench.outcomes) == 3
+
+
+async def ask_and_answer(bench, count, size):
+    """Have the server ask, and answer each of its requests with this many bytes."""
+    for number in range(count):
+        await bench.peer.send({"id": number, "method": "item/tool/call", "params": {}})
+    await wait_all_tasks_blocked()
+    for number in range(count):
+        bench.connection.respond(number, "x" * size)
+
+
+async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected(streams=slow_pair()) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.call, "mine")
+        await ask_and_answer(bench, 100, 1000)
+        assert bench.connection._queued_reply_bytes < 12_000
+        death = await bench.connection.wait_dead()
+        assert type(death.exception()) is ConnectionBroken
+        assert "does not read" in death.exception().reason
+    assert type(bench.outcomes["mine"]) is ConnectionBroken
+
+
+async def test_replies_that_the_server_reads_may_come_to_any_size(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected() as bench:
+        for _ in range(50):
+            await ask_and_answer(bench, 5, 1000)
+            await wait_all_tasks_blocked()
+        assert bench.connection.death is None
+        assert bench.connection._queued_reply_bytes == 0
+
+
+async def test_one_reply_may_be_longer_than_the_bound(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected() as bench:
+        await ask_and_answer(bench, 1, 100_000)
+        await wait_all_tasks_blocked()
+        assert bench.connection.death is None
 
 
 async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autojump_clock):

@@ -50,6 +50,9 @@ LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
 """What is read at once where hundreds of consumers share it: what the pipe holds at most."""
 
+QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
+"""Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
+
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
 
@@ -130,6 +133,7 @@ class Connection:
             send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
             self._tell_sent if "frame_sent" in instruments else None,
         )
+        self._queued_reply_bytes = 0
         self._dying = False
         self._refusing = False
         self._dead = trio.Event()
@@ -267,9 +271,25 @@ class Connection:
     def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
         if line is None:
             return False
-        self._outbox.put(line, urgent=True)
+        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:
+            # Dropped: the connection is about to end, and what the server has not read is lost with it.
+            self._lose_to_unread_replies()
+            return True
+        self._queued_reply_bytes += len(line)
+        self._outbox.put(line, urgent=True, on_taken=partial(self._reply_taken, len(line)))
         self.watch.settled(request_id, outcome)
         return True
+
+    def _reply_taken(self, size: int) -> None:
+        self._queued_reply_bytes -= size
+
+    def _lose_to_unread_replies(self) -> None:
+        """End the connection to a server that asks and does not read the answers."""
+        if not self._dying:
+            size = self._queued_reply_bytes // 2**20
+            self._services.start_service(
+                self.lose, f"the server does not read: {size} MiB of answers to its requests wait"
+            )
 
     # -- the end -----------------------------------------------------------------------------------------------
 

@@ -39,8 +39,8 @@ class Letter:
 class Outbox:
     """The queue in front of the writer task, and the way around it.
 
-    Its length needs no bound of its own: each letter has a sender that waits for its effect, and replies are bounded by
-    the requests that the server has open.
+    Its length needs no bound of its own: each letter has a sender that waits for its effect, and the connection bounds
+    what replies come to.
 
     Args:
         send_nowait: Writes the beginning of a line, as much as goes at once, and gives how much that was; ``None`` if the
