@@ -146,6 +146,16 @@ MUTATIONS = [
         "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
+        "G4", "a log handler that raises ends the session", "_core/_log.py",
+        "            _report(exc)\n", "            raise\n",
+        "tests/requests/test_reader.py::test_a_log_handler_that_raises_ends_no_session",
+    ),
+    Mutation(
+        "G4", "a session imports from disk", "_client/_loading.py",
+        "    hold(HELD)\n", "",
+        "tests/client/test_loading.py::test_a_session_of_every_kind_imports_nothing",
+    ),
+    Mutation(
         "G5", "who waits is not told of the end", "_runtime/_connection.py",
         "            call.settle(None, self.death.exception())\n", "            pass\n",
         "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
@@ -167,7 +177,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G6", "a cancelled request gives its line back", "_runtime/_connection.py",
-        "            call.letter.line = b\"\"\n", "            call.letter.line = b\"\"\n            self._flow.refused(call.letter)\n",
+        '            call.letter.line = b""\n', '            call.letter.line = b""\n            self._flow.refused(call.letter)\n',
         "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
     ),
     Mutation(
@@ -244,6 +254,22 @@ MUTATIONS = [
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
     ),
     Mutation(
+        "G10", "answers to a server that does not read pile up", "_runtime/_connection.py",
+        "        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:\n", "        if False:\n",
+        "tests/runtime/test_connection.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
+    ),
+    Mutation(
+        "G10", "records of decisions are bounded in number only", "_requests/_audit.py",
+        "            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1\n", "            False\n",
+        "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",
+    ),
+    Mutation(
+        "G5", "a long value of the environment holds up the end", "_client/_open.py",
+        "    length = _overlap(value[1:], text)\n",
+        "    length = max(n for n in range(len(value)) if text.startswith(value[len(value) - n :]))\n",
+        "tests/client/test_open.py::test_redaction_takes_linear_time_in_the_length_of_a_value",
+    ),
+    Mutation(
         "G11", "an unknown status raises", "_turns/_turn_result.py",
         "    except ValueError:\n        return told", "    except ValueError:\n        raise",
         "tests/faults/test_fault_matrix.py::test_a_turn_that_ends_in_an_unknown_way_has_ended",
@@ -278,7 +304,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G15", "asyncio is imported", "_runtime/_connection.py",
-        "import logging\n", "import asyncio\nimport logging\n",
+        "import trio\n\n", "import asyncio\n\nimport trio\n\n",
         "tests/test_layering.py::test_importing_the_client_imports_no_other_runtime_and_no_optional_package",
     ),
     Mutation(

@@ -286,3 +286,15 @@ def test_the_suite_fails_a_test_that_leaves_something_behind(tmp_path):
     failed = {line.split("::")[0] for line in done.stdout.splitlines() if line.startswith("ERROR test_")}
     assert failed == {f"ERROR test_{name}.py" for name in LEAKS if name != "nothing"}, done.stdout
     assert "6 passed" in done.stdout
+
+
+def test_all_logging_of_the_client_goes_through_what_a_handler_cannot_fail():
+    """A module that has a logger of the standard library hands it to ``SafeLogger``."""
+    bare = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        if path.relative_to(ROOT).parts[0] not in ("cli", "testing")
+        and "logging.getLogger(" in path.read_text()
+        and "SafeLogger(" not in path.read_text()
+    }
+    assert bare == set()

@@ -4,12 +4,14 @@ import os
 import signal
 import stat
 import sys
+import time
 
 import pytest
 import trio
 import trio.testing
 
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
+from trio_codex._client._open import MIN_REST_LENGTH, Opening
 from trio_codex._runtime._stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
@@ -167,6 +169,23 @@ async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown
     )
     error = await fails_to_start(fake(script, env={"KEY": value}))
     assert error.stderr_tail.startswith("<KEY>xxx")
+
+
+@pytest.mark.parametrize("length", range(2, 40))
+def test_the_longest_end_of_a_value_is_taken_out_wherever_the_text_was_cut(length):
+    value = "abcabc" * 6 + "abab"
+    opening = Opening(CodexConfig(env={"KEY": value}), None)
+    left = opening._redact(value[-length:] + " and more")
+    assert left == (value[-length:] if length < MIN_REST_LENGTH else "<KEY>") + " and more"
+
+
+def test_redaction_takes_linear_time_in_the_length_of_a_value():
+    """Comparing each end of these values takes 10 s."""
+    config = CodexConfig(env={f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
+    opening = Opening(config, None)
+    began = time.process_time()
+    assert opening._redact("7" * 4000 + "x") == "<CONTEXT_7>x"
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

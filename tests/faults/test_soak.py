@@ -152,5 +152,5 @@ async def test_one_session_of_a_thousand_turns_is_at_its_end_as_it_was_after_a_h
                             await thread.archive()
                     assert inventory() == before
                     assert held_by_the_library() - held < MEMORY_GROWTH
-                    assert codex._session.connection.in_flight == 0
+                    assert codex._session.connection.calls.in_flight == 0
                     assert codex._session.router._threads == {}

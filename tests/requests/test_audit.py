@@ -7,9 +7,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex import DecidedBy, Policy, errors, policies
+from trio_codex import DecidedBy, Policy, errors, policies, tool, wire
+from trio_codex._requests import _audit
 from trio_codex._requests._audit import DECISIONS_KEPT, REVIEWS_KEPT
-from trio_codex.testing import fake_codex
+from trio_codex.instruments import Instrument
+from trio_codex.testing import build, fake_codex
+from trio_codex.tools import ToolError
 
 COMMAND = "item/commandExecution/requestApproval"
 ASKED = {"threadId": "thread-1", "turnId": "turn-1", "itemId": "c1", "startedAtMs": 0, "command": "rm"}
@@ -350,3 +353,124 @@ async def test_reviews_that_never_complete_are_let_go():
         await wait_all_tasks_blocked()
         (record,) = codex.decisions
         assert (record.id, record.reason) == ("0", "it never completed")
+
+
+@tool
+async def look(size: int) -> str:
+    """Return some text."""
+    await trio.lowlevel.checkpoint()
+    return "x" * size
+
+
+@tool
+async def break_off(size: int) -> str:
+    """Raise an error with some text."""
+    await trio.lowlevel.checkpoint()
+    raise ToolError("x" * size)
+
+
+LARGE = 3000
+PATCH = [{"path": "/a", "kind": {"type": "add"}, "diff": "x" * LARGE}]
+
+
+async def ask_with_large_parameters(server, number):
+    await server.ask(number, COMMAND, {**ASKED, "command": "x" * LARGE})
+
+
+async def ask_of_large_changes(server, number):
+    item = {"type": "fileChange", "id": "f1", "changes": PATCH, "status": "inProgress"}
+    await server.item("started", item)
+    await server.ask(number, "item/fileChange/requestApproval", {**ASKED, "itemId": "f1"})
+
+
+async def ask_for_a_large_result(server, number):
+    await server.ask(number, "item/tool/call", tool="look", arguments={"size": LARGE})
+
+
+async def ask_for_a_large_failure(server, number):
+    await server.ask(number, "item/tool/call", tool="break_off", arguments={"size": LARGE})
+
+
+async def complete_a_large_review(server, number):
+    review = {"status": "approved", "rationale": "x" * LARGE}
+    await server.notify(
+        "item/autoApprovalReview/completed", {**APPROVED, "reviewId": str(number), "review": review}
+    )
+    await wait_all_tasks_blocked()
+
+
+@pytest.mark.parametrize(
+    "happen",
+    [
+        ask_with_large_parameters,
+        ask_of_large_changes,
+        ask_for_a_large_result,
+        ask_for_a_large_failure,
+        complete_a_large_review,
+    ],
+)
+async def test_the_records_that_are_kept_are_bounded_in_bytes(happen, monkeypatch):
+    monkeypatch.setattr(_audit, "DECISIONS_BYTES", 5 * LARGE)
+    with trio.fail_after(10):
+        async with (
+            fake_codex(policy=policies.accept_all, tools=[look, break_off]) as (codex, server),
+            open_turn(codex, server),
+        ):
+            for number in range(10):
+                await happen(server, number)
+                if happen is not complete_a_large_review:
+                    await server.answer_to(number)
+            kept = [int(record.id) for record in codex.decisions]
+    assert kept == list(range(10))[-len(kept) :]
+    assert 1 < len(kept) < 5
+
+
+async def test_a_record_that_is_larger_than_the_bound_is_kept_until_the_next(monkeypatch):
+    monkeypatch.setattr(_audit, "DECISIONS_BYTES", LARGE // 2)
+    async with scripted(policies.decline_all) as (codex, server):
+        for number in range(3):
+            await ask_with_large_parameters(server, number)
+            await server.answer_to(number)
+            assert [record.id for record in codex.decisions] == [number]
+
+
+async def test_an_instrument_gets_the_records_that_are_not_kept(monkeypatch):
+    monkeypatch.setattr(_audit, "DECISIONS_BYTES", 0)
+    told = []
+
+    class Telling(Instrument):
+        def decision_made(self, record):
+            told.append(record.id)
+
+    with trio.fail_after(10):
+        async with fake_codex(policy=policies.decline_all, instruments=[Telling()]) as (codex, server):
+            for number in range(3):
+                await server.ask(number, COMMAND, ASKED)
+                await server.answer_to(number)
+            assert len(codex.decisions) == 1
+    assert told == [0, 1, 2]
+
+
+async def test_reviews_that_never_complete_are_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr(_audit, "REVIEWS_BYTES", 3 * LARGE)
+    async with scripted() as (codex, server):
+        for number in range(5):
+            action = {"type": "command", "source": "shell", "command": "x" * LARGE, "cwd": "/"}
+            params = {**REVIEW, "reviewId": str(number), "action": action}
+            await server.notify("item/autoApprovalReview/started", params)
+        await wait_all_tasks_blocked()
+        assert [record.id for record in codex.decisions] == ["0", "1", "2"]
+
+
+async def test_a_decision_that_contains_itself_is_an_error_of_its_policy_and_holds_up_nothing():
+    content = {"name": []}
+    content["name"].append(content)
+    with trio.fail_after(10):
+        async with fake_codex(policy=Policy(elicitation=deciding(policies.accept(content=content)))) as (
+            codex,
+            server,
+        ):
+            form = wire.OpenaiFormMcpServerElicitationRequestParams
+            await server.ask(0, "mcpServer/elicitation/request", build(form))
+            assert await server.answer_to(0) == {"action": "decline"}
+            assert codex.decisions[-1].outcome == "failed"

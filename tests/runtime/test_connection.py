@@ -12,6 +12,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core._rpc import JunkKind, ServerRequest
+from trio_codex._runtime import _connection
 from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._connection import (
     BARRIER_METHOD,
@@ -122,7 +123,7 @@ class Bench:
     async def call(self, name, lane="window", params=None):
         """Request ``name`` and keep the outcome under it."""
         try:
-            self.outcomes[name] = json.loads(bytes(await self.connection.request(name, params, lane)))
+            self.outcomes[name] = json.loads(bytes(await self.connection.calls.request(name, params, lane)))
         except errors.CodexError as exc:
             self.outcomes[name] = exc
 
@@ -180,10 +181,10 @@ async def test_a_request_is_answered_with_the_raw_result():
             assert request["params"] == {"threadId": "a"}
             await bench.peer.answer(request, result={"x": 1})
 
-        result = await bench.connection.request("thread/read", {"threadId": "a"})
+        result = await bench.connection.calls.request("thread/read", {"threadId": "a"})
         assert isinstance(result, msgspec.Raw)
         assert json.loads(bytes(result)) == {"x": 1}
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
 
 
 async def test_answers_may_come_in_any_order_and_any_cuts():
@@ -245,7 +246,7 @@ async def test_what_is_not_json_is_refused_and_takes_no_place_in_the_window():
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         for _ in range(3):
             with pytest.raises(LocalProtocolError):
-                await bench.connection.request("m", {"a": object()})
+                await bench.connection.calls.request("m", {"a": object()})
         nursery.start_soon(bench.call, "next")
         await bench.peer.answer(await bench.peer.request())
         await wait_all_tasks_blocked()
@@ -258,11 +259,11 @@ async def test_whatever_cannot_be_sent_takes_no_place_in_the_window():
         deep = [deep]
     async with connected(window=1) as bench, trio.open_nursery() as nursery:
         with contextlib.suppress(LocalProtocolError, RecursionError):
-            await bench.connection.begin("m", deep, "window")
+            await bench.connection.calls.begin("m", deep, "window")
             return  # it can be sent
         nursery.start_soon(bench.call, "next")
         await wait_all_tasks_blocked()
-        assert bench.connection.in_flight == 1
+        assert bench.connection.calls.in_flight == 1
         nursery.cancel_scope.cancel()
 
 
@@ -274,7 +275,7 @@ async def test_a_notification_of_ours_is_a_line_without_id():
 
 async def test_every_request_is_a_checkpoint_even_if_the_answer_is_there():
     async with connected() as bench:
-        call = await bench.connection.begin("a", None)
+        call = await bench.connection.calls.begin("a", None)
         await bench.peer.answer(await bench.peer.request(), result=5)
         await wait_all_tasks_blocked()
         assert call.answered
@@ -291,9 +292,9 @@ async def test_a_cancelled_caller_sends_nothing(lane):
     async with connected() as bench:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await bench.connection.request("a", None, lane)
+            await bench.connection.calls.request("a", None, lane)
         assert scope.cancelled_caught
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
         await bench.peer.assert_silent()
 
 
@@ -302,9 +303,9 @@ async def test_to_begin_a_call_is_a_cancellation_point_before_anything_is_queued
     async with connected() as bench:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await bench.connection.begin("a", None, lane)
+            await bench.connection.calls.begin("a", None, lane)
         assert scope.cancelled_caught
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
         await bench.peer.assert_silent()
 
 
@@ -380,7 +381,7 @@ async def test_a_caller_that_is_cancelled_while_it_waits_for_the_window_sends_no
         nursery.start_soon(bench.call, "a")
         request = await bench.peer.request()
         with trio.move_on_after(0.01) as scope:
-            await bench.connection.request("b", None)
+            await bench.connection.calls.request("b", None)
         assert scope.cancelled_caught
         await bench.peer.answer(request)
         await bench.peer.assert_silent()
@@ -405,7 +406,7 @@ async def test_no_request_is_lost_by_a_peer_that_drops_beyond_128_in_flight():
         await wait_all_tasks_blocked()
         assert len(bench.outcomes) == 1000
         assert set(bench.outcomes.values()) == {None}
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
         assert bench.connection.junk_lines == 0
 
 
@@ -516,7 +517,7 @@ async def test_a_caller_that_is_cancelled_while_its_line_is_being_written_leaves
                 nursery.start_soon(bench.call, "third", "control")
                 await wait_all_tasks_blocked()
                 scope.cancel()
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bench.call, "fourth")
             await wait_all_tasks_blocked()
@@ -534,11 +535,11 @@ async def test_a_caller_that_is_cancelled_while_its_line_is_being_written_leaves
 async def test_a_call_can_be_taken_back_until_the_writer_has_it():
     streams = slow_pair()
     async with connected(streams=streams, window=3) as bench:
-        first = await bench.connection.begin("first", None)
+        first = await bench.connection.calls.begin("first", None)
         assert not first.sent
         await wait_all_tasks_blocked()
-        second = await bench.connection.begin("second", None)
-        third = await bench.connection.begin("third", None)
+        second = await bench.connection.calls.begin("second", None)
+        third = await bench.connection.calls.begin("third", None)
         assert first.sent
         assert not second.sent
         assert not first.take_back()
@@ -547,8 +548,8 @@ async def test_a_call_can_be_taken_back_until_the_writer_has_it():
         assert second.answered
         with pytest.raises(ConnectionClosed):
             await second.answer()
-        assert bench.connection.in_flight == 2
-        fourth = await bench.connection.begin("fourth", None)  # in the place of the second
+        assert bench.connection.calls.in_flight == 2
+        fourth = await bench.connection.calls.begin("fourth", None)  # in the place of the second
         streams[0].gate.set()
         requests = await bench.peer.requests(3)
         assert [request["method"] for request in requests] == ["first", "third", "fourth"]
@@ -562,7 +563,7 @@ async def test_a_call_can_be_taken_back_until_the_writer_has_it():
 
 async def test_a_call_that_is_given_up_fails_frees_its_place_and_its_answer_is_late():
     async with connected(window=1) as bench:
-        call = await bench.connection.begin("a", None)
+        call = await bench.connection.calls.begin("a", None)
         request = await bench.peer.request()
         call.give_up()
         call.give_up()
@@ -570,7 +571,7 @@ async def test_a_call_that_is_given_up_fails_frees_its_place_and_its_answer_is_l
         with pytest.raises(ConnectionClosed):
             await call.answer()
         await bench.peer.answer(request)
-        await bench.connection.begin("b", None)
+        await bench.connection.calls.begin("b", None)
         await bench.peer.request()
         [late] = bench.receiver.got
         assert late.kind is JunkKind.LATE_REPLY
@@ -578,14 +579,14 @@ async def test_a_call_that_is_given_up_fails_frees_its_place_and_its_answer_is_l
 
 async def test_an_outcome_is_settled_once():
     async with connected(window=1) as bench:
-        call = await bench.connection.begin("a", None)
+        call = await bench.connection.calls.begin("a", None)
         await bench.peer.answer(await bench.peer.request(), result=1)
         await call.settled()
         call.settle(None, ConnectionClosed())
         assert bytes(await call.answer()) == b"1"
-        await bench.connection.begin("b", None)
+        await bench.connection.calls.begin("b", None)
         with trio.move_on_after(0) as scope:  # a second settling would have made room for this one
-            await bench.connection.begin("c", None)
+            await bench.connection.calls.begin("c", None)
         assert scope.cancelled_caught
 
 
@@ -600,11 +601,11 @@ async def test_urgent_lines_go_first_and_the_rest_in_order():
     streams = slow_pair()
     async with connected(streams=streams) as bench:
         for number in range(3):
-            await bench.connection.begin(f"ordinary {number}", None)
+            await bench.connection.calls.begin(f"ordinary {number}", None)
             if number == 0:
                 await wait_all_tasks_blocked()
-        await bench.connection.begin("interrupt", None, "control")
-        await bench.connection.begin("deferred", None, "deferred")
+        await bench.connection.calls.begin("interrupt", None, "control")
+        await bench.connection.calls.begin("deferred", None, "deferred")
         streams[0].gate.set()
         names = [request["method"] for request in await bench.peer.requests(5)]
         assert names == ["ordinary 0", "interrupt", "ordinary 1", "ordinary 2", "deferred"]
@@ -615,9 +616,9 @@ async def test_replies_go_before_requests():
     streams = slow_pair()
     async with connected(streams=streams) as bench:
         await bench.peer.send({"id": "s", "method": "ask"})
-        await bench.connection.begin("0", None)
+        await bench.connection.calls.begin("0", None)
         await wait_all_tasks_blocked()
-        await bench.connection.begin("1", None)
+        await bench.connection.calls.begin("1", None)
         assert bench.connection.respond("s", {})
         streams[0].gate.set()
         assert [line["id"] for line in await bench.peer.requests(3)] == [1, "s", 2]
@@ -839,13 +840,13 @@ async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an
         before = trio.current_time()
         for lane in ("window", "deferred", "control"):
             with pytest.raises(ServerExited) as caught:
-                await bench.connection.request("late", None, lane)
+                await bench.connection.calls.request("late", None, lane)
             assert caught.value not in outcomes
         with pytest.raises(ServerExited):
             bench.connection.check_open()
         assert trio.current_time() == before
         assert await bench.connection.wait_dead() is death
-        assert bench.connection.in_flight == 0
+        assert bench.connection.calls.in_flight == 0
 
 
 async def test_a_diagnosis_that_never_comes_does_not_hold_up_the_end(autojump_clock):
@@ -927,7 +928,7 @@ async def test_ending_by_us_fails_every_wait_at_once_and_only_the_first_cause_co
         assert len(set(map(id, outcomes))) == 7
         assert len(bench.receiver.deaths) == 1
         with pytest.raises(ConnectionClosed):
-            await bench.connection.begin("late", None)
+            await bench.connection.calls.begin("late", None)
 
 
 async def test_after_the_end_nothing_is_written_answered_or_delivered_but_the_stream_is_drained():
@@ -997,6 +998,45 @@ async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(au
         assert len(bench.outcomes) == 3
 
 
+async def ask_and_answer(bench, count, size):
+    """Have the server ask, and answer each of its requests with this many bytes."""
+    for number in range(count):
+        await bench.peer.send({"id": number, "method": "item/tool/call", "params": {}})
+    await wait_all_tasks_blocked()
+    for number in range(count):
+        bench.connection.respond(number, "x" * size)
+
+
+async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected(streams=slow_pair()) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.call, "mine")
+        await ask_and_answer(bench, 100, 1000)
+        assert bench.connection._queued_reply_bytes < 12_000
+        death = await bench.connection.wait_dead()
+        assert type(death.exception()) is ConnectionBroken
+        assert "does not read" in death.exception().reason
+    assert type(bench.outcomes["mine"]) is ConnectionBroken
+
+
+async def test_replies_that_the_server_reads_may_come_to_any_size(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected() as bench:
+        for _ in range(50):
+            await ask_and_answer(bench, 5, 1000)
+            await wait_all_tasks_blocked()
+        assert bench.connection.death is None
+        assert bench.connection._queued_reply_bytes == 0
+
+
+async def test_one_reply_may_be_longer_than_the_bound(monkeypatch):
+    monkeypatch.setattr(_connection, "QUEUED_REPLY_BYTES", 10_000)
+    async with connected() as bench:
+        await ask_and_answer(bench, 1, 100_000)
+        await wait_all_tasks_blocked()
+        assert bench.connection.death is None
+
+
 async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autojump_clock):
     async def diagnose(reason):
         await trio.sleep(DIAGNOSIS_SECONDS)
@@ -1016,7 +1056,7 @@ async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autoj
 async def test_when_both_directions_break_the_end_of_the_reading_one_tells_why(autojump_clock):
     stream = BrokenStream()
     async with connected(streams=(stream, None)) as bench:
-        call = await bench.connection.begin("a", None)
+        call = await bench.connection.calls.begin("a", None)
         await wait_all_tasks_blocked()
         stream.reading.set()
         with pytest.raises(ConnectionBroken) as caught:
@@ -1051,7 +1091,7 @@ async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_for_ever
 
     with pytest.raises(errors.InternalError) as caught:
         async with connected(diagnose=diagnose) as bench:
-            await bench.connection.begin("a", None)
+            await bench.connection.calls.begin("a", None)
             await bench.peer.stream.aclose()
             await trio.sleep_forever()
     assert type(caught.value.__cause__) is ValueError
@@ -1069,7 +1109,7 @@ async def test_when_new_requests_are_refused_those_that_end_something_still_pass
         bench.connection.refuse_new()
         for lane in ("window", "deferred"):
             with pytest.raises(ConnectionClosed):
-                await bench.connection.request("late", None, lane)
+                await bench.connection.calls.request("late", None, lane)
         nursery.start_soon(bench.call, "interrupt", "control")
         await bench.peer.answer(await bench.peer.request(), request)
         await wait_all_tasks_blocked()

@@ -108,9 +108,9 @@ class Session:
                 if lane == "deferred":
                     # Its answer has no bound; its turn has.
                     with trio.move_on_after(100 * TIMEOUT):
-                        await self.connection.request(lane, {}, lane)
+                        await self.connection.calls.request(lane, {}, lane)
                 else:
-                    await self.connection.request(lane, {}, lane)
+                    await self.connection.calls.request(lane, {}, lane)
                 self.outcomes[number] = "answered"
             except errors.CodexError as exc:
                 self.outcomes[number] = type(exc)
@@ -208,7 +208,7 @@ def test_whatever_happens_no_more_lines_are_out_than_may_be_and_a_server_that_an
             await server.answer(line, result={})
         await trio.sleep(TIMEOUT)
         assert "waits" not in session.outcomes
-        assert session.connection.in_flight == 0
+        assert session.connection.calls.in_flight == 0
         assert server.most["ordinary"] <= LINES
         assert server.most["control"] <= LINES + CONTROL_LINES
 
@@ -315,7 +315,7 @@ def test_a_request_that_is_refused_for_all_of_its_time_fails_with_the_refusal(la
             await trio.sleep(0.1)
         assert session.outcomes == [errors.ServerBusyError]
         assert trio.current_time() - began == pytest.approx(TIMEOUT, abs=1)
-        assert session.connection.in_flight == 0
+        assert session.connection.calls.in_flight == 0
 
     run(main)
 
@@ -344,7 +344,7 @@ def test_a_refusal_acknowledges_no_other_line():
 def test_a_request_that_waits_for_its_repetition_can_be_taken_back():
     async def main(session):
         server = session.server
-        call = await session.connection.begin("turn/start", {}, "deferred")
+        call = await session.connection.calls.begin("turn/start", {}, "deferred")
         await wait_all_tasks_blocked()
         assert call.sent
         assert not call.take_back()
@@ -366,7 +366,7 @@ def test_a_mute_server_is_reported_as_such():
         for _ in range(LINES - BARRIER_LINES + 1):
             session.request("window")
         await wait_all_tasks_blocked()
-        call = await session.connection.begin("late", {})
+        call = await session.connection.calls.begin("late", {})
         with pytest.raises(errors.RequestTimeout, match=r"has taken nothing for 25.0 s") as caught:
             await call.answer_within(20)
         assert (caught.value.method, caught.value.seconds) == ("late", 20)

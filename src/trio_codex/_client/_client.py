@@ -163,7 +163,10 @@ class Codex:
 
     @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
-        """What was decided on the latest 1,000 requests of the server, oldest first, reviews of its own included."""
+        """What was decided on the latest requests of the server, oldest first, reviews of its own included.
+
+        Holds 1,000 records, or fewer if what they hold, such as results of tools, comes to more than 16 MiB.
+        """
         return tuple(self._session.approvals.audit.records)
 
     # -- commands and files ------------------------------------------------------------------------------------

@@ -36,7 +36,6 @@ from trio_codex.errors import (
     describe_exit,
 )
 from trio_codex.instruments._base import Instrument, ProcessRecord
-from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -209,8 +208,10 @@ class Opening:
                     guarded=None if config.guard else False,
                     guard_python=None if config.guard_python is None else os.fspath(config.guard_python),
                 )
-                # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
-                _convert.preload()
+                # While the server boots.
+                from trio_codex._client._loading import load
+
+                load()
                 pid = await process.started()
                 self._note_spawned(pid)
                 services.start_service(process.drain_stderr)
@@ -221,9 +222,11 @@ class Opening:
 
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
         """Shake hands over a stream."""
+        from trio_codex._client._loading import load
+
         self._stream = stream
         services.start_service(self._timeouts.watch)
-        _convert.preload()
+        load()
         self._attach(services, stream, stream, None)
         try:
             with self._timeouts.move_on_after(self._config.start_timeout):
@@ -279,7 +282,7 @@ class Opening:
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
         try:
             # Deferred: ``start_timeout`` bounds it, and a shorter ``request_timeout`` must not cut that short.
-            raw = await connection.request(
+            raw = await connection.calls.request(
                 "initialize", {"clientInfo": info, "capabilities": capabilities}, "deferred"
             )
             response: wire.InitializeResponse = decode_result("initialize", raw)
@@ -447,10 +450,28 @@ class Opening:
 
 def _without_rest(text: str, value: str, name: str) -> str:
     """Put a name in place of the end of a value at the beginning of a text that was cut there."""
-    for begin in range(1, len(value) - MIN_REST_LENGTH + 1):
-        if text.startswith(value[begin:]):
-            return name + text[len(value) - begin :]
-    return text
+    length = _overlap(value[1:], text)
+    return text if length < MIN_REST_LENGTH else name + text[length:]
+
+
+def _overlap(first: str, second: str) -> int:
+    """Return the length of the longest end of one text that the other begins with.
+
+    Knuth, Morris and Pratt's way, because comparing each end takes quadratic time for a value of one repeated character.
+    """
+    first = first[-len(second) :] if second else ""
+    matched, shorter = 0, [0] * (len(second) + 1)
+    for index in range(1, len(second)):
+        while matched and second[index] != second[matched]:
+            matched = shorter[matched]
+        matched += second[index] == second[matched]
+        shorter[index + 1] = matched
+    matched = 0
+    for character in first:
+        while matched and (matched == len(second) or character != second[matched]):
+            matched = shorter[matched]
+        matched += character == second[matched]
+    return matched
 
 
 def _reason(error: CodexError) -> str:

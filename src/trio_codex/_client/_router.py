@@ -5,7 +5,6 @@ Everything here runs on the reader and neither waits nor raises, whatever the se
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from functools import partial
@@ -15,6 +14,7 @@ import msgspec
 import trio
 
 from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object, string_of
+from trio_codex._core._log import logger
 from trio_codex._requests._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from trio_codex._runtime._call import Death
     from trio_codex._runtime._dispatch import Dispatcher
     from trio_codex._turns._budget import Budget
-
-logger = logging.getLogger("trio_codex")
 
 JUNK_METHOD: Final = "trio_codex/junk"
 """The method of the event that reports a line of no use. The server has none of this name."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import os
 from contextlib import suppress
@@ -14,6 +13,7 @@ import trio
 
 from trio_codex._client._retry import note_asked, noting
 from trio_codex._core._json import UNREADABLE
+from trio_codex._core._log import logger
 from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
@@ -26,15 +26,12 @@ if TYPE_CHECKING:
     from trio_codex._client._router import Router
     from trio_codex._launch._config import CodexConfig
     from trio_codex._requests._approvals import Approvals
-    from trio_codex._runtime._call import Call
+    from trio_codex._runtime._call import Call, Lane
     from trio_codex._runtime._connection import Connection
-    from trio_codex._runtime._flow import Lane
     from trio_codex._runtime._nursery import Services
     from trio_codex._runtime._timeouts import Timeouts
     from trio_codex._tools._toolbox import Toolbox
     from trio_codex.errors import ConnectionBroken
-
-logger = logging.getLogger("trio_codex")
 
 _parse: Final = msgspec.json.Decoder().decode
 
@@ -115,7 +112,7 @@ class Session:
             CodexError: As :meth:`Connection.request <trio_codex._runtime._connection.Connection.request>`, or ``DecodeError``.
         """
         with noting(method, self.router.instruments):
-            raw = await self.connection.request(method, encode(params), lane or lane_of(method))
+            raw = await self.connection.calls.request(method, encode(params), lane or lane_of(method))
         return decode_result(method, raw)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
@@ -125,7 +122,7 @@ class Session:
             CodexError: As :meth:`request`.
         """
         with noting(method, self.router.instruments):
-            raw = await self.connection.request(method, encode(params), lane_of(method))
+            raw = await self.connection.calls.request(method, encode(params), lane_of(method))
         return parse_result(method, raw)
 
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
@@ -158,7 +155,7 @@ class Session:
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose answer is waited for elsewhere."""
         note_asked(method, self.router.instruments)
-        return await self.connection.begin(method, encode(params), lane_of(method))
+        return await self.connection.calls.begin(method, encode(params), lane_of(method))
 
     @trio.lowlevel.enable_ki_protection
     async def acquire(

@@ -15,6 +15,14 @@ def leaves_of(error: BaseException) -> list[BaseException]:
     return [error]
 
 
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, whatever its class makes of ``str()``."""
+    try:
+        return str(error)
+    except Exception:
+        return "<exception str() failed>"  # the words of the traceback module
+
+
 def describe_error(error: BaseException) -> str:
     """Say in one line what was raised; of a group, what is in it."""
     return "; ".join(map(_describe, leaves_of(error)))
@@ -23,5 +31,5 @@ def describe_error(error: BaseException) -> str:
 def _describe(error: BaseException) -> str:
     if isinstance(error, PolicyError):
         return error.problem
-    text = str(error)
+    text = text_of(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -6,7 +6,6 @@ way to end a command, SIGKILL for its process group; the answer to the request i
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from trio_codex._client._session import Session
     from trio_codex._runtime._call import Call
     from trio_codex._turns._event import Event
-
-logger = logging.getLogger("trio_codex")
 
 METHOD: Final = "command/exec"
 OUTPUT_METHOD: Final = "command/exec/outputDelta"
@@ -156,7 +153,7 @@ class RemoteProcess:
         # such process. It goes through the same queue, or it could overtake.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
         probe = {"processId": self._process_id, **write}
-        running = await session.connection.begin(f"{METHOD}/write", encode(probe), "deferred")
+        running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")
         try:
             with session.timeouts.move_on_after(session.config.request_timeout):
                 try:
@@ -168,7 +165,7 @@ class RemoteProcess:
                     await self._ended.wait()
                 self.raise_failure()
                 return
-            raise session.connection.overdue(self._call, session.config.request_timeout)
+            raise session.connection.calls.overdue(self._call, session.config.request_timeout)
         finally:
             running.give_up()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
+from trio_codex._core._log import logger
 from trio_codex._requests._audit import Audit
 from trio_codex._runtime._dispatch import CallbackGroup
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from trio_codex._tools._toolbox import Toolbox
     from trio_codex._turns._turn_state import TurnState
     from trio_codex.policies import Policy
-
-logger = logging.getLogger("trio_codex")
 
 BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 """What the server decides by itself where its settings say so. Questions and tool calls come in any case."""
@@ -72,7 +70,7 @@ class Approvals:
 
     def resolve(self, request: ServerRequest) -> Handler:
         """Tell how a request is to be answered. Called on the reader; raises nothing."""
-        # Imported at the first request: the types of all the kinds cost more than the rest of a client.
+        # Loaded by the time that a session starts, and not with the package: its types cost more than the rest of a client.
         from trio_codex._requests._asking import resolve
 
         return resolve(self, request)

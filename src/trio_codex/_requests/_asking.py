@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -11,6 +10,7 @@ import trio
 from trio_codex._client._router import UNKNOWN_REQUEST_METHOD
 from trio_codex._core._exceptions import describe_error
 from trio_codex._core._json import UNREADABLE
+from trio_codex._core._log import logger
 from trio_codex._requests._audit import DecidedBy, Entry
 from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
 from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from trio_codex._runtime._dispatch import Outcome
     from trio_codex._turns._turn_state import ThreadState
 
-logger = logging.getLogger("trio_codex")
-
 METHOD_NOT_FOUND: Final = -32601
 
 
@@ -39,7 +37,8 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
     method = request.method
     where = None if request.params is None else route(request.params)
     thread_id = None if where is None else where.thread_id or where.conversationId
-    entry = approvals.audit.begin(request.id, method, thread_id)
+    size = 0 if request.params is None else len(request.params)
+    entry = approvals.audit.begin(request.id, method, thread_id, size)
     kind = KINDS.get(method)
     if kind is None:
         approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
@@ -176,7 +175,7 @@ class _Asking:
         if answer is None:
             problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
             raise PolicyError(self._entry.method, problem)
-        self._entry.decision = decision
+        self._entry.decide(decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
             interrupt = self._approvals.interrupt

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import trio
@@ -12,7 +12,7 @@ import trio
 from trio_codex._core._json import object_of, string_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trio_codex._core._rpc import RequestId
     from trio_codex._runtime._dispatch import Outcome
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 DECISIONS_KEPT: Final = 1000
 """Records that a client keeps. An instrument gets all of them."""
 
+DECISIONS_BYTES: Final = 16 * 1024 * 1024
+"""What the kept records come to at most, as JSON. The latest record is kept whatever its size."""
+
 REVIEWS_KEPT: Final = 256
 """Reviews of the server that are waited for at once. The oldest beyond it counts as never completed."""
+
+REVIEWS_BYTES: Final = 16 * 1024 * 1024
+"""What these come to at most, as JSON."""
 
 REVIEW: Final = "item/autoApprovalReview"
 REVIEW_STARTED: Final = f"{REVIEW}/started"
@@ -102,16 +108,25 @@ class Entry:
     decision: Any = None
     reason: str | None = None
     asked_at: float = attrs.field(factory=trio.current_time)
+    size: int = 0
 
     def ask(self, request: Request) -> None:
         """Note what was asked."""
         self.request = request
+        # They came with an event, and not with the request.
+        self.size += sum(len(change.diff) for change in getattr(request, "changes", ()))
         self.turn_id = getattr(request, "turn_id", None)
         self.item_id = getattr(request, "item_id", None) or getattr(request, "call_id", None)
+
+    def decide(self, decision: object, answer: object) -> None:
+        """Note the decision, and the answer that was made of it."""
+        self.decision = decision
+        self.size += _size_of(answer)
 
     def settle(self, outcome: Outcome, reason: str | None = None) -> None:
         """Note how it ended."""
         decision = self.decision if outcome == "answered" else None
+        reason = reason or getattr(decision, "reason", None) or self.reason
         self.audit.add(
             DecisionRecord(
                 id=self.id,
@@ -124,34 +139,62 @@ class Entry:
                 policy=self.policy,
                 decision=decision,
                 rule=getattr(decision, "rule", None),
-                reason=reason or getattr(decision, "reason", None) or self.reason,
+                reason=reason,
                 outcome=outcome,
                 asked_at=self.asked_at,
                 seconds=trio.current_time() - self.asked_at,
-            )
+            ),
+            self.size + len(reason or ""),
         )
+
+
+def _size_of(value: object) -> int:
+    """Return about how many bytes a value takes as JSON, or more than is kept of all."""
+    size = 0
+    values = [value]
+    # A value of a policy may contain itself, which is an error only when it is sent.
+    while values and size <= DECISIONS_BYTES:
+        value = values.pop()
+        size += len(value) if isinstance(value, str) else 8
+        if isinstance(value, dict):
+            members = cast("dict[object, object]", value)
+            values += [*members.keys(), *members.values()]
+        elif isinstance(value, list | tuple):
+            values += cast("Sequence[object]", value)
+    return size
 
 
 class Audit:
     """Keeps the records of a client.
 
     Attributes:
-        records: The latest records.
         tell: Called with each record; ``None`` if nobody listens.
     """
 
     def __init__(self) -> None:
-        self.records: deque[DecisionRecord] = deque(maxlen=DECISIONS_KEPT)
         self.tell: Callable[[DecisionRecord], object] | None = None
+        self._kept: deque[tuple[DecisionRecord, int]] = deque()
+        self._kept_bytes = 0
         self._reviews: dict[str, Entry] = {}
 
-    def begin(self, request_id: RequestId, method: str, thread_id: str | None) -> Entry:
-        """Begin the record of a request."""
-        return Entry(audit=self, id=request_id, method=method, thread_id=thread_id)
+    @property
+    def records(self) -> list[DecisionRecord]:
+        """The latest records, oldest first."""
+        return [record for record, _ in self._kept]
 
-    def add(self, record: DecisionRecord) -> None:
-        """Keep a record, and tell it."""
-        self.records.append(record)
+    def begin(self, request_id: RequestId, method: str, thread_id: str | None, size: int = 0) -> Entry:
+        """Begin the record of a request that came in this many bytes."""
+        return Entry(audit=self, id=request_id, method=method, thread_id=thread_id, size=size)
+
+    def add(self, record: DecisionRecord, size: int) -> None:
+        """Keep a record that takes this many bytes, drop the oldest beyond the bounds, and tell it."""
+        self._kept.append((record, size))
+        self._kept_bytes += size
+        while len(self._kept) > DECISIONS_KEPT or (
+            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1
+        ):
+            _, dropped = self._kept.popleft()
+            self._kept_bytes -= dropped
         if self.tell is not None:
             self.tell(record)
 
@@ -167,7 +210,7 @@ class Audit:
             entry.decided_by = DecidedBy.server
             entry.turn_id = string_of(params.get("turnId"))
             entry.item_id = string_of(params.get("targetItemId"))
-        entry.request = params.get("action")
+        entry.request, entry.size = params.get("action"), event.size
         if event.method == REVIEW_COMPLETED:
             review = object_of(params.get("review"))
             entry.decision = string_of(review.get("status"))
@@ -175,7 +218,9 @@ class Audit:
             entry.settle("answered")
             return
         self._reviews[review_id] = entry
-        if len(self._reviews) > REVIEWS_KEPT:
+        while len(self._reviews) > REVIEWS_KEPT or (
+            len(self._reviews) > 1 and sum(each.size for each in self._reviews.values()) > REVIEWS_BYTES
+        ):
             self._reviews.pop(next(iter(self._reviews))).settle("withdrawn", "it never completed")
 
     def close(self) -> None:

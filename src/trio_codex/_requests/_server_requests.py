@@ -5,13 +5,14 @@ Knows no threads, no turns and no policies: who is asked, and when, is told else
 
 from __future__ import annotations
 
-import logging
+import shlex
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
 from trio_codex import wire
 from trio_codex._core._json import list_of, object_of, string_of
+from trio_codex._core._log import logger
 from trio_codex._runtime._dispatch import Answer
 from trio_codex._tools._tool_result import ToolResult, spelt_out
 from trio_codex.errors import DecodeError, PolicyError
@@ -43,8 +44,6 @@ from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-logger = logging.getLogger("trio_codex")
 
 NO_ANSWER: Final = -32000
 """For requests that have no denial in the protocol: credentials and attestations are never made up."""
@@ -112,8 +111,6 @@ def _ask_command(
 
 
 def _ask_legacy_command(params: wire.ExecCommandApprovalParams, background: Background) -> CommandRequest:
-    import shlex
-
     return CommandRequest(
         thread_id=params.conversation_id,
         turn_id=None,

@@ -1,11 +1,11 @@
 """One request on its way, and what ends all of them: values that outlive whoever waits.
 
-A call knows its connection only to be undone, given up or ended there. It knows nothing of streams or lines.
+A call knows who sends it only to be undone or given up there. It knows nothing of streams or lines.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import trio
 
@@ -15,12 +15,41 @@ if TYPE_CHECKING:
     import msgspec
 
     from trio_codex._core._rpc import RequestId
-    from trio_codex._runtime._connection import Connection
-    from trio_codex._runtime._flow import Lane
-    from trio_codex._runtime._instruments import RequestOutcome, RequestRecord
+    from trio_codex._runtime._instruments import RequestOutcome, RequestRecord, RequestWatch
     from trio_codex._runtime._outbox import Letter
-    from trio_codex._runtime._timeouts import Timeout
+    from trio_codex._runtime._timeouts import Timeout, Timeouts
     from trio_codex.errors import ServerBusyError
+
+
+Lane: TypeAlias = Literal["window", "deferred", "control"]
+"""How a request travels. ``window``: the server answers it at once, so it counts as work in progress. ``deferred``: answered
+when something finishes. ``control``: ends or steers something, and gets through when the others have to wait."""
+
+
+class Caller(Protocol):
+    """What a call is one of: sends it, and is told of its outcome.
+
+    Attributes:
+        watch: Tells the instruments of requests.
+        timeouts: Everything that judges the server by its time.
+    """
+
+    watch: RequestWatch
+    timeouts: Timeouts
+
+    def take_back(self, call: Call) -> bool:
+        """See :meth:`Call.take_back`."""
+        ...
+
+    def give_up(self, call: Call) -> None:
+        """See :meth:`Call.give_up`."""
+
+    def settled(self, call: Call) -> None:
+        """Let others have what a call has occupied: its outcome is known."""
+
+    def overdue(self, call: Call, seconds: float) -> CodexError:
+        """Return the error of a call that was not answered in time."""
+        ...
 
 
 class Death:
@@ -61,7 +90,7 @@ class Call:
 
     __slots__ = (
         "_answered",
-        "_connection",
+        "_caller",
         "_error",
         "_record",
         "_result",
@@ -76,12 +105,10 @@ class Call:
         "timer",
     )
 
-    def __init__(
-        self, connection: Connection, method: str, lane: Lane, record: RequestRecord | None = None
-    ) -> None:
+    def __init__(self, caller: Caller, method: str, lane: Lane, record: RequestRecord | None = None) -> None:
         self.method: str = method
         self.lane: Lane = lane
-        self._connection = connection
+        self._caller = caller
         self._record = record
         self._answered = trio.Event()
         self._result: msgspec.Raw | None = None
@@ -132,9 +159,9 @@ class Call:
             ServerBusyError: Likewise, and the server has not even taken the request.
             CodexError: As :meth:`answer`.
         """
-        with self._connection.timeouts.move_on_after(seconds):
+        with self._caller.timeouts.move_on_after(seconds):
             return await self.answer()
-        raise self._connection.overdue(self, seconds)
+        raise self._caller.overdue(self, seconds)
 
     async def settled(self) -> None:
         """Wait until the outcome is known, whatever it is."""
@@ -142,11 +169,11 @@ class Call:
 
     def take_back(self) -> bool:
         """Undo the call if its line was not handed to the writer yet; say whether it was undone."""
-        return self._connection.take_back(self)
+        return self._caller.take_back(self)
 
     def give_up(self) -> None:
         """Stop waiting for good. An answer that comes later is discarded."""
-        self._connection.give_up(self)
+        self._caller.give_up(self)
 
     def settle(
         self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
@@ -155,11 +182,11 @@ class Call:
         if not self._answered.is_set():
             self._result, self._error = result, error
             self._answered.set()
-            self._connection.settled(self)
+            self._caller.settled(self)
             if self._record is not None:
                 if outcome is None:
                     outcome = _outcome_of(error)
-                self._connection.watch.ended(self._record, outcome, error)
+                self._caller.watch.ended(self._record, outcome, error)
 
 
 def _outcome_of(error: CodexError | None) -> RequestOutcome:

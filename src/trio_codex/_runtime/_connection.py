@@ -6,15 +6,12 @@ called on the reader and must not wait.
 
 from __future__ import annotations
 
-import logging
-import math
-import random
-from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 from trio_codex._core._framing import Frame, Line, LineBuffer, OversizeLine
+from trio_codex._core._log import logger
 from trio_codex._core._rpc import (
     Inbound,
     Junk,
@@ -28,30 +25,22 @@ from trio_codex._core._rpc import (
     ServerRequest,
 )
 from trio_codex._runtime._call import Call, Death
-from trio_codex._runtime._flow import FlowControl
-from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestWatch
+from trio_codex._runtime._calls import Calls
+from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._outbox import Letter, Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
 from trio_codex.errors import (
     CodexError,
     ConnectionBroken,
-    ConnectionClosed,
-    RequestTimeout,
-    ServerBusyError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
-    import msgspec
-
-    from trio_codex._runtime._flow import Lane
     from trio_codex._runtime._instruments import ServerRequestOutcome
     from trio_codex._runtime._nursery import Services
     from trio_codex._runtime._timeouts import Timeouts
-
-logger = logging.getLogger("trio_codex")
 
 CHUNK_BYTES: Final = 64 * 1024
 """What is read at once: it stays in the cache of the processor."""
@@ -62,13 +51,8 @@ LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
 """What is read at once where hundreds of consumers share it: what the pipe holds at most."""
 
-BARRIER_METHOD: Final = "thread/loaded/list"
-BARRIER_PARAMS: Final = {"limit": 1}
-"""The cheapest request that every server knows, before ``initialized`` and without experimental API as well."""
-
-FIRST_RETRY_SECONDS: Final = 0.02
-LAST_RETRY_SECONDS: Final = 0.5
-"""How long to wait after a refusal for overload, doubled each time. The queue of a busy server empties in milliseconds."""
+QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
+"""Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
@@ -119,7 +103,7 @@ class Connection:
 
     Attributes:
         death: Why it ended; ``None`` while it lives.
-        watch: Tells the instruments of requests. For calls.
+        calls: The requests of ours.
         timeouts: Everything that judges the server by its time.
     """
 
@@ -143,12 +127,7 @@ class Connection:
         self._receiver = receiver
         self._diagnose = diagnose
         self._instruments = instruments
-        self.watch: RequestWatch = RequestWatch(instruments)
-        self._request_timeout = request_timeout
         self.timeouts: Timeouts = timeouts
-        self._flow = FlowControl(window)
-        self._barrier: Call | None = None
-        self._barrier_sent_at = 0.0
         self._lines = LineBuffer(max_line_bytes)
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
@@ -156,8 +135,9 @@ class Connection:
             send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
             self._note_sent,
         )
+        self.calls: Calls = Calls(self._rpc, self._outbox, window, request_timeout, timeouts, instruments)
+        self._queued_reply_bytes = 0
         self._dying = False
-        self._refusing = False
         self._dead = trio.Event()
         self._drained = trio.Event()
         self._flushed = trio.Event()
@@ -171,194 +151,9 @@ class Connection:
 
     # -- requests of ours --------------------------------------------------------------------------------------
 
-    @trio.lowlevel.enable_ki_protection
-    async def request(self, method: str, params: object, lane: Lane = "window") -> msgspec.Raw:
-        """Send a request and wait for its answer.
-
-        If the caller is cancelled, the line was either never handed to the writer or is written whole; its answer, if
-        one comes, is discarded. A request that the server refuses for its load is sent again.
-
-        Raises:
-            RequestTimeout: No answer in time, the wait for its turn included. The server may still act on the request.
-            ServerBusyError: The server was overloaded for all that time, and has not taken it.
-            LocalProtocolError: ``params`` are not JSON; nothing was sent.
-            RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
-        """
-        call = await self.begin(method, params, lane)
-        seconds = self._request_timeout if lane != "deferred" else math.inf
-        timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
-        try:
-            return await call.answer()
-        finally:
-            self.timeouts.end(timeout)
-            call.give_up()
-
-    @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
-    async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
-        """Send a request, now or when its turn comes; return the call.
-
-        Raises:
-            LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
-        """
-        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self.check_open()
-        if self._refusing and lane != "control":
-            raise ConnectionClosed
-        record = self.watch.queued(method, params, lane)
-        call = Call(self, method, lane, record)
-        try:
-            trace = None if record is None else self._instruments.trace(record)
-            call.request_id, line = self._rpc.request(method, params, call, trace)
-        except BaseException as exc:
-            self.watch.ended(record, "unsent", exc if isinstance(exc, CodexError) else None)
-            raise
-        if record is not None:
-            record.id = call.request_id
-        call.letter = Letter(line, record)
-        self._queue(call)
-        return call  # noqa: ASYNC910  # the answer has to be waited for anyway
-
     def notify(self, method: str) -> None:
         """Send a notification without parameters."""
-        self._put(Letter(self._rpc.notification(method)))
-
-    def take_back(self, call: Call, error: CodexError | None = None) -> bool:
-        """See :meth:`Call.take_back`; who still waits for it gets ``error``."""
-        letter = call.letter
-        if call.answered or letter is None or letter.taken:
-            return False
-        if not self._flow.remove(call):
-            if self._outbox.take_back(letter):
-                self._flow.taken_back()
-            elif call.timer is None:
-                return False
-        self._rpc.forget(call.request_id)
-        call.settle(None, error or ConnectionClosed(f"{call.method} was taken back"), "unsent")
-        return True
-
-    def give_up(self, call: Call, error: CodexError | None = None) -> None:
-        """See :meth:`Call.give_up`; who still waits for it gets ``error``."""
-        if not call.answered and not self.take_back(call, error):
-            self._rpc.abandon(call.request_id)
-            call.settle(None, error or ConnectionClosed(f"{call.method} was given up"), "given up")
-
-    def settled(self, call: Call) -> None:
-        """Let others have what a call has occupied: its outcome is known. For calls."""
-        if call.timer is not None:
-            self.timeouts.end(call.timer)
-            call.timer = None
-        self._flow.end(call)
-        if call.letter is not None:
-            # It will not be sent again, and may hold images.
-            call.letter.line = b""
-        if call is self._barrier:
-            self._barrier = None
-        self._send_admitted()
-
-    def overdue(self, call: Call, seconds: float) -> CodexError:
-        """Return the error of a call that was not answered in time."""
-        if call.refusal is not None:
-            return call.refusal
-        problem = None
-        if call.waits and self._barrier is not None:
-            silent = self.timeouts.listened_since(self._barrier_sent_at)
-            problem = f"it was not sent, because the server has taken nothing for {silent:.1f} s"
-        return RequestTimeout(call.method, seconds, problem)
-
-    def _expire(self, call: Call, seconds: float) -> None:
-        self.give_up(call, self.overdue(call, seconds))
-
-    def _queue(self, call: Call) -> None:
-        self._flow.add(call)
-        self._send_admitted()
-        if call.lane == "deferred" and self._flow.holds(call):
-            # Nothing else bounds this wait, which is for what is ahead of it and not for its answer.
-            seconds = self._request_timeout
-            call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
-
-    def _send_admitted(self) -> None:
-        """Send the requests whose turn it is."""
-        if self.death is None:
-            for call in self._flow.admit():
-                self._send(call)
-            self._send_barrier()
-
-    def _send_barrier(self) -> None:
-        """Send a barrier if it is time for one: some lines are acknowledged by nothing else."""
-        if self._barrier is None and self._flow.needs_barrier:
-            self._barrier = call = Call(self, BARRIER_METHOD, "control")
-            self._barrier_sent_at = trio.current_time()
-            call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
-            call.letter = Letter(line)
-            self._send(call)
-
-    def _send(self, call: Call) -> None:
-        assert call.letter is not None
-        if call.timer is not None:
-            self.timeouts.end(call.timer)
-            call.timer = None
-        self._put(call.letter, urgent=call.lane == "control")
-
-    def _put(self, letter: Letter, *, urgent: bool = False) -> None:
-        self._flow.queued()
-        self._outbox.put(letter, urgent=urgent)
-
-    def _note_sent(self, letter: Letter) -> None:
-        self._flow.sent(letter)
-        if letter.record is not None:
-            self.watch.sent(letter.record)
-        if "frame_sent" in self._instruments:
-            self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
-        self._send_barrier()
-
-    def _take_reply(self, call: Call, result: msgspec.Raw | None, error: CodexError | None) -> None:
-        if type(error) is ServerBusyError:
-            self._flow.refused(call.letter)
-            self._repeat_later(call, error)
-            self._send_admitted()
-        else:
-            self._flow.acknowledge(call.letter)
-            call.settle(result, error)
-
-    def _take_late_reply(self, late: LateReply[Call]) -> None:
-        if type(late.error) is ServerBusyError:
-            self._flow.refused(late.token.letter)
-        else:
-            self._flow.acknowledge(late.token.letter)
-        self._send_admitted()
-        self._take_junk(late.junk)
-
-    def _repeat_later(self, call: Call, refusal: ServerBusyError) -> None:
-        """Send a request again in a while: the server was full, and has not taken it."""
-        if call.refusal is None:
-            call.refused_at = trio.current_time()
-        call.refusal = refusal
-        call.refusals += 1
-        waited = self.timeouts.listened_since(call.refused_at)
-        if waited >= self._request_timeout and call is not self._barrier:
-            call.settle(None, refusal)
-            return
-        assert call.letter is not None
-        call.letter.taken = False
-        self._rpc.reopen(call.request_id, call.method, call)
-        delay = min(FIRST_RETRY_SECONDS * 2 ** min(call.refusals - 1, 10), LAST_RETRY_SECONDS)
-        delay *= random.uniform(0.5, 1)
-        call.timer = self.timeouts.start(delay, partial(self._repeat, call))
-        self._instruments.call("request_retried", call.method, call.refusals, delay)
-
-    def _repeat(self, call: Call) -> None:
-        call.timer = None
-        if call is self._barrier:
-            # It gives back the credits that all others wait for, so it takes none.
-            self._send(call)
-        else:
-            self._queue(call)
-
-    @property
-    def in_flight(self) -> int:
-        """How many requests of ours wait for an answer, barriers left out."""
-        return self._rpc.pending - (self._barrier is not None)
+        self.calls.put(Letter(self._rpc.notification(method)))
 
     @property
     def junk_lines(self) -> int:
@@ -383,15 +178,28 @@ class Connection:
         """Note that the server wants no answer any more; say whether the request was open."""
         was_open = self._rpc.withdraw(request_id)
         if was_open:
-            self.watch.settled(request_id, "withdrawn")
+            self.calls.watch.settled(request_id, "withdrawn")
         return was_open
 
     def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
         if line is None:
             return False
-        self._put(Letter(line), urgent=True)
-        self.watch.settled(request_id, outcome)
+        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:
+            # Dropped: the connection is about to end, and what the server has not read is lost with it.
+            self._lose_to_unread_replies()
+            return True
+        self._queued_reply_bytes += len(line)
+        self.calls.put(Letter(line, is_reply=True), urgent=True)
+        self.calls.watch.settled(request_id, outcome)
         return True
+
+    def _lose_to_unread_replies(self) -> None:
+        """End the connection to a server that asks and does not read the answers."""
+        if not self._dying:
+            size = self._queued_reply_bytes // 2**20
+            self._services.start_service(
+                self.lose, f"the server does not read: {size} MiB of answers to its requests wait"
+            )
 
     # -- the end -----------------------------------------------------------------------------------------------
 
@@ -402,9 +210,7 @@ class Connection:
 
     def refuse_new(self) -> None:
         """Refuse every further request but those that end something. The first step of closing."""
-        self._refusing = True
-        for call in self._flow.waiting():
-            self.take_back(call, ConnectionClosed())
+        self.calls.refuse_new()
 
     def end(self, error: CodexError) -> None:
         """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
@@ -412,9 +218,8 @@ class Connection:
             return
         self.death = Death(error)
         self._dying = True
-        for call in self._rpc.close():
-            call.settle(None, self.death.exception())
-        self.watch.lost()
+        self.calls.end(self.death)
+        self.calls.watch.lost()
         self._outbox.close()
         self._receiver.on_death(self.death)
         self._instruments.call("connection_ended", self._instruments.connection, error)
@@ -447,6 +252,16 @@ class Connection:
         await self._drained.wait()
 
     # -- the two services --------------------------------------------------------------------------------------
+
+    def _note_sent(self, letter: Letter) -> None:
+        if letter.is_reply:
+            self._queued_reply_bytes -= len(letter.line)
+        if "frame_sent" in self._instruments:
+            self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
+        self.calls.note_sent(letter)
+        if letter.is_reply:
+            # It counts until it is acknowledged, and is never sent again.
+            letter.line = b""
 
     async def _write(self) -> None:
         try:
@@ -514,11 +329,12 @@ class Connection:
 
     def _take_other(self, message: Inbound[Call]) -> None:
         if isinstance(message, Reply):
-            self._take_reply(message.token, message.result, message.error)
+            self.calls.take_reply(message.token, message.result, message.error)
         elif isinstance(message, LateReply):
-            self._take_late_reply(message)
+            self.calls.take_late_reply(message)
+            self._take_junk(message.junk)
         elif isinstance(message, ServerRequest):
-            self.watch.asked(message)
+            self.calls.watch.asked(message)
             self._receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
             self._receiver.on_oversize(message)

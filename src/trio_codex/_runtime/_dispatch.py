@@ -6,13 +6,13 @@ What a request asks, and who decides, is told by a :class:`Handler`; which turn 
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import trio
 
 from trio_codex._core._exceptions import describe_error
+from trio_codex._core._log import logger
 from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex.errors import LocalProtocolError, PolicyError
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from trio_codex._core._rpc import RequestId, ServerRequest
     from trio_codex._runtime._connection import Connection
     from trio_codex._runtime._nursery import Services
-
-logger = logging.getLogger("trio_codex")
 
 
 class CallbackGroup:

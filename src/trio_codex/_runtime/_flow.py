@@ -16,17 +16,13 @@ Synchronous and without I/O.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_codex._runtime._call import Call
     from trio_codex._runtime._outbox import Letter
-
-Lane: TypeAlias = Literal["window", "deferred", "control"]
-"""How a request travels. ``window``: the server answers it at once, so it counts as work in progress. ``deferred``: answered
-when something finishes. ``control``: ends or steers something, and gets through when the others have to wait."""
 
 LINES: Final = 64
 """Unacknowledged lines up to which an ordinary request is written: half of the server's queue, which others share."""

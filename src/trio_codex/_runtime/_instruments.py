@@ -12,12 +12,13 @@ The hooks are the public methods of the base class that it is given; their meani
 
 from __future__ import annotations
 
-import logging
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 import attrs
 import trio
+
+from trio_codex._core._log import logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
     from trio_codex._core._rpc import RequestId, ServerRequest
     from trio_codex.errors import CodexError
-
-logger = logging.getLogger("trio_codex")
 
 _numbers = count(1)
 
@@ -135,28 +134,29 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
         for instrument, method in list(self.get(hook, {}).values()):
             try:
                 method(*args)
-            except Exception:
-                self._remove(instrument, hook)
+            except Exception as exc:
+                self._remove(instrument, hook, exc)
 
     def trace(self, request: RequestRecord) -> Mapping[str, str] | None:
         """Ask for the trace that a request is part of; the first instrument that knows one tells."""
         for instrument, method in list(self.get("request_trace", {}).values()):
             try:
                 trace = _checked(method(request))
-            except Exception:
-                self._remove(instrument, "request_trace")
+            except Exception as exc:
+                self._remove(instrument, "request_trace", exc)
                 continue
             if trace:
                 return trace
         return None
 
-    def _remove(self, instrument: object, hook: str) -> None:
+    def _remove(self, instrument: object, hook: str, error: Exception) -> None:
         for name, heard in list(self.items()):
             heard.pop(id(instrument), None)
             if not heard:
                 del self[name]
         # Not its repr, which may show all that it has heard.
-        logger.exception("an instrument was removed: %s of %s raised", hook, type(instrument).__qualname__)
+        name = type(instrument).__qualname__
+        logger.error("an instrument was removed: %s of %s raised", hook, name, exc_info=error)
 
 
 NO_INSTRUMENTS: Final = Instruments()

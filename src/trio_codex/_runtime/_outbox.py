@@ -30,12 +30,14 @@ class Letter:
         line: The line; empty once it is certain that it will not be written again.
         taken: Whether it was handed over to be written; from then on it counts as sent.
         record: What instruments are told of the request that it is; ``None`` if it is none, or nobody listens.
+        is_reply: Whether it answers a request of the server.
     """
 
-    __slots__ = ("line", "record", "taken")
+    __slots__ = ("is_reply", "line", "record", "taken")
 
-    def __init__(self, line: bytes, record: RequestRecord | None = None) -> None:
+    def __init__(self, line: bytes, record: RequestRecord | None = None, *, is_reply: bool = False) -> None:
         self.line: bytes = line
+        self.is_reply: bool = is_reply
         self.taken: bool = False
         self.record: RequestRecord | None = record
 
@@ -43,8 +45,8 @@ class Letter:
 class Outbox:
     """The queue in front of the writer task, and the way around it.
 
-    Its length needs no bound of its own: each letter has a sender that waits for its effect, and replies are bounded by
-    the requests that the server has open.
+    Its length needs no bound of its own: each letter has a sender that waits for its effect, and the connection bounds
+    what replies come to.
 
     Args:
         send_nowait: Writes the beginning of a line, as much as goes at once, and gives how much that was; ``None`` if the

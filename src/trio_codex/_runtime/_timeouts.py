@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._core._log import logger
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-
-logger = logging.getLogger("trio_codex")
 
 TICK_SECONDS: Final = 0.25
 """The longest sleep while a timeout is pending. A stall is noticed that much later at most, and so is the end of a
@@ -187,7 +187,7 @@ class Timeouts:
                 late,
             )
 
-    async def _wait_for_reader(self) -> None:
+    async def _wait_for_reader(self) -> None:  # noqa: ASYNC910  # the watch sleeps next
         """Wait until the reader has run out of bytes, or a tick has passed."""
         quiet, reads, began = 0, self.reads, time.monotonic()
         while quiet < QUIET_CHECKPOINTS and time.monotonic() < began + TICK_SECONDS:  # noqa: ASYNC110  # polls for input

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, cast
 
 import trio
 
-from trio_codex._core._exceptions import describe_error, leaves_of
+from trio_codex._core._exceptions import describe_error, leaves_of, text_of
+from trio_codex._core._log import logger
 from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex._tools._json_values import Unfit, to_json
 from trio_codex._tools._tool import ToolError
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from trio_codex._tools._toolbox import AnyTool
     from trio_codex.policies import ToolCallRequest
-
-logger = logging.getLogger("trio_codex")
 
 NO_SUCH_TOOL = "This client has no such tool."
 NO_RESULT = "done"
@@ -105,5 +103,5 @@ def _failure(tool: AnyTool, exc: Exception) -> ToolResult:
     leaves = leaves_of(exc)
     if not all(isinstance(leaf, ToolError) for leaf in leaves):
         logger.error("the tool %s failed", tool.full_name, exc_info=exc)
-    texts = [str(leaf) if isinstance(leaf, ToolError) else describe_error(leaf) for leaf in leaves]
+    texts = [text_of(leaf) if isinstance(leaf, ToolError) else describe_error(leaf) for leaf in leaves]
     return ToolResult.of_text("\n".join(texts), success=False)

@@ -7,12 +7,12 @@ already went to the background. So the terminal event is the only proof, and the
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trio_codex._core._log import logger
 from trio_codex._runtime._nursery import without_group
 from trio_codex._turns._inputs import wire_input
 from trio_codex._turns._waiting import callbacks_of, wait_answered
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from trio_codex._runtime._call import Call
     from trio_codex._turns._inputs import TurnInput
     from trio_codex._turns._turn_state import ThreadState, TurnState
-
-logger = logging.getLogger("trio_codex")
 
 FIRST_RETRY_SECONDS: Final = 0.003
 LAST_RETRY_SECONDS: Final = 0.1
@@ -177,7 +175,7 @@ async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[
         with session.timeouts.move_on_after(session.config.request_timeout):
             await call.settled()
             return
-        raise session.connection.overdue(call, session.config.request_timeout)
+        raise session.connection.calls.overdue(call, session.config.request_timeout)
 
     return await _insist(session, turn, "turn/steer", params, answered)
 

@@ -7,7 +7,6 @@ turn; what they share is a buffer of events, a policy, and this scope.
 from __future__ import annotations
 
 import contextvars
-import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +17,7 @@ from trio_codex import wire
 from trio_codex._client import _retry
 from trio_codex._client._session import decode_result
 from trio_codex._core._json import object_of, parse_object, string_of
+from trio_codex._core._log import logger
 from trio_codex._runtime._dispatch import CallbackGroup
 from trio_codex._turns._budget import Spending
 from trio_codex._turns._ending import end_offspring, end_turn, give_up_server, interrupt, steer, steering
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from trio_codex._turns._inputs import TurnInput
     from trio_codex._turns._turn_state import ThreadState
     from trio_codex.policies import Policy
-
-logger = logging.getLogger("trio_codex")
 
 NEXT_TURN_SECONDS: Final = 1.0
 """How long to look out for the next turn of a goal that was paused between two. The server has made up its mind by then:
@@ -236,7 +234,7 @@ class GoalState:
                 _retry.note_refused()
                 raise
             return
-        raise session.connection.overdue(self._start, timeout)
+        raise session.connection.calls.overdue(self._start, timeout)
 
     async def _take_answer(self, call: Call) -> None:
         response: wire.ThreadGoalSetResponse = decode_result("thread/goal/set", await call.answer())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import logging
 import math
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
@@ -12,6 +11,7 @@ import trio
 
 from trio_codex._client import _retry
 from trio_codex._core._json import object_of, string_of
+from trio_codex._core._log import logger
 from trio_codex._runtime._dispatch import CallbackGroup
 from trio_codex._runtime._nursery import holds_cancelled
 from trio_codex._turns._budget import Meter, Spending
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from trio_codex._turns._waiting import WaitingOn
     from trio_codex.errors import CodexError
     from trio_codex.policies import Policy
-
-logger = logging.getLogger("trio_codex")
 
 Ts = TypeVarTuple("Ts")
 
@@ -386,4 +384,4 @@ async def _start(session: Session, turn: TurnState, method: str, params: wire.Wi
         elif turn.id is None:
             raise DecodeError(method, "$.turn.id", "the turn has no id")
         return
-    raise session.connection.overdue(call, timeout)
+    raise session.connection.calls.overdue(call, timeout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from trio_codex._core._log import SafeLogger
 from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe_exit
 
 from ._base import Instrument, decision_name
@@ -33,7 +34,7 @@ class LogInstrument(Instrument):
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
-        self._logger = logger or logging.getLogger("trio_codex.activity")
+        self._logger = SafeLogger(logger or logging.getLogger("trio_codex.activity"))
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
         """See :class:`Instrument`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 import attrs
 import trio
 
+from trio_codex._core._log import SafeLogger
 from trio_codex.policies._decisions import (
     Abstain,
     Accept,
@@ -177,7 +178,7 @@ class _Note:
         text = " ".join(
             f"{name}={value!r}" for name, value in facts.items() if name not in ("kind", "outcome")
         )
-        logger.log(level, "%s: %s %s", self._kind, self.outcome, text, extra={"decision": facts})
+        SafeLogger(logger).log(level, "%s: %s %s", self._kind, self.outcome, text, extra={"decision": facts})
 
 
 def _callback(policy: Policy, kind: str) -> _Callback | None:

@@ -1,0 +1,53 @@
+"""The modules of a session: owns the list of those that are in memory before its first line.
+
+A running session imports nothing from disk. An import on the reader or in the close sequence would end the session if it
+failed, as it does after an upgrade of the package or while no descriptor is free.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json  # noqa: F401  # imported by modules that are held
+import sys
+from contextlib import suppress
+from typing import Final
+
+import trio_codex._requests._asking  # noqa: F401  # used by the reader
+from trio_codex._launch._held import hold
+from trio_codex.wire import _convert
+from trio_codex.wire._index import HOME
+
+OFTEN_ASKED: Final = (
+    "item/commandExecution/requestApproval", "item/fileChange/requestApproval", "item/permissions/requestApproval",
+    "item/tool/requestUserInput", "item/tool/call", "mcpServer/elicitation/request",
+)  # fmt: skip
+"""The requests of the server whose types are built at the start. The others are rare, and their modules are held."""
+
+HELD: Final = (
+    *(f"trio_codex.wire.{module}" for module in sorted(set(HOME.values()))),
+    "trio_codex.tools",
+    "trio_codex._tools._calling",
+    "trio_codex._tools._docstring",
+    "trio_codex._tools._json_schema",
+    "trio_codex._tools._json_types",
+    "trio_codex._tools._json_values",
+    "trio_codex._tools._output",
+    "trio_codex._tools._tool",
+    "trio_codex._api._base",
+    "trio_codex._api._generated",
+)
+"""The modules that calls of the user and rare messages need. A session uses few of them."""
+
+
+def load() -> None:
+    """Import what the reader and the close sequence need, and hold the rest of what a session may use.
+
+    Raises:
+        ImportError, OSError: A module is missing, or cannot be read.
+    """
+    _convert.preload()
+    _convert.preload(OFTEN_ASKED)
+    hold(HELD)
+    if "trio_codex._runtime._proctree" in sys.modules:
+        with suppress(ImportError):  # optional: without it, closing ends the process group only
+            importlib.import_module("psutil")

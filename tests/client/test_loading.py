@@ -1,0 +1,133 @@
+"""A running session imports nothing from disk: what it may need is in memory before its first line."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import trio_codex
+
+ROOT = Path(trio_codex.__file__).parent
+
+SESSION = Path(__file__).with_name("imports_of_a_session.py")
+PROGRAM = Path(__file__).with_name("session_without_descriptors.py")
+
+HELD_MODULES_RUN = """
+import sys
+import trio_codex
+from trio_codex._client._loading import HELD, load
+load()
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        raise AssertionError(f"{name} is imported")
+sys.meta_path.insert(0, Refusing())
+for name in HELD:
+    sys.modules[name].__doc__
+"""
+
+LOADED = """
+import sys
+import trio_codex
+from trio_codex._client._loading import load
+load()
+print(*(name for name in {names} if name not in sys.modules))
+"""
+
+STARTING = {
+    "_client/_open.py",
+    "_runtime/_process.py",
+    "_runtime/_guarded.py",
+    "_runtime/_guard.py",
+    "_runtime/_start_gate.py",
+}
+"""They import when a server is started, before the session."""
+
+SOMEBODY_ELSES = {"cli", "testing", "recording", "instruments"}
+"""Not part of a session: programs of their own, and what is made before one."""
+
+
+def run(code, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=60, **options
+    )
+
+
+def test_a_session_of_every_kind_imports_nothing():
+    done = subprocess.run([sys.executable, SESSION], capture_output=True, text=True, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+def test_the_modules_that_are_held_import_nothing_when_they_run():
+    done = run(HELD_MODULES_RUN)
+    assert done.returncode == 0, done.stderr
+
+
+def imports_in_functions():
+    """The modules of this package that some function of a session imports."""
+    for path in sorted(ROOT.rglob("*.py")):
+        relative = path.relative_to(ROOT)
+        if relative.parts[0] in SOMEBODY_ELSES or relative.as_posix() in STARTING:
+            continue
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                for node in ast.walk(function):
+                    if isinstance(node, ast.ImportFrom):
+                        assert node.module is not None
+                        yield node.module
+                    elif isinstance(node, ast.Import):
+                        yield from (alias.name for alias in node.names)
+
+
+def test_every_module_that_a_function_imports_is_in_memory_once_a_session_is_up():
+    names = sorted({*imports_in_functions()})
+    assert "trio_codex._tools._output" in names
+    done = run(LOADED.format(names=names))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the package, as one that is installed, and the environment in which it is imported."""
+    shutil.copytree(ROOT, tmp_path / "trio_codex", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+REPLACED = """
+import shutil, sys
+import trio_codex
+from trio_codex._client._loading import HELD, load
+load()
+shutil.rmtree({root!r})
+from trio_codex import wire
+from trio_codex._api import _generated
+assert wire.McpServerStatus.__module__ == "trio_codex.wire._mcp"
+assert wire.__file__.startswith({root!r})
+assert all(sys.modules[name].__doc__ for name in HELD)
+"""
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_package_that_is_removed_breaks_nothing_and_is_not_written_to(copied, compiled):
+    directory, environment = copied
+    root = directory / "trio_codex"
+    if compiled:
+        subprocess.run([sys.executable, "-m", "compileall", "-q", root], check=True, timeout=60)
+    done = run(REPLACED.format(root=str(root)), env=environment)
+    assert done.returncode == 0, done.stderr
+    assert not root.exists()
+
+
+# -- no free descriptor ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of descriptors")
+@pytest.mark.parametrize("how", ["leave", "die"])
+def test_without_a_free_descriptor_a_session_goes_on_and_ends_as_ever(how):
+    done = subprocess.run([sys.executable, PROGRAM, how], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
