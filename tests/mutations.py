@@ -137,7 +137,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G6", "a cancelled request gives its line back", "_runtime/_connection.py",
-        "            call.letter.line = b\"\"\n", "            call.letter.line = b\"\"\n            self._flow.refused(call.letter)\n",
+        '            call.letter.line = b""\n', '            call.letter.line = b""\n            self._flow.refused(call.letter)\n',
         "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
     ),
     Mutation(
