@@ -1,0 +1,177 @@
+"""What ends something is asked for until the server takes it, and one refusal skips nothing."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from trio_codex import CodexConfig
+from trio_codex.testing import fake_codex, item
+from trio_codex.testing._fake import DEFAULTS
+
+BUSY = "Server overloaded; retry later."
+GOAL = {
+    "threadId": "thread-1", "objective": "x", "status": "active", "createdAt": 0, "updatedAt": 0, "tokensUsed": 0,
+    "timeUsedSeconds": 0,
+}  # fmt: skip
+ENDINGS = {
+    "thread_start": ["thread/delete"],
+    "thread_resume": ["thread/unsubscribe"],
+    "thread": ["thread/backgroundTerminals/clean", "thread/unsubscribe"],
+    "watch": ["fs/unwatch"],
+    "exec": ["command/exec/terminate"],
+    "login": ["account/login/cancel"],
+    "turn": ["turn/interrupt"],
+    "terminal": ["thread/backgroundTerminals/terminate"],
+    "goal": ["thread/goal/set"],
+}
+
+
+@asynccontextmanager
+async def scripted(config=None, **options):
+    with trio.fail_after(1000):
+        async with fake_codex(config, strict=False, validate=False, **options) as both:
+            yield both
+
+
+async def enter(name, codex, scope, entered):
+    """Do what ``name`` says, until ``scope`` is cancelled."""
+    with scope:
+        match name:
+            case "thread_start":
+                await codex.thread_start()
+            case "thread_resume":
+                await codex.thread_resume("thread-1")
+            case "thread":
+                async with await codex.thread_start():
+                    entered.set()
+                    await trio.sleep_forever()
+            case "watch":
+                async with codex.watch("/x"):
+                    entered.set()
+                    await trio.sleep_forever()
+            case "exec":
+                async with codex.exec(["x"]):
+                    entered.set()
+                    await trio.sleep_forever()
+            case "login":
+                async with await codex.login_chatgpt():
+                    entered.set()
+                    await trio.sleep_forever()
+            case "turn" | "terminal":
+                thread = await codex.thread_start()
+                async with thread.turn("x"):
+                    entered.set()
+                    await trio.sleep_forever()
+            case "goal":
+                thread = await codex.thread_start()
+                async with thread.goal("x"):
+                    entered.set()
+                    await trio.sleep_forever()
+
+
+async def let_in(name, server, scope, entered):
+    """Answer for the server until what ``name`` says has begun, and cancel it."""
+    match name:
+        case "thread_start" | "thread_resume":
+            asked = await server.expect(name.replace("_", "/"))
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            await asked.answer(DEFAULTS["thread/start"])
+            return
+        case "watch":
+            await (await server.expect("fs/watch")).answer({"path": "/x", "watchId": "w"})
+        case "exec":
+            await server.expect("command/exec")
+            await (await server.expect("command/exec/write")).answer({})
+        case "login":
+            answer = {"type": "chatgpt", "loginId": "l", "authUrl": "u"}
+            await (await server.expect("account/login/start")).answer(answer)
+        case "turn" | "terminal":
+            await server.accept_turn()
+        case "goal":
+            await (await server.expect("thread/goal/clear")).answer({"cleared": False})
+            await (await server.expect("thread/goal/set")).answer({"goal": GOAL})
+            await server.start_turn()
+    await entered.wait()
+    if name == "terminal":
+        await server.item("started", item("commandExecution", process_id="77", status="inProgress"))
+        await wait_all_tasks_blocked()
+    scope.cancel()
+    if name == "terminal":
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+async def test_what_ends_something_is_asked_for_again_until_a_busy_server_takes_it(
+    name, autojump_clock, caplog
+):
+    scope, entered, left = trio.CancelScope(), trio.Event(), trio.Event()
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over(*(method for methods in ENDINGS.values() for method in methods))
+        if name == "thread_start":
+            server.take_over("thread/start")
+        if name == "thread_resume":
+            server.take_over("thread/resume")
+
+        @nursery.start_soon
+        async def act():
+            await enter(name, codex, scope, entered)
+            left.set()
+
+        await let_in(name, server, scope, entered)
+        for method in ENDINGS[name]:
+            for _ in range(5):
+                asked = await server.expect_any()
+                assert asked.method == method
+                await asked.refuse(BUSY, -32001)
+            await (await server.expect(method)).answer({})
+            if name == "thread" and method == ENDINGS["thread"][0]:
+                assert not left.is_set()
+        assert caplog.records == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_a_busy_server_never_takes_is_reported_and_the_next_step_follows(autojump_clock, caplog):
+    config = CodexConfig(interrupt_grace=5)
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
+        refused = 0
+
+        @nursery.start_soon
+        async def refuse():
+            nonlocal refused
+            while (asked := await server.expect_any()).method == "thread/backgroundTerminals/clean":
+                refused += 1
+                await asked.refuse(BUSY, -32001)
+            assert asked.method == "thread/unsubscribe"
+            await asked.answer({})
+
+        began = trio.current_time()
+        async with await codex.thread_start():
+            pass
+        assert trio.current_time() - began == pytest.approx(5, abs=0.1)
+        assert refused > 5
+    assert [record.message for record in caplog.records] == [
+        "thread/backgroundTerminals/clean {'threadId': 'thread-1'} was not answered in time: it may not have ended"
+    ]
+
+
+async def test_a_request_timeout_that_is_shorter_than_the_grace_does_not_end_the_asking(autojump_clock):
+    config = CodexConfig(interrupt_grace=50, request_timeout=1, on_stuck_turn="abandon")
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        @nursery.start_soon
+        async def body():
+            async with thread.turn("x"):
+                pass
+
+        await server.accept_turn()
+        until = trio.current_time() + 20
+        while trio.current_time() < until:
+            await (await server.expect("turn/interrupt")).refuse(BUSY, -32001)
+        await (await server.expect("turn/interrupt")).answer({})
+        await server.end_turn(status="interrupted")
