@@ -11,7 +11,8 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core._rpc import ServerRequest
-from trio_codex._runtime._connection import BARRIER_METHOD, Connection
+from trio_codex._runtime._calls import BARRIER_METHOD
+from trio_codex._runtime._connection import Connection
 from trio_codex._runtime._flow import BARRIER_LINES, CONTROL_LINES, LINES
 from trio_codex._runtime._nursery import open_services
 from trio_codex._runtime._timeouts import Timeouts

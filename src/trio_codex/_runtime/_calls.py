@@ -154,12 +154,15 @@ class Calls:
         if call.timer is not None:
             self.timeouts.end(call.timer)
             call.timer = None
-        self._flow.end(call)
+        if call.has_place:
+            self._flow.leave_window(call)
         if call.letter is not None:
             # It will not be sent again, and may hold images.
             call.letter.line = b""
         if call is self._barrier:
             self._barrier = None
+            if self._flow.needs_barrier:
+                self._send_barrier()
         self._send_admitted()
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
@@ -176,7 +179,9 @@ class Calls:
         self.give_up(call, self.overdue(call, seconds))
 
     def _queue(self, call: Call) -> None:
-        self._flow.add(call)
+        if self._flow.enter(call):
+            self._send(call)
+            return
         self._send_admitted()
         if call.lane == "deferred" and self._flow.holds(call):
             # Nothing else bounds this wait, which is for what is ahead of it and not for its answer.
@@ -185,14 +190,13 @@ class Calls:
 
     def _send_admitted(self) -> None:
         """Send the requests whose turn it is."""
-        if self.death is None:
+        if self._flow.waits and self.death is None:
             for call in self._flow.admit():
                 self._send(call)
-            self._send_barrier()
 
     def _send_barrier(self) -> None:
-        """Send a barrier if it is time for one: some lines are acknowledged by nothing else."""
-        if self._barrier is None and self._flow.needs_barrier:
+        """Send a barrier, unless one is out."""
+        if self._barrier is None and self.death is None:
             self._barrier = call = Call(self, BARRIER_METHOD, "control")
             self._barrier_sent_at = trio.current_time()
             call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
@@ -213,10 +217,10 @@ class Calls:
 
     def note_sent(self, letter: Letter) -> None:
         """Note that a line is being written. For the queue that it was in."""
-        self._flow.sent(letter)
         if letter.record is not None:
             self.watch.sent(letter.record)
-        self._send_barrier()
+        if self._flow.sent(letter):
+            self._send_barrier()
 
     def take_reply(self, call: Call, result: msgspec.Raw | None, error: CodexError | None) -> None:
         """Take the answer to a request, or its refusal. On the reader."""

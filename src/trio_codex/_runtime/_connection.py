@@ -254,14 +254,13 @@ class Connection:
     # -- the two services --------------------------------------------------------------------------------------
 
     def _note_sent(self, letter: Letter) -> None:
-        if letter.is_reply:
-            self._queued_reply_bytes -= len(letter.line)
         if "frame_sent" in self._instruments:
             self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
-        self.calls.note_sent(letter)
         if letter.is_reply:
-            # It counts until it is acknowledged, and is never sent again.
+            # It counts until it is acknowledged, but is never sent again.
+            self._queued_reply_bytes -= len(letter.line)
             letter.line = b""
+        self.calls.note_sent(letter)
 
     async def _write(self) -> None:
         try:

@@ -49,6 +49,8 @@ class FlowControl:
         self._queued = 0
         """Lines in the write queue."""
         self._unacknowledged: dict[Letter, None] = {}
+        self.waits = False
+        """Whether calls wait. Asked for each answer, so it is kept."""
 
     @property
     def lines(self) -> int:
@@ -62,8 +64,21 @@ class FlowControl:
 
     # -- calls -------------------------------------------------------------------------------------------------
 
-    def add(self, call: Call) -> None:
-        """Let a call wait for its turn."""
+    def enter(self, call: Call) -> bool:
+        """Let a call be sent at once, or make it wait for its turn; return whether it may be sent."""
+        # Most may, and this is a part of every round trip.
+        if not self.waits and self._queued + len(self._unacknowledged) < LINES:
+            if call.lane != "window" or call.has_place:
+                return True
+            if self._window_places > 0:
+                self._window_places -= 1
+                call.has_place = True
+                return True
+        self._add(call)
+        return False
+
+    def _add(self, call: Call) -> None:
+        self.waits = True
         if call.lane == "control":
             self._control[call] = None
         elif call.lane == "deferred" or call.has_place:
@@ -81,6 +96,7 @@ class FlowControl:
             yield self._control.popitem(last=False)[0]
         while self._ordinary and self.lines < LINES:
             yield self._ordinary.popitem(last=False)[0]
+        self.waits = bool(self._control or self._ordinary or self._for_window)
 
     def holds(self, call: Call) -> bool:
         """Return whether a call waits."""
@@ -94,16 +110,15 @@ class FlowControl:
                 return True
         return False
 
-    def end(self, call: Call) -> None:
-        """Free the place in the window that a call had: its outcome is known, or nobody waits for it any more."""
-        if call.has_place:
-            call.has_place = False
-            if self._for_window:
-                following, _ = self._for_window.popitem(last=False)
-                following.has_place = True
-                self._ordinary[following] = None
-            else:
-                self._window_places += 1
+    def leave_window(self, call: Call) -> None:
+        """Free the place of a call in the window: its outcome is known, or nobody waits for it any more."""
+        call.has_place = False
+        if self._for_window:
+            following, _ = self._for_window.popitem(last=False)
+            following.has_place = True
+            self._ordinary[following] = None
+        else:
+            self._window_places += 1
 
     def waiting(self) -> list[Call]:
         """Return the calls that wait and end nothing."""
@@ -119,14 +134,18 @@ class FlowControl:
         """Discount a line that was removed from the write queue."""
         self._queued -= 1
 
-    def sent(self, line: Letter) -> None:
-        """Count a line that is being written: it is the server's from now on."""
+    def sent(self, line: Letter) -> bool:
+        """Count a line that is being written; return whether a barrier is needed for it to be acknowledged soon."""
         self._queued -= 1
         self._unacknowledged[line] = None
+        return self.needs_barrier
 
     def acknowledge(self, line: Letter | None) -> None:
         """Discount a line whose answer came, and those that were sent before it."""
         if line is None or line not in self._unacknowledged:
+            return
+        if next(iter(self._unacknowledged)) is line:
+            del self._unacknowledged[line]
             return
         taken: list[Letter] = []
         for earlier in self._unacknowledged:

@@ -89,7 +89,9 @@ class Timeouts:
             self._note_lateness()
         timeout = Timeout(seconds, now - self._stalled + seconds, expire)
         if seconds < math.inf:
-            self._pending.setdefault(seconds, {})[timeout] = None
+            if (pending := self._pending.get(seconds)) is None:
+                pending = self._pending[seconds] = {}
+            pending[timeout] = None
             if now + seconds < self._awaited[0]:
                 self._awaited = now, time.monotonic()
                 self._earlier.set()
