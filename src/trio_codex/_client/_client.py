@@ -265,6 +265,9 @@ class Codex:
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Open a stored thread again, also one of another process.
 
+        If a turn of it runs, :meth:`Thread.turn` raises ``TurnActive`` until that has ended. The policy and the tools that
+        are given decide on its questions, also on those that were parked before.
+
         If this is cancelled after the request was sent, the thread is unsubscribed from before ``Cancelled`` goes on.
 
         Args:
@@ -272,7 +275,8 @@ class Codex:
             **options: See :class:`ThreadResumeOptions`. What is not given stays as stored.
 
         Raises:
-            InvalidRequestError: There is no such thread, or another server is writing to it.
+            ThreadInUse: Another server has it open.
+            InvalidRequestError: There is no such thread.
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """

@@ -46,8 +46,8 @@ class Thread:
     """One conversation with an agent, kept by the server.
 
     Made by ``thread_start``, ``thread_resume`` and ``thread_fork`` of the client. It can be used as it is, or as an async
-    context manager: leaving it ends its open turn and its background terminals, and unsubscribes from it, unless another
-    handle of this client stands for the same thread.
+    context manager: leaving it ends the turn that it started. Leaving the last handle of a thread in this client also ends the
+    background terminals of the thread and unsubscribes from it.
 
     Attributes:
         info: What the server said when it was opened.
