@@ -17,6 +17,8 @@ from trio_codex import Codex, CodexConfig, Thread, errors, open_codex, wire
 
 GO_ON = "You were interrupted. Look what is done already, and go on."
 RESTARTS = 3
+WRITER_SECONDS = 5
+"""How long the server of an earlier run may still have the thread open."""
 
 
 @attrs.define
@@ -37,17 +39,31 @@ async def open_thread(codex: Codex, job: Job) -> tuple[Thread, dict[str, wire.Tu
     accepted: dict[str, wire.Turn] = {}
     if job.thread_id is not None:
         try:
-            thread = await codex.thread_resume(job.thread_id)
+            thread = await resume(codex, job.thread_id)
             async for turn in thread.turns(items_view="full"):
                 for item in turn.items:
                     if isinstance(item, wire.UserMessageThreadItem) and item.client_id is not None:
                         accepted[item.client_id] = turn
             return thread, accepted
+        except errors.ThreadInUse:
+            raise  # it is stored: in a new thread, everything would be done twice
         except errors.InvalidRequestError:
             pass  # without a turn it was never stored
     thread = await codex.thread_start()
     job.thread_id = thread.id
     return thread, accepted
+
+
+async def resume(codex: Codex, thread_id: str) -> Thread:
+    """Resume a thread, once no other server has it open."""
+    deadline = trio.current_time() + WRITER_SECONDS
+    while True:
+        try:
+            return await codex.thread_resume(thread_id)
+        except errors.ThreadInUse:
+            if trio.current_time() > deadline:
+                raise
+        await trio.sleep(0.1)
 
 
 async def work(codex: Codex, job: Job) -> None:

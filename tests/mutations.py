@@ -125,6 +125,26 @@ MUTATIONS = [
         "tests/integration/test_real_turns.py::test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_earlier_turn_is_not",
     ),
     Mutation(
+        "G2", "an idle handle ends the turn of another", "_client/_thread.py",
+        "            return turn.opener is self\n", "            return True\n",
+        "tests/client/test_opening.py::test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started",
+    ),
+    Mutation(
+        "G2", "a turn that runs when its thread is resumed is steered", "_turns/_opened.py",
+        "        if runs:\n            thread.begin_turn", "        if False:\n            thread.begin_turn",
+        "tests/client/test_opening.py::test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended",
+    ),
+    Mutation(
+        "G2", "a thread is unsubscribed from behind a resume in flight", "_client/_thread.py",
+        "        if state.handles or state.pending:\n            await", "        if state.handles:\n            await",
+        "tests/client/test_opening.py::test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left",
+    ),
+    Mutation(
+        "G3", "an opening whose answer cannot be read is not undone", "_client/_opening.py",
+        "            await undo(answer)\n", "            pass\n",
+        "tests/client/test_opening.py::test_an_opening_whose_answer_cannot_be_read_is_undone",
+    ),
+    Mutation(
         "G3", "a cancelled opening is not undone", "_client/_session.py",
         "if answer is None and not call.take_back():", "if False:",
         "tests/client/test_client.py::test_a_cancelled_opening_of_a_thread_is_undone",
@@ -239,9 +259,24 @@ MUTATIONS = [
         "tests/runtime/test_dispatch.py::test_a_request_that_is_withdrawn_while_its_callback_waits_cancels_it_and_gets_no_answer",
     ),
     Mutation(
+        "G8", "questions about a thread that is being resumed are not held", "_client/_router.py",
+        "self.openings.hold(thread_id, request)", "False",
+        "tests/client/test_opening.py::test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has",
+    ),
+    Mutation(
+        "G8", "questions of another client's turn are answered", "_requests/_asking.py",
+        "    is_others = approvals.is_shared and", "    is_others = False and",
+        "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
+    ),
+    Mutation(
         "G9", "commands are accepted by default", "_requests/_server_requests.py",
         '_DECLINED: Final = _decided("decline")', '_DECLINED: Final = _decided("accept")',
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
+    ),
+    Mutation(
+        "G10", "threads that nobody has opened are kept for ever", "_client/_held.py",
+        "        while self._bytes > UNKNOWN_BYTES:", "        while False:",
+        "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
         "G10", "nothing is merged", "_runtime/_subscriptions.py",

@@ -56,6 +56,7 @@ SAMPLES = {
     errors.ParseError: {"code": -32700, "message": "no"},
     errors.InvalidRequestError: {"code": -32600, "message": "no"},
     errors.UnsupportedMethod: {"code": -32600, "message": "unknown variant `x`", "method": "x"},
+    errors.ThreadInUse: {"code": -32600, "message": "thread x already has an active writer", "method": "x"},
     errors.MethodNotFoundError: {"code": -32601, "message": "no"},
     errors.InvalidParamsError: {"code": -32602, "message": "no"},
     errors.InternalRpcError: {"code": -32603, "message": "no"},

@@ -20,7 +20,8 @@
     ├─ RpcError                     the server refused a request
     │   ├─ ParseError               -32700
     │   ├─ InvalidRequestError      -32600
-    │   │   └─ UnsupportedMethod    … because this server lacks the method
+    │   │   ├─ UnsupportedMethod    … because this server lacks the method
+    │   │   └─ ThreadInUse          … because another server has the thread open
     │   ├─ MethodNotFoundError      -32601
     │   ├─ InvalidParamsError       -32602
     │   ├─ InternalRpcError         -32603
@@ -306,6 +307,13 @@ class InvalidRequestError(RpcError):
 
 class UnsupportedMethod(InvalidRequestError):
     """This server does not have the method; another version may."""
+
+
+class ThreadInUse(InvalidRequestError):
+    """Another server has the thread open, and one thread has one server that writes to it.
+
+    It is free once that server has ended or has unloaded it. Leaving the thread's scope there does not unload it at once.
+    """
 
 
 class MethodNotFoundError(RpcError):

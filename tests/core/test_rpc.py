@@ -565,6 +565,13 @@ def test_an_overload_that_was_retried_in_vain_is_told_by_its_text(text, data):
         assert type(rpc_error(code, text, data)) is CLASSES.get(code, errors.RpcError)
 
 
+def test_a_thread_that_another_server_has_open_is_told_by_the_text_of_the_refusal():
+    text = "thread 01a1 already has an active writer"
+    assert type(rpc_error(-32600, text, None, "thread/resume")) is errors.ThreadInUse
+    assert type(rpc_error(-32603, text)) is errors.InternalRpcError
+    assert type(rpc_error(-32600, "thread not found")) is errors.InvalidRequestError
+
+
 def test_a_method_that_the_server_does_not_know_is_told_by_its_name():
     message = "Invalid request: unknown variant `memory/reset`, expected one of `initialize`, `thread/start`"
     exc = rpc_error(-32600, message, None, "memory/reset")

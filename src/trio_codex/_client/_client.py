@@ -18,7 +18,7 @@ from trio_codex._client._mcp import McpServers
 from trio_codex._client._options import list_params, resume_params, sandbox_policy
 from trio_codex._client._paging import Pager
 from trio_codex._client._skills import Skills
-from trio_codex._client._thread import Thread, opened
+from trio_codex._client._thread import Thread, open_thread
 from trio_codex._core._several import several
 
 if TYPE_CHECKING:
@@ -263,12 +263,13 @@ class Codex:
             TypeError: Something is no tool, or cannot be described to an agent; nothing was sent.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        own = _opening.own_tools(self._session, options)
-        response = await _opening.start(self._session, options, own)
-        return opened(self._session, response, options, own)
+        return await open_thread(self._session, _opening.start(self._session, options))
 
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Open a stored thread again, also one of another process.
+
+        If a turn of it runs, :meth:`Thread.turn` raises ``TurnActive`` until that has ended. The policy and the tools that
+        are given decide on its questions, also on those that were parked before.
 
         If this is cancelled after the request was sent, the thread is unsubscribed from before ``Cancelled`` goes on.
 
@@ -277,13 +278,12 @@ class Codex:
             **options: See :class:`ThreadResumeOptions`. What is not given stays as stored.
 
         Raises:
-            InvalidRequestError: There is no such thread, or another server is writing to it.
+            ThreadInUse: Another server has it open.
+            InvalidRequestError: There is no such thread.
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        own = _opening.own_tools(self._session, options)
-        response = await _opening.resume(self._session, thread_id, options)
-        return opened(self._session, response, options, own)
+        return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
 
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another.
@@ -300,9 +300,7 @@ class Codex:
             ValueError: As :meth:`thread_start`.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
-        own = _opening.own_tools(self._session, options)
-        response = await _opening.fork(self._session, thread_id, options)
-        return opened(self._session, response, options, own)
+        return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
 
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]

@@ -270,6 +270,7 @@ class Opening:
         session = self._session
         self._router.audit = self._approvals.audit
         self._router.end_orphan = lambda turn: services.start_service(end_orphan, session, turn)
+        self._approvals.is_shared = kill is None
         self._approvals.interrupt = lambda turn: services.start_service(interrupt_soon, session, turn)
         connection.start()
 

@@ -1,18 +1,31 @@
 """How a thread is opened: owns the requests that start, resume and fork one, and what undoes each of them.
 
-An opening that is cancelled after its request was sent leaves nothing open on the server.
+The handle is registered before its request is written, so its policy and tools decide on whatever comes first. An opening
+that is cancelled after its request was sent, or whose answer cannot be read, leaves nothing open on the server.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import attrs
 import trio
 
 from trio_codex._client._options import fork_params, resume_params, start_params
+from trio_codex._client._session import parse_result
+from trio_codex._core._json import object_of
+from trio_codex._core._log import logger
 from trio_codex._tools._toolbox import Toolbox
+from trio_codex._turns._event import route
+from trio_codex._turns._opened import PendingHandle, newest_turn
+from trio_codex.errors import RemoteProtocolError
+from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import msgspec
+
     from trio_codex import wire
     from trio_codex._client._options import (
         ThreadForkOptions,
@@ -21,12 +34,28 @@ if TYPE_CHECKING:
         ThreadStartOptions,
     )
     from trio_codex._client._session import Session
+    from trio_codex._turns._turn_state import ThreadState
 
-    Opened: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
+    Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
+
+
+@attrs.frozen(eq=False)
+class Opened:
+    """A thread that the server has opened for a handle that is still to be made.
+
+    Attributes:
+        pending: What stands for the handle until then.
+        response: The answer.
+        newest_turn: The newest turn of the thread, as plain JSON; empty if there is none.
+    """
+
+    pending: PendingHandle
+    response: Response
+    newest_turn: dict[str, Any]
 
 
 def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
-    """Take the tools of a thread, before anything is sent.
+    """Return the tools of a thread, before anything is sent.
 
     Raises:
         ValueError: Two have the same name, or ``experimental_api`` is off.
@@ -38,29 +67,144 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
     return own
 
 
-async def start(session: Session, options: ThreadStartOptions, own: Toolbox) -> Opened:
-    """Start a thread with the client's tools and its own, or delete it again."""
+async def start(session: Session, options: ThreadStartOptions) -> Opened:
+    """Start a thread with the client's tools and its own, or delete it again.
+
+    Raises:
+        ValueError: As :func:`own_tools`, and ``TypeError``.
+        CodexError: As every request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
     params = start_params({**options, "dynamic_tools": tools or None})
-    return await _open(session, "thread/start", params, "thread/delete")
+    return await _open(session, "thread/start", params, _pending(None, options, own), "thread/delete")
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread, or unsubscribe from it again, unless somebody else here needs to hear of it."""
-    return await _open(session, "thread/resume", resume_params(thread_id, options), "thread/unsubscribe")
+    """Open a stored thread, or unsubscribe from it again, unless somebody else here needs to hear of it.
+
+    Raises:
+        ValueError: As :func:`own_tools`, and ``TypeError``.
+        CodexError: As every request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
+    params = resume_params(thread_id, options, paged=session.config.experimental_api)
+    pending = _pending(thread_id, options, own)
+    opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
+    if not options.get("include_turns", False) and opened.response.thread.turns:
+        # They were asked for to know whether a turn runs.
+        thread = attrs.evolve(opened.response.thread, turns=())
+        return attrs.evolve(opened, response=attrs.evolve(opened.response, thread=thread))
+    return opened
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
-    """Start a thread with the history of another, or delete it again."""
-    return await _open(session, "thread/fork", fork_params(thread_id, options), "thread/delete")
+    """Start a thread with the history of another, or delete it again.
+
+    Raises:
+        ValueError: As :func:`own_tools`, and ``TypeError``.
+        CodexError: As every request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
+    params = fork_params(thread_id, options)
+    return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
 
 
-async def _open(session: Session, method: str, params: wire.Wire, undo_method: str) -> Opened:
-    async def undo(response: Opened) -> None:
+async def unsubscribe(session: Session, state: ThreadState) -> None:
+    """Unsubscribe from a thread.
+
+    Raises:
+        CodexError: As every request.
+    """
+    params = {"threadId": state.id}
+    await _unsubscribe(state, lambda: session.request("thread/unsubscribe", params))
+
+
+async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
+    """Unsubscribe from a thread within ``interrupt_grace``, unless somebody here needs to hear of it."""
+    params = {"threadId": state.id}
+
+    async def end() -> None:
         await trio.lowlevel.checkpoint()
-        known = session.router.find(response.thread.id)
-        if known is None or not known.is_followed:
-            await session.end(undo_method, {"threadId": response.thread.id})
+        if not state.is_followed:
+            await session.end("thread/unsubscribe", params)
 
-    response: Opened = await session.acquire(method, params, undo)
-    return response
+    await _unsubscribe(state, end)
+
+
+async def _unsubscribe(state: ThreadState, send: Callable[[], Awaitable[object]]) -> None:
+    """Send a request to unsubscribe. A resume that is asked for meanwhile waits, so that its line comes after this one."""
+    await trio.lowlevel.checkpoint()
+    while state.unsubscribed is not None:
+        await state.unsubscribed.wait()
+    settled = state.unsubscribed = trio.Event()
+    try:
+        await send()
+    finally:
+        state.unsubscribed = None
+        settled.set()
+
+
+def _pending(thread_id: str | None, options: ThreadOptions, own: Toolbox) -> PendingHandle:
+    return PendingHandle(thread_id, options.get("policy"), own, options.get("budget"))
+
+
+@trio.lowlevel.enable_ki_protection
+async def _open(
+    session: Session, method: str, params: wire.Wire, pending: PendingHandle, undo_method: str
+) -> Opened:
+    """Send the request that opens a thread. What it gives has to be admitted without a checkpoint in between."""
+    router = session.router
+
+    async def undo(answer: msgspec.Raw | None) -> None:
+        await trio.lowlevel.checkpoint()
+        thread_id = pending.thread_id if answer is None else route(answer).thread_id or pending.thread_id
+        if thread_id is None:
+            logger.warning(
+                "a thread stays open on the server: its id in the answer to %s cannot be read", method
+            )
+            return
+        state = router.find(thread_id)
+        if state is not None:
+            state.dismiss(pending)
+            if state.is_followed:
+                return
+            if undo_method == "thread/unsubscribe":
+                await unsubscribe_unless_followed(session, state)
+                return
+        await session.end(undo_method, {"threadId": thread_id})
+
+    router.openings.expect(pending)
+    answer: msgspec.Raw | None = None
+    try:
+        if pending.thread_id is not None:
+            state = router.thread(pending.thread_id)
+            while state.unsubscribed is not None:
+                await state.unsubscribed.wait()
+        answer = await session.acquire(method, params, undo, _unread)
+        plain = parse_result(method, answer)
+        response: Response = _convert.decode_result(method, plain)
+    except RemoteProtocolError:
+        # Not a cancellation point, and bounded inside.
+        await session.services.finish(_undo_unread, session, undo, answer)  # noqa: ASYNC102, ASYNC120
+        router.openings.dismiss(pending)
+        raise
+    except BaseException:
+        router.openings.dismiss(pending)
+        raise
+    return Opened(pending, response, newest_turn(object_of(plain)))
+
+
+def _unread(_: str, answer: msgspec.Raw) -> msgspec.Raw:
+    return answer
+
+
+async def _undo_unread(
+    session: Session,
+    undo: Callable[[msgspec.Raw | None], Awaitable[object]],
+    answer: msgspec.Raw | None,
+) -> None:
+    """Undo an opening whose answer cannot be read."""
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
+        await trio.lowlevel.checkpoint()
+        await undo(answer)

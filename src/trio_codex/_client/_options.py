@@ -276,10 +276,24 @@ def start_params(options: ThreadStartOptions) -> wire.ThreadStartParams:
     return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread"))
 
 
-def resume_params(thread_id: str, options: ThreadResumeOptions) -> wire.ThreadResumeParams:
-    """Give the parameters of ``thread/resume``."""
+def resume_params(
+    thread_id: str, options: ThreadResumeOptions, *, paged: bool | None = None
+) -> wire.ThreadResumeParams:
+    """Return the parameters of ``thread/resume``.
+
+    Args:
+        thread_id: The thread.
+        options: The options.
+        paged: How to ask for the newest turn, which is whether one runs: as a page of its own, or with the whole history,
+            because the page is experimental; by default not at all.
+    """
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread")
-    members["exclude_turns"] = not members.pop("include_turns", False)
+    whole = members.pop("include_turns", False)
+    if paged and not whole:
+        members["initial_turns_page"] = wire.ThreadResumeInitialTurnsPageParams(
+            limit=1, items_view=wire.TurnItemsView.full
+        )
+    members["exclude_turns"] = not whole and paged is not False
     return wire.ThreadResumeParams(thread_id=thread_id, **members)
 
 

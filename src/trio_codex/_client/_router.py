@@ -5,7 +5,6 @@ Everything here runs on the reader and neither waits nor raises, whatever the se
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -13,15 +12,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 import trio
 
+from trio_codex._client._held import Message, Openings, UnknownThreads
 from trio_codex._core._json import UNREADABLE, list_of, object_of, parse_object, string_of
 from trio_codex._core._log import logger
 from trio_codex._requests._audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._subscriptions import Subscription, Wakeups
 from trio_codex._turns._budget import Meter
-from trio_codex._turns._event import DeltaMerger, Event, Route, route
+from trio_codex._turns._event import DeltaMerger, Event, Route, ids_of_ended, route
+from trio_codex._turns._turn_result import REDUCED
 from trio_codex._turns._turn_state import Series, ThreadListener, ThreadState, TurnState
-from trio_codex._turns._usage import USAGE_METHOD, UsageCounters, plus, reported_turn_id
+from trio_codex._turns._usage import USAGE_METHOD, UsageCounters, reported_turn_id
 from trio_codex.wire._registry import TEXT_DELTAS
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Router:
 
     Attributes:
         meter: What they use.
+        openings: The handles whose threads are being opened.
         dispatcher: Who answers server requests; set before the reader starts.
         audit: Who keeps the records of what the server decides by itself; set likewise.
         end_orphan: Ends a turn that was announced when nobody was left to end it; set likewise.
@@ -104,6 +106,8 @@ class Router:
         self._merger = DeltaMerger(instruments)
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
+        self._unknown = UnknownThreads(self._threads)
+        self.openings = Openings(self, self._deliver)
         self._listeners: dict[str, list[Listener]] = {}
         self._listeners_to_all: list[Listener] = []
         self._named: dict[tuple[str, str], ThreadListener] = {}
@@ -124,6 +128,7 @@ class Router:
 
     def thread(self, thread_id: str) -> ThreadState:
         """Give the state of a thread."""
+        self._unknown.discard(thread_id)
         if (state := self._threads.get(thread_id)) is None:
             state = self._threads[thread_id] = ThreadState(thread_id)
         return state
@@ -196,8 +201,9 @@ class Router:
 
     def let_go(self, state: ThreadState) -> None:
         """Forget a thread that nothing here refers to any more."""
-        if state.is_followed or state.series or state.listeners:
+        if state.is_followed or state.series or state.listeners or state.unsubscribed is not None:
             return
+        self._unknown.discard(state.id)
         if self._threads.pop(state.id, None) is not None:
             for past in state.past_turns:
                 self.let_go_of_children(past)
@@ -218,7 +224,8 @@ class Router:
     def on_notifications(self, notifications: Iterable[Notification]) -> None:
         """Lead notifications to whom they concern."""
         now = trio.current_time()  # once for all: asking costs as much as parsing a line
-        threads, told_to_all = self._threads, "event_received" in self.instruments or self._listeners_to_all
+        threads = self._threads
+        told_to_all = "event_received" in self.instruments or self._listeners_to_all or self.openings
         for notification in notifications:
             method, params = notification.method, notification.params
             where = route(params)
@@ -245,16 +252,32 @@ class Router:
         heard = False
         if method in self._listeners or self._listeners_to_all:
             heard = self._publish(event)
-        if (handle := self._handlers.get(method)) is not None:
-            handle(event, where)
         # The properties of a route cost, and most events have both ids in plain sight.
         thread_id = where.threadId or where.thread_id
-        if thread_id is None:
-            if method in KEYS:
-                self._lead_by_name(event)
-            elif not heard and event.size <= UNHEARD_BYTES:
-                self._unheard.append(event)
+        if self.openings and thread_id is not None and self.openings.hold(thread_id, event, where):
             return
+        if (handle := self._handlers.get(method)) is not None:
+            handle(event, where)
+        if thread_id is not None:
+            self._lead_to_thread(thread_id, event, where, now)
+        elif method in KEYS:
+            self._lead_by_name(event)
+        elif not heard and event.size <= UNHEARD_BYTES:
+            self._unheard.append(event)
+
+    def _deliver(self, message: Message) -> None:
+        """Handle a message that was held."""
+        if not isinstance(message, Event):
+            self.dispatcher.dispatch(message)
+            return
+        where = route(message.json)
+        if (handle := self._handlers.get(message.method)) is not None:
+            handle(message, where)
+        if (thread_id := where.thread_id) is not None:
+            self._lead_to_thread(thread_id, message, where, trio.current_time())
+
+    def _lead_to_thread(self, thread_id: str, event: Event, where: Route, now: float) -> None:
+        """Lead an event to the listeners and the turn of its thread."""
         state = self._threads.get(thread_id)
         if state is None:
             return
@@ -263,9 +286,12 @@ class Router:
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turnId or where.turn_id
+        is_end = event.method == "turn/completed"
         if turn is None or turn_id is None or not (turn_id == turn.id or turn.goes_by(turn_id)):
+            if is_end and turn_id is not None and state.pending:
+                state.note_ended(turn_id)
             return
-        if method == "turn/completed":
+        if is_end:
             turn.end(event)
             if turn.owned and turn.was_interrupted:
                 self.note_left(turn)
@@ -274,24 +300,31 @@ class Router:
         turn.take(event, now)
         if turn.reducer.children:
             self._adopt_children(turn)
+        if event.method in REDUCED:
+            self._unknown.grow(thread_id, event.size)
 
     def on_oversize(self, notification: OversizeNotification) -> None:
         """Report a notification that was too long; if it ends a turn, end it."""
         self._report_junk("longer than max_line_bytes", notification.head, notification.size)
         if notification.method != "turn/completed":
             return
-        ids: dict[bytes, str] = {}
-        for match in _HEAD_ID.finditer(notification.head):
-            ids.setdefault(match[1], match[2].decode(errors="replace"))
-        state = self._threads.get(ids.get(b"threadId", ""))
-        if state is not None and state.turn is not None and state.turn.goes_by(ids.get(b"id", "")):
+        thread_id, turn_id = ids_of_ended(notification.head)
+        state = self._threads.get(thread_id)
+        if state is not None and state.turn is not None and state.turn.goes_by(turn_id):
             state.turn.lose(
                 "the event that ended it was longer than max_line_bytes, so nobody knows how it ended"
             )
             self._forget_turn(state, state.turn)
+        elif state is not None and state.pending:
+            state.note_ended(turn_id)
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Hand a server request to the dispatcher."""
+        """Hand a server request to the dispatcher, once its thread is open."""
+        if self.openings and request.params is not None:
+            where = route(request.params)
+            thread_id = where.thread_id or where.conversationId
+            if thread_id is not None and self.openings.hold(thread_id, request):
+                return
         self.dispatcher.dispatch(request)
 
     def on_junk(self, junk: Junk) -> None:
@@ -305,6 +338,7 @@ class Router:
     def on_death(self, death: Death) -> None:
         """End every turn as lost and every subscription with the cause."""
         self._death = death
+        self.openings.clear()
         self.dispatcher.cancel()
         self.audit.close()
         for state in self._threads.values():
@@ -320,11 +354,15 @@ class Router:
                 listener.end(death.exception)
         self._wakeups.flush()
 
+    def wake(self) -> None:
+        """Wake the consumers that have something to read."""
+        self._wakeups.flush()
+
     def report(self, method: str, params: object) -> None:
         """Publish an event of our own to the listeners of the connection."""
         json = msgspec.json.encode(params)
         self._publish(Event(method, json, len(json)))
-        self._wakeups.flush()
+        self.wake()
 
     def _publish(self, event: Event) -> bool:
         """Give an event to the listeners of the connection; say whether there was one."""
@@ -374,8 +412,14 @@ class Router:
     def _on_turn_started(self, _: Event, where: Route) -> None:
         if where.thread_id is None:
             return
-        state, turn_id = self.thread(where.thread_id), where.turn_id
-        if turn_id is None or turn_id in state.past_turn_ids:
+        turn_id = where.turn_id
+        if turn_id is None:
+            return
+        state = self._threads.get(where.thread_id)
+        if state is None:
+            state = self.thread(where.thread_id)
+            self._unknown.add(state.id, turn_id)
+        if turn_id in state.past_turn_ids:
             return
         turn = state.turn or state.begin_turn(turn_id, self.instruments)
         root_id = where.root_turn_id
@@ -392,12 +436,19 @@ class Router:
         if root_id in self._left_turn_ids:
             self.end_orphan(turn)
         elif state.parent is None:
-            roots = (
-                root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned
-            )
-            state.parent = next((root for root in roots if root_id in (root.id, root.active_id)), None)
+            state.parent = self._open_root(root_id)
             if state.parent is not None:
+                self._unknown.discard(state.id)
                 state.parent.reducer.children[state.id] = None
+
+    def _open_root(self, root_id: str) -> TurnState | None:
+        """Return the open turn of this client that goes by this id, if there is one."""
+        roots = (root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned)
+        return next((root for root in roots if root_id in (root.id, root.active_id)), None)
+
+    def knows_root(self, root_id: str) -> bool:
+        """Return whether a turn of this client goes by this id, or went by it and was left."""
+        return root_id in self._left_turn_ids or self._open_root(root_id) is not None
 
     def _on_usage(self, event: Event, where: Route) -> None:
         thread_id = where.thread_id
@@ -415,16 +466,7 @@ class Router:
         used = self._counters.take(thread_id, params)
         if used is None:
             return
-        seen: set[str] = set()
-        while state is not None and state.id not in seen:
-            seen.add(state.id)
-            if turn is not None:
-                turn.meter.add(used)
-                if len(seen) > 1:
-                    turn.agents_usage = plus(turn.agents_usage, used)
-            state.meter.add(used)
-            turn = state.parent
-            state = None if turn is None else turn.thread
+        state.charge(turn, used)
         self.meter.add(used)
 
     def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
@@ -441,6 +483,9 @@ class Router:
 
     def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
         state.close_turn(turn)
+        if not turn.owned and state.parent is None:
+            # No scope does it later.
+            self.let_go_of_children(turn)
         self.let_go(state)
 
     def _adopt_children(self, turn: TurnState) -> None:
@@ -459,7 +504,3 @@ class _Name(msgspec.Struct):
 
     processId: str | None = None
     watchId: str | None = None
-
-
-_HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')
-"""The ids in the head of a ``turn/completed`` that cannot be read whole: its first ``id`` is the turn's."""

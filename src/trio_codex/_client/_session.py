@@ -163,6 +163,7 @@ class Session:
         method: str,
         params: wire.Wire,
         undo: Callable[[Any], Awaitable[object]],
+        decode: Callable[[str, msgspec.Raw], Any] | None = None,
     ) -> Any:
         """Send a request that creates something on the server, so that being cancelled leaves nothing there.
 
@@ -170,16 +171,17 @@ class Session:
             method: The request.
             params: Its parameters.
             undo: Removes what the result names. It runs if the caller was cancelled after the request was sent.
+            decode: Makes the result of the raw answer; by default :func:`decode_result`.
 
         Raises:
             CodexError: As :meth:`request`.
         """
+        decode = decode or decode_result
         call = await self.begin(method, params)
         answer = None
         timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout
         try:
-            answer = await call.answer_within(timeout)
-            return decode_result(method, answer)
+            return decode(method, await call.answer_within(timeout))
         except RpcError:
             # That is an answer, too, and nothing was made that would have to be undone.
             answer = msgspec.Raw()
@@ -188,14 +190,19 @@ class Session:
             # Not ``call.answered``: the answer may come after we were cancelled and before we run.
             if answer is None and not call.take_back():
                 # Shielded and bounded inside.
-                await self.services.finish(self._undo_late, call, undo)  # noqa: ASYNC102
+                await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
 
-    async def _undo_late(self, call: Call, undo: Callable[[Any], Awaitable[object]]) -> None:
+    async def _undo_late(
+        self,
+        call: Call,
+        undo: Callable[[Any], Awaitable[object]],
+        decode: Callable[[str, msgspec.Raw], Any],
+    ) -> None:
         await trio.lowlevel.checkpoint()
         grace = self.config.interrupt_grace
         with self.timeouts.move_on_after(grace), suppress(CodexError):
             # If it failed, or the connection ended, there is nothing left to undo.
-            await undo(decode_result(call.method, await call.answer()))
+            await undo(decode(call.method, await call.answer()))
             return
         if self.connection.death is None and not call.answered:
             logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)

@@ -22,21 +22,20 @@ from trio_codex._turns._turn_result import TurnStatus
 from trio_codex.errors import OutputError, RpcError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Sequence
     from types import TracebackType, UnionType
 
     from trio_codex._client._history import ItemsView, TurnsView
     from trio_codex._client._opening import Opened
-    from trio_codex._client._options import ThreadForkOptions, ThreadOptions, ThreadSettings, TurnOptions
+    from trio_codex._client._options import ThreadForkOptions, ThreadSettings, TurnOptions
     from trio_codex._client._paging import Pager
     from trio_codex._client._session import Session
     from trio_codex._runtime._subscriptions import Subscription
-    from trio_codex._tools._toolbox import Toolbox
-    from trio_codex._turns._budget import Budget
     from trio_codex._turns._event import Event
     from trio_codex._turns._goal import Goal
     from trio_codex._turns._inputs import TurnInput
     from trio_codex._turns._turn_result import TurnResult
+    from trio_codex._turns._turn_state import TurnState
     from trio_codex._turns._usage import TokenUsage
     from trio_codex.policies import Policy
 
@@ -47,27 +46,21 @@ class Thread:
     """One conversation with an agent, kept by the server.
 
     Made by ``thread_start``, ``thread_resume`` and ``thread_fork`` of the client. It can be used as it is, or as an async
-    context manager: leaving it ends its open turn and its background terminals, and unsubscribes from it, unless another
-    handle of this client stands for the same thread.
+    context manager: leaving it ends the turn that it started. Leaving the last handle of a thread in this client also ends the
+    background terminals of the thread and unsubscribes from it.
 
     Attributes:
         info: What the server said when it was opened.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        info: wire.Thread,
-        policy: Policy | None,
-        cwd: str | None,
-        tools: Toolbox,
-        budget: Budget | None = None,
-    ) -> None:
+    def __init__(self, session: Session, opened: Opened) -> None:
+        response = opened.response
         self._session = session
-        self._state = session.router.thread(info.id)
-        self._state.add_handle(self, policy, tools, cwd, budget)
         self._listeners: tuple[Subscription[Event], ...] = ()
-        self.info = info
+        self.info = response.thread
+        self._state = session.router.openings.admit(
+            opened.pending, self, self.info.id, response.cwd, opened.newest_turn
+        )
 
     @property
     def id(self) -> str:
@@ -381,8 +374,7 @@ class Thread:
             CodexError: As every request.
         """
         self._check_open()
-        own = _opening.own_tools(self._session, options)
-        return opened(self._session, await _opening.fork(self._session, self.id, options), options, own)
+        return await open_thread(self._session, _opening.fork(self._session, self.id, options))
 
     async def revert(self, before_turn_id: str) -> wire.Thread:
         """Take back a turn and all that came after it, in the history; files stay as they are.
@@ -447,10 +439,12 @@ class Thread:
             CodexError: As every request.
         """
         self._check_open()
+        for pending in self._state.pending:
+            pending.is_overtaken = True
         # Cancelled, it may have had its effect.
         self._state.is_mute = True
         try:
-            await self._request("thread/unsubscribe")
+            await _opening.unsubscribe(self._session, self._state)
         except RpcError:
             self._state.is_mute = False
             raise
@@ -496,23 +490,38 @@ class Thread:
             self._session.router.let_go(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
-        if self._state.series is not None:
-            await self._state.series.finish()
-        elif self._state.turn is not None:
-            self._state.turn.left_early = True
-            await end_turn(self._session, self._state.turn)
+        session, state = self._session, self._state
+        if state.series is not None:
+            if state.series.opener is self:
+                await state.series.finish()
+        elif state.turn is not None and self._has_to_end(state.turn):
+            state.turn.left_early = True
+            await end_turn(session, state.turn)
+        if state.handles or state.pending:
+            await trio.lowlevel.checkpoint()
+            return
         # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
-        if self._session.config.experimental_api:
-            await self._session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
-        if not self._state.is_followed:
-            await self._session.end("thread/unsubscribe", {"threadId": self.id})
+        # The commands of a turn that goes on are another client's.
+        if session.config.experimental_api and (state.turn is None or state.turn.owned):
+            await session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
+        await _opening.unsubscribe_unless_followed(session, state)
+
+    def _has_to_end(self, turn: TurnState) -> bool:
+        """Return whether leaving this handle ends a turn: one of its own, or one of nobody, if no handle is left."""
+        if turn.owned:
+            return turn.opener is self
+        # On a server that is not ours, it is another client's.
+        is_last = not (self._state.handles or self._state.pending or self._state.is_still_to_end)
+        return is_last and self._session.kill is not None
 
 
-def opened(session: Session, response: Opened, options: ThreadOptions, tools: Toolbox) -> Thread:
-    """Give the handle of a thread that was just opened."""
-    policy = options.get("policy")
-    session.approvals.warn_if_bypassed(response, policy)
-    return Thread(session, response.thread, policy, response.cwd, tools, options.get("budget"))
+@trio.lowlevel.enable_ki_protection
+async def open_thread(session: Session, opening: Awaitable[Opened]) -> Thread:
+    """Create the handle of a thread once the server has opened it."""
+    opened = await opening
+    thread = Thread(session, opened)
+    session.approvals.warn_if_bypassed(opened.response, opened.pending.policy)
+    return thread
 
 
 async def _to_end(scope: AbstractAsyncContextManager[Turn[Any]]) -> TurnResult[Any]:

@@ -425,6 +425,9 @@ _ERROR_CLASSES: Final[dict[int, type[errors.RpcError]]] = {
     -32001: errors.ServerBusyError,
 }
 
+_IN_USE_TEXT: Final = "already has an active writer"
+"""How the server refuses a thread that another server has open. Its code is that of almost every refusal."""
+
 _RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
 
 
@@ -437,6 +440,8 @@ def rpc_error(code: int, message: str, data: object = None, method: str | None =
     cls = _ERROR_CLASSES.get(code, errors.RpcError)
     if cls is errors.InvalidRequestError and method is not None and f"unknown variant `{method}`" in message:
         cls = errors.UnsupportedMethod
+    elif cls is errors.InvalidRequestError and _IN_USE_TEXT in message:
+        cls = errors.ThreadInUse
     elif -32099 <= code <= -32000 and any(text in message.lower() for text in _RETRY_LIMIT_TEXTS):
         cls = errors.RetryLimitExceededError
     return cls(code, message, data, method)

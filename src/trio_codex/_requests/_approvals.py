@@ -38,9 +38,11 @@ class Approvals:
         unowned: The callbacks of requests that no open turn of this client is asked by.
         audit: The records of what was decided.
         interrupt: Interrupts a turn, later; set before the reader starts.
+        is_shared: Whether the server is not ours, so that other clients may answer for their turns; set likewise.
     """
 
     interrupt: Callable[[TurnState], object]
+    is_shared: bool = False
 
     def __init__(self, router: Router, policy: Policy | None, tools: Toolbox | None = None) -> None:
         self.router = router
@@ -68,8 +70,8 @@ class Approvals:
         self._warned = True
         logger.warning("thread %s has a policy that will not be asked: %s", settings.thread.id, why)
 
-    def resolve(self, request: ServerRequest) -> Handler:
-        """Tell how a request is to be answered. Called on the reader; raises nothing."""
+    def resolve(self, request: ServerRequest) -> Handler | None:
+        """Return how a request is to be answered, ``None`` if another client is to. Called on the reader; raises nothing."""
         # Loaded by the time that a session starts, and not with the package: its types cost more than the rest of a client.
         from trio_codex._requests._asking import resolve
 

@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 METHOD_NOT_FOUND: Final = -32601
 
 
-def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
-    """Tell how a request is to be answered. Raises nothing."""
+def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
+    """Return how a request is to be answered; ``None`` if another client is to. Raises nothing."""
     method = request.method
     where = None if request.params is None else route(request.params)
     thread_id = None if where is None else where.thread_id or where.conversationId
     size = 0 if request.params is None else len(request.params)
     entry = approvals.audit.begin(request.id, method, thread_id, size)
+    state = None if thread_id is None else approvals.router.find(thread_id)
+    is_others = approvals.is_shared and state is not None and state.turn is not None and state.owner is None
+    if is_others and state is not None and state.policy is None and state.tools is None:
+        _leave(entry)
+        return None
     kind = KINDS.get(method)
     if kind is None:
         approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
@@ -46,7 +51,6 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
         return _deny(approvals, entry, denial, "this version does not know the request")
     if request.params is None:
         return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
-    state = None if thread_id is None else approvals.router.find(thread_id)
     try:
         params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
         question = kind.ask(params, _background(state))
@@ -54,10 +58,20 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler:
         return _deny(approvals, entry, kind.denial, f"it cannot be read: {exc}")
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
+    if is_others:
+        deciders = [each for each in deciders if each[0] is not DecidedBy.client]
+        if not deciders:
+            _leave(entry)
+            return None
     if not deciders:
         return _deny(approvals, entry, kind.denial, "no policy of this client decides on it")
     asking = _Asking(approvals, kind, question, deciders, entry, state)
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
+
+
+def _leave(entry: Entry) -> None:
+    entry.decided_by, entry.reason = DecidedBy.others, "it belongs to a turn of another client"
+    entry.settle("left")
 
 
 def _deny(approvals: Approvals, entry: Entry, denial: Answer, reason: str) -> Handler:

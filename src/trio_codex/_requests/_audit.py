@@ -51,6 +51,8 @@ class DecidedBy(enum.StrEnum):
     """Nobody. It was denied, as no policy decides on it, or it could not be read."""
     server = "server"
     """The server's own reviewer; nobody here was asked."""
+    others = "others"
+    """Another client of the same server, whose turn it is of; nothing was answered."""
 
 
 @attrs.frozen(kw_only=True)
@@ -70,8 +72,8 @@ class DecisionRecord:
         decision: What was decided; the status of the review for one of the server; ``None`` if nobody decided.
         rule: What in the policy led to it, where it said so.
         reason: Why: of a refusal its reason, of a failure what failed, of a withdrawal who withdrew.
-        outcome: How it ended: ``"answered"``, a denial included; ``"withdrawn"``, so that nothing was answered; or
-            ``"failed"``, so that it was denied, as the callback failed.
+        outcome: How it ended: ``"answered"``, a denial included; ``"withdrawn"``, so that nothing was answered;
+            ``"failed"``, so that it was denied, as the callback failed; or ``"left"`` to another client.
         asked_at: When it came, in Trio's time.
         seconds: How long it took to its end.
     """

@@ -100,8 +100,9 @@ class Answer:
     then: Callable[[], object] | None = None
 
 
-Outcome: TypeAlias = Literal["answered", "withdrawn", "failed"]
-"""How a request ended: by an answer; without one, as nobody waits for it any more; or by a denial, as a callback failed."""
+Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
+"""How a request ended: by an answer; without one, as nobody waits for it any more; by a denial, as a callback failed; or
+without one, as it is another client's to answer."""
 
 
 @attrs.frozen
@@ -135,11 +136,11 @@ class Dispatcher:
     Args:
         services: Where callbacks run.
         connection: Where answers go.
-        resolve: Tells how a request is to be answered. Called on the reader.
+        resolve: Tells how a request is to be answered; ``None`` to leave it to another client. Called on the reader.
     """
 
     def __init__(
-        self, services: Services, connection: Connection, resolve: Callable[[ServerRequest], Handler]
+        self, services: Services, connection: Connection, resolve: Callable[[ServerRequest], Handler | None]
     ) -> None:
         self._services = services
         self._connection = connection
@@ -149,6 +150,10 @@ class Dispatcher:
     def dispatch(self, request: ServerRequest) -> None:
         """Start answering a request. Called on the reader: the callback runs elsewhere."""
         handler = self._resolve(request)
+        if handler is None:
+            # The server may never say who has answered it, and may ask again under the same id.
+            self._connection.withdraw(request.id)
+            return
         if handler.decide is None:
             self._send(request.id, handler.denial)
             handler.settled("answered", None)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -135,6 +136,20 @@ def _lenient_route(json: Json) -> Route:
         except (KeyError, *UNREADABLE):
             continue
     return Route(**found)
+
+
+_HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')
+
+
+def ids_of_ended(head: bytes) -> tuple[str, str]:
+    """Return the ids of the thread and the turn that the head of a long ``turn/completed`` names; empty if none.
+
+    The first ``id`` in it is the turn's.
+    """
+    ids: dict[bytes, str] = {}
+    for match in _HEAD_ID.finditer(head):
+        ids.setdefault(match[1], match[2].decode(errors="replace"))
+    return ids.get(b"threadId", ""), ids.get(b"id", "")
 
 
 class DeltaMerger:

@@ -98,6 +98,7 @@ class GoalState:
         self.events: Subscription[Event] = session.router.subscription()
         self.turns: list[TurnState] = []
         self.over: trio.Event = trio.Event()
+        self.opener: object = None
         self._session = session
         self._thread = thread
         self._body = body
@@ -472,6 +473,7 @@ async def open_goal(
     session.router.meter.check_something_left()
     state.meter.check_something_left()
     goal = GoalState(session, state, body, policy)
+    goal.opener = thread
     # Claimed before the first await: another task may be about to start a turn.
     state.series = goal
     state.listeners.append(goal)

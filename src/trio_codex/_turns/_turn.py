@@ -272,7 +272,7 @@ async def open_turn(
         instruments=session.router.instruments,
         only_announced=only_announced,
     )
-    turn.meter, turn.spending = meter, spending
+    turn.opener, turn.meter, turn.spending = thread, meter, spending
     # Claimed before the first await: another task may be about to start one, too.
     state.turn = turn
     watch: trio.CancelScope | None = None

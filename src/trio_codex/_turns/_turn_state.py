@@ -7,7 +7,7 @@ A thread has at most one open turn, whoever started it: a second ``turn/start`` 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import trio
 
@@ -15,6 +15,7 @@ from trio_codex._core._json import Json, object_of, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._turns._budget import Meter
 from trio_codex._turns._turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
+from trio_codex._turns._usage import plus
 from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from trio_codex._runtime._dispatch import CallbackGroup
     from trio_codex._runtime._subscriptions import Subscription
     from trio_codex._tools._toolbox import Toolbox
-    from trio_codex._turns._budget import Budget, Spending
+    from trio_codex._turns._budget import Spending
     from trio_codex._turns._event import Event
+    from trio_codex._turns._opened import PendingHandle
     from trio_codex._turns._usage import TokenUsage
     from trio_codex.policies import Policy
 
@@ -53,6 +55,9 @@ class TurnEvents(Protocol):
 class Series(Protocol):
     """What stands for several turns that the server starts one after another, such as a goal."""
 
+    opener: object
+    """The handle that has started it."""
+
     def next_turn(self, turn_id: str) -> TurnState:
         """Make the state of the turn that the server has just announced. Called on the reader."""
         ...
@@ -66,6 +71,7 @@ class TurnState:
 
     Attributes:
         thread: Its thread.
+        opener: The handle that has started it; ``None`` for a turn that nobody here started.
         id: Its id; ``None`` until the server has told it.
         active_id: The id under which it can be interrupted and steered, once it is.
         root_id: The turn it works for, if that is another: the one of its agent's parent, or the review that it is.
@@ -100,6 +106,9 @@ class TurnState:
         only_announced: bool = False,
     ) -> None:
         self.thread = thread
+        self.opener: object = None
+        # Of another client, and known before this one was asked for.
+        self._other_id = thread.starting_turn_id
         self.id = turn_id
         self.active_id = turn_id
         self.root_id: str | None = None
@@ -154,13 +163,30 @@ class TurnState:
         self.started.set()
 
     def bind(self, response: Json) -> None:
-        """Take the id from the answer to the request that started it, or what its events told if there is none."""
+        """Take the id from the answer to the request that started it, or what its events told if there is none.
+
+        Raises:
+            TurnActive: The server has started none: it gave the input to a turn of another client (Q3).
+        """
         self.start = None
         turn = object_of(parse_object(response).get("turn"))
-        self.id = string_of(turn.get("id")) or self.active_id
+        turn_id = string_of(turn.get("id"))
+        if turn_id is not None and turn_id == self._other_id:
+            self._yield_to(turn_id)
+        self.id = turn_id or self.active_id
         self.active_id = self.active_id or self.id
         if self._record is not None:
             self._record.id = self.id
+
+    def _yield_to(self, turn_id: str) -> NoReturn:
+        """Leave the thread to the turn that runs on it, with what it has started."""
+        self.reducer = TurnReducer()
+        self.never_started()
+        if self.thread.turn is None and turn_id not in self.thread.past_turn_ids:
+            self.thread.begin_turn(turn_id, self._instruments)
+        error = TurnActive(self.thread.id, turn_id)
+        error.add_note("The server gave the input to that turn, as if it had been steered.")
+        raise error
 
     def note_interrupt(self) -> None:
         """Note that the server is asked to interrupt it."""
@@ -267,14 +293,15 @@ class ThreadState:
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Who gets every event of it.
         series: What stands for the turns that the server starts by itself, also between two of them.
-        policy: The policy given for this thread.
-        tools: The tools given for this thread.
         cwd: Its working directory, as last told.
         flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
         held_requests: How many questions of this thread are with a callback of ours.
         meter: What its turns use, with the agents that they spawn.
         handles: The handles of this client that stand for it.
+        pending: The handles whose request to resume it is in flight.
         is_mute: Whether the server was asked to tell no more of it.
+        unsubscribed: Set when a request to unsubscribe has been settled; ``None`` while none is in flight.
+        starting_turn_id: A turn that was perhaps about to run when the thread was opened.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
     """
@@ -285,14 +312,17 @@ class ThreadState:
         self.parent: TurnState | None = None
         self.listeners: list[ThreadListener] = []
         self.series: Series | None = None
-        self.policy: Policy | None = None
-        self.tools: Toolbox | None = None
+        self._policy: Policy | None = None
+        self._tools: Toolbox | None = None
+        self.starting_turn_id: str | None = None
         self.cwd: str | None = None
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0
         self.meter: Meter = Meter("thread")
         self.handles: tuple[object, ...] = ()
+        self.pending: tuple[PendingHandle, ...] = ()
         self.is_mute: bool = False
+        self.unsubscribed: trio.Event | None = None
         self.past_turn_ids: tuple[str, ...] = ()
         self.past_turns: tuple[TurnState, ...] = ()
 
@@ -300,6 +330,18 @@ class ThreadState:
     def shell_lock(self) -> trio.Lock:
         """Held while the item of a shell command is not known yet."""
         return trio.Lock()
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy given for this thread. One that is being resumed with counts already."""
+        given = (pending.policy for pending in reversed(self.pending))
+        return next((policy for policy in given if policy is not None), self._policy)
+
+    @property
+    def tools(self) -> Toolbox | None:
+        """The tools given for this thread, likewise."""
+        given = (pending.tools for pending in reversed(self.pending))
+        return next((tools for tools in given if tools is not None), self._tools)
 
     @property
     def owner(self) -> TurnState | None:
@@ -327,8 +369,12 @@ class ThreadState:
 
     @property
     def is_followed(self) -> bool:
-        """Whether somebody here needs to hear of it: a handle, an open turn, or a scope that may have to end it."""
-        return bool(self.handles) or self.turn is not None or self.is_still_to_end
+        """Whether somebody here needs to hear of it: a handle, its own turn or an agent's, a scope that may have to end it."""
+        if self.handles or self.pending:
+            return True
+        if self.turn is not None and (self.turn.owned or self.parent is not None):
+            return True
+        return self.is_still_to_end
 
     @property
     def is_still_to_end(self) -> bool:
@@ -343,22 +389,47 @@ class ThreadState:
             parent = parent.thread.parent
         return False
 
-    def add_handle(
-        self, handle: object, policy: Policy | None, tools: Toolbox, cwd: str | None, budget: Budget | None
-    ) -> None:
-        """Let a handle stand for it: the server has just opened it for that.
+    def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
+        """Add what a turn of it used, also to the turns above that it works for, and to their threads."""
+        seen: set[str] = set()
+        state: ThreadState | None = self
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if turn is not None:
+                turn.meter.add(used)
+                if len(seen) > 1:
+                    turn.agents_usage = plus(turn.agents_usage, used)
+            state.meter.add(used)
+            turn = state.parent
+            state = None if turn is None else turn.thread
+
+    def expect(self, pending: PendingHandle) -> None:
+        """Register a handle whose request to resume it is about to be written."""
+        # Where the server tells of it already, what runs on it is known, and nobody is to wait for the answer.
+        told = bool(self.handles) or self.is_still_to_end or (self.turn is not None and self.turn.owned)
+        pending.holds = self.is_mute or not told
+        self.pending += (pending,)
+
+    def admit(self, pending: PendingHandle, handle: object, cwd: str | None) -> None:
+        """Let a handle stand for it, since the server has opened it for that.
 
         What was given for another handle goes on to hold unless it is given anew: without it, others would decide.
         """
-        if policy is not None or not self.handles:
-            self.policy = policy
-        if tools or not self.handles:
-            self.tools = tools or None
-        if budget is not None:
-            self.meter = Meter("thread", budget)
+        self.dismiss(pending)
+        if pending.policy is not None or not self.handles:
+            self._policy = pending.policy
+        if pending.tools is not None or not self.handles:
+            self._tools = pending.tools
+        if pending.budget is not None:
+            self.meter = Meter("thread", pending.budget)
         self.cwd = cwd
-        self.is_mute = False
+        if not pending.is_overtaken:
+            self.is_mute = False
         self.handles += (handle,)
+
+    def dismiss(self, pending: PendingHandle) -> None:
+        """Undo :meth:`expect`."""
+        self.pending = tuple(each for each in self.pending if each is not pending)
 
     def check_open(self, handle: object) -> None:
         """Check that a handle still stands for it.
@@ -388,6 +459,11 @@ class ThreadState:
         else:
             self.turn = self.series.next_turn(turn_id)
         return self.turn
+
+    def note_ended(self, turn_id: str) -> None:
+        """Remember that a turn has ended which the answer to a resume in flight may call open."""
+        if turn_id not in self.past_turn_ids:
+            self.past_turn_ids = (*self.past_turn_ids, turn_id)[-PAST_TURNS_KEPT:]
 
     def close_turn(self, turn: TurnState) -> None:
         """Forget a turn that has ended."""

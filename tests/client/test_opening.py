@@ -1,0 +1,447 @@
+"""What comes about a thread while it is being opened, who decides on it, and what an opening leaves behind."""
+
+import json
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
+from trio_codex._client._held import HELD_BYTES, UNKNOWN_BYTES
+from trio_codex.testing import fake_codex
+from trio_codex.testing._fake import DEFAULTS
+
+CONFIG = CodexConfig(interrupt_grace=2, on_stuck_turn="abandon")
+OPENED = DEFAULTS["thread/resume"]
+COMMAND = "item/commandExecution/requestApproval"
+FILE_CHANGE = "item/fileChange/requestApproval"
+
+
+@asynccontextmanager
+async def scripted(config=CONFIG, **options):
+    with trio.fail_after(5):
+        async with fake_codex(config, **options) as both:
+            yield both
+
+
+def question(thread_id="thread-1", turn_id="turn-1", item_id="c1"):
+    return {"threadId": thread_id, "turnId": turn_id, "itemId": item_id, "startedAtMs": 0}
+
+
+def command(**ids):
+    return {**question(**ids), "command": "ls", "cwd": "/"}
+
+
+def snapshot(turn_id="turn-1", status="inProgress", items=()):
+    page = {"data": [{"id": turn_id, "status": status, "items": list(items)}], "nextCursor": None}
+    return {**OPENED, "initialTurnsPage": page}
+
+
+def thread_called(thread_id):
+    return {**OPENED, "thread": {**OPENED["thread"], "id": thread_id}}
+
+
+def deciding(asked, name, answer=policies.accept):
+    async def decide(request):
+        await trio.lowlevel.checkpoint()
+        asked.append((name, request))
+        return answer()
+
+    return Policy(command=decide, file_change=decide)
+
+
+async def send_together(server, *messages):
+    await server._own.send_all(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+
+# -- held, then applied --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["before the answer", "right behind the answer"])
+async def test_a_question_about_a_thread_that_is_being_resumed_is_put_to_the_policy_given_for_it(order):
+    asked = []
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+
+        @nursery.start_soon
+        async def _():
+            await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
+
+        resume = await server.expect("thread/resume")
+        answer = {"id": resume.id, "result": snapshot()}
+        ask = {"id": 7, "method": COMMAND, "params": command()}
+        await send_together(server, *((ask, answer) if order == "before the answer" else (answer, ask)))
+        assert await server.answer_to(7) == {"decision": "accept"}
+    assert [name for name, _ in asked] == ["thread"]
+
+
+async def test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has():
+    asked = []
+    change = {"path": "/a", "kind": {"type": "add"}, "diff": "new\n"}
+    item = {"type": "fileChange", "id": "p1", "status": "inProgress", "changes": [change]}
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+
+        @nursery.start_soon
+        async def _():
+            await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
+
+        resume = await server.expect("thread/resume")
+        await server.ask(7, FILE_CHANGE, question(item_id="p1"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert not asked
+        await resume.answer(snapshot(items=[item]))
+        await server.answer_to(7)
+    assert [change.diff for change in asked[0][1].changes] == ["new\n"]
+
+
+async def test_a_question_that_is_withdrawn_while_its_thread_is_being_resumed_is_put_to_nobody():
+    asked = []
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+
+        @nursery.start_soon
+        async def _():
+            await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
+
+        resume = await server.expect("thread/resume")
+        await server.ask(7, COMMAND, command())
+        await server.notify("serverRequest/resolved", {"threadId": "thread-1", "requestId": 7})
+        await resume.answer(snapshot())
+        await trio.testing.wait_all_tasks_blocked()
+        assert (asked, server.answers) == ([], {})
+        assert [record.outcome for record in codex.decisions] == ["withdrawn"]
+
+
+@pytest.mark.parametrize("method", ["thread/start", "thread/fork"])
+async def test_a_question_about_a_new_thread_waits_until_its_id_is_known(method):
+    asked = []
+    async with scripted(policy=deciding(asked, "client", policies.decline)) as (codex, server):
+        if method == "thread/fork":
+            parent = await codex.thread_start()
+        async with trio.open_nursery() as nursery:
+            server.take_over(method)
+
+            @nursery.start_soon
+            async def _():
+                policy = deciding(asked, "thread")
+                if method == "thread/fork":
+                    await parent.fork(policy=policy)
+                else:
+                    await codex.thread_start(policy=policy)
+
+            opening = await server.expect(method)
+            await server.ask(7, COMMAND, command(thread_id="new"))
+            await server.ask(8, COMMAND, command(thread_id="stranger"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert server.answers == {}
+            await opening.answer(thread_called("new"))
+            assert await server.answer_to(7) == {"decision": "accept"}
+            assert await server.answer_to(8) == {"decision": "decline"}
+    assert {name: request.thread_id for name, request in asked} == {"thread": "new", "client": "stranger"}
+
+
+async def test_while_a_thread_is_being_started_the_turns_of_others_and_their_agents_are_told_of_at_once():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        server.take_over("thread/start")
+        async with thread.events() as events:
+            nursery.start_soon(codex.thread_start)
+            opening = await server.expect("thread/start")
+            await server.delta("text")
+            assert (await events.__anext__()).method == "item/agentMessage/delta"
+
+            @nursery.start_soon
+            async def _():
+                with pytest.raises(ZeroDivisionError):
+                    async with thread.turn("hi") as turn:
+                        await turn._state.started.wait()
+                        while "child" not in turn.children:
+                            await trio.testing.wait_all_tasks_blocked()
+                        raise ZeroDivisionError
+
+            await server.accept_turn()
+            child = {"id": "turn-c", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+            await server.notify("turn/started", {"threadId": "child", "turn": child})
+            for thread_id, turn_id in (("thread-1", "turn-1"), ("child", "turn-c")):
+                interrupt = await server.expect("turn/interrupt")
+                assert interrupt.params == {"threadId": thread_id, "turnId": turn_id}
+                await interrupt.answer({})
+                await server.end_turn(turn_id, thread_id, status="interrupted")
+            await opening.answer(thread_called("thread-2"))
+
+
+async def test_what_is_held_is_bounded_in_bytes_and_a_turn_that_ended_meanwhile_does_not_count_as_open():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+        threads = []
+
+        @nursery.start_soon
+        async def _():
+            threads.append(await codex.thread_resume("thread-1"))
+
+        resume = await server.expect("thread/resume")
+        await server.end_turn("turn-9")
+        await server.delta("x" * (HELD_BYTES // 2), turn_id="turn-9")
+        await server.delta("x" * (HELD_BYTES // 2), turn_id="turn-9")
+        await trio.testing.wait_all_tasks_blocked()
+        assert codex._session.router.openings._bytes <= HELD_BYTES
+        await resume.answer(snapshot("turn-9"))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(threads[0].run, "hi")
+        await server.accept_turn()
+        await server.end_turn()
+
+
+@pytest.mark.parametrize("end", ["refused", "cancelled"])
+async def test_a_resume_that_fails_leaves_neither_its_policy_nor_anything_held(end):
+    asked = []
+    async with scripted(policy=deciding(asked, "client")) as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/resume")
+        scope = trio.CancelScope()
+
+        @nursery.start_soon
+        async def _():
+            with scope:
+                with pytest.raises(errors.ThreadInUse if end == "refused" else trio.Cancelled):
+                    await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
+                await trio.lowlevel.checkpoint_if_cancelled()
+
+        resume = await server.expect("thread/resume")
+        await server.ask(7, COMMAND, command())
+        if end == "refused":
+            await resume.refuse("thread thread-1 already has an active writer")
+        else:
+            scope.cancel()
+            await resume.answer(OPENED)
+        await server.answer_to(7)
+        assert [name for name, _ in asked] == ["client"]
+        assert codex._session.router.find("thread-1") is None
+        assert not codex._session.router.openings
+
+
+# -- a turn that runs already --------------------------------------------------------------------------------------
+
+
+async def test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended():
+    async with scripted() as (codex, server):
+        server.give("thread/resume", snapshot("turn-a"))
+        thread = await codex.thread_resume("thread-1")
+        with pytest.raises(errors.TurnActive) as caught:
+            await thread.run("hi")
+        assert caught.value.turn_id == "turn-a"
+        await server.end_turn("turn-a")
+        await trio.testing.wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.run, "hi")
+            await server.accept_turn()
+            await server.end_turn()
+
+
+async def test_a_turn_whose_start_is_answered_with_the_turn_of_another_client_raises_and_does_not_end_that():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        # So a turn reads that is about to run.
+        server.give("thread/resume", snapshot("turn-a", "interrupted"))
+        thread = await codex.thread_resume("thread-1")
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.TurnActive, match="turn-a"):
+                await thread.run("hi")
+            with pytest.raises(errors.TurnActive, match="turn-a"):
+                await thread.run("again")
+
+        await server.accept_turn("turn-a")
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected() == []
+
+
+async def test_a_turn_that_ended_while_its_thread_was_unsubscribed_from_ends_when_the_thread_is_resumed():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        @nursery.start_soon
+        async def _():
+            assert (await thread.run("hi")).status is TurnStatus.completed
+
+        await server.accept_turn()
+        await trio.testing.wait_all_tasks_blocked()
+        await thread.unsubscribe()
+        server.give("thread/resume", snapshot(status="completed"))
+        await codex.thread_resume("thread-1")
+
+
+async def test_without_the_experimental_api_the_newest_turn_is_asked_for_with_the_whole_history_and_not_kept():
+    history = [{"id": "turn-a", "status": "inProgress", "items": []}]
+    async with (
+        scripted(CodexConfig(experimental_api=False)) as (codex, server),
+        trio.open_nursery() as nursery,
+    ):
+        server.take_over("thread/resume")
+        threads = []
+
+        @nursery.start_soon
+        async def _():
+            threads.append(await codex.thread_resume("thread-1"))
+
+        resume = await server.expect("thread/resume")
+        assert resume.params == {"threadId": "thread-1", "excludeTurns": False}
+        await resume.answer({**OPENED, "thread": {**OPENED["thread"], "turns": history}})
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(errors.TurnActive):
+            await threads[0].run("hi")
+        assert not threads[0].info.turns
+
+
+# -- several handles, several clients ------------------------------------------------------------------------------
+
+
+async def test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")
+        first = await codex.thread_start()
+        second = await codex.thread_resume(first.id)
+
+        @nursery.start_soon
+        async def _():
+            assert (await second.run("hi")).status is TurnStatus.completed
+
+        await server.accept_turn()
+        async with first:
+            pass
+        assert server.unexpected() == []
+        await server.end_turn()
+
+
+async def test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        server.take_over("thread/resume", "thread/backgroundTerminals/clean", "thread/unsubscribe")
+        nursery.start_soon(codex.thread_resume, thread.id)
+        resume = await server.expect("thread/resume")
+        async with thread:
+            pass
+        assert server.unexpected() == []
+        await resume.answer(OPENED)
+
+
+async def test_a_resume_waits_for_the_answer_to_an_unsubscribe_that_was_sent_before():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        server.take_over("thread/resume", "thread/unsubscribe")
+
+        @nursery.start_soon
+        async def _():
+            async with thread:
+                pass
+
+        unsubscribe = await server.expect("thread/unsubscribe")
+        nursery.start_soon(codex.thread_resume, thread.id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert server.unexpected() == []
+        await unsubscribe.answer({"status": "unsubscribed"})
+        await (await server.expect("thread/resume")).answer(OPENED)
+
+
+async def test_a_thread_that_was_unsubscribed_from_behind_a_resume_in_flight_starts_no_turn():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        server.take_over("thread/resume")
+        nursery.start_soon(codex.thread_resume, thread.id)
+        resume = await server.expect("thread/resume")
+        await thread.unsubscribe()
+        await resume.answer(OPENED)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(errors.ThreadClosed):
+            await thread.run("hi")
+
+
+async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others():
+    asked = []
+    async with scripted(policy=deciding(asked, "client")) as (codex, server):
+        server.give("thread/resume", snapshot("turn-a"))
+        await codex.thread_resume("thread-1")
+        await server.ask(7, COMMAND, command(turn_id="turn-a"))
+        await server.ask(8, "item/tool/call", {**question(turn_id="turn-a"), "callId": "d", "tool": "theirs"})
+        await server.ask(9, "item/unheardOf", question(turn_id="turn-a"))
+        await trio.testing.wait_all_tasks_blocked()
+        assert (asked, server.answers) == ([], {})
+        left = [(record.decided_by, record.outcome) for record in codex.decisions]
+        assert left == [(DecidedBy.others, "left")] * 3
+        # One that is given for the thread is asked, also about what comes again under the same id.
+        await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
+        await server.ask(7, COMMAND, command(turn_id="turn-a"))
+        assert await server.answer_to(7) == {"decision": "accept"}
+    assert [name for name, _ in asked] == ["thread"]
+
+
+async def test_on_our_own_server_the_questions_of_a_turn_that_nobody_here_started_are_answered():
+    asked = []
+    async with scripted(policy=deciding(asked, "client")) as (codex, server):
+        codex._session.approvals.is_shared = False
+        server.give("thread/resume", snapshot("turn-a"))
+        await codex.thread_resume("thread-1")
+        await server.ask(7, COMMAND, command(turn_id="turn-a"))
+        assert await server.answer_to(7) == {"decision": "accept"}
+
+
+async def test_leaving_a_thread_of_a_server_that_is_not_ours_leaves_the_turn_of_another_client_alone():
+    async with scripted() as (codex, server):
+        server.take_over("turn/interrupt", "thread/backgroundTerminals/clean")
+        server.give("thread/resume", snapshot("turn-a"))
+        async with await codex.thread_resume("thread-1"):
+            pass
+        assert server.unexpected() == []
+        assert codex._session.router.find("thread-1") is None
+
+
+# -- what is left behind -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("method", "undo"),
+    [
+        ("thread/start", "thread/delete"),
+        ("thread/fork", "thread/delete"),
+        ("thread/resume", "thread/unsubscribe"),
+    ],
+)
+async def test_an_opening_whose_answer_cannot_be_read_is_undone(method, undo):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        server.take_over(method, undo)
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.DecodeError):
+                match method:
+                    case "thread/start":
+                        await codex.thread_start()
+                    case "thread/fork":
+                        await codex.thread_fork("thread-1")
+                    case _:
+                        await codex.thread_resume("thread-1")
+
+        asked = await server.expect(method)
+        await server.send({"id": asked.id, "result": {"thread": {"id": "thread-1"}}})
+        asked = await server.expect(undo)
+        assert asked.params == {"threadId": "thread-1"}
+        await asked.answer({"status": "unsubscribed"} if method == "thread/resume" else {})
+    assert codex._session.router.find("thread-1") is None
+
+
+async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end():
+    async with scripted() as (codex, server):
+        router = codex._session.router
+        for number in range(2 * UNKNOWN_BYTES // 2400):
+            await server.start_turn("turn-1", f"stranger-{number}")
+        await trio.testing.wait_all_tasks_blocked()
+        assert router.find("stranger-0") is None
+        assert len(router._threads) <= UNKNOWN_BYTES // 2400
+        # The latest is known still: an item of its parent may name it as an agent.
+        latest = router.find(f"stranger-{number}")
+        assert latest.turn.id == "turn-1"
+        huge = {"type": "agentMessage", "id": "m", "text": "x" * UNKNOWN_BYTES}
+        await server.item("completed", huge, "turn-1", latest.id)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(router._threads) == 0
