@@ -177,6 +177,21 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
+        "G9", "roots are resolved at each decision", "policies/_paths.py",
+        "for root in self._roots) for place", "for root in map(_resolved, self._shown.split(os.pathsep))) for place",
+        "tests/policies/test_paths.py::test_a_root_keeps_what_it_meant_when_the_policy_was_made",
+    ),
+    Mutation(
+        "G9", "links of /proc are followed", "policies/_paths.py",
+        'links > LONGEST_CHAIN or _is_below(step, "/proc")', "links > LONGEST_CHAIN",
+        "tests/policies/test_paths.py::test_a_link_that_leads_elsewhere_in_each_process_leads_out",
+    ),
+    Mutation(
+        "G9", "a relative path is below the present directory of this process", "_launch/_paths.py",
+        'os.path.join(self.directory or "", expanded)', "os.path.abspath(expanded)",
+        "tests/client/test_relative_paths.py",
+    ),
+    Mutation(
         "G10", "nothing is merged", "_runtime/_subscriptions.py",
         "        if len(self._buffer) >= self._lag:", "        if len(self._buffer) >= 1e9:",
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",

@@ -16,6 +16,7 @@ from trio_codex._client._client import Codex, ServerMetadata
 from trio_codex._client._router import Router
 from trio_codex._client._session import Session, decode_result
 from trio_codex._launch._config import CodexConfig
+from trio_codex._launch._paths import PathBase
 from trio_codex._requests._approvals import Approvals
 from trio_codex._runtime._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._runtime._dispatch import Dispatcher
@@ -169,6 +170,7 @@ class Opening:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._binary: Binary | None = None
+        self._paths: PathBase
         self._process_record: ProcessRecord | None = None
         self._phase = "start"
         self._closing = False
@@ -189,6 +191,8 @@ class Opening:
         argv = config.command_line("" if self._binary is None else self._binary.path)
         with trio.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
+                # With nothing in between that waits: what is relative is below the directory that the process gets.
+                self._paths = PathBase.now(config.cwd, environment.get("HOME"))
                 process = self._process = spawn_server(argv, env=environment, cwd=config.cwd)
                 # While the server boots: importing them at the first event would hold the reader up for some 20 ms.
                 _convert.preload()
@@ -203,6 +207,7 @@ class Opening:
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
         """Shake hands over a stream."""
         self._stream = stream
+        self._paths = PathBase.now(self._config.cwd, self._config.environment().get("HOME"))
         _convert.preload()
         self._attach(services, stream, stream, None)
         try:
@@ -242,6 +247,7 @@ class Opening:
             self.close,
             self._closed,
             self._tools,
+            self._paths,
         )
         session = self._session
         self._router.audit = self._approvals.audit

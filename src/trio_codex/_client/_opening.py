@@ -41,18 +41,20 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 async def start(session: Session, options: ThreadStartOptions, own: Toolbox) -> Opened:
     """Start a thread with the client's tools and its own, or delete it again."""
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
-    params = start_params({**options, "dynamic_tools": tools or None})
+    params = start_params({**options, "dynamic_tools": tools or None}, session.absolute)
     return await _open(session, "thread/start", params, "thread/delete")
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
     """Open a stored thread, or unsubscribe from it again, unless somebody else here needs to hear of it."""
-    return await _open(session, "thread/resume", resume_params(thread_id, options), "thread/unsubscribe")
+    params = resume_params(thread_id, options, session.absolute)
+    return await _open(session, "thread/resume", params, "thread/unsubscribe")
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
     """Start a thread with the history of another, or delete it again."""
-    return await _open(session, "thread/fork", fork_params(thread_id, options), "thread/delete")
+    params = fork_params(thread_id, options, session.absolute)
+    return await _open(session, "thread/fork", params, "thread/delete")
 
 
 async def _open(session: Session, method: str, params: wire.Wire, undo_method: str) -> Opened:

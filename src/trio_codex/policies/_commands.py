@@ -51,12 +51,14 @@ def allow_commands(
 
     Args:
         patterns: What to accept.
-        cwd_below: Accept only what would run in this directory or below it, after following symbolic links. They are
-            followed by calls of the file system that block, as :func:`allow_paths` says.
+        cwd_below: Accept only what would run in this directory or below it. It is resolved when the policy is made, and
+            the directory of the command when the server asks, as :func:`allow_paths` says.
         name: By which the audit calls it.
 
     Raises:
-        ValueError: A pattern is no plain command, or does not begin with a word of its own.
+        ValueError: A pattern is no plain command, or does not begin with a word of its own; or ``cwd_below`` begins with
+            ``~``, and the home directory is unknown.
+        OSError: ``cwd_below`` leads through a loop of links, or a directory that this process may not search.
     """
     read = tuple(map(_pattern, patterns))
     directory = None if cwd_below is None else Roots([cwd_below])
