@@ -177,6 +177,16 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
+        "G9", "an accepted git runs the monitor of the repository", "policies/_git.py",
+        '    "core.fsmonitor=false",', '    "core.fsmonitor2=false",',
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does",
+    ),
+    Mutation(
+        "G9", "an accepted git has any options", "policies/_git.py",
+        'argument.startswith("-") and not options.fullmatch(argument)', "False",
+        "tests/policies/test_git.py::test_only_options_that_are_known_to_read_are_accepted",
+    ),
+    Mutation(
         "G9", "roots are resolved at each decision", "policies/_paths.py",
         "for root in self._roots) for place", "for root in map(_resolved, self._shown.split(os.pathsep))) for place",
         "tests/policies/test_paths.py::test_a_root_keeps_what_it_meant_when_the_policy_was_made",
