@@ -261,8 +261,43 @@ MUTATIONS = [
     ),
     Mutation(
         "G18", "configured values are shown", "_client/_open.py",
-        '                text = text.replace(value, f"<{name}>")\n', "                pass\n",
+        "_without_rest(text, value, name).replace(value, name)", "_without_rest(text, value, name)",
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown",
+    ),
+    Mutation(
+        "G18", "configured values are shown in refusals", "_runtime/_connection.py",
+        "                error = without_values(error, self._hide)\n", "                pass\n",
+        "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown_in_refusals",
+    ),
+    Mutation(
+        "G18", "names in maps of the user's are taken for the protocol's", "recording/_redaction.py",
+        '"JSON" in type_ or type_.startswith("Mapping[")', '"JSON" in type_',
+        "tests/test_recording.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
+    ),
+    Mutation(
+        "G18", "root records into files of other users", "recording/_recorder.py",
+        "        is_others = hasattr", "        is_others = not hasattr",
+        "tests/test_recording.py::test_a_file_of_another_user_is_refused_and_left_as_it_was",
+    ),
+    Mutation(
+        "G18", "a recording goes through links", "recording/_recorder.py",
+        ' | getattr(os, "O_NOFOLLOW", 0)', "",
+        "tests/test_recording.py::test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name",
+    ),
+    Mutation(
+        "G18", "a recording is replaced silently", "recording/_recorder.py",
+        "if is_file and found.st_size and not overwrite:", "if False:",
+        "tests/test_recording.py::test_a_recording_is_replaced_only_if_that_was_asked_for",
+    ),
+    Mutation(
+        "G18", "deep nesting ends a recording", "recording/_recorder.py",
+        "            if _is_deep(message):\n", "            if False:\n",
+        "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on",
+    ),
+    Mutation(
+        "G18", "each run of Trio has times of its own", "recording/_recorder.py",
+        "        if run is not self._run:\n", "        if self._run is None:\n",
+        "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_go_on",
     ),
     Mutation(
         "G19", "a request gives up by itself", "_runtime/_connection.py",

@@ -170,6 +170,16 @@ class Opening:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._binary: Binary | None = None
+        # The longest first: of one that begins like another, the rest would be left to see.
+        self._secrets = sorted(
+            (
+                (value, f"<{name}>")
+                for name, value in config.env.items()
+                if value is not None and len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES
+            ),
+            key=lambda secret: len(secret[0]),
+            reverse=True,
+        )
         self._paths: PathBase
         self._process_record: ProcessRecord | None = None
         self._phase = "start"
@@ -232,6 +242,7 @@ class Opening:
             max_line_bytes=config.max_line_bytes,
             diagnose=self._diagnose,
             instruments=self._instruments,
+            hide=self._hide,
         )
         self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
         self._connection = connection
@@ -410,14 +421,16 @@ class Opening:
             return ConnectionBroken(reason, self._phase)
         return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
 
+    def _hide(self, text: str) -> str:
+        """Take the configured values of the environment out of a whole text."""
+        for value, name in self._secrets:
+            text = text.replace(value, name)
+        return text
+
     def _redact(self, text: str) -> str:
-        """Take the configured values of the environment out of the server's text."""
-        values = [(name, value) for name, value in self._config.env.items() if value is not None]
-        # The longest first: of one that begins like another, the rest would be left to see.
-        for name, value in sorted(values, key=lambda each: len(each[1]), reverse=True):
-            if len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES:
-                text = _without_rest(text, value, f"<{name}>")
-                text = text.replace(value, f"<{name}>")
+        """Take the configured values of the environment out of a text of the server that may begin in the middle of one."""
+        for value, name in self._secrets:
+            text = _without_rest(text, value, name).replace(value, name)
         return text
 
 

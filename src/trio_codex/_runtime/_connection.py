@@ -24,13 +24,14 @@ from trio_codex._core._rpc import (
     RpcState,
     ServerRequest,
 )
+from trio_codex._core._secrets import without_values
 from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._deadlines import Deadlines
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments, RequestWatch
 from trio_codex._runtime._outbox import Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
-from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout
+from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RequestTimeout, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -97,6 +98,7 @@ class Connection:
         diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
             :data:`DIAGNOSIS_SECONDS`.
         instruments: Who is told what happens.
+        hide: Takes secrets out of what the server says in refusals.
 
     Attributes:
         death: Why it ended; ``None`` while it lives.
@@ -115,6 +117,7 @@ class Connection:
         max_line_bytes: int,
         diagnose: Callable[[str], Awaitable[ConnectionBroken]],
         instruments: Instruments = NO_INSTRUMENTS,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._services = services
         self._send_stream = send_stream
@@ -122,6 +125,7 @@ class Connection:
         self._receiver = receiver
         self._diagnose = diagnose
         self._instruments = instruments
+        self._hide = hide
         self.watch: RequestWatch = RequestWatch(instruments)
         self._window = trio.Semaphore(window)
         self._deadlines: Deadlines[Call] = Deadlines(request_timeout, self._expire)
@@ -398,7 +402,10 @@ class Connection:
 
     def _take_other(self, message: Inbound[Call]) -> None:
         if isinstance(message, Reply):
-            message.token.settle(message.result, message.error)
+            error = message.error
+            if isinstance(error, RpcError):
+                error = without_values(error, self._hide)
+            message.token.settle(message.result, error)
         elif isinstance(message, ServerRequest):
             self.watch.asked(message)
             self._receiver.on_server_request(message)
