@@ -15,6 +15,7 @@ import attrs
 import trio
 
 from trio_codex import CodexConfig
+from trio_codex.policies import git_command
 from trio_codex.testing import (
     Command,
     Gate,
@@ -77,9 +78,10 @@ def _write_script(example: str, model: MockModel) -> None:
             model.respond(Text("I look first. ", phase="commentary"), Command("ls"))
             model.say("Nothing ", "to ", "see ", "here.", phase="final_answer")
         case "approvals":
-            model.run_command("git status", escalate="to see what changed")
+            model.run_command(git_command("log", "-3"), escalate="to see what changed")
+            model.run_command("df -h", escalate="to see how much room there is")
             model.run_command("rm -rf build", escalate="to start afresh")
-            model.say("One of the two was allowed.")
+            model.say("Two of the three were allowed.")
         case "inbox":
             model.run_command("ls", escalate="to see what is here")
             model.run_command("rm -rf build", escalate="to clean up")

@@ -7,9 +7,21 @@ import trio
 from _offline import example_config
 
 from trio_codex import Policy, open_codex, policies
-from trio_codex.policies import CommandDecision, CommandRequest, allow_commands, decline_all, first_of, logged
+from trio_codex.policies import (
+    CommandDecision,
+    CommandRequest,
+    allow_commands,
+    allow_git,
+    decline_all,
+    first_of,
+    git_command,
+    logged,
+)
 
-PATTERNS = ("git status", "git diff", "git log --oneline ...")
+# Neither takes anything from files that the agent can write. Most programs do, git among them: `allow_git` accepts
+# only a form of it in which it runs nothing that the repository names.
+PATTERNS = ("df -h", "ls ...")
+HINT = f"To see the history outside the sandbox, run `{git_command('log')} …`."
 
 
 async def in_a_scratch_directory(  # noqa: ASYNC124  # this one decides without waiting
@@ -23,10 +35,10 @@ async def in_a_scratch_directory(  # noqa: ASYNC124  # this one decides without 
 async def main() -> None:
     """Run the example."""
     own = Policy(name="scratch", command=in_a_scratch_directory)
-    policy = logged(first_of(allow_commands(*PATTERNS), own, decline_all))
+    policy = logged(first_of(allow_commands(*PATTERNS), allow_git("log"), own, decline_all))
     async with example_config("approvals") as config, open_codex(config, policy=policy) as codex:
-        thread = await codex.thread_start(approval_policy="on-request")
-        result = await thread.run("See what changed, then clean up.")
+        thread = await codex.thread_start(approval_policy="on-request", developer_instructions=HINT)
+        result = await thread.run("See what changed and how much room there is, then clean up.")
         for record in codex.decisions:
             print(f"{type(record.decision).__name__} by {record.rule}")
         print(result.final_response)

@@ -279,6 +279,31 @@ MUTATIONS = [
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
+        "G9", "an accepted git runs the monitor of the repository", "policies/_git.py",
+        '    "core.fsmonitor=false",', '    "core.fsmonitor2=false",',
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does",
+    ),
+    Mutation(
+        "G9", "an accepted git has any options", "policies/_git.py",
+        'argument.startswith("-") and not options.fullmatch(argument)', "False",
+        "tests/policies/test_git.py::test_only_options_that_are_known_to_read_are_accepted",
+    ),
+    Mutation(
+        "G9", "roots are resolved at each decision", "policies/_paths.py",
+        "for root in self._roots) for place", "for root in map(_resolved, self._shown.split(os.pathsep))) for place",
+        "tests/policies/test_paths.py::test_a_root_keeps_what_it_meant_when_the_policy_was_made",
+    ),
+    Mutation(
+        "G9", "links of /proc are followed", "policies/_paths.py",
+        'links > LONGEST_CHAIN or _is_below(step, "/proc")', "links > LONGEST_CHAIN",
+        "tests/policies/test_paths.py::test_a_link_that_leads_elsewhere_in_each_process_leads_out",
+    ),
+    Mutation(
+        "G9", "a relative path is below the present directory of this process", "_launch/_paths.py",
+        'os.path.join(self.directory or "", expanded)', "os.path.abspath(expanded)",
+        "tests/client/test_relative_paths.py",
+    ),
+    Mutation(
         "G10", "nothing is merged", "_runtime/_subscriptions.py",
         "        if len(self._buffer) >= self._lag:", "        if len(self._buffer) >= 1e9:",
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
@@ -354,8 +379,43 @@ MUTATIONS = [
     ),
     Mutation(
         "G18", "configured values are shown", "_client/_open.py",
-        '                text = text.replace(value, f"<{name}>")\n', "                pass\n",
+        "_without_rest(text, value, name).replace(value, name)", "_without_rest(text, value, name)",
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown",
+    ),
+    Mutation(
+        "G18", "configured values are shown in refusals", "_runtime/_connection.py",
+        "                error = without_values(error, self._hide)\n", "                pass\n",
+        "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown_in_refusals",
+    ),
+    Mutation(
+        "G18", "names in maps of the user's are taken for the protocol's", "recording/_redaction.py",
+        '"JSON" in type_ or type_.startswith("Mapping[")', '"JSON" in type_',
+        "tests/test_recording.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
+    ),
+    Mutation(
+        "G18", "root records into files of other users", "recording/_recorder.py",
+        "        is_others = hasattr", "        is_others = not hasattr",
+        "tests/test_recording.py::test_a_file_of_another_user_is_refused_and_left_as_it_was",
+    ),
+    Mutation(
+        "G18", "a recording goes through links", "recording/_recorder.py",
+        ' | getattr(os, "O_NOFOLLOW", 0)', "",
+        "tests/test_recording.py::test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name",
+    ),
+    Mutation(
+        "G18", "a recording is replaced silently", "recording/_recorder.py",
+        "if is_file and found.st_size and not overwrite:", "if False:",
+        "tests/test_recording.py::test_a_recording_is_replaced_only_if_that_was_asked_for",
+    ),
+    Mutation(
+        "G18", "deep nesting ends a recording", "recording/_recorder.py",
+        "            if _is_deep(message):\n", "            if False:\n",
+        "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on",
+    ),
+    Mutation(
+        "G18", "each run of Trio has times of its own", "recording/_recorder.py",
+        "        if run is not self._run:\n", "        if self._run is None:\n",
+        "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_go_on",
     ),
     Mutation(
         "G19", "a request gives up by itself", "_runtime/_calls.py",

@@ -83,9 +83,10 @@ OUTPUT = {
         left to do: 0
     """,
     "approvals": r"""
-        Accept by allow_commands: git status
+        Accept by allow_git: log
+        Accept by allow_commands: df -h
         Decline by decline_all
-        One of the two was allowed\.
+        Two of the three were allowed\.
     """,
     "deadlines": r"""
         Out of time after 2 s; the turn is interrupted\.

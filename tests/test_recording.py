@@ -343,6 +343,81 @@ async def test_a_file_that_cannot_be_written_any_more_is_given_up_and_nothing_fa
     assert "an instrument was removed" in told.getMessage()
 
 
+def test_a_recording_is_replaced_only_if_that_was_asked_for(tmp_path):
+    path = tmp_path / "old.jsonl"
+    path.write_text("of yesterday")
+    with pytest.raises(FileExistsError, match="pass overwrite=True"):
+        Recorder(path)
+    assert path.read_text() == "of yesterday"
+    Recorder(path, overwrite=True).close()
+    assert read_recording(path).entries == ()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name(tmp_path, overwrite):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.touch()
+    (tmp_path / "link").symlink_to(elsewhere)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.link(elsewhere, tmp_path / "twin")
+    for name in ("link", "dangling", "twin"):
+        with pytest.raises(OSError, match=r"symbolic links|several names"):
+            Recorder(tmp_path / name, overwrite=overwrite)
+    assert elsewhere.read_bytes() == b""
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("make", [lambda path: path.touch(0o666), os.mkfifo], ids=["file", "pipe"])
+def test_a_file_of_another_user_is_refused_and_left_as_it_was(tmp_path, make):
+    path = tmp_path / "theirs"
+    make(path)
+    os.chown(path, 12345, 12345)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    before = os.stat(path)
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        Recorder(path, overwrite=True)
+    assert os.stat(path) == before
+    assert os.read(reader, 10) == b""
+    os.close(reader)
+
+
+def test_in_several_runs_of_trio_the_times_of_a_recording_go_on(tmp_path):
+    async def run(recorder):
+        await trio.sleep(3600)
+        with trio.fail_after(60):
+            async with fake_codex(instruments=[recorder]) as (codex, _):
+                await codex.thread_start()
+                await trio.sleep(10)
+
+    # The clocks of the runs begin anywhere, an hour apart from each other.
+    with Recorder(tmp_path / "runs.jsonl") as recorder:
+        for _ in range(3):
+            trio.run(run, recorder, clock=MockClock(autojump_threshold=0))
+    times = [entry.at for entry in read_recording(tmp_path / "runs.jsonl").entries]
+    assert times == sorted(times)
+    assert 30 <= times[-1] < 60
+
+
+@pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
+@pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
+async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on(
+    tmp_path, depth, redaction
+):
+    path = tmp_path / "deep.jsonl"
+    line = b'{"method":"new/thing","params":%s1%s}' % (b'{"a":' * depth, b"}" * depth)
+    with trio.fail_after(5), Recorder(path, redaction=redaction) as recorder:
+        async with fake_codex(instruments=[recorder]) as (codex, server):
+            await server.send_line(line)
+            await server.send_line(b'{"method":"new/thing","params":{"a":{"a":1}}}')
+            await codex.thread_start()
+    entries = [entry for entry in read_recording(path).entries if entry.kind == "received"]
+    [deep] = [entry for entry in entries if entry.size == len(line)]
+    assert deep.message is None
+    assert [entry.method for entry in entries[entries.index(deep) + 1 :]][:1] == ["new/thing"]
+    assert entries[-1].message["result"]["thread"]["id"] == "thread-1"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_file_that_cannot_be_begun_is_an_error_and_leaves_nothing(recwarn):
     with pytest.raises(OSError, match="No space left"):
@@ -421,7 +496,9 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
     path = tmp_path / "file.jsonl"
     whole = REDACTED.read_bytes()
     path.write_bytes(whole[:-20])
-    assert len(read_recording(path).entries) == len(read_recording(REDACTED).entries) - 1
+    torn, entire = read_recording(path), read_recording(REDACTED)
+    assert len(torn.entries) == len(entire.entries) - 1
+    assert (torn.truncated, entire.truncated) == (True, False)
     for content, problem in (
         (b"", "no recording"),
         (b"{}\n", "no recording"),
@@ -552,6 +629,34 @@ def test_what_identifies_a_person_or_may_be_content_goes(member):
     [text] = member.values()
     text = text if isinstance(text, str) else text["KEY"]
     assert text not in json.dumps(redacted({"method": "m", "params": member}))
+
+
+NAMES = [
+    "id", "threadId", "session_id", "SESSION_ID", "model", "server", "status", "tool", "type", "version", "role", "method", "env",
+    "processHandle", "mimeType", "config", "PATH", "name",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        lambda given: {"method": "command/exec", "params": {"env": given}},
+        lambda given: {"method": "process/spawn", "params": {"env": given}},
+        lambda given: {"method": "thread/start", "params": {"config": {"shell_environment_policy": {"set": given}}}},
+        lambda given: {"method": "thread/start", "params": {"config": given}},
+        lambda given: {"method": "config/value/write", "params": {"keyPath": "mcp_servers.x.env", "value": given}},
+        lambda given: {"method": "config/batchWrite", "params": {"edits": [{"keyPath": "env", "value": given}]}},
+        lambda given: {"method": "turn/start", "params": {"responsesapiClientMetadata": given}},
+        lambda given: {"method": "feedback/upload", "params": {"tags": given}},
+        lambda given: {"id": 1, "result": {"action": "accept", "content": given}},
+        lambda given: {"id": 1, "result": {"config": {"mcp_servers": {"x": {"env": given}}}}},
+        lambda given: {"id": 1, "error": {"code": 1, "message": "no", "data": given}},
+    ],
+)  # fmt: skip
+def test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere(where):
+    for value in ("hunter2-Secret.Token", "completed", "turn/start"):
+        left = redacted({**where(dict.fromkeys(NAMES, value)), "method": "m"})
+        assert value not in json.dumps(left)
 
 
 def test_of_an_error_stays_what_the_client_reads_in_it():

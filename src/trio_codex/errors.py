@@ -282,8 +282,8 @@ class RpcError(CodexError):
 
     Attributes:
         code: The JSON-RPC error code.
-        message: The server's text, uncut.
-        data: Whatever JSON it attached, or ``None``.
+        message: The server's text, uncut, without the values of ``CodexConfig.env``.
+        data: Whatever JSON it attached, likewise; ``None`` if there is none.
         method: The method that was refused.
     """
 

@@ -141,6 +141,14 @@ def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
     assert "\x1b" not in "".join(lines)
 
 
+def test_a_recording_that_breaks_off_within_a_line_says_so_and_is_no_success(shown, tmp_path):
+    path = write(tmp_path / "torn.jsonl", Entry(0.0, 1, "opened"))
+    path.write_bytes(path.read_bytes() + b'{"at":1.0,"connec')
+    lines, _ = shown(path, status=1)
+    assert lines[0] == "the connection opens"
+    assert "breaks off here, in the middle of a line" in lines[-1]
+
+
 def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
     path = tmp_path / "none"
     path.write_text("hello")

@@ -1,5 +1,6 @@
 """How a client comes up and goes down: typed start errors with the mend, and nothing left."""
 
+import copy
 import os
 import signal
 import stat
@@ -12,6 +13,7 @@ import trio.testing
 
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._client._open import MIN_REST_LENGTH, Opening
+from trio_codex._core._secrets import without_values
 from trio_codex._runtime._stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
@@ -148,6 +150,47 @@ async def test_values_of_the_configured_environment_are_not_shown():
     error = await fails_to_start(config)
     assert "key is <API_KEY>" in error.stderr_tail
     assert secret not in str(error) + repr(error)
+
+
+async def test_values_of_the_configured_environment_are_not_shown_in_refusals():
+    secret, longer = "s3cret-s3cret", "s3cret-s3cret-and-more"
+    config = CodexConfig(env={"API_KEY": secret, "OTHER": longer, "HOME": "/home/somebody", "SHORT": "key"})
+    told = []
+
+    class Listener(Instrument):
+        def request_ended(self, request):
+            told.append(request.error)
+
+    with trio.fail_after(5):
+        async with (
+            fake_codex(config, instruments=[Listener()]) as (codex, server),
+            trio.open_nursery() as nursery,
+        ):
+
+            @nursery.start_soon
+            async def _():
+                asked = await server.expect("model/list")
+                data = {"why": [f"not {secret}", {longer: None, "n": 1}]}
+                await asked.refuse(f"the key {longer}, or {secret}, of /home/somebody is refused", data=data)
+
+            server.take_over("model/list")
+            with pytest.raises(errors.InvalidRequestError) as caught:
+                await codex.request("model/list", {})
+    error = caught.value
+    assert error.message == "the key <OTHER>, or <API_KEY>, of /home/somebody is refused"
+    assert error.data == {"why": ["not <API_KEY>", {"<OTHER>": None, "n": 1}]}
+    for shown in (error, copy.copy(error), told[-1]):
+        assert secret not in str(shown) + repr(shown) + repr(shown.args)
+
+
+def test_data_of_a_refusal_that_no_function_can_follow_is_left_out():
+    data = []
+    for _ in range(100_000):
+        data = [data]
+    error = without_values(
+        errors.InvalidParamsError(-32602, "no key", data, "m"), lambda text: text.replace("key", "…")
+    )
+    assert (type(error), error.message, error.data) == (errors.InvalidParamsError, "no …", None)
 
 
 async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing_of_it():

@@ -1,5 +1,6 @@
 """What lies below a root, on a real file system, and what is accepted and granted for it."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -111,6 +112,113 @@ async def test_a_relative_root_is_below_the_working_directory_of_its_making(tree
     policy = allow_paths("root")
     monkeypatch.chdir("/")
     assert isinstance(await decide(policy, f"{tree}/root/a"), Accept)
+
+
+def replace_root(tree):
+    (tree / "root").rename(tree / "moved")
+    (tree / "root").symlink_to("outside")
+
+
+def replace_parent(tree):
+    (tree / "elsewhere/root").mkdir(parents=True)
+    os.rename(tree, f"{tree}-moved")
+    tree.symlink_to(f"{tree}-moved/elsewhere")
+
+
+def replace_what_the_link_meant(tree):
+    (tree / "link").unlink()
+    (tree / "link").symlink_to("outside")
+
+
+def make_a_link_of_what_was_not_there(tree):
+    (tree / "later").symlink_to("outside")
+
+
+def make_a_link_above_what_was_not_there(tree):
+    (tree / "outside/deep").mkdir()
+    (tree / "later").symlink_to("outside")
+
+
+def make_a_link_of_what_a_link_led_to(tree):
+    (tree / "outside/new").symlink_to("dir")
+
+
+@pytest.mark.parametrize(
+    ("root", "change"),
+    [
+        ("root", replace_root), ("link", replace_root), ("root", replace_parent), ("link", replace_what_the_link_meant),
+        ("later", make_a_link_of_what_was_not_there), ("later/deep", make_a_link_above_what_was_not_there),
+        ("root/dangling", make_a_link_of_what_a_link_led_to),
+    ],
+)  # fmt: skip
+async def test_a_root_keeps_what_it_meant_when_the_policy_was_made(tree, root, change):
+    policy = allow_paths(tree / root)
+    commands = policies.allow_commands("ls", cwd_below=tree / root)
+    before = await decide(policy, f"{tree}/{root}/x")
+    assert isinstance(before, Accept)
+    change(tree)
+    assert await decide(policy, f"{tree}/{root}/x") == Abstain()
+    assert await decide(policy, f"{(tree / root).resolve()}/x") == Abstain()
+    assert await grant(policy, asked.files(asked.entry("write", f"{tree}/{root}"))) == Abstain()
+    assert await commands.command(asked.command("ls", cwd=f"{tree}/{root}")) == Abstain()
+
+
+async def test_a_root_that_is_made_anew_is_the_same_root(tree):
+    policy = allow_paths(tree / "root", tree / "later")
+    (tree / "root").rename(tree / "moved")
+    (tree / "root").mkdir()
+    (tree / "later").mkdir()
+    assert isinstance(await decide(policy, f"{tree}/root/x", f"{tree}/later/x"), Accept)
+    assert await decide(policy, f"{tree}/moved/x") == Abstain()
+
+
+@pytest.mark.skipif(not Path("/proc/self/cwd").is_dir(), reason="there is no /proc")
+async def test_a_link_that_leads_elsewhere_in_each_process_leads_out(tree, monkeypatch):
+    policy = allow_paths(tree / "root")
+    monkeypatch.chdir(tree / "root")
+    (tree / "root/here").symlink_to("/proc/self/cwd")
+    assert await decide(policy, "/proc/self/cwd/x") == Abstain()
+    assert await decide(policy, f"{tree}/root/here/x") == Abstain()
+    assert await decide(policy, f"/proc/{os.getpid()}/root{tree}/root/x") == Abstain()
+
+
+async def test_a_loop_leads_nowhere_and_is_no_root(tree):
+    assert await decide(allow_paths(tree / "root"), f"{tree}/root/loop/x") == Abstain()
+    with pytest.raises(OSError, match=r"[Tt]oo many"):
+        allow_paths(tree / "root/loop")
+
+
+async def test_what_cannot_be_looked_at_is_not_below(tree, monkeypatch):
+    def closed(path):
+        raise (
+            PermissionError(errno.EACCES, "closed", path)
+            if path.endswith("/sub")
+            else FileNotFoundError(2, "")
+        )
+
+    policy = allow_paths(tree / "root")
+    monkeypatch.setattr(os, "readlink", closed)
+    assert await decide(policy, f"{tree}/root/sub") == Abstain()
+    assert isinstance(await decide(policy, f"{tree}/root/other"), Accept)
+    with pytest.raises(PermissionError):
+        allow_paths(tree / "root/sub")
+
+
+def test_granted_paths_are_those_of_the_present_working_directory(tree, monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    monkeypatch.chdir(tree)
+    files = policies.grant(read=["root", "~/a"], write=[tree / "b"]).permissions.file_system
+    assert (files.read, files.write) == ([f"{tree}/root", "/h/a"], [f"{tree}/b"])
+
+
+async def test_a_tilde_is_the_home_directory_of_the_policys_making(tree, monkeypatch):
+    monkeypatch.setenv("HOME", str(tree))
+    policy = allow_paths("~/root")
+    monkeypatch.setenv("HOME", "/")
+    assert isinstance(await decide(policy, f"{tree}/root/x"), Accept)
+    assert await decide(policy, "~/root/x", cwd=str(tree)) == Abstain()
+    with pytest.raises(ValueError, match="cannot find the home directory"):
+        allow_paths("~no-such-user/root")
 
 
 async def test_no_root_accepts_nothing():

@@ -192,7 +192,7 @@ class Codex:
 
         Args:
             argv: The command and its arguments. It is not run by a shell.
-            cwd: Its working directory; by default, and for a relative one, that of the server.
+            cwd: Its working directory; by default that of the server, which also resolves relative ones and ``~``.
             env: Laid over the environment that the server gives it; ``None`` as a value removes a name.
             stdin: Whether it gets input; without, it reads the end of file at once.
             tty: Run it in a terminal of its own.
@@ -235,9 +235,12 @@ class Codex:
         server, also if this is cancelled while it starts.
 
         Args:
-            path: What to watch; a relative one is taken from the working directory of the server.
+            path: What to watch. A relative one is below the working directory that the server was started in, also after a
+                later ``os.chdir``; ``~`` is the server's home directory. With :func:`connect_codex`, that is what a server
+                started here at the time of the call would have.
 
         Raises:
+            ValueError: What the path is relative to is unknown.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
         from trio_codex._remote._watch import open_watch
@@ -388,7 +391,7 @@ class Codex:
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
         # Whatever is wrong with them is so before the first request.
-        resume_params(thread_id, options)
+        resume_params(thread_id, options, self._session.absolute)
         _opening.own_tools(self._session, options)
         await self._session.request("thread/unarchive", {"threadId": thread_id})
         # The server has it on disk only, and would refuse a turn (PROTOCOL Q16).

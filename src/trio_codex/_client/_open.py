@@ -17,6 +17,7 @@ from trio_codex._client._client import Codex, ServerMetadata
 from trio_codex._client._router import Router
 from trio_codex._client._session import Session, decode_result
 from trio_codex._launch._config import CodexConfig
+from trio_codex._launch._paths import PathBase
 from trio_codex._requests._approvals import Approvals
 from trio_codex._runtime._connection import DIAGNOSIS_SECONDS, Connection
 from trio_codex._runtime._dispatch import Dispatcher
@@ -172,6 +173,17 @@ class Opening:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._binary: Binary | None = None
+        # The longest first: of one that begins like another, the rest would be left to see.
+        self._secrets = sorted(
+            (
+                (value, f"<{name}>")
+                for name, value in config.env.items()
+                if value is not None and len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES
+            ),
+            key=lambda secret: len(secret[0]),
+            reverse=True,
+        )
+        self._paths: PathBase
         self._process_record: ProcessRecord | None = None
         self._phase = "start"
         self._closing = False
@@ -201,6 +213,8 @@ class Opening:
         argv = config.command_line("" if self._binary is None else self._binary.path)
         with self._timeouts.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
+                # With nothing in between that waits: what is relative is below the directory that the process gets.
+                self._paths = PathBase.now(config.cwd, environment.get("HOME"))
                 process = self._process = spawn_server(
                     argv,
                     env=environment,
@@ -225,6 +239,7 @@ class Opening:
         from trio_codex._client._loading import load
 
         self._stream = stream
+        self._paths = PathBase.now(self._config.cwd, self._config.environment().get("HOME"))
         services.start_service(self._timeouts.watch)
         load()
         self._attach(services, stream, stream, None)
@@ -251,6 +266,7 @@ class Opening:
             diagnose=self._diagnose,
             timeouts=self._timeouts,
             instruments=self._instruments,
+            hide=self._hide,
         )
         self._router.dispatcher = Dispatcher(services, connection, self._approvals.resolve)
         self._connection = connection
@@ -266,6 +282,7 @@ class Opening:
             self.close,
             self._closed,
             self._tools,
+            self._paths,
         )
         session = self._session
         self._router.audit = self._approvals.audit
@@ -438,14 +455,16 @@ class Opening:
             return ConnectionBroken(reason, self._phase)
         return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
 
+    def _hide(self, text: str) -> str:
+        """Take the configured values of the environment out of a whole text."""
+        for value, name in self._secrets:
+            text = text.replace(value, name)
+        return text
+
     def _redact(self, text: str) -> str:
-        """Take the configured values of the environment out of the server's text."""
-        values = [(name, value) for name, value in self._config.env.items() if value is not None]
-        # The longest first: of one that begins like another, the rest would be left to see.
-        for name, value in sorted(values, key=lambda each: len(each[1]), reverse=True):
-            if len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES:
-                text = _without_rest(text, value, f"<{name}>")
-                text = text.replace(value, f"<{name}>")
+        """Take the configured values of the environment out of a text of the server that may begin in the middle of one."""
+        for value, name in self._secrets:
+            text = _without_rest(text, value, name).replace(value, name)
         return text
 
 

@@ -76,7 +76,7 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
     """
     own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
-    params = start_params({**options, "dynamic_tools": tools or None})
+    params = start_params({**options, "dynamic_tools": tools or None}, session.absolute)
     return await _open(session, "thread/start", params, _pending(None, options, own), "thread/delete")
 
 
@@ -88,7 +88,7 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
         CodexError: As every request, and ``DecodeError``.
     """
     own = own_tools(session, options)
-    params = resume_params(thread_id, options, paged=session.config.experimental_api)
+    params = resume_params(thread_id, options, session.absolute, paged=session.config.experimental_api)
     pending = _pending(thread_id, options, own)
     opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
     if not options.get("include_turns", False) and opened.response.thread.turns:
@@ -106,7 +106,7 @@ async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> 
         CodexError: As every request, and ``DecodeError``.
     """
     own = own_tools(session, options)
-    params = fork_params(thread_id, options)
+    params = fork_params(thread_id, options, session.absolute)
     return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
 
 

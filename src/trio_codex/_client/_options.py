@@ -10,7 +10,9 @@ import os
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
-from trio_codex._turns._inputs import TurnInput, wire_input
+from trio_codex._core._several import several
+from trio_codex._launch._paths import expand
+from trio_codex._turns._inputs import AbsolutePath, TurnInput, wire_input
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -70,7 +72,8 @@ class ThreadSettings(_Settings, total=False):
         approval_mode: A preset in place of ``approval_policy`` and ``approvals_reviewer``.
         approval_policy: When the server asks at all. With ``never`` no policy is asked.
         approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-        cwd: Working directory.
+        cwd: Working directory. A relative one is below the working directory of the server, not that of the thread; ``~`` is
+            the server's home directory.
         model: Model.
         permissions: A named permission profile, in place of ``sandbox`` (experimental).
         personality: Deprecated by the server, which ignores it.
@@ -107,7 +110,8 @@ class TurnOptions(ThreadSettings, total=False):
         parent_turn_id: The turn on whose behalf this one runs.
         responsesapi_client_metadata: Metadata for the provider of the model (experimental).
         root_turn_id: The first turn of the chain of work that led to this one.
-        runtime_workspace_roots: Absolute paths of the workspace; persists for the thread's later turns (experimental).
+        runtime_workspace_roots: Directories of the workspace, resolved as ``cwd`` is; persists for the thread's later turns
+            (experimental).
         source: What set off the turn, for statistics; it grants nothing.
         turn_service_tier: Service tier of this turn alone.
     """
@@ -123,7 +127,7 @@ class TurnOptions(ThreadSettings, total=False):
     parent_turn_id: str | None
     responsesapi_client_metadata: Mapping[str, str] | None
     root_turn_id: str | None
-    runtime_workspace_roots: Sequence[str] | None
+    runtime_workspace_roots: Sequence[str | os.PathLike[str]] | None
     source: str | None
     turn_service_tier: str | None
 
@@ -145,13 +149,14 @@ class ThreadOptions(_Settings, total=False):
         approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
         base_instructions: In place of the model's own instructions.
         config: Overrides of the server's configuration, by dotted key.
-        cwd: Working directory of its commands. The server does not check that it exists.
+        cwd: Working directory of its commands. A relative one is below the working directory of the server
+            (``CodexConfig.cwd``), and ``~`` is the server's home directory. The server does not check that it exists.
         developer_instructions: In addition to the instructions.
         model: The model.
         model_provider: The provider of the model.
         permissions: A named permission profile, in place of ``sandbox`` (experimental).
         personality: Deprecated by the server, which ignores it.
-        runtime_workspace_roots: Absolute paths of the workspace (experimental).
+        runtime_workspace_roots: Directories of the workspace, resolved as ``cwd`` is (experimental).
         sandbox: What its commands may touch.
         service_tier: The service tier; ``wire.NULL`` clears it.
     """
@@ -163,7 +168,7 @@ class ThreadOptions(_Settings, total=False):
     config: Mapping[str, wire.JSON] | None
     developer_instructions: str | None
     model_provider: str | None
-    runtime_workspace_roots: Sequence[str] | None
+    runtime_workspace_roots: Sequence[str | os.PathLike[str]] | None
     sandbox: Sandbox | wire.SandboxMode | str | None
 
 
@@ -238,7 +243,7 @@ class ThreadFilters(TypedDict, total=False):
     Attributes:
         ancestor_thread_id: Those that agents below this thread were spawned as, at any depth (experimental).
         archived: The archived ones, instead of the others.
-        cwd: Those of exactly this working directory, or of one of several.
+        cwd: Those of exactly this working directory, or of one of several; resolved as that of a thread.
         excluded_thread_ids: Not these; at most 100.
         model_providers: Those of these providers; all if it is empty.
         originators: Those that these clients made; hosted servers only.
@@ -271,23 +276,28 @@ class ThreadFilters(TypedDict, total=False):
 # -- as params ---------------------------------------------------------------------------------------------------
 
 
-def start_params(options: ThreadStartOptions) -> wire.ThreadStartParams:
+def start_params(options: ThreadStartOptions, absolute: AbsolutePath = expand) -> wire.ThreadStartParams:
     """Give the parameters of ``thread/start``."""
-    return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread"))
+    return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread", absolute))
 
 
 def resume_params(
-    thread_id: str, options: ThreadResumeOptions, *, paged: bool | None = None
+    thread_id: str,
+    options: ThreadResumeOptions,
+    absolute: AbsolutePath = expand,
+    *,
+    paged: bool | None = None,
 ) -> wire.ThreadResumeParams:
     """Return the parameters of ``thread/resume``.
 
     Args:
         thread_id: The thread.
         options: The options.
+        absolute: Makes a path of an option absolute.
         paged: How to ask for the newest turn, which is whether one runs: as a page of its own, or with the whole history,
             because the page is experimental; by default not at all.
     """
-    members = _thread_members(options, ThreadResumeOptions, "a resumed thread")
+    members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
     if paged and not whole:
         members["initial_turns_page"] = wire.ThreadResumeInitialTurnsPageParams(
@@ -297,9 +307,11 @@ def resume_params(
     return wire.ThreadResumeParams(thread_id=thread_id, **members)
 
 
-def fork_params(thread_id: str, options: ThreadForkOptions) -> wire.ThreadForkParams:
+def fork_params(
+    thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
+) -> wire.ThreadForkParams:
     """Give the parameters of ``thread/fork``."""
-    members = _thread_members(options, ThreadForkOptions, "a fork")
+    members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)
     return wire.ThreadForkParams(thread_id=thread_id, **members)
@@ -316,12 +328,14 @@ def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -
     return wire.ThreadListParams(cursor=cursor, limit=limit, **members)
 
 
-def turn_params(thread_id: str, value: TurnInput, options: TurnOptions) -> wire.TurnStartParams:
+def turn_params(
+    thread_id: str, value: TurnInput, options: TurnOptions, absolute: AbsolutePath = expand
+) -> wire.TurnStartParams:
     """Give the parameters of ``turn/start``."""
     if (idle_limit := options.get("idle_limit")) is not None and not idle_limit > 0:
         raise ValueError(f"idle_limit must be positive, not {idle_limit!r}")
-    items, tool_output = wire_input(value)
-    members = _setting_members(options, TurnOptions, "a turn")
+    items, tool_output = wire_input(value, absolute)
+    members = _setting_members(options, TurnOptions, "a turn", absolute)
     members["turn_trigger"] = members.pop("source", None)
     members["service_tier_for_turn"] = members.pop("turn_service_tier", None)
     return wire.TurnStartParams(thread_id=thread_id, input=items, tool_output=tool_output, **members)
@@ -333,8 +347,10 @@ def settings_params(thread_id: str, settings: ThreadSettings) -> wire.ThreadSett
     return wire.ThreadSettingsUpdateParams(thread_id=thread_id, **members)
 
 
-def _thread_members(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]:
-    members = _given(options, known, what)
+def _thread_members(
+    options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath
+) -> dict[str, Any]:
+    members = _given(options, known, what, absolute)
     _settle_approvals(members)
     if (config := members.get("config")) is not None:
         members["config"] = dict(config)
@@ -343,14 +359,18 @@ def _thread_members(options: Mapping[str, Any], known: type, what: str) -> dict[
     return members
 
 
-def _setting_members(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]:
-    members = _given(options, known, what)
+def _setting_members(
+    options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
+) -> dict[str, Any]:
+    members = _given(options, known, what, absolute)
     _settle_approvals(members)
     members["sandbox_policy"] = sandbox_policy(members.pop("sandbox", None))
     return members
 
 
-def _given(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]:
+def _given(
+    options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
+) -> dict[str, Any]:
     """Give what was given, without what stays in this process.
 
     Raises:
@@ -364,6 +384,9 @@ def _given(options: Mapping[str, Any], known: type, what: str) -> dict[str, Any]
         members.pop(name, None)
     if known is not ThreadFilters and (cwd := members.get("cwd")) is not None:
         members["cwd"] = os.fspath(cwd)
+    # The server resolves a `cwd` itself, and refuses workspace roots that are relative.
+    if (roots := members.get("runtime_workspace_roots")) is not None:
+        members["runtime_workspace_roots"] = [absolute(root) for root in several(roots)]
     return members
 
 

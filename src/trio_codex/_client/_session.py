@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,12 +18,14 @@ from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Awaitable, Callable, Mapping
 
     from trio_codex import wire
     from trio_codex._client._login import LoginNews
     from trio_codex._client._router import Router
     from trio_codex._launch._config import CodexConfig
+    from trio_codex._launch._paths import PathBase
     from trio_codex._requests._approvals import Approvals
     from trio_codex._runtime._call import Call, Lane
     from trio_codex._runtime._connection import Connection
@@ -66,6 +67,7 @@ class Session:
         close: Callable[[], Awaitable[None]],
         closed: trio.Event,
         tools: Toolbox,
+        paths: PathBase,
     ) -> None:
         self.config = config
         self.services = services
@@ -77,6 +79,7 @@ class Session:
         self.close = close
         self.closed = closed
         self.tools = tools
+        self._paths = paths
         self.logins: LoginNews | None = None
         self.server_version: str | None = None
         self._numbers = itertools.count(1)
@@ -91,8 +94,15 @@ class Session:
         return next(self._numbers)
 
     def absolute(self, path: str | os.PathLike[str]) -> str:
-        """Give a path as the server takes paths: it refuses relative ones, so these are from its working directory."""
-        return os.path.abspath(os.path.join(self.config.cwd or "", path))
+        """Return an absolute path, which most methods of the server ask for.
+
+        A relative one is below the working directory that the server was started in, wherever this process has gone since,
+        and ``~`` is the server's home directory.
+
+        Raises:
+            ValueError: What it is relative to is unknown.
+        """
+        return self._paths.absolute(path)
 
     async def request(
         self,

@@ -29,7 +29,7 @@ class Skills:
         """Tell which ones an agent finds that works in a directory.
 
         Args:
-            cwd: The directory; by default, and for a relative one, that of the server.
+            cwd: The directory; by default that of the server. Relative ones are resolved as by :meth:`Codex.watch`.
             rescan: Read them from disk again, and not from the server's cache.
 
         Returns:
@@ -76,7 +76,7 @@ class Skills:
         """Have the server look in these directories, too, in place of those that were set before, as long as it runs.
 
         Args:
-            *roots: Directories of skills; relative ones are taken from the working directory of the server.
+            *roots: Directories of skills; relative ones are resolved as by :meth:`Codex.watch`.
 
         Raises:
             CodexError: As :meth:`Codex.request`.

@@ -182,7 +182,7 @@ class Thread:
                 raise ValueError("output_type and output_schema exclude each other")
             output = OutputType(output_type)
             options = {**options, "output_schema": output.schema}
-        params = turn_params(self.id, value, options)
+        params = turn_params(self.id, value, options, self._session.absolute)
         check_turn(params, self._session.server_version)
         budget = options.get("budget")
         if budget is not None and budget.turns is not None:

@@ -11,6 +11,7 @@ import attrs
 
 from trio_codex._core._framing import MAX_LINE_BYTES
 from trio_codex._core._several import several
+from trio_codex._launch._paths import expand
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class CodexConfig:
         codex_bin: The binary; by default the one of the extra ``runtime``, else ``codex`` on ``PATH``.
         launch_args_override: The whole argument vector in place of ``[codex_bin, "app-server"]``.
         config_overrides: ``key=value`` pairs, as for ``codex -c``; values are TOML.
-        cwd: Working directory of the server; by default the one of this process.
+        cwd: Working directory of the server; by default the one of this process. Here and in ``codex_home``, a leading ``~``
+            is the home directory of this process.
         env: Laid over what ``inherit_env`` lets through; ``None`` as a value removes a name.
         inherit_env: ``True`` for all of this process's environment, ``False`` for none of it, or the names to keep.
         guard: Run the server under a guard process, where there can be one: on Linux, with a Python interpreter to run it.
@@ -94,12 +96,16 @@ class CodexConfig:
         default=None, converter=attrs.converters.optional(_names)
     )
     config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
-    cwd: str | os.PathLike[str] | None = None
+    cwd: str | os.PathLike[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(expand)
+    )
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
     guard: bool = True
     guard_python: str | os.PathLike[str] | None = None
-    codex_home: str | os.PathLike[str] | None = None
+    codex_home: str | os.PathLike[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(expand)
+    )
     client_name: str = "trio_codex"
     client_title: str = "trio-codex"
     client_version: str = VERSION

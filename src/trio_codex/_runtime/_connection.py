@@ -24,16 +24,14 @@ from trio_codex._core._rpc import (
     RpcState,
     ServerRequest,
 )
+from trio_codex._core._secrets import without_values
 from trio_codex._runtime._call import Call, Death
 from trio_codex._runtime._calls import Calls
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex._runtime._outbox import Letter, Outbox
 from trio_codex._runtime._pace import LINES_AT_ONCE, Pace
 from trio_codex._runtime._pipes import DirectSendStream
-from trio_codex.errors import (
-    CodexError,
-    ConnectionBroken,
-)
+from trio_codex.errors import CodexError, ConnectionBroken, RpcError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -100,6 +98,7 @@ class Connection:
             :data:`DIAGNOSIS_SECONDS`.
         timeouts: Everything that judges the server by its time. Somebody else runs its service.
         instruments: Who is told what happens.
+        hide: Takes secrets out of what the server says in refusals.
 
     Attributes:
         death: Why it ended; ``None`` while it lives.
@@ -120,6 +119,7 @@ class Connection:
         diagnose: Callable[[str], Awaitable[ConnectionBroken]],
         timeouts: Timeouts,
         instruments: Instruments = NO_INSTRUMENTS,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self._services = services
         self._send_stream = send_stream
@@ -128,6 +128,7 @@ class Connection:
         self._diagnose = diagnose
         self._instruments = instruments
         self.timeouts: Timeouts = timeouts
+        self._hide = hide
         self._lines = LineBuffer(max_line_bytes)
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
@@ -328,7 +329,10 @@ class Connection:
 
     def _take_other(self, message: Inbound[Call]) -> None:
         if isinstance(message, Reply):
-            self.calls.take_reply(message.token, message.result, message.error)
+            error = message.error
+            if isinstance(error, RpcError):
+                error = without_values(error, self._hide)
+            self.calls.take_reply(message.token, message.result, error)
         elif isinstance(message, LateReply):
             self.calls.take_late_reply(message)
             self._take_junk(message.junk)

@@ -148,9 +148,9 @@ async def interrupt_soon(session: Session, turn: TurnState) -> None:
             logger.warning("turn %s could not be interrupted: %s", turn.id, exc)
 
 
-def steering(thread_id: str, value: TurnInput) -> Callable[[str], dict[str, object]]:
+def steering(session: Session, thread_id: str, value: TurnInput) -> Callable[[str], dict[str, object]]:
     """Give what makes the parameters of a steer, for the id of a turn."""
-    items, tool_output = wire_input(value)
+    items, tool_output = wire_input(value, session.absolute)
     if tool_output is not None:
         raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
     encoded = [_convert.encode(item) for item in items]

@@ -411,7 +411,7 @@ class Goal:
             InvalidRequestError: The goal is over.
             CodexError: As every request.
         """
-        params = steering(self._thread.id, value)
+        params = steering(self._session, self._thread.id, value)
         while True:
             await self._state.next_begun()
             turn = self._state.open_turn

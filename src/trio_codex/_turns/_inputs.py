@@ -6,12 +6,13 @@ Their reprs never show what they hold, because prompts do not belong in logs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import attrs
 
 from trio_codex import wire
+from trio_codex._launch._paths import expand
 
 
 def _elided(value: str) -> str:
@@ -35,7 +36,7 @@ class ImageInput:
 
 @attrs.frozen
 class LocalImageInput:
-    """An image file; the server reads it and sends its content to the model."""
+    """An image file; the server reads it and sends its content to the model. For relative paths, see :meth:`Codex.watch`."""
 
     path: str | os.PathLike[str]
     detail: Literal["low", "high", "auto"] | str | None = None  # noqa: PYI051  # as above
@@ -43,7 +44,7 @@ class LocalImageInput:
 
 @attrs.frozen
 class SkillInput:
-    """A skill, by its name and the path of its ``SKILL.md``."""
+    """A skill, by its name and the path of its ``SKILL.md``. For relative paths, see :meth:`Codex.watch`."""
 
     name: str
     path: str | os.PathLike[str]
@@ -51,7 +52,7 @@ class SkillInput:
 
 @attrs.frozen
 class MentionInput:
-    """A mention of a file or an app, by its name and path."""
+    """A mention of a file or an app, by its name and path: a URL such as ``app://…``, or as in :class:`SkillInput`."""
 
     name: str
     path: str | os.PathLike[str]
@@ -77,13 +78,20 @@ class ExternalMessage:
     namespace: str | None = None
 
 
+AbsolutePath: TypeAlias = Callable[[str | os.PathLike[str]], str]
 InputItem: TypeAlias = TextInput | ImageInput | LocalImageInput | SkillInput | MentionInput
 TurnInput: TypeAlias = str | InputItem | Sequence[str | InputItem] | ExternalMessage
 """What a turn is given: a string, an input value, several of them, or an external message."""
 
 
-def wire_input(value: TurnInput) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
-    """Give an input as it goes over the wire: user input, and tool output.
+def wire_input(
+    value: TurnInput, absolute: AbsolutePath = expand
+) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
+    """Return an input as it goes over the wire: user input, and tool output.
+
+    Args:
+        value: The input.
+        absolute: Makes the path of a file absolute.
 
     Raises:
         TypeError: It is no input.
@@ -95,10 +103,10 @@ def wire_input(value: TurnInput) -> tuple[list[wire.UserInput], wire.TurnToolOut
     items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
     if not items:
         raise ValueError("a turn needs at least one input")
-    return [_wire_item(item) for item in items], None
+    return [_wire_item(item, absolute) for item in items], None
 
 
-def _wire_item(item: str | InputItem) -> wire.UserInput:
+def _wire_item(item: str | InputItem, absolute: AbsolutePath) -> wire.UserInput:
     match item:
         case str():
             return wire.TextUserInput(text=item)
@@ -107,9 +115,14 @@ def _wire_item(item: str | InputItem) -> wire.UserInput:
         case ImageInput():
             return wire.ImageUserInput(url=item.url, detail=item.detail)
         case LocalImageInput():
-            return wire.LocalImageUserInput(path=os.fspath(item.path), detail=item.detail)
+            return wire.LocalImageUserInput(path=absolute(item.path), detail=item.detail)
         case SkillInput():
-            return wire.SkillUserInput(name=item.name, path=os.fspath(item.path))
+            return wire.SkillUserInput(name=item.name, path=_unless_url(item.path, absolute))
         case MentionInput():
-            return wire.MentionUserInput(name=item.name, path=os.fspath(item.path))
+            return wire.MentionUserInput(name=item.name, path=_unless_url(item.path, absolute))
     raise TypeError(f"not an input: {type(item).__name__}")
+
+
+def _unless_url(path: str | os.PathLike[str], absolute: AbsolutePath) -> str:
+    text = os.fspath(path)
+    return text if "://" in text else absolute(text)

@@ -167,7 +167,7 @@ class Turn(Generic[OutputT_co]):
             InvalidRequestError: The turn has ended, if only while this was on its way, or is of a kind that cannot be steered.
             CodexError: As every request.
         """
-        params = steering(self._state.thread.id, value)
+        params = steering(self._session, self._state.thread.id, value)
         if not await steer(self._session, self._state, params):
             # The turn has ended, and the server says so best.
             await self._session.request("turn/steer", params(self.id))

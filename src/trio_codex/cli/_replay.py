@@ -39,6 +39,12 @@ async def show(file: str, speed: float | None) -> int:
         timeline.show(entry)
     timeline.end_line()
     await trio.lowlevel.checkpoint()
+    if recording.truncated:
+        timeline.note(
+            "the recording breaks off here, in the middle of a line: its process was killed, or the disk was full",
+            "red",
+        )
+        return 1
     return 0
 
 

@@ -40,6 +40,8 @@ from trio_codex.policies._decisions import cancel as cancel
 from trio_codex.policies._decisions import decline as decline
 from trio_codex.policies._decisions import grant as grant
 from trio_codex.policies._decisions import network_rule as network_rule
+from trio_codex.policies._git import allow_git as allow_git
+from trio_codex.policies._git import git_command as git_command
 from trio_codex.policies._inbox import Inbox as Inbox
 from trio_codex.policies._inbox import Pending as Pending
 from trio_codex.policies._paths import allow_paths as allow_paths

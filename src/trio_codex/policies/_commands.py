@@ -36,34 +36,38 @@ def allow_commands(
 
     In a sequence of words every string stands for itself, and the last may be ``...`` (``Ellipsis``)::
 
-        allow_commands("git status", "git show *", "ls ...", ["grep", "-e", "*", ...])
+        allow_commands("df -h", "stat *", "ls ...", ["grep", "-e", "*", ...])
 
-    The first word is the program as the agent wrote it: ``git`` matches neither ``/tmp/git`` nor ``/usr/bin/git``.
+    The first word is the program as the agent wrote it: ``df`` matches neither ``/tmp/df`` nor ``/usr/bin/df``.
 
-    The server runs commands through a shell and shows that: ``/bin/bash -lc 'git status'``. One shell is looked behind, and
+    The server runs commands through a shell and shows that: ``/bin/bash -lc 'df -h'``. One shell is looked behind, and
     only if what it runs is surely one plain command. A script with an operator, a redirection, an expansion, an assignment,
     a comment or anything else of the kind matches no pattern, and neither does a request to reach a host, to type into a
     running terminal, or for further permissions.
 
-    What this does not know: what a program does with its arguments. ``find ...`` also allows ``find . -delete``, and
-    ``git log ...`` allows ``--output=file``; ``env``, ``sudo``, ``xargs``, ``bash`` are as wide as whatever they run. Nor
-    does it know which program the shell finds as ``git``; its start files and ``PATH`` decide.
+    Limits: a pattern sees arguments, not what a program does. ``find ...`` also allows ``find . -delete``; ``env``, ``sudo``,
+    ``xargs``, ``bash`` are as wide as whatever they run. Many programs run what they find in files that the agent can write,
+    and an accepted command runs outside the sandbox: ``git status`` runs what ``.git/config`` names, ``make`` the ``Makefile``,
+    ``pytest`` the ``conftest.py``. Accept only programs that take nothing from such files. For git there is :func:`allow_git`.
+    Which program the shell finds by a name is up to its start files and ``PATH``.
 
     Args:
         patterns: What to accept.
-        cwd_below: Accept only what would run in this directory or below it, after following symbolic links. They are
-            followed by calls of the file system that block, as :func:`allow_paths` says.
+        cwd_below: Accept only what would run in this directory or below it. It is resolved when the policy is made, and
+            the directory of the command when the server asks, as :func:`allow_paths` says.
         name: By which the audit calls it.
 
     Raises:
-        ValueError: A pattern is no plain command, or does not begin with a word of its own.
+        ValueError: A pattern is no plain command, or does not begin with a word of its own; or ``cwd_below`` begins with
+            ``~``, and the home directory is unknown.
+        OSError: ``cwd_below`` leads through a loop of links, or a directory that this process may not search.
     """
     read = tuple(map(_pattern, patterns))
     directory = None if cwd_below is None else Roots([cwd_below])
 
     async def allow_commands(request: CommandRequest) -> Accept | Abstain:
         await trio.lowlevel.checkpoint()
-        argv = _argv(request)
+        argv = argv_of(request)
         if argv is None or (directory is not None and not directory.hold(request.cwd)):
             return Abstain()
         for pattern in read:
@@ -74,8 +78,8 @@ def allow_commands(
     return Policy(name=name, command=allow_commands)
 
 
-def _argv(request: CommandRequest) -> tuple[str, ...] | None:
-    """Give the arguments of the command, if running it is all that the request is about."""
+def argv_of(request: CommandRequest) -> tuple[str, ...] | None:
+    """Return the arguments of the command, if running it is all that the request is about."""
     asks_for_more = (
         request.network is not None
         or request.input_to_terminal

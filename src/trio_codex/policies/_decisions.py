@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 from trio_codex._core._several import several
+from trio_codex._launch._paths import expand
 from trio_codex._tools._tool_result import ToolResult
 
 if TYPE_CHECKING:
@@ -234,20 +235,23 @@ def grant(
     """Grant these permissions; :func:`accept` grants what was asked for.
 
     Args:
-        read: Paths that may be read.
-        write: Paths that may be written.
+        read: Paths that may be read. Relative ones are below the present working directory, and ``~`` is the home directory.
+        write: Paths that may be written, likewise.
         network: Whether the network may be reached.
         scope: For this turn, or for the session.
         strict_auto_review: See :class:`Grant`.
 
     Raises:
         TypeError: ``read`` or ``write`` is one text, and no list of paths.
+        ValueError: A path begins with ``~``, and the home directory is unknown.
     """
     import os
 
     from trio_codex import wire
 
-    readable, writable = [[os.fspath(path) for path in several(paths)] or None for paths in (read, write)]
+    readable, writable = [
+        [os.path.abspath(expand(path)) for path in several(paths)] or None for paths in (read, write)
+    ]
     files = wire.AdditionalFileSystemPermissions(read=readable, write=writable)
     permissions = wire.GrantedPermissionProfile(
         file_system=files if readable or writable else None,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trio_codex import wire
 from trio_codex._core._several import several
+from trio_codex._launch._paths import expand
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy
 
@@ -18,24 +20,37 @@ if TYPE_CHECKING:
     from trio_codex.policies._requests import FileChangeRequest, PermissionsRequest
 
 
+LONGEST_CHAIN: Final = 40
+"""Links that are followed for one path: as many as Linux follows."""
+
+
 class Roots:
-    """Directories, or files, and the question what lies below them.
+    """Directories or files, as they were when this was made, and the question what lies below them.
+
+    Each is resolved once. What has become a link since then, be it a root, a directory above it or one in it, leads away
+    from the root like any other link does.
 
     Args:
-        paths: Relative ones are below the present working directory.
+        paths: Relative ones are below the present working directory, and ``~`` is the home directory.
+
+    Raises:
+        OSError: A path leads through a loop of links, or a directory that this process may not search.
+        ValueError: It begins with ``~``, and the home directory is unknown.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
-        self._paths = tuple(os.path.abspath(path) for path in paths)
+        given = tuple(os.path.abspath(expand(path)) for path in paths)
+        self._shown = os.pathsep.join(given)
+        self._roots = tuple(map(_resolved, given))
 
     def __str__(self) -> str:
-        return os.pathsep.join(self._paths)
+        return self._shown
 
     def __bool__(self) -> bool:
-        return bool(self._paths)
+        return bool(self._roots)
 
     def hold(self, path: str | None, cwd: str | None = None) -> bool:
-        """Tell whether a path is one of these, or below one, however it is read.
+        """Return whether a path is one of these, or below one, however it is read.
 
         Symbolic links are followed as they are now, also above what does not exist yet. The way to the path has to be below
         as well as what it leads to: to delete a link changes the directory that it is in.
@@ -52,20 +67,58 @@ class Roots:
             path = os.path.join(cwd, path)
         # Whoever opens it may take `..` out before following links, or after.
         readings = (path, os.path.normpath(path))
-        targets = {os.path.realpath(reading) for reading in readings}
-        entries = {_entry(reading) for reading in readings}
-        roots = tuple(map(os.path.realpath, self._paths))
-        return all(any(_is_below(each, root) for root in roots) for each in targets | entries)
+        try:
+            places = {place for reading in readings for place in (_resolved(reading), _entry(reading))}
+        except OSError:
+            return False  # where it leads cannot be known
+        return all(any(_is_below(place, root) for root in self._roots) for place in places)
+
+
+def _resolved(path: str) -> str:
+    """Follow every link of an absolute path as far as it exists.
+
+    ``os.path.realpath`` takes what it cannot look at for no link, and follows those of ``/proc``, which lead elsewhere in
+    each process.
+
+    Raises:
+        OSError: It leads through a loop, a directory that may not be searched, or a link in ``/proc``.
+    """
+    drive, tail = os.path.splitdrive(path)
+    at = drive + os.sep
+    rest = tail.replace(os.altsep or os.sep, os.sep).split(os.sep)[::-1]
+    links = 0
+    while rest:
+        name = rest.pop()
+        if name in ("", os.curdir):
+            continue
+        if name == os.pardir:
+            at = os.path.dirname(at)
+            continue
+        step = os.path.join(at, name)
+        try:
+            target = os.readlink(step)
+        except OSError as exc:
+            if exc.errno not in _NO_LINK:
+                raise
+            at = step
+            continue
+        links += 1
+        if links > LONGEST_CHAIN or _is_below(step, "/proc"):
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        if os.path.isabs(target):
+            at = os.path.splitdrive(target)[0] + os.sep
+        rest += target.split(os.sep)[::-1]
+    return at
+
+
+_NO_LINK: Final = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
+"""What reading a link says of what is none, or is not there."""
 
 
 def _entry(path: str) -> str:
     """Follow all links but the last."""
     parent, name = os.path.split(path.rstrip(os.sep) or os.sep)
-    return (
-        os.path.realpath(path)
-        if name in ("", os.curdir, os.pardir)
-        else os.path.join(os.path.realpath(parent), name)
-    )
+    return _resolved(path) if name in ("", os.curdir, os.pardir) else os.path.join(_resolved(parent), name)
 
 
 def _is_below(path: str, root: str) -> bool:
@@ -90,19 +143,25 @@ def allow_paths(
     none, it abstains. Patterns and special paths are never granted, and neither is the network. What is forbidden along the
     way stays forbidden.
 
-    What this does not guarantee: links are looked at when the server asks. One that is put in place between that and the
-    change leads elsewhere. And it sees the file system of this process: for a server elsewhere it is of no use.
+    The roots are resolved when the policy is made, and keep what they meant then. If a root, or a directory above it, is a
+    link later and was none then, what lies behind that link is not below the root.
 
-    The links are followed by ``os.path.realpath``: calls of the file system that block, microseconds on a local disk, and
-    as long as the mount likes on a network.
+    Limits: links in a requested path are resolved when the server asks. One that is put in place between that and the change
+    leads elsewhere. Hard links and mounts are not seen. The policy reads the file system of this process, so it suits only
+    servers that share it. A path through a link in ``/proc`` is never accepted: it leads elsewhere in each process.
+
+    Resolving makes calls of the file system that block: microseconds on a local disk, as long as the mount likes on a network.
 
     Args:
-        roots: Directories, or single files. Relative ones are below the present working directory.
+        roots: Directories, or single files. Relative ones are below the present working directory, and a leading ``~`` is
+            the home directory.
         read: Where else permission to read is granted.
         name: By which the audit calls it.
 
     Raises:
         TypeError: ``read`` is one text, and no list of paths.
+        OSError: A root leads through a loop of links, or a directory that this process may not search.
+        ValueError: A root begins with ``~``, and the home directory is unknown.
     """
     writable = Roots(roots)
     readable = Roots([*roots, *several(read)])

@@ -92,12 +92,15 @@ class Recording:
         redaction: How its content was taken out; ``None`` if it was not.
         started_at: When it began, in seconds since the epoch.
         entries: What happened, in order.
+        truncated: Whether the file breaks off within its last line, which is left out: the process was killed while it wrote, or
+            the disk was full.
     """
 
     version: str
     redaction: Redaction | None
     started_at: float
     entries: tuple[Entry, ...] = attrs.field(repr=lambda entries: f"<{len(entries)}>")
+    truncated: bool = False
 
     @property
     def connections(self) -> tuple[int, ...]:
@@ -110,7 +113,7 @@ class Recording:
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording. A last line that broke off, as when its process was killed, is left out.
+    """Read a recording. A last line that broke off is left out: see :attr:`Recording.truncated`.
 
     Raises:
         RecordingError: The file is no recording, or one of a later version.
@@ -125,7 +128,8 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
         raise RecordingError(f"{path} was recorded by a later version ({header.version})")
     kept = header.redaction
     redaction = None if kept is None else Redaction(kept.paths, kept.keep)
-    return Recording(header.version, redaction, header.started_at, tuple(_entries(path, lines)))
+    truncated = bool(lines and lines[-1])
+    return Recording(header.version, redaction, header.started_at, tuple(_entries(path, lines)), truncated)
 
 
 def _entries(path: str | os.PathLike[str], lines: list[bytes]) -> Iterator[Entry]:

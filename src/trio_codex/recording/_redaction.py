@@ -4,7 +4,8 @@ The rule is a list of what stays, so that what nobody thought of goes:
 
 * the names of the protocol's fields, and its words: values of enumerations and tags, methods;
 * ids, where they look like ids, but for those of persons and accounts;
-* numbers and truth values, except in JSON whose form the protocol does not know;
+* numbers and truth values, except in JSON whose form the protocol does not know, and in maps whose names are the user's, such
+  as environments;
 * a few names that say what ran: of the model, of a tool, versions.
 
 Every other text becomes as many ``x`` as it has characters, its line breaks kept. So deltas still add up to their text, and
@@ -87,27 +88,36 @@ class Redaction:
         if not isinstance(message, dict) or _SAYS_WHAT_IT_IS.isdisjoint(cast("dict[str, Any]", message)):
             return self._value(message, "", free=True)
         envelope = cast("dict[str, Any]", message)
-        redacted = {name: self._value(value, name, free=False) for name, value in envelope.items()}
+        redacted = {name: self._member(value, name) for name, value in envelope.items()}
         error = envelope.get("error")
         if isinstance(error, dict) and "id" in envelope and self.keep.isdisjoint(("error", "message")):
             text = cast("dict[str, Any]", error).get("message")
             known = " ".join(_KNOWN_PROBLEMS.findall(text)) if isinstance(text, str) else ""
             redacted["error"] = {**redacted["error"], **({"message": known} if known else {})}
+            if "data" in error and "data" not in self.keep:
+                redacted["error"]["data"] = self._value(cast("dict[str, Any]", error)["data"], "", free=True)
         return redacted
+
+    def _member(self, value: Any, name: str) -> Any:
+        """Redact a member of the envelope, whose objects are of the protocol."""
+        if isinstance(value, dict) and name not in self.keep:
+            return self._object(cast("dict[str, Any]", value), free=False)
+        return self._value(value, name, free=False)
 
     def text(self, text: str) -> str:
         """Give a text without its content."""
         return "\n".join([FILLER * len(line) for line in text.split("\n")])
 
-    def _value(self, value: Any, name: str, *, free: bool) -> Any:
+    def _value(self, value: Any, name: str, *, free: bool, listed: bool = False) -> Any:
         if name in self.keep:
             return value
         if isinstance(value, str):
             return self._string(value, name, free=free)
         if isinstance(value, list):
-            return [self._value(each, name, free=free) for each in list_of(value)]
+            return [self._value(each, name, free=free, listed=True) for each in list_of(value)]
         if isinstance(value, dict):
-            return self._object(cast("dict[str, Any]", value), free=free or name in _vocabulary().free)
+            free = free or name in _vocabulary().free or (name in _FREE_OBJECTS and not listed)
+            return self._object(cast("dict[str, Any]", value), free=free)
         if free and not isinstance(value, bool) and value is not None:
             return 0
         return value
@@ -117,7 +127,8 @@ class Redaction:
         redacted: dict[str, Any] = {}
         for name, value in members.items():
             if name in known.names or name in self.keep:
-                redacted[name] = self._value(value, name, free=free or name in known.free)
+                written = name == "value" and "keyPath" in members  # a change of the configuration
+                redacted[name] = self._value(value, name, free=free or written or name in known.free)
             else:
                 key = name if self.paths and name.startswith("/") else f"key-{len(redacted) + 1}"
                 # What a name of the user's stands for is of the user's form, too, unless the protocol's words are in it.
@@ -164,6 +175,9 @@ class _Vocabulary:
     free: frozenset[str]
 
 
+_FREE_OBJECTS: Final = frozenset({"config", "content", "input", "params"})
+"""Names under which an object within a message has any form. As lists they have the protocol's, or elsewhere."""
+
 _SAYS_WHAT_IT_IS: Final = frozenset({"method", "result", "error"})
 """What an object without all of these is no message by: something else has written it."""
 
@@ -194,7 +208,8 @@ def _vocabulary() -> _Vocabulary:
                 elif any(mentioned in _index.HOME for mentioned in _NAME.findall(type_)):
                     typed.add(wire_name)
                     wordy.add(wire_name)
-                elif "JSON" in type_:
+                elif "JSON" in type_ or type_.startswith("Mapping["):
+                    # The names in such a map are the user's, whichever of the protocol's they look like.
                     free.add(wire_name)
     for table in (_registry.CLIENT_REQUESTS, _registry.SERVER_REQUESTS, _registry.NOTIFICATIONS):
         words.update(table)

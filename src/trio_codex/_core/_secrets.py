@@ -1,0 +1,36 @@
+"""Taking secrets out of what a server says when it refuses a request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from trio_codex._core._json import list_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_codex.errors import RpcError
+
+
+def without_values(error: RpcError, hide: Callable[[str], str]) -> RpcError:
+    """Return a refusal whose message and data show no secrets.
+
+    Args:
+        error: The refusal.
+        hide: Takes the secrets out of a text.
+    """
+
+    def hidden(value: Any) -> Any:
+        if isinstance(value, str):
+            return hide(value)
+        if isinstance(value, dict):
+            return {hide(str(name)): hidden(each) for name, each in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list):
+            return [hidden(each) for each in list_of(value)]
+        return value
+
+    try:
+        data = hidden(error.data)
+    except RecursionError:
+        data = None  # nested deeper than a function can follow
+    return type(error)(error.code, hide(error.message), data, error.method)

@@ -1,0 +1,70 @@
+"""Paths that callers pass in: owns what a leading ``~`` and a relative path mean."""
+
+from __future__ import annotations
+
+import os
+
+import attrs
+
+
+def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
+    """Return a path with a leading ``~`` or ``~user`` replaced by a home directory.
+
+    Args:
+        path: The path.
+        home: What ``~`` alone stands for; by default the home directory of this process.
+
+    Raises:
+        ValueError: The home directory is unknown.
+    """
+    text = os.fspath(path)
+    if home and (text == "~" or text.startswith("~" + os.sep)):
+        return home + text[1:]
+    expanded = os.path.expanduser(text)
+    # It returns what it cannot expand as it is: the caller would silently get a file named `~`.
+    if text.startswith("~") and expanded == text:
+        raise ValueError(
+            f"cannot find the home directory that {text!r} begins with: "
+            f"pass an absolute path, or './{text}' for a file of that name"
+        )
+    return expanded
+
+
+@attrs.frozen
+class PathBase:
+    """What the relative paths of one server mean.
+
+    Attributes:
+        directory: The working directory that it was started in; ``None`` if that had been deleted.
+        home: Its ``HOME``, if it has one.
+    """
+
+    directory: str | None
+    home: str | None
+
+    @classmethod
+    def now(cls, cwd: str | os.PathLike[str] | None, home: str | None) -> PathBase:
+        """Return the base of a server that starts now.
+
+        Args:
+            cwd: Its working directory; by default the present one of this process.
+            home: Its ``HOME``.
+        """
+        try:
+            directory = os.path.abspath(os.curdir if cwd is None else cwd)
+        except FileNotFoundError:
+            directory = None
+        return cls(directory, home)
+
+    def absolute(self, path: str | os.PathLike[str]) -> str:
+        """Return a path as an absolute one.
+
+        Raises:
+            ValueError: It is relative and the working directory is unknown, or it begins with ``~`` and the home directory is.
+        """
+        expanded = expand(path, self.home)
+        if self.directory is None and not os.path.isabs(expanded):
+            raise ValueError(
+                f"{expanded!r} is relative, and the working directory of the server has been deleted: pass an absolute path"
+            )
+        return os.path.normpath(os.path.join(self.directory or "", expanded))

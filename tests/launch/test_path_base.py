@@ -1,0 +1,64 @@
+"""What a leading tilde and a relative path mean."""
+
+import os
+
+import pytest
+
+from trio_codex import CodexConfig
+from trio_codex._launch._paths import PathBase, expand
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~", "/h"),
+        ("~/a", "/h/a"),
+        ("a/~", "a/~"),
+        ("./~x", "./~x"),
+        ("", ""),
+        ("/~", "/~"),
+        ("~root", "/root"),
+    ],
+)
+def test_a_leading_tilde_is_a_home_directory_and_any_other_is_a_name(given, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    assert expand(given) == expected
+    monkeypatch.setenv("HOME", "/other")
+    assert expand(given, "/h") == expected
+
+
+def test_a_home_directory_that_nobody_knows_is_an_error_which_says_what_to_write():
+    with pytest.raises(ValueError, match=r"'\./~no-such-user/x' for a file of that name"):
+        expand("~no-such-user/x")
+
+
+def test_the_directories_of_a_configuration_may_be_below_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/h")
+    config = CodexConfig(cwd="~/work", codex_home="~/.codex-2")
+    monkeypatch.setenv("HOME", "/other")
+    assert (config.cwd, config.codex_home) == ("/h/work", "/h/.codex-2")
+    assert str(config.home()) == "/h/.codex-2"
+
+
+def test_what_is_relative_keeps_its_meaning_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base, below = PathBase.now(None, "/h"), PathBase.now("sub", None)
+    monkeypatch.chdir("/")
+    assert base.absolute("a/../b") == f"{tmp_path}/b"
+    assert base.absolute("~/a") == "/h/a"
+    assert base.absolute("/a/./b") == "/a/b"
+    assert below.absolute("a") == f"{tmp_path}/sub/a"
+
+
+def test_in_a_deleted_directory_only_absolute_paths_mean_anything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for base in (PathBase.now(None, "/h"), PathBase.now("sub", "/h")):
+        assert base.absolute("/a") == "/a"
+        assert base.absolute("~") == "/h"
+        with pytest.raises(ValueError, match="has been deleted: pass an absolute path"):
+            base.absolute("a")
+    assert PathBase.now("/srv", None).absolute("a") == os.path.join("/srv", "a")
