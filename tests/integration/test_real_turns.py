@@ -49,6 +49,20 @@ async def test_a_streamed_turn_gives_exactly_its_deltas_and_one_terminal_event()
         assert all(event.emitted_at is not None for event in events)
 
 
+async def test_the_raw_items_of_the_model_arrive_typed():
+    async with offline() as (codex, model, _):
+        model.run_command("true")
+        model.say("done")
+        thread = await codex.thread_start(experimental_raw_events=True)
+        async with thread.turn("hi") as turn:
+            raw = [event.params async for event in turn if event.method.startswith("rawResponse")]
+    items = [each.item for each in raw if isinstance(each, wire.RawResponseItemCompletedNotification)]
+    responses = [each for each in raw if isinstance(each, wire.RawResponseCompletedNotification)]
+    assert len(items) + len(responses) == len(raw)
+    assert wire.FunctionCallResponseItem in {type(item) for item in items}
+    assert [response.usage is not None for response in responses] == [True, True]
+
+
 async def test_text_that_no_ascii_holds_crosses_unchanged_both_ways():
     text = 'quotes " and \\ and newlines\n\tä € 𝄞 \u2028 end'
     async with offline() as (codex, model, _):

@@ -156,6 +156,13 @@ class _Comparison:
         for method in rows.keys() - ours.keys():
             self.note(kind, "added", method)
         for method, (params, answer) in ours.items():
+            if (
+                method not in rows
+                and method in _registry.UNLISTED_NOTIFICATIONS
+                and params in self.definitions
+            ):
+                self.value(params, getattr(wire, params), self.definitions[params], sent=sent)
+                continue
             if method not in rows:
                 self.note(kind, "gone", method, matters=True)
                 continue
