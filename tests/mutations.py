@@ -260,6 +260,26 @@ MUTATIONS = [
         "            if not self.wait(None if deadline", "            if self.wait(None if deadline",
         "tests/runtime/test_guard.py::test_when_the_client_is_killed_nothing_is_left",
     ),
+    Mutation(
+        "API", "a callback that cannot be one is accepted", "policies/_policy.py",
+        "            _check_callback(kind, getattr(self, kind))\n", "            pass\n",
+        "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
+    ),
+    Mutation(
+        "API", "arguments are looked at when they are first used", "_client/_arguments.py",
+        "        check_policies([policy])\n", "        check_policies([])\n",
+        "tests/client/test_arguments.py::test_a_thread_is_not_started_with_an_option_of_the_wrong_type",
+    ),
+    Mutation(
+        "API", "an image is lost without a word", "_turns/_inputs.py",
+        '    if detail == "low":\n', '    if detail == "none":\n',
+        "tests/turns/test_inputs.py::test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it",
+    ),
+    Mutation(
+        "G11", "notifications that the schema does not list have no type", "wire/_registry.py",
+        '    "rawResponseItem/completed": "RawResponseItemCompletedNotification",\n', "",
+        "tests/integration/test_real_turns.py::test_the_raw_items_of_the_model_arrive_typed",
+    ),
 ]  # fmt: skip
 
 

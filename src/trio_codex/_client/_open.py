@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
+from trio_codex._client._arguments import check_arguments
 from trio_codex._client._client import Codex, ServerMetadata
 from trio_codex._client._router import Router
 from trio_codex._client._session import Session, decode_result
@@ -101,10 +102,10 @@ async def open_codex(
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
-        TypeError: Something is no tool, or cannot be described to an agent; likewise.
+        TypeError: An argument has another type, or a tool cannot be described to an agent; nothing was started.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -137,7 +138,7 @@ async def connect_codex(
         StartError: The server did not answer ``initialize``, or refused it.
         ValueError: As :func:`open_codex`, and ``TypeError``.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
@@ -154,6 +155,7 @@ class Opening:
         budget: Budget | None = None,
         tools: Iterable[AnyTool] = (),
     ) -> None:
+        check_arguments({"config": config, "policy": policy, "budget": budget})
         self._config = config
         self._tools = Toolbox(tools)
         if self._tools:

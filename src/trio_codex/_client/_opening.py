@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
+from trio_codex._client._arguments import check_arguments
 from trio_codex._client._options import fork_params, resume_params, start_params
 from trio_codex._tools._toolbox import Toolbox
 
@@ -30,8 +31,9 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
     Raises:
         ValueError: Two have the same name, or ``experimental_api`` is off.
-        TypeError: Something is no tool, or cannot be described to an agent.
+        TypeError: An option has another type, or a tool cannot be described to an agent.
     """
+    check_arguments(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:
         session.config.need_experimental_api("tools")

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
+from trio_codex._client._arguments import check_arguments
+from trio_codex._core._arguments import check_positive, described
 from trio_codex._turns._inputs import TurnInput, wire_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from trio_codex._tools._toolbox import AnyTool
     from trio_codex._turns._budget import Budget
@@ -304,8 +307,12 @@ def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -
 
 def turn_params(thread_id: str, value: TurnInput, options: TurnOptions) -> wire.TurnStartParams:
     """Give the parameters of ``turn/start``."""
-    if (idle_limit := options.get("idle_limit")) is not None and not idle_limit > 0:
-        raise ValueError(f"idle_limit must be positive, not {idle_limit!r}")
+    check_arguments(options)
+    if (idle_limit := options.get("idle_limit")) is not None:
+        check_positive("idle_limit", idle_limit)
+    if (schema := options.get("output_schema")) is not None and not isinstance(schema, Mapping | bool):
+        hint = "pass a JSON Schema as a dict, or a class as output_type"
+        raise TypeError(f"output_schema expects a mapping, got {described(schema)}: {hint}")
     items, tool_output = wire_input(value)
     members = _setting_members(options, TurnOptions, "a turn")
     members["turn_trigger"] = members.pop("source", None)

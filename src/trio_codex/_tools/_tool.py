@@ -23,6 +23,7 @@ from typing import (
 import attrs
 
 from trio_codex import wire
+from trio_codex._core._arguments import check_type, described, positive
 from trio_codex._tools._docstring import parse_docstring
 from trio_codex._tools._json_types import Field
 from trio_codex.policies import ToolCallRequest
@@ -84,9 +85,6 @@ class Namespace:
             )
 
 
-_positive = attrs.validators.optional(attrs.validators.gt(0))
-
-
 def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = cast("functools.partial[object]", function).func
@@ -120,13 +118,15 @@ class Tool(Generic[P, R_co]):
     name: str = attrs.field(kw_only=True)
     namespace: Namespace | None = attrs.field(default=None, kw_only=True)
     description: str = attrs.field(default="", kw_only=True, repr=False)
-    limit: int | None = attrs.field(default=None, kw_only=True, validator=_positive)
-    timeout: float | None = attrs.field(default=None, kw_only=True, validator=_positive)
+    limit: int | None = attrs.field(default=None, kw_only=True, validator=positive)
+    timeout: float | None = attrs.field(default=None, kw_only=True, validator=positive)
     defer_loading: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not inspect.iscoroutinefunction(_innermost(self.function)):
-            raise TypeError(f"a tool is an async function, which {self.function!r} is not")
+            raise TypeError(f"a tool is an async function, got {described(self.function)}: write async def")
+        if self.namespace is not None:
+            check_type("namespace", self.namespace, Namespace, "write a string, or Namespace(…)")
         _check_name("the name of a tool", self.name, MAX_NAME)
         if self.defer_loading and self.namespace is None:
             raise ValueError("a tool that is loaded later has to be in a namespace")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
 import attrs
 import trio
 
+from trio_codex._core._arguments import check_type, described, is_async_callable
 from trio_codex.policies._decisions import (
+    Abstain,
     Accept,
+    AnyDecision,
     AttestationDecision,
     AuthRefreshDecision,
     CommandDecision,
@@ -65,6 +69,9 @@ class Policy:
         auth_refresh: Gives fresh tokens. Without one, the server gets an error: there is no denial in the protocol.
         attestation: Attests this client; likewise.
         current_time: Tells the time; likewise.
+
+    Raises:
+        TypeError: A callback is not an async function, nor an object with an async ``__call__``.
     """
 
     name: str | None = None
@@ -78,6 +85,10 @@ class Policy:
     attestation: AttestationCallback | None = None
     current_time: CurrentTimeCallback | None = None
 
+    def __attrs_post_init__(self) -> None:
+        for kind in KINDS:
+            _check_callback(kind, getattr(self, kind))
+
     def __bool__(self) -> bool:
         """Whether it decides anything."""
         return any(getattr(self, kind) is not None for kind in KINDS)
@@ -85,6 +96,36 @@ class Policy:
 
 KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name != "name")
 """The kinds of requests, by the names of the callbacks."""
+
+
+def _check_callback(kind: str, value: object) -> None:
+    """Refuse what could only fail once the server asks."""
+    if value is None or is_async_callable(value):
+        return
+    if isinstance(value, Policy):
+        hint = f"a policy is used whole, as policy=…; combine several with first_of(…, Policy({kind}=…))"
+    elif isinstance(value, AnyDecision | Abstain):
+        hint = f"write an async function that returns {type(value).__name__}(…)"
+    elif inspect.iscoroutine(value):
+        hint = "pass the function itself, without calling it"
+    else:
+        hint = f"write async def {kind}(request): …, and pass it without calling it"
+    raise TypeError(f"Policy({kind}=…) expects an async function, got {described(value)}: {hint}")
+
+
+def check_policies(values: Iterable[object]) -> None:
+    """Check that policies are policies, and not functions or a list.
+
+    Raises:
+        TypeError: One is something else.
+    """
+    for value in values:
+        check_type(
+            "policy",
+            value,
+            Policy,
+            "write Policy(command=…), with an async function for each kind of request",
+        )
 
 
 def name_of(policy: Policy, kind: str) -> str:
