@@ -280,6 +280,28 @@ MUTATIONS = [
         '    "rawResponseItem/completed": "RawResponseItemCompletedNotification",\n', "",
         "tests/integration/test_real_turns.py::test_the_raw_items_of_the_model_arrive_typed",
     ),
+    Mutation(
+        "API", "a tool may have a name under which it is never offered", "_tools/_tool.py",
+        "if self.namespace is None and self.name in _TAKEN_NAMES:", "if self.name in ():",
+        "tests/tools/test_tools.py::test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace",
+    ),
+    Mutation(
+        "API", "numbers in strings are refused", "_tools/_tool.py",
+        ", spelled=True)", ")",
+        "tests/tools/test_tools.py::test_numbers_that_come_as_strings_reach_the_tool_as_numbers",
+    ),
+    Mutation(
+        "G9", "nobody may answer an unknown request", "_requests/_asking.py",
+        "        kind = unknown_kind(method)\n",
+        "        return _deny(approvals, entry, unknown_kind(method).denial, method)\n",
+        "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones",
+    ),
+    Mutation(
+        "G9", "a question shows a part of what would be granted", "cli/_questions.py",
+        '    yield from (f"write {path}" for path in files.write or ())\n',
+        '    yield from (f"write {path}" for path in () if files.entries else files.write or ())\n',
+        "tests/cli/test_cli_questions.py::test_all_that_would_be_granted_is_shown_and_each_of_it_once",
+    ),
 ]  # fmt: skip
 
 

@@ -104,3 +104,10 @@ def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str
 def test_the_sdist_holds_nothing_that_was_made(sdist_names: set[str]) -> None:
     made = ("__pycache__", ".pyc", ".venv", "/_build/", ".hypothesis", "_cache")
     assert not [name for name in sdist_names if any(part in name for part in made)]
+
+
+@pytest.mark.parametrize("module", ["trio_codex", "trio_codex.cli"])
+def test_the_package_is_the_command_when_it_is_run_as_a_module(module):
+    argv = [sys.executable, "-m", module, "--help"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("Usage: trio-codex ")

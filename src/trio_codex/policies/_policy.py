@@ -25,6 +25,7 @@ from trio_codex.policies._decisions import (
     ElicitationDecision,
     PermissionsDecision,
     ToolCallDecision,
+    UnknownDecision,
     UserInputDecision,
 )
 from trio_codex.policies._requests import (
@@ -37,6 +38,7 @@ from trio_codex.policies._requests import (
     McpToolApproval,
     PermissionsRequest,
     ToolCallRequest,
+    UnknownRequest,
     UserInputRequest,
 )
 
@@ -49,6 +51,8 @@ ToolCallCallback: TypeAlias = Callable[[ToolCallRequest], Awaitable[ToolCallDeci
 AuthRefreshCallback: TypeAlias = Callable[[AuthRefreshRequest], Awaitable[AuthRefreshDecision]]
 AttestationCallback: TypeAlias = Callable[[AttestationRequest], Awaitable[AttestationDecision]]
 CurrentTimeCallback: TypeAlias = Callable[[CurrentTimeRequest], Awaitable[CurrentTimeDecision]]
+
+UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecision]]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +73,8 @@ class Policy:
         auth_refresh: Gives fresh tokens. Without one, the server gets an error: there is no denial in the protocol.
         attestation: Attests this client; likewise.
         current_time: Tells the time; likewise.
+        unknown: Answers requests of methods that this version does not know, with the result as a JSON object. Without one,
+            the server gets the JSON-RPC error "method not found".
 
     Raises:
         TypeError: A callback is not an async function, nor an object with an async ``__call__``.
@@ -84,6 +90,7 @@ class Policy:
     auth_refresh: AuthRefreshCallback | None = None
     attestation: AttestationCallback | None = None
     current_time: CurrentTimeCallback | None = None
+    unknown: UnknownCallback | None = None
 
     def __attrs_post_init__(self) -> None:
         for kind in KINDS:
@@ -172,6 +179,7 @@ decline_all: Final = Policy(
     auth_refresh=_decline,
     attestation=_decline,
     current_time=_decline,
+    unknown=_decline,
 )
 """Declines everything, without the warning that an unhandled request logs."""
 
