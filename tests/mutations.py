@@ -299,7 +299,7 @@ MUTATIONS = [
     Mutation(
         "G9", "a question shows a part of what would be granted", "cli/_questions.py",
         '    yield from (f"write {path}" for path in files.write or ())\n',
-        '    yield from (f"write {path}" for path in () if files.entries else files.write or ())\n',
+        '    yield from (f"write {path}" for path in (() if files.entries else files.write or ()))\n',
         "tests/cli/test_cli_questions.py::test_all_that_would_be_granted_is_shown_and_each_of_it_once",
     ),
 ]  # fmt: skip
