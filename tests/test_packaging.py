@@ -1,5 +1,6 @@
 """What is in the wheel and in the sdist, and what is not."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -111,3 +112,13 @@ def test_the_package_is_the_command_when_it_is_run_as_a_module(module):
     argv = [sys.executable, "-m", module, "--help"]
     shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
     assert shown.startswith("Usage: trio-codex ")
+
+
+def test_what_is_in_the_way_of_a_release_is_named():
+    run = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "check_release"], capture_output=True, text=True, check=False
+    )
+    links = re.findall(r"\]\((docs/[^)\s]+)\)", (ROOT / "README.md").read_text())
+    named = run.stdout.splitlines()
+    assert {f"README.md links to {link}, which PyPI does not have." for link in links} <= {*named}
+    assert run.returncode == bool(named and named != ["Nothing is in the way of a release."])

@@ -183,6 +183,27 @@ async def test_a_turn_cancelled_by_its_scope_has_ended_on_the_server(moment):
         assert isinstance(read.status, wire.IdleThreadStatus)
 
 
+async def test_a_channel_around_a_turn_that_is_left_half_way_ends_the_turn():
+    @trio.as_safe_channel
+    async def answer(thread, question):
+        async with thread.turn(question) as turn:
+            turns.append(turn)
+            async for piece in turn.text():
+                yield piece
+
+    turns = []
+    async with offline() as (codex, model, _):
+        model.respond(Text("one, "), Hang())
+        model.say("next")
+        thread = await codex.thread_start()
+        async with answer(thread, "Count.") as pieces:
+            async for piece in pieces:
+                assert piece == "one, "
+                break
+        assert turns[0].result.status is TurnStatus.interrupted
+        assert (await thread.run("Go on.")).final_response == "next"
+
+
 async def test_a_deadline_around_a_turn_keeps_the_partial_result():
     async with offline() as (codex, model, _):
         model.hang("partial")
