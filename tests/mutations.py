@@ -266,7 +266,7 @@ MUTATIONS = [
         "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
     ),
     Mutation(
-        "API", "arguments are looked at when they are first used", "_client/_arguments.py",
+        "API", "arguments are looked at when they are first used", "_client/_options.py",
         "        check_policies([policy])\n", "        check_policies([])\n",
         "tests/client/test_arguments.py::test_a_thread_is_not_started_with_an_option_of_the_wrong_type",
     ),

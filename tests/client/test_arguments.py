@@ -120,6 +120,11 @@ async def test_a_turn_is_not_started_with_an_option_of_the_wrong_type(options, t
         assert server.unexpected() == []
 
 
+async def test_the_config_of_a_thread_is_a_mapping():
+    async with fake_codex() as (codex, _):
+        assert (await codex.thread_start(config={"model_verbosity": "low"})).id
+
+
 async def test_neither_is_a_review_or_a_goal():
     async with fake_codex() as (codex, server):
         thread = await codex.thread_start()

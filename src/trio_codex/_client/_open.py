@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import trio
 
-from trio_codex._client._arguments import check_arguments
 from trio_codex._client._client import Codex, ServerMetadata
+from trio_codex._client._options import check_given
 from trio_codex._client._router import Router
 from trio_codex._client._session import Session, decode_result
+from trio_codex._core._arguments import check_type
 from trio_codex._launch._config import CodexConfig
 from trio_codex._requests._approvals import Approvals
 from trio_codex._runtime._connection import DIAGNOSIS_SECONDS, Connection
@@ -169,7 +170,9 @@ class Opening:
         budget: Budget | None = None,
         tools: Iterable[AnyTool] = (),
     ) -> None:
-        check_arguments({"config": config, "policy": policy, "budget": budget})
+        hint = "pass settings as CodexConfig(…), and choose a model with thread_start(model=…)"
+        check_type("config", config, CodexConfig, hint)
+        check_given({"policy": policy, "budget": budget})
         self._config = config
         self._tools = Toolbox(tools)
         if self._tools:

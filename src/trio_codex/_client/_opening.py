@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import trio
 
-from trio_codex._client._arguments import check_arguments
-from trio_codex._client._options import fork_params, resume_params, start_params
+from trio_codex._client._options import check_given, fork_params, resume_params, start_params
 from trio_codex._tools._toolbox import Toolbox
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
         ValueError: Two have the same name, or ``experimental_api`` is off.
         TypeError: An option has another type, or a tool cannot be described to an agent.
     """
-    check_arguments(options)
+    check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:
         session.config.need_experimental_api("tools")

@@ -10,10 +10,9 @@ import trio
 
 from trio_codex import wire
 from trio_codex._client import _opening
-from trio_codex._client._arguments import check_arguments
 from trio_codex._client._history import items_of, turns_of
 from trio_codex._client._mcp import ThreadMcpServers
-from trio_codex._client._options import settings_params, turn_params
+from trio_codex._client._options import check_given, settings_params, turn_params
 from trio_codex._launch._versions import check_turn
 from trio_codex._remote._shell import run_shell_command
 from trio_codex._remote._terminals import Terminals
@@ -229,7 +228,7 @@ class Thread:
             CodexError: As :meth:`turn`.
         """
         self._check_open()
-        check_arguments({"policy": policy})
+        check_given({"policy": policy})
         if isinstance(target, str):
             target = wire.CustomReviewTarget(instructions=target)
         params = wire.ReviewStartParams(
@@ -266,7 +265,7 @@ class Thread:
         from trio_codex._turns._goal import open_goal
 
         self._check_open()
-        check_arguments({"policy": policy})
+        check_given({"policy": policy})
         return open_goal(self._session, self, self._state, objective, token_budget, policy)
 
     async def compact(self) -> TurnResult:
