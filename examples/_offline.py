@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,24 +28,19 @@ from trio_codex.testing import (
     Usage,
     UserInput,
     offline_home,
-    write_offline_home,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
-    from pathlib import Path
 
 
 @asynccontextmanager
-async def example_config(
-    example: str, *, offline: bool | None = None, directory: Path | None = None
-) -> AsyncGenerator[CodexConfig]:
+async def example_config(example: str, *, offline: bool | None = None) -> AsyncGenerator[CodexConfig]:
     """Give the configuration to run an example with.
 
     Args:
         example: Which; it chooses what the scripted model says.
         offline: Whether to use the scripted model; by default if the command line says so.
-        directory: Where to keep the offline home; by default it is temporary.
     """
     codex_bin = os.environ.get("CODEX_BIN")
     if not ("--offline" in sys.argv if offline is None else offline):
@@ -53,8 +48,7 @@ async def example_config(
         return
     async with MockModel() as model:
         _write_script(example, model)
-        kept = offline_home(model) if directory is None else nullcontext(write_offline_home(directory, model))
-        with kept as home:
+        with offline_home(model) as home:
             yield home.config(CodexConfig(codex_bin=codex_bin))
 
 
@@ -157,14 +151,6 @@ def _write_script(example: str, model: MockModel) -> None:
             model.hang("Half of them are sorted.")
             model.say("The rest is sorted, too.")
             model.say("4 files, sorted.")
-        case "notebook: answer":
-            model.say("It is a Trio client for Codex, in which a turn is a scope.")
-        case "notebook: stream":
-            model.say("First the tests, ", "then the docs.")
-        case "notebook: value":
-            model.say('{"title": "Release 0.2", "days": 3}')
-        case "notebook: deadline":
-            model.hang("Chapter one. ")
         case "exec_scope" | "watch_files" | "mcp_servers":
             pass
         case "review":

@@ -38,7 +38,7 @@ async def main() -> None:
         print(result.final_response)
 
         url = "data:image/png;base64," + base64.b64encode(png(0, 0, 255)).decode()
-        result = await thread.run(["And this?", ImageInput(url, detail="low")])
+        result = await thread.run(["And this?", ImageInput(url, detail="original")])
         print(result.final_response)
 
 

@@ -6,12 +6,15 @@ Run it with your own Codex login, or with --offline against a scripted model.
 import trio
 from _offline import example_config
 
-from trio_codex import Codex, Sandbox, open_codex
+from trio_codex import Codex, Sandbox, open_codex, retry_on_overload
 
 
 async def review(codex: Codex, topic: str, findings: dict[str, str | None]) -> None:
     """Let one agent review one topic."""
-    thread = await codex.thread_start(sandbox=Sandbox.read_only, ephemeral=True)
+    # A busy server refuses requests; a turn that was started is never repeated.
+    thread = await retry_on_overload(
+        lambda: codex.thread_start(sandbox=Sandbox.read_only, ephemeral=True), attempts=5
+    )
     async with thread:
         result = await thread.run(f"Review the {topic} of this repository in one sentence.")
     findings[topic] = result.final_response

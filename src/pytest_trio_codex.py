@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from trio_codex import Codex
     from trio_codex.testing import FakeServer, LastFrames, MockModel, OfflineCodex
 
+_FIXTURES: Final = ("fake_codex", "offline_codex", "mock_model")
+
 _LOGS: Final[pytest.StashKey[list[LastFrames]]] = pytest.StashKey()
 
 _SERVERS: Final[pytest.StashKey[list[FakeServer]]] = pytest.StashKey()
@@ -74,6 +76,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "codex(**options): what the fixtures fake_codex and offline_codex are made with"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that uses a fixture of ours outside Trio, where pytest would pass it an async generator."""
+    used = [name for name in _FIXTURES if name in getattr(item, "fixturenames", ())]
+    if used and item.get_closest_marker("trio") is None:
+        pytest.fail(
+            f"the fixture {used[0]} needs an async test that runs in Trio: install pytest-trio, and set trio_mode = true "
+            "in [tool.pytest.ini_options] of pyproject.toml, or put @pytest.mark.trio on the test",
+            pytrace=False,
+        )
 
 
 @pytest.hookimpl(wrapper=True)

@@ -453,6 +453,48 @@ MUTATIONS = [
         "            if not self.wait(None if deadline", "            if self.wait(None if deadline",
         "tests/runtime/test_guard.py::test_when_the_client_is_killed_nothing_is_left",
     ),
+    Mutation(
+        "API", "a callback that cannot be one is accepted", "policies/_policy.py",
+        "            _check_callback(kind, getattr(self, kind))\n", "            pass\n",
+        "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
+    ),
+    Mutation(
+        "API", "arguments are looked at when they are first used", "_client/_options.py",
+        "        check_policies([policy])\n", "        check_policies([])\n",
+        "tests/client/test_arguments.py::test_a_thread_is_not_started_with_an_option_of_the_wrong_type",
+    ),
+    Mutation(
+        "API", "an image is lost without a word", "_turns/_inputs.py",
+        '    if detail == "low":\n', '    if detail == "none":\n',
+        "tests/turns/test_inputs.py::test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it",
+    ),
+    Mutation(
+        "G11", "notifications that the schema does not list have no type", "wire/_registry.py",
+        '    "rawResponseItem/completed": "RawResponseItemCompletedNotification",\n', "",
+        "tests/integration/test_real_turns.py::test_the_raw_items_of_the_model_arrive_typed",
+    ),
+    Mutation(
+        "API", "a tool may have a name under which it is never offered", "_tools/_tool.py",
+        "if self.namespace is None and self.name in _TAKEN_NAMES:", "if self.name in ():",
+        "tests/tools/test_tools.py::test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace",
+    ),
+    Mutation(
+        "API", "numbers in strings are refused", "_tools/_tool.py",
+        ", spelled=True)", ")",
+        "tests/tools/test_tools.py::test_numbers_that_come_as_strings_reach_the_tool_as_numbers",
+    ),
+    Mutation(
+        "G9", "nobody may answer an unknown request", "_requests/_asking.py",
+        "        kind = unknown_kind(method)\n",
+        "        return _deny(approvals, entry, unknown_kind(method).denial, method)\n",
+        "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones",
+    ),
+    Mutation(
+        "G9", "a question shows a part of what would be granted", "cli/_questions.py",
+        '    yield from (f"write {path}" for path in files.write or ())\n',
+        '    yield from (f"write {path}" for path in (() if files.entries else files.write or ()))\n',
+        "tests/cli/test_cli_questions.py::test_all_that_would_be_granted_is_shown_and_each_of_it_once",
+    ),
 ]  # fmt: skip
 
 

@@ -341,7 +341,7 @@ def test_connections_have_numbers_of_their_own():
 
 
 async def test_what_is_no_instrument_is_refused_before_anything_starts():
-    with pytest.raises(TypeError, match="not an instrument"):
+    with pytest.raises(TypeError, match="instruments expects an Instrument"):
         async with open_codex(instruments=[Instrument]):
             pytest.fail("nothing was opened")
 

@@ -22,7 +22,7 @@ LAYERS = {
     API: (
         "_api _client _launch _remote _requests _tools _turns binary instruments policies recording tools trio_codex"
     ),
-    ABOVE: "cli testing",
+    ABOVE: "cli testing __main__",
 }
 """What each package and public module is. ``trio_codex`` is the package itself: it re-exports."""
 

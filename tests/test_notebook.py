@@ -54,10 +54,13 @@ def outputs(notebook):
     return {cell["id"]: cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 
-def test_the_notebook_gives_the_outputs_that_it_was_committed_with(tmp_path):
+def test_the_notebook_gives_in_any_directory_the_outputs_that_it_was_committed_with(tmp_path):
     committed = outputs(json.loads(NOTEBOOK.read_text()))
     assert any(committed.values())
-    assert executed(NOTEBOOK, tmp_path) == committed
+    elsewhere = tmp_path / "elsewhere" / "copy.ipynb"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(NOTEBOOK.read_bytes())
+    assert executed(elsewhere, tmp_path) == committed
 
 
 def test_interrupting_the_kernel_ends_the_turn_of_the_cell_and_its_server(tmp_path):

@@ -1,5 +1,6 @@
 """What is in the wheel and in the sdist, and what is not."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -104,3 +105,20 @@ def test_the_sdist_holds_what_builds_tests_and_documents_it(sdist_names: set[str
 def test_the_sdist_holds_nothing_that_was_made(sdist_names: set[str]) -> None:
     made = ("__pycache__", ".pyc", ".venv", "/_build/", ".hypothesis", "_cache")
     assert not [name for name in sdist_names if any(part in name for part in made)]
+
+
+@pytest.mark.parametrize("module", ["trio_codex", "trio_codex.cli"])
+def test_the_package_is_the_command_when_it_is_run_as_a_module(module):
+    argv = [sys.executable, "-m", module, "--help"]
+    shown = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("Usage: trio-codex ")
+
+
+def test_what_is_in_the_way_of_a_release_is_named():
+    run = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "check_release"], capture_output=True, text=True, check=False
+    )
+    links = re.findall(r"\]\((docs/[^)\s]+)\)", (ROOT / "README.md").read_text())
+    named = run.stdout.splitlines()
+    assert {f"README.md links to {link}, which PyPI does not have." for link in links} <= {*named}
+    assert run.returncode == bool(named and named != ["Nothing is in the way of a release."])

@@ -335,7 +335,7 @@ def number_printed_by(code):
 def test_an_import_loads_no_more_modules_and_builds_no_more_classes_than_it_did():
     """Each module takes some 0.3 ms, each class of attrs as much."""
     loaded = "import sys, trio_codex; print(sum(name.startswith('trio_codex') for name in sys.modules))"
-    assert number_printed_by(loaded) <= 72
+    assert number_printed_by(loaded) <= 80
     assert number_printed_by(CLASSES_BUILT) <= 46
 
 

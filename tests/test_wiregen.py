@@ -239,6 +239,8 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
         (_set("TEXT_DELTAS", {"item/plan/delta": ("text", ())}), "speaks of text"),
         (_set("TEXT_DELTAS", {"turn/started": ("turn", ())}), "turn of turn/started is not a string"),
         (_set("NOT_TEXT_DELTAS", {}), "text or not?"),
+        (_set("UNLISTED", {"no/such": "NoSuch"}), "UNLISTED speaks of NoSuch"),
+        (_set("UNLISTED", {"turn/started": "TurnStartedNotification"}), "the schema lists turn/started now"),
         (_set("ENVELOPES", {*tables.ENVELOPES, "NoSuch"}), "speaks of NoSuch"),
         (_set("ENVELOPES", {*tables.ENVELOPES, "Turn"}), "refers to Turn, which is no value"),
         (

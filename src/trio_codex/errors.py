@@ -48,7 +48,7 @@ environment value. A ``result`` among the fields is the whole of it, prompt incl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import attrs
 
@@ -401,13 +401,23 @@ class TurnActive(TurnError):
     Attributes:
         thread_id: The thread.
         turn_id: The open turn, where it is known.
+        result_of: ``"turn"`` or ``"goal"`` if its result was asked for before its end; ``None`` if a turn was started.
     """
 
     thread_id: str
     turn_id: str | None = None
+    result_of: Literal["turn", "goal"] | None = None
 
     def __str__(self) -> str:
-        return f"thread {self.thread_id} has an open turn ({self.turn_id or 'starting'})"
+        if self.result_of is not None:
+            return (
+                f"the {self.result_of} on thread {self.thread_id} has not ended, so it has no result yet; "
+                f"await {self.result_of}.wait() first, or read the result after its scope"
+            )
+        return (
+            f"thread {self.thread_id} has an open turn ({self.turn_id or 'starting'}); "
+            "wait for its end, or say more to it with turn.steer()"
+        )
 
 
 @_error

@@ -72,6 +72,12 @@ def emit_registry(protocol: ir.Protocol, header: str) -> str:
     for notification in methods.notifications:
         lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")
     lines += ["}", '"""Notifications of the server: the type of their params."""', ""]
+    unlisted = ", ".join(quote(method) for method in sorted(tables.UNLISTED))
+    lines += [
+        f"UNLISTED_NOTIFICATIONS: Final = frozenset({{{unlisted}}})",
+        '"""Notifications whose types the schema has, but that its list of notifications leaves out."""',
+        "",
+    ]
     lines.append("CLIENT_NOTIFICATIONS: Final[Mapping[str, str | None]] = {")
     for notification in methods.client_notifications:
         lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")

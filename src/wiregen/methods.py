@@ -42,9 +42,15 @@ def build(bundle: Bundle) -> Methods:
         )
         for method, params, _ in _rows(bundle.definitions["ServerRequest"])
     )
-    notifications = tuple(
-        Notification(method=method, params=_present(method, params))
+    listed = {
+        method: _present(method, params)
         for method, params, _ in _rows(bundle.definitions["ServerNotification"])
+    }
+    if found := sorted(listed.keys() & tables.UNLISTED.keys()):
+        raise WiregenError(f"the schema lists {', '.join(found)} now: remove them from tables.UNLISTED")
+    _require("UNLISTED", tables.UNLISTED.values(), bundle.definitions)
+    notifications = tuple(
+        Notification(method=method, params=params) for method, params in (listed | tables.UNLISTED).items()
     )
     client_notifications = tuple(
         Notification(method=method, params=params)
@@ -119,6 +125,6 @@ def _check(
         raise WiregenError(f"text or not? {', '.join(sorted(unjudged))} is in neither table")
 
 
-def _require(table: str, names: Collection[str], known: Collection[str]) -> None:
+def _require(table: str, names: Iterable[str], known: Collection[str]) -> None:
     if unknown := [name for name in names if name not in known]:
         raise WiregenError(f"{table} speaks of {', '.join(unknown)}, which the schema does not have")

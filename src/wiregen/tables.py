@@ -110,5 +110,12 @@ NOT_TEXT_DELTAS = {
 }
 """Other notifications with "delta" in their name, and why they are not merged."""
 
+UNLISTED = {
+    # method: params. Both need `experimentalRawEvents` of thread/start.
+    "rawResponse/completed": "RawResponseCompletedNotification",
+    "rawResponseItem/completed": "RawResponseItemCompletedNotification",
+}
+"""Notifications that the server sends, and whose types the schema has, but that its list of notifications leaves out."""
+
 NO_DESCRIPTIONS = frozenset({"NEW APIs", "NEW NOTIFICATIONS"})
 """Headings of the server's source that ended up as the description of what follows."""

@@ -1,5 +1,6 @@
 """How a client comes up and goes down: typed start errors with the mend, and nothing left."""
 
+import asyncio
 import copy
 import os
 import signal
@@ -299,6 +300,34 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
             pid = codex.pid
             assert pid is not None
         assert f"{pid}" not in os.listdir("/proc")
+
+
+@pytest.mark.parametrize(
+    ("end", "shown"), [("os.kill(os.getpid(), 9)", ""), ("os._exit(3)", "an old warning\n")]
+)
+async def test_an_old_warning_is_no_cause_of_what_a_signal_ended(monkeypatch, end, shown):
+    monkeypatch.setattr("trio_codex._client._open.LAST_WORDS_SECONDS", 0)
+    script = (
+        ANSWERS
+        + f"print('an old warning', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"
+    )
+    with trio.fail_after(10):
+        async with open_codex(fake(script)) as codex:
+            with pytest.raises(errors.ServerExited) as caught:
+                await codex.request("thread/list")
+    assert caught.value.stderr_tail == shown
+
+
+def test_asyncio_is_told_to_use_trio():
+    async def start(function, *args):
+        entered = function(*args)
+        await (entered.__aenter__() if function is open_codex else entered)
+
+    for function, args in ((open_codex, ()), (connect_codex, (None, None))):
+        with pytest.raises(
+            RuntimeError, match=r"needs Trio: run your program with trio\.run\(main\), not with asyncio"
+        ):
+            asyncio.run(start(function, *args))
 
 
 async def test_a_server_that_dies_fails_what_waits_within_a_second_and_everything_after_at_once():

@@ -49,6 +49,20 @@ async def test_a_streamed_turn_gives_exactly_its_deltas_and_one_terminal_event()
         assert all(event.emitted_at is not None for event in events)
 
 
+async def test_the_raw_items_of_the_model_arrive_typed():
+    async with offline() as (codex, model, _):
+        model.run_command("true")
+        model.say("done")
+        thread = await codex.thread_start(experimental_raw_events=True)
+        async with thread.turn("hi") as turn:
+            raw = [event.params async for event in turn if event.method.startswith("rawResponse")]
+    items = [each.item for each in raw if isinstance(each, wire.RawResponseItemCompletedNotification)]
+    responses = [each for each in raw if isinstance(each, wire.RawResponseCompletedNotification)]
+    assert len(items) + len(responses) == len(raw)
+    assert wire.FunctionCallResponseItem in {type(item) for item in items}
+    assert [response.usage is not None for response in responses] == [True, True]
+
+
 async def test_text_that_no_ascii_holds_crosses_unchanged_both_ways():
     text = 'quotes " and \\ and newlines\n\tä € 𝄞 \u2028 end'
     async with offline() as (codex, model, _):
@@ -167,6 +181,27 @@ async def test_a_turn_cancelled_by_its_scope_has_ended_on_the_server(moment):
         assert (await thread.run("next")).final_response == "usable"
         read = await codex.thread_read(thread.id)
         assert isinstance(read.status, wire.IdleThreadStatus)
+
+
+async def test_a_channel_around_a_turn_that_is_left_half_way_ends_the_turn():
+    @trio.as_safe_channel
+    async def answer(thread, question):
+        async with thread.turn(question) as turn:
+            turns.append(turn)
+            async for piece in turn.text():
+                yield piece  # noqa: ASYNC119  # what as_safe_channel is for
+
+    turns = []
+    async with offline() as (codex, model, _):
+        model.respond(Text("one, "), Hang())
+        model.say("next")
+        thread = await codex.thread_start()
+        async with answer(thread, "Count.") as pieces:
+            async for piece in pieces:
+                assert piece == "one, "
+                break
+        assert turns[0].result.status is TurnStatus.interrupted
+        assert (await thread.run("Go on.")).final_response == "next"
 
 
 async def test_a_deadline_around_a_turn_keeps_the_partial_result():

@@ -58,6 +58,52 @@ async def test_an_unknown_server_request_is_refused_and_reported_as_an_event():
         assert event.raw == {"method": "item/newThing/requestApproval", "id": "x"}
 
 
+async def test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones():
+    asked = []
+
+    async def answer(request):
+        await trio.lowlevel.checkpoint()
+        asked.append(request)
+        return {"flavor": "mint", "parts": [1, None]}
+
+    async with scripted(policy=Policy(unknown=answer)) as (codex, server):
+        await server.ask("x", "item/newThing/read", {"threadId": "thread-1", "turnId": "turn-1", "size": 3})
+        assert await server.answer_to("x") == {"flavor": "mint", "parts": [1, None]}
+        (record,) = codex.decisions
+    (request,) = asked
+    assert request.method == "item/newThing/read"
+    assert (request.thread_id, request.turn_id) == ("thread-1", "turn-1")
+    assert request.params == {"threadId": "thread-1", "turnId": "turn-1", "size": 3}
+    assert "size" not in repr(request)
+    assert (record.method, record.decision) == ("item/newThing/read", "answered")
+    assert record.policy.endswith("answer")
+
+
+@pytest.mark.parametrize("decision", [policies.decline("not here"), policies.cancel(), policies.abstain()])
+async def test_an_unknown_server_request_that_is_declined_is_a_method_that_was_not_found(decision):
+    async def answer(_):
+        await trio.lowlevel.checkpoint()
+        return decision
+
+    async with scripted(policy=Policy(unknown=answer)) as (_, server):
+        await server.ask("x", "item/newThing/read", {})
+        assert (await server.answer_to("x"))["code"] == -32601
+
+
+@pytest.mark.parametrize(
+    "decision", [None, "text", policies.accept(), {"made": object()}, {"text": "\udcff"}]
+)
+async def test_what_is_no_json_object_is_no_answer_to_an_unknown_request(decision, caplog):
+    async def answer(_):
+        await trio.lowlevel.checkpoint()
+        return decision
+
+    async with scripted(policy=Policy(unknown=answer)) as (_, server):
+        await server.ask("x", "item/newThing/read", {})
+        assert (await server.answer_to("x"))["code"] == -32601
+    assert any(record.levelno == logging.ERROR for record in caplog.records)
+
+
 async def test_a_request_that_does_not_fit_the_schema_is_denied_and_no_policy_is_asked():
     async def never(_):
         raise AssertionError("it must not be asked")

@@ -295,7 +295,11 @@ class Machine:
 
 async def interpret(script, ending):
     machines = []
-    by_client = Policy(**dict.fromkeys(CALLBACKS, lambda request: machines[0].callback(request)))
+
+    async def callback(request):
+        return await machines[0].callback(request)
+
+    by_client = Policy(**dict.fromkeys(CALLBACKS, callback))
     with trio.fail_after(5):
         # A server that hangs up does not look at what is still under way to it.
         strict = ending != "disconnect"

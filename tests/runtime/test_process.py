@@ -647,6 +647,23 @@ def test_the_tail_is_text_that_a_terminal_can_show(data, text):
     assert ring.tail() == text
 
 
+def test_the_tail_may_be_of_what_came_lately_alone(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    ring = StderrRing()
+    ring.feed(b"a warning at the start\n")
+    now = 200.0
+    assert ring.tail(seconds=5) == ""
+    ring.feed(b"panicked ")
+    now = 200.01
+    ring.feed(b"at last\n")
+    assert ring.tail(seconds=5) == "panicked at last\n"
+    assert ring.tail(3, seconds=5) == "st\n"
+    assert ring.tail() == "a warning at the start\npanicked at last\n"
+    now = 300.0
+    assert ring.tail(seconds=5) == ""
+
+
 def test_a_cut_through_a_character_leaves_no_trace():
     ring = StderrRing()
     ring.feed("é€𝄞".encode() * 10)

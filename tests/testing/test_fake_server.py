@@ -75,7 +75,7 @@ async def test_a_request_that_nobody_expected_fails_the_test_at_its_end():
 
 
 async def test_what_it_says_is_made_of_the_fields_that_matter():
-    async with fake_codex(policy=Policy(command=lambda _: accept())) as (codex, server):
+    async with fake_codex(policy=Policy(command=accept)) as (codex, server):
         thread = await codex.thread_start()
         async with trio.open_nursery() as nursery:
 
@@ -111,7 +111,7 @@ async def ask_in_vain(codex):
         nursery.cancel_scope.cancel()
 
 
-async def accept():
+async def accept(_):
     return policies.accept()
 
 

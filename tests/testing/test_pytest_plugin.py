@@ -193,3 +193,14 @@ def test_the_real_server_and_its_model_are_fixtures_that_belong_together(project
         """
     )
     project.runpytest().assert_outcomes(passed=1)
+
+
+@pytest.mark.parametrize("fixture", ["fake_codex", "offline_codex", "mock_model"])
+@pytest.mark.parametrize("test", ["async def test_it({}): pass", "def test_it({}): pass"])
+def test_a_fixture_outside_trio_says_what_to_set(pytester, test, fixture):
+    pytester.makepyfile(test.format(fixture))
+    result = pytester.runpytest("-p", "no:warnings")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        [f"*fixture {fixture} needs an async test that runs in Trio:*trio_mode = true*"]
+    )

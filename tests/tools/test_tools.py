@@ -4,17 +4,23 @@ import contextvars
 import functools
 import gc
 import inspect
+import json
 import logging
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import attrs
+import msgspec
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
 from trio_codex._tools._calling import result_of
+from trio_codex._tools._json_types import Field
+from trio_codex._tools._json_values import Unfit, fields_from_json, from_json
 from trio_codex._tools._toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
 from trio_codex.testing import fake_codex
@@ -42,6 +48,11 @@ def called(name, arguments=None, namespace=None):
         arguments=arguments,
         params=params,
     )
+
+
+async def get(key: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return key
 
 
 async def call(*tools, arguments=None, namespace=None):
@@ -204,6 +215,38 @@ def test_what_the_server_would_refuse_is_refused_at_once(options, problem):
         tool(weather.function, **options)
 
 
+TAKEN = (
+    "apply_patch",
+    "exec_command",
+    "request_user_input",
+    "shell_command",
+    "update_goal",
+    "view_image",
+    "write_stdin",
+)
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace(name):
+    with pytest.raises(
+        ValueError, match=f"a tool of its own named '{name}' .* give it another name, or a namespace"
+    ):
+        tool(name=name)(get)
+    assert tool(name=name, namespace="app")(get).full_name == f"app.{name}"
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: tool(name="update_plan")(get), lambda: tool(get, name="update_plan")]
+)
+def test_a_name_that_the_server_takes_in_some_configurations_is_a_warning_at_the_line_that_uses_it(make):
+    with pytest.warns(
+        UserWarning, match="a tool of its own named 'update_plan' and does not offer"
+    ) as caught:
+        make()
+    (warning,) = caught
+    assert warning.filename == __file__
+
+
 def test_the_description_of_a_namespace_has_a_bound_and_only_one_version():
     with pytest.raises(ValueError, match="1024"):
         Namespace("app", "x" * 1025)
@@ -269,7 +312,7 @@ class Box:
         ({}, "city: is missing"),
         (None, "city: is missing"),
         ({"city": "Bern", "day": 1}, "day: is not known"),
-        ({"city": "Bern", "days": "2"}, "days: expected an integer, got a string"),
+        ({"city": "Bern", "days": "two"}, "days: expected an integer, got a string"),
         ([], "expected an object, got an array"),
         ({"city": 1, "x": 2}, "city: expected a string, got an integer; x: is not known"),
     ],
@@ -280,6 +323,70 @@ async def test_bad_arguments_are_told_to_the_agent(arguments, problem, caplog):
     assert texts(result) == [f"Invalid arguments: {problem}"]
     assert not result.success
     assert not caplog.records
+
+
+def reads(type_, value):
+    """What a parameter of this type gets; the text for the agent if it gets nothing."""
+    try:
+        return fields_from_json([Field("x", type_, True, attrs.NOTHING)], {"x": value}, spelled=True)["x"]
+    except Unfit as exc:
+        return str(exc)
+
+
+def same(one, other):
+    return one == other and one.__class__ is other.__class__
+
+
+@given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans())
+def test_a_number_or_a_boolean_that_comes_as_a_string_is_read_without_loss(value):
+    text = json.dumps(value)
+    assert same(reads(type(value), text), value)
+    assert same(reads(list[type(value)], [text, value])[0], value)
+    assert same(reads(type(value) | None, text), value)
+    assert same(reads(Annotated[type(value), "described"], text), value)
+    assert same(reads(str | type(value), text), text)
+    assert same(reads(type(value) | str, text), text)
+
+
+@given(st.sampled_from([int, float, bool]), st.text("0123456789.+-eE_ \ntrufalsNI\udcff") | st.text())
+def test_a_string_that_is_not_the_json_of_a_number_or_a_boolean_is_told_to_the_agent(type_, text):
+    value = reads(type_, text)
+    if isinstance(value, str):
+        assert "got a string" in value
+        return
+    assert text == text.strip()
+    assert value.__class__ is type_
+    assert json.loads(text) == value
+    assert type_ is float or isinstance(json.loads(text), type_)
+
+
+async def test_numbers_that_come_as_strings_reach_the_tool_as_numbers():
+    @tool
+    async def order(count: int, price: float, gift: bool, note: str | int = 0) -> str:
+        await trio.lowlevel.checkpoint()
+        return repr((count, price, gift, note))
+
+    result = await call(order, arguments={"count": "2", "price": "1.5", "gift": "true", "note": "7"})
+    assert result == ToolResult.of_text("(2, 1.5, True, '7')")
+
+
+@pytest.mark.parametrize("text", ["True", "yes", "1", "0", "", "null"])
+def test_only_true_and_false_are_booleans(text):
+    assert reads(bool, text) == "x: expected a boolean, got a string"
+
+
+def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
+    assert reads(int | Literal["auto"], "auto") == "auto"
+    assert same(reads(int | Literal["12"], "12"), "12")
+    assert same(reads(int | Literal["auto"], "12"), 12)
+    assert reads(list[int] | list[str], ["1"]) == ["1"]
+    assert same(reads(int | bool, "true"), True)
+    assert reads(Annotated[int, msgspec.Meta(ge=50)], "12") == "x: expected `int` >= 50"
+
+
+def test_the_answer_of_a_model_is_read_strictly():
+    with pytest.raises(Unfit, match="expected an integer, got a string"):
+        from_json(list[int], ["12"])
 
 
 async def test_arguments_come_as_values_of_their_types_and_what_is_absent_as_its_default():

@@ -1220,7 +1220,7 @@ async def test_input_that_cannot_be_encoded_is_refused_before_anything_is_sent()
             await thread.run("\udcff")
         with pytest.raises(ValueError, match="at least one input"):
             await thread.run([])
-        with pytest.raises(TypeError, match="not an input: int"):
+        with pytest.raises(TypeError, match="the input of a turn cannot be an int: pass a string"):
             await thread.run([3])
         assert server.unexpected() == []
         await run_one(thread, server)

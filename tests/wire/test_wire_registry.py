@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trio_codex import wire
+from trio_codex.wire._registry import UNLISTED_NOTIFICATIONS
 
 REQUESTS = wire.CLIENT_REQUESTS
 
@@ -12,12 +13,19 @@ REQUESTS = wire.CLIENT_REQUESTS
 def test_the_tables_have_every_method_of_the_schema() -> None:
     assert len(REQUESTS) == 172
     assert sum(spec.experimental for spec in REQUESTS.values()) == 67
-    assert len(wire.NOTIFICATIONS) == 85
+    assert len(wire.NOTIFICATIONS) == 87
     assert len(wire.SERVER_REQUESTS) == 11
     assert [method for method, spec in wire.SERVER_REQUESTS.items() if spec.experimental] == [
         "currentTime/read"
     ]
     assert wire.CLIENT_NOTIFICATIONS == {"initialized": None}
+
+
+def test_notifications_that_the_schema_does_not_list_are_in_the_tables_with_their_types() -> None:
+    assert {method: wire.NOTIFICATIONS[method] for method in UNLISTED_NOTIFICATIONS} == {
+        "rawResponse/completed": "RawResponseCompletedNotification",
+        "rawResponseItem/completed": "RawResponseItemCompletedNotification",
+    }
 
 
 def test_every_type_of_a_table_exists() -> None:

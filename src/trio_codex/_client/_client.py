@@ -263,7 +263,7 @@ class Codex:
         Raises:
             ValueError: Options contradict each other, two tools have the same name, or ``experimental_api`` is off for them;
                 nothing was sent.
-            TypeError: Something is no tool, or cannot be described to an agent; nothing was sent.
+            TypeError: An option has another type, or a tool cannot be described to an agent; nothing was sent.
             CodexError: As :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.start(self._session, options))

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import trio
 
 from trio_codex._client._client import Codex, ServerMetadata
+from trio_codex._client._options import check_given
 from trio_codex._client._router import Router
 from trio_codex._client._session import Session, decode_result
+from trio_codex._core._arguments import check_type
 from trio_codex._launch._config import CodexConfig
 from trio_codex._launch._paths import PathBase
 from trio_codex._requests._approvals import Approvals
@@ -55,6 +57,9 @@ FAILED_START_GRACE: Final = 0.5
 
 FLUSH_SECONDS: Final = 0.5
 """How long closing waits for queued replies to be written; a server that does not read gets no more than this."""
+
+LAST_WORDS_SECONDS: Final = 5.0
+"""How long before a signal ended the server something on its stderr may still be about that."""
 
 MIN_SECRET_LENGTH: Final = 8
 """Shorter values of the environment are not redacted: they are flags, and match inside ordinary words."""
@@ -104,10 +109,12 @@ async def open_codex(
     Raises:
         StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
-        TypeError: Something is no tool, or cannot be described to an agent; likewise.
+        TypeError: An argument has another type, or a tool cannot be described to an agent; nothing was started.
+        RuntimeError: It is not called in Trio.
         InternalError: A bug of ours; the body was cancelled for it.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    _check_in_trio("open_codex()")
+    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -138,12 +145,21 @@ async def connect_codex(
 
     Raises:
         StartError: The server did not answer ``initialize``, or refused it.
-        ValueError: As :func:`open_codex`, and ``TypeError``.
+        ValueError: As :func:`open_codex`, and ``TypeError`` and ``RuntimeError``.
     """
-    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    _check_in_trio("connect_codex()")
+    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
+
+
+def _check_in_trio(function: str) -> None:
+    # Without it, the first wait fails inside Trio, and looks like a bug of ours.
+    if not trio.lowlevel.in_trio_task():
+        raise RuntimeError(
+            f"{function} needs Trio: run your program with trio.run(main), not with asyncio.run()"
+        )
 
 
 class Opening:
@@ -157,6 +173,9 @@ class Opening:
         budget: Budget | None = None,
         tools: Iterable[AnyTool] = (),
     ) -> None:
+        hint = "pass settings as CodexConfig(…), and choose a model with thread_start(model=…)"
+        check_type("config", config, CodexConfig, hint)
+        check_given({"policy": policy, "budget": budget})
         self._config = config
         self._tools = Toolbox(tools)
         if self._tools:
@@ -446,7 +465,9 @@ class Opening:
         if returncode is None:
             return self._broken(reason)
         problem = f"the server exited: {describe_exit(returncode)}"
-        tail = self._redact(process.stderr.tail())
+        # What a signal ended did not say why: an old warning would read as the cause.
+        recent = LAST_WORDS_SECONDS if returncode < 0 else None
+        tail = self._redact(process.stderr.tail(seconds=recent))
         return ServerExited(problem, self._phase, process.pid, returncode, tail)
 
     def _broken(self, reason: str) -> ConnectionBroken:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import attrs
 import trio
 
-from trio_codex._client._options import fork_params, resume_params, start_params
+from trio_codex._client._options import check_given, fork_params, resume_params, start_params
 from trio_codex._client._session import parse_result
 from trio_codex._core._json import object_of
 from trio_codex._core._log import logger
@@ -59,8 +59,9 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
     Raises:
         ValueError: Two have the same name, or ``experimental_api`` is off.
-        TypeError: Something is no tool, or cannot be described to an agent.
+        TypeError: An option has another type, or a tool cannot be described to an agent.
     """
+    check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:
         session.config.need_experimental_api("tools")

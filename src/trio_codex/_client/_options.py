@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
+from trio_codex._core._arguments import check_positive, check_type, described
 from trio_codex._core._several import several
 from trio_codex._launch._paths import expand
+from trio_codex._turns._budget import Budget
 from trio_codex._turns._inputs import AbsolutePath, TurnInput, wire_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
     from trio_codex._tools._toolbox import AnyTool
-    from trio_codex._turns._budget import Budget
     from trio_codex.policies import Policy
 
 E = TypeVar("E", bound=enum.StrEnum)
@@ -273,6 +275,26 @@ class ThreadFilters(TypedDict, total=False):
     use_state_db_only: bool | None
 
 
+def check_given(options: Mapping[str, Any]) -> None:
+    """Check what a client, a thread and a turn are given alike, as far as it is: ``policy``, ``budget``, ``dynamic_tools``.
+
+    Raises:
+        TypeError: One of them has another type.
+    """
+    if (policy := options.get("policy")) is not None:
+        # Imported once there is a policy: most clients have none.
+        from trio_codex.policies._policy import check_policies
+
+        check_policies([policy])
+    if (budget := options.get("budget")) is not None:
+        check_type("budget", budget, Budget, "write Budget(tokens=…), Budget(turns=…) or Budget(seconds=…)")
+    for spec in options.get("dynamic_tools") or ():
+        if callable(spec):
+            raise TypeError(
+                f"dynamic_tools expects values of trio_codex.wire, got {described(spec)}: pass it as tools=[…]"
+            )
+
+
 # -- as params ---------------------------------------------------------------------------------------------------
 
 
@@ -332,8 +354,12 @@ def turn_params(
     thread_id: str, value: TurnInput, options: TurnOptions, absolute: AbsolutePath = expand
 ) -> wire.TurnStartParams:
     """Give the parameters of ``turn/start``."""
-    if (idle_limit := options.get("idle_limit")) is not None and not idle_limit > 0:
-        raise ValueError(f"idle_limit must be positive, not {idle_limit!r}")
+    check_given(options)
+    if (idle_limit := options.get("idle_limit")) is not None:
+        check_positive("idle_limit", idle_limit)
+    if (schema := options.get("output_schema")) is not None and not isinstance(schema, Mapping | bool):
+        hint = "pass a JSON Schema as a dict, or a class as output_type"
+        raise TypeError(f"output_schema expects a mapping, got {described(schema)}: {hint}")
     items, tool_output = wire_input(value, absolute)
     members = _setting_members(options, TurnOptions, "a turn", absolute)
     members["turn_trigger"] = members.pop("source", None)

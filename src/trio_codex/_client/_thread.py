@@ -12,7 +12,7 @@ from trio_codex import wire
 from trio_codex._client import _opening
 from trio_codex._client._history import items_of, turns_of
 from trio_codex._client._mcp import ThreadMcpServers
-from trio_codex._client._options import settings_params, turn_params
+from trio_codex._client._options import check_given, settings_params, turn_params
 from trio_codex._launch._versions import check_turn
 from trio_codex._remote._shell import run_shell_command
 from trio_codex._remote._terminals import Terminals
@@ -114,7 +114,7 @@ class Thread:
             PolicyError: A policy callback raised, or returned what is no decision.
             BudgetExceeded: It used more than its budget, or nothing is left of one.
             ValueError: Options contradict each other; nothing was sent.
-            TypeError: A model cannot be held to ``output_type``; nothing was sent.
+            TypeError: An argument has another type, or a model cannot be held to ``output_type``; nothing was sent.
             CodexError: As every request.
         """
         result = await _to_end(self._turn(value, output_type, options))
@@ -165,7 +165,7 @@ class Thread:
             LocalProtocolError: The input cannot be sent; nothing was.
             ServerTooOld: The server would ignore an option; nothing was sent.
             ValueError: Options contradict each other; nothing was sent.
-            TypeError: A model cannot be held to ``output_type``; nothing was sent.
+            TypeError: An argument has another type, or a model cannot be held to ``output_type``; nothing was sent.
             CodexError: As every request.
         """
         return self._turn(value, output_type, options)
@@ -217,9 +217,11 @@ class Thread:
 
         Raises:
             TurnActive: The thread has an open turn. (The bare server would interrupt that one.)
+            TypeError: ``policy`` is not a policy; nothing was sent.
             CodexError: As :meth:`turn`.
         """
         self._check_open()
+        check_given({"policy": policy})
         if isinstance(target, str):
             target = wire.CustomReviewTarget(instructions=target)
         params = wire.ReviewStartParams(
@@ -250,11 +252,13 @@ class Thread:
             ThreadClosed: Its scope has ended.
             TurnLost: The end was not seen, and the body returned normally.
             PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
+            TypeError: ``policy`` is not a policy; nothing was sent.
             CodexError: As every request.
         """
         from trio_codex._turns._goal import open_goal
 
         self._check_open()
+        check_given({"policy": policy})
         return open_goal(self._session, self, self._state, objective, token_budget, policy)
 
     async def compact(self) -> TurnResult:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
+from trio_codex._core._arguments import check_type
 from trio_codex._core._framing import MAX_LINE_BYTES
 from trio_codex._core._several import several
 from trio_codex._launch._paths import expand
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
 VERSION: Final = "0.1.0"
 
@@ -35,7 +37,19 @@ def _inherited(value: bool | Iterable[str]) -> bool | Collection[str]:
 
 
 def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
-    return {} if value is None else dict(value)
+    if value is None:
+        return {}
+    hint = 'write env={"NAME": "value"}, and None as a value to remove a name'
+    check_type("env", value, Mapping, hint)
+    for name, text in value.items():
+        check_type("a name of env", name, str, hint)
+        if text is not None:
+            check_type(f"env[{name!r}]", text, str, hint)
+    return dict(value)
+
+
+def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
+    check_type("event_buffer", value, EventBuffer, "write EventBuffer(events=…, size=…)")
 
 
 @attrs.frozen
@@ -88,7 +102,7 @@ class CodexConfig:
 
     Raises:
         ValueError: A value is out of its range.
-        TypeError: One text was given where several are wanted.
+        TypeError: A value has another type, such as one string in place of a list.
     """
 
     codex_bin: str | os.PathLike[str] | None = None
@@ -113,7 +127,7 @@ class CodexConfig:
     opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
     request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
     max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
-    event_buffer: EventBuffer = attrs.field(factory=EventBuffer)
+    event_buffer: EventBuffer = attrs.field(factory=EventBuffer, validator=_event_buffer)
     start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
     request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
     interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))

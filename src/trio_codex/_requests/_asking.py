@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -13,6 +14,7 @@ from trio_codex._core._json import UNREADABLE
 from trio_codex._core._log import logger
 from trio_codex._requests._audit import DecidedBy, Entry
 from trio_codex._requests._server_requests import KINDS, Background, Kind, failed_call
+from trio_codex._requests._unknown import unknown_kind
 from trio_codex._runtime._dispatch import Answer, CallbackGroup, Handler
 from trio_codex._runtime._nursery import cancelled_and_failed
 from trio_codex._turns._event import route
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
     from trio_codex._core._rpc import ServerRequest
     from trio_codex._requests._approvals import Approvals
     from trio_codex._runtime._dispatch import Outcome
+    from trio_codex._turns._event import Route
     from trio_codex._turns._turn_state import ThreadState
-
-METHOD_NOT_FOUND: Final = -32601
 
 
 def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
@@ -47,13 +48,14 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     kind = KINDS.get(method)
     if kind is None:
         approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
-        denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))
-        return _deny(approvals, entry, denial, "this version does not know the request")
+        kind = unknown_kind(method)
     if request.params is None:
         return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
     try:
-        params = _convert.decode_server_request(method, msgspec.json.decode(request.params))
-        question = kind.ask(params, _background(state))
+        params = msgspec.json.decode(request.params)
+        if method in KINDS:
+            params = _convert.decode_server_request(method, params)
+        question = kind.ask(params, _background(state, where))
     except (DecodeError, *UNREADABLE) as exc:
         return _deny(approvals, entry, kind.denial, f"it cannot be read: {exc}")
     entry.ask(question)
@@ -64,7 +66,10 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
             _leave(entry)
             return None
     if not deciders:
-        return _deny(approvals, entry, kind.denial, "no policy of this client decides on it")
+        reason = "no policy of this client decides on it"
+        if method not in KINDS:
+            reason = "this version does not know the request, and no policy answers it (Policy(unknown=…))"
+        return _deny(approvals, entry, kind.denial, reason)
     asking = _Asking(approvals, kind, question, deciders, entry, state)
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
 
@@ -189,7 +194,8 @@ class _Asking:
         if answer is None:
             problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
             raise PolicyError(self._entry.method, problem)
-        self._entry.decide(decision, answer.result)
+        # The result of an unknown request is no decision, and may be of any size.
+        self._entry.decide("answered" if isinstance(decision, Mapping) else decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
             interrupt = self._approvals.interrupt
@@ -197,11 +203,12 @@ class _Asking:
         return answer
 
 
-def _background(state: ThreadState | None) -> Background:
+def _background(state: ThreadState | None, where: Route | None) -> Background:
+    named = (None, None) if where is None else (where.thread_id or where.conversationId, where.turn_id)
     if state is None:
-        return Background()
+        return Background(named=named)
     turn = state.turn
     ancestors = tuple(state.ancestors())
     if turn is None:
-        return Background(ancestors=ancestors, cwd=state.cwd)
-    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get)
+        return Background(ancestors=ancestors, cwd=state.cwd, named=named)
+    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get, named=named)

@@ -69,7 +69,8 @@ class DecisionRecord:
             JSON; ``None`` if it could not be read.
         decided_by: Who decided.
         policy: The name of the policy or tool, or of its callback.
-        decision: What was decided; the status of the review for one of the server; ``None`` if nobody decided.
+        decision: What was decided; the status of the review for one of the server; ``"answered"`` for an unknown request that a
+            policy answered; ``None`` if nobody decided.
         rule: What in the policy led to it, where it said so.
         reason: Why: of a refusal its reason, of a failure what failed, of a withdrawal who withdrew.
         outcome: How it ended: ``"answered"``, a denial included; ``"withdrawn"``, so that nothing was answered;

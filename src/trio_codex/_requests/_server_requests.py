@@ -60,11 +60,13 @@ class Background:
         ancestors: See :class:`~trio_codex.policies.OfThread`.
         cwd: The working directory of the thread.
         changes: Gives the file changes of an item, as raw JSON.
+        named: The thread and the turn that the parameters name, for a question that has no type.
     """
 
     ancestors: tuple[str, ...] = ()
     cwd: str | None = None
     changes: Callable[[str], object] = lambda _: None
+    named: tuple[str | None, str | None] = (None, None)
 
 
 @attrs.frozen

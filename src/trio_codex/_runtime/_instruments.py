@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 import attrs
 import trio
 
+from trio_codex._core._arguments import check_collection, check_type
 from trio_codex._core._log import logger
 
 if TYPE_CHECKING:
@@ -119,11 +120,11 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
         super().__init__()
         self.connection: int = next(_numbers) if base is not None else 0
         hooks = [name for name in vars(base) if not name.startswith("_")] if base is not None else []
+        check_collection("instruments", instruments, "write instruments=[…]")
         for instrument in instruments:
-            if base is not None and not isinstance(instrument, base):
-                raise TypeError(
-                    f"{instrument!r} is not an instrument: it does not inherit from {base.__name__}"
-                )
+            if base is not None:
+                hint = f"pass an object of a class that inherits from {base.__name__}"
+                check_type("instruments", instrument, base, hint)
             for hook in hooks:
                 method = getattr(instrument, hook)
                 if getattr(method, "__func__", method) is not getattr(base, hook):

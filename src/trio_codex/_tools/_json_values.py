@@ -1,6 +1,7 @@
 """JSON to values of any type, and back: what a model says is read strictly, and what does not fit is told in its own terms.
 
-cattrs reads what has parts, msgspec the leaves. Nothing is coerced, and unknown members of an object are refused, so that
+cattrs reads what has parts, msgspec the leaves. Nothing is coerced but numbers and booleans in the arguments of a tool, which
+models also write as strings: ``"12"`` and ``"true"`` are read as what they spell, where no string fits. Apart from that, and unknown members of an object are refused, so that
 a model learns of its mistake. Null for a field that has a default and cannot be null counts as absent: models write it, and
 the strict form of a schema asks them to.
 """
@@ -27,6 +28,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import typeddicts
 
+from trio_codex._core._json import UNREADABLE
 from trio_codex._tools._json_types import (
     ARRAYS,
     MAPPINGS,
@@ -88,8 +90,13 @@ def from_json(type_: type | Type, value: object) -> Any:
         raise Unfit(list(_problems(exc, ""))) from exc
 
 
-def fields_from_json(fields: Sequence[Field], value: object) -> dict[str, Any]:
+def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = False) -> dict[str, Any]:
     """Read a parsed JSON object as these fields. One that is absent, and need not be there, is left out.
+
+    Args:
+        fields: The fields.
+        value: The object.
+        spelled: Read numbers and booleans also from the strings that spell them.
 
     Raises:
         Unfit: It does not fit.
@@ -106,7 +113,7 @@ def fields_from_json(fields: Sequence[Field], value: object) -> dict[str, Any]:
         elif given[field.name] is None and field.absent_as_null:
             continue
         else:
-            hook = _converter().get_structure_hook(field.type)
+            hook = _converter(spelled).get_structure_hook(field.type)
             try:
                 read[field.name] = hook(given[field.name], field.type)
             except Exception as exc:
@@ -140,18 +147,20 @@ def _encode_other(value: object) -> object:
 
 
 @functools.cache
-def _converter() -> Converter:
-    """Make the converter. The factory that is registered last is asked first."""
+def _converter(spelled: bool = False) -> Converter:
+    """Make a converter. The factory that is registered last is asked first."""
     converter = Converter(detailed_validation=True)
     # cattrs has hooks of its own for these, and finds them before any factory.
     for kind in (str, bytes, bool, int, float, Enum, Path):
         converter.register_structure_hook(kind, _read_leaf)
+    for kind in (bool, int, float) if spelled else ():
+        converter.register_structure_hook(kind, _read_spelled)
     hooks: tuple[tuple[Callable[[Type], bool], Callable[[Type, Converter], Hook]], ...] = (
         (lambda _: True, lambda type_, _: _leaf_hook(type_)),
         (is_object, _object_hook),
         (lambda type_: origin(type_) in MAPPINGS, _mapping_hook),
         (lambda type_: origin(type_) in ARRAYS and not is_object(type_), _array_hook),
-        (lambda type_: members(type_) is not None, _union_hook),
+        (lambda type_: members(type_) is not None, _spelled_union_hook if spelled else _union_hook),
         (lambda type_: unwrapped(type_)[0] is not type_, _annotated_hook),
     )
     for matches, factory in hooks:
@@ -186,6 +195,19 @@ _SCALARS: Final[dict[Type, Hook]] = {
 
 def _read_leaf(value: Any, type_: Type) -> Any:
     return _leaf_hook(type_)(value, type_)
+
+
+def _read_spelled(value: Any, type_: Type) -> Any:
+    """Read a number or a boolean, also from a string that is its JSON."""
+    if value.__class__ is str:
+        try:
+            spelled = msgspec.json.decode(value) if value == value.strip() else None
+        except (UnicodeEncodeError, *UNREADABLE):
+            spelled = None
+        # For an integer only digits: "12.0" is one, too, but a long fraction would already have lost some of them.
+        if spelled.__class__ in ((int, float) if type_ is float else (type_,)):
+            value = spelled
+    return _read_leaf(value, type_)
 
 
 @functools.lru_cache
@@ -235,8 +257,8 @@ def _annotated_hook(type_: Type, converter: Converter) -> Hook:
 
     def structure(value: Any, _: Any) -> Any:
         result = inner(value, bare)
-        # To msgspec, 3.0 is no integer.
-        msgspec.convert(result if bare is int else value, bounds)
+        # To msgspec, 3.0 is no integer, and "3" is neither that nor a number.
+        msgspec.convert(result if bare in (int, float, bool) else value, bounds)
         return result
 
     return structure
@@ -327,6 +349,20 @@ def _union_hook(type_: Type, converter: Converter) -> Hook:
             except Exception as exc:  # the next one may fit
                 tried.append(exc)
         raise tried[0] if len(tried) == 1 else _NoMember(real, tried)
+
+    return structure
+
+
+def _spelled_union_hook(type_: Type, converter: Converter) -> Hook:
+    """Read the member that fits as it is; a string may spell a number or a boolean only if it fits no member itself."""
+    strict = _converter().get_structure_hook(type_)
+    lenient = _union_hook(type_, converter)
+
+    def structure(value: Any, _: Any) -> Any:
+        try:
+            return strict(value, type_)
+        except Exception:  # told by the second try
+            return lenient(value, type_)
 
     return structure
 

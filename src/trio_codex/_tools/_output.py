@@ -5,11 +5,13 @@ The strict form of a schema is what the model's API asks for: every property req
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import attrs
 import msgspec
 
+from trio_codex._core._arguments import described
 from trio_codex._tools._json_schema import fields_schema, object_schema
 from trio_codex._tools._json_types import Field, is_object, unwrapped
 from trio_codex._tools._json_values import Unfit, fields_from_json, from_json
@@ -31,10 +33,11 @@ class OutputType(Generic[T]):
         schema: Its JSON Schema.
 
     Raises:
-        TypeError: A model cannot be held to it.
+        TypeError: It is not a type, or a model cannot be held to it.
     """
 
     def __init__(self, type_: type[T] | UnionType) -> None:
+        _check(type_)
         self.schema: dict[str, Any]
         self._type: Any = type_
         self._wrapper: list[Field] = []
@@ -66,3 +69,17 @@ class OutputType(Generic[T]):
             return value
         read: T = from_json(self._type, json)
         return read
+
+
+def _check(type_: object) -> None:
+    """Refuse what people pass in place of a type, such as a JSON Schema, or a value of the type."""
+    hint, got = "pass a class", described(type_)
+    if isinstance(type_, dict):
+        hint = "pass a JSON Schema as output_schema"
+    elif isinstance(type_, list):
+        hint = "write list[…]"
+    elif is_object(type(type_)):
+        hint = f"pass the class {type(type_).__name__} itself"
+    elif not isinstance(type_, str | bytes | int | float) and not inspect.isroutine(type_):
+        return
+    raise TypeError(f"output_type expects a type, got {got}: {hint}")

@@ -7,6 +7,7 @@ import inspect
 import re
 import types
 import typing
+import warnings
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -23,6 +24,7 @@ from typing import (
 import attrs
 
 from trio_codex import wire
+from trio_codex._core._arguments import check_type, described, positive
 from trio_codex._tools._docstring import parse_docstring
 from trio_codex._tools._json_types import Field
 from trio_codex.policies import ToolCallRequest
@@ -47,6 +49,22 @@ _RESERVED_NAMESPACES: Final = frozenset(
         "python", "python_user_visible", "submodel_delegator", "terminal", "tool_search", "web",
     }
 )  # fmt: skip
+
+_TAKEN_NAMES: Final = frozenset(
+    {
+        "apply_patch", "create_goal", "exec_command", "get_goal", "request_user_input", "shell_command", "update_goal",
+        "view_image", "write_stdin",
+    }
+)  # fmt: skip
+"""The server's own tools as it is configured by default (0.163.0). It takes a tool of such a name, and never offers it."""
+
+_SOMETIMES_TAKEN_NAMES: Final = frozenset(
+    {
+        "get_context_remaining", "list_mcp_resource_templates", "list_mcp_resources", "new_context", "read_mcp_resource",
+        "request_permissions", "update_plan", "wait_for_environment",
+    }
+)  # fmt: skip
+"""Those that depend on its configuration, such as whether there is an MCP server."""
 
 
 class ToolError(Exception):
@@ -84,9 +102,6 @@ class Namespace:
             )
 
 
-_positive = attrs.validators.optional(attrs.validators.gt(0))
-
-
 def _innermost(function: Any) -> Any:
     while isinstance(function, functools.partial):
         function = cast("functools.partial[object]", function).func
@@ -120,16 +135,23 @@ class Tool(Generic[P, R_co]):
     name: str = attrs.field(kw_only=True)
     namespace: Namespace | None = attrs.field(default=None, kw_only=True)
     description: str = attrs.field(default="", kw_only=True, repr=False)
-    limit: int | None = attrs.field(default=None, kw_only=True, validator=_positive)
-    timeout: float | None = attrs.field(default=None, kw_only=True, validator=_positive)
+    limit: int | None = attrs.field(default=None, kw_only=True, validator=positive)
+    timeout: float | None = attrs.field(default=None, kw_only=True, validator=positive)
     defer_loading: bool = attrs.field(default=False, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         if not inspect.iscoroutinefunction(_innermost(self.function)):
-            raise TypeError(f"a tool is an async function, which {self.function!r} is not")
+            raise TypeError(f"a tool is an async function, got {described(self.function)}: write async def")
+        if self.namespace is not None:
+            check_type("namespace", self.namespace, Namespace, "write a string, or Namespace(…)")
         _check_name("the name of a tool", self.name, MAX_NAME)
         if self.defer_loading and self.namespace is None:
             raise ValueError("a tool that is loaded later has to be in a namespace")
+        if self.namespace is None and self.name in _TAKEN_NAMES:
+            raise ValueError(
+                f"the server has a tool of its own named {self.name!r} and would never offer this one: "
+                "give it another name, or a namespace"
+            )
         # So that documentation tools and ``inspect`` find the function behind it.
         self.__dict__.update(__doc__=_doc(self.function), __wrapped__=self.function)
 
@@ -186,7 +208,7 @@ class Tool(Generic[P, R_co]):
 
         parameters = self._parameters
         arguments = request.arguments
-        values = fields_from_json(parameters.fields, {} if arguments is None else arguments)
+        values = fields_from_json(parameters.fields, {} if arguments is None else arguments, spelled=True)
         values |= dict.fromkeys(parameters.requests, request)
         bound = inspect.BoundArguments(parameters.signature, cast("Any", values))
         bound.apply_defaults()
@@ -292,11 +314,12 @@ def tool(
 
     Raises:
         TypeError: It is no async function.
-        ValueError: The server would refuse the name or the namespace, or a number is not positive.
+        ValueError: The server would refuse the name or the namespace, has a tool of its own of that name, or a number is
+            not positive.
     """
 
-    def decorate(function: Callable[..., Coroutine[Any, Any, Any]]) -> Tool[..., Any]:
-        return Tool(
+    def decorate(function: Callable[..., Coroutine[Any, Any, Any]], callers_frame: int = 2) -> Tool[..., Any]:
+        made = Tool(
             function,
             name=getattr(function, "__name__", "") if name is None else name,
             namespace=Namespace(namespace) if isinstance(namespace, str) else namespace,
@@ -305,5 +328,13 @@ def tool(
             timeout=timeout,
             defer_loading=defer_loading,
         )
+        if made.namespace is None and made.name in _SOMETIMES_TAKEN_NAMES:
+            warnings.warn(
+                f"in some configurations the server has a tool of its own named {made.name!r} and does not offer this one: "
+                "give it another name, or a namespace",
+                UserWarning,
+                stacklevel=callers_frame,
+            )
+        return made
 
-    return decorate if function is None else decorate(function)
+    return decorate if function is None else decorate(function, 3)

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 import trio
 
 from trio_codex import wire
+from trio_codex._core._arguments import check_collection, described
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
@@ -30,7 +31,7 @@ class Toolbox:
 
     Raises:
         ValueError: Two tools have the same name.
-        TypeError: Something is no tool, or cannot be described to the agent.
+        TypeError: The tools are not a list of tools, or one cannot be described to the agent.
     """
 
     def __init__(self, tools: Iterable[AnyTool] = (), beside: Toolbox | None = None) -> None:
@@ -40,6 +41,7 @@ class Toolbox:
             WeakValueDictionary() if beside is None else beside._limiters
         )
         self._places: dict[AnyTool, trio.CapacityLimiter] = {}
+        check_collection("tools", tools, "write tools=[…], with functions made into tools by @tool")
         for tool in tools:
             _check(tool)
             key = _key(tool)
@@ -115,7 +117,7 @@ def _check(tool: object) -> None:
     from trio_codex._tools._tool import Tool
 
     if not isinstance(tool, Tool):
-        raise TypeError(f"{tool!r} is no tool; put @tool on it")
+        raise TypeError(f"tools expects tools, got {described(tool)}: put @tool on an async function")
 
 
 def _key(tool: AnyTool) -> tuple[str | None, str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import attrs
 import trio
 
+from trio_codex._core._arguments import positive
 from trio_codex._turns._usage import TokenUsage, plus
 from trio_codex.errors import BudgetExceeded
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 Carrier = Literal["turn", "thread", "client"]
-
-
-_positive = attrs.validators.optional(attrs.validators.gt(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -40,11 +38,12 @@ class Budget:
 
     Raises:
         ValueError: A limit is not positive.
+        TypeError: A limit is not a number.
     """
 
-    tokens: int | None = attrs.field(default=None, validator=_positive)
-    turns: int | None = attrs.field(default=None, validator=_positive)
-    seconds: float | None = attrs.field(default=None, validator=_positive)
+    tokens: int | None = attrs.field(default=None, validator=positive)
+    turns: int | None = attrs.field(default=None, validator=positive)
+    seconds: float | None = attrs.field(default=None, validator=positive)
 
 
 _NO_BUDGET = Budget()

@@ -152,7 +152,10 @@ def steering(session: Session, thread_id: str, value: TurnInput) -> Callable[[st
     """Give what makes the parameters of a steer, for the id of a turn."""
     items, tool_output = wire_input(value, session.absolute)
     if tool_output is not None:
-        raise TypeError("an ExternalMessage cannot steer a turn; it starts one")
+        raise TypeError(
+            "an ExternalMessage cannot steer a turn, only start one: wait for the end of this turn and pass it to "
+            "thread.run(), or steer with its text as your own words"
+        )
     encoded = [_convert.encode(item) for item in items]
     return lambda turn_id: {"threadId": thread_id, "expectedTurnId": turn_id, "input": encoded}
 

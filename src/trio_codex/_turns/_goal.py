@@ -390,7 +390,7 @@ class Goal:
             TurnActive: It goes on.
         """
         if not self._state.over.is_set():
-            raise TurnActive(self._thread.id, self.turn_id)
+            raise TurnActive(self._thread.id, self.turn_id, "goal")
         return self._state.result()
 
     def __aiter__(self) -> Subscription[Event]:

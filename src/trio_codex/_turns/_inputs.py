@@ -6,17 +6,43 @@ Their reprs never show what they hold, because prompts do not belong in logs.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
 from trio_codex import wire
+from trio_codex._core._arguments import described
 from trio_codex._launch._paths import expand
+
+_CALLER_OF_INIT: Final = 4
+"""Which frame a warning points at: past the validator, what attrs generates, and ours that warns."""
 
 
 def _elided(value: str) -> str:
     return f"<{len(value)} characters>"
+
+
+def _warn_of_low(detail: object) -> None:
+    if detail == "low":
+        warnings.warn(
+            "the server replaces an image with detail='low' by a note that it was omitted; use 'high', 'original' or 'auto'",
+            UserWarning,
+            stacklevel=_CALLER_OF_INIT,
+        )
+
+
+def _image_detail(_: object, __: object, value: object) -> None:
+    _warn_of_low(value)
+
+
+def _content_details(
+    _: object, __: object, value: str | Sequence[wire.FunctionCallOutputContentItem]
+) -> None:
+    if not isinstance(value, str):
+        for item in value:
+            _warn_of_low(getattr(item, "detail", None))
 
 
 @attrs.frozen
@@ -28,18 +54,33 @@ class TextInput:
 
 @attrs.frozen
 class ImageInput:
-    """An image by URL. ``data:`` URLs always work; remote ones need a feature of the server."""
+    """An image by URL. ``data:`` URLs always work; remote ones need a feature of the server.
+
+    Attributes:
+        url: The URL.
+        detail: The resolution at which the model sees it. The server accepts ``"low"`` but sends a note in place of the
+            image, which is a :class:`UserWarning` here: the protocol has the value, and another server may honor it.
+    """
 
     url: str = attrs.field(repr=_elided)
-    detail: Literal["low", "high", "auto"] | str | None = None  # noqa: PYI051  # the known values are documentation
+    detail: Literal["high", "original", "auto"] | str | None = attrs.field(  # noqa: PYI051  # the known values are documentation
+        default=None, validator=_image_detail
+    )
 
 
 @attrs.frozen
 class LocalImageInput:
-    """An image file; the server reads it and sends its content to the model. For relative paths, see :meth:`Codex.watch`."""
+    """An image file; the server reads it and sends its content to the model. For relative paths, see :meth:`Codex.watch`.
+
+    Attributes:
+        path: The file.
+        detail: As in :class:`ImageInput`.
+    """
 
     path: str | os.PathLike[str]
-    detail: Literal["low", "high", "auto"] | str | None = None  # noqa: PYI051  # as above
+    detail: Literal["high", "original", "auto"] | str | None = attrs.field(  # noqa: PYI051  # as above
+        default=None, validator=_image_detail
+    )
 
 
 @attrs.frozen
@@ -63,7 +104,7 @@ class ExternalMessage:
     """Content that comes from another agent, tool or application, and that nobody vouches for.
 
     It has the authority of a tool's output, below that of the user and the developer, and approves of nothing. It must
-    be the whole input of a turn.
+    be the whole input of a turn, which it starts: it cannot steer one that is running. Wait until that turn has ended.
 
     Attributes:
         tool_name: The tool that delivers it.
@@ -73,7 +114,7 @@ class ExternalMessage:
 
     tool_name: str = attrs.field(validator=attrs.validators.min_len(1))
     content: str | Sequence[wire.FunctionCallOutputContentItem] = attrs.field(
-        repr=lambda content: f"<{len(content)}>"
+        repr=lambda content: f"<{len(content)}>", validator=_content_details
     )
     namespace: str | None = None
 
@@ -100,7 +141,7 @@ def wire_input(
     if isinstance(value, ExternalMessage):
         content = value.content if isinstance(value.content, str) else list(value.content)
         return [], wire.TurnToolOutput(name=value.tool_name, namespace=value.namespace, output=content)
-    items = [value] if isinstance(value, str) or not isinstance(value, Sequence) else list(value)
+    items = [value] if isinstance(value, str | bytes) or not isinstance(value, Sequence) else list(value)
     if not items:
         raise ValueError("a turn needs at least one input")
     return [_wire_item(item, absolute) for item in items], None
@@ -120,9 +161,21 @@ def _wire_item(item: str | InputItem, absolute: AbsolutePath) -> wire.UserInput:
             return wire.SkillUserInput(name=item.name, path=_unless_url(item.path, absolute))
         case MentionInput():
             return wire.MentionUserInput(name=item.name, path=_unless_url(item.path, absolute))
-    raise TypeError(f"not an input: {type(item).__name__}")
+    raise TypeError(f"the input of a turn cannot be {described(item)}: {_hint(item)}")
 
 
 def _unless_url(path: str | os.PathLike[str], absolute: AbsolutePath) -> str:
     text = os.fspath(path)
     return text if "://" in text else absolute(text)
+
+
+def _hint(item: Any) -> str:
+    match item:
+        case bytes():
+            return "decode it to a string"
+        case os.PathLike():
+            return "write LocalImageInput(path) for an image, or read the file and pass its text"
+        case ExternalMessage():
+            return "pass it alone, not in a list"
+        case _:
+            return "pass a string, an input such as TextInput or ImageInput, or a list of those"

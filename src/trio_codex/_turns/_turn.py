@@ -85,7 +85,7 @@ class Turn(Generic[OutputT_co]):
             TurnActive: It has not.
         """
         if not self._state.ended.is_set():
-            raise TurnActive(self._state.thread.id, self._state.id)
+            raise TurnActive(self._state.thread.id, self._state.id, "turn")
         if self._result is None:
             result = self._state.result()
             self._result = result if self._output is None else self._output.settle(result)
@@ -165,6 +165,7 @@ class Turn(Generic[OutputT_co]):
 
         Raises:
             InvalidRequestError: The turn has ended, if only while this was on its way, or is of a kind that cannot be steered.
+            TypeError: ``value`` is not an input, or is an :class:`ExternalMessage`, which only starts a turn; nothing was sent.
             CodexError: As every request.
         """
         params = steering(self._session, self._state.thread.id, value)

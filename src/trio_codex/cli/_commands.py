@@ -124,7 +124,7 @@ def demo(**options: Any) -> int:
     Needs no account and no network: the model is a scripted stand-in on this machine. Every promise is checked, not
     just shown; the first that does not hold ends the demo with status 1 and its name.
 
-    Needs pip install 'trio-codex[cli,testing,runtime]'.
+    Needs the extras cli, testing and runtime.
     """
     from trio_codex.cli._demo import show
 

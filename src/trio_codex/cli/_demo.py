@@ -111,7 +111,9 @@ async def show(*, codex_bin: str | None, start_timeout: float) -> int:
         StartError: The server did not come up.
     """
     if importlib.util.find_spec("hypercorn") is None:
-        raise CommandFailed("hypercorn is not installed; pip install 'trio-codex[cli,testing,runtime]'")
+        raise CommandFailed(
+            "hypercorn is not installed; in the checkout of trio-codex: pip install '.[cli,testing,runtime]'"
+        )
     stage = Stage()
     try:
         with trio.fail_after(LIMIT_SECONDS + start_timeout):

@@ -156,6 +156,10 @@ class _Comparison:
         for method in rows.keys() - ours.keys():
             self.note(kind, "added", method)
         for method, (params, answer) in ours.items():
+            unlisted = method in _registry.UNLISTED_NOTIFICATIONS and method not in rows
+            if unlisted and params is not None and params in self.definitions:
+                self.value(params, getattr(wire, params), self.definitions[params], sent=sent)
+                continue
             if method not in rows:
                 self.note(kind, "gone", method, matters=True)
                 continue

@@ -89,15 +89,19 @@ def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
 
 
 def wanted(request: PermissionsRequest) -> Iterator[str]:
-    """Give each of the permissions that are asked for, in words."""
+    """Return each of the permissions that are asked for, in words and once."""
+    # The server may list a path in the old form and in the new one, and what is granted is both.
+    yield from dict.fromkeys(_wanted(request))
+
+
+def _wanted(request: PermissionsRequest) -> Iterator[str]:
     files, network = request.permissions.file_system, request.permissions.network
     if network is not None and network.enabled:
         yield "reach the network"
     if files is None:
         return
-    if files.entries is None:
-        yield from (f"read {path}" for path in files.read or ())
-        yield from (f"write {path}" for path in files.write or ())
+    yield from (f"read {path}" for path in files.read or ())
+    yield from (f"write {path}" for path in files.write or ())
     for entry in files.entries or ():
         access = "not at all" if entry.access == wire.FileSystemAccessMode.deny else entry.access
         match entry.path:

@@ -32,6 +32,7 @@ from trio_codex.policies._decisions import Grant as Grant
 from trio_codex.policies._decisions import NetworkRule as NetworkRule
 from trio_codex.policies._decisions import PermissionsDecision as PermissionsDecision
 from trio_codex.policies._decisions import ToolCallDecision as ToolCallDecision
+from trio_codex.policies._decisions import UnknownDecision as UnknownDecision
 from trio_codex.policies._decisions import UserInputDecision as UserInputDecision
 from trio_codex.policies._decisions import abstain as abstain
 from trio_codex.policies._decisions import accept as accept
@@ -54,6 +55,7 @@ from trio_codex.policies._policy import FileChangeCallback as FileChangeCallback
 from trio_codex.policies._policy import PermissionsCallback as PermissionsCallback
 from trio_codex.policies._policy import Policy as Policy
 from trio_codex.policies._policy import ToolCallCallback as ToolCallCallback
+from trio_codex.policies._policy import UnknownCallback as UnknownCallback
 from trio_codex.policies._policy import UserInputCallback as UserInputCallback
 from trio_codex.policies._policy import accept_all as accept_all
 from trio_codex.policies._policy import decline_all as decline_all
@@ -71,6 +73,7 @@ from trio_codex.policies._requests import OfThread as OfThread
 from trio_codex.policies._requests import PermissionsRequest as PermissionsRequest
 from trio_codex.policies._requests import Request as Request
 from trio_codex.policies._requests import ToolCallRequest as ToolCallRequest
+from trio_codex.policies._requests import UnknownRequest as UnknownRequest
 from trio_codex.policies._requests import UrlElicitation as UrlElicitation
 from trio_codex.policies._requests import UserInputRequest as UserInputRequest
 from trio_codex.policies._requests import VerificationElicitation as VerificationElicitation

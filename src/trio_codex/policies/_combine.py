@@ -20,7 +20,7 @@ from trio_codex.policies._decisions import (
     Grant,
     NetworkRule,
 )
-from trio_codex.policies._policy import KINDS, Policy, name_of
+from trio_codex.policies._policy import KINDS, Policy, check_policies, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -43,7 +43,11 @@ def first_of(*policies: Policy, name: str | None = None) -> Policy:
     Args:
         policies: The policies, the one to ask first first.
         name: By which the audit calls it; by default made of theirs.
+
+    Raises:
+        TypeError: One is not a policy.
     """
+    check_policies(policies)
     asked = {kind: [policy for policy in policies if _callback(policy, kind) is not None] for kind in KINDS}
 
     def first(kind: str) -> _Callback | None:
@@ -80,8 +84,9 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
 
     Raises:
         ValueError: ``seconds`` is negative, or no number.
-        TypeError: ``otherwise`` is no decision.
+        TypeError: ``policy`` is not a policy, or ``otherwise`` is not a decision.
     """
+    check_policies([policy])
     if math.isnan(seconds) or seconds < 0:
         raise ValueError(f"seconds must not be negative, or no number: {seconds}")
     if not isinstance(cast("object", otherwise), AnyDecision):
@@ -120,7 +125,11 @@ def logged(
         logger: Where to log; by default ``trio_codex.policies``.
         level: The level of the records.
         show: Log what was asked, too, and the decision as it is. Tokens, answers and contents of forms stay hidden.
+
+    Raises:
+        TypeError: ``policy`` is not a policy.
     """
+    check_policies([policy])
 
     def noted(kind: str) -> _Callback | None:
         callback = _callback(policy, kind)

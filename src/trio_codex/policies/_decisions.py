@@ -178,6 +178,9 @@ ElicitationDecision: TypeAlias = Decision
 AuthRefreshDecision: TypeAlias = AuthTokens | Decline | Cancel | Abstain
 AttestationDecision: TypeAlias = Attestation | Decline | Cancel | Abstain
 CurrentTimeDecision: TypeAlias = CurrentTime | Decline | Cancel | Abstain
+UnknownDecision: TypeAlias = "Mapping[str, wire.JSON] | Decline | Cancel | Abstain"
+"""The result, as a JSON object, or a refusal."""
+
 ToolCallDecision: TypeAlias = ToolResult | Decline | Cancel | Abstain
 AnyDecision: TypeAlias = (
     Decision | NetworkRule | Grant | Answers | AuthTokens | Attestation | CurrentTime | ToolResult

@@ -24,7 +24,7 @@ from trio_codex.policies._decisions import (
     ToolCallDecision,
     UserInputDecision,
 )
-from trio_codex.policies._policy import KINDS, Policy
+from trio_codex.policies._policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -203,7 +203,7 @@ class Inbox(Policy):
     def __init__(self, *, kinds: Iterable[str] = FOR_PEOPLE, name: str = "inbox") -> None:
         box = _Box()
         wanted = tuple(kinds)
-        if unknown := set(wanted).difference(KINDS):
+        if unknown := set(wanted).difference(_FITTING):
             raise ValueError(f"there are no such kinds of requests: {', '.join(sorted(unknown))}")
         callbacks: dict[str, Any] = {kind: functools.partial(box.ask, kind) for kind in wanted}
         super().__init__(name=name, **callbacks)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, TypeAlias
 
 import attrs
 import trio
 
+from trio_codex._core._arguments import check_type, described, is_async_callable
 from trio_codex.policies._decisions import (
+    Abstain,
     Accept,
+    AnyDecision,
     AttestationDecision,
     AuthRefreshDecision,
     CommandDecision,
@@ -21,6 +25,7 @@ from trio_codex.policies._decisions import (
     ElicitationDecision,
     PermissionsDecision,
     ToolCallDecision,
+    UnknownDecision,
     UserInputDecision,
 )
 from trio_codex.policies._requests import (
@@ -33,6 +38,7 @@ from trio_codex.policies._requests import (
     McpToolApproval,
     PermissionsRequest,
     ToolCallRequest,
+    UnknownRequest,
     UserInputRequest,
 )
 
@@ -45,6 +51,8 @@ ToolCallCallback: TypeAlias = Callable[[ToolCallRequest], Awaitable[ToolCallDeci
 AuthRefreshCallback: TypeAlias = Callable[[AuthRefreshRequest], Awaitable[AuthRefreshDecision]]
 AttestationCallback: TypeAlias = Callable[[AttestationRequest], Awaitable[AttestationDecision]]
 CurrentTimeCallback: TypeAlias = Callable[[CurrentTimeRequest], Awaitable[CurrentTimeDecision]]
+
+UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecision]]
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +73,11 @@ class Policy:
         auth_refresh: Gives fresh tokens. Without one, the server gets an error: there is no denial in the protocol.
         attestation: Attests this client; likewise.
         current_time: Tells the time; likewise.
+        unknown: Answers requests of methods that this version does not know, with the result as a JSON object. Without one,
+            the server gets the JSON-RPC error "method not found".
+
+    Raises:
+        TypeError: A callback is not an async function, nor an object with an async ``__call__``.
     """
 
     name: str | None = None
@@ -77,6 +90,11 @@ class Policy:
     auth_refresh: AuthRefreshCallback | None = None
     attestation: AttestationCallback | None = None
     current_time: CurrentTimeCallback | None = None
+    unknown: UnknownCallback | None = None
+
+    def __attrs_post_init__(self) -> None:
+        for kind in KINDS:
+            _check_callback(kind, getattr(self, kind))
 
     def __bool__(self) -> bool:
         """Whether it decides anything."""
@@ -85,6 +103,36 @@ class Policy:
 
 KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name != "name")
 """The kinds of requests, by the names of the callbacks."""
+
+
+def _check_callback(kind: str, value: object) -> None:
+    """Refuse what could only fail once the server asks."""
+    if value is None or is_async_callable(value):
+        return
+    if isinstance(value, Policy):
+        hint = f"a policy is used whole, as policy=…; combine several with first_of(…, Policy({kind}=…))"
+    elif isinstance(value, AnyDecision | Abstain):
+        hint = f"write an async function that returns {type(value).__name__}(…)"
+    elif inspect.iscoroutine(value):
+        hint = "pass the function itself, without calling it"
+    else:
+        hint = f"write async def {kind}(request): …, and pass it without calling it"
+    raise TypeError(f"Policy({kind}=…) expects an async function, got {described(value)}: {hint}")
+
+
+def check_policies(values: Iterable[object]) -> None:
+    """Check that policies are policies, and not functions or a list.
+
+    Raises:
+        TypeError: One is something else.
+    """
+    for value in values:
+        check_type(
+            "policy",
+            value,
+            Policy,
+            "write Policy(command=…), with an async function for each kind of request",
+        )
 
 
 def name_of(policy: Policy, kind: str) -> str:
@@ -131,6 +179,7 @@ decline_all: Final = Policy(
     auth_refresh=_decline,
     attestation=_decline,
     current_time=_decline,
+    unknown=_decline,
 )
 """Declines everything, without the warning that an unhandled request logs."""
 

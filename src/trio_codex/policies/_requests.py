@@ -267,6 +267,23 @@ class CurrentTimeRequest(OfThread):
     params: wire.CurrentTimeReadParams = attrs.field(repr=False)
 
 
+@attrs.frozen(kw_only=True)
+class UnknownRequest:
+    """The server sends a request of a method that this version does not know.
+
+    Attributes:
+        method: The method.
+        thread_id: The thread that its parameters name, if any.
+        turn_id: The turn that they name, if any.
+        params: Its parameters, as plain JSON.
+    """
+
+    method: str
+    thread_id: str | None
+    turn_id: str | None
+    params: wire.JSON = attrs.field(repr=False)
+
+
 Request: TypeAlias = (
     CommandRequest
     | FileChangeRequest
@@ -277,5 +294,6 @@ Request: TypeAlias = (
     | AuthRefreshRequest
     | AttestationRequest
     | CurrentTimeRequest
+    | UnknownRequest
 )
 """Whatever a policy may be asked."""

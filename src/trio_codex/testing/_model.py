@@ -46,7 +46,7 @@ class MockModel(Script):
     give each its own with :meth:`script`. A request for which nothing is left is answered with ``default``, and
     without one it is refused with HTTP 400 and kept in ``unexpected``.
 
-    It needs hypercorn (``pip install 'trio-codex[testing]'``). It can be entered once. When the scope is left, open
+    It needs hypercorn, which the extra ``testing`` brings. It can be entered once. When the scope is left, open
     streams are dropped, and what the body raised leaves as itself.
 
     Attributes:

@@ -106,7 +106,9 @@ def _configure(listener: socket.socket) -> Config:
     try:
         from hypercorn.config import Config, Sockets
     except ImportError as error:
-        raise ImportError("MockModel needs hypercorn: pip install 'trio-codex[testing]'") from error
+        raise ImportError(
+            "MockModel needs hypercorn, which the extra testing brings; in the checkout of trio-codex: pip install '.[testing]'"
+        ) from error
 
     class LoopbackConfig(Config):
         # Handing over the descriptor by ``bind = "fd://…"`` would make it inheritable, and leak it if we are

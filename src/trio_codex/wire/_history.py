@@ -507,7 +507,7 @@ class RawResponseCompletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RawResponseItemCompletedNotification(Wire):
-    """``RawResponseItemCompletedNotification`` of the protocol."""
+    """Params of the notification ``rawResponseItem/completed``."""
 
     item: ResponseItem
     thread_id: str

@@ -447,8 +447,13 @@ NOTIFICATIONS: Final[Mapping[str, str]] = {
     "windows/worldWritableWarning": "WindowsWorldWritableWarningNotification",
     "windowsSandbox/setupCompleted": "WindowsSandboxSetupCompletedNotification",
     "account/login/completed": "AccountLoginCompletedNotification",
+    "rawResponse/completed": "RawResponseCompletedNotification",
+    "rawResponseItem/completed": "RawResponseItemCompletedNotification",
 }
 """Notifications of the server: the type of their params."""
+
+UNLISTED_NOTIFICATIONS: Final = frozenset({"rawResponse/completed", "rawResponseItem/completed"})
+"""Notifications whose types the schema has, but that its list of notifications leaves out."""
 
 CLIENT_NOTIFICATIONS: Final[Mapping[str, str | None]] = {
     "initialized": None,

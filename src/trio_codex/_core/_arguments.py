@@ -1,0 +1,104 @@
+"""Arguments of the wrong kind: owns the ``TypeError`` that names the argument, what it got, and what to write instead.
+
+Raised where the argument is given, because an error at its first use would come later and from elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable
+from typing import Any, Final, cast
+
+_CO_COROUTINE: Final = inspect.CO_COROUTINE
+
+
+def check_type(name: str, value: object, expected: type, hint: str) -> None:
+    """Check that an argument has the expected type.
+
+    Args:
+        name: The argument.
+        value: Its value.
+        expected: Its type.
+        hint: What to write instead, as a clause in the imperative.
+
+    Raises:
+        TypeError: It has another type.
+    """
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} expects {_a(expected)}, got {described(value)}: {hint}")
+
+
+def check_collection(name: str, value: object, hint: str) -> None:
+    """Check that an argument is a collection, and not a bare string or one of its members.
+
+    Raises:
+        TypeError: It is not a collection.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise TypeError(f"{name} expects a list, got {described(value)}: {hint}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Check that an argument is a positive number.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive.
+    """
+    try:
+        is_positive = value > 0
+    except TypeError:
+        raise TypeError(f"{name} expects a number, got {described(value)}") from None
+    if not is_positive:
+        raise ValueError(f"{name} must be positive, not {value!r}")
+
+
+def positive(_: object, attribute: Any, value: object) -> None:
+    """Check a field of an attrs class that is ``None`` or a positive number.
+
+    Raises:
+        TypeError: It is not a number.
+        ValueError: It is not positive.
+    """
+    if value is not None:
+        check_positive(attribute.name, value)
+
+
+def is_async_callable(value: object) -> bool:
+    """Return whether calling a value makes a coroutine, as far as can be told without calling it.
+
+    An async function, also as a method, under ``functools.partial`` or behind a decorator that says what it wraps; or an
+    object with an async ``__call__``.
+    """
+    while True:
+        if isinstance(value, functools.partial):
+            value = cast("functools.partial[object]", value).func
+        elif _makes_coroutine(value):
+            return True
+        elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
+            value = wrapped
+        else:
+            method = getattr(type(value), "__call__", None)  # noqa: B004  # the method itself, not whether there is one
+            return not isinstance(value, type) and _makes_coroutine(method)
+
+
+def _makes_coroutine(value: object) -> bool:
+    # Not only inspect.iscoroutinefunction(): unittest.mock.AsyncMock has the flag, and is no function.
+    flags = getattr(getattr(value, "__code__", None), "co_flags", 0)
+    return inspect.iscoroutinefunction(value) or (isinstance(flags, int) and bool(flags & _CO_COROUTINE))
+
+
+def described(value: object) -> str:
+    """Describe a value by its kind. What it holds may be a secret, or a prompt, and does not belong in an error."""
+    if value is None:
+        return "None"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if inspect.isfunction(value) or inspect.ismethod(value) or inspect.isbuiltin(value):
+        return f"the function {value.__name__}"
+    return _a(type(value))
+
+
+def _a(kind: type) -> str:
+    return f"{'an' if kind.__name__[:1].lower() in 'aeiou' else 'a'} {kind.__name__}"

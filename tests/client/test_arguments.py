@@ -1,0 +1,242 @@
+"""An argument of the wrong type is a TypeError where it is given, which says what to write instead."""
+
+import functools
+from unittest.mock import AsyncMock
+
+import attrs
+import pytest
+import trio
+
+from trio_codex import Budget, CodexConfig, Policy, connect_codex, errors, open_codex, policies, tool
+from trio_codex.instruments import LogInstrument
+from trio_codex.policies import accept, allow_commands, first_of, logged, with_timeout
+from trio_codex.testing import fake_codex
+
+
+@attrs.frozen
+class Plan:
+    steps: int
+
+
+@tool
+async def lookup(word: str) -> str:
+    await trio.lowlevel.checkpoint()
+    return word
+
+
+async def allow(_):
+    await trio.lowlevel.checkpoint()
+    return accept()
+
+
+# -- clients, threads and turns ------------------------------------------------------------------------------------
+
+POLICY = r"policy expects a Policy, got .*: write Policy\(command=…\)"
+BUDGET = r"budget expects a Budget, got an int: write Budget\(tokens=…\)"
+TOOLS = r"tools expects a list, got .*: write tools=\[…\]"
+
+OF_ALL = [
+    ({"policy": allow}, POLICY),
+    ({"policy": lambda _: accept()}, POLICY),
+    ({"policy": "accept"}, POLICY),
+    ({"policy": accept()}, "policy expects a Policy, got an Accept"),
+    ({"policy": [allow_commands("ls")]}, "policy expects a Policy, got a list"),
+    ({"budget": 100}, BUDGET),
+]
+OF_CLIENTS = [
+    *OF_ALL,
+    ({"config": "gpt-5"}, r"config expects a CodexConfig, got a str: .*thread_start\(model=…\)"),
+    ({"config": {}}, "config expects a CodexConfig, got a dict"),
+    ({"config": CodexConfig}, "config expects a CodexConfig, got the class CodexConfig"),
+    ({"tools": lookup}, "tools expects a list, got a Tool"),
+    ({"tools": "lookup"}, TOOLS),
+    ({"tools": None}, TOOLS),
+    ({"tools": [allow]}, "tools expects tools, got the function allow: put @tool on an async function"),
+    ({"instruments": LogInstrument()}, r"instruments expects a list, got a LogInstrument"),
+    ({"instruments": [LogInstrument]}, "instruments expects an Instrument, got the class LogInstrument"),
+    ({"instruments": ["log"]}, "instruments expects an Instrument, got a str"),
+]
+OF_THREADS = [
+    *OF_ALL,
+    ({"tools": lookup}, "tools expects a list, got a Tool"),
+    ({"tools": ["lookup"]}, "tools expects tools, got a str"),
+]
+OF_TURNS = [
+    *OF_ALL,
+    ({"idle_limit": "1"}, "idle_limit expects a number, got a str"),
+    ({"output_type": Plan(1)}, "output_type expects a type, got a Plan: pass the class Plan itself"),
+    ({"output_type": {"type": "object"}}, "output_type expects a type, got a dict: .*output_schema"),
+    ({"output_type": [int]}, r"output_type expects a type, got a list: write list\[…\]"),
+    ({"output_type": "Plan"}, "output_type expects a type, got a str: pass a class"),
+    ({"output_type": allow}, "output_type expects a type, got the function allow: pass a class"),
+    ({"output_schema": Plan}, "output_schema expects a mapping, got the class Plan: .*output_type"),
+    ({"output_schema": '{"type": "object"}'}, "output_schema expects a mapping, got a str"),
+]
+
+
+def mistakes(table):
+    return pytest.mark.parametrize(("options", "told"), table)
+
+
+@mistakes(OF_CLIENTS)
+async def test_a_client_is_not_started_with_an_argument_of_the_wrong_type(options, told):
+    with pytest.raises(TypeError, match=told):
+        async with open_codex(**options):
+            pass
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(TypeError, match=told):
+            await connect_codex(nursery, ours, **options)
+    await ours.aclose()
+    assert await theirs.receive_some() == b""
+
+
+@mistakes([*OF_THREADS, ({"dynamic_tools": [lookup]}, r"got a Tool: pass it as tools=\[…\]")])
+async def test_a_thread_is_not_started_with_an_option_of_the_wrong_type(options, told):
+    async with fake_codex() as (codex, server):
+        with pytest.raises(TypeError, match=told):
+            await codex.thread_start(**options)
+        assert server.unexpected() == []
+
+
+@mistakes(OF_THREADS)
+async def test_neither_is_one_resumed_or_forked(options, told):
+    async with fake_codex() as (codex, server):
+        with pytest.raises(TypeError, match=told):
+            await codex.thread_resume("thread-1", **options)
+        with pytest.raises(TypeError, match=told):
+            await codex.thread_fork("thread-1", **options)
+        assert server.unexpected() == []
+
+
+@mistakes(OF_TURNS)
+async def test_a_turn_is_not_started_with_an_option_of_the_wrong_type(options, told):
+    async with fake_codex() as (codex, server):
+        thread = await codex.thread_start()
+        with pytest.raises(TypeError, match=told):
+            await thread.run("hi", **options)
+        with pytest.raises(TypeError, match=told):
+            thread.turn("hi", **options)
+        assert server.unexpected() == []
+
+
+async def test_the_config_of_a_thread_is_a_mapping():
+    async with fake_codex() as (codex, _):
+        assert (await codex.thread_start(config={"model_verbosity": "low"})).id
+
+
+async def test_neither_is_a_review_or_a_goal():
+    async with fake_codex() as (codex, server):
+        thread = await codex.thread_start()
+        with pytest.raises(TypeError, match=POLICY):
+            thread.review(policy=allow)
+        with pytest.raises(TypeError, match=POLICY):
+            thread.goal("ship it", policy=allow)
+        assert server.unexpected() == []
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda: CodexConfig(event_buffer=1), "event_buffer expects an EventBuffer, got an int"),
+        (lambda: CodexConfig(env="A=1"), 'env expects a Mapping, got a str: write env={"NAME": "value"}'),
+        (lambda: CodexConfig(env={"A": 1}), r"env\['A'\] expects a str, got an int"),
+        (lambda: Budget(tokens="100"), "tokens expects a number, got a str"),
+        (lambda: tool(lookup.function, limit="2"), "limit expects a number, got a str"),
+        (lambda: tool(lookup.function, namespace=1), "namespace expects a Namespace, got an int"),
+        (lambda: tool(len), "a tool is an async function, got the function len: write async def"),
+    ],
+)
+def test_a_value_that_is_made_of_the_wrong_types_is_refused_when_it_is_made(make, told):
+    with pytest.raises(TypeError, match=told):
+        make()
+
+
+# -- policies ------------------------------------------------------------------------------------------------------
+
+
+async def coroutine():
+    await trio.lowlevel.checkpoint()
+
+
+class Desk:
+    async def __call__(self, request):
+        return await allow(request)
+
+    async def decide(self, request):
+        return await allow(request)
+
+
+def decorated(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("kind", ["command", "file_change", "user_input", "current_time"])
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        (allow_commands("ls"), r"got a Policy: .* combine several with first_of\(…, Policy\({kind}=…\)\)"),
+        (accept(), r"got an Accept: write an async function that returns Accept\(…\)"),
+        (policies.abstain(), r"got an Abstain: write an async function that returns Abstain\(…\)"),
+        (lambda _: accept(), r"got the function <lambda>: write async def {kind}\(request\): …"),
+        (accept, "got the function accept: write async def"),
+        (Desk, "got the class Desk: write async def"),
+        (True, "got a bool: write async def"),
+        ("accept", "got a str: write async def"),
+    ],
+)
+def test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made(kind, callback, told):
+    with pytest.raises(
+        TypeError, match=rf"Policy\({kind}=…\) expects an async function, {told}".format(kind=kind)
+    ):
+        Policy(**{kind: callback})
+
+
+def test_a_callback_that_was_called_is_refused_with_the_advice_not_to():
+    called = coroutine()
+    with pytest.raises(TypeError, match="got a coroutine: pass the function itself, without calling it"):
+        Policy(command=called)
+    called.close()
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        allow,
+        Desk(),
+        Desk().decide,
+        functools.partial(allow),
+        functools.partial(Desk()),
+        decorated(allow),
+        decorated(functools.partial(allow)),
+        AsyncMock(return_value=accept()),
+    ],
+    ids=["function", "object", "method", "partial", "partial object", "decorated", "both", "mock"],
+)
+async def test_whatever_makes_a_coroutine_is_a_callback(callback):
+    assert await Policy(command=callback).command(None) == accept()
+
+
+@pytest.mark.parametrize("make", [first_of, logged, lambda given: with_timeout(given, 1)])
+@pytest.mark.parametrize(
+    "given", [allow, [allow_commands("ls")], accept()], ids=["function", "list", "decision"]
+)
+def test_a_policy_is_made_of_policies_and_of_nothing_else(make, given):
+    with pytest.raises(TypeError, match=POLICY):
+        make(given)
+
+
+# -- what is read too early ----------------------------------------------------------------------------------------
+
+
+def test_a_result_that_is_read_too_early_says_to_wait():
+    turn = errors.TurnActive("thread-1", "turn-1", "turn")
+    assert str(turn).endswith(
+        "so it has no result yet; await turn.wait() first, or read the result after its scope"
+    )
+    assert "await goal.wait() first" in str(errors.TurnActive("thread-1", None, "goal"))
+    assert "has an open turn (turn-1); wait for its end" in str(errors.TurnActive("thread-1", "turn-1"))
