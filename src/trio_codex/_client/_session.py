@@ -191,7 +191,8 @@ class Session:
         answer = None
         timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout
         try:
-            return decode(method, await call.answer_within(timeout))
+            answer = await call.answer_within(timeout)
+            return decode(method, answer)
         except RpcError:
             # That is an answer, too, and nothing was made that would have to be undone.
             answer = msgspec.Raw()
