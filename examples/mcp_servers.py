@@ -18,7 +18,7 @@ async def main() -> None:
     """Run the example."""
     server = mcp_server()
     overrides = [f"mcp_servers.notes.{key}={json.dumps(value)}" for key, value in server.items()]
-    overrides.append('mcp_servers.broken.command="/nonexistent"')
+    overrides.append('mcp_servers.broken.command="/nonexistent/server"')
     async with example_config("mcp_servers") as config:
         config = attrs.evolve(config, config_overrides=overrides)
         async with open_codex(config) as codex, await codex.thread_start() as thread:

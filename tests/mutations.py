@@ -141,7 +141,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G3", "an opening whose answer cannot be read is not undone", "_client/_opening.py",
-        "            await undo(answer)\n", "            pass\n",
+        "        await undo(answer)\n", "        pass\n",
         "tests/client/test_opening.py::test_an_opening_whose_answer_cannot_be_read_is_undone",
     ),
     Mutation(

@@ -208,7 +208,7 @@ async def test_what_goes_wrong_is_an_error_on_its_span():
     turn, refused, session = map(telemetry.span, ("codex.turn", "model/list", "codex.session"))
     assert {span.status.status_code for span in (turn, refused, session)} == {StatusCode.ERROR}
     assert refused.attributes["rpc.jsonrpc.error_code"] == -32001
-    assert refused.attributes["error.type"] == "ServerBusyError"
+    assert refused.attributes["error.type"] == "RetryLimitExceededError"
     assert session.attributes["error.type"] == "ConnectionBroken"
     assert telemetry.metric("codex.lines.discarded") == {("not JSON",): 1}
     instrument = telemetry.instrument
@@ -254,12 +254,12 @@ async def test_tokens_and_how_long_an_interrupt_took_are_measured():
 
 
 async def refuse_once(server):
-    await (await server.expect("thread/list")).refuse("busy", -32001)
+    await (await server.expect("thread/list")).refuse("the retry limit was reached", -32001)
     await (await server.expect("thread/list")).answer(data=[])
 
 
 async def refuse(server):
-    await (await server.expect("model/list")).refuse("busy", -32001)
+    await (await server.expect("model/list")).refuse("the retry limit was reached", -32001)
 
 
 async def test_what_the_server_asks_in_a_form_of_its_own_makes_a_span_all_the_same():

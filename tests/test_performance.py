@@ -160,7 +160,7 @@ async def cost_of_an_event(counter, thread, read=True, number=0):
 
 
 @pytest.mark.parametrize(
-    ("read", "most"), [(True, 22.5), (False, 18)], ids=["params read", "params not read"]
+    ("read", "most"), [(True, 24), (False, 20)], ids=["params read", "params not read"]
 )
 async def test_an_event_takes_no_more_calls_than_it_took(traffic, read, most):
     async with client(traffic) as (_, thread):
@@ -336,7 +336,7 @@ def test_an_import_loads_no_more_modules_and_builds_no_more_classes_than_it_did(
     """Each module takes some 0.3 ms, each class of attrs as much."""
     loaded = "import sys, trio_codex; print(sum(name.startswith('trio_codex') for name in sys.modules))"
     assert number_printed_by(loaded) <= 80
-    assert number_printed_by(CLASSES_BUILT) <= 46
+    assert number_printed_by(CLASSES_BUILT) <= 48
 
 
 # -- the benchmarks themselves -----------------------------------------------------------------------------------------

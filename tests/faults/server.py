@@ -402,6 +402,7 @@ def strike(where):
 
 
 def write(where, message):
+    global fault
     line = line_of(message)
     if where != point or not fault:
         put(line)
@@ -416,7 +417,9 @@ def write(where, message):
         put(line)
         strike(where)
     else:
-        for part in REPLIES[fault.partition(":")[2]](message):
+        # Once: what is asked again is answered.
+        reply, fault = REPLIES[fault.partition(":")[2]], ""
+        for part in reply(message):
             put(line_of(part))
 
 

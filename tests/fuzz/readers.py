@@ -15,7 +15,15 @@ MODULES = ["_core._framing", "_core._rpc", "_core._json", "wire._convert", "wire
 with atheris.instrument_imports(include=[f"trio_codex.{name}" for name in MODULES]):
     from trio_codex import wire
     from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine
-    from trio_codex._core._rpc import Junk, Notification, OversizeNotification, Reply, RpcState, ServerRequest
+    from trio_codex._core._rpc import (
+        Junk,
+        LateReply,
+        Notification,
+        OversizeNotification,
+        Reply,
+        RpcState,
+        ServerRequest,
+    )
     from trio_codex.errors import DecodeError, RemoteProtocolError, RpcError
     from trio_codex.wire import _convert
 
@@ -60,6 +68,8 @@ def rpc(data):
                 waiting.remove(token)
                 assert (result is None) != (error is None)
                 assert error is None or isinstance(error, RpcError | RemoteProtocolError)
+            case LateReply(token=token):
+                assert token == "c"
             case ServerRequest(id=request_id):
                 assert request_id not in asked
                 asked.add(request_id)

@@ -52,6 +52,11 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
     check_type("event_buffer", value, EventBuffer, "write EventBuffer(events=…, size=…)")
 
 
+def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Replace a leading ``~`` by a home directory, and leave every other path as it was given."""
+    return expand(path) if os.fspath(path).startswith("~") else path
+
+
 @attrs.frozen
 class EventBuffer:
     """Bounds of what waits for one consumer. Past either, its iteration fails with ``SubscriptionOverflow``.
@@ -111,14 +116,14 @@ class CodexConfig:
     )
     config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
     cwd: str | os.PathLike[str] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(expand)
+        default=None, converter=attrs.converters.optional(_home_expanded)
     )
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
     guard: bool = True
     guard_python: str | os.PathLike[str] | None = None
     codex_home: str | os.PathLike[str] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(expand)
+        default=None, converter=attrs.converters.optional(_home_expanded)
     )
     client_name: str = "trio_codex"
     client_title: str = "trio-codex"
