@@ -284,6 +284,11 @@ MUTATIONS = [
         "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does",
     ),
     Mutation(
+        "G9", "a pattern for git accepts what the repository names", "policies/_commands.py",
+        'pattern for pattern in read if pattern.program != "git"', "pattern for pattern in read",
+        "tests/policies/test_commands.py::test_a_pattern_for_git_accepts_nothing_and_warns_unless_repositories_are_trusted",
+    ),
+    Mutation(
         "G9", "an accepted git has any options", "policies/_git.py",
         'argument.startswith("-") and not options.fullmatch(argument)', "False",
         "tests/policies/test_git.py::test_only_options_that_are_known_to_read_are_accepted",

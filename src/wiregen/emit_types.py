@@ -95,7 +95,7 @@ class _Module:
             "",
             "import attrs",
             "",
-            "from trio_codex.wire._base import JSON, Null, Shape, Wire, empty_dict, empty_list",
+            "from trio_codex.wire._base import JSON, Null, Page, Shape, Wire, empty_dict, empty_list",
             *_imports(self.needed, home),
             "from trio_codex.wire._unknown import UnknownVariant",
             "",
@@ -125,7 +125,8 @@ class _Module:
     def _class(self, class_: ir.Class) -> list[str]:
         described = [field for field in class_.fields if field.doc or field.experimental or field.clears]
         section = "\n".join(["Attributes:", *(entry(field.name, field_doc(field)) for field in described)])
-        lines = ["", _DECORATOR, f"class {class_.name}(Wire):"]
+        is_page = {"data", "next_cursor"} <= {field.name for field in class_.fields}
+        lines = ["", _DECORATOR, f"class {class_.name}({'Page' if is_page else 'Wire'}):"]
         lines += docstring(
             class_.doc or self._summary(class_),
             experimental(class_),

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+from functools import partial
 
 import asked
 import pytest
@@ -12,8 +13,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from trio_codex import policies, wire
-from trio_codex.policies import Abstain, Accept, allow_commands
+from trio_codex.policies import Abstain, Accept
 from trio_codex.policies._shell import command_of, plain_command
+
+allow_commands = partial(policies.allow_commands, trust_repositories=True)
+"""Here git is a program like any other: only the words count."""
 
 PATTERNS = ("git status", "git show *", "ls ...", "grep -e '*' * ...", ["echo", "*", ...])
 
@@ -32,6 +36,18 @@ def accepts(policy, line, **more):
 
 def in_shell(line, shell="/bin/bash", option="-lc"):
     return shlex.join([shell, option, line])
+
+
+async def test_a_pattern_for_git_accepts_nothing_and_warns_unless_repositories_are_trusted():
+    for pattern in ("git status", ["/usr/bin/git", "log", ...]):
+        with pytest.warns(UserWarning, match=r"allow_git\(\)") as warned:
+            policy = policies.allow_commands(pattern, "ls ...")
+        assert warned[0].filename == __file__
+        line = pattern if isinstance(pattern, str) else "/usr/bin/git log"
+        assert await decide(policy, line) == Abstain()
+        assert await decide(policy, "ls -a") == Accept(rule="allow_commands: ls ...")
+        trusting = policies.allow_commands(pattern, trust_repositories=True)
+        assert isinstance(await decide(trusting, line), Accept)
 
 
 # -- patterns ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -24,9 +25,12 @@ CommandPattern: TypeAlias = "str | Iterable[str | EllipsisType]"
 
 
 def allow_commands(
-    *patterns: CommandPattern, cwd_below: str | os.PathLike[str] | None = None, name: str = "allow_commands"
+    *patterns: CommandPattern,
+    cwd_below: str | os.PathLike[str] | None = None,
+    trust_repositories: bool = False,
+    name: str = "allow_commands",
 ) -> Policy:
-    """Make a policy that accepts commands that match one of the patterns, once each, and abstains from all others.
+    """Create a policy that accepts commands that match one of the patterns, once each, and abstains from all others.
 
     A pattern matches a list of arguments, never a part of a text. A string is split as a shell would, and every word of it
     stands for itself, but for two that are not quoted:
@@ -48,13 +52,15 @@ def allow_commands(
     Limits: a pattern sees arguments, not what a program does. ``find ...`` also allows ``find . -delete``; ``env``, ``sudo``,
     ``xargs``, ``bash`` are as wide as whatever they run. Many programs run what they find in files that the agent can write,
     and an accepted command runs outside the sandbox: ``git status`` runs what ``.git/config`` names, ``make`` the ``Makefile``,
-    ``pytest`` the ``conftest.py``. Accept only programs that take nothing from such files. For git there is :func:`allow_git`.
+    ``pytest`` the ``conftest.py``. Accept only programs that take nothing from such files. A pattern for git therefore accepts
+    nothing, and a warning says so; use :func:`allow_git`.
     Which program the shell finds by a name is up to its start files and ``PATH``.
 
     Args:
         patterns: What to accept.
         cwd_below: Accept only what would run in this directory or below it. It is resolved when the policy is made, and
             the directory of the command when the server asks, as :func:`allow_paths` says.
+        trust_repositories: Accept git as well. Set it only if no agent can write to the repository, its configuration included.
         name: By which the audit calls it.
 
     Raises:
@@ -63,6 +69,13 @@ def allow_commands(
         OSError: ``cwd_below`` leads through a loop of links, or a directory that this process may not search.
     """
     read = tuple(map(_pattern, patterns))
+    if not trust_repositories and any(pattern.program == "git" for pattern in read):
+        warnings.warn(
+            "patterns for git accept nothing: git runs programs that the repository names; use allow_git(), "
+            "or trust_repositories=True if no agent can write to the repository",
+            stacklevel=2,
+        )
+        read = tuple(pattern for pattern in read if pattern.program != "git")
     directory = None if cwd_below is None else Roots([cwd_below])
 
     async def allow_commands(request: CommandRequest) -> Accept | Abstain:
@@ -110,6 +123,11 @@ class _Pattern:
     words: tuple[str | _One, ...]
     more: bool
     shown: str
+
+    @property
+    def program(self) -> str:
+        """The name of the program, without its directory."""
+        return str(self.words[0]).rpartition("/")[2]
 
     def matches(self, argv: tuple[str, ...]) -> bool:
         if len(argv) < len(self.words) or (len(argv) > len(self.words) and not self.more):

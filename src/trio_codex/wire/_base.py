@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAl
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     Fields: TypeAlias = tuple[attrs.Attribute[Any], ...]
 else:
@@ -121,6 +121,31 @@ class Wire:
             TypeError: There is no such field.
         """
         return attrs.evolve(self, **changes)  # type: ignore[misc]  # a subclass is an attrs class
+
+
+class Page(Wire):
+    """A page of a list: its items, and where the next page begins. It has the length of ``data`` and iterates over it."""
+
+    __slots__ = ()
+    if TYPE_CHECKING:
+
+        @property
+        def data(self) -> Sequence[Any]:
+            """The items."""
+            ...
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.data[index]
+
+    def __bool__(self) -> bool:
+        # An answer without items is an answer.
+        return True
 
 
 def empty_list() -> list[Any]:

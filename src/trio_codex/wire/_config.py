@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire._base import JSON, Shape, Wire, empty_dict, empty_list
+from trio_codex.wire._base import JSON, Page, Shape, Wire, empty_dict, empty_list
 from trio_codex.wire._unknown import UnknownVariant
 
 if TYPE_CHECKING:
@@ -840,7 +840,7 @@ class ExperimentalFeatureListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ExperimentalFeatureListResponse(Wire):
+class ExperimentalFeatureListResponse(Page):
     """Result of the request ``experimentalFeature/list``.
 
     Attributes:
@@ -1074,7 +1074,7 @@ class PermissionProfileListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class PermissionProfileListResponse(Wire):
+class PermissionProfileListResponse(Page):
     """Result of the request ``permissionProfile/list``.
 
     Attributes:

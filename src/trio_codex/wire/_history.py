@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire._base import JSON, Null, Shape, Wire, empty_list
+from trio_codex.wire._base import JSON, Null, Page, Shape, Wire, empty_list
 from trio_codex.wire._turns import MultiAgentModeValue
 from trio_codex.wire._unknown import UnknownVariant
 
@@ -810,7 +810,7 @@ class ThreadItemsListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadItemsListResponse(Wire):
+class ThreadItemsListResponse(Page):
     """Result of the request ``thread/items/list``.
 
     Attributes:
@@ -926,7 +926,7 @@ class ThreadListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadListResponse(Wire):
+class ThreadListResponse(Page):
     """Result of the request ``thread/list``.
 
     Attributes:
@@ -1192,7 +1192,7 @@ class ThreadSearchOccurrencesParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadSearchOccurrencesResponse(Wire):
+class ThreadSearchOccurrencesResponse(Page):
     """Result of the request ``thread/searchOccurrences``.
 
     Experimental.
@@ -1246,7 +1246,7 @@ class ThreadSearchParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadSearchResponse(Wire):
+class ThreadSearchResponse(Page):
     """Result of the request ``thread/search``.
 
     Experimental.
@@ -1305,7 +1305,7 @@ class ThreadTimelineListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadTimelineListResponse(Wire):
+class ThreadTimelineListResponse(Page):
     """Experimental: a bounded timeline page with its resolved opening voice state."""
 
     data: Sequence[ThreadTimelineEntry]
@@ -1343,7 +1343,7 @@ class ThreadTurnsListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadTurnsListResponse(Wire):
+class ThreadTurnsListResponse(Page):
     """Result of the request ``thread/turns/list``.
 
     Attributes:
@@ -1438,7 +1438,7 @@ class TurnStartedThreadTimelineEntry(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class TurnsPage(Wire):
+class TurnsPage(Page):
     """``TurnsPage`` of the protocol."""
 
     data: Sequence[Turn]

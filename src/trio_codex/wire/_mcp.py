@@ -10,7 +10,7 @@ from typing import ClassVar, TypeAlias
 
 import attrs
 
-from trio_codex.wire._base import JSON, Shape, Wire
+from trio_codex.wire._base import JSON, Page, Shape, Wire
 from trio_codex.wire._unknown import UnknownVariant
 
 
@@ -90,7 +90,7 @@ class ListMcpServerStatusParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ListMcpServerStatusResponse(Wire):
+class ListMcpServerStatusResponse(Page):
     """Result of the request ``mcpServerStatus/list``.
 
     Attributes:

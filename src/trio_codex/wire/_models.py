@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from trio_codex.wire._base import Shape, Wire, empty_list
+from trio_codex.wire._base import Page, Shape, Wire, empty_list
 
 if TYPE_CHECKING:
     from trio_codex.wire._items import ReasoningEffort
@@ -282,7 +282,7 @@ class ModelListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ModelListResponse(Wire):
+class ModelListResponse(Page):
     """Result of the request ``model/list``.
 
     Attributes:

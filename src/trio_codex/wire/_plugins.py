@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire._base import Shape, Wire, empty_list
+from trio_codex.wire._base import Page, Shape, Wire, empty_list
 from trio_codex.wire._unknown import UnknownVariant
 
 if TYPE_CHECKING:
@@ -496,7 +496,7 @@ class AppsListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class AppsListResponse(Wire):
+class AppsListResponse(Page):
     """Experimental: app list response.
 
     Attributes:
@@ -1265,7 +1265,7 @@ class PluginSearchParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class PluginSearchResponse(Wire):
+class PluginSearchResponse(Page):
     """Result of the request ``plugin/search``.
 
     Experimental.

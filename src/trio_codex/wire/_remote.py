@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import attrs
 
-from trio_codex.wire._base import Shape, Wire, empty_list
+from trio_codex.wire._base import Page, Shape, Wire, empty_list
 
 if TYPE_CHECKING:
     from trio_codex.wire._session import RemoteControlConnectionStatus
@@ -407,7 +407,7 @@ class RemoteControlClientsListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class RemoteControlClientsListResponse(Wire):
+class RemoteControlClientsListResponse(Page):
     """Result of the request ``remoteControl/client/list``.
 
     Experimental.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire._base import JSON, Null, Shape, Wire
+from trio_codex.wire._base import JSON, Null, Page, Shape, Wire
 from trio_codex.wire._unknown import UnknownVariant
 
 if TYPE_CHECKING:
@@ -537,7 +537,7 @@ class ProjectListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ProjectListResponse(Wire):
+class ProjectListResponse(Page):
     """Result of the request ``project/list``.
 
     Experimental.
@@ -799,7 +799,7 @@ class ThreadAttachmentListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadAttachmentListResponse(Wire):
+class ThreadAttachmentListResponse(Page):
     """One page of attachments associated with the requested thread."""
 
     data: Sequence[ThreadAttachment]
@@ -842,7 +842,7 @@ class ThreadAttachmentOwnerListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadAttachmentOwnerListResponse(Wire):
+class ThreadAttachmentOwnerListResponse(Page):
     """One page of matching owners, including threads without their own user messages."""
 
     data: Sequence[ThreadAttachmentOwner]
@@ -955,7 +955,7 @@ class ThreadBackgroundTerminalsListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadBackgroundTerminalsListResponse(Wire):
+class ThreadBackgroundTerminalsListResponse(Page):
     """Result of the request ``thread/backgroundTerminals/list``.
 
     Experimental.
@@ -1217,7 +1217,7 @@ class ThreadLoadedListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadLoadedListResponse(Wire):
+class ThreadLoadedListResponse(Page):
     """Result of the request ``thread/loaded/list``.
 
     Attributes:
@@ -1433,7 +1433,7 @@ class ThreadQueueListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadQueueListResponse(Wire):
+class ThreadQueueListResponse(Page):
     """Result of the request ``thread/queue/list``.
 
     Experimental.
@@ -1658,7 +1658,7 @@ class ThreadSectionListParams(Wire):
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
-class ThreadSectionListResponse(Wire):
+class ThreadSectionListResponse(Page):
     """One page of independently persisted thread sections.
 
     Attributes:
