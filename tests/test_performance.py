@@ -159,9 +159,7 @@ async def cost_of_an_event(counter, thread, read=True, number=0):
     return (long.count - short.count) / (LONG - SHORT)
 
 
-@pytest.mark.parametrize(
-    ("read", "most"), [(True, 24), (False, 20)], ids=["params read", "params not read"]
-)
+@pytest.mark.parametrize(("read", "most"), [(True, 24), (False, 20)], ids=["params read", "params not read"])
 async def test_an_event_takes_no_more_calls_than_it_took(traffic, read, most):
     async with client(traffic) as (_, thread):
         calls = await cost_of_an_event(Calls, thread, read)
