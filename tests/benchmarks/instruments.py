@@ -53,7 +53,7 @@ def open_telemetry(setting):
 def recorder(setting):
     from trio_codex.recording import Recorder
 
-    return [Recorder(f"{setting.directory}/recording.jsonl")]
+    return [Recorder(f"{setting.directory}/recording.jsonl", overwrite=True)]
 
 
 CASES = {
