@@ -151,7 +151,8 @@ class ConnectionBroken(CodexError):
         reason: Why it ended, in one sentence.
         phase: What the client was doing: ``"start"``, ``"running"`` or ``"close"``.
         pid: The process id of the server, if this client started it.
-        returncode: Its exit status, negative for a signal; ``None`` if it was still running or this client did not start it.
+        returncode: Its exit status, negative for a signal; ``None`` if it was still running or this client did not
+            start it.
         stderr_tail: The last lines it wrote to stderr.
     """
 
@@ -313,8 +314,8 @@ class UnsupportedMethod(InvalidRequestError):
 class ThreadInUse(InvalidRequestError):
     """Another server has the thread open. Only one server at a time can write to a thread.
 
-    The thread becomes available once that server exits or unloads it. Leaving the thread's scope there does not unload it
-    immediately.
+    The thread becomes available once that server exits or unloads it. Leaving the thread's scope there does not
+    unload it immediately.
     """
 
 

@@ -130,8 +130,8 @@ class Codex:
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
         """Subscribe to notifications of the whole connection: the given methods, or all.
 
-        Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings, are
-        delivered first: the latest 64, up to 64 KiB in total.
+        Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings,
+        are delivered first: the latest 64, up to 64 KiB in total.
         An unreadable line is reported as ``trio_codex/junk``, and a server request with an unknown method as
         ``trio_codex/unknownServerRequest``.
 
@@ -148,7 +148,7 @@ class Codex:
             self._session.router.unlisten(events)
 
     async def wait_closed(self) -> CodexError:
-        """Wait until the connection ends, and return the reason. The client's own scope is not cancelled when that happens."""
+        """Wait until the connection ends, and return the reason. This does not cancel the client's scope."""
         return (await self._session.connection.wait_dead()).exception()
 
     async def aclose(self) -> None:
@@ -183,16 +183,18 @@ class Codex:
         sandbox: Sandbox | wire.SandboxPolicy | str | None = None,
         permission_profile: str | None = None,
     ) -> AbstractAsyncContextManager[RemoteProcess]:
-        """Run a command on the server, without a thread or a model, as a scope. Yields a :class:`RemoteProcess` once it runs.
+        """Run a command on the server as a scope, without a thread or a model.
 
-        No approval is requested: the command is yours, not the agent's. It has no timeout. If the scope exits while the
-        command runs or starts, its process group is killed and the exit is confirmed, within ``interrupt_grace``; after that,
-        ``on_stuck_turn`` applies. A child in a session of its own (``setsid``) escapes unless the sandbox contains it; on
-        Linux it ends with the server.
+        The scope yields a :class:`RemoteProcess` once the command runs.
+
+        No approval is requested: the command is yours, not the agent's. It has no timeout. If the scope exits while
+        the command runs or starts, its process group is killed and the exit is confirmed, within ``interrupt_grace``;
+        after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``) escapes unless the sandbox
+        contains it; on Linux it ends with the server.
 
         Args:
             argv: The command and its arguments. No shell is involved.
-            cwd: The working directory. It defaults to the server's, which is also the base of relative paths and ``~``.
+            cwd: The working directory; by default the server's. The server resolves relative paths and ``~``.
             env: Overrides for the environment the server provides; ``None`` as a value removes a variable.
             stdin: Whether the command has an input stream. Without one it reads end of file immediately.
             tty: Run the command in a terminal of its own.
@@ -231,13 +233,13 @@ class Codex:
     def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
         """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
-        Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving the scope
-        stops the watch on the server, even if this is cancelled while the watch starts.
+        Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
+        the scope stops the watch on the server, even if this is cancelled while the watch starts.
 
         Args:
-            path: The path to watch. A relative path is resolved against the working directory in which the server was started,
-                regardless of any later ``os.chdir``; ``~`` is the server's home directory. With :func:`connect_codex`, both
-                are what a server started here at the time of that call would have used.
+            path: The path to watch. A relative path is resolved against the working directory in which the server was
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
+                :func:`connect_codex`, both are what a server started here at the time of that call would have used.
 
         Raises:
             ValueError: The base of the path is unknown.
@@ -261,8 +263,8 @@ class Codex:
             The thread.
 
         Raises:
-            ValueError: Options conflict, two tools have the same name, or tools were given with ``experimental_api`` off;
-                nothing was sent.
+            ValueError: Options conflict, two tools have the same name, or tools were given with ``experimental_api``
+                off; nothing was sent.
             TypeError: An option has the wrong type, or a tool has no valid schema; nothing was sent.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
@@ -271,8 +273,8 @@ class Codex:
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Reopen a stored thread, including one created by another process.
 
-        If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given policy and
-        tools handle the thread's requests, including requests that were parked earlier.
+        If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
+        policy and tools handle the thread's requests, including requests that were parked earlier.
 
         If this is cancelled after the request was sent, the client unsubscribes from the thread before ``Cancelled``
         propagates.
@@ -296,8 +298,8 @@ class Codex:
 
         Args:
             thread_id: The id of the thread to fork.
-            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which follows the
-                server's configuration.
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
@@ -443,8 +445,8 @@ class Codex:
     async def login_chatgpt(self) -> LoginHandle:
         """Start a login that the user completes in a browser on the server's machine.
 
-        The server allows one such login at a time. A new one ends the pending one, even if another client started it. If this
-        is cancelled after the request was sent, the login is cancelled too.
+        The server allows one such login at a time. A new one ends the pending one, even if another client started it.
+        If this is cancelled after the request was sent, the login is cancelled too.
 
         Raises:
             CodexError: As in :meth:`request`, and ``DecodeError``.

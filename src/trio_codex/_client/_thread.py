@@ -45,9 +45,9 @@ T = TypeVar("T")
 class Thread:
     """One conversation with an agent, stored by the server.
 
-    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an async
-    context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a thread in
-    this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
+    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
+    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
+    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -97,8 +97,9 @@ class Thread:
 
         Args:
             value: The input.
-            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a combination of
-                those. The agent receives its JSON Schema, and ``output`` of the result is the parsed value.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
             **options: See :class:`TurnOptions`.
 
         Returns:
@@ -106,7 +107,8 @@ class Thread:
 
         Raises:
             TurnFailed: The turn failed.
-            OutputError: The final response does not match ``output_type``, or the turn was interrupted before there was one.
+            OutputError: The final response does not match ``output_type``, or the turn was interrupted before there
+                was one.
             TurnLost: The connection ended first.
             TurnActive: The thread has an open turn.
             TurnStalled: The turn was silent for longer than ``idle_limit``.
@@ -143,13 +145,14 @@ class Thread:
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         """Run a turn as a scope.
 
-        If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and commands it
-        started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
+        If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and
+        commands it started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
 
         Args:
             value: The input.
-            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a combination of
-                those. The agent receives its JSON Schema, and ``output`` of the result is the parsed value.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
             **options: See :class:`TurnOptions`.
 
         Returns:
@@ -160,8 +163,10 @@ class Thread:
             ThreadClosed: The thread's scope has exited.
             TurnLost: The end of the turn was not observed, and the body returned normally.
             TurnStalled: The turn was silent for longer than ``idle_limit``; the body was cancelled.
-            PolicyError: A policy callback raised, or returned something that is not a decision; the body was cancelled.
-            BudgetExceeded: The turn exceeded a budget and was interrupted, or a budget was already used up and nothing was sent.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            BudgetExceeded: The turn exceeded a budget and was interrupted, or a budget was already used up and
+                nothing was sent.
             LocalProtocolError: The input cannot be sent; nothing was sent.
             ServerTooOld: The server would ignore an option; nothing was sent.
             ValueError: Options conflict; nothing was sent.
@@ -208,8 +213,8 @@ class Thread:
         ``InvalidRequestError``. To keep the review out of this thread, start another thread and review there.
 
         Args:
-            target: What to review: a protocol target, such as ``wire.BaseBranchReviewTarget``, or instructions as a string.
-                The default is all uncommitted changes.
+            target: What to review: a protocol target, such as ``wire.BaseBranchReviewTarget``, or instructions as a
+                string. The default is all uncommitted changes.
             policy: As in :meth:`turn`.
 
         Returns:
@@ -232,10 +237,11 @@ class Thread:
     def goal(
         self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
     ) -> AbstractAsyncContextManager[Goal]:
-        """Pursue a goal as a scope: the server runs one turn after another until the agent reports that the goal is reached.
+        """Pursue a goal as a scope: the server runs turn after turn until the agent reports success.
 
-        Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this goal started,
-        just as leaving a turn does. The goal remains stored with the thread. A goal the thread already has is replaced.
+        Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this
+        goal started, just as leaving a turn does. The goal remains stored with the thread. A goal the thread already
+        has is replaced.
 
         Args:
             objective: The objective, at most 4,000 characters.
@@ -251,7 +257,8 @@ class Thread:
             BudgetExceeded: Its turns exceeded the budget of the thread or the client, or one was already used up.
             ThreadClosed: The thread's scope has exited.
             TurnLost: The end of the goal was not observed, and the body returned normally.
-            PolicyError: A policy callback raised, or returned something that is not a decision; the body was cancelled.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
             TypeError: ``policy`` is not a policy; nothing was sent.
             CodexError: As for any request.
         """
@@ -282,12 +289,12 @@ class Thread:
     async def shell_command(self, command: str) -> wire.CommandExecutionThreadItem:
         """Run a command in the thread's shell, **without a sandbox**, even if the thread has one.
 
-        The command has all the rights of the server, so it can do what a read-only thread cannot. The model sees the command
-        and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
+        The command has all the rights of the server, so it can do what a read-only thread cannot. The model sees the
+        command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
-        On an idle thread the command is a turn of its own: if this is cancelled, that turn is interrupted and has ended before
-        ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be stopped separately: if
-        this is cancelled, the command keeps running until it or the turn ends.
+        On an idle thread the command is a turn of its own: if this is cancelled, that turn is interrupted and has
+        ended before ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately: if this is cancelled, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -370,8 +377,8 @@ class Thread:
         If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
 
         Args:
-            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which follows the
-                server's configuration.
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
 
         Raises:
             ValueError: Options conflict; nothing was sent.
@@ -422,7 +429,7 @@ class Thread:
 
     @property
     def usage(self) -> TokenUsage | None:
-        """Tokens used by the thread's turns since this client opened it, including agents; ``None`` if none were reported."""
+        """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
         return self._state.meter.usage
 
     async def archive(self) -> None:
@@ -436,8 +443,8 @@ class Thread:
     async def unsubscribe(self) -> None:
         """Stop receiving events of the thread.
 
-        A running turn continues, but its end is not observed: its scope treats the turn as stuck. Starting a turn raises
-        ``ThreadClosed`` until the thread is resumed.
+        A running turn continues, but its end is not observed: its scope treats the turn as stuck. Starting a turn
+        raises ``ThreadClosed`` until the thread is resumed.
 
         Raises:
             CodexError: As for any request.
