@@ -78,8 +78,8 @@ class TurnState:
         reducer: What is known of its outcome.
         events: The buffer of whoever listens to it; ``None`` for a turn that nobody here started.
         callbacks: The callbacks that belong to it; ``None`` likewise.
-        agent_callbacks: Those of a turn that nobody here started, such as an agent's: they end with it, and not with the
-            turn that spawned it, which it may outlive. ``None`` while it has asked nothing.
+        agent_callbacks: Those of a turn that nobody here started, such as an agent's: they end with it, and not with
+            the turn that spawned it, which it may outlive. ``None`` while it has asked nothing.
         policy: The policy given for this turn.
         started: Set when the server has announced it; before that it refuses an interrupt (Q1).
         ended: Set at its terminal event, or when it is lost.
