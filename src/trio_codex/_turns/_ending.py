@@ -191,7 +191,7 @@ async def _insist(
     params: Callable[[str], dict[str, object]],
     settled: Callable[[Call], Awaitable[object]],
 ) -> bool:
-    """Retry a request about the running turn until it is accepted or the turn has ended. Return whether it was accepted.
+    """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
     Args:
         session: The client.

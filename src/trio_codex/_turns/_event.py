@@ -41,7 +41,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
 
     @property
     def params(self) -> wire.Wire:
-        """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or they do not match the schema."""
+        """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or the schema does not match."""
         if self._params is None:
             self._params = _convert.decode_notification_json(self.method, self.json)
         params: wire.Wire = self._params
@@ -153,7 +153,7 @@ def ids_of_ended(head: bytes) -> tuple[str, str]:
 
 
 class DeltaMerger:
-    """Merges text deltas with the same (method, item, index). Base64 is never merged, because padding ends each chunk."""
+    """Merges text deltas with the same (method, item, index). Never merges Base64, because its padding ends a chunk."""
 
     def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._instruments = instruments

@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 NEXT_TURN_SECONDS: Final = 1.0
-"""How long to wait for another turn after pausing a goal between two turns. By then the server has decided whether to start
-one: of 72 goals paused at that point, each got one more turn within 22 ms; on a busy machine, one got none (Q52).
+"""How long to wait for another turn after pausing a goal between two turns.
+
+By then the server has decided whether to start one: of 72 goals paused at that point, each got one more turn within 22 ms;
+on a busy machine, one got none (Q52).
 """
 
 
@@ -442,8 +444,9 @@ class Goal:
             state.conclude()
 
     async def wait(self) -> GoalResult:
-        """Wait until the goal is over: complete, blocked, limited, paused or cleared, or its turn failed or was interrupted.
+        """Wait until the goal is over.
 
+        That is when it is complete, blocked, limited, paused or cleared, or when its turn failed or was interrupted.
         Buffered events are discarded.
 
         Raises:

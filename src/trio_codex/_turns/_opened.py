@@ -102,5 +102,5 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
 
 
 def _may_be_starting(newest: Mapping[str, Any]) -> bool:
-    """Return whether a turn may be about to run. Until it runs, the server reports it as interrupted and without items."""
+    """Return whether a turn may be about to run. Until then the server reports it as interrupted, without items."""
     return newest.get("status") == TurnStatus.interrupted and not newest.get("items")

@@ -127,7 +127,7 @@ class Turn(Generic[OutputT_co]):
 
     @property
     def last_event_at(self) -> float:
-        """When the last event of the turn or of one of its agents arrived, on Trio's clock. The start counts as an event."""
+        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
         return last_event_at(self._session.router, self._state)
 
     @property
@@ -347,7 +347,7 @@ class Body:
             self._exit_request = exc
 
     def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
-        """Raise the first of: an exit request, the body's exception, the reason it was cancelled, the loss of the turn."""
+        """Raise the first of: an exit request, the body's exception, the reason for its cancellation, the loss."""
         failures = [
             failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
             for failure in self._failures

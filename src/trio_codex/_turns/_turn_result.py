@@ -39,7 +39,7 @@ OWN_WORK: Final = frozenset(
         "reasoning", "userMessage",
     }
 )  # fmt: skip
-"""Item types that are the model's own work or belong to nobody: while one is in progress, the turn waits for the model."""
+"""Types of items produced by the model itself or by nobody. During these, the turn is waiting for the model."""
 
 
 class TurnStatus(enum.StrEnum):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 USAGE_METHOD: Final = "thread/tokenUsage/updated"
 
 THREADS_REMEMBERED: Final = 4096
-"""Number of threads whose totals are kept, at about 500 bytes each. A forgotten thread is counted from its next report on."""
+"""Number of threads whose totals are kept, about 500 bytes each. Others are counted from their next report on."""
 
 
 def _sum(mine: int | None, theirs: int | None) -> int | None:
