@@ -45,7 +45,7 @@ class ApprovalMode(enum.StrEnum):
     auto_review = "auto_review"
     """Another model on the server. No policy is called; the review costs model requests."""
     dangerously_bypass = "dangerously_bypass"
-    """No sandbox and no approvals. Cannot be combined with ``sandbox`` or ``permissions``, because it sets the sandbox."""
+    """No sandbox and no approvals. Sets the sandbox, so it excludes ``sandbox`` and ``permissions``."""
 
 
 _APPROVALS: Final[dict[ApprovalMode, tuple[str, str | None]]] = {

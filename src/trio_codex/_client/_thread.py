@@ -116,7 +116,8 @@ class Thread:
             PolicyError: A policy callback raised, or returned something that is not a decision.
             BudgetExceeded: The turn exceeded a budget, or a budget was already used up.
             ValueError: Options conflict; nothing was sent.
-            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
             CodexError: As for any request.
         """
         result = await _to_end(self._turn(value, output_type, options))
@@ -170,7 +171,8 @@ class Thread:
             LocalProtocolError: The input cannot be sent; nothing was sent.
             ServerTooOld: The server would ignore an option; nothing was sent.
             ValueError: Options conflict; nothing was sent.
-            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
             CodexError: As for any request.
         """
         return self._turn(value, output_type, options)
