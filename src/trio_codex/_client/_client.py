@@ -187,10 +187,10 @@ class Codex:
 
         The scope yields a :class:`RemoteProcess` once the command runs.
 
-        No approval is requested: the command is yours, not the agent's. It has no timeout. If the scope exits while
-        the command runs or starts, its process group is killed and the exit is confirmed, within ``interrupt_grace``;
-        after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``) escapes unless the sandbox
-        contains it; on Linux it ends with the server.
+        No approval is requested: the command is yours, not the agent's. The command has no timeout. If the scope
+        exits while the command runs or starts, its process group is killed and the exit is confirmed, within
+        ``interrupt_grace``; after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``)
+        escapes unless the sandbox contains it; on Linux it ends with the server.
 
         Args:
             argv: The command and its arguments. No shell is involved.

@@ -214,7 +214,7 @@ class Opening:
         """Start the server and perform the handshake."""
         try:
             return await self._spawn(services)
-        except OSError as exc:  # no descriptor is left, not even to import what a start needs
+        except OSError as exc:  # no file descriptor is free, not even for an import
             binary = None if self._binary is None else self._binary.path
             mend = "Look at the limits on descriptors and processes."
             raise SpawnError(f"the server cannot be started: {exc}", "spawn", mend, binary) from exc

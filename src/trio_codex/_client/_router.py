@@ -201,7 +201,7 @@ class Router:
         del self._named[method, name]
 
     def let_go(self, state: ThreadState) -> None:
-        """Discard a thread that nothing here refers to any more."""
+        """Discard a thread that is no longer referenced here."""
         if state.is_followed or state.series or state.listeners or state.unsubscribed is not None:
             return
         self._unknown.discard(state.id)
@@ -224,7 +224,7 @@ class Router:
 
     def on_notifications(self, notifications: Iterable[Notification]) -> None:
         """Route notifications to their consumers."""
-        now = trio.current_time()  # once for all: asking costs as much as parsing a line
+        now = trio.current_time()  # once per batch: it costs as much as parsing a line
         threads = self._threads
         told_to_all = "event_received" in self.instruments or self._listeners_to_all or self.openings
         for notification in notifications:

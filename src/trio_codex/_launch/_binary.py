@@ -22,8 +22,9 @@ from trio_codex._runtime._process import END_BOUND, spawn_server
 from trio_codex.errors import SpawnError, StartError
 
 TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")
-"""The oldest and the newest version on which every feature of the server works, verified by running the integration tests
-against them. The wire types are those of the newest.
+"""The oldest and the newest version on which every feature of the server works.
+
+This is verified by running the integration tests against both. The wire types are those of the newest.
 """
 
 VERSION_SECONDS: Final = 10.0
@@ -102,7 +103,7 @@ async def read_version(path: str | os.PathLike[str]) -> str | None:
     output = bytearray()
     try:
         process = spawn_server([os.fspath(path), "--version"], env=os.environ)
-    except SpawnError:  # no descriptors are left, say
+    except SpawnError:  # for example, no file descriptor is free
         return None
     try:
         with trio.move_on_after(VERSION_SECONDS):

@@ -79,7 +79,7 @@ class RemoteProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, ``128 + n`` if signal ``n`` killed it; ``None`` while it runs, or if it was never reported."""
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
         return self._returncode
 
     async def wait(self) -> int:
@@ -149,8 +149,8 @@ class RemoteProcess:
         session = self._session
         self._call = await session.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
-        # The first request is answered only at the end, but a write that follows it is answered immediately, with a rejection
-        # if there is no such process. Both use the same queue, or the write could overtake.
+        # The first request is answered only at the end, but a write that follows it is answered immediately, with a
+        # rejection if there is no such process. Both use the same queue, or the write could overtake the start.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
         probe = {"processId": self._process_id, **write}
         running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")

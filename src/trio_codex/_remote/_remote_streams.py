@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from trio_codex._runtime._call import Call
 
 WRITE_BYTES: Final = 1024 * 1024
-"""Bytes of stdin per request. The server queues 128 requests for a command that does not read. While that queue is full, it
-does not even accept the request that ends the command (Q51), so fewer requests are better.
+"""Bytes of stdin per request.
+
+The server queues 128 requests for a command that does not read. While that queue is full, it does not even accept the
+request that ends the command (Q51), so fewer requests are better.
 """
 
 

@@ -231,7 +231,7 @@ async def _insist(
     return False
 
 
-async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # the nursery is left by waiting
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # leaving the nursery is the checkpoint
     """Wait until the first of several waits finishes. None of them may raise."""
     error = None
     try:

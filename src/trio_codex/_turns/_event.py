@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from trio_codex import wire  # noqa: TC001  # whoever asks for the signature of a struct evaluates its annotations
+from trio_codex import wire  # noqa: TC001  # inspecting a struct's signature evaluates its annotations
 from trio_codex._core._json import UNREADABLE, Json, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex.wire import _convert

@@ -337,7 +337,7 @@ class Body:
         except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
             self._error = exc
 
-    async def finish(  # noqa: ASYNC910  # cleanup, which is no cancellation point
+    async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
         self, session: Session, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
     ) -> None:
         """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""

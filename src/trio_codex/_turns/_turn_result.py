@@ -39,7 +39,7 @@ OWN_WORK: Final = frozenset(
         "reasoning", "userMessage",
     }
 )  # fmt: skip
-"""Types of items produced by the model itself or by nobody. During these, the turn is waiting for the model."""
+"""Item types that are not the work of a tool or an agent. During these, the turn is waiting for the model."""
 
 
 class TurnStatus(enum.StrEnum):

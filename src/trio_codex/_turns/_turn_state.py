@@ -413,7 +413,7 @@ class ThreadState:
     def admit(self, pending: PendingHandle, handle: object, cwd: str | None) -> None:
         """Register a handle for it, now that the server has opened it.
 
-        A policy or tools given for another handle stay in effect unless given anew; otherwise the fallback would
+        A policy or tools given for another handle stay in effect unless replaced; otherwise the fallback would
         decide.
         """
         self.dismiss(pending)
