@@ -131,7 +131,7 @@ class Codex:
         """Subscribe to notifications of the whole connection: the given methods, or all.
 
         Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings,
-        are delivered first: the latest 64, up to 64 KiB in total.
+        are delivered first: the latest 64, excluding any larger than 64 KiB.
         An unreadable line is reported as ``trio_codex/junk``, and a server request with an unknown method as
         ``trio_codex/unknownServerRequest``.
 
@@ -148,14 +148,17 @@ class Codex:
             self._session.router.unlisten(events)
 
     async def wait_closed(self) -> CodexError:
-        """Wait until the connection ends, and return the reason. This does not cancel the client's scope."""
+        """Wait until the connection ends, and return the reason.
+
+        The end of the connection does not cancel the body of the client's scope.
+        """
         return (await self._session.connection.wait_dead()).exception()
 
     async def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
 
-        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. This takes no longer than
-        ``interrupt_grace`` and ``stop_grace`` and is not a cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
+        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
         """
         await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._session.closed.is_set():

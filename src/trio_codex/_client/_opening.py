@@ -69,7 +69,7 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
 
 async def start(session: Session, options: ThreadStartOptions) -> Opened:
-    """Start a thread with the client's tools and its own. Delete it again on failure.
+    """Start a thread with the client's tools and its own. If undone, delete it.
 
     Raises:
         ValueError: As in :func:`own_tools`; so is ``TypeError``.
@@ -82,7 +82,7 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread. On failure, unsubscribe from it again unless its events are needed by others here.
+    """Open a stored thread. If undone, unsubscribe unless its events are still needed here.
 
     Raises:
         ValueError: As in :func:`own_tools`; so is ``TypeError``.
@@ -100,7 +100,7 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
-    """Start a thread with the history of another. Delete it again on failure.
+    """Start a thread with the history of another. If undone, delete it.
 
     Raises:
         ValueError: As in :func:`own_tools`; so is ``TypeError``.

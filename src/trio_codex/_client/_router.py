@@ -46,7 +46,7 @@ UNHEARD_KEPT: Final = 64
 """Number of notifications without a thread kept for the first subscriber: some are sent before anyone can subscribe."""
 
 UNHEARD_BYTES: Final = 64 * 1024
-"""Maximum size of one of them. They are warnings, not content, and there may never be a subscriber."""
+"""Maximum size of each of these notifications. They are warnings, not content, and there may never be a subscriber."""
 
 
 class Listener(Protocol):

@@ -239,7 +239,7 @@ class Thread:
     def goal(
         self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
     ) -> AbstractAsyncContextManager[Goal]:
-        """Pursue a goal as a scope: the server runs turn after turn until the agent reports success.
+        """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
         Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this
         goal started, just as leaving a turn does. The goal remains stored with the thread. A goal the thread already
@@ -514,7 +514,7 @@ class Thread:
             await trio.lowlevel.checkpoint()
             return
         # If the thread is already archived, deleted or unloaded, or the connection has ended, nothing is left to end.
-        # If a turn is still running, it and its commands belong to another client.
+        # If a turn of another client is still running, its commands are left to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.owned):
             await session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await _opening.unsubscribe_unless_followed(session, state)
