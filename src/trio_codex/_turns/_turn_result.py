@@ -49,7 +49,7 @@ class TurnStatus(enum.StrEnum):
     interrupted = "interrupted"
     failed = "failed"
     lost = "lost"
-    """The end was never observed: the connection ended first, or the turn was abandoned."""
+    """The end was never observed because the connection ended first or the turn was abandoned."""
 
 
 @attrs.frozen(kw_only=True)
