@@ -1,6 +1,6 @@
-"""Structured concurrency for Codex agents: a Trio client for ``codex app-server``.
+"""A Trio client for ``codex app-server`` that gives Codex agents structured concurrency.
 
-A session, a turn and an approval are scopes: when a scope ends, what it started has ended, on the server too.
+A client, a turn and an approval are scopes: once a scope exits, everything it started has ended, on the server too.
 """
 
 import importlib
@@ -85,7 +85,7 @@ if TYPE_CHECKING:
 __version__ = _VERSION
 
 _LAZY = {"policies": "policies", "Policy": "policies", "tools": "tools", "tool": "tools"}
-"""What is imported when it is first used: a client without policies and tools needs none of their forty classes."""
+"""Names imported on first use: a client that needs no policies or tools skips importing their forty classes."""
 
 
 def __getattr__(name: str) -> Any:

@@ -1,23 +1,23 @@
-"""Every exception that trio-codex raises, and what each one promises.
+"""Exceptions raised by trio-codex.
 
 ::
 
-    CodexError                      base of all of them
-    ├─ StartError                   the server could not be brought to its first answer
-    │   ├─ SpawnError               no process was started (its cause is the OSError)
-    │   └─ StartTimeout             it did not answer within ``start_timeout``
-    ├─ ConnectionClosed             you closed it
-    ├─ ConnectionBroken             it broke
-    │   └─ ServerExited             … because the server process ended
-    ├─ RequestTimeout               no answer within ``request_timeout``
+    CodexError                      base class of all of them
+    ├─ StartError                   the server could not be started or did not answer ``initialize``
+    │   ├─ SpawnError               no process was started (the ``OSError`` is its cause)
+    │   └─ StartTimeout             the server did not answer within ``start_timeout``
+    ├─ ConnectionClosed             you closed the connection
+    ├─ ConnectionBroken             the connection was lost
+    │   └─ ServerExited             … because the server process exited
+    ├─ RequestTimeout               no response within ``request_timeout``
     ├─ ProtocolError
-    │   ├─ LocalProtocolError       what we were asked to send cannot be sent
-    │   └─ RemoteProtocolError      what the server sent cannot be read
-    │       ├─ FrameTooLong         its line was longer than ``max_line_bytes``
-    │       ├─ InvalidMessage       its line is JSON, but no JSON-RPC answer
-    │       └─ DecodeError          its answer does not fit the schema
-    ├─ ServerTooOld                 this server would ignore what was asked for
-    ├─ RpcError                     the server refused a request
+    │   ├─ LocalProtocolError       the client was asked to send something invalid
+    │   └─ RemoteProtocolError      the server sent something invalid
+    │       ├─ FrameTooLong         a line longer than ``max_line_bytes``
+    │       ├─ InvalidMessage       a line that is JSON but not a JSON-RPC response
+    │       └─ DecodeError          a response that does not match the schema
+    ├─ ServerTooOld                 this server version would ignore part of the request
+    ├─ RpcError                     the server rejected a request
     │   ├─ ParseError               -32700
     │   ├─ InvalidRequestError      -32600
     │   │   ├─ UnsupportedMethod    … because this server lacks the method
@@ -25,25 +25,26 @@
     │   ├─ MethodNotFoundError      -32601
     │   ├─ InvalidParamsError       -32602
     │   ├─ InternalRpcError         -32603
-    │   └─ ServerBusyError          -32001: rejected, nothing was done, try again later
+    │   └─ ServerBusyError          -32001: rejected without any effect; try again later
     │       └─ RetryLimitExceededError
     ├─ TurnError
-    │   ├─ TurnFailed               the turn ended as failed
-    │   ├─ TurnLost                 its end was never seen
-    │   ├─ TurnStalled              nothing happened for longer than its ``idle_limit``
-    │   ├─ BudgetExceeded           a turn, thread or client used more than its budget
-    │   └─ TurnActive               the thread has an open turn; or: this one has no result yet
-    ├─ ThreadClosed                 the thread's scope has ended
-    ├─ PolicyError                  a policy callback raised, or returned nonsense
-    ├─ RequestSettled               a parked request of the server takes no answer any more
-    │   ├─ RequestWithdrawn         … because nobody waits for it
-    │   └─ RequestAnswered          … because it has one
-    ├─ OutputError                  the answer does not fit ``output_type``
-    ├─ SubscriptionOverflow         this consumer lagged beyond its buffer's bounds
-    └─ InternalError                a bug in trio-codex: please report it
+    │   ├─ TurnFailed               the turn ended with status ``failed``
+    │   ├─ TurnLost                 the end of the turn was never observed
+    │   ├─ TurnStalled              the turn was silent for longer than its ``idle_limit``
+    │   ├─ BudgetExceeded           a turn, thread or client exceeded its budget
+    │   └─ TurnActive               the thread has an open turn, or the turn has no result yet
+    ├─ ThreadClosed                 the thread's scope has exited
+    ├─ PolicyError                  a policy callback raised or returned an invalid decision
+    ├─ RequestSettled               a parked server request no longer accepts an answer
+    │   ├─ RequestWithdrawn         … because the server no longer expects one
+    │   └─ RequestAnswered          … because it was already answered
+    ├─ OutputError                  the final response does not match ``output_type``
+    ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
+    └─ InternalError                a bug in trio-codex; please report it
 
-All of them survive a pickle round trip with their type and fields. No text and no ``repr`` of theirs shows a prompt or an
-environment value. A ``result`` among the fields is the whole of it, prompt included, also when it is pickled.
+All of these exceptions can be pickled and keep their type and fields. Neither ``str()`` nor ``repr()`` ever shows a prompt
+or the value of an environment variable. A ``result`` field, however, holds the complete result, including the prompt, and
+so does its pickle.
 """
 
 from __future__ import annotations
@@ -61,20 +62,20 @@ _ErrorT = TypeVar("_ErrorT", bound=type[BaseException])
 
 @dataclass_transform(eq_default=False, field_specifiers=(attrs.field,))
 def _error(cls: _ErrorT) -> _ErrorT:
-    """Make an attrs exception: its fields are its ``args``, so copying and pickling need no help."""
+    """Define an attrs exception. Its fields become ``args``, so it can be copied and pickled without extra code."""
     return attrs.define(auto_exc=True, slots=False, eq=False, repr=False)(cls)
 
 
 MESSAGE_LIMIT = 500
-"""Characters of a server's message that ``str()`` shows: one refusal lists every method it knows in 5 kB."""
+"""Maximum length of a server message in ``str()``. One error message lists every known method in 5 kB."""
 
 
 STDERR_LINES = 5
-"""Lines of the server's stderr that ``str()`` shows; ``stderr_tail`` has more."""
+"""Lines of the server's stderr shown by ``str()``; ``stderr_tail`` has more."""
 
 
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
-    """Cut ``text`` to ``limit`` characters, saying that it was cut."""
+    """Truncate ``text`` to ``limit`` characters and mark the cut."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
@@ -84,7 +85,7 @@ def _last_words(stderr_tail: str) -> str:
 
 
 class CodexError(Exception):
-    """Base of every exception of trio-codex."""
+    """Base class of every exception raised by trio-codex."""
 
 
 # -- start, connection, process ------------------------------------------------------------------------------------
@@ -92,16 +93,16 @@ class CodexError(Exception):
 
 @_error
 class StartError(CodexError):
-    """The server did not get as far as answering ``initialize``; nothing of it is left.
+    """The server did not answer ``initialize``. Nothing of it is left running.
 
     Attributes:
         problem: What went wrong, in one sentence.
         phase: ``"find"``, ``"spawn"``, ``"handshake"`` or ``"connect"``.
-        mend: What to do about it.
-        binary: The path that was run, or looked for.
-        version: The binary's version, where it is known.
-        returncode: The exit status, negative for a signal; ``None`` while it ran.
-        stderr_tail: The last of what it wrote on stderr.
+        mend: How to fix it.
+        binary: The path that was run or searched for.
+        version: The version of the binary, if known.
+        returncode: The exit status, negative for a signal; ``None`` if the process was still running.
+        stderr_tail: The last lines it wrote to stderr.
     """
 
     problem: str
@@ -128,15 +129,15 @@ class StartError(CodexError):
 
 
 class SpawnError(StartError):
-    """No process was started. An ``OSError``, if there was one, is its cause."""
+    """No process was started. If an ``OSError`` was the reason, it is the ``__cause__``."""
 
 
 class StartTimeout(StartError):
-    """The server was started but did not answer within ``start_timeout``; it has been ended."""
+    """The server was started but did not answer within ``start_timeout``. It has been terminated."""
 
 
 class ConnectionClosed(CodexError):
-    """You closed the connection: its scope has ended, or is ending."""
+    """You closed the connection: its scope has exited or is exiting."""
 
     def __str__(self) -> str:
         return super().__str__() or "the client is closed"
@@ -144,14 +145,15 @@ class ConnectionClosed(CodexError):
 
 @_error
 class ConnectionBroken(CodexError):
-    """The connection ended without being closed by you. Everything that waits on it fails with this.
+    """The connection ended, and you did not close it. Every pending operation on it raises this.
 
     Attributes:
-        reason: Why, in one sentence.
+        reason: Why it ended, in one sentence.
         phase: What the client was doing: ``"start"``, ``"running"`` or ``"close"``.
-        pid: The server's process id, if it is ours.
-        returncode: Its exit status, negative for a signal; ``None`` if it still ran or is not ours.
-        stderr_tail: The last of what it wrote on stderr.
+        pid: The process id of the server, if this client started it.
+        returncode: Its exit status, negative for a signal; ``None`` if it was still running or this client did not
+            start it.
+        stderr_tail: The last lines it wrote to stderr.
     """
 
     reason: str
@@ -166,17 +168,17 @@ class ConnectionBroken(CodexError):
 
 
 class ServerExited(ConnectionBroken):
-    """The connection ended because the server process did."""
+    """The connection ended because the server process exited."""
 
 
 @_error
 class RequestTimeout(CodexError):
-    """The server did not answer a request within its timeout. It may still act on it.
+    """The server did not answer a request within its timeout. It may still act on the request.
 
     Attributes:
         method: The method of the request.
-        seconds: The timeout. Time in which the program was blocked does not count.
-        problem: What is known of the cause, in one sentence; ``None`` if nothing is.
+        seconds: The timeout. Time during which the event loop was blocked is not counted.
+        problem: What is known about the cause, in one sentence; ``None`` if nothing is.
     """
 
     method: str
@@ -192,25 +194,25 @@ class RequestTimeout(CodexError):
 
 
 class ProtocolError(CodexError):
-    """Something that was, or was to be, on the wire breaks the protocol."""
+    """Base class for violations of the protocol, by either side."""
 
 
 class LocalProtocolError(ProtocolError):
-    """What we were asked to send cannot be sent. Nothing was."""
+    """The client was asked to send something that cannot be sent. Nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """What the server sent cannot be read. The connection lives on."""
+    """The server sent something that cannot be read. The connection stays open."""
 
 
 @_error
 class FrameTooLong(RemoteProtocolError):
-    """A line of the server was longer than ``max_line_bytes`` and was dropped.
+    """A line from the server exceeded ``max_line_bytes`` and was discarded.
 
     Attributes:
-        method: The method of the request that it answered.
+        method: The method of the request it answered.
         size: Its length in bytes.
-        limit: The bound.
+        limit: The limit in bytes.
     """
 
     method: str
@@ -223,11 +225,11 @@ class FrameTooLong(RemoteProtocolError):
 
 @_error
 class InvalidMessage(RemoteProtocolError):
-    """A line of the server carries the id of a request, but is no JSON-RPC answer.
+    """A line from the server has the id of a request but is not a JSON-RPC response.
 
     Attributes:
         method: The method of that request.
-        problem: What is wrong with it.
+        problem: What is wrong with the line.
     """
 
     method: str
@@ -239,12 +241,12 @@ class InvalidMessage(RemoteProtocolError):
 
 @_error
 class DecodeError(RemoteProtocolError):
-    """A value of the server does not fit the schema in a way that cannot be tolerated.
+    """A value from the server does not match the schema, in a way that cannot be tolerated.
 
     Attributes:
         what: The method or type that was decoded.
-        path: Where in the value, as ``$.turn.items[2].id``.
-        problem: What is wrong there.
+        path: The location in the value, such as ``$.turn.items[2].id``.
+        problem: What is wrong at that location.
     """
 
     what: str
@@ -257,12 +259,12 @@ class DecodeError(RemoteProtocolError):
 
 @_error
 class ServerTooOld(CodexError):
-    """This server would ignore something that was asked for; nothing was sent.
+    """This server version would silently ignore part of the request. Nothing was sent.
 
     Attributes:
-        what: The option or input.
-        needed: The first version of the server that has it.
-        found: The version of this one.
+        what: The option or input that is not supported.
+        needed: The first server version that supports it.
+        found: The version of this server.
     """
 
     what: str
@@ -278,13 +280,13 @@ class ServerTooOld(CodexError):
 
 @_error
 class RpcError(CodexError):
-    """The server refused a request.
+    """The server rejected a request.
 
     Attributes:
         code: The JSON-RPC error code.
-        message: The server's text, uncut, without the values of ``CodexConfig.env``.
-        data: Whatever JSON it attached, likewise; ``None`` if there is none.
-        method: The method that was refused.
+        message: The server's message, not truncated, with the values of ``CodexConfig.env`` removed.
+        data: The JSON attached to the error, with the same values removed; ``None`` if there is none.
+        method: The method that was rejected.
     """
 
     code: int
@@ -302,26 +304,27 @@ class ParseError(RpcError):
 
 
 class InvalidRequestError(RpcError):
-    """-32600: the server refuses the request as it stands. It uses this code for almost every refusal."""
+    """-32600: the server rejected the request. It uses this code for almost every rejection."""
 
 
 class UnsupportedMethod(InvalidRequestError):
-    """This server does not have the method; another version may."""
+    """This server does not have the method. Another version may."""
 
 
 class ThreadInUse(InvalidRequestError):
-    """Another server has the thread open, and one thread has one server that writes to it.
+    """Another server has the thread open. Only one server at a time can write to a thread.
 
-    It is free once that server has ended or has unloaded it. Leaving the thread's scope there does not unload it at once.
+    The thread becomes available once that server exits or unloads it. Leaving the thread's scope there does not
+    unload it immediately.
     """
 
 
 class MethodNotFoundError(RpcError):
-    """-32601: the method exists but cannot serve this thread or this server."""
+    """-32601: the method exists but is not available for this thread or this server."""
 
 
 class InvalidParamsError(RpcError):
-    """-32602: the parameters are out of bounds."""
+    """-32602: a parameter is out of range."""
 
 
 class InternalRpcError(RpcError):
@@ -329,7 +332,7 @@ class InternalRpcError(RpcError):
 
 
 class ServerBusyError(RpcError):
-    """-32001: the server is overloaded and did nothing. It is safe to send the request again, later."""
+    """-32001: the server is overloaded and did nothing. It is safe to send the request again later."""
 
 
 class RetryLimitExceededError(ServerBusyError):
@@ -340,15 +343,15 @@ class RetryLimitExceededError(ServerBusyError):
 
 
 class TurnError(CodexError):
-    """Base of what can go wrong with a turn as a whole."""
+    """Base class for errors that concern a turn as a whole."""
 
 
 @_error
 class TurnFailed(TurnError):
-    """The turn ended as failed.
+    """The turn ended with status ``failed``.
 
     Attributes:
-        result: Everything that is known of it; ``result.error`` says why it failed.
+        result: The complete result; ``result.error`` says why the turn failed.
     """
 
     result: TurnResult
@@ -360,11 +363,11 @@ class TurnFailed(TurnError):
 
 @_error
 class TurnLost(TurnError):
-    """The end of the turn was never seen: the connection ended first, or the server did not obey an interrupt.
+    """The end of the turn was never observed: the connection ended first, or the server ignored an interrupt.
 
     Attributes:
-        reason: Why it is lost.
-        result: What is known of it, with ``status`` ``lost``.
+        reason: Why it was not observed.
+        result: What is known about the turn, with ``status`` ``lost``.
     """
 
     reason: str
@@ -376,12 +379,12 @@ class TurnLost(TurnError):
 
 @_error
 class TurnStalled(TurnError):
-    """Nothing came of the turn for longer than its ``idle_limit``, and nothing explained that; it was interrupted.
+    """The turn was silent for longer than its ``idle_limit`` for no known reason, and was interrupted.
 
     Attributes:
-        thread_id: The thread.
-        turn_id: The turn.
-        waiting_on: What it waited for: ``"model"`` or ``"unseen approval"``.
+        thread_id: The id of the thread.
+        turn_id: The id of the turn.
+        waiting_on: What the turn was waiting for: ``"model"`` or ``"unseen approval"``.
         seconds: The limit.
     """
 
@@ -396,12 +399,12 @@ class TurnStalled(TurnError):
 
 @_error
 class TurnActive(TurnError):
-    """The thread already has an open turn, and a second one would silently steer it; or a turn has no result yet.
+    """The thread already has an open turn, which a second one would silently steer; or a turn has no result yet.
 
     Attributes:
-        thread_id: The thread.
-        turn_id: The open turn, where it is known.
-        result_of: ``"turn"`` or ``"goal"`` if its result was asked for before its end; ``None`` if a turn was started.
+        thread_id: The id of the thread.
+        turn_id: The id of the open turn, if known.
+        result_of: ``"turn"`` or ``"goal"`` if its result was read before its end; ``None`` if starting a turn failed.
     """
 
     thread_id: str
@@ -422,15 +425,15 @@ class TurnActive(TurnError):
 
 @_error
 class BudgetExceeded(TurnError):
-    """More was used than a budget allows. The turn has ended on the server, or was not started.
+    """A budget was exceeded. The turn has ended on the server, or was never started.
 
     Attributes:
-        carrier: Whose budget: of a ``"turn"``, ``"thread"`` or ``"client"``.
-        limit: Of what: ``"tokens"``, ``"turns"`` or ``"seconds"``.
-        allowed: How much of it.
-        used: How much was used of it.
-        usage: The tokens that were used; ``None`` if the server reported none.
-        result: How the turn ended; ``None`` if it was not started.
+        carrier: What the budget applies to: a ``"turn"``, ``"thread"`` or ``"client"``.
+        limit: Which limit was exceeded: ``"tokens"``, ``"turns"`` or ``"seconds"``.
+        allowed: The limit.
+        used: The amount used.
+        usage: The tokens used; ``None`` if the server reported none.
+        result: The result of the turn; ``None`` if it was never started.
     """
 
     carrier: str
@@ -441,7 +444,7 @@ class BudgetExceeded(TurnError):
     result: TurnResult | None = None
 
     def in_turn(self, result: TurnResult | None) -> BudgetExceeded:
-        """Give the same with the result of the turn that it ended, if there was one."""
+        """Return a copy that has the result of the turn it ended, if there was one."""
         return BudgetExceeded(self.carrier, self.limit, self.allowed, self.used, self.usage, result)
 
     def __str__(self) -> str:
@@ -450,10 +453,10 @@ class BudgetExceeded(TurnError):
 
 @_error
 class ThreadClosed(CodexError):
-    """The scope of this thread has ended; ``thread_resume`` gives a new one.
+    """The scope of this thread has exited. Use ``thread_resume`` to open the thread again.
 
     Attributes:
-        thread_id: The thread.
+        thread_id: The id of the thread.
     """
 
     thread_id: str
@@ -467,11 +470,11 @@ class ThreadClosed(CodexError):
 
 @_error
 class PolicyError(CodexError):
-    """A policy callback raised, or returned something that is no decision. The request was denied.
+    """A policy callback raised, or returned something that is not a decision. The request was denied.
 
     Attributes:
-        method: The server request it was to decide on.
-        problem: What happened. An exception of the callback is the cause of this one.
+        method: The server request it was called for.
+        problem: What happened. If the callback raised, its exception is the ``__cause__``.
     """
 
     method: str
@@ -483,12 +486,12 @@ class PolicyError(CodexError):
 
 @_error
 class RequestSettled(CodexError):
-    """A request that an :class:`~trio_codex.policies.Inbox` keeps takes no answer any more; this one was not sent.
+    """A request held by an :class:`~trio_codex.policies.Inbox` no longer accepts an answer. Yours was not sent.
 
     Attributes:
-        kind: The kind of request, by the name of the policy's callback.
-        thread_id: The thread that asked, if one did.
-        turn_id: Its turn, where it is known.
+        kind: The kind of request, as the name of the policy callback.
+        thread_id: The id of the thread the request came from, if any.
+        turn_id: The id of the turn, if known.
     """
 
     kind: str
@@ -503,25 +506,25 @@ class RequestSettled(CodexError):
 
 
 class RequestWithdrawn(RequestSettled):
-    """Nobody waits for the answer: the turn has ended, the server has withdrawn the request, or the connection is gone."""
+    """No answer is expected: the turn has ended, the server has withdrawn the request, or the connection is closed."""
 
     _why = "was withdrawn before it was answered"
 
 
 class RequestAnswered(RequestSettled):
-    """It has been answered already."""
+    """The request has already been answered."""
 
     _why = "has been answered already"
 
 
 @_error
 class OutputError(CodexError):
-    """The final response does not fit ``output_type``, or there is none.
+    """The final response does not match ``output_type``, or there is none.
 
     Attributes:
-        text: The final response, uncut; not part of ``str()``.
-        problem: Where it does not fit.
-        result: Everything else that the turn left.
+        text: The final response, not truncated; ``str()`` does not include it.
+        problem: Where it does not match.
+        result: The complete result of the turn.
     """
 
     text: str | None
@@ -534,10 +537,10 @@ class OutputError(CodexError):
 
 @_error
 class SubscriptionOverflow(CodexError):
-    """This consumer lagged so far behind that its bounded buffer is full. Nothing else is affected.
+    """This consumer fell so far behind that its bounded buffer overflowed. Nothing else is affected.
 
     Attributes:
-        events: Events in the buffer when it overflowed.
+        events: Number of events in the buffer when it overflowed.
         size: Their size in bytes.
     """
 
@@ -549,11 +552,11 @@ class SubscriptionOverflow(CodexError):
 
 
 class InternalError(CodexError):
-    """A bug in trio-codex. Its cause is what happened; please report it."""
+    """A bug in trio-codex; please report it. The ``__cause__`` shows what happened."""
 
 
 def describe_exit(returncode: int) -> str:
-    """Say in words how a process ended: ``"exit status 1"``, ``"killed by SIGKILL"``."""
+    """Describe how a process ended, such as ``"exit status 1"`` or ``"killed by SIGKILL"``."""
     if returncode >= 0:
         return f"exit status {returncode}"
     import signal

@@ -1,4 +1,4 @@
-"""The client: owns what can be asked of a server as a whole, and the threads that are opened on it."""
+"""The client: requests that concern the server as a whole, and the threads opened on it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ServerMetadata:
-    """What a server said of itself.
+    """What a server reports about itself.
 
     Attributes:
-        user_agent: How it introduces itself to the model's provider.
-        server_version: Its version, cut out of the user agent; ``None`` if that has another form.
+        user_agent: The user agent it sends to the model provider.
+        server_version: Its version, parsed from the user agent; ``None`` if the user agent has another form.
         codex_home: Its ``CODEX_HOME``.
         platform_family: ``"unix"`` or ``"windows"``.
         platform_os: ``"linux"``, ``"macos"``, …
@@ -64,7 +64,7 @@ class ServerMetadata:
 
     @classmethod
     def of(cls, response: wire.InitializeResponse) -> ServerMetadata:
-        """Take it from the answer to ``initialize``, which names no version by itself."""
+        """Create it from the response to ``initialize``, which has no version field."""
         version = re.search(r"/(\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", response.user_agent)
         return cls(
             user_agent=response.user_agent,
@@ -76,13 +76,13 @@ class ServerMetadata:
 
 
 class Codex:
-    """A client of one server. Made by :func:`open_codex` and :func:`connect_codex`.
+    """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
 
-    Any number of tasks may use it at once.
+    Any number of tasks may use it concurrently.
 
     Attributes:
-        metadata: What the server said of itself.
-        pid: Its process id; ``None`` if the process is not ours.
+        metadata: What the server reported about itself.
+        pid: The process id of the server; ``None`` if this client did not start it.
     """
 
     def __init__(self, session: Session, metadata: ServerMetadata, pid: int | None) -> None:
@@ -99,7 +99,7 @@ class Codex:
 
     @property
     def api(self) -> Api:
-        """Every request of the protocol as a typed method, in groups, such as ``codex.api.thread.list(limit=25)``."""
+        """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
         if self._api is None:
             from trio_codex._api._generated import Api
 
@@ -107,37 +107,37 @@ class Codex:
         return self._api
 
     async def request(self, method: str, params: Mapping[str, Any] | wire.Wire | None = None) -> wire.JSON:
-        """Send any request, also one that this version does not know.
+        """Send any request, including one that this version of trio-codex does not know.
 
         Args:
-            method: Its method.
-            params: Its parameters: a wire value, or plain JSON under the names of the wire.
+            method: The method.
+            params: The parameters: a wire value, or plain JSON with the names used on the wire.
 
         Returns:
             The result as plain JSON.
 
         Raises:
-            RpcError: The server refused.
-            RequestTimeout: It did not answer within ``request_timeout``; it may still act on the request.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The parameters are not JSON; nothing was sent.
-            RemoteProtocolError: The answer cannot be read.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
+            ConnectionClosed: You closed the connection.
         """
         return await self._session.request_json(method, params)
 
     @asynccontextmanager
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
-        """Listen to notifications of the whole connection: the named ones, or all.
+        """Subscribe to notifications of the whole connection: the given methods, or all.
 
-        What concerns no thread and came before anybody listened, such as warnings about the configuration, comes first: the
-        latest 64, as far as they are no larger than 64 KiB.
-        Lines of no use come as ``trio_codex/junk``, server requests of an unknown method as
+        Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings,
+        are delivered first: the latest 64, excluding any larger than 64 KiB.
+        An unreadable line is reported as ``trio_codex/junk``, and a server request with an unknown method as
         ``trio_codex/unknownServerRequest``.
 
         Raises:
-            SubscriptionOverflow: From the iteration: this consumer lagged beyond ``event_buffer``.
-            ConnectionBroken: From the iteration: the connection ended.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            ConnectionBroken: While iterating: the connection ended.
         """
         self._session.connection.check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -148,14 +148,17 @@ class Codex:
             self._session.router.unlisten(events)
 
     async def wait_closed(self) -> CodexError:
-        """Wait until the connection has ended, and give the reason; the body of the client is not cancelled for it."""
+        """Wait until the connection ends, and return the reason.
+
+        The end of the connection does not cancel the body of the client's scope.
+        """
         return (await self._session.connection.wait_dead()).exception()
 
     async def aclose(self) -> None:
-        """Close now: end open turns, and the server if it is ours. Later calls raise ``ConnectionClosed``.
+        """Close the client: end its open turns, and the server if this client started it.
 
-        Leaving the scope of the client does this. Bounded by ``interrupt_grace`` and ``stop_grace``; not a
-        cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
+        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
         """
         await trio.lowlevel.cancel_shielded_checkpoint()
         if not self._session.closed.is_set():
@@ -163,9 +166,9 @@ class Codex:
 
     @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
-        """What was decided on the latest requests of the server, oldest first, reviews of its own included.
+        """Decisions on the server's most recent requests, oldest first, including reviews made by the server itself.
 
-        Holds 1,000 records, or fewer if what they hold, such as results of tools, comes to more than 16 MiB.
+        Keeps 1,000 records, or fewer if their content, such as tool results, exceeds 16 MiB.
         """
         return tuple(self._session.approvals.audit.records)
 
@@ -183,30 +186,32 @@ class Codex:
         sandbox: Sandbox | wire.SandboxPolicy | str | None = None,
         permission_profile: str | None = None,
     ) -> AbstractAsyncContextManager[RemoteProcess]:
-        """Run a command on the server as a scope, without thread and model; gives a :class:`RemoteProcess` once it runs.
+        """Run a command on the server as a scope, without a thread or a model.
 
-        Nobody is asked for approval: it is yours, not the agent's. It has no time limit. Leaving the scope while it runs,
-        or while it starts, kills its process group, and waits for the proof, within ``interrupt_grace``; past that
-        ``on_stuck_turn`` decides. A child in a session of its own (``setsid``) escapes, unless the sandbox holds it; on
-        Linux it ends with the server.
+        The scope yields a :class:`RemoteProcess` once the command runs.
+
+        No approval is requested: the command is yours, not the agent's. The command has no timeout. If the scope
+        exits while the command runs or starts, its process group is killed and the exit is confirmed, within
+        ``interrupt_grace``; after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``)
+        escapes unless the sandbox contains it; on Linux it ends with the server.
 
         Args:
-            argv: The command and its arguments. It is not run by a shell.
-            cwd: Its working directory; by default that of the server, which also resolves relative ones and ``~``.
-            env: Laid over the environment that the server gives it; ``None`` as a value removes a name.
-            stdin: Whether it gets input; without, it reads the end of file at once.
-            tty: Run it in a terminal of its own.
+            argv: The command and its arguments. No shell is involved.
+            cwd: The working directory; by default the server's. The server resolves relative paths and ``~``.
+            env: Overrides for the environment the server provides; ``None`` as a value removes a variable.
+            stdin: Whether the command has an input stream. Without one it reads end of file immediately.
+            tty: Run the command in a terminal of its own.
             size: Columns and rows of the terminal.
-            sandbox: What it may touch; by default as the server is configured.
-            permission_profile: Instead of ``sandbox``: a permission profile of the configuration (experimental).
+            sandbox: What the command may access. The default is the server's configuration.
+            permission_profile: A permission profile from the configuration, instead of ``sandbox`` (experimental).
 
         Raises:
-            ValueError: It has a size, and no terminal.
-            TypeError: ``argv`` is one text, and no list.
-            InternalRpcError: There is no such program. (In a sandbox that is an exit status other than 0 instead.)
+            ValueError: ``size`` was given without ``tty``.
+            TypeError: ``argv`` is a string instead of a list.
+            InternalRpcError: The program does not exist. (In a sandbox, it is a nonzero exit status instead.)
             ConnectionBroken: The connection ended first, and the body returned normally.
-            RequestTimeout: It was abandoned, and the body returned normally.
-            CodexError: As :meth:`request`.
+            RequestTimeout: The command was abandoned, and the body returned normally.
+            CodexError: As in :meth:`request`.
         """
         from trio_codex._remote._exec import open_exec
 
@@ -229,19 +234,19 @@ class Codex:
         return open_exec(self._session, params, stdin=stdin)
 
     def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
-        """Watch a file, or the entries of a directory, as a scope that gives a :class:`Watch`. Several may run at once.
+        """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
 
-        What is below a subdirectory is not watched. The path need not exist. Leaving the scope stops the watch on the
-        server, also if this is cancelled while it starts.
+        Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
+        the scope stops the watch on the server, even if this is cancelled while the watch starts.
 
         Args:
-            path: What to watch. A relative one is below the working directory that the server was started in, also after a
-                later ``os.chdir``; ``~`` is the server's home directory. With :func:`connect_codex`, that is what a server
-                started here at the time of the call would have.
+            path: The path to watch. A relative path is resolved against the working directory in which the server was
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
+                :func:`connect_codex`, both are what a server started here at the time of that call would have used.
 
         Raises:
-            ValueError: What the path is relative to is unknown.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            ValueError: The base of the path is unknown.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         from trio_codex._remote._watch import open_watch
 
@@ -252,69 +257,70 @@ class Codex:
     async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
-        If this is cancelled after the request was sent, the thread is deleted again before ``Cancelled`` goes on.
+        If this is cancelled after the request was sent, the thread is deleted before ``Cancelled`` propagates.
 
         Args:
-            **options: See :class:`ThreadStartOptions`. What is not given is as the server is configured.
+            **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
 
         Returns:
             The thread.
 
         Raises:
-            ValueError: Options contradict each other, two tools have the same name, or ``experimental_api`` is off for them;
-                nothing was sent.
-            TypeError: An option has another type, or a tool cannot be described to an agent; nothing was sent.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            ValueError: Options conflict, two tools have the same name, or tools were given with ``experimental_api``
+                off; nothing was sent.
+            TypeError: An option has the wrong type, or a tool has no valid schema; nothing was sent.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.start(self._session, options))
 
     async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
-        """Open a stored thread again, also one of another process.
+        """Reopen a stored thread, including one created by another process.
 
-        If a turn of it runs, :meth:`Thread.turn` raises ``TurnActive`` until that has ended. The policy and the tools that
-        are given decide on its questions, also on those that were parked before.
+        If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
+        policy and tools handle the thread's requests, including requests that were parked earlier.
 
-        If this is cancelled after the request was sent, the thread is unsubscribed from before ``Cancelled`` goes on.
+        If this is cancelled after the request was sent, the client unsubscribes from the thread before ``Cancelled``
+        propagates.
 
         Args:
-            thread_id: Its id.
-            **options: See :class:`ThreadResumeOptions`. What is not given stays as stored.
+            thread_id: The id of the thread.
+            **options: See :class:`ThreadResumeOptions`. Options not given keep their stored values.
 
         Raises:
-            ThreadInUse: Another server has it open.
+            ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As :meth:`thread_start`.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
 
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
-        """Start a thread with the history of another.
+        """Start a thread with the history of another one.
 
-        If this is cancelled after the request was sent, the new thread is deleted again before ``Cancelled`` goes on.
+        If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
 
         Args:
-            thread_id: The thread to fork.
-            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
-                the server is configured (PROTOCOL Q39).
+            thread_id: The id of the thread to fork.
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As :meth:`thread_start`.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
 
     def threads(
         self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> Pager[wire.Thread]:
-        """Iterate over stored threads, each once. Threads without a turn are not among them.
+        """Iterate over stored threads, each one once. Threads without a turn are not listed.
 
-        The one that was changed last comes first unless sorted otherwise. Sorted by ``created_at``, which is the default
-        of :meth:`thread_list`, the server leaves out threads of one second between two pages (PROTOCOL Q37).
+        The most recently changed thread comes first by default. If sorted by ``created_at``, the default of
+        :meth:`thread_list`, the server skips threads created in the same second at a page boundary.
 
         Args:
-            page_size: How many to ask for at a time; by default what the server takes for reasonable.
+            page_size: How many threads to request at a time. The default is up to the server.
             **filters: See :class:`ThreadFilters`.
         """
         if filters.get("sort_key") is None:
@@ -323,8 +329,8 @@ class Codex:
 
         async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
             page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
-            # One that was reverted and then archived is there once for each of its files (PROTOCOL Q40), and one that
-            # was changed meanwhile may come again.
+            # A thread that was reverted and then archived is listed once per file (PROTOCOL Q40), and a thread
+            # that changes during the iteration may be listed again.
             fresh: list[wire.Thread] = []
             for thread in page.data:
                 if thread.id not in seen:
@@ -337,15 +343,15 @@ class Codex:
     async def thread_list(
         self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
     ) -> wire.ThreadListResponse:
-        """Give one page of the stored threads; :meth:`threads` iterates over all of them.
+        """Return one page of the stored threads. To iterate over all of them, use :meth:`threads`.
 
         Args:
-            cursor: Where the page begins: ``next_cursor`` of the one before.
-            limit: How many at most.
+            cursor: Start of the page: ``next_cursor`` of the previous page.
+            limit: Maximum number of threads.
             **filters: See :class:`ThreadFilters`.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         response: wire.ThreadListResponse = await self._session.request(
             "thread/list", list_params(cursor, limit, filters)
@@ -353,10 +359,10 @@ class Codex:
         return response
 
     async def thread_read(self, thread_id: str, *, include_turns: bool = False) -> wire.Thread:
-        """Read a thread without opening it. With ``include_turns`` the whole history comes in one line.
+        """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return (await self.api.thread.read(thread_id=thread_id, include_turns=include_turns)).thread
 
@@ -369,122 +375,122 @@ class Codex:
         return items_of(self._session, thread_id, view)
 
     async def thread_archive(self, thread_id: str) -> None:
-        """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary lists.
+        """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
 
         Raises:
-            CodexError: As :meth:`request`.
+            CodexError: As in :meth:`request`.
         """
         await self._session.request("thread/archive", {"threadId": thread_id})
 
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
-        """Bring an archived thread back, and open it.
+        """Restore an archived thread and open it.
 
-        If this is cancelled between the two, the thread stays back in the ordinary lists, unopened.
+        If this is cancelled between the two steps, the thread is listed again but not open.
 
         Args:
-            thread_id: Its id.
+            thread_id: The id of the thread.
             **options: As in :meth:`thread_resume`.
 
         Raises:
-            InvalidRequestError: It is not archived.
-            ValueError: As :meth:`thread_start`.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            InvalidRequestError: The thread is not archived.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
-        # Whatever is wrong with them is so before the first request.
+        # Report invalid options before sending the first request.
         resume_params(thread_id, options, self._session.absolute)
         _opening.own_tools(self._session, options)
         await self._session.request("thread/unarchive", {"threadId": thread_id})
-        # The server has it on disk only, and would refuse a turn (PROTOCOL Q16).
+        # Until it is resumed, the server has the thread only on disk and would reject a turn (PROTOCOL Q16).
         return await self.thread_resume(thread_id, **options)
 
     async def thread_delete(self, thread_id: str) -> None:
-        """Delete a thread for good; the server ends its open turn.
+        """Delete a thread permanently. The server ends its open turn.
 
         Raises:
-            CodexError: As :meth:`request`.
+            CodexError: As in :meth:`request`.
         """
         await self._session.request("thread/delete", {"threadId": thread_id})
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens that all turns of this client used, those of agents included; ``None`` if none were reported."""
+        """Tokens used by all turns of this client, including their agents; ``None`` if none were reported."""
         return self._session.router.meter.usage
 
     # -- models and account ------------------------------------------------------------------------------------
 
     async def models(self, *, include_hidden: bool = False) -> wire.ModelListResponse:
-        """List the models that the server offers.
+        """Return the models offered by the server.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await self.api.model.list(include_hidden=include_hidden)
 
     async def account(self, *, refresh_token: bool = False) -> wire.GetAccountResponse:
-        """Tell who is logged in, and whether the model's provider wants anybody to be.
+        """Return the account that is logged in, and whether the model provider requires a login.
 
         Args:
-            refresh_token: Have the server renew its token first.
+            refresh_token: Have the server refresh its token first.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await self.api.account.read(refresh_token=refresh_token)
 
     async def login_api_key(self, api_key: str) -> None:
-        """Log in with an API key. The server stores it in its ``CODEX_HOME``.
+        """Log in with an API key. The server stores the key in its ``CODEX_HOME``.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         await self.api.account.login_start(wire.ApiKeyLoginAccountParams(api_key=api_key))
 
     async def login_chatgpt(self) -> LoginHandle:
-        """Begin a login that a person finishes in a browser on the machine of the server.
+        """Start a login that the user completes in a browser on the server's machine.
 
-        The server waits for one such login at a time; a new one ends the pending one, also one of another client. If this
-        is cancelled after the request was sent, the login is cancelled, too.
+        The server allows one such login at a time. A new one ends the pending one, even if another client started it.
+        If this is cancelled after the request was sent, the login is cancelled too.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await start_login(self._session, wire.ChatgptLoginAccountParams())
 
     async def login_chatgpt_device_code(self) -> LoginHandle:
-        """Begin a login that a person finishes in a browser on any machine, with a code.
+        """Start a login that the user completes in a browser on any machine by entering a code.
 
-        If this is cancelled after the request was sent, the login is cancelled, too.
+        If this is cancelled after the request was sent, the login is cancelled too.
 
         Raises:
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await start_login(self._session, wire.ChatgptDeviceCodeLoginAccountParams())
 
     async def logout(self) -> None:
-        """Log out: the server forgets the credentials in its ``CODEX_HOME``.
+        """Log out: the server discards the credentials in its ``CODEX_HOME``.
 
         Raises:
-            CodexError: As :meth:`request`.
+            CodexError: As in :meth:`request`.
         """
         await self.api.account.logout()
 
     async def rate_limits(self) -> wire.GetAccountRateLimitsResponse:
-        """Tell how much of the account's rate limits is used. It needs a ChatGPT login.
+        """Return how much of the account's rate limits is used. Requires a ChatGPT login.
 
-        Listen to ``account/rateLimits/updated`` to be told of changes.
+        To be notified of changes, subscribe to ``account/rateLimits/updated``.
 
         Raises:
-            InvalidRequestError: Nobody is logged in with ChatGPT.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            InvalidRequestError: There is no ChatGPT login.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await self.api.account.rate_limits_read()
 
     async def account_usage(self) -> wire.GetAccountTokenUsageResponse:
-        """Tell what the account has used, over all clients and days. It needs a ChatGPT login.
+        """Return the account's usage across all clients and days. Requires a ChatGPT login.
 
         Raises:
-            InvalidRequestError: Nobody is logged in with ChatGPT.
-            CodexError: As :meth:`request`, and ``DecodeError``.
+            InvalidRequestError: There is no ChatGPT login.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await self.api.account.usage_read()
 
@@ -492,10 +498,10 @@ class Codex:
 
     @property
     def mcp(self) -> McpServers:
-        """The MCP servers of the configuration; :attr:`Thread.mcp` are those that a thread has started."""
+        """The MCP servers in the configuration. For those started by a thread, see :attr:`Thread.mcp`."""
         return McpServers(self._session)
 
     @property
     def skills(self) -> Skills:
-        """The skills that agents find."""
+        """The skills available to agents."""
         return Skills(self._session)

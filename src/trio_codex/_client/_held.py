@@ -1,8 +1,8 @@
-"""What is kept of threads that are not open: the messages about those that are being opened, and the turns of strangers.
+"""State kept for threads that are not open: messages for threads being opened, and turns of threads not opened here.
 
-The server may tell of a thread, and ask about it, before it answers the request that opens the thread, and what a question
-is about may stand in that answer only. A new thread has no id before its answer, so while one is being started or forked,
-messages about every unknown thread are held. All of it is bounded in bytes.
+The server may send notifications and requests about a thread before it answers the request that opens the thread, and
+only that response may contain what a request refers to. A new thread has no id before its response, so while one is
+being started or forked, messages about every unknown thread are held. All of it is bounded in bytes.
 """
 
 from __future__ import annotations
@@ -25,24 +25,25 @@ if TYPE_CHECKING:
 Message: TypeAlias = Event | ServerRequest
 
 HELD_BYTES: Final = 4 * 1024 * 1024
-"""The most that is held: what a busy turn writes in some seconds. Opening a thread takes milliseconds."""
+"""Maximum size of held messages: what a busy turn writes in a few seconds. Opening a thread takes milliseconds."""
 
 MESSAGE_BYTES: Final = 200
-"""What holding a message takes, besides its parameters."""
+"""Size of a held message, in addition to its parameters."""
 
 UNKNOWN_BYTES: Final = 1024 * 1024
-"""The most that is kept of threads that nobody here has opened: the open turns of some 400."""
+"""Maximum size of state kept for threads not opened here: about 400 open turns."""
 
 THREAD_BYTES: Final = 2400
-"""What the state of a thread with an open turn takes, besides its ids and items."""
+"""Size of the state of a thread with an open turn, in addition to its ids and items."""
 
 
 class Openings:
-    """The handles whose requests are in flight, and the messages that wait for the answers.
+    """Handles whose requests are in flight, and messages held until the responses arrive.
 
     Args:
         router: Keeps the threads.
-        deliver: Handles a message as if it had just come. Called on the reader for the oldest ones past the bound.
+        deliver: Handles a message as if it had just arrived. The reader calls it for the oldest messages above the
+            limit.
     """
 
     def __init__(self, router: Router, deliver: Callable[[Message], object]) -> None:
@@ -57,7 +58,7 @@ class Openings:
         return bool(self._named) or self._unnamed > 0
 
     def expect(self, pending: PendingHandle) -> None:
-        """Register a handle whose request is about to be written, and hold what comes about its thread."""
+        """Register a handle whose request is about to be written, and hold messages about its thread."""
         thread_id = pending.thread_id
         if thread_id is None:
             self._unnamed += 1
@@ -69,12 +70,12 @@ class Openings:
     def admit(
         self, pending: PendingHandle, handle: object, thread_id: str, cwd: str | None, newest: dict[str, Any]
     ) -> ThreadState:
-        """Register a handle that the server has opened, and deliver what was held for it.
+        """Register a handle that the server has opened, and deliver the messages held for it.
 
         Args:
-            pending: What stood for it so far.
+            pending: The pending handle that it replaces.
             handle: The handle.
-            thread_id: Its thread.
+            thread_id: The id of its thread.
             cwd: The working directory of the thread.
             newest: The newest turn of the thread, as plain JSON; empty if there is none.
         """
@@ -85,11 +86,11 @@ class Openings:
         return state
 
     def dismiss(self, pending: PendingHandle, opened: str | None = None) -> None:
-        """Undo :meth:`expect`, and deliver what nothing holds any more. Idempotent.
+        """Undo :meth:`expect`, and deliver messages that no longer need to be held. Idempotent.
 
         Args:
             pending: The handle.
-            opened: Its thread, if the server has opened that.
+            opened: The id of its thread, if the server has opened it.
         """
         thread_id = pending.thread_id
         if thread_id is not None and (state := self._router.find(thread_id)) is not None:
@@ -107,11 +108,11 @@ class Openings:
             self._router.let_go(state)
 
     def hold(self, thread_id: str, message: Message, where: Route | None = None) -> bool:
-        """Hold a message if its thread is being opened; return whether it is held. Called on the reader."""
+        """Hold a message if its thread is being opened. Return whether it is held. Called by the reader."""
         if thread_id not in self._named:
             if not self._unnamed or self._router.find(thread_id) is not None:
                 return False
-            # The thread of an agent is none that is being opened, and the turn that spawned it is not to wait.
+            # An agent's thread is never one that is being opened, and the turn that spawned it must not be delayed.
             root_id = None if where is None else where.root_turn_id
             if (
                 where is not None
@@ -128,7 +129,7 @@ class Openings:
         return True
 
     def clear(self) -> None:
-        """Drop what is held: the connection has ended."""
+        """Discard held messages, because the connection has ended."""
         self._messages.clear()
         self._bytes = 0
 
@@ -147,7 +148,7 @@ class Openings:
 
 
 class UnknownThreads:
-    """The threads with open turns that nobody here has opened. The oldest are forgotten past the bound.
+    """Threads with open turns that were not opened here. The oldest are discarded above the limit.
 
     Args:
         threads: The table of threads.
@@ -159,12 +160,12 @@ class UnknownThreads:
         self._bytes = 0
 
     def add(self, thread_id: str, turn_id: str) -> None:
-        """Note that a turn of one has started."""
+        """Record that a turn of such a thread has started."""
         self._sizes[thread_id] = 0
         self.grow(thread_id, THREAD_BYTES + len(thread_id) + len(turn_id))
 
     def grow(self, thread_id: str, size: int) -> None:
-        """Note that more is kept of a thread, if it is one of these."""
+        """Record that the state of a thread has grown, if it is one of these."""
         if thread_id not in self._sizes:
             return
         self._sizes[thread_id] += size
@@ -173,13 +174,13 @@ class UnknownThreads:
             self._forget(next(iter(self._sizes)))
 
     def discard(self, thread_id: str) -> None:
-        """Note that a thread is open now, or that its turn has ended."""
+        """Record that a thread is now open or that its turn has ended."""
         self._bytes -= self._sizes.pop(thread_id, 0)
 
     def _forget(self, thread_id: str) -> None:
         self.discard(thread_id)
         state = self._threads.get(thread_id)
-        # A question that is with a callback keeps its turn.
+        # Keep a turn while one of its requests is with a callback.
         if state is not None and not state.held_requests:
             del self._threads[thread_id]
             if state.turn is not None:

@@ -1,4 +1,4 @@
-"""The history of a thread, a page at a time: a whole one comes in one line, of any size (PROTOCOL Q18)."""
+"""Paging through the history of a thread. A whole history arrives as one line of any size (PROTOCOL Q18)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 class TurnsView(TypedDict, total=False):
-    """How to go through the turns of a thread.
+    """Options for iterating over the turns of a thread.
 
     Attributes:
-        items_view: How much of each turn's items to give: none, a summary (the default), or all.
-        page_size: How many turns to ask for at a time.
-        sort_direction: Newest first (``desc``, the default), or ``asc``.
+        items_view: How much of each turn's items to return: none, a summary (the default) or all.
+        page_size: How many turns to request at a time.
+        sort_direction: Newest first (``desc``, the default) or ``asc``.
     """
 
     items_view: wire.TurnItemsView | str | None
@@ -28,12 +28,12 @@ class TurnsView(TypedDict, total=False):
 
 
 class ItemsView(TypedDict, total=False):
-    """How to go through the items of a thread.
+    """Options for iterating over the items of a thread.
 
     Attributes:
-        page_size: How many items to ask for at a time.
-        sort_direction: Oldest first (``asc``, the default), or ``desc``.
-        turn_id: Those of this turn only.
+        page_size: How many items to request at a time.
+        sort_direction: Oldest first (``asc``, the default) or ``desc``.
+        turn_id: Only the items of this turn.
     """
 
     page_size: int | None

@@ -1,7 +1,7 @@
-"""The modules of a session: owns the list of those that are in memory before its first line.
+"""Modules of a session: the list of those loaded into memory before its first line.
 
-A running session imports nothing from disk. An import on the reader or in the close sequence would end the session if it
-failed, as it does after an upgrade of the package or while no descriptor is free.
+A running session imports nothing from disk. A failed import on the reader or in the close sequence would end the
+session. It fails, for example, after an upgrade of the package or when no file descriptor is free.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OFTEN_ASKED: Final = (
     "item/commandExecution/requestApproval", "item/fileChange/requestApproval", "item/permissions/requestApproval",
     "item/tool/requestUserInput", "item/tool/call", "mcpServer/elicitation/request",
 )  # fmt: skip
-"""The requests of the server whose types are built at the start. The others are rare, and their modules are held."""
+"""Server requests whose types are built at startup. The others are rare, so their modules are only held."""
 
 HELD: Final = (
     *(f"trio_codex.wire.{module}" for module in sorted(set(HOME.values()))),
@@ -36,14 +36,14 @@ HELD: Final = (
     "trio_codex._api._base",
     "trio_codex._api._generated",
 )
-"""The modules that calls of the user and rare messages need. A session uses few of them."""
+"""Modules needed by user calls and rare messages. A session uses few of them."""
 
 
 def load() -> None:
-    """Import what the reader and the close sequence need, and hold the rest of what a session may use.
+    """Import what the reader and the close sequence need, and hold the other modules that a session may use.
 
     Raises:
-        ImportError, OSError: A module is missing, or cannot be read.
+        ImportError, OSError: A module is missing or cannot be read.
     """
     _convert.preload()
     _convert.preload(OFTEN_ASKED)

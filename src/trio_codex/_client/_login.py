@@ -1,7 +1,7 @@
-"""Logins that a person finishes in a browser: owns the handle of one, and the news of how it ended.
+"""Logins that the user completes in a browser: their handles, and the notifications that report how they ended.
 
-The server may report the end of a login before its answer to the request that began it has been taken in, so the news
-are collected from before that request on.
+The server may report the end of a login before the client has processed the response that started it, so these
+notifications are collected from before that request on.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ COMPLETED: Final = "account/login/completed"
 MCP_COMPLETED: Final = "mcpServer/oauthLogin/completed"
 
 ENDED_KEPT: Final = 64
-"""Ends of logins that are remembered until somebody asks. A client has one or two pending at a time."""
+"""Number of ended logins that are remembered. A client has one or two pending at a time."""
 
 
 class LoginNews:
-    """Hears how logins end, for as long as the client lives. A listener of the router."""
+    """Collects how logins end, for the lifetime of the client. A listener of the router."""
 
     def __init__(self) -> None:
         self._ended: OrderedDict[str, wire.Wire] = OrderedDict()
@@ -37,7 +37,7 @@ class LoginNews:
         self._error: Callable[[], Exception] | None = None
 
     def put(self, event: Event) -> None:
-        """Take the news."""
+        """Handle the end of a login."""
         params = event.params
         key = _key_of(params)
         if key is not None:
@@ -47,24 +47,24 @@ class LoginNews:
             self._wake()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Note that there will be no more, and why."""
+        """Record that no more will arrive, and why."""
         self._error = error
         self._wake()
 
     def release(self) -> None:
-        """Forget everything."""
+        """Forget all ended logins."""
         self._ended.clear()
 
     def forget(self, key: str) -> None:
-        """Forget how an earlier login of this key ended."""
+        """Forget how an earlier login with this key ended."""
         self._ended.pop(key, None)
 
     def ended(self, key: str) -> Any:
-        """Give how a login ended; ``None`` if it has not."""
+        """Return how a login ended; ``None`` if it has not ended."""
         return self._ended.get(key)
 
     async def wait(self, key: str) -> Any:
-        """Wait until a login has ended; give how."""
+        """Wait for a login to end, and return how it ended."""
         await trio.lowlevel.checkpoint()
         while (ended := self._ended.get(key)) is None:
             if self._error is not None:
@@ -88,23 +88,23 @@ def _key_of(params: wire.Wire) -> str | None:
 
 
 def _mcp_key(name: str) -> str:
-    """Stand in for the id of a login to an MCP server, which older servers do not give."""
+    """Return a substitute for the id of a login to an MCP server, which older servers do not provide."""
     return f"mcpServer {name}"
 
 
 class LoginHandle:
-    """A login that is under way until a person has finished it elsewhere.
+    """A pending login that the user completes elsewhere.
 
-    Made by ``login_chatgpt`` and ``login_chatgpt_device_code`` of the client. Use it as an async context manager, so that
-    the server stops waiting if the scope is left before its end::
+    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as an async context
+    manager, so that the server stops waiting if the scope exits before the login ends::
 
         async with await codex.login_chatgpt() as login:
             print(login.auth_url)
             completed = await login.wait()
 
     Attributes:
-        login_id: Its id.
-        auth_url: The page to open in a browser on the machine of the server; ``None`` with a device code.
+        login_id: The id of the login.
+        auth_url: The page to open in a browser on the server's machine; ``None`` with a device code.
         verification_url: The page to open on any machine; ``None`` without a device code.
         user_code: The code to enter there; ``None`` without a device code.
     """
@@ -128,19 +128,19 @@ class LoginHandle:
         self._result: wire.AccountLoginCompletedNotification | None = None
 
     def __repr__(self) -> str:
-        # Whoever has the URL or the code can take part in the login.
+        # Keep the URL and the code out of the repr: they grant access to the login.
         return f"<LoginHandle {self.login_id}>"
 
     async def wait(self) -> wire.AccountLoginCompletedNotification:
-        """Wait for its end.
+        """Wait for the login to end.
 
         Returns:
-            What the server says of it, with ``success``, or with the reason in ``error``. A login that was cancelled, or that a
-            newer browser login took the place of, ended without success.
+            The server's notification, with ``success``, or with the reason in ``error``. A login that was cancelled
+            or replaced by a newer browser login ended without success.
 
         Raises:
             ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
+            ConnectionClosed: You closed the connection.
         """
         await trio.lowlevel.checkpoint()
         result = self._result
@@ -150,10 +150,10 @@ class LoginHandle:
         return result
 
     async def cancel(self) -> wire.CancelLoginAccountResponse:
-        """Make the server stop waiting. What it answers says whether there was a login to cancel.
+        """Cancel the login on the server. The response says whether there was a login to cancel.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         response: wire.CancelLoginAccountResponse = await self._session.request(
             "account/login/cancel", {"loginId": self.login_id}
@@ -161,7 +161,7 @@ class LoginHandle:
         return response
 
     async def __aenter__(self) -> Self:
-        # Not a cancellation point: the server waits already, and only a scope that was entered makes it stop.
+        # Not a cancellation point: the server is already waiting, and only a scope that was entered cancels that.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return self
 
@@ -175,18 +175,18 @@ class LoginHandle:
         await trio.lowlevel.cancel_shielded_checkpoint()
         ended = self._result or self._news.ended(self.login_id)
         if ended is None and self._session.connection.death is None:
-            # Shielded and bounded inside.
+            # Shielded and bounded internally.
             await self._session.services.finish(cancel_login, self._session, self.login_id)  # noqa: ASYNC102
 
 
 class McpLogin:
-    """An OAuth login to an MCP server. Made by :meth:`McpServers.login`.
+    """An OAuth login to an MCP server. Created by :meth:`McpServers.login`.
 
-    The protocol cannot cancel it; the server gives it up after its time-out.
+    The protocol has no way to cancel it; the server gives up after its timeout.
 
     Attributes:
-        name: The MCP server.
-        authorization_url: The page to open in a browser on the machine of the server.
+        name: The name of the MCP server.
+        authorization_url: The page to open in a browser on the server's machine.
     """
 
     def __init__(self, news: LoginNews, name: str, authorization_url: str, key: str) -> None:
@@ -199,14 +199,14 @@ class McpLogin:
         return f"<McpLogin to {self.name}>"
 
     async def wait(self) -> wire.McpServerOauthLoginCompletedNotification:
-        """Wait for its end.
+        """Wait for the login to end.
 
         Returns:
-            What the server says of it, with ``success``, or with the reason in ``error``.
+            The server's notification, with ``success``, or with the reason in ``error``.
 
         Raises:
             ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
+            ConnectionClosed: You closed the connection.
         """
         ended: wire.McpServerOauthLoginCompletedNotification = await self._news.wait(self._key)
         return ended
@@ -215,7 +215,7 @@ class McpLogin:
 async def start_login(
     session: Session, params: wire.ChatgptLoginAccountParams | wire.ChatgptDeviceCodeLoginAccountParams
 ) -> LoginHandle:
-    """Begin a login; if this is cancelled, so is the login."""
+    """Start a login. If this is cancelled, so is the login."""
     news = _hear(session)
 
     async def undo(response: wire.LoginAccountResponse) -> None:
@@ -225,7 +225,7 @@ async def start_login(
 
 
 async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:
-    """Begin an OAuth login to an MCP server."""
+    """Start an OAuth login to an MCP server."""
     news = _hear(session)
     news.forget(_mcp_key(params.name))
     response: wire.McpServerOauthLoginResponse = await session.request("mcpServer/oauth/login", params)

@@ -1,6 +1,6 @@
-"""MCP servers: owns what can be asked of those in the server's configuration, and of those that a thread has started.
+"""MCP servers: requests about those in the server's configuration, and about those that a thread has started.
 
-How a login to one ends is ``_login``'s to know; what they ask their user goes to the policies, as in a turn.
+The end of a login to one is handled by ``_login``. Their requests to the user go to the policies, as in a turn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class McpServers:
-    """The MCP servers of the server's configuration. Made by :attr:`Codex.mcp`.
+    """The MCP servers in the server's configuration. Accessed as :attr:`Codex.mcp`.
 
     Each thread starts its own set of them: see :attr:`Thread.mcp`.
     """
@@ -29,22 +29,22 @@ class McpServers:
         self._session = session
 
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
-        """Tell what each has to offer, and whether one has to log in to it.
+        """Return what each MCP server offers, and whether it requires a login.
 
-        For that the server starts all that are enabled, waits for the slowest, and ends them again.
+        To find out, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
 
         Raises:
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         return await _list(self._request)
 
     async def reload(self) -> None:
-        """Have the server read its configuration anew: open threads start, restart or end MCP servers accordingly.
+        """Reload the server's configuration. Open threads start, restart or stop MCP servers accordingly.
 
-        Does not wait until they have started; :meth:`ThreadMcpServers.status` does.
+        This does not wait until they have started; :meth:`ThreadMcpServers.status` does.
 
         Raises:
-            CodexError: As :meth:`Codex.request`.
+            CodexError: As in :meth:`Codex.request`.
         """
         await self._session.request("config/mcpServer/reload")
 
@@ -57,18 +57,18 @@ class McpServers:
         thread_id: str | None = None,
         timeout_secs: int | None = None,
     ) -> McpLogin:
-        """Begin an OAuth login to one, which a person finishes in a browser.
+        """Start an OAuth login to an MCP server, which the user completes in a browser.
 
         Args:
-            name: Its name in the configuration.
+            name: The name of the MCP server in the configuration.
             client_registration: How to register as an OAuth client, for this login only.
-            scopes: Scopes to ask for, in place of those configured.
-            thread_id: The thread by whose configuration to go.
-            timeout_secs: When the server gives it up.
+            scopes: Scopes to request instead of the configured ones.
+            thread_id: The thread whose configuration to use.
+            timeout_secs: Seconds until the server gives up.
 
         Raises:
-            InvalidRequestError: There is no such MCP server, or it knows no OAuth.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            InvalidRequestError: There is no such MCP server, or it does not support OAuth.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         params = wire.McpServerOauthLoginParams(
             name=name,
@@ -84,9 +84,9 @@ class McpServers:
 
 
 class ThreadMcpServers:
-    """The MCP servers that a thread has started. Made by :attr:`Thread.mcp`.
+    """The MCP servers started by a thread. Accessed as :attr:`Thread.mcp`.
 
-    They start with the thread, and end when it is unloaded. To be told how that goes, listen to
+    They start with the thread and stop when it is unloaded. To be notified of their startup, listen for
     ``mcpServer/startupStatus/updated`` with :meth:`Thread.events`.
     """
 
@@ -94,27 +94,27 @@ class ThreadMcpServers:
         self._request = request
 
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
-        """Tell of each how it is, and what it has to offer. Waits until all have started, or failed to.
+        """Return the status of each MCP server and what it offers. Waits until all have started or failed to start.
 
         Raises:
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         return await _list(self._request)
 
     async def status(self, name: str) -> wire.McpServerStatus:
-        """Tell how one is, and what it has to offer. Waits until it has started, or failed to.
+        """Return the status of one MCP server and what it offers. Waits until it has started or failed to start.
 
         Args:
-            name: Its name in the configuration.
+            name: The name of the MCP server in the configuration.
 
         Returns:
-            Its status; ``runtime_status`` says whether it is connected, ``tools_error`` why not.
+            Its status; ``runtime_status`` says whether it is connected, and ``tools_error`` why not.
 
         Raises:
             LookupError: The thread has no such MCP server.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
-        # By its name: an older server does not know the filter, waits for all, and tells of all.
+        # Filter by name here: an older server ignores the filter, waits for all, and reports all.
         for status in await _list(self._request, serverName=name):
             if status.name == name:
                 return status
@@ -125,24 +125,25 @@ class ThreadMcpServers:
     ) -> wire.McpServerToolCallResponse:
         """Call a tool. Waits until the MCP server has started.
 
-        Nobody is asked for approval: the call is yours, not the agent's. What the MCP server asks its user meanwhile goes
-        to the thread's policy, then the client's; with the approval policy ``never`` the server declines it by itself
-        (PROTOCOL Q58).
+        No approval is requested: the call is yours, not the agent's. Requests that the MCP server makes to its user
+        meanwhile go to the thread's policy, then to the client's. With the approval policy ``never``, the server
+        declines them by itself.
 
-        If this is cancelled, the call goes on to its end, whose result is dropped: the protocol cannot cancel it (PROTOCOL
-        Q28). It ends with the MCP server, when the thread is unloaded.
+        If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel
+        it. It ends with the MCP server, when the thread is unloaded.
 
         Args:
-            name: The MCP server.
-            tool: Its tool.
-            arguments: What to call it with.
+            name: The name of the MCP server.
+            tool: The name of the tool.
+            arguments: The arguments of the call.
 
         Returns:
             The result; ``is_error`` says whether the tool failed.
 
         Raises:
-            InternalRpcError: There is no such MCP server or tool, the server did not start, or it refused.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            InternalRpcError: There is no such MCP server or tool, the MCP server did not start, or it rejected the
+                call.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         response: wire.McpServerToolCallResponse = await self._request(
             "mcpServer/tool/call", server=name, tool=tool, arguments=dict(arguments or {})
@@ -153,12 +154,12 @@ class ThreadMcpServers:
         """Read a resource. Waits until the MCP server has started.
 
         Args:
-            name: The MCP server.
-            uri: The resource, as in the ``resources`` of its status.
+            name: The name of the MCP server.
+            uri: The URI of the resource, as listed in the ``resources`` of its status.
 
         Raises:
-            InternalRpcError: There is no such MCP server or resource, or the server did not start.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            InternalRpcError: There is no such MCP server or resource, or the MCP server did not start.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         response: wire.McpResourceReadResponse = await self._request(
             "mcpServer/resource/read", server=name, uri=uri

@@ -1,6 +1,6 @@
-"""How a client comes up and goes down: spawn, handshake, the close order, and the reason of a death.
+"""Client startup and shutdown: spawn, handshake, the close sequence, and the reason a connection ended.
 
-The only place where a process, a connection and the API meet.
+This is the only module where the process, the connection and the API meet.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ if TYPE_CHECKING:
 StartErrorT = TypeVar("StartErrorT", bound=StartError)
 
 FAILED_START_GRACE: Final = 0.5
-"""How long a server that never answered gets to exit by itself. The real one needs 65 ms."""
+"""How long a server that never answered may take to exit by itself. The real one needs 65 ms."""
 
 FLUSH_SECONDS: Final = 0.5
-"""How long closing waits for queued replies to be written; a server that does not read gets no more than this."""
+"""How long closing waits for queued replies to be written, which a server that does not read would block."""
 
 LAST_WORDS_SECONDS: Final = 5.0
-"""How long before a signal ended the server something on its stderr may still be about that."""
+"""How long before the signal that killed the server a line on its stderr may still be related."""
 
 MIN_SECRET_LENGTH: Final = 8
-"""Shorter values of the environment are not redacted: they are flags, and match inside ordinary words."""
+"""Minimum length of an environment value to redact. Shorter ones are flags and occur inside ordinary words."""
 
 MIN_REST_LENGTH: Final = 4
-"""Less than that of a value, where the text was cut, tells nothing."""
+"""Minimum length of a partial value, where the text was truncated, to redact. Shorter ones reveal nothing."""
 
 _PLAIN_NAMES: Final = frozenset(
     {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
@@ -94,24 +94,24 @@ async def open_codex(
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Codex]:
-    """Start a server and be its client, as a scope.
+    """Start a server and connect a client to it, as a scope.
 
-    When the scope is left, by whatever way, open turns are ended, the server is stopped, and nothing of it remains: no
-    task, process or descriptor. What the body raises leaves as itself.
+    However the scope exits, open turns are ended, the server is stopped, and nothing of it remains: no task, process
+    or file descriptor. Exceptions raised by the body propagate unchanged.
 
     Args:
-        config: How; by default as the user's own Codex.
-        policy: Decides on what turns ask, unless their own policies or those of their threads do.
-        tools: Declared on each thread that is started: what its agent can call, made by :func:`~trio_codex.tools.tool`.
-        budget: What all of its turns may use together.
-        instruments: Who is told what happens.
+        config: The configuration of the client and its server; the default follows the user's own Codex setup.
+        policy: Handles requests from turns, unless the policy of the turn or its thread does.
+        tools: Tools declared on every new thread for its agent to call, created with :func:`~trio_codex.tools.tool`.
+        budget: The joint budget of all of its turns.
+        instruments: Observers that are notified of what happens, for logging, metrics and tracing.
 
     Raises:
-        StartError: The server did not come up: ``SpawnError``, ``StartTimeout``, or it refused or exited.
+        StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it refused or exited.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
-        TypeError: An argument has another type, or a tool cannot be described to an agent; nothing was started.
-        RuntimeError: It is not called in Trio.
-        InternalError: A bug of ours; the body was cancelled for it.
+        TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
+        RuntimeError: It was not called from a Trio task.
+        InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
     _check_in_trio("open_codex()")
     opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
@@ -129,23 +129,23 @@ async def connect_codex(
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Codex:
-    """Be a client over a byte stream that is already open, such as a socket or half of ``memory_stream_pair``.
+    """Connect a client over a byte stream that is already open, such as a socket or one end of ``memory_stream_pair``.
 
-    Its tasks run in ``nursery``, which they keep open. When the nursery is cancelled, or at :meth:`Codex.aclose`, open
-    turns are ended and the stream is closed. The server is not ours and is never killed.
+    The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on :meth:`Codex.aclose`,
+    open turns are ended and the stream is closed. The server was not started by this client and is never killed.
 
     Args:
-        nursery: Where the tasks run.
-        stream: Newline-delimited JSON in both directions.
-        config: Its fields about the process have no effect.
+        nursery: The nursery for the client's tasks.
+        stream: A stream of newline-delimited JSON in both directions.
+        config: The configuration. Fields about the process have no effect.
         policy: As in :func:`open_codex`.
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
 
     Raises:
-        StartError: The server did not answer ``initialize``, or refused it.
-        ValueError: As :func:`open_codex`, and ``TypeError`` and ``RuntimeError``.
+        StartError: The server did not answer ``initialize``, or rejected it.
+        ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
     """
     _check_in_trio("connect_codex()")
     opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
@@ -155,7 +155,7 @@ async def connect_codex(
 
 
 def _check_in_trio(function: str) -> None:
-    # Without it, the first wait fails inside Trio, and looks like a bug of ours.
+    # Check this here: otherwise the first wait fails inside Trio and looks like a bug in trio-codex.
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError(
             f"{function} needs Trio: run your program with trio.run(main), not with asyncio.run()"
@@ -163,7 +163,7 @@ def _check_in_trio(function: str) -> None:
 
 
 class Opening:
-    """One client on its way up, and later on its way down."""
+    """The startup and shutdown of one client."""
 
     def __init__(
         self,
@@ -192,7 +192,7 @@ class Opening:
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._binary: Binary | None = None
-        # The longest first: of one that begins like another, the rest would be left to see.
+        # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.
         self._secrets = sorted(
             (
                 (value, f"<{name}>")
@@ -208,13 +208,13 @@ class Opening:
         self._closing = False
         self._closed = trio.Event()
 
-    # -- up ----------------------------------------------------------------------------------------------------
+    # -- startup -----------------------------------------------------------------------------------------------
 
     async def spawn(self, services: Services) -> Codex:
-        """Start the server and shake hands."""
+        """Start the server and perform the handshake."""
         try:
             return await self._spawn(services)
-        except OSError as exc:  # no descriptor is left, not even to import what a start needs
+        except OSError as exc:  # no file descriptor is free, not even for an import
             binary = None if self._binary is None else self._binary.path
             mend = "Look at the limits on descriptors and processes."
             raise SpawnError(f"the server cannot be started: {exc}", "spawn", mend, binary) from exc
@@ -232,7 +232,7 @@ class Opening:
         argv = config.command_line("" if self._binary is None else self._binary.path)
         with self._timeouts.move_on_after(config.start_timeout):
             async with start_gate(config.state_home()):
-                # With nothing in between that waits: what is relative is below the directory that the process gets.
+                # No checkpoint in between, so that relative paths have the same base as in the process.
                 self._paths = PathBase.now(config.cwd, environment.get("HOME"))
                 process = self._process = spawn_server(
                     argv,
@@ -254,7 +254,7 @@ class Opening:
         raise self._timeout()
 
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Codex:
-        """Shake hands over a stream."""
+        """Perform the handshake over a stream."""
         from trio_codex._client._loading import load
 
         self._stream = stream
@@ -318,7 +318,7 @@ class Opening:
             capabilities["optOutNotificationMethods"] = list(config.opt_out_notifications)
         info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
         try:
-            # Deferred: ``start_timeout`` bounds it, and a shorter ``request_timeout`` must not cut that short.
+            # Deferred: ``start_timeout`` is the limit here, and a shorter ``request_timeout`` must not preempt it.
             raw = await connection.calls.request(
                 "initialize", {"clientInfo": info, "capabilities": capabilities}, "deferred"
             )
@@ -371,7 +371,7 @@ class Opening:
             tail,
         )
 
-    # -- down --------------------------------------------------------------------------------------------------
+    # -- shutdown ----------------------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
     async def sentinel(self, services: Services) -> None:
@@ -383,14 +383,14 @@ class Opening:
                 await self.close_with(services)
 
     async def close_with(self, services: Services) -> None:
-        """Close, and stop what serves the connection. The last thing that a client does."""
+        """Close, and stop the tasks that serve the connection. This is the last thing a client does."""
         try:
             await self.close()
         finally:
             services.stop()
 
     async def close(self) -> None:
-        """Run the close sequence once; a second caller waits for the first. Bounded; not cancelled by anybody."""
+        """Run the close sequence once; later callers wait for the first. Bounded, and shielded from cancellation."""
         if self._closing:
             await self._closed.wait()
             return
@@ -418,8 +418,8 @@ class Opening:
             connection.end(ConnectionClosed("the client was closed"))
         await trio.lowlevel.checkpoint()
         if self._process is not None:
-            # The reader goes on draining stdout meanwhile: an undrained server does not exit on EOF (PROTOCOL 6).
-            # One that never came up has nothing to put in order.
+            # The reader keeps draining stdout meanwhile: a server whose stdout is full does not exit on EOF (PROTOCOL 6).
+            # A client that never finished its handshake has nothing to clean up.
             grace = config.stop_grace if was_up else min(config.stop_grace, FAILED_START_GRACE)
             try:
                 await self._process.stop(grace)
@@ -429,13 +429,13 @@ class Opening:
             await trio.aclose_forcefully(self._stream)
 
     async def _watch(self) -> None:
-        """End the connection when the process has ended but something else still holds its stdout open."""
+        """End the connection when the process has exited but something else still holds its stdout open."""
         assert self._process is not None
         assert self._connection is not None
         try:
             returncode = await self._process.wait()
         except trio.ClosedResourceError:
-            # Closing has taken its bound: the tree ends in the background, and the client has been told why it ends.
+            # Closing timed out: the process tree ends in the background, and the reason is already known.
             await trio.lowlevel.checkpoint()
             return
         self._note_exited(returncode)
@@ -465,7 +465,7 @@ class Opening:
         if returncode is None:
             return self._broken(reason)
         problem = f"the server exited: {describe_exit(returncode)}"
-        # What a signal ended did not say why: an old warning would read as the cause.
+        # A process killed by a signal did not log a reason, so an old warning would be mistaken for it.
         recent = LAST_WORDS_SECONDS if returncode < 0 else None
         tail = self._redact(process.stderr.tail(seconds=recent))
         return ServerExited(problem, self._phase, process.pid, returncode, tail)
@@ -477,28 +477,28 @@ class Opening:
         return ConnectionBroken(reason, self._phase, process.pid, None, self._redact(process.stderr.tail()))
 
     def _hide(self, text: str) -> str:
-        """Take the configured values of the environment out of a whole text."""
+        """Redact the configured environment values in a complete text."""
         for value, name in self._secrets:
             text = text.replace(value, name)
         return text
 
     def _redact(self, text: str) -> str:
-        """Take the configured values of the environment out of a text of the server that may begin in the middle of one."""
+        """Redact the configured environment values in server output that may begin in the middle of one."""
         for value, name in self._secrets:
             text = _without_rest(text, value, name).replace(value, name)
         return text
 
 
 def _without_rest(text: str, value: str, name: str) -> str:
-    """Put a name in place of the end of a value at the beginning of a text that was cut there."""
+    """Redact the end of a value at the beginning of a truncated text."""
     length = _overlap(value[1:], text)
     return text if length < MIN_REST_LENGTH else name + text[length:]
 
 
 def _overlap(first: str, second: str) -> int:
-    """Return the length of the longest end of one text that the other begins with.
+    """Return the length of the longest suffix of one text that is a prefix of the other.
 
-    Knuth, Morris and Pratt's way, because comparing each end takes quadratic time for a value of one repeated character.
+    Uses Knuth–Morris–Pratt, because comparing every suffix takes quadratic time for a value of one repeated character.
     """
     first = first[-len(second) :] if second else ""
     matched, shorter = 0, [0] * (len(second) + 1)

@@ -1,7 +1,7 @@
-"""How a thread is opened: owns the requests that start, resume and fork one, and what undoes each of them.
+"""Opening a thread: the requests that start, resume and fork one, and how each is undone.
 
-The handle is registered before its request is written, so its policy and tools decide on whatever comes first. An opening
-that is cancelled after its request was sent, or whose answer cannot be read, leaves nothing open on the server.
+A handle is registered before its request is written, so its policy and tools apply from the first message on. If
+opening is cancelled after the request was sent, or its response cannot be read, nothing stays open on the server.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Opened:
-    """A thread that the server has opened for a handle that is still to be made.
+    """A thread that the server has opened, and whose handle is yet to be created.
 
     Attributes:
-        pending: What stands for the handle until then.
-        response: The answer.
+        pending: The pending handle.
+        response: The response.
         newest_turn: The newest turn of the thread, as plain JSON; empty if there is none.
     """
 
@@ -58,8 +58,8 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
     """Return the tools of a thread, before anything is sent.
 
     Raises:
-        ValueError: Two have the same name, or ``experimental_api`` is off.
-        TypeError: An option has another type, or a tool cannot be described to an agent.
+        ValueError: Two tools have the same name, or ``experimental_api`` is off.
+        TypeError: An option has the wrong type, or a tool has no valid schema.
     """
     check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
@@ -69,11 +69,11 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
 
 async def start(session: Session, options: ThreadStartOptions) -> Opened:
-    """Start a thread with the client's tools and its own, or delete it again.
+    """Start a thread with the client's tools and its own. If undone, delete it.
 
     Raises:
-        ValueError: As :func:`own_tools`, and ``TypeError``.
-        CodexError: As every request, and ``DecodeError``.
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
     """
     own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
@@ -82,29 +82,29 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread, or unsubscribe from it again, unless somebody else here needs to hear of it.
+    """Open a stored thread. If undone, unsubscribe unless its events are still needed here.
 
     Raises:
-        ValueError: As :func:`own_tools`, and ``TypeError``.
-        CodexError: As every request, and ``DecodeError``.
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
     """
     own = own_tools(session, options)
     params = resume_params(thread_id, options, session.absolute, paged=session.config.experimental_api)
     pending = _pending(thread_id, options, own)
     opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
     if not options.get("include_turns", False) and opened.response.thread.turns:
-        # They were asked for to know whether a turn runs.
+        # They were only requested to find out whether a turn is running.
         thread = attrs.evolve(opened.response.thread, turns=())
         return attrs.evolve(opened, response=attrs.evolve(opened.response, thread=thread))
     return opened
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
-    """Start a thread with the history of another, or delete it again.
+    """Start a thread with the history of another. If undone, delete it.
 
     Raises:
-        ValueError: As :func:`own_tools`, and ``TypeError``.
-        CodexError: As every request, and ``DecodeError``.
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
     """
     own = own_tools(session, options)
     params = fork_params(thread_id, options, session.absolute)
@@ -115,14 +115,14 @@ async def unsubscribe(session: Session, state: ThreadState) -> None:
     """Unsubscribe from a thread.
 
     Raises:
-        CodexError: As every request.
+        CodexError: As for any request.
     """
     params = {"threadId": state.id}
     await _unsubscribe(state, lambda: session.request("thread/unsubscribe", params))
 
 
 async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread within ``interrupt_grace``, unless somebody here needs to hear of it."""
+    """Unsubscribe from a thread within ``interrupt_grace``, unless its events are still needed here."""
     params = {"threadId": state.id}
 
     async def end() -> None:
@@ -134,7 +134,7 @@ async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> N
 
 
 async def _unsubscribe(state: ThreadState, send: Callable[[], Awaitable[object]]) -> None:
-    """Send a request to unsubscribe. A resume that is asked for meanwhile waits, so that its line comes after this one."""
+    """Send a request to unsubscribe. A concurrent resume waits, so that its line follows this one."""
     await trio.lowlevel.checkpoint()
     while state.unsubscribed is not None:
         await state.unsubscribed.wait()
@@ -154,7 +154,7 @@ def _pending(thread_id: str | None, options: ThreadOptions, own: Toolbox) -> Pen
 async def _open(
     session: Session, method: str, params: wire.Wire, pending: PendingHandle, undo_method: str
 ) -> Opened:
-    """Send the request that opens a thread. What it gives has to be admitted without a checkpoint in between."""
+    """Send the request that opens a thread. The result must be admitted without a checkpoint in between."""
     router = session.router
 
     async def undo(answer: msgspec.Raw | None) -> None:
@@ -186,7 +186,7 @@ async def _open(
         plain = parse_result(method, answer)
         response: Response = _convert.decode_result(method, plain)
     except RemoteProtocolError:
-        # Not a cancellation point, and bounded inside.
+        # Not a cancellation point, and bounded internally.
         await session.services.finish(_undo_unread, session, undo, answer)  # noqa: ASYNC102, ASYNC120
         router.openings.dismiss(pending)
         raise
@@ -205,7 +205,7 @@ async def _undo_unread(
     undo: Callable[[msgspec.Raw | None], Awaitable[object]],
     answer: msgspec.Raw | None,
 ) -> None:
-    """Undo an opening whose answer cannot be read."""
+    """Undo an opening whose response cannot be read."""
     with session.timeouts.move_on_after(session.config.interrupt_grace):
         await trio.lowlevel.checkpoint()
         await undo(answer)

@@ -1,6 +1,6 @@
-"""What can be chosen for a thread and for a turn: owns the option types, their checks, and how they look on the wire.
+"""Options of threads and turns: their types, validation and wire format.
 
-Whatever can be refused here is refused before anything is sent, with ``ValueError`` or ``TypeError``.
+Everything that can be rejected here is rejected before anything is sent, with ``ValueError`` or ``TypeError``.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ E = TypeVar("E", bound=enum.StrEnum)
 
 
 class Sandbox(enum.StrEnum):
-    """What commands of the agent may touch, as the server enforces it."""
+    """What the agent's commands may access, as enforced by the server."""
 
     read_only = "read-only"
     workspace_write = "workspace-write"
-    """The working directory, and all of ``/tmp`` unless the configuration excludes it (PROTOCOL Q35)."""
+    """Write access to the working directory, and to all of ``/tmp`` unless the configuration excludes it."""
     full_access = "danger-full-access"
 
 
 class ApprovalMode(enum.StrEnum):
-    """A preset of who decides when a command wants more than the sandbox allows."""
+    """A preset for who decides when a command needs more than the sandbox allows."""
 
     deny_all = "deny_all"
-    """Nobody. The server refuses by itself, and no policy is asked."""
+    """Nobody. The server refuses by itself and no policy is called."""
     ask = "ask"
     """The policies of this client."""
     auto_review = "auto_review"
-    """Another model, on the server; no policy is asked, and it costs requests to the model."""
+    """Another model on the server. No policy is called; the review costs model requests."""
     dangerously_bypass = "dangerously_bypass"
-    """No sandbox, and nobody is asked. It chooses the sandbox, too, so it goes with no ``sandbox`` or ``permissions``."""
+    """No sandbox and no approvals. Sets the sandbox, so it excludes ``sandbox`` and ``permissions``."""
 
 
 _APPROVALS: Final[dict[ApprovalMode, tuple[str, str | None]]] = {
@@ -68,23 +68,23 @@ class _Settings(TypedDict, total=False):
 
 
 class ThreadSettings(_Settings, total=False):
-    """What :meth:`Thread.update_settings` changes for the later turns of a thread.
+    """Settings that :meth:`Thread.update_settings` changes for later turns of a thread.
 
     Attributes:
-        approval_mode: A preset in place of ``approval_policy`` and ``approvals_reviewer``.
-        approval_policy: When the server asks at all. With ``never`` no policy is asked.
-        approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-        cwd: Working directory. A relative one is below the working directory of the server, not that of the thread; ``~`` is
-            the server's home directory.
+        approval_mode: A preset that replaces ``approval_policy`` and ``approvals_reviewer``.
+        approval_policy: When the server requests approval. With ``never`` no policy is called.
+        approvals_reviewer: Who reviews approvals. With a value other than ``user`` no policy is called.
+        cwd: Working directory. A relative path is resolved against the server's working directory, not the thread's;
+            ``~`` is the server's home directory.
         model: Model.
-        permissions: A named permission profile, in place of ``sandbox`` (experimental).
-        personality: Deprecated by the server, which ignores it.
+        permissions: A named permission profile, instead of ``sandbox`` (experimental).
+        personality: Deprecated and ignored by the server.
         service_tier: Service tier; ``wire.NULL`` clears it.
         collaboration_mode: Collaboration mode (experimental).
-        disabled_plugin_ids: Plugins to switch off, in place of those before.
+        disabled_plugin_ids: Plugins to disable. Replaces the previous list.
         effort: Reasoning effort.
-        sandbox: What commands may touch.
-        summary: How reasoning is summarised.
+        sandbox: What commands may access.
+        summary: How reasoning is summarized.
     """
 
     collaboration_mode: wire.CollaborationMode | None
@@ -95,27 +95,28 @@ class ThreadSettings(_Settings, total=False):
 
 
 class TurnOptions(ThreadSettings, total=False):
-    """What can be chosen for a turn.
+    """Options of a turn.
 
-    What :class:`ThreadSettings` has persists for the thread's later turns. The rest holds for this turn only.
+    Options that are also in :class:`ThreadSettings` persist for the thread's later turns. The others apply to this
+    turn only.
 
     Attributes:
-        policy: Decides on what this turn asks, before the thread's and the client's policies.
-        idle_limit: Seconds without an event after which the turn is given up with ``TurnStalled``. A question that is with a
-            policy, and a tool at work, may take as long as they like. By default there is none.
-        budget: What this turn may use.
-        additional_context: Fragments of context by an identifier of their source (experimental).
-        client_user_message_id: An id of yours for the message; its item shows it.
-        cyber_access_program: An authorised program to ask for (experimental).
+        policy: Handles requests from this turn, ahead of the policies of the thread and the client.
+        idle_limit: Seconds without an event after which the turn is interrupted with ``TurnStalled``. Time spent on a
+            request that a policy is handling, or on a running tool, does not count. No limit by default.
+        budget: The budget of this turn.
+        additional_context: Fragments of context, keyed by an identifier of their source (experimental).
+        client_user_message_id: Your id for the message; the message's item carries it.
+        cyber_access_program: An authorized program to request (experimental).
         environments: Where commands run; persists for the thread's later turns (experimental).
         output_schema: JSON Schema of the final response.
         parent_turn_id: The turn on whose behalf this one runs.
-        responsesapi_client_metadata: Metadata for the provider of the model (experimental).
-        root_turn_id: The first turn of the chain of work that led to this one.
-        runtime_workspace_roots: Directories of the workspace, resolved as ``cwd`` is; persists for the thread's later turns
-            (experimental).
-        source: What set off the turn, for statistics; it grants nothing.
-        turn_service_tier: Service tier of this turn alone.
+        responsesapi_client_metadata: Metadata for the model provider (experimental).
+        root_turn_id: The first turn in the chain of work that led to this one.
+        runtime_workspace_roots: Directories of the workspace, resolved like ``cwd``; persists for the thread's later
+            turns (experimental).
+        source: What triggered the turn, for statistics. It grants nothing.
+        turn_service_tier: Service tier of this turn only.
     """
 
     policy: Policy | None
@@ -135,31 +136,31 @@ class TurnOptions(ThreadSettings, total=False):
 
 
 class ThreadOptions(_Settings, total=False):
-    """What can be chosen whenever a thread is opened.
+    """Options for opening a thread: starting, resuming or forking.
 
-    On resuming and forking, what is not given stays as it is stored; a fork does not take over the sandbox (PROTOCOL Q39).
-    If this client has the thread open already, its policy and its tools stay as well.
+    When resuming or forking, options not given keep their stored values, except that a fork does not inherit the
+    sandbox. If this client already has the thread open, its policy and tools are kept too.
 
     Attributes:
-        policy: Decides on what its turns ask, before the client's policy.
-        tools: What its agent can call beside the client's tools, and instead of those with the same names. A new thread
-            declares them to the server, which keeps them for it; on resuming and forking, they say who carries out the calls
-            of those that were declared then.
-        budget: What its turns may use together, while this handle stands for it.
-        approval_mode: A preset in place of ``approval_policy`` and ``approvals_reviewer``.
-        approval_policy: When the server asks at all. With ``never`` no policy is asked.
-        approvals_reviewer: Who reviews approvals; with another than ``user`` no policy is asked.
-        base_instructions: In place of the model's own instructions.
+        policy: Handles requests from its turns, ahead of the client's policy.
+        tools: Tools its agent can call in addition to the client's; a tool here replaces a client tool with the same
+            name. A new thread declares them to the server, which stores the declarations. When resuming or forking,
+            they provide the implementations of the tools declared then.
+        budget: The joint budget of its turns while this handle is open.
+        approval_mode: A preset that replaces ``approval_policy`` and ``approvals_reviewer``.
+        approval_policy: When the server requests approval. With ``never`` no policy is called.
+        approvals_reviewer: Who reviews approvals. With a value other than ``user`` no policy is called.
+        base_instructions: Instructions that replace the model's own.
         config: Overrides of the server's configuration, by dotted key.
-        cwd: Working directory of its commands. A relative one is below the working directory of the server
-            (``CodexConfig.cwd``), and ``~`` is the server's home directory. The server does not check that it exists.
-        developer_instructions: In addition to the instructions.
+        cwd: Working directory of its commands. A relative path is resolved against the server's working directory
+            (``CodexConfig.cwd``); ``~`` is the server's home directory. The server does not check that it exists.
+        developer_instructions: Additional instructions.
         model: The model.
-        model_provider: The provider of the model.
-        permissions: A named permission profile, in place of ``sandbox`` (experimental).
-        personality: Deprecated by the server, which ignores it.
-        runtime_workspace_roots: Directories of the workspace, resolved as ``cwd`` is (experimental).
-        sandbox: What its commands may touch.
+        model_provider: The model provider.
+        permissions: A named permission profile, instead of ``sandbox`` (experimental).
+        personality: Deprecated and ignored by the server.
+        runtime_workspace_roots: Directories of the workspace, resolved like ``cwd`` (experimental).
+        sandbox: What its commands may access.
         service_tier: The service tier; ``wire.NULL`` clears it.
     """
 
@@ -175,22 +176,22 @@ class ThreadOptions(_Settings, total=False):
 
 
 class ThreadStartOptions(ThreadOptions, total=False):
-    """What can be chosen for a new thread, besides :class:`ThreadOptions`.
+    """Options for a new thread, in addition to :class:`ThreadOptions`.
 
     Attributes:
         allow_provider_model_fallback: Let the provider choose another model if it lacks this one (experimental).
-        daybreak_enabled: The thread's first choice of Daybreak (experimental).
-        dynamic_tools: Further tools that the server asks this client to run: those that a policy's ``tool_call`` carries
-            out (experimental).
-        environments: Where commands run; none at all if it is empty (experimental).
-        ephemeral: Keep it in memory only.
-        experimental_raw_events: Report the raw items of the model, too (experimental).
-        history_mode: How the server stores it (experimental).
+        daybreak_enabled: The thread's initial Daybreak setting (experimental).
+        dynamic_tools: Additional tools that the server asks this client to run, implemented by a policy's
+            ``tool_call`` (experimental).
+        environments: Where commands run; an empty list means nowhere (experimental).
+        ephemeral: Keep the thread in memory only.
+        experimental_raw_events: Also report the raw items of the model (experimental).
+        history_mode: How the server stores the thread (experimental).
         project_id: The project it belongs to (experimental).
-        selected_capability_roots: Capabilities that a hosting platform selected (experimental).
+        selected_capability_roots: Capabilities selected by a hosting platform (experimental).
         service_name: A name for metrics.
-        session_start_source: What the thread starts from, as its hooks see it.
-        thread_source: What set it off, for statistics.
+        session_start_source: What the thread starts from, as seen by its hooks.
+        thread_source: What triggered the thread, for statistics.
     """
 
     allow_provider_model_fallback: bool | None
@@ -208,26 +209,26 @@ class ThreadStartOptions(ThreadOptions, total=False):
 
 
 class ThreadResumeOptions(ThreadOptions, total=False):
-    """What can be chosen when a stored thread is opened, besides :class:`ThreadOptions`.
+    """Options for resuming a stored thread, in addition to :class:`ThreadOptions`.
 
     Attributes:
-        include_turns: Load the whole history into ``info.turns``: one line, of any size.
+        include_turns: Load the whole history into ``info.turns``. It arrives as a single line of any size.
     """
 
     include_turns: bool
 
 
 class ThreadForkOptions(ThreadOptions, total=False):
-    """What can be chosen for a fork, besides :class:`ThreadOptions`.
+    """Options for a fork, in addition to :class:`ThreadOptions`.
 
     Attributes:
         before_turn_id: The first turn to leave out (experimental).
-        defer_goal_continuation: Take the goal over without going on with it at once (experimental).
-        ephemeral: Keep it in memory only.
-        experimental_prediction_mode: Share as much as can be of the parent's prompt cache (experimental).
-        include_turns: Load the whole history into ``info.turns``: one line, of any size.
-        last_turn_id: The last turn to take over.
-        thread_source: What set it off, for statistics.
+        defer_goal_continuation: Inherit the goal but do not continue it immediately (experimental).
+        ephemeral: Keep the thread in memory only.
+        experimental_prediction_mode: Share as much of the parent's prompt cache as possible (experimental).
+        include_turns: Load the whole history into ``info.turns``. It arrives as a single line of any size.
+        last_turn_id: The last turn to include.
+        thread_source: What triggered the thread, for statistics.
     """
 
     before_turn_id: str | None
@@ -240,23 +241,24 @@ class ThreadForkOptions(ThreadOptions, total=False):
 
 
 class ThreadFilters(TypedDict, total=False):
-    """Which stored threads to list.
+    """Filters for listing stored threads.
 
     Attributes:
-        ancestor_thread_id: Those that agents below this thread were spawned as, at any depth (experimental).
-        archived: The archived ones, instead of the others.
-        cwd: Those of exactly this working directory, or of one of several; resolved as that of a thread.
-        excluded_thread_ids: Not these; at most 100.
-        model_providers: Those of these providers; all if it is empty.
-        originators: Those that these clients made; hosted servers only.
-        parent_thread_id: Those that agents of this thread were spawned as (experimental).
-        project_id: Those of this project; of none with ``wire.NULL`` (experimental).
-        search_term: Those whose title has this in it.
-        section_id: Those of this section; of none with ``wire.NULL``.
-        sort_direction: Newest first (``desc``, the default), or ``asc``.
-        sort_key: What is sorted by.
-        source_kinds: Those of these sources; by default the interactive ones.
-        use_state_db_only: Do not look into the rollout files.
+        ancestor_thread_id: Only threads of agents spawned below this thread, at any depth (experimental).
+        archived: Only archived threads, instead of only the others.
+        cwd: Only threads with exactly this working directory, or one of several; resolved like the ``cwd`` of a
+            thread.
+        excluded_thread_ids: Threads to leave out, at most 100.
+        model_providers: Only threads of these providers; an empty list means all.
+        originators: Only threads created by these clients; hosted servers only.
+        parent_thread_id: Only threads of agents spawned by this thread (experimental).
+        project_id: Only threads of this project; with ``wire.NULL``, threads without one (experimental).
+        search_term: Only threads whose title contains this.
+        section_id: Only threads of this section; with ``wire.NULL``, threads without one.
+        sort_direction: Newest first (``desc``, the default) or ``asc``.
+        sort_key: What to sort by.
+        source_kinds: Only threads from these sources; the default is the interactive ones.
+        use_state_db_only: Do not read the rollout files.
     """
 
     ancestor_thread_id: str | None
@@ -276,13 +278,13 @@ class ThreadFilters(TypedDict, total=False):
 
 
 def check_given(options: Mapping[str, Any]) -> None:
-    """Check what a client, a thread and a turn are given alike, as far as it is: ``policy``, ``budget``, ``dynamic_tools``.
+    """Check the types of options common to clients, threads and turns: ``policy``, ``budget``, ``dynamic_tools``.
 
     Raises:
-        TypeError: One of them has another type.
+        TypeError: One of them has the wrong type.
     """
     if (policy := options.get("policy")) is not None:
-        # Imported once there is a policy: most clients have none.
+        # Imported only if there is a policy: most clients have none.
         from trio_codex.policies._policy import check_policies
 
         check_policies([policy])
@@ -299,7 +301,7 @@ def check_given(options: Mapping[str, Any]) -> None:
 
 
 def start_params(options: ThreadStartOptions, absolute: AbsolutePath = expand) -> wire.ThreadStartParams:
-    """Give the parameters of ``thread/start``."""
+    """Return the parameters of ``thread/start``."""
     return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread", absolute))
 
 
@@ -313,11 +315,11 @@ def resume_params(
     """Return the parameters of ``thread/resume``.
 
     Args:
-        thread_id: The thread.
+        thread_id: The id of the thread.
         options: The options.
-        absolute: Makes a path of an option absolute.
-        paged: How to ask for the newest turn, which is whether one runs: as a page of its own, or with the whole history,
-            because the page is experimental; by default not at all.
+        absolute: Converts the path in an option to an absolute one.
+        paged: How to request the newest turn, which shows whether one is running: as a page of its own, or with the
+            whole history, because the page is experimental. By default it is not requested.
     """
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
@@ -332,7 +334,7 @@ def resume_params(
 def fork_params(
     thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
 ) -> wire.ThreadForkParams:
-    """Give the parameters of ``thread/fork``."""
+    """Return the parameters of ``thread/fork``."""
     members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)
@@ -340,7 +342,7 @@ def fork_params(
 
 
 def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -> wire.ThreadListParams:
-    """Give the parameters of ``thread/list``."""
+    """Return the parameters of ``thread/list``."""
     members = _given(filters, ThreadFilters, "a list of threads")
     cwd = members.pop("cwd", None)
     if cwd is not None:
@@ -353,7 +355,7 @@ def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -
 def turn_params(
     thread_id: str, value: TurnInput, options: TurnOptions, absolute: AbsolutePath = expand
 ) -> wire.TurnStartParams:
-    """Give the parameters of ``turn/start``."""
+    """Return the parameters of ``turn/start``."""
     check_given(options)
     if (idle_limit := options.get("idle_limit")) is not None:
         check_positive("idle_limit", idle_limit)
@@ -368,7 +370,7 @@ def turn_params(
 
 
 def settings_params(thread_id: str, settings: ThreadSettings) -> wire.ThreadSettingsUpdateParams:
-    """Give the parameters of ``thread/settings/update``."""
+    """Return the parameters of ``thread/settings/update``."""
     members = _setting_members(settings, ThreadSettings, "the settings of a thread")
     return wire.ThreadSettingsUpdateParams(thread_id=thread_id, **members)
 
@@ -397,10 +399,10 @@ def _setting_members(
 def _given(
     options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
 ) -> dict[str, Any]:
-    """Give what was given, without what stays in this process.
+    """Return the given options without those that stay in this process.
 
     Raises:
-        TypeError: One is of no known name.
+        TypeError: An option has an unknown name.
     """
     unknown = options.keys() - known.__annotations__.keys()
     if unknown:
@@ -410,17 +412,17 @@ def _given(
         members.pop(name, None)
     if known is not ThreadFilters and (cwd := members.get("cwd")) is not None:
         members["cwd"] = os.fspath(cwd)
-    # The server resolves a `cwd` itself, and refuses workspace roots that are relative.
+    # The server resolves a relative `cwd` itself but rejects relative workspace roots.
     if (roots := members.get("runtime_workspace_roots")) is not None:
         members["runtime_workspace_roots"] = [absolute(root) for root in several(roots)]
     return members
 
 
 def _settle_approvals(members: dict[str, Any]) -> None:
-    """Put what a preset stands for in its place.
+    """Replace an approval preset with the options it stands for.
 
     Raises:
-        ValueError: It says twice what holds, or there is no such preset.
+        ValueError: The preset conflicts with another option, or does not exist.
     """
     _check_one_of(members, "sandbox", "permissions")
     mode = members.pop("approval_mode", None)
@@ -454,7 +456,7 @@ def _member_of(kind: type[E], value: str) -> E:
 
 
 def sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:
-    """Give a choice of sandbox as the requests have it that take a whole policy.
+    """Convert a sandbox choice to the complete policy object that some requests take.
 
     Raises:
         ValueError: There is no such sandbox.

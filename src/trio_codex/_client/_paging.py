@@ -1,4 +1,4 @@
-"""Lists that the server gives in pages: owns the iteration over all of them, a page at a time."""
+"""Lists that the server returns in pages: iteration over all elements, one page at a time."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ T = TypeVar("T")
 
 
 class Pager(Generic[T]):
-    """An async iterator over a list of the server. It holds one page, and asks for the next one when that is used up.
+    """An async iterator over a list on the server. Holds one page, and requests the next one when that is exhausted.
 
-    What is added or removed meanwhile may or may not be seen. If a request fails or is cancelled, iterating goes on from
-    there the next time.
+    Elements added or removed during the iteration may or may not be seen. If a request fails or is cancelled, the next
+    iteration continues from there.
 
     Args:
-        what: The method, for errors.
-        fetch: Gives the page at a cursor, and the cursor of the next one; ``None`` is before the first and after the last.
+        what: The method, for error messages.
+        fetch: Returns the page at a cursor, and the cursor of the next one; ``None`` means before the first page and
+            after the last one.
     """
 
     def __init__(
@@ -40,16 +41,16 @@ class Pager(Generic[T]):
         return self
 
     async def __anext__(self) -> T:
-        """Give the next element. A checkpoint.
+        """Return the next element. A checkpoint.
 
         Raises:
-            DecodeError: A page cannot be read, or points to itself as the next one.
-            CodexError: As every request.
+            DecodeError: A page cannot be read, or names itself as the next one.
+            CodexError: As for any request.
             trio.BusyResourceError: Another task is iterating.
         """
         if self._iterating:
             raise trio.BusyResourceError("another task is iterating over these pages")
-        # Before the checkpoint, or two tasks would both get past it and ask for the same page.
+        # Before the checkpoint, or two tasks could both pass it and request the same page.
         self._iterating = True
         try:
             await trio.lowlevel.checkpoint()

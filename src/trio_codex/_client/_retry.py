@@ -1,7 +1,7 @@
-"""When a request may be sent again: owns the only thing that retries, and what tells that it must not.
+"""Retrying requests: the only retry loop, and the conditions under which it must not retry.
 
-Whoever starts a turn notes it here, so that an attempt that may have set the server to work is never repeated. Whoever asks for
-anything notes that, so that the instruments of the client that was refused are told of the retry.
+Starting a turn is recorded here, so that an attempt that may have put the server to work is never repeated. Every
+request is recorded too, so that a retry can be reported to the instruments of the client whose request was rejected.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ STARTING: Final = frozenset(
         "thread/shellCommand", "turn/start",
     }
 )  # fmt: skip
-"""The requests of which a turn may begin."""
+"""Requests that may start a turn."""
 
 
 @attrs.define
 class _Attempt:
-    """What an attempt has asked for; what an attempt within it has is its own, too.
+    """Records the requests of one attempt. Those of a nested attempt count for the outer one too.
 
     Attributes:
-        within: The attempt that it is part of.
-        started: Turns that it has started, or may have.
-        asked: By method, who is told what the client does that it was asked of.
+        within: The attempt that contains it.
+        started: Number of turns that it has started, or may have.
+        asked: By method, the instruments to notify.
     """
 
     within: _Attempt | None
@@ -47,7 +47,7 @@ class _Attempt:
     asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
 
     def tell(self, error: Exception, number: int, delay: float) -> None:
-        """Tell the instruments of who refused that it is about to be asked again."""
+        """Notify the instruments of the client whose request was rejected that it is about to be retried."""
         method = error.method if isinstance(error, ServerBusyError) else None
         if method is not None and method in self.asked:
             self.asked[method].call("request_retried", method, number, delay)
@@ -57,7 +57,7 @@ _attempt: ContextVar[_Attempt | None] = ContextVar("trio_codex_attempt", default
 
 
 def note_asked(method: str, instruments: Instruments) -> None:
-    """Note that a request is asked for, of a client with these instruments."""
+    """Record a request to a client with these instruments."""
     attempt = _attempt.get()
     while attempt is not None:
         attempt.asked[method] = instruments
@@ -65,7 +65,7 @@ def note_asked(method: str, instruments: Instruments) -> None:
 
 
 def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
-    """Note a request that is sent and answered within, and whether a turn may run of it."""
+    """Record a request that is sent and answered inside the block, and whether it may have started a turn."""
     note_asked(method, instruments)
     return _noting_start() if method in STARTING else _NOTHING
 
@@ -84,12 +84,12 @@ _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:
-    """Note that a turn was asked for: from now on the server may work on it."""
+    """Record that a turn was requested: from now on the server may be working on it."""
     _count(1)
 
 
 def note_refused() -> None:
-    """Note that the server refused it, so that it does nothing."""
+    """Record that the server rejected it and does no work."""
     _count(-1)
 
 
@@ -101,10 +101,10 @@ def _count(started: int) -> None:
 
 
 def is_retryable_error(exc: BaseException) -> bool:
-    """Say whether the server rejected a request because of its load, did nothing, and may take it later.
+    """Return whether the server rejected a request because of load, did nothing, and may accept it later.
 
-    It goes by the code of the error, because the server sends no more than that. A turn that *failed* because the model
-    was overloaded is something else: it ran.
+    The check uses only the error code, because the server sends nothing more. A turn that *failed* because the model
+    was overloaded is different: it did run.
     """
     return isinstance(exc, ServerBusyError)
 
@@ -117,31 +117,31 @@ async def retry_on_overload(
     max_delay: float = 2.0,
     jitter: float = 0.2,
 ) -> T:
-    """Call something again while the server says that it is overloaded.
+    """Call a function again while the server reports that it is overloaded.
 
     ::
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles from one attempt to the next. Nothing is repeated after a turn was started within ``fn``, or a goal or a
-    shell command, that the server may be working on, whatever failed afterwards. Cancellable at any time; put it under a
-    deadline of your own. The instruments of the client that was refused are told
+    The delay doubles after every attempt. There is no retry once a turn, goal or shell command that the server may be
+    working on was started within ``fn``, whatever failed afterwards. This can be cancelled at any time; to limit the
+    total time, use a cancel scope. The instruments of the client whose request was rejected are notified
     (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
-        fn: Makes the request; called anew for each attempt.
-        attempts: How often to call it at most.
+        fn: Makes the request; called for each attempt.
+        attempts: Maximum number of calls.
         initial_delay: Seconds before the second attempt.
-        max_delay: Bound of the delay in seconds, before the jitter.
-        jitter: How much of each delay is left to chance: 0.2 is 20 % in either direction.
+        max_delay: Maximum delay in seconds, before the jitter.
+        jitter: Random fraction of each delay: 0.2 is 20 % in either direction.
 
     Returns:
-        What ``fn`` returns.
+        The return value of ``fn``.
 
     Raises:
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
-        Exception: Whatever else ``fn`` raises, at once and unchanged.
+        Exception: Any other exception from ``fn``, immediately and unchanged.
     """
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")

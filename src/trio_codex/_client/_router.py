@@ -1,6 +1,6 @@
-"""Where inbound messages go: owns the table of threads, and leads each message to the turns and listeners it is of.
+"""Routing of inbound messages: the table of threads, and the dispatch of each message to its turns and listeners.
 
-Everything here runs on the reader and neither waits nor raises, whatever the server sends.
+Everything here runs in the reader task. It neither blocks nor raises, whatever the server sends.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ if TYPE_CHECKING:
     from trio_codex._turns._budget import Budget
 
 JUNK_METHOD: Final = "trio_codex/junk"
-"""The method of the event that reports a line of no use. The server has none of this name."""
+"""The method of the event that reports an unreadable line. The server has no method of this name."""
 
 UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
-"""The method of the event that reports a server request that this version does not know."""
+"""The method of the event that reports a server request with an unknown method."""
 
 
 UNHEARD_KEPT: Final = 64
-"""Notifications of no thread that are kept for the first who listens: some are sent before anybody can."""
+"""Number of notifications without a thread kept for the first subscriber: some are sent before anyone can subscribe."""
 
 UNHEARD_BYTES: Final = 64 * 1024
-"""The most that one of them may come to: they are warnings, and not content, and perhaps nobody ever listens."""
+"""Maximum size of each of these notifications. They are warnings, not content, and there may never be a subscriber."""
 
 
 class Listener(Protocol):
-    """Who is told of events by the reader; none of it waits or raises."""
+    """A subscriber to events, called by the reader. Its methods must not block or raise."""
 
     def put(self, event: Event) -> None:
-        """Take an event."""
+        """Handle an event."""
         ...
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Note that there will be no more, and why."""
+        """Handle the end of the connection, with its reason."""
         ...
 
     def release(self) -> None:
-        """Drop what is kept: nobody is going to ask for it."""
+        """Discard what is buffered: it will never be read."""
         ...
 
 
 LEFT_TURNS_KEPT: Final = 64
-"""Ids of turns left early or interrupted that are remembered. An agent is announced within some 50 ms of being asked for."""
+"""Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
 
 
 KEYS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
-"""Notifications that are of one thing which a client has started and named, by the member that holds the name."""
+"""Notifications routed by a name that the client chose, such as a process id, and the member that holds that name."""
 
 
 class Router:
@@ -78,15 +78,15 @@ class Router:
 
     Args:
         buffer: Bounds of each consumer's buffer.
-        budget: What all turns of the client may use together.
-        instruments: Who is told what happens.
+        budget: The joint budget of all turns of the client.
+        instruments: The client's instruments.
 
     Attributes:
-        meter: What they use.
+        meter: What these turns use.
         openings: The handles whose threads are being opened.
-        dispatcher: Who answers server requests; set before the reader starts.
-        audit: Who keeps the records of what the server decides by itself; set likewise.
-        end_orphan: Ends a turn that was announced when nobody was left to end it; set likewise.
+        dispatcher: Answers server requests; set before the reader starts.
+        audit: Records what the server decides by itself; set before the reader starts.
+        end_orphan: Ends a turn that was announced after its scope exited; set before the reader starts.
     """
 
     dispatcher: Dispatcher
@@ -127,31 +127,31 @@ class Router:
     # -- for scopes --------------------------------------------------------------------------------------------
 
     def thread(self, thread_id: str) -> ThreadState:
-        """Give the state of a thread."""
+        """Return the state of a thread, creating it if necessary."""
         self._unknown.discard(thread_id)
         if (state := self._threads.get(thread_id)) is None:
             state = self._threads[thread_id] = ThreadState(thread_id)
         return state
 
     def find(self, thread_id: str) -> ThreadState | None:
-        """Give the state of a thread, if there is any."""
+        """Return the state of a thread, if there is any."""
         return self._threads.get(thread_id)
 
     def open_turns(self) -> list[TurnState]:
-        """Give the open turns that scopes of this client stand for, but those of a series."""
+        """Return the open turns that belong to scopes of this client, except those in a sequence."""
         idle = (state.turn for state in self._threads.values() if state.series is None)
         return [turn for turn in idle if turn is not None and turn.owned]
 
     def open_series(self) -> list[Series]:
-        """Give what stands for several turns each."""
+        """Return the open sequences of turns."""
         return [state.series for state in self._threads.values() if state.series is not None]
 
     def note_left(self, turn: TurnState) -> None:
-        """Remember that a turn was left early or interrupted: an agent that it is just spawning has to end, too."""
+        """Remember that a turn was left early or interrupted: an agent that it is just spawning must end too."""
         self._left_turn_ids.extend(turn_id for turn_id in {turn.id, turn.active_id} if turn_id is not None)
 
     def subscription(self) -> Subscription[Event]:
-        """Make a buffer for a consumer."""
+        """Create a buffer for a consumer."""
         subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
         if "buffer_overflowed" in self.instruments:
             subscription.on_overflow = partial(
@@ -162,9 +162,10 @@ class Router:
         return subscription
 
     def listen(self, *methods: str) -> Subscription[Event]:
-        """Subscribe to notifications of the whole connection, by method or, without any, to all.
+        """Subscribe to notifications of the whole connection: those with the given methods, or all.
 
-        Those of no thread that came before and that nobody heard, such as warnings about the configuration, come first.
+        Notifications without a thread that arrived before any subscriber, such as configuration warnings, are
+        delivered first.
         """
         subscription = self.subscription()
         for event in [event for event in self._unheard if not methods or event.method in methods]:
@@ -174,7 +175,7 @@ class Router:
         return subscription
 
     def attach(self, listener: Listener, *methods: str) -> None:
-        """Tell a listener of all that comes from now on, or of the named methods only."""
+        """Register a listener for all later events, or for those with the given methods."""
         if not methods:
             self._listeners_to_all.append(listener)
         for method in methods:
@@ -192,7 +193,7 @@ class Router:
                     del self._listeners[method]
 
     def lead(self, method: str, name: str, listener: ThreadListener) -> None:
-        """Lead notifications of a method of :data:`KEYS` that carry this name to a listener."""
+        """Route notifications of a method in :data:`KEYS` with this name to a listener."""
         self._named[method, name] = listener
 
     def stop_leading(self, method: str, name: str) -> None:
@@ -200,7 +201,7 @@ class Router:
         del self._named[method, name]
 
     def let_go(self, state: ThreadState) -> None:
-        """Forget a thread that nothing here refers to any more."""
+        """Discard a thread that is no longer referenced here."""
         if state.is_followed or state.series or state.listeners or state.unsubscribed is not None:
             return
         self._unknown.discard(state.id)
@@ -209,7 +210,7 @@ class Router:
                 self.let_go_of_children(past)
 
     def let_go_of_children(self, turn: TurnState) -> None:
-        """Forget the agents of a turn whose scope has been left, but for those that run on."""
+        """Discard the agents of a turn whose scope has exited, except those still running."""
         turn.is_over = True
         for child_id in turn.reducer.children:
             child = self._threads.get(child_id)
@@ -222,15 +223,15 @@ class Router:
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def on_notifications(self, notifications: Iterable[Notification]) -> None:
-        """Lead notifications to whom they concern."""
-        now = trio.current_time()  # once for all: asking costs as much as parsing a line
+        """Route notifications to their consumers."""
+        now = trio.current_time()  # once per batch: it costs as much as parsing a line
         threads = self._threads
         told_to_all = "event_received" in self.instruments or self._listeners_to_all or self.openings
         for notification in notifications:
             method, params = notification.method, notification.params
             where = route(params)
             event = Event(method, params, len(params), notification.emitted_at)
-            # Nearly all are text of an open turn, and concern nobody but who reads that turn.
+            # Fast path: nearly all are text of an open turn and concern only the reader of that turn.
             if (
                 method in TEXT_DELTAS
                 and (state := threads.get(where.threadId or "")) is not None
@@ -245,14 +246,14 @@ class Router:
                 self._lead(event, where, now)
 
     def _lead(self, event: Event, where: Route, now: float) -> None:
-        """Lead an event to whom it concerns, whatever it is and whoever that may be."""
+        """Route any event to its consumers."""
         method = event.method
         if "event_received" in self.instruments:
             self.instruments.call("event_received", self.instruments.connection, event)
         heard = False
         if method in self._listeners or self._listeners_to_all:
             heard = self._publish(event)
-        # The properties of a route cost, and most events have both ids in plain sight.
+        # The properties of a route are expensive, and most events have both ids as plain fields.
         thread_id = where.threadId or where.thread_id
         if self.openings and thread_id is not None and self.openings.hold(thread_id, event, where):
             return
@@ -266,7 +267,7 @@ class Router:
             self._unheard.append(event)
 
     def _deliver(self, message: Message) -> None:
-        """Handle a message that was held."""
+        """Process a message that was held."""
         if not isinstance(message, Event):
             self.dispatcher.dispatch(message)
             return
@@ -277,7 +278,7 @@ class Router:
             self._lead_to_thread(thread_id, message, where, trio.current_time())
 
     def _lead_to_thread(self, thread_id: str, event: Event, where: Route, now: float) -> None:
-        """Lead an event to the listeners and the turn of its thread."""
+        """Route an event to the listeners and the turn of its thread."""
         state = self._threads.get(thread_id)
         if state is None:
             return
@@ -304,7 +305,7 @@ class Router:
             self._unknown.grow(thread_id, event.size)
 
     def on_oversize(self, notification: OversizeNotification) -> None:
-        """Report a notification that was too long; if it ends a turn, end it."""
+        """Report a notification that was too long. If it ends a turn, end the turn."""
         self._report_junk("longer than max_line_bytes", notification.head, notification.size)
         if notification.method != "turn/completed":
             return
@@ -319,7 +320,7 @@ class Router:
             state.note_ended(turn_id)
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Hand a server request to the dispatcher, once its thread is open."""
+        """Pass a server request to the dispatcher, once its thread is open."""
         if self.openings and request.params is not None:
             where = route(request.params)
             thread_id = where.thread_id or where.conversationId
@@ -328,11 +329,11 @@ class Router:
         self.dispatcher.dispatch(request)
 
     def on_junk(self, junk: Junk) -> None:
-        """Report a line that was of no use."""
+        """Report an unreadable line."""
         self._report_junk(junk.kind.value, junk.head, junk.size)
 
     def on_lines_end(self) -> int:
-        """Wake the consumers that have something to read; say how much the busiest of them has."""
+        """Wake the consumers that have something to read. Return the size of the fullest buffer."""
         return max(self._wakeups.flush(), default=0)
 
     def on_death(self, death: Death) -> None:
@@ -365,14 +366,14 @@ class Router:
         self.wake()
 
     def _publish(self, event: Event) -> bool:
-        """Give an event to the listeners of the connection; say whether there was one."""
+        """Send an event to the listeners of the connection. Return whether there was one."""
         listeners = [*self._listeners.get(event.method, ()), *self._listeners_to_all]
         for listener in listeners:
             listener.put(event)
         return bool(listeners)
 
     def _lead_by_name(self, event: Event) -> None:
-        """Give an event to whoever started what it is of."""
+        """Send an event to the listener registered for the name in it."""
         try:
             name = getattr(msgspec.json.decode(event.json, type=_Name), KEYS[event.method])
         except UNREADABLE:
@@ -400,7 +401,7 @@ class Router:
             state.flags = tuple(flag for flag in flags if isinstance(flag, str))
 
     def _on_settings(self, event: Event, where: Route) -> None:
-        # Policies judge relative paths by it, so it is what the server goes by, and not what a request asks for.
+        # Policies resolve relative paths against it, so use what the server applies, not what a request asks for.
         state = None if where.thread_id is None else self._threads.get(where.thread_id)
         cwd = string_of(object_of(parse_object(event.json).get("threadSettings")).get("cwd"))
         if state is not None and cwd is not None:
@@ -423,16 +424,16 @@ class Router:
             return
         turn = state.turn or state.begin_turn(turn_id, self.instruments)
         root_id = where.root_turn_id
-        # Also for a turn with another id: an inline review runs under a second one, and wants that one in interrupts.
+        # Also for a turn with another id: an inline review runs under a second one, which interrupts must name.
         turn.announce(turn_id, root_id)
         if turn.is_over and not turn.lost:
-            # The answer to its start could not be read, so its scope could not know of it.
+            # The response to its start could not be read, so its scope could not know of it.
             self.end_orphan(turn)
         if root_id is not None and root_id != turn_id and not turn.owned:
             self._on_child_started(state, turn, root_id)
 
     def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
-        """Link a child's turn to its root even if the item that would name it never comes, as after an interrupt."""
+        """Link a child's turn to its root even if the item that names it never arrives, as after an interrupt."""
         if root_id in self._left_turn_ids:
             self.end_orphan(turn)
         elif state.parent is None:
@@ -442,12 +443,12 @@ class Router:
                 state.parent.reducer.children[state.id] = None
 
     def _open_root(self, root_id: str) -> TurnState | None:
-        """Return the open turn of this client that goes by this id, if there is one."""
+        """Return the open turn of this client with this id, if there is one."""
         roots = (root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned)
         return next((root for root in roots if root_id in (root.id, root.active_id)), None)
 
     def knows_root(self, root_id: str) -> bool:
-        """Return whether a turn of this client goes by this id, or went by it and was left."""
+        """Return whether this id is or was that of a turn of this client, including turns that were left."""
         return root_id in self._left_turn_ids or self._open_root(root_id) is not None
 
     def _on_usage(self, event: Event, where: Route) -> None:
@@ -470,7 +471,7 @@ class Router:
         self.meter.add(used)
 
     def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
-        """Give an event of an agent to who listens to the agents of the turn that it works for."""
+        """Send an event of an agent to the subscribers of agent events of the turn it works for."""
         seen = {state.id}
         turn = state.parent
         while turn is not None:
@@ -484,7 +485,7 @@ class Router:
     def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
         state.close_turn(turn)
         if not turn.owned and state.parent is None:
-            # No scope does it later.
+            # No scope does this later.
             self.let_go_of_children(turn)
         self.let_go(state)
 
@@ -500,7 +501,7 @@ class _Resolved(msgspec.Struct):
 
 
 class _Name(msgspec.Struct):
-    """By which a client knows what an event is of. See :data:`KEYS`."""
+    """The name by which a client identifies what an event belongs to. See :data:`KEYS`."""
 
     processId: str | None = None
     watchId: str | None = None

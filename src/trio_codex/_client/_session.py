@@ -1,4 +1,4 @@
-"""What the scopes of one client share: typed requests over its connection, undoing what was cancelled half-way."""
+"""State shared by the scopes of one client: typed requests over its connection, and undoing cancelled requests."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _parse: Final = msgspec.json.Decoder().decode
 
 
 class Session:
-    """One client's connection, and what is known over it.
+    """One client's connection and the state around it.
 
     Attributes:
-        config: How it was configured.
-        services: Its tasks.
-        connection: Its connection.
-        router: Its threads, turns and listeners.
-        approvals: Its policies.
-        kill: Ends the server at once; ``None`` if it is not ours.
-        broken: Makes the error of a connection that we give up, with what is known of the server.
+        config: The configuration of the client.
+        services: The client's tasks.
+        connection: The connection.
+        router: Threads, turns and listeners.
+        approvals: Policies.
+        kill: Kills the server immediately; ``None`` if this client did not start it.
+        broken: Creates the error for a connection that the client gives up, with what is known about the server.
         close: The close sequence of the client.
-        closed: Set when that is over.
-        tools: Its tools.
+        closed: Set when the close sequence is done.
+        tools: The client's tools.
         logins: How logins end, from the first login on.
-        server_version: The version of the server, as far as it is known.
+        server_version: The version of the server, if known.
     """
 
     def __init__(
@@ -86,21 +86,21 @@ class Session:
 
     @property
     def timeouts(self) -> Timeouts:
-        """Everything that judges the server by its time."""
+        """The timeouts that measure how responsive the server is."""
         return self.connection.timeouts
 
     def next_number(self) -> int:
-        """Give a number that nothing else of this connection has, for the ids that a client makes."""
+        """Return a number that is unique on this connection, for ids that the client generates."""
         return next(self._numbers)
 
     def absolute(self, path: str | os.PathLike[str]) -> str:
-        """Return an absolute path, which most methods of the server ask for.
+        """Return an absolute path, which most methods of the server require.
 
-        A relative one is below the working directory that the server was started in, wherever this process has gone since,
-        and ``~`` is the server's home directory.
+        A relative path is resolved against the working directory in which the server was started, even if this
+        process has changed its own since. ``~`` is the server's home directory.
 
         Raises:
-            ValueError: What it is relative to is unknown.
+            ValueError: The base of the path is unknown.
         """
         return self._paths.absolute(path)
 
@@ -111,38 +111,39 @@ class Session:
         *,
         lane: Lane | None = None,
     ) -> Any:
-        """Send a request and give its typed result.
+        """Send a request and return its typed result.
 
         Args:
-            method: The request.
-            params: Its parameters.
-            lane: How it travels, if not as the method usually does.
+            method: The method.
+            params: The parameters.
+            lane: The request class, if not the default of the method.
 
         Raises:
-            CodexError: As :meth:`Connection.request <trio_codex._runtime._connection.Connection.request>`, or ``DecodeError``.
+            CodexError: As :meth:`Connection.request <trio_codex._runtime._connection.Connection.request>`, or
+                ``DecodeError``.
         """
         with noting(method, self.router.instruments):
             raw = await self.connection.calls.request(method, encode(params), lane or lane_of(method))
         return decode_result(method, raw)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
-        """Send a request and give its result as plain JSON.
+        """Send a request and return its result as plain JSON.
 
         Raises:
-            CodexError: As :meth:`request`.
+            CodexError: As in :meth:`request`.
         """
         with noting(method, self.router.instruments):
             raw = await self.connection.calls.request(method, encode(params), lane_of(method))
         return parse_result(method, raw)
 
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
-        """Send a request that ends something on the server, also while the client is closing.
+        """Send a request that ends something on the server, even while the client is closing.
 
-        While the server is too busy to take it, it is sent again, within ``interrupt_grace``. What is not ended then is
-        reported in the log.
+        While the server is too busy to accept it, it is retried, within ``interrupt_grace``. If it does not succeed
+        by then, that is logged.
 
         Returns:
-            Whether the server accepted it. One that it refuses has mostly ended by itself.
+            Whether the server accepted it. A rejection usually means that the thing has ended by itself.
         """
         await trio.lowlevel.checkpoint()
         error: CodexError | None = None
@@ -163,7 +164,7 @@ class Session:
         return error is None and not scope.cancelled_caught
 
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
-        """Queue a request whose answer is waited for elsewhere."""
+        """Queue a request whose response is awaited elsewhere."""
         note_asked(method, self.router.instruments)
         return await self.connection.calls.begin(method, encode(params), lane_of(method))
 
@@ -175,16 +176,16 @@ class Session:
         undo: Callable[[Any], Awaitable[object]],
         decode: Callable[[str, msgspec.Raw], Any] | None = None,
     ) -> Any:
-        """Send a request that creates something on the server, so that being cancelled leaves nothing there.
+        """Send a request that creates something on the server. If it is cancelled, nothing remains there.
 
         Args:
-            method: The request.
-            params: Its parameters.
-            undo: Removes what the result names. It runs if the caller was cancelled after the request was sent.
-            decode: Makes the result of the raw answer; by default :func:`decode_result`.
+            method: The method.
+            params: The parameters.
+            undo: Removes what the result names. Runs if the caller was cancelled after the request was sent.
+            decode: Converts the raw response to the result; the default is :func:`decode_result`.
 
         Raises:
-            CodexError: As :meth:`request`.
+            CodexError: As in :meth:`request`.
         """
         decode = decode or decode_result
         call = await self.begin(method, params)
@@ -194,13 +195,13 @@ class Session:
             answer = await call.answer_within(timeout)
             return decode(method, answer)
         except RpcError:
-            # That is an answer, too, and nothing was made that would have to be undone.
+            # This is a response too, and nothing was created that would have to be undone.
             answer = msgspec.Raw()
             raise
         finally:
-            # Not ``call.answered``: the answer may come after we were cancelled and before we run.
+            # Not ``call.answered``: the response may arrive after the cancellation and before this task runs.
             if answer is None and not call.take_back():
-                # Shielded and bounded inside.
+                # Shielded and bounded internally.
                 await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
 
     async def _undo_late(
@@ -221,7 +222,7 @@ class Session:
 
 
 def lane_of(method: str) -> Lane:
-    """Tell how a request travels. A method that the tables do not know counts as one that is answered at once."""
+    """Return the request class of a method. Unknown methods count as ones answered immediately."""
     spec = CLIENT_REQUESTS.get(method)
     if spec is None:
         return "window"
@@ -229,7 +230,7 @@ def lane_of(method: str) -> Lane:
 
 
 def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
-    """Give parameters as plain JSON."""
+    """Convert parameters to plain JSON."""
     return None if params is None else _convert.encode(params)
 
 
@@ -249,6 +250,6 @@ def decode_result(method: str, raw: msgspec.Raw) -> Any:
     """Structure the result of a method.
 
     Raises:
-        DecodeError: It does not fit the schema.
+        DecodeError: It does not match the schema.
     """
     return _convert.decode_result(method, parse_result(method, raw))

@@ -1,4 +1,4 @@
-"""Skills: owns what can be asked of those that agents find in a directory, and where else they look."""
+"""Skills: requests about those that agents find for a directory, and about additional places to search."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Skills:
-    """The skills that agents find. Made by :attr:`Codex.skills`.
+    """The skills available to agents. Accessed as :attr:`Codex.skills`.
 
-    To have an agent use one, say so with :class:`SkillInput`. To be told that some of the user have changed, listen to
-    ``skills/changed`` with :meth:`Codex.events`; of those in projects the server does not tell.
+    To have an agent use one, pass a :class:`SkillInput`. To be notified when the user's skills change, listen for
+    ``skills/changed`` with :meth:`Codex.events`. The server does not report changes of project skills.
     """
 
     def __init__(self, session: Session) -> None:
@@ -26,17 +26,18 @@ class Skills:
     async def list(
         self, cwd: str | os.PathLike[str] | None = None, *, rescan: bool = False
     ) -> wire.SkillsListEntry:
-        """Tell which ones an agent finds that works in a directory.
+        """Return the skills available to an agent that works in a directory.
 
         Args:
-            cwd: The directory; by default that of the server. Relative ones are resolved as by :meth:`Codex.watch`.
-            rescan: Read them from disk again, and not from the server's cache.
+            cwd: The directory; the default is the server's working directory. Relative paths are resolved as by
+                :meth:`Codex.watch`.
+            rescan: Read the skills from disk again instead of using the server's cache.
 
         Returns:
-            An entry with ``skills``, those that are switched off included, and with ``errors`` of what is no skill.
+            An entry with ``skills``, including disabled ones, and ``errors`` for files that are not valid skills.
 
         Raises:
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         params = wire.SkillsListParams(
             cwds=None if cwd is None else [self._session.absolute(cwd)], force_reload=rescan
@@ -47,39 +48,39 @@ class Skills:
         return response.data[0]
 
     async def enable(self, name: str | None = None, *, path: str | os.PathLike[str] | None = None) -> None:
-        """Switch one on again, in the **configuration file** of the server: for all its clients, and for good.
+        """Enable a skill permanently and for all clients, in the **configuration file** of the server.
 
         Args:
-            name: Its name: either this,
-            path: or its ``SKILL.md``.
+            name: The name of the skill, or
+            path: the path of its ``SKILL.md``.
 
         Raises:
             ValueError: Neither was given, or both.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         await self._write(name, path, enabled=True)
 
     async def disable(self, name: str | None = None, *, path: str | os.PathLike[str] | None = None) -> None:
-        """Switch one off, in the **configuration file** of the server: for all its clients, and for good.
+        """Disable a skill permanently and for all clients, in the **configuration file** of the server.
 
         Args:
-            name: Its name: either this,
-            path: or its ``SKILL.md``.
+            name: The name of the skill, or
+            path: the path of its ``SKILL.md``.
 
         Raises:
             ValueError: Neither was given, or both.
-            CodexError: As :meth:`Codex.request`, and ``DecodeError``.
+            CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         await self._write(name, path, enabled=False)
 
     async def set_extra_roots(self, *roots: str | os.PathLike[str]) -> None:
-        """Have the server look in these directories, too, in place of those that were set before, as long as it runs.
+        """Set additional directories to search for skills until the server exits, replacing any set before.
 
         Args:
-            *roots: Directories of skills; relative ones are resolved as by :meth:`Codex.watch`.
+            *roots: Directories of skills. Relative paths are resolved as by :meth:`Codex.watch`.
 
         Raises:
-            CodexError: As :meth:`Codex.request`.
+            CodexError: As in :meth:`Codex.request`.
         """
         params = wire.SkillsExtraRootsSetParams(extra_roots=[self._session.absolute(root) for root in roots])
         await self._session.request("skills/extraRoots/set", params)

@@ -1,4 +1,4 @@
-"""A thread: owns the handle through which turns are started and the thread itself is kept, forked and put away."""
+"""Threads: starting turns, and reading, forking, archiving and closing the thread itself."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ T = TypeVar("T")
 
 
 class Thread:
-    """One conversation with an agent, kept by the server.
+    """One conversation with an agent, stored by the server.
 
-    Made by ``thread_start``, ``thread_resume`` and ``thread_fork`` of the client. It can be used as it is, or as an async
-    context manager: leaving it ends the turn that it started. Leaving the last handle of a thread in this client also ends the
-    background terminals of the thread and unsubscribes from it.
+    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
+    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
+    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
 
     Attributes:
-        info: What the server said when it was opened.
+        info: The server's description of the thread when it was opened.
     """
 
     def __init__(self, session: Session, opened: Opened) -> None:
@@ -64,7 +64,7 @@ class Thread:
 
     @property
     def id(self) -> str:
-        """Its id, by which it can be resumed."""
+        """The thread's id, which can be used to resume it."""
         return self._state.id
 
     def __repr__(self) -> str:
@@ -93,29 +93,32 @@ class Thread:
     ) -> TurnResult[Any]:
         """Run a turn to its end.
 
-        Under a deadline the partial result is lost; use :meth:`turn` to keep it.
+        If this times out, the partial result is lost; use :meth:`turn` to keep it.
 
         Args:
-            value: What to say.
-            output_type: The type that the final response is to have: an attrs class, a dataclass, a ``TypedDict``, or what is
-                made of those. The agent gets its JSON Schema, and ``output`` of the result is the value.
+            value: The input.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
             **options: See :class:`TurnOptions`.
 
         Returns:
-            How it ended, as completed or as interrupted.
+            The result of a turn that was completed or interrupted.
 
         Raises:
-            TurnFailed: It failed.
-            OutputError: The final response does not fit ``output_type``, or the turn was interrupted before there was one.
+            TurnFailed: The turn failed.
+            OutputError: The final response does not match ``output_type``, or the turn was interrupted before there
+                was one.
             TurnLost: The connection ended first.
             TurnActive: The thread has an open turn.
-            TurnStalled: It was silent for longer than ``idle_limit``.
-            ThreadClosed: Its scope has ended.
-            PolicyError: A policy callback raised, or returned what is no decision.
-            BudgetExceeded: It used more than its budget, or nothing is left of one.
-            ValueError: Options contradict each other; nothing was sent.
-            TypeError: An argument has another type, or a model cannot be held to ``output_type``; nothing was sent.
-            CodexError: As every request.
+            TurnStalled: The turn was silent for longer than ``idle_limit``.
+            ThreadClosed: The thread's scope has exited.
+            PolicyError: A policy callback raised, or returned something that is not a decision.
+            BudgetExceeded: The turn exceeded a budget, or a budget was already used up.
+            ValueError: Options conflict; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
+            CodexError: As for any request.
         """
         result = await _to_end(self._turn(value, output_type, options))
         if output_type is not None and result.output is None and result.status != TurnStatus.completed:
@@ -143,30 +146,34 @@ class Thread:
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         """Run a turn as a scope.
 
-        Leaving the scope before the turn's end interrupts it on the server, and the agents and commands it started, and
-        waits for the proof, within ``interrupt_grace``.
+        If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and
+        commands it started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
 
         Args:
-            value: What to say.
-            output_type: The type that the final response is to have: an attrs class, a dataclass, a ``TypedDict``, or what is
-                made of those. The agent gets its JSON Schema, and ``output`` of the result is the value.
+            value: The input.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
             **options: See :class:`TurnOptions`.
 
         Returns:
-            An async context manager that gives the :class:`Turn`.
+            An async context manager that yields the :class:`Turn`.
 
         Raises:
-            TurnActive: The thread has an open turn, ours or one that the server started.
-            ThreadClosed: Its scope has ended.
-            TurnLost: The end was not seen, and the body returned normally.
-            TurnStalled: It was silent for longer than ``idle_limit``; the body was cancelled.
-            PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
-            BudgetExceeded: It used more than its budget and was interrupted, or nothing is left of one and nothing was sent.
-            LocalProtocolError: The input cannot be sent; nothing was.
+            TurnActive: The thread has an open turn, started by this client or by the server.
+            ThreadClosed: The thread's scope has exited.
+            TurnLost: The end of the turn was not observed, and the body returned normally.
+            TurnStalled: The turn was silent for longer than ``idle_limit``; the body was cancelled.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            BudgetExceeded: The turn exceeded a budget and was interrupted, or a budget was already used up and
+                nothing was sent.
+            LocalProtocolError: The input cannot be sent; nothing was sent.
             ServerTooOld: The server would ignore an option; nothing was sent.
-            ValueError: Options contradict each other; nothing was sent.
-            TypeError: An argument has another type, or a model cannot be held to ``output_type``; nothing was sent.
-            CodexError: As every request.
+            ValueError: Options conflict; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
+            CodexError: As for any request.
         """
         return self._turn(value, output_type, options)
 
@@ -204,21 +211,21 @@ class Thread:
     ) -> AbstractAsyncContextManager[Turn]:
         """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
 
-        The server runs it under a second id and refuses to steer it: :meth:`Turn.steer` raises ``InvalidRequestError``.
-        For a review with a thread of its own, start one, and review there.
+        The server runs a review under a second turn id and does not allow steering it: :meth:`Turn.steer` raises
+        ``InvalidRequestError``. To keep the review out of this thread, start another thread and review there.
 
         Args:
-            target: What to review: a target of the protocol, such as ``wire.BaseBranchReviewTarget``; instructions in
-                words; by default all changes that are not committed.
+            target: What to review: a protocol target, such as ``wire.BaseBranchReviewTarget``, or instructions as a
+                string. The default is all uncommitted changes.
             policy: As in :meth:`turn`.
 
         Returns:
-            An async context manager that gives the :class:`Turn`.
+            An async context manager that yields the :class:`Turn`.
 
         Raises:
-            TurnActive: The thread has an open turn. (The bare server would interrupt that one.)
+            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
             TypeError: ``policy`` is not a policy; nothing was sent.
-            CodexError: As :meth:`turn`.
+            CodexError: As in :meth:`turn`.
         """
         self._check_open()
         check_given({"policy": policy})
@@ -232,28 +239,30 @@ class Thread:
     def goal(
         self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
     ) -> AbstractAsyncContextManager[Goal]:
-        """Pursue a goal as a scope: the server starts turn after turn, until the agent says that it has reached the goal.
+        """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
-        Leaving the scope before that pauses the goal, and ends the turn that runs, with what the turns of this goal have
-        started, as leaving a turn does. The goal stays with the thread. One that the thread has already is replaced.
+        Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this
+        goal started, just as leaving a turn does. The goal remains stored with the thread. A goal the thread already
+        has is replaced.
 
         Args:
-            objective: What to reach, in at most 4,000 characters.
-            token_budget: Tokens after which the server stops it, at the end of a response.
-            policy: Decides on what its turns ask, before the thread's and the client's policies.
+            objective: The objective, at most 4,000 characters.
+            token_budget: Number of tokens after which the server stops the goal, at the end of a response.
+            policy: Handles requests from its turns, ahead of the policies of the thread and the client.
 
         Returns:
-            An async context manager that gives the :class:`Goal`.
+            An async context manager that yields the :class:`Goal`.
 
         Raises:
-            TurnActive: The thread has an open turn, ours or one that the server started.
-            InvalidRequestError: This thread cannot have goals: it is ephemeral, or they are switched off.
-            BudgetExceeded: Its turns used more than the budget of the thread or the client, or nothing is left of one.
-            ThreadClosed: Its scope has ended.
-            TurnLost: The end was not seen, and the body returned normally.
-            PolicyError: A policy callback raised, or returned what is no decision; the body was cancelled.
+            TurnActive: The thread has an open turn, started by this client or by the server.
+            InvalidRequestError: This thread cannot have goals: it is ephemeral, or goals are disabled.
+            BudgetExceeded: Its turns exceeded the budget of the thread or the client, or one was already used up.
+            ThreadClosed: The thread's scope has exited.
+            TurnLost: The end of the goal was not observed, and the body returned normally.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
             TypeError: ``policy`` is not a policy; nothing was sent.
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         from trio_codex._turns._goal import open_goal
 
@@ -262,16 +271,16 @@ class Thread:
         return open_goal(self._session, self, self._state, objective, token_budget, policy)
 
     async def compact(self) -> TurnResult:
-        """Let the server replace the thread's history by a summary, and wait until it has.
+        """Replace the thread's history with a summary written by the server, and wait until that is done.
 
-        If this is cancelled, the compaction is interrupted, and has ended, before ``Cancelled`` goes on.
+        If this is cancelled, the compaction is interrupted and has ended before ``Cancelled`` propagates.
 
         Raises:
-            TurnFailed: It failed.
+            TurnFailed: The compaction failed.
             TurnLost: The connection ended first.
-            TurnActive: The thread has an open turn. (The bare server would interrupt that one.)
-            ThreadClosed: Its scope has ended.
-            CodexError: As every request.
+            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
+            ThreadClosed: The thread's scope has exited.
+            CodexError: As for any request.
         """
         self._check_open()
         params = wire.ThreadCompactStartParams(thread_id=self.id)
@@ -280,50 +289,50 @@ class Thread:
         )
 
     async def shell_command(self, command: str) -> wire.CommandExecutionThreadItem:
-        """Run a command of yours in the thread's shell, **without any sandbox**, whatever that of the thread is.
+        """Run a command in the thread's shell, **without a sandbox**, even if the thread has one.
 
-        It runs with all the rights of the server: what a read-only thread may not do, this may. The model sees the command
-        and its output in its next turn. For a command in a sandbox, use :meth:`Codex.exec`.
+        The command has all the rights of the server, so it can do what a read-only thread cannot. The model sees the
+        command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
-        On an idle thread the command is a turn of its own: if this is cancelled, it is interrupted, and has ended, before
-        ``Cancelled`` goes on. In an open turn it is an item of that turn and cannot be stopped alone: cancelled, it runs on
-        until it or the turn ends.
+        On an idle thread the command is a turn of its own: if this is cancelled, that turn is interrupted and has
+        ended before ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately: if this is cancelled, the command keeps running until it or the turn ends.
 
         Args:
-            command: A command line, with pipes, redirections and all.
+            command: A shell command line; pipes and redirections work.
 
         Returns:
             The command as an item, with its ``exit_code`` and its ``aggregated_output``.
 
         Raises:
-            TurnFailed: The turn ended without having run it.
+            TurnFailed: The turn ended without running the command.
             TurnLost: The connection ended first.
-            ThreadClosed: Its scope has ended.
-            CodexError: As every request, and ``DecodeError``.
+            ThreadClosed: The thread's scope has exited.
+            CodexError: As for any request, and ``DecodeError``.
         """
         self._check_open()
         return await run_shell_command(self._session, self, self._state, command)
 
     @property
     def terminals(self) -> Terminals:
-        """Its background terminals."""
+        """The thread's background terminals."""
         return Terminals(self._request)
 
     @property
     def mcp(self) -> ThreadMcpServers:
-        """The MCP servers that it has started."""
+        """The MCP servers started by this thread."""
         return ThreadMcpServers(self._request)
 
     @asynccontextmanager
     async def events(self) -> AsyncGenerator[Subscription[Event]]:
-        """Listen to everything of this thread, also to what comes after a turn's end.
+        """Subscribe to all events of this thread, including those after the end of a turn.
 
-        Any number of listeners may do so at once; each has a bounded buffer of its own.
+        Any number of subscribers may be active at once; each has its own bounded buffer.
 
         Raises:
-            ThreadClosed: From the iteration, too: its scope has ended.
-            SubscriptionOverflow: From the iteration: this consumer lagged beyond ``event_buffer``.
-            ConnectionBroken: From the iteration: the connection ended.
+            ThreadClosed: The thread's scope has exited. Also raised while iterating.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            ConnectionBroken: While iterating: the connection ended.
         """
         self._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -341,53 +350,53 @@ class Thread:
     # -- the thread itself -------------------------------------------------------------------------------------
 
     async def read(self, *, include_turns: bool = False) -> wire.Thread:
-        """Read it from the server. With ``include_turns`` the whole history comes in one line."""
+        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line."""
         response: wire.ThreadReadResponse = await self._request("thread/read", includeTurns=include_turns)
         return response.thread
 
     async def set_name(self, name: str) -> None:
-        """Name it. The server refuses to before its first turn."""
+        """Set the thread's name. The server rejects this before the first turn."""
         await self._request("thread/name/set", name=name)
 
     async def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
-        """Change what holds for its later turns, without starting one (experimental).
+        """Change the settings of later turns without starting one (experimental).
 
-        What is not given stays as it is. The options of :meth:`turn` change the same settings.
+        Settings not given stay unchanged. The options of :meth:`turn` change the same settings.
 
         Args:
             **settings: See :class:`ThreadSettings`.
 
         Raises:
-            ValueError: Settings contradict each other; nothing was sent.
-            CodexError: As every request.
+            ValueError: Settings conflict; nothing was sent.
+            CodexError: As for any request.
         """
         self._check_open()
         await self._session.request("thread/settings/update", settings_params(self.id, settings))
 
     async def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
-        """Start a thread with the history of this one. The server refuses to before its first turn.
+        """Start a thread with the history of this one. The server rejects this before the first turn.
 
-        If this is cancelled after the request was sent, the new thread is deleted again before ``Cancelled`` goes on.
+        If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
 
         Args:
-            **options: See :class:`ThreadForkOptions`. What is not given is taken over, but for the sandbox, which is as
-                the server is configured (PROTOCOL Q39).
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
 
         Raises:
-            ValueError: Options contradict each other; nothing was sent.
-            CodexError: As every request.
+            ValueError: Options conflict; nothing was sent.
+            CodexError: As for any request.
         """
         self._check_open()
         return await open_thread(self._session, _opening.fork(self._session, self.id, options))
 
     async def revert(self, before_turn_id: str) -> wire.Thread:
-        """Take back a turn and all that came after it, in the history; files stay as they are.
+        """Remove a turn and everything after it from the history. Files are not changed.
 
         Args:
-            before_turn_id: The first turn to take back.
+            before_turn_id: The first turn to remove.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         response: wire.ThreadRevertResponse = await self._request(
             "thread/revert", beforeTurnId=before_turn_id
@@ -395,15 +404,15 @@ class Thread:
         return response.thread
 
     async def inject_items(self, items: Sequence[wire.JSON]) -> None:
-        """Append raw items of the Responses API to what the model sees, without starting a turn.
+        """Append raw Responses API items to the model's context, without starting a turn.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         await self._request("thread/inject_items", items=list(items))
 
     def turns(self, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
-        """Iterate over its turns, newest first unless asked otherwise, holding one page at a time.
+        """Iterate over the thread's turns, by default newest first, holding one page at a time.
 
         Args:
             **view: See :class:`TurnsView`.
@@ -412,7 +421,7 @@ class Thread:
         return turns_of(self._session, self.id, view)
 
     def items(self, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
-        """Iterate over the items of its turns, oldest first unless asked otherwise, holding one page at a time.
+        """Iterate over the items of the thread's turns, by default oldest first, holding one page at a time.
 
         Args:
             **view: See :class:`ItemsView`.
@@ -422,30 +431,30 @@ class Thread:
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens that its turns used since this client opened it, those of agents included; ``None`` if unreported."""
+        """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
         return self._state.meter.usage
 
     async def archive(self) -> None:
-        """Archive it: the server ends its open turn, unloads it, and hides it from ordinary lists."""
+        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings."""
         await self._request("thread/archive")
 
     async def delete(self) -> None:
-        """Delete it for good; the server ends its open turn."""
+        """Delete the thread permanently. The server ends its open turn."""
         await self._request("thread/delete")
 
     async def unsubscribe(self) -> None:
-        """Stop getting its events.
+        """Stop receiving events of the thread.
 
-        A turn that runs goes on, and its end will not be seen: its scope takes it for stuck. Further turns raise
-        ``ThreadClosed`` until the thread is resumed.
+        A running turn continues, but its end is not observed: its scope treats the turn as stuck. Starting a turn
+        raises ``ThreadClosed`` until the thread is resumed.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         self._check_open()
         for pending in self._state.pending:
             pending.is_overtaken = True
-        # Cancelled, it may have had its effect.
+        # Set first: even if this is cancelled, the request may have taken effect.
         self._state.is_mute = True
         try:
             await _opening.unsubscribe(self._session, self._state)
@@ -468,7 +477,7 @@ class Thread:
     # -- as a scope --------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        # Not a cancellation point: the thread is open already, and only a scope that was entered closes it.
+        # Not a cancellation point: the thread is already open, and only a scope that was entered closes it.
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._check_open()
         return self
@@ -486,7 +495,7 @@ class Thread:
         self._state.handles = tuple(handle for handle in self._state.handles if handle is not self)
         try:
             if self._session.connection.death is None:
-                # Shielded and bounded inside.
+                # Shielded and bounded internally.
                 await self._session.services.finish(self._close)  # noqa: ASYNC102
         finally:
             for events in self._listeners:
@@ -504,17 +513,17 @@ class Thread:
         if state.handles or state.pending:
             await trio.lowlevel.checkpoint()
             return
-        # If it is archived, deleted or unloaded already, or the connection has ended, nothing of it is left to end.
-        # The commands of a turn that goes on are another client's.
+        # If the thread is already archived, deleted or unloaded, or the connection has ended, nothing is left to end.
+        # If a turn of another client is still running, its commands are left to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.owned):
             await session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await _opening.unsubscribe_unless_followed(session, state)
 
     def _has_to_end(self, turn: TurnState) -> bool:
-        """Return whether leaving this handle ends a turn: one of its own, or one of nobody, if no handle is left."""
+        """Return whether leaving this handle ends a turn: one it opened, or an unowned one if no handle is left."""
         if turn.owned:
             return turn.opener is self
-        # On a server that is not ours, it is another client's.
+        # On a server that this client did not start, the turn belongs to another client.
         is_last = not (self._state.handles or self._state.pending or self._state.is_still_to_end)
         return is_last and self._session.kill is not None
 

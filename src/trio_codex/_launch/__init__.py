@@ -1,1 +1,1 @@
-"""Which server is started, and how."""
+"""Choosing and configuring the server to start."""

@@ -1,7 +1,7 @@
-"""Which ``codex`` is run, and which version it is.
+"""Finding the ``codex`` binary to run, and its version.
 
-Owns the order in which it is looked for (an explicit path, the ``codex_cli_bin`` package of ``trio-codex[runtime]``,
-``PATH``) and the range of versions that this release was tested with.
+Defines the search order (an explicit path, the ``codex_cli_bin`` package of ``trio-codex[runtime]``, ``PATH``) and the
+range of versions that this release was tested with.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from trio_codex._runtime._process import END_BOUND, spawn_server
 from trio_codex.errors import SpawnError, StartError
 
 TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")
-"""The oldest and the newest version with which all that the server has works, as the integration tests were seen to run
-against. The wire types are those of the newest."""
+"""The oldest and the newest version on which every feature of the server works.
+
+This is verified by running the integration tests against both. The wire types are those of the newest.
+"""
 
 VERSION_SECONDS: Final = 10.0
-"""Bound of ``codex --version``: it takes 30 ms, and 250 ms from a cold disk."""
+"""Timeout of ``codex --version``, which takes 30 ms, or 250 ms from a cold disk."""
 
 PACKAGE: Final = "codex_cli_bin"
 
@@ -46,7 +48,7 @@ class Binary:
     Attributes:
         path: Its absolute path.
         source: Where it was found: ``"explicit"``, ``"package"`` or ``"path"``.
-        version: Its version, where that is known without running it.
+        version: Its version, if known without running it.
     """
 
     path: str
@@ -58,11 +60,11 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
     """Find the binary to run.
 
     Args:
-        codex_bin: An explicit path, or a bare name to be looked for on ``env_path``.
-        env_path: The ``PATH`` to search; ``None`` for our own.
+        codex_bin: An explicit path, or a bare name to search for on ``env_path``.
+        env_path: The ``PATH`` to search; ``None`` for that of this process.
 
     Raises:
-        SpawnError: There is none, or the explicit one cannot be run (phase ``"find"``).
+        SpawnError: There is no binary, or the explicit one cannot be run (phase ``"find"``).
     """
     if codex_bin is not None:
         return _explicit(os.fspath(codex_bin), env_path)
@@ -78,7 +80,7 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
 
 
 def check_version(version: str | None) -> Standing:
-    """Compare ``version`` with the tested range; a pre-release counts as older than its release."""
+    """Compare ``version`` with the tested range. A pre-release counts as older than its release."""
     key = _key(version)
     oldest, newest = _key(TESTED[0]), _key(TESTED[1])
     if key is None or oldest is None or newest is None:
@@ -89,18 +91,19 @@ def check_version(version: str | None) -> Standing:
 
 
 async def read_version(path: str | os.PathLike[str]) -> str | None:
-    """Ask the binary itself for its version, for at most ``VERSION_SECONDS``.
+    """Run the binary to find out its version, for at most ``VERSION_SECONDS``.
 
-    It starts a process, so it is for the doctor and for errors, not for every start. Cancelled, it leaves nothing.
+    This starts a process, so it is meant for the ``doctor`` command and for errors, not for every start. If it is
+    cancelled, it leaves nothing behind.
 
     Returns:
-        The version, or ``None`` if the binary cannot be run or says nothing that looks like one.
+        The version, or ``None`` if the binary cannot be run or prints nothing that looks like a version.
     """
     await trio.lowlevel.checkpoint()
     output = bytearray()
     try:
         process = spawn_server([os.fspath(path), "--version"], env=os.environ)
-    except SpawnError:  # no descriptors are left, say
+    except SpawnError:  # for example, no file descriptor is free
         return None
     try:
         with trio.move_on_after(VERSION_SECONDS):
@@ -150,7 +153,7 @@ def _absolute(path: str) -> str:
 
 
 def _packaged() -> Binary | None:
-    """Look into the binary's package, without importing it: its import may fail where it is only half installed."""
+    """Search the binary's package without importing it, because the import may fail if it is only half installed."""
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -167,7 +170,7 @@ def _packaged() -> Binary | None:
 
 
 def _packaged_version(package: Path) -> str | None:
-    """Read what the package says of itself: ``importlib.metadata`` costs 20 ms to import."""
+    """Read the version from the package's metadata directly: importing ``importlib.metadata`` takes 20 ms."""
     try:
         version = json.loads((package / "codex-package.json").read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -176,10 +179,10 @@ def _packaged_version(package: Path) -> str | None:
 
 
 def _behind_shim(path: str) -> str:
-    """Return the program that npm's ``codex.cmd`` runs, where it can be found, and else ``path``.
+    """Return the program that npm's ``codex.cmd`` runs if it can be found, else ``path``.
 
-    A batch file needs a shell, which would be one more process between us and the server, with rules of its own for
-    quoting.
+    A batch file needs a shell, which would be one more process between the client and the server, with its own quoting
+    rules.
     """
     shim = Path(path)
     if shim.suffix.lower() not in {".cmd", ".bat", ".ps1"}:

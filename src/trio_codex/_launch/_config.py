@@ -1,4 +1,4 @@
-"""Everything that can be chosen about one client: values, checked when they are made, and nothing that acts on them."""
+"""Configuration of a client: values that are validated on creation, and no behavior."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
 
 
 def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Replace a leading ``~`` by a home directory, and leave every other path as it was given."""
+    """Expand a leading ``~`` to a home directory. Leave any other path unchanged."""
     return expand(path) if os.fspath(path).startswith("~") else path
 
 
 @attrs.frozen
 class EventBuffer:
-    """Bounds of what waits for one consumer. Past either, its iteration fails with ``SubscriptionOverflow``.
+    """Bounds of a consumer's buffer. Beyond either, its iteration raises ``SubscriptionOverflow``.
 
     Attributes:
-        events: Events.
-        size: Bytes.
+        events: Maximum number of events.
+        size: Maximum size in bytes.
     """
 
     events: int = attrs.field(default=8192, validator=attrs.validators.gt(0))
@@ -72,42 +72,45 @@ class EventBuffer:
 
 @attrs.frozen(kw_only=True)
 class CodexConfig:
-    """How a client starts its server and bounds what it does. All times are in seconds.
+    """Configuration of a client and its server. All times are in seconds.
 
     Attributes:
-        codex_bin: The binary; by default the one of the extra ``runtime``, else ``codex`` on ``PATH``.
-        launch_args_override: The whole argument vector in place of ``[codex_bin, "app-server"]``.
+        codex_bin: The binary. The default is the one installed by the ``runtime`` extra, else ``codex`` on ``PATH``.
+        launch_args_override: The complete argument vector, instead of ``[codex_bin, "app-server"]``.
         config_overrides: ``key=value`` pairs, as for ``codex -c``; values are TOML.
-        cwd: Working directory of the server; by default the one of this process. Here and in ``codex_home``, a leading ``~``
-            is the home directory of this process.
-        env: Laid over what ``inherit_env`` lets through; ``None`` as a value removes a name.
-        inherit_env: ``True`` for all of this process's environment, ``False`` for none of it, or the names to keep.
-        guard: Run the server under a guard process, where there can be one: on Linux, with a Python interpreter to run it.
-            Without it a command that moved to a session of its own survives the server if its parent has ended, and the
-            server and everything below it survive this program if that is killed by SIGKILL.
-        guard_python: The interpreter that runs the guard; by default the one that runs this program. A frozen program, or
-            one that embeds Python, has none of its own: it takes one of the installation in ``sys.exec_prefix``, and goes
-            without a guard if there is none.
-        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative one is below the
-            working directory of the server.
-        client_name: How this client introduces itself to the server.
-        client_title: Its display name.
-        client_version: Its version.
-        experimental_api: Ask for the protocol's experimental part; without it the server refuses its methods and fields.
-        opt_out_notifications: Methods of notifications that the server shall not send.
-        request_window: Requests in flight at once. The server silently drops requests beyond about 128.
-        max_line_bytes: Bound of one inbound line in bytes; what is longer is dropped and fails what it belongs to.
-        event_buffer: Bounds of what waits for one consumer.
-        start_timeout: From the start of the process to the answer to ``initialize``.
-        request_timeout: For requests that the server answers at once.
-        interrupt_grace: For a turn, a command or a goal left early to end on the server.
-        stop_grace: For the server to exit by itself when the client closes.
-        on_stuck_turn: What to do about a turn, or a command of ``exec``, that does not end within ``interrupt_grace``: kill the server, which loses
-            its other turns too, or abandon the turn and report it as lost.
+        cwd: Working directory of the server. The default is that of this process. Here and in ``codex_home``, a
+            leading ``~`` is the home directory of this process.
+        env: Overrides for the environment selected by ``inherit_env``; ``None`` as a value removes a variable.
+        inherit_env: ``True`` for the whole environment of this process, ``False`` for none of it, or the names to
+            keep.
+        guard: Run the server under a guard process where possible: on Linux, with a Python interpreter to run the
+            guard. Without it, a command that moved to a session of its own outlives the server once the command's
+            parent has exited, and the server and everything below it outlive this program if it is killed by SIGKILL.
+        guard_python: The interpreter that runs the guard. The default is the one running this program. A frozen
+            program, or one that embeds Python, has none: it uses one from the installation in ``sys.exec_prefix``, or
+            no guard if there is none.
+        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative path is
+            resolved against the server's working directory.
+        client_name: The name that the client sends to the server.
+        client_title: The display name of the client.
+        client_version: The version of the client.
+        experimental_api: Enable the experimental part of the protocol. Without it the server rejects experimental
+            methods and fields.
+        opt_out_notifications: Methods of notifications that the server should not send.
+        request_window: Maximum number of requests in flight. The server silently drops requests beyond about 128.
+        max_line_bytes: Maximum size of an inbound line in bytes. A longer line is discarded, and what it belongs to
+            fails.
+        event_buffer: Bounds of each consumer's buffer.
+        start_timeout: Time from starting the process to the response to ``initialize``.
+        request_timeout: Timeout for requests that the server answers immediately.
+        interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
+        stop_grace: Time for the server to exit by itself when the client closes.
+        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``: kill
+            the server, which also loses its other turns, or abandon the turn and report it as lost.
 
     Raises:
-        ValueError: A value is out of its range.
-        TypeError: A value has another type, such as one string in place of a list.
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type, such as a bare string where a list is expected.
     """
 
     codex_bin: str | os.PathLike[str] | None = None
@@ -142,14 +145,14 @@ class CodexConfig:
     )
 
     def need_experimental_api(self, what: str) -> None:
-        """Raise a ``ValueError`` if ``experimental_api`` is off."""
+        """Raise ``ValueError`` if ``experimental_api`` is off."""
         if not self.experimental_api:
             raise ValueError(
                 f"{what} are a part of the protocol that needs CodexConfig(experimental_api=True)"
             )
 
     def environment(self) -> dict[str, str]:
-        """Give the server's environment."""
+        """Return the server's environment."""
         if self.inherit_env is True:
             environment = dict(os.environ)
         elif self.inherit_env is False:
@@ -166,10 +169,10 @@ class CodexConfig:
         return environment
 
     def home(self) -> Path:
-        """Return the ``CODEX_HOME`` that the server will use, whether it exists or not.
+        """Return the ``CODEX_HOME`` that the server will use, whether or not it exists.
 
         Raises:
-            SpawnError: There is none: neither ``CODEX_HOME`` nor ``HOME`` is set, and the user has no passwd entry.
+            SpawnError: It is unknown: neither ``CODEX_HOME`` nor ``HOME`` is set, and the user has no passwd entry.
         """
         environment = self.environment()
         home = environment.get("CODEX_HOME") or Path(environment.get("HOME") or _own_home(), ".codex")
@@ -179,13 +182,13 @@ class CodexConfig:
         """Return the directory in which the server will keep its databases.
 
         Raises:
-            SpawnError: As :meth:`home`.
+            SpawnError: As in :meth:`home`.
         """
         directory = self.environment().get("CODEX_SQLITE_HOME")
         return Path(self.cwd or "", directory) if directory else self.home()
 
     def command_line(self, binary: str) -> list[str]:
-        """Give the server's argument vector."""
+        """Return the server's argument vector."""
         if self.launch_args_override is not None:
             return list(self.launch_args_override)
         overrides = [part for override in self.config_overrides for part in ("-c", override)]
@@ -193,7 +196,7 @@ class CodexConfig:
 
 
 def _own_home() -> Path:
-    """Return the home directory of this user, as a server looks for it that has no ``HOME``."""
+    """Return the user's home directory, determined the way a server without ``HOME`` determines it."""
     if sys.platform == "win32":
         return Path.home()
     import pwd

@@ -1,8 +1,8 @@
-"""Modules that a session may use later: owns copies of their files in memory.
+"""Modules that a session may need later: copies of their files, held in memory.
 
-A module that is imported in the middle of a session is read from disk. That fails once the package is upgraded, or while
-no descriptor is free. Importing everything at the start would cost more time and memory than most sessions need, so the
-files are read at the start, and their code runs when it is used.
+A module imported in the middle of a session is read from disk. That fails once the package is upgraded, or when no
+file descriptor is free. Importing everything at startup would cost more time and memory than most sessions need. So
+the files are read at startup, and their code runs on first use.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ class _HeldFileLoader(SourceFileLoader):
                 self._files[bytecode_path] = zlib.compress(super().get_data(bytecode_path), 1)
 
     def get_data(self, path: str) -> bytes:
-        """Return the content of a file when it was copied; ``OSError`` if there was none."""
+        """Return the content of a file at the time it was copied. Raise ``OSError`` if it did not exist."""
         if path not in self._files:
             raise FileNotFoundError(path)
         return zlib.decompress(self._files[path])
 
     def path_stats(self, path: str) -> Mapping[str, float]:
-        """Return what the source was like when it was copied."""
+        """Return the file status of the source at the time it was copied."""
         return self._stats
 
     def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
-        """Write no bytecode: the files on disk may be of another version by now."""
+        """Write no bytecode, because the files on disk may now belong to another version."""
 
 
 def hold(names: Iterable[str]) -> None:
-    """Read modules that are not imported yet; each runs when one of its attributes is first used.
+    """Read modules that are not imported yet. Each one is executed on first access to one of its attributes.
 
-    A module that is no plain file, such as one in an archive, is imported.
+    A module that is not a plain file, such as one in a zip archive, is imported immediately.
 
     Args:
-        names: The modules. Each comes after the package it is in.
+        names: The modules. Each must come after the package that contains it.
 
     Raises:
         ImportError: There is no such module.
-        OSError: It cannot be read.
+        OSError: A module cannot be read.
     """
     for name in names:
         if name in sys.modules:

@@ -1,4 +1,4 @@
-"""Paths that callers pass in: owns what a leading ``~`` and a relative path mean."""
+"""Paths passed in by callers: the meaning of a leading ``~`` and of relative paths."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import attrs
 
 
 def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
-    """Return a path with a leading ``~`` or ``~user`` replaced by a home directory.
+    """Expand a leading ``~`` or ``~user`` in a path to a home directory.
 
     Args:
         path: The path.
-        home: What ``~`` alone stands for; by default the home directory of this process.
+        home: The value of ``~``; the default is the home directory of this process.
 
     Raises:
         ValueError: The home directory is unknown.
@@ -21,7 +21,7 @@ def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
     if home and (text == "~" or text.startswith("~" + os.sep)):
         return home + text[1:]
     expanded = os.path.expanduser(text)
-    # It returns what it cannot expand as it is: the caller would silently get a file named `~`.
+    # It returns a path it cannot expand unchanged, so the caller would silently get a file named `~`.
     if text.startswith("~") and expanded == text:
         raise ValueError(
             f"cannot find the home directory that {text!r} begins with: "
@@ -32,11 +32,11 @@ def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
 
 @attrs.frozen
 class PathBase:
-    """What the relative paths of one server mean.
+    """The base of relative paths for one server.
 
     Attributes:
-        directory: The working directory that it was started in; ``None`` if that had been deleted.
-        home: Its ``HOME``, if it has one.
+        directory: The working directory in which it was started; ``None`` if that had been deleted.
+        home: Its ``HOME``, if set.
     """
 
     directory: str | None
@@ -44,10 +44,10 @@ class PathBase:
 
     @classmethod
     def now(cls, cwd: str | os.PathLike[str] | None, home: str | None) -> PathBase:
-        """Return the base of a server that starts now.
+        """Return the base for a server that starts now.
 
         Args:
-            cwd: Its working directory; by default the present one of this process.
+            cwd: Its working directory; the default is the current one of this process.
             home: Its ``HOME``.
         """
         try:
@@ -57,10 +57,11 @@ class PathBase:
         return cls(directory, home)
 
     def absolute(self, path: str | os.PathLike[str]) -> str:
-        """Return a path as an absolute one.
+        """Return an absolute path.
 
         Raises:
-            ValueError: It is relative and the working directory is unknown, or it begins with ``~`` and the home directory is.
+            ValueError: The path is relative and the working directory is unknown, or it begins with ``~`` and the
+                home directory is unknown.
         """
         expanded = expand(path, self.home)
         if self.directory is None and not os.path.isabs(expanded):

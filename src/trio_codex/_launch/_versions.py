@@ -1,4 +1,4 @@
-"""What needs a newer server than others: options that an older one would silently ignore."""
+"""Options that require a newer server, because an older one would silently ignore them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ NEEDED: Final = {
     "turn_trigger": ("source", "0.151.0"),
     "service_tier_for_turn": ("turn_service_tier", "0.151.0"),
 }
-"""Members of ``turn/start``: what they are called here, and the first version that has them."""
+"""Members of ``turn/start`` with their public names, and the first server version that supports them."""
 
 
 def check_turn(params: wire.TurnStartParams, version: str | None) -> None:
-    """Make sure that a server understands what a turn asks for.
+    """Check that a server supports what a turn requests.
 
-    A server that does not tell its version, or is a build without one (0.0.0), is believed to.
+    A server that does not report its version, or is a build without one (0.0.0), is assumed to support everything.
 
     Raises:
-        ServerTooOld: It would ignore a part of it.
+        ServerTooOld: The server would ignore part of it.
     """
     found = None if version is None else _numbers(version)
     if version is None or not found or not any(found):
         return
     for member, (what, needed) in NEEDED.items():
-        # What comes before 0.151.0 proper, such as 0.151.0-alpha.1, may not have it yet.
+        # Pre-releases of 0.151.0, such as 0.151.0-alpha.1, may not support it yet.
         enough = found > _numbers(needed) or (found == _numbers(needed) and "-" not in version)
         if getattr(params, member) is not None and not enough:
             raise ServerTooOld(what, needed, version)

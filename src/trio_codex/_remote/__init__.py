@@ -1,1 +1,1 @@
-"""What runs on the server outside of turns: processes, watches, terminals."""
+"""Operations on the server outside of turns: processes, watches and terminals."""

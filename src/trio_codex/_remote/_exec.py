@@ -1,7 +1,7 @@
-"""A command on the server as a scope: owns its start, its exit status and its end.
+"""A command on the server as a scope: its start, its exit status and its end.
 
-The server answers the request when the command has ended, and its output comes as notifications before that. It has one
-way to end a command, SIGKILL for its process group; the answer to the request is the only proof that it did.
+The server answers the request when the command has ended; output arrives before that, as notifications. The only way
+to end a command is SIGKILL for its process group. The response to the request is the only proof that it ended.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ class _Output(msgspec.Struct):
 
 
 class RemoteProcess:
-    """A command that runs on the server, inside ``async with codex.exec(…)``. It resembles :class:`trio.Process`.
+    """A command running on the server, inside ``async with codex.exec(…)``. Resembles :class:`trio.Process`.
 
     Attributes:
-        stdin: Its standard input. Closing it sends the end of file.
-        stdout: Its standard output; with a terminal, everything that it prints. What nobody reads is kept, up to the size
-            of ``event_buffer``. Past that the rest is lost: what was kept can be read, and then reading raises
-            :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The process and
-            its other stream are not affected. Closing it drops what comes.
+        stdin: Its standard input. Closing it sends end of file.
+        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
+            ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
+            raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
+            process and its other stream are not affected. Closing the stream discards any further output.
         stderr: The same for its standard error; ``None`` with a terminal.
     """
 
@@ -79,15 +79,15 @@ class RemoteProcess:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, ``128 + n`` if signal ``n`` ended it; ``None`` while it runs, and if it was never told."""
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
         return self._returncode
 
     async def wait(self) -> int:
-        """Wait for its end and give its exit status. Its output can be read before and afterwards.
+        """Wait for the process to exit, and return its exit status. Its output can be read before or after.
 
         Raises:
             ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
+            ConnectionClosed: You closed the connection.
         """
         await self._ended.wait()
         self.raise_failure()
@@ -95,22 +95,22 @@ class RemoteProcess:
         return self._returncode
 
     async def terminate(self) -> None:
-        """Kill its process group; returns when the server has accepted. :meth:`wait` tells when it has ended.
+        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
 
-        The server knows nothing gentler than SIGKILL. A child in a session of its own (``setsid``) escapes, unless the
-        sandbox holds it.
+        The server offers nothing gentler than SIGKILL. A child in a session of its own (``setsid``) escapes unless
+        the sandbox contains it.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         await trio.lowlevel.checkpoint()
         if not self.has_ended:
-            # Refused, it has just ended, and the answer to the first request is right behind.
+            # A rejection means that it has just ended; the response to the first request is next.
             with suppress(InvalidRequestError):
                 await self._request("terminate", {})
 
     async def kill(self) -> None:
-        """The same as :meth:`terminate`, by its other name in :class:`trio.Process`."""
+        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
         await self.terminate()
 
     async def resize(self, cols: int, rows: int) -> None:
@@ -122,7 +122,7 @@ class RemoteProcess:
 
         Raises:
             InvalidRequestError: It has no terminal, or has ended.
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         await self._request("resize", {"size": {"cols": cols, "rows": rows}})
 
@@ -136,21 +136,21 @@ class RemoteProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has ended, or its end will not be seen."""
+        """Whether it has ended, or its end will not be observed."""
         return self._ended.is_set()
 
     def raise_failure(self) -> None:
-        """Raise a fresh exception if its end was not seen."""
+        """Raise a new exception if its end was not observed."""
         if self._failure is not None:
             raise self._failure.exception()
 
     async def start(self, params: wire.CommandExecParams, *, stdin: bool) -> None:
-        """Start it, and wait until it runs or has ended."""
+        """Start it, and wait until it is running or has ended."""
         session = self._session
         self._call = await session.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
-        # The first answer comes at the end only, but that to a write behind it at once, and is a refusal if there is no
-        # such process. It goes through the same queue, or it could overtake.
+        # The first request is answered only at the end, but a write that follows it is answered immediately, with a
+        # rejection if there is no such process. Both use the same queue, or the write could overtake the start.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
         probe = {"processId": self._process_id, **write}
         running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")
@@ -161,7 +161,7 @@ class RemoteProcess:
                 except ServerBusyError:
                     raise
                 except RpcError:
-                    # It could not be started, or has ended already: the other answer tells.
+                    # It failed to start or has already ended: the other response says which.
                     await self._ended.wait()
                 self.raise_failure()
                 return
@@ -170,13 +170,13 @@ class RemoteProcess:
             running.give_up()
 
     async def finish(self) -> None:
-        """End it on the server and wait for the proof, within ``interrupt_grace``."""
+        """End it on the server and wait for confirmation, within ``interrupt_grace``."""
         await trio.lowlevel.checkpoint()
         call, grace = self._call, self._session.config.interrupt_grace
         if call is None or call.take_back():
             return
         with self._session.timeouts.move_on_after(grace):
-            # Whatever becomes of this request, only the answer to the first one proves anything.
+            # Whatever happens to this request, only the response to the first one proves anything.
             await self._session.end(f"{METHOD}/terminate", {"processId": self._process_id})
             await self._ended.wait()
             return
@@ -205,7 +205,7 @@ class RemoteProcess:
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def put(self, event: Event) -> None:
-        """Take a piece of output."""
+        """Handle a piece of output."""
         try:
             piece = msgspec.json.decode(event.json, type=_Output)
         except UNREADABLE as exc:
@@ -216,7 +216,7 @@ class RemoteProcess:
             self._outputs.get(piece.stream, self._outputs["stdout"]).put(piece.deltaBase64)
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Do nothing: when the connection ends, its call tells."""
+        """Do nothing: when the connection ends, the pending call reports it."""
 
 
 @asynccontextmanager
@@ -224,7 +224,7 @@ class RemoteProcess:
 async def open_exec(
     session: Session, params: wire.CommandExecParams, *, stdin: bool
 ) -> AsyncGenerator[RemoteProcess]:
-    """Run a command, and end it on the server if it is left early. See :meth:`Codex.exec`."""
+    """Run a command, and end it on the server if its scope exits early. See :meth:`Codex.exec`."""
     assert params.process_id is not None
     session.connection.check_open()
     process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
@@ -235,7 +235,7 @@ async def open_exec(
     finally:
         try:
             if not process.has_ended:
-                # Shielded and bounded inside.
+                # Shielded and bounded internally.
                 await session.services.finish(process.finish)  # noqa: ASYNC102
         finally:
             session.router.stop_leading(OUTPUT_METHOD, params.process_id)

@@ -1,7 +1,8 @@
-"""The streams of a remote process: bytes that come as notifications, and bytes that go as requests.
+"""The streams of a remote process: output arrives in notifications, and input is sent in requests.
 
-They keep the contracts of Trio's abstract streams: what breaks is a :class:`trio.BrokenResourceError` with its cause, what
-you closed a :class:`trio.ClosedResourceError`, and a second task at the same time a :class:`trio.BusyResourceError`.
+They follow the contracts of Trio's abstract streams: a failure raises :class:`trio.BrokenResourceError` with its
+cause, use after closing raises :class:`trio.ClosedResourceError`, and concurrent use raises
+:class:`trio.BusyResourceError`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from trio_codex._runtime._call import Call
 
 WRITE_BYTES: Final = 1024 * 1024
-"""Bytes of stdin in one request. The server queues 128 requests for a command that does not read, and while that queue is
-full it does not even take the one that ends the command (Q51): the fewer, the better."""
+"""Bytes of stdin per request.
+
+The server queues 128 requests for a command that does not read. While that queue is full, it does not even accept the
+request that ends the command (Q51), so fewer requests are better.
+"""
 
 
 class _OneTask:
-    """Keeps a second task out of a stream."""
+    """Prevents concurrent use of a stream."""
 
     def __init__(self, doing: str) -> None:
         self._doing = doing
@@ -48,13 +52,13 @@ class _OneTask:
 
 
 class RemoteOutput(trio.abc.ReceiveStream):
-    """An output of a remote process.
+    """An output stream of a remote process.
 
-    The reader fills its buffer and never waits: past the bound it takes nothing more, and reading fails once what was
-    kept has been read.
+    The reader fills its buffer and never blocks. Once the buffer is full it accepts nothing more, and reading fails
+    after the buffered bytes.
 
     Args:
-        limit: Bound of the buffer in bytes.
+        limit: Maximum size of the buffer in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -68,7 +72,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
         self._waiting = trio.lowlevel.ParkingLot()
 
     def put(self, data: bytes) -> None:
-        """Add what the process has printed. For the reader."""
+        """Add output of the process. Called by the reader."""
         if self._ended or self._closed:
             return
         self._pieces += 1
@@ -80,14 +84,14 @@ class RemoteOutput(trio.abc.ReceiveStream):
             self._waiting.unpark_all()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End it after what is buffered: plainly, or with an error. Only the first time counts."""
+        """End the stream after what is buffered, normally or with an error. Only the first call has an effect."""
         if not self._ended:
             self._ended = True
             self._error = error
             self._waiting.unpark_all()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Give what there is, at least one byte; ``b""`` at its end. See :class:`trio.abc.ReceiveStream`."""
+        """Return available bytes, at least one; ``b""`` at the end. See :class:`trio.abc.ReceiveStream`."""
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         with self._one_task:
@@ -105,7 +109,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
         return data
 
     async def aclose(self) -> None:
-        """Drop what is buffered and what will come; the process is not told."""
+        """Discard buffered and later output. The process is not notified."""
         self._closed = True
         self._buffer.clear()
         self._waiting.unpark_all()
@@ -127,13 +131,13 @@ class RemoteInput(trio.abc.SendStream):
         self._one_task = _OneTask("sending")
 
     def end(self) -> None:
-        """Fail what is being sent, and what will be: the process has ended."""
+        """Fail the current send and later ones, because the process has ended."""
         self._ended = True
         if self._call is not None:
             self._call.give_up()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Send bytes, at the pace at which the server takes them. See :class:`trio.abc.SendStream`."""
+        """Send bytes as fast as the server accepts them. See :class:`trio.abc.SendStream`."""
         with self._one_task:
             await trio.lowlevel.checkpoint()
             self._check()
@@ -143,19 +147,19 @@ class RemoteInput(trio.abc.SendStream):
                     await self._write(b64encode(view[start : start + WRITE_BYTES]).decode())
 
     async def wait_send_all_might_not_block(self) -> None:
-        """Return at once: the server does not tell how much it would take."""
+        """Return immediately, because the server does not report how much it would accept."""
         with self._one_task:
             await trio.lowlevel.checkpoint()
             self._check()
 
     async def aclose(self) -> None:
-        """Send the end of file, also if this is cancelled."""
+        """Send end of file, even if this is cancelled."""
         if not self._closed:
             self._closed = True
             if self._call is not None:
                 self._call.give_up()
             if not self._ended:
-                # Does not wait, so needs no bound: queued at once, and the answer is of no interest.
+                # Queued immediately without blocking, so it needs no timeout; the response does not matter.
                 with trio.CancelScope(shield=True), suppress(CodexError):
                     await self._begin({"closeStdin": True})
         await trio.lowlevel.checkpoint()
@@ -163,7 +167,7 @@ class RemoteInput(trio.abc.SendStream):
     async def _write(self, delta: str) -> None:
         try:
             self._call = await self._begin({"deltaBase64": delta})
-            # Without a bound: once its queue is full, the server answers when the process reads.
+            # No timeout: once its queue is full, the server answers only when the process reads.
             await self._call.answer()
         except CodexError as exc:
             if self._closed:

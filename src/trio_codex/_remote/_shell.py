@@ -1,7 +1,7 @@
-"""A shell command of the user's in a thread: owns how its item is told from others, and its end.
+"""A shell command of the user in a thread: identifying its item, and ending it.
 
-The server answers at once and names nothing (PROTOCOL Q5). On an idle thread the command is a turn of its own; in an open
-turn it is an item of that turn, which cannot be stopped alone (Q27).
+The server answers immediately and without an id (PROTOCOL Q5). On an idle thread the command is a turn of its own.
+During an open turn it is an item of that turn, which cannot be stopped separately (Q27).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 METHOD: Final = "thread/shellCommand"
 
 TIME_LIMIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
-"""Ten years. Without a limit the server sets one of an hour, and it has no way to say that there is none."""
+"""Ten years. By default the server applies a limit of one hour, and it has no value for "no limit"."""
 
 
 class _ShellItem:
-    """Waits among the events of a thread for the item of one command.
+    """Watches the events of a thread for the item of one command.
 
     Attributes:
-        turn_id: The turn that the item is of.
-        completed: The item, once it is.
+        turn_id: The id of the turn that the item belongs to.
+        completed: The item, once it has completed.
         known: Set when the item has started, or will not.
-        over: Set when it has completed, or will not.
+        over: Set when the item has completed, or will not.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class _ShellItem:
         self._error: Callable[[], Exception] | None = None
 
     def put(self, event: Event) -> None:
-        """Take any event of the thread."""
+        """Handle an event of the thread."""
         if event.method == "turn/completed":
             self.known.set()
         elif event.method in ("item/started", "item/completed"):
@@ -65,13 +65,13 @@ class _ShellItem:
                 self.over.set()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Take note that the connection has ended."""
+        """Record that the connection has ended."""
         self._error = error
         self.known.set()
         self.over.set()
 
     async def wait(self) -> None:
-        """Wait for its end."""
+        """Wait for the item to complete."""
         await self.over.wait()
         if self.completed is None and self._error is not None:
             raise self._error()
@@ -84,7 +84,7 @@ async def run_shell_command(
     params = wire.ThreadShellCommandParams(thread_id=state.id, command=command, timeout_ms=TIME_LIMIT_MS)
     found = _ShellItem()
     async with AsyncExitStack() as stack:
-        # Until its item is known: nothing but their order tells apart the items of two commands.
+        # Held until its item is known, because items of two commands differ only in their order.
         async with state.shell_lock:
             state.listeners.append(found)
             stack.callback(_stop_listening, session, state, found)
@@ -113,7 +113,7 @@ async def _join_turn(
     try:
         yield
     except BaseException:
-        # The turn may have ended before the server saw the request: then the command has got one of its own.
+        # The turn may have ended before the server saw the request. Then the command has a turn of its own.
         turn = state.turn
         if turn is not None and turn is not joined and not turn.owned and turn.id == found.turn_id:
             await session.services.finish(end_turn, session, turn)  # noqa: ASYNC102  # shielded and bounded inside

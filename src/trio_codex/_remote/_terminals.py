@@ -1,4 +1,4 @@
-"""The background terminals of a thread: commands of the agent that outlived the model's wait for them."""
+"""The background terminals of a thread: commands of the agent that the model no longer waits for."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ if TYPE_CHECKING:
 
 
 class ThreadRequest(Protocol):
-    """Sends a request about one thread, whose id it adds, and gives its typed result."""
+    """A function that sends a request about one thread, adding its id, and returns the typed result."""
 
     async def __call__(self, method: str, **params: Any) -> Any:
-        """Send the request and wait for its result."""
+        """Send the request and return its result."""
         ...
 
 
 class Terminals:
-    """The background terminals of a thread. Made by :attr:`Thread.terminals`.
+    """The background terminals of a thread. Accessed as :attr:`Thread.terminals`.
 
-    A command that the model no longer waits for runs on as a background terminal: after its turn, and until its thread is
-    left as a scope or is unloaded. A turn that is left early ends those that it started. Experimental.
+    A command that the model no longer waits for continues as a background terminal. It outlives its turn, and ends
+    when the scope of its thread exits or the thread is unloaded. Leaving a turn early ends the terminals it started.
+    Experimental.
     """
 
     def __init__(self, request: ThreadRequest) -> None:
         self._request = request
 
     async def list(self) -> tuple[wire.ThreadBackgroundTerminal, ...]:
-        """List those that run.
+        """Return the running background terminals.
 
         Raises:
-            CodexError: As every request, and ``DecodeError``.
+            CodexError: As for any request, and ``DecodeError``.
         """
 
         async def fetch(cursor: str | None) -> tuple[Sequence[wire.ThreadBackgroundTerminal], str | None]:
@@ -46,16 +47,16 @@ class Terminals:
         return tuple([terminal async for terminal in Pager("thread/backgroundTerminals/list", fetch)])
 
     async def terminate(self, process_id: str) -> bool:
-        """End one.
+        """Terminate one background terminal.
 
         Args:
-            process_id: Its ``process_id`` in the list, which is also that of the item which started it.
+            process_id: The ``process_id`` in the list, which is also that of the item which started it.
 
         Returns:
-            Whether it was there to be ended.
+            Whether it was still there to be terminated.
 
         Raises:
-            CodexError: As every request, and ``DecodeError``.
+            CodexError: As for any request, and ``DecodeError``.
         """
         response: wire.ThreadBackgroundTerminalsTerminateResponse = await self._request(
             "thread/backgroundTerminals/terminate", processId=process_id
@@ -63,9 +64,9 @@ class Terminals:
         return response.terminated
 
     async def clean(self) -> None:
-        """End all of them, whichever turn started them.
+        """Terminate all background terminals, no matter which turn started them.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         await self._request("thread/backgroundTerminals/clean")

@@ -1,4 +1,4 @@
-"""File changes as a scope: owns one watch of the server, and its end."""
+"""File watching as a scope: one watch on the server, and its end."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ METHOD: Final = "fs/changed"
 class Watch:
     """The changes below a path, inside ``async with codex.watch(…)``. An async iterator.
 
-    Each iteration gives the paths that have changed since the last one, as a tuple of strings: made, written, or removed,
-    which the server does not tell apart. It collects them for some 200 to 400 ms.
+    Each iteration returns the paths that have changed since the previous one, as a tuple of strings. A path may have
+    been created, written or removed; the server does not report which. It batches changes over about 200 to 400 ms.
 
     Attributes:
-        path: What is watched, as the server resolved it.
+        path: The watched path, as resolved by the server.
     """
 
     def __init__(self, path: str, events: Subscription[Event]) -> None:
@@ -43,7 +43,7 @@ class Watch:
         """Wait for the next changes.
 
         Raises:
-            SubscriptionOverflow: This consumer lagged beyond the bounds of ``event_buffer``.
+            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows.
             ConnectionBroken: The connection ended.
             trio.BusyResourceError: Another task is iterating.
         """
@@ -56,7 +56,7 @@ class Watch:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
-    """Watch a path, and stop it on the server at the end. See :meth:`Codex.watch`."""
+    """Watch a path, and stop watching it on the server when the scope exits. See :meth:`Codex.watch`."""
     session.connection.check_open()
     watch_id = f"watch-{session.next_number()}"
 
@@ -64,7 +64,7 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
         await session.end("fs/unwatch", {"watchId": watch_id})
 
     events = session.router.subscription()
-    # Before the request: the first change may be the next line after its answer.
+    # Subscribe before sending the request: the first change may arrive directly after its response.
     session.router.lead(METHOD, watch_id, events)
     try:
         params = wire.FsWatchParams(path=path, watch_id=watch_id)
@@ -73,7 +73,7 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
             yield Watch(response.path, events)
         finally:
             if session.connection.death is None:
-                # Shielded and bounded inside.
+                # Shielded and bounded internally.
                 await session.services.finish(stop)  # noqa: ASYNC102
     finally:
         session.router.stop_leading(METHOD, watch_id)

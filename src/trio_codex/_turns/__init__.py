@@ -1,1 +1,1 @@
-"""Turns and goals: their input, their events, their end, and what they cost."""
+"""Turns and goals: input, events, outcome and cost."""

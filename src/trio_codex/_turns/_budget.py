@@ -1,7 +1,7 @@
-"""Limits of what a turn, a thread or a client may use: owns the budget value, and the meter that it is measured by.
+"""Budgets: limits on what a turn, a thread or a client may use, and the meters that enforce them.
 
-The reader feeds the meters with tokens and turns report when they open and end. A meter does not end a turn: it tells the
-turns that are open, and their scopes see to their ends.
+The reader feeds tokens to the meters; turns report when they open and end. A meter never ends a turn itself: it
+notifies the open turns, and their scopes end them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ Carrier = Literal["turn", "thread", "client"]
 
 @attrs.frozen(kw_only=True)
 class Budget:
-    """A limit of what a turn, the turns of a thread or those of a client may use together.
+    """A limit on the resources used by a turn, or jointly by all turns of a thread or client.
 
-    Crossing it interrupts the open turns that it covers, as if they had been left early, and raises
-    :class:`~trio_codex.errors.BudgetExceeded` out of their scopes. Once nothing is left of it, no further turn starts.
+    Exceeding it interrupts the open turns it covers, just as leaving their scopes early would, and raises
+    :class:`~trio_codex.errors.BudgetExceeded` from those scopes. Once it is used up, no further turn starts.
 
-    The server reports tokens when a request to the model has ended, so the last request may go beyond the limit.
+    The server reports tokens after each request to the model, so the last request may exceed the limit.
 
     Attributes:
-        tokens: Input and output tokens, those of agents that were spawned included.
-        turns: Turns started. Not for a turn.
-        seconds: Of a turn: from its start to its end. Of a thread or a client: while at least one turn of it is open.
+        tokens: Input and output tokens, including those of spawned agents.
+        turns: Number of turns started. Not available for a single turn.
+        seconds: For a turn, the time from its start to its end. For a thread or a client, the time during which at
+            least one of its turns is open.
 
     Raises:
         ValueError: A limit is not positive.
@@ -50,12 +51,12 @@ _NO_BUDGET = Budget()
 
 
 class Meter:
-    """What was used of one budget, or just what was used.
+    """Resources used so far, with or without a budget.
 
     Attributes:
         budget: The limits.
-        usage: Tokens; ``None`` if the server has not reported any.
-        turns: Turns started.
+        usage: Tokens used; ``None`` if the server has not reported any.
+        turns: Number of turns started.
     """
 
     def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
@@ -68,7 +69,7 @@ class Meter:
         self._open: list[Callable[[BudgetExceeded], None]] = []
 
     def add(self, usage: TokenUsage) -> None:
-        """Count tokens; past the limit, tell every open turn."""
+        """Add tokens. Above the limit, notify every open turn."""
         self.usage = plus(self.usage, usage)
         limit = self.budget.tokens
         if limit is not None and self.tokens > limit:
@@ -76,10 +77,10 @@ class Meter:
                 stop(self.exceeded("tokens"))
 
     def check_something_left(self) -> None:
-        """Make sure that a turn may start.
+        """Check that a turn may start.
 
         Raises:
-            BudgetExceeded: It must not.
+            BudgetExceeded: The budget is used up.
         """
         used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
         for limit, spent in used.items():
@@ -88,10 +89,10 @@ class Meter:
                 raise self.exceeded(limit)
 
     def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Note that a turn starts.
+        """Record the start of a turn.
 
         Args:
-            stop: Called, from the reader, whenever more tokens are used than the limit allows.
+            stop: Callback for token use above the limit. The reader may call it repeatedly.
         """
         if not self._open:
             self._busy_since = trio.current_time()
@@ -99,14 +100,14 @@ class Meter:
         self.turns += 1
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Note that a turn has ended."""
+        """Record the end of a turn."""
         self._open.remove(stop)
         if not self._open:
             self._busy += trio.current_time() - self._busy_since
 
     @property
     def tokens(self) -> int:
-        """Tokens used, as far as the server said."""
+        """Tokens used, as reported by the server."""
         if self.usage is None:
             return 0
         if self.usage.total_tokens is not None:
@@ -115,32 +116,33 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """How long at least one turn was open."""
+        """Time during which at least one turn was open."""
         return self._busy + (trio.current_time() - self._busy_since if self._open else 0.0)
 
     @property
     def deadline(self) -> float:
-        """When the time is up if a turn stays open, in Trio's time."""
+        """When the time runs out if a turn stays open, on Trio's clock."""
         limit = self.budget.seconds
         return float("inf") if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
-        """Give the error for one of the limits."""
+        """Return the error for one of the limits."""
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
 
 
 class Spending:
-    """One turn as several meters count it, from its start to its end.
+    """Tracks one turn in several meters, from its start to its end.
 
     Args:
-        meters: Of the turn, its thread and its client; where several limits are crossed at once, the first one is named.
-        scope: What runs out of time with the first of the budgets, unless the turn ends before.
-        stop: Called once, if the time is up, or, from the reader, when more tokens are used than a limit allows.
+        meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
+            one is reported.
+        scope: The cancel scope whose deadline is the first budget to run out of time, until the turn ends.
+        stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
 
     Raises:
-        BudgetExceeded: Nothing is left of a budget; the turn must not start.
+        BudgetExceeded: A budget is used up; the turn must not start.
     """
 
     def __init__(
@@ -158,25 +160,25 @@ class Spending:
         scope.deadline = self._first_up.deadline
 
     def check_time(self) -> None:
-        """Tell if a budget is out of time, and the scope was cancelled for it."""
+        """If the scope was cancelled because a budget ran out of time, report that budget."""
         if self._scope.cancel_called and self._scope.deadline <= trio.current_time():
             self._tell(self._first_up.exceeded("seconds"))
 
     def never_started(self) -> None:
-        """Note that the server refused the turn, which then does not count as one."""
+        """Record that the server rejected the turn, so that it is not counted."""
         for meter in self._meters:
             meter.turns -= 1
 
     def close(self) -> None:
-        """Note that the turn has ended."""
+        """Record the end of the turn."""
         self.check_time()
-        # The scope may stay open for long, but what it does is no turn any more.
+        # The scope may stay open much longer, but that time no longer belongs to the turn.
         self._scope.deadline = math.inf
         for meter in self._meters:
             meter.close(self._tell)
 
     def _tell(self, error: BudgetExceeded) -> None:
-        # Told again with every report past the limit; the first one is the reason.
+        # Called again for every report above the limit; the first one is the reason.
         stop, self._stop = self._stop, None
         if stop is not None:
             stop(error)

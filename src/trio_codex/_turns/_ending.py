@@ -1,8 +1,9 @@
-"""How a turn is ended before its time: interrupt it, prove that it ended, and end what it started elsewhere.
+"""Ending a turn early: interrupt it, confirm that it ended, and end what it started elsewhere.
 
-An accepted interrupt proves nothing, a refused one may only be early, and one for a turn that was interrupted before is
-never answered (PROTOCOL Q1, Q2). Interrupting a turn stops neither the agents that it spawned (Q24) nor the commands that
-already went to the background. So the terminal event is the only proof, and the rest is ended one by one.
+An accepted interrupt does not prove that the turn ended. A rejected one may only have come too early, and a second
+interrupt for the same turn is never answered (PROTOCOL Q1, Q2). Interrupting a turn stops neither the agents it
+spawned (Q24) nor commands already in the background. So the terminal event is the only proof, and everything else is
+ended individually.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ if TYPE_CHECKING:
 
 FIRST_RETRY_SECONDS: Final = 0.003
 LAST_RETRY_SECONDS: Final = 0.1
-"""An interrupt or steer right after the start is refused until the server has announced the turn: 15 to 40 ms (Q1)."""
+"""The server rejects interrupts and steers until it has announced the turn, for the first 15 to 40 ms (Q1)."""
 
 CALLBACK_SHARE: Final = 0.25
-"""Of ``interrupt_grace``, how long callbacks that were cancelled may hold up the interrupt."""
+"""Fraction of ``interrupt_grace`` for which cancelled callbacks may delay the interrupt."""
 
 _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
-# Closing runs it in tasks of their own, which nothing else protects.
+# During close this runs in separate tasks, which have no other protection.
 @trio.lowlevel.enable_ki_protection
 async def end_turn(session: Session, turn: TurnState) -> None:
     """End a turn on the server, with its callbacks, agents and commands, within ``interrupt_grace``.
 
-    Past that the configuration decides: the server is killed, or the turn is given up as lost.
+    After that the configuration decides: the server is killed, or the turn is abandoned as lost.
     """
     grace = session.config.interrupt_grace
     ended_there = False
@@ -59,7 +60,7 @@ async def end_turn(session: Session, turn: TurnState) -> None:
     if not scope.cancelled_caught or session.connection.death is not None:
         return
     if ended_there:
-        # No process of ours to end: it is the user's code, and the client's nursery goes on waiting for it.
+        # There is nothing to kill: the callback is user code, and the client's nursery keeps waiting for it.
         logger.error("turn %s was left while a callback of it does not end", turn.id)
     else:
         give_up(session, turn)
@@ -77,22 +78,22 @@ async def _end_on_server(session: Session, turn: TurnState) -> None:
 
 
 async def _insist_on_interrupt(session: Session, turn: TurnState) -> None:
-    """Interrupt a turn and wait until it has ended, whatever the server answers. The caller bounds it."""
+    """Interrupt a turn and wait until it ends, whatever the server answers. The caller sets the timeout."""
     await trio.lowlevel.checkpoint()
     while not turn.ended.is_set():
         try:
             await interrupt(session, turn)
         except ServerBusyError:
-            # It was asked for as long as ``request_timeout``, which may be shorter than our time.
+            # The request was retried until ``request_timeout``, which may be shorter than our timeout.
             continue
         except CodexError as exc:
-            # If the connection ended, so has the turn. If the server refuses, only the terminal event can tell.
+            # If the connection ended, so has the turn. If the server rejected this, only the terminal event is proof.
             logger.warning("turn %s could not be interrupted: %s", turn.id or turn.active_id, exc)
         await turn.ended.wait()
 
 
 def give_up(session: Session, turn: TurnState) -> None:
-    """Stop waiting for the end of a turn, or of what it started, on a server that does not obey."""
+    """Stop waiting for a turn, or for what it started, to end on an unresponsive server."""
     name = turn.id or turn.active_id or "that was starting"
     what = "what it started" if turn.ended.is_set() else "it"
     if session.config.on_stuck_turn == "abandon":
@@ -107,7 +108,7 @@ def give_up(session: Session, turn: TurnState) -> None:
 
 
 def give_up_server(session: Session, what: str) -> None:
-    """Stop waiting for the end of anything but a turn, as the configuration has it for turns.
+    """Stop waiting for something other than a turn to end, following ``on_stuck_turn``.
 
     Args:
         session: The client.
@@ -120,26 +121,26 @@ def give_up_server(session: Session, what: str) -> None:
 
 
 def kill_server(session: Session, reason: str) -> None:
-    """End the connection, and the server if it is ours."""
+    """End the connection, and kill the server if this client started it."""
     session.connection.end(session.broken(reason))
     if session.kill is not None:
         session.kill()
 
 
 async def interrupt(session: Session, turn: TurnState) -> None:
-    """Ask the server to interrupt a turn until it accepts, or the turn has ended."""
+    """Send interrupts until the server accepts one or the turn has ended."""
     params = {"threadId": turn.thread.id}
     turn.note_interrupt()
 
     async def settled(call: Call) -> None:
-        # The answer may never come if the turn ends first (Q2).
+        # If the turn ends first, the response may never arrive (Q2).
         await wait_any(call.settled, turn.ended.wait)
 
     await _insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id}, settled)
 
 
 async def interrupt_soon(session: Session, turn: TurnState) -> None:
-    """Interrupt a turn in a task of its own, within ``interrupt_grace``; what it started ends with its scope."""
+    """Interrupt a turn in a separate task, within ``interrupt_grace``. Its scope ends what the turn started."""
     with session.timeouts.move_on_after(session.config.interrupt_grace):
         await trio.lowlevel.checkpoint()
         try:
@@ -149,7 +150,7 @@ async def interrupt_soon(session: Session, turn: TurnState) -> None:
 
 
 def steering(session: Session, thread_id: str, value: TurnInput) -> Callable[[str], dict[str, object]]:
-    """Give what makes the parameters of a steer, for the id of a turn."""
+    """Return a function that builds the parameters of a steer for a given turn id."""
     items, tool_output = wire_input(value, session.absolute)
     if tool_output is not None:
         raise TypeError(
@@ -161,7 +162,7 @@ def steering(session: Session, thread_id: str, value: TurnInput) -> Callable[[st
 
 
 async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
-    """Give a turn more input; say whether it was accepted, which it is not if the turn ended first.
+    """Send more input to a turn. Return whether it was accepted; it is not if the turn ended first.
 
     Args:
         session: The client.
@@ -169,12 +170,12 @@ async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[
         params: See :func:`steering`.
 
     Raises:
-        RpcError: It was refused for another reason.
-        RequestTimeout: No answer in time.
+        RpcError: The server rejected it for another reason.
+        RequestTimeout: The server did not answer in time.
     """
 
     async def answered(call: Call) -> None:
-        # Not until the turn ends: that may be the next thing after it was accepted.
+        # Do not stop at the end of the turn: it may directly follow the acceptance.
         with session.timeouts.move_on_after(session.config.request_timeout):
             await call.settled()
             return
@@ -190,17 +191,17 @@ async def _insist(
     params: Callable[[str], dict[str, object]],
     settled: Callable[[Call], Awaitable[object]],
 ) -> bool:
-    """Send a request about the running turn until it is accepted, or the turn has ended; say whether it was accepted.
+    """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
     Args:
         session: The client.
         turn: The turn.
-        method: The request.
-        params: Makes its parameters for the id of the turn.
-        settled: Waits for the answer as long as it makes sense.
+        method: The method of the request.
+        params: Builds its parameters for a turn id.
+        settled: Waits for the response for as long as one is expected.
 
     Raises:
-        RpcError: It was refused for another reason than being early, or under the wrong one of two ids.
+        RpcError: It was rejected, but not for being early or for naming the wrong one of two turn ids.
     """
     await trio.lowlevel.checkpoint()
     delay = FIRST_RETRY_SECONDS
@@ -230,8 +231,8 @@ async def _insist(
     return False
 
 
-async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # the nursery is left by waiting
-    """Wait until one of several waits, none of which raises, is over."""
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # leaving the nursery is the checkpoint
+    """Wait until the first of several waits finishes. None of them may raise."""
     error = None
     try:
         async with trio.open_nursery() as nursery:
@@ -243,7 +244,7 @@ async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: AS
         raise error
 
 
-# Protected by itself, as a task is not by what protects whoever starts it.
+# Protected explicitly: a task does not inherit protection from the code that spawned it.
 @trio.lowlevel.enable_ki_protection
 async def _wait_first(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
     await wait()
@@ -251,7 +252,7 @@ async def _wait_first(wait: Callable[[], Awaitable[object]], scope: trio.CancelS
 
 
 async def _was_started(turn: TurnState) -> bool:
-    """Wait for the answer to ``turn/start`` if it is still out; say whether there is a turn to end."""
+    """Wait for the response to ``turn/start`` if it is pending. Return whether there is a turn to end."""
     await trio.lowlevel.checkpoint()
     call = turn.start
     if call is None:
@@ -265,13 +266,13 @@ async def _was_started(turn: TurnState) -> bool:
         turn.never_started()
         return False
     except CodexError:
-        # It cannot be read, or the connection ended: the turn may run under the id that its events tell.
+        # The response is unreadable or the connection ended: the turn may be running under the id in its events.
         return turn.active_id is not None or turn.ended.is_set()
     return turn.only_announced or turn.active_id is not None
 
 
 async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> None:
-    """End the commands that a turn left running, and the agents that it spawned, and theirs."""
+    """End the commands that a turn left running and, recursively, the agents it spawned."""
     await trio.lowlevel.checkpoint()
     for process_id in turn.reducer.terminals.values():
         await _terminate(session, turn.thread.id, process_id)
@@ -283,7 +284,7 @@ async def end_offspring(session: Session, turn: TurnState, seen: set[str]) -> No
 
 
 async def end_orphan(session: Session, turn: TurnState) -> None:
-    """End a turn that was announced when nobody was left to end it: an agent's that was just being spawned, or our own."""
+    """End a turn announced after its scope exited: one of an agent that was being spawned, or one of ours."""
     with session.timeouts.move_on_after(session.config.interrupt_grace):
         await _end_child(session, turn.thread, {turn.thread.id})
 
@@ -300,6 +301,6 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
 async def _terminate(session: Session, thread_id: str, process_id: str) -> None:
     await trio.lowlevel.checkpoint()
     if session.config.experimental_api:
-        # Refused, it has ended by itself, or with the turn.
+        # A rejection means that it ended by itself or with the turn.
         params = {"threadId": thread_id, "processId": process_id}
         await session.end("thread/backgroundTerminals/terminate", params)

@@ -1,6 +1,6 @@
-"""What the server tells: owns the event value, which thread and turn it is of, and how deltas become one.
+"""Notifications: the event type, the thread and turn an event belongs to, and merging of deltas.
 
-``params`` are parsed when somebody reads them, and never before: most events of a busy connection have no listener.
+``params`` is parsed on first access, because most events of a busy connection are never read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from trio_codex import wire  # noqa: TC001  # whoever asks for the signature of a struct evaluates its annotations
+from trio_codex import wire  # noqa: TC001  # inspecting a struct's signature evaluates its annotations
 from trio_codex._core._json import UNREADABLE, Json, parse_object, string_of
 from trio_codex._runtime._instruments import NO_INSTRUMENTS, Instruments
 from trio_codex.wire import _convert
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
 
-# A struct, because one is made for each line: this is a third of what a class of Python's costs.
+# A struct, because one is created for every line: it costs a third of a plain Python class.
 class Event(msgspec.Struct, eq=False, gc=False):
-    """One notification of the server.
+    """One notification from the server.
 
     Attributes:
-        method: Its method, as ``"item/agentMessage/delta"``.
-        json: Its parameters as they came.
-        size: Bytes of these.
-        emitted_at: When the server sent it, in milliseconds since the epoch, if it said so.
-        merged: How many deltas it stands for; more than 1 only for text deltas that waited for a slow consumer.
+        method: The method, such as ``"item/agentMessage/delta"``.
+        json: The parameters as raw JSON.
+        size: Size of ``json`` in bytes.
+        emitted_at: When the server sent it, in milliseconds since the epoch, if known.
+        merged: Number of deltas combined in this event. Above 1 only for text deltas buffered for a slow consumer.
     """
 
     method: str
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, eq=False, gc=False):
 
     @property
     def params(self) -> wire.Wire:
-        """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or they do not fit the schema."""
+        """The typed parameters; ``wire.UnknownNotification`` if the method is unknown or the schema does not match."""
         if self._params is None:
             self._params = _convert.decode_notification_json(self.method, self.json)
         params: wire.Wire = self._params
@@ -49,17 +49,17 @@ class Event(msgspec.Struct, eq=False, gc=False):
 
     @property
     def thread_id(self) -> str | None:
-        """The thread that it is of, if any."""
+        """The id of the thread the event belongs to, if any."""
         return route(self.json).thread_id
 
     @property
     def turn_id(self) -> str | None:
-        """The turn that it is of, if any."""
+        """The id of the turn the event belongs to, if any."""
         return route(self.json).turn_id
 
     @property
     def raw(self) -> Any:
-        """The parameters as they came, as plain JSON, with every member that this version does not know."""
+        """The parameters as plain JSON, including members that this version does not know."""
         try:
             return msgspec.json.decode(self.json) if self.size else None
         except UNREADABLE:
@@ -77,7 +77,7 @@ class _Id(msgspec.Struct, gc=False):
 
 
 class Route(msgspec.Struct, gc=False):
-    """Which thread and turn some parameters are of."""
+    """The thread and turn that a message belongs to, read from its parameters."""
 
     threadId: str | None = None
     turnId: str | None = None
@@ -87,21 +87,21 @@ class Route(msgspec.Struct, gc=False):
 
     @property
     def thread_id(self) -> str | None:
-        """The thread, if any."""
+        """The id of the thread, if any."""
         if self.threadId is None and self.thread is not None:
             return self.thread.id
         return self.threadId
 
     @property
     def turn_id(self) -> str | None:
-        """The turn, if any."""
+        """The id of the turn, if any."""
         if self.turnId is None and self.turn is not None:
             return self.turn.id
         return self.turnId
 
     @property
     def root_turn_id(self) -> str | None:
-        """The turn that a child agent's turn works for, directly or not."""
+        """The id of the turn for which a child agent's turn works, directly or indirectly."""
         return None if self.turn is None else self.turn.rootTurnId
 
 
@@ -110,7 +110,7 @@ _NOWHERE = Route()
 
 
 def route(json: Json) -> Route:
-    """Read which thread and turn some parameters are of. Raises nothing."""
+    """Parse the thread and turn ids from parameters. Never raises."""
     try:
         return _decode_route(json)
     except UNREADABLE:
@@ -118,7 +118,7 @@ def route(json: Json) -> Route:
 
 
 def _lenient_route(json: Json) -> Route:
-    """Read the ids of drifted parameters one by one, so that one strange member hides no other."""
+    """Parse the ids one by one when parameters deviate from the schema, so that one bad member hides no other."""
     try:
         members = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
     except UNREADABLE:
@@ -142,7 +142,7 @@ _HEAD_ID: Final = re.compile(rb'"(threadId|id)"\s*:\s*"([^"\\]*)"')
 
 
 def ids_of_ended(head: bytes) -> tuple[str, str]:
-    """Return the ids of the thread and the turn that the head of a long ``turn/completed`` names; empty if none.
+    """Parse the thread id and turn id from the beginning of a long ``turn/completed``; empty if not found.
 
     The first ``id`` in it is the turn's.
     """
@@ -153,7 +153,7 @@ def ids_of_ended(head: bytes) -> tuple[str, str]:
 
 
 class DeltaMerger:
-    """Merges text deltas of one (method, item, index). Base64 is never merged: its padding ends a chunk."""
+    """Merges text deltas with the same (method, item, index). Never merges Base64, because its padding ends a chunk."""
 
     def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._instruments = instruments

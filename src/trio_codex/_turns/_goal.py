@@ -1,7 +1,7 @@
-"""A goal as a scope: owns the turns that the server starts for it one after another, and their end.
+"""A goal as a scope: the sequence of turns that the server starts for it, and their end.
 
-While a goal is active, the server starts a turn as soon as one has completed. Each is fed by the reader like any other
-turn; what they share is a buffer of events, a policy, and this scope.
+While a goal is active, the server starts a turn as soon as the previous one completes. The reader feeds each like any
+other turn. The turns share an event buffer, a policy and this scope.
 """
 
 from __future__ import annotations
@@ -47,20 +47,23 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 NEXT_TURN_SECONDS: Final = 1.0
-"""How long to look out for the next turn of a goal that was paused between two. The server has made up its mind by then:
-of 72 goals that were paused there, each got one more turn, at most 22 ms later; on a busy machine one got none (Q52)."""
+"""How long to wait for another turn after pausing a goal between two turns.
+
+By then the server has decided whether to start one: of 72 goals paused at that point, each got one more turn within
+22 ms; on a busy machine, one got none (Q52).
+"""
 
 
 @attrs.frozen(kw_only=True)
 class GoalResult:
-    """What became of a goal.
+    """The outcome of a goal.
 
     Attributes:
-        thread_id: Its thread.
-        goal: The goal as the server last told it, with its status, and the tokens and the time it took; ``None`` if it was
-            cleared.
-        turns: The results of its turns, in their order.
-        status: The status of the goal; ``active`` if its last turn was interrupted, and it was not paused yet.
+        thread_id: The id of its thread.
+        goal: The goal as last reported by the server, with its status and the tokens and time used; ``None`` if it
+            was cleared.
+        turns: The results of its turns, in order.
+        status: The status of the goal; ``active`` if its last turn was interrupted and the goal was not paused yet.
         final_response: The final response of the last turn.
     """
 
@@ -80,12 +83,12 @@ class GoalResult:
 
 
 class GoalState:
-    """What is known of a goal: fed by the reader, and ended by its scope.
+    """The known state of a goal. The reader updates it and the goal's scope ends it.
 
     Attributes:
         events: The events of its turns.
         turns: Its turns so far.
-        over: Set when the server starts no further turn by itself.
+        over: Set when the server will start no further turn by itself.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class GoalState:
             meters = (turn.meter, thread.meter, router.meter)
             turn.spending = Spending(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
-            # It runs all the same: ending the goal ends it.
+            # It runs regardless; ending the goal ends it.
             self._body.fail(exc)
         self.turns.append(turn)
         begun, self._begun = self._begun, trio.Event()
@@ -135,14 +138,14 @@ class GoalState:
         return turn
 
     def put(self, event: Event) -> None:
-        """Take any event of the thread."""
+        """Handle an event of the thread."""
         if event.method == "thread/goal/updated":
             self._goal = object_of(parse_object(event.json).get("goal"))
         elif event.method == "thread/goal/cleared":
             self._goal = {}
 
     def end_turn(self, event: Event) -> None:
-        """Take the event that ends one of its turns."""
+        """Handle the event that ends one of its turns."""
         turn = object_of(parse_object(event.json).get("turn"))
         if turn.get("status") == TurnStatus.completed and self.active:
             self.events.put(event)
@@ -151,14 +154,14 @@ class GoalState:
             self.over.set()
 
     def conclude(self) -> None:
-        """Note that it was paused between two turns, and that the second has not come."""
+        """Record that the goal was paused between two turns and that no further turn started."""
         if self.open_turn is None and not self.active and not self.over.is_set():
             self.events.end()
             self._begun.set()
             self.over.set()
 
     def lose(self, loss: Callable[[], TurnLost]) -> None:
-        """Note that its end will not be seen."""
+        """Record that the end of the goal will not be observed."""
         if self._loss is None and not self.over.is_set():
             self._loss = loss
             self.events.end(loss)
@@ -166,7 +169,7 @@ class GoalState:
             self.over.set()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Take note that the connection has ended."""
+        """Record that the connection has ended."""
 
         def loss() -> TurnLost:
             lost = TurnLost("the connection ended between two turns of the goal")
@@ -179,33 +182,33 @@ class GoalState:
 
     @property
     def active(self) -> bool:
-        """Whether the server goes on with it by itself."""
+        """Whether the server continues the goal by itself."""
         return self._goal.get("status") == wire.ThreadGoalStatus.active
 
     @property
     def status(self) -> str | None:
-        """Its status as last told."""
+        """The status as last reported."""
         return string_of(self._goal.get("status"))
 
     @property
     def loss(self) -> TurnLost | None:
-        """A fresh exception, if its end was not seen."""
+        """A new exception if the end was not observed."""
         return None if self._loss is None else self._loss()
 
     @property
     def open_turn(self) -> TurnState | None:
-        """Its turn that is open."""
+        """The open turn of the goal."""
         turn = self._thread.turn
         return turn if turn is not None and self.turns and turn is self.turns[-1] else None
 
     async def next_begun(self) -> None:
-        """Wait until a turn is open, or none will be."""
+        """Wait until a turn is open or none will be."""
         await trio.lowlevel.checkpoint()
         while self.open_turn is None and not self.over.is_set():
             await self._begun.wait()
 
     def result(self) -> GoalResult:
-        """Give the result so far."""
+        """Return the result so far."""
         try:
             goal = _convert.decode(wire.ThreadGoal, self._goal) if self._goal else None
         except DecodeError:
@@ -214,9 +217,9 @@ class GoalState:
         return GoalResult(thread_id=self._thread.id, goal=goal, turns=turns)
 
     async def start(self, objective: str, token_budget: int | None) -> None:
-        """Set the goal, in place of any that the thread has."""
+        """Set the goal, replacing any goal the thread has."""
         session = self._session
-        # Otherwise it would go on with the status of the old one: set anew, a blocked goal stays blocked.
+        # Clear the old goal first. A goal set over a blocked one would keep the status ``blocked``.
         await session.request("thread/goal/clear", {"threadId": self._thread.id})
         params = wire.ThreadGoalSetParams(
             thread_id=self._thread.id,
@@ -243,17 +246,17 @@ class GoalState:
         self._goal = self._goal or _convert.encode(response.goal)
 
     async def pause(self) -> None:
-        """Let the server start no further turn by itself, but for one that it has in mind already."""
+        """Stop the server from starting further turns by itself, except one it has already decided on."""
         params = {"threadId": self._thread.id, "status": "paused"}
-        # It ends something, so it gets through when the client is closing.
+        # This ends something, so it is sent even while the client is closing.
         await self._session.request("thread/goal/set", params, lane="control")
 
     @trio.lowlevel.enable_ki_protection
     async def finish(self) -> None:
-        """End it on the server, with what its turns have started; see :class:`~trio_codex._turns._turn_state.Series`."""
+        """End it on the server, with what its turns started. See :class:`~trio_codex._turns._turn_state.Series`."""
         await self._end_on_server()
         for turn in self.turns:
-            # Cancelled when their turn ended by itself, but perhaps not through yet.
+            # They were cancelled when their turn ended by itself, but may not have finished.
             if turn.callbacks and not turn.left_early:
                 await end_turn(self._session, turn)
 
@@ -269,20 +272,20 @@ class GoalState:
         with self._session.timeouts.move_on_after(grace) as scope:
             if not await self._was_set():
                 return
-            # Between two turns the server has made up its mind, whatever has become of the goal since.
+            # Between two turns the server has already decided, whatever happened to the goal since.
             look_out = self.active or self.open_turn is None
             if self.active:
                 await self._try_to_pause()
         if scope.cancelled_caught:
             give_up_server(self._session, f"the goal of thread {self._thread.id} was not paused in time")
             return
-        # Each turn is bounded by itself: past its time it is given up, not just left.
+        # Each turn has its own timeout, after which it is given up, not merely left.
         await self._end_turns(look_out=look_out)
         with self._session.timeouts.move_on_after(grace):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
             for turn in self.turns:
-                # Leaving it has ended what it started.
+                # Leaving the turn has ended what it started.
                 if not turn.left_early:
                     await end_offspring(self._session, turn, seen)
 
@@ -294,7 +297,7 @@ class GoalState:
             logger.warning("the goal of thread %s was not paused: %s", self._thread.id, exc)
 
     async def _was_set(self) -> bool:
-        """Wait for the answer to its start if that is still out; say whether there is a goal to end."""
+        """Wait for the response that sets the goal if it is pending. Return whether there is a goal to end."""
         await trio.lowlevel.checkpoint()
         if self._is_set:
             return True
@@ -304,12 +307,12 @@ class GoalState:
         try:
             await self._take_answer(call)
         except CodexError:
-            # Refused; or it cannot be read, and then an event has told of the goal.
+            # Rejected; or unreadable, and then an event has reported the goal.
             return bool(self._goal)
         return True
 
     async def _end_turns(self, *, look_out: bool) -> None:
-        """End its open turn, and the one that may come although it is paused."""
+        """End the open turn, and the one that may still start although the goal is paused."""
         await trio.lowlevel.checkpoint()
         while self._session.connection.death is None:
             if (turn := self.open_turn) is not None:
@@ -326,7 +329,7 @@ class GoalState:
 
 
 class _Leg:
-    """Takes the events of one turn of a goal."""
+    """Receives the events of one turn of a goal."""
 
     def __init__(self, goal: GoalState) -> None:
         self._goal = goal
@@ -342,15 +345,15 @@ class _Leg:
         self._goal.lose(turn.loss)
 
     def release(self) -> None:
-        """The buffer is shared, and not the turn's to release."""
+        """Do nothing: the buffer is shared, so the turn must not release it."""
 
 
 class Goal:
-    """A goal of a thread, inside ``async with thread.goal(…)``: several turns of the server as one.
+    """A goal of a thread, inside ``async with thread.goal(…)``: one scope for several turns run by the server.
 
-    Iterating over it, or over :meth:`text`, gives the events of all its turns as they come, and ends with the last one.
-    Both take from one buffer, so only one task at a time may do so. Breaking off the iteration does not end the goal;
-    leaving its scope does.
+    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last turn
+    and consume the same buffer, so only one task at a time may iterate. Breaking out of the iteration does not end
+    the goal; leaving its scope does.
     """
 
     def __init__(self, session: Session, thread: Thread, state: GoalState) -> None:
@@ -363,17 +366,17 @@ class Goal:
 
     @property
     def thread(self) -> Thread:
-        """Its thread."""
+        """The thread of the goal."""
         return self._thread
 
     @property
     def status(self) -> str | None:
-        """Its status as the server last told it, such as ``"active"``; ``None`` if it was cleared."""
+        """The status as last reported by the server, such as ``"active"``; ``None`` if the goal was cleared."""
         return self._state.status
 
     @property
     def turn_id(self) -> str | None:
-        """The id of the turn that runs; ``None`` between two."""
+        """The id of the running turn; ``None`` between two turns."""
         turn = self._state.open_turn
         return None if turn is None else turn.id
 
@@ -384,10 +387,10 @@ class Goal:
 
     @property
     def result(self) -> GoalResult:
-        """What became of it.
+        """The outcome of the goal.
 
         Raises:
-            TurnActive: It goes on.
+            TurnActive: The goal has not ended.
         """
         if not self._state.over.is_set():
             raise TurnActive(self._thread.id, self.turn_id, "goal")
@@ -397,7 +400,7 @@ class Goal:
         return self._state.events
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
-        """Give the next event. Checkpoints and raises as iterating over a :class:`Turn`."""
+        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
         return self._state.events.__anext__()
 
     def text(self) -> TurnText:
@@ -405,11 +408,11 @@ class Goal:
         return TurnText(self._state.events)
 
     async def steer(self, value: TurnInput) -> None:
-        """Give the running turn more input, or the next one, if that has to begin first.
+        """Send more input to the running turn. Between two turns, wait for the next one and send it there.
 
         Raises:
             InvalidRequestError: The goal is over.
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         params = steering(self._session, self._thread.id, value)
         while True:
@@ -423,12 +426,12 @@ class Goal:
                 return
 
     async def interrupt(self) -> None:
-        """Ask the server to pause the goal, and to interrupt the turn that runs; returns when it accepted both.
+        """Ask the server to pause the goal and interrupt the running turn. Return once it has accepted both.
 
-        That it accepted proves nothing: :meth:`wait` tells when the goal is over.
+        Acceptance does not mean that the goal is over; use :meth:`wait` for that.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         state = self._state
         if not state.over.is_set() and state.active:
@@ -441,9 +444,10 @@ class Goal:
             state.conclude()
 
     async def wait(self) -> GoalResult:
-        """Wait until the goal is over: complete, blocked, limited, paused or cleared, or its turn failed or interrupted.
+        """Wait until the goal is over.
 
-        What is buffered of its events is dropped.
+        That is when it is complete, blocked, limited, paused or cleared, or when its turn failed or was interrupted.
+        Buffered events are discarded.
 
         Raises:
             TurnLost: The connection ended, or a turn was abandoned.
@@ -465,7 +469,7 @@ async def open_goal(
     token_budget: int | None,
     policy: Policy | None,
 ) -> AsyncGenerator[Goal]:
-    """Set a goal, and end it on the server if it is left early. See :meth:`Thread.goal`."""
+    """Set a goal, and end it on the server if its scope exits early. See :meth:`Thread.goal`."""
     session.connection.check_open()
     state.check_open(thread)
     state.check_free()
@@ -474,7 +478,7 @@ async def open_goal(
     state.meter.check_something_left()
     goal = GoalState(session, state, body, policy)
     goal.opener = thread
-    # Claimed before the first await: another task may be about to start a turn.
+    # Reserve the thread before the first await: another task may be about to start a turn.
     state.series = goal
     state.listeners.append(goal)
     with body.watched():
@@ -482,7 +486,7 @@ async def open_goal(
         yield Goal(session, thread, goal)
     goal.events.release()
     try:
-        # The client may be gone by now, and then there is nothing to end, and nothing to end it in.
+        # The client may have closed meanwhile. Then there is nothing to end and no nursery to end it in.
         if session.connection.death is None or any(turn.callbacks for turn in goal.turns):
             await body.finish(session, goal.finish)
     finally:

@@ -1,4 +1,4 @@
-"""What opening a thread brings and tells: the handle that waits for it, and the snapshot in the answer."""
+"""Applying the response that opens a thread: the pending handle and the snapshot of the newest turn."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 IN_PROGRESS: Final = "inProgress"
-"""The status of a turn, and of an item, that has not ended."""
+"""The status of a turn or an item that has not ended."""
 
 
 class PendingHandle:
     """A handle whose thread is being opened. It is registered before the request is written.
 
     Attributes:
-        thread_id: Its thread; ``None`` for a new one, whose id only the answer tells.
+        thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
         policy: The policy given for it.
         tools: The tools given for it.
         budget: The budget given for it.
-        holds: Whether messages about the thread are held until the answer is applied.
-        is_overtaken: Whether unsubscribing from the thread was asked for after this one.
+        holds: Whether messages about the thread are held until the response is applied.
+        is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PendingHandle:
 
 
 def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the newest turn in the answer that opened a thread; an empty object if it has none."""
+    """Return the newest turn in the response that opened a thread; an empty object if there is none."""
     page = list_of(object_of(answer.get("initialTurnsPage")).get("data"))
     turns = list_of(object_of(answer.get("thread")).get("turns"))
     return object_of(page[0] if page else turns[-1] if turns else None)
@@ -60,15 +60,15 @@ def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
 def take_snapshot(
     thread: ThreadState, newest: dict[str, Any], instruments: Instruments, *, was_deaf: bool
 ) -> None:
-    """Apply the newest turn of a thread: end the turn whose end was missed, and take note of one that runs.
+    """Apply the newest turn of a thread: end a turn whose end was missed, and record one that is running.
 
-    ``status`` of the thread does not tell: it may be idle while a turn is about to run.
+    The thread's ``status`` is not reliable here: it may be idle while a turn is about to run.
 
     Args:
         thread: The thread.
         newest: The turn, as plain JSON.
-        instruments: Who is told of turns.
-        was_deaf: Whether nothing was heard of the thread before.
+        instruments: Notified of turns.
+        was_deaf: Whether the client received nothing about the thread before.
     """
     turn_id = string_of(newest.get("id"))
     if turn_id is None or thread.series is not None:
@@ -102,5 +102,5 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
 
 
 def _may_be_starting(newest: Mapping[str, Any]) -> bool:
-    """Return whether a turn may be about to run: until it does, the server calls it interrupted, and it has no items."""
+    """Return whether a turn may be about to run. Until then the server reports it as interrupted, without items."""
     return newest.get("status") == TurnStatus.interrupted and not newest.get("items")

@@ -1,4 +1,4 @@
-"""A turn as a scope: owns its start, its end by whatever way, and what its body may do with it."""
+"""A turn as a scope: its start, its end, and the operations available in its body."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ Ts = TypeVarTuple("Ts")
 class Turn(Generic[OutputT_co]):
     """One turn of a thread, inside ``async with thread.turn(…)``.
 
-    Iterating over it, or over :meth:`text`, gives its events as they come and ends with the turn. Both take from one
-    buffer, so only one task at a time may do so. Breaking off the iteration does not end the turn; leaving its scope does.
+    Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
+    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
+    scope does.
     """
 
     def __init__(
@@ -69,20 +70,20 @@ class Turn(Generic[OutputT_co]):
 
     @property
     def id(self) -> str:
-        """Its id on the server."""
+        """The turn's id on the server."""
         return self._state.id or ""
 
     @property
     def thread(self) -> Thread:
-        """Its thread."""
+        """The thread of the turn."""
         return self._thread
 
     @property
     def result(self) -> TurnResult[OutputT_co]:
-        """How it ended.
+        """The result of the turn.
 
         Raises:
-            TurnActive: It has not.
+            TurnActive: The turn has not ended.
         """
         if not self._state.ended.is_set():
             raise TurnActive(self._state.thread.id, self._state.id, "turn")
@@ -93,19 +94,19 @@ class Turn(Generic[OutputT_co]):
 
     @property
     def children(self) -> tuple[str, ...]:
-        """Ids of the threads of the agents that were spawned in it. If it is interrupted, they end with its scope."""
+        """Thread ids of the agents spawned in this turn. If the turn is interrupted, its scope ends them."""
         return tuple(self._state.reducer.children)
 
     @asynccontextmanager
     async def agent_events(self) -> AsyncGenerator[Subscription[Event]]:
-        """Listen to everything of the agents that were spawned in it, and of those that they spawned.
+        """Subscribe to all events of the agents spawned in this turn, directly or indirectly.
 
-        ``event.thread_id`` says whose an event is. The iteration ends with the turn; an agent that outlives it can be
-        resumed as a thread by its id. Any number of listeners may do so at once.
+        ``event.thread_id`` identifies the agent. The iteration ends with the turn; an agent that outlives it can be
+        resumed as a thread by its id. Any number of subscribers may be active at once.
 
         Raises:
-            TurnLost: From the iteration: the connection ended, or the turn was abandoned.
-            SubscriptionOverflow: From the iteration: this consumer lagged beyond ``event_buffer``.
+            TurnLost: While iterating: the connection ended, or the turn was abandoned.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         events = self._session.router.subscription()
@@ -121,74 +122,75 @@ class Turn(Generic[OutputT_co]):
 
     @property
     def usage(self) -> TokenUsage | None:
-        """The tokens that it has used so far, with those of the agents that it spawned; ``None`` if none were reported."""
+        """Tokens used so far, including those of agents it spawned; ``None`` if none were reported."""
         return self._state.meter.usage
 
     @property
     def last_event_at(self) -> float:
-        """When its last event, or one of its agents, came, in Trio's time; its start counts as one."""
+        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
         return last_event_at(self._session.router, self._state)
 
     @property
     def waiting_on(self) -> WaitingOn | None:
-        """What it waits for at the moment; ``None`` when it has ended. See :attr:`last_event_at` for how long."""
+        """What the turn is waiting for; ``None`` once it has ended. For how long, see :attr:`last_event_at`."""
         return waiting_on(self._session.router, self._state)
 
     def __aiter__(self) -> Subscription[Event]:
-        # Not itself: a loop then needs no call of ours for each event.
+        # Return the buffer rather than self, which saves a call per event.
         return self._events
 
     def __anext__(self) -> Coroutine[Any, Any, Event]:
-        """Give the next event.
+        """Return the next event.
 
-        A cancellation point; a schedule point at least every 64 events or 1 ms.
+        A cancellation point, and a schedule point at least every 64 events or 1 ms.
 
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
-            SubscriptionOverflow: This consumer lagged beyond the bounds of ``event_buffer``. The turn goes on.
+            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
             trio.BusyResourceError: Another task is iterating.
         """
         return self._events.__anext__()
 
     def text(self) -> TurnText:
-        """Iterate over the agent's text: the deltas of its messages, and the whole of one that came without deltas.
+        """Iterate over the agent's text: message deltas, or the whole message if it arrived without deltas.
 
-        It raises what iterating over the turn raises.
+        Raises the same exceptions as iterating over the turn.
         """
         return TurnText(self._events)
 
     async def steer(self, value: TurnInput) -> None:
-        """Give the running turn more input. By default the server drops the message it is working on and starts anew.
+        """Send more input to the running turn. By default the server discards the message in progress and starts over.
 
-        Returns when the server has taken it. If it raises, the agent has not got it, unless the connection ended or the
-        answer took too long.
+        Returns once the server has accepted the input. If this raises, the agent did not receive it, unless the
+        connection ended or the request timed out.
 
         Raises:
-            InvalidRequestError: The turn has ended, if only while this was on its way, or is of a kind that cannot be steered.
-            TypeError: ``value`` is not an input, or is an :class:`ExternalMessage`, which only starts a turn; nothing was sent.
-            CodexError: As every request.
+            InvalidRequestError: The turn has ended, possibly while the request was in flight, or cannot be steered.
+            TypeError: ``value`` is not an input, or is an :class:`ExternalMessage`, which can only start a turn;
+                nothing was sent.
+            CodexError: As for any request.
         """
         params = steering(self._session, self._state.thread.id, value)
         if not await steer(self._session, self._state, params):
-            # The turn has ended, and the server says so best.
+            # The turn has ended. Send the request anyway: the server's error says it best.
             await self._session.request("turn/steer", params(self.id))
 
     async def interrupt(self) -> None:
-        """Ask the server to interrupt the turn; returns when it accepted, or when the turn has ended anyway.
+        """Ask the server to interrupt the turn. Return once it has accepted, or once the turn has ended anyway.
 
-        That it accepted proves nothing: :meth:`wait` tells when the turn has ended, and how. Agents and commands that it
-        started are ended when its scope is left.
+        Acceptance does not mean that the turn has ended; use :meth:`wait` for that, and for the result. Leaving the
+        scope of the turn ends the agents and commands it started.
 
         Raises:
-            CodexError: As every request.
+            CodexError: As for any request.
         """
         await interrupt(self._session, self._state)
 
     async def wait(self) -> TurnResult[OutputT_co]:
-        """Wait for the end of the turn. What is buffered of its events is dropped.
+        """Wait for the turn to end. Buffered events are discarded.
 
         Returns:
-            How it ended; a failed turn does not raise here.
+            The result. A failed turn does not raise here.
 
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
@@ -201,7 +203,7 @@ class Turn(Generic[OutputT_co]):
 
 
 class TurnText:
-    """The agent's text of a turn, piece by piece. Made by :meth:`Turn.text`."""
+    """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
 
     def __init__(self, events: Subscription[Event]) -> None:
         self._events = events
@@ -211,7 +213,7 @@ class TurnText:
         return self
 
     async def __anext__(self) -> str:
-        """Give the next piece. Checkpoints and raises as iterating over the turn."""
+        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
         while True:
             event = await self._events.__anext__()
             if event.method == "item/agentMessage/delta":
@@ -242,26 +244,26 @@ async def open_turn(
     output: OutputType[Any] | None = None,
     only_announced: bool = False,
 ) -> AsyncGenerator[Turn[Any]]:
-    """Start a turn, and end it on the server if it is left early. See :meth:`Thread.turn`.
+    """Start a turn, and end it on the server if its scope exits early. See :meth:`Thread.turn`.
 
     Args:
         session: The client.
-        thread: The handle that the turn names.
-        state: Its state.
-        method: The request that starts the turn.
-        params: Its parameters.
-        policy: Decides on what the turn asks.
-        idle_limit: How long it may be silent without a reason.
-        budget: What it may use.
-        output: What its final response is a value of.
-        only_announced: Whether the answer to the request tells no id of the turn, so that only its announcement does.
+        thread: The handle that the turn refers to.
+        state: The state of the thread.
+        method: The method of the request that starts the turn.
+        params: The parameters of that request.
+        policy: Handles requests from the turn.
+        idle_limit: How long the turn may be silent for no known reason.
+        budget: The budget of the turn.
+        output: The type of the final response.
+        only_announced: Whether the response to the request has no turn id, so that only the announcement does.
     """
     session.connection.check_open()
-    # Again: the scope may be entered long after it was made.
+    # Check again: the scope may be entered long after it was created.
     state.check_open(thread)
     state.check_free()
     body = Body()
-    # Before there is a turn that anybody is told of: it may be that none may start.
+    # Check the budgets before instruments hear of the turn, because it may not be allowed to start.
     meter = Meter("turn", budget)
     spending = Spending((meter, state.meter, session.router.meter), body.scope, body.fail)
     events = session.router.subscription()
@@ -274,12 +276,12 @@ async def open_turn(
         only_announced=only_announced,
     )
     turn.opener, turn.meter, turn.spending = thread, meter, spending
-    # Claimed before the first await: another task may be about to start one, too.
+    # Reserve the thread before the first await: another task may be about to start a turn too.
     state.turn = turn
     watch: trio.CancelScope | None = None
     with body.watched():
         await _start(session, turn, method, params)
-        # They may hold images, and a turn may take days.
+        # Release the parameters: they may hold images, and a turn may take days.
         del params
         if idle_limit is not None:
             watch = session.services.start_service(
@@ -301,10 +303,10 @@ async def open_turn(
 
 
 class Body:
-    """The body of a scope that a policy or a limit may cancel: keeps what it raised, and picks what leaves.
+    """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
 
     Attributes:
-        scope: Its cancel scope.
+        scope: The cancel scope of the body.
     """
 
     def __init__(self) -> None:
@@ -314,15 +316,15 @@ class Body:
         self._failures: list[CodexError] = []
 
     def fail(self, error: CodexError) -> None:
-        """Cancel the body because a policy failed, or a limit was crossed."""
+        """Cancel the body because a policy failed or a limit was exceeded."""
         self._failures.append(error)
-        # From now on its time is not what cancels it.
+        # This is now the reason for the cancellation, so a time budget must not be blamed.
         self.scope.deadline = math.inf
         self.scope.cancel()
 
     @contextmanager
     def watched(self) -> Generator[None]:
-        """Run the body, and keep what it raises for :meth:`leave`."""
+        """Run the body, and keep its exception for :meth:`leave`."""
         try:
             with self.scope:
                 try:
@@ -330,22 +332,22 @@ class Body:
                 except BaseException as exc:  # noqa: ASYNC103  # see below
                     if holds_cancelled(exc):
                         raise
-                    # Kept from the scope, which would take a group apart and build another.
+                    # Hide it from the cancel scope, which would take a group apart and build another.
                     self._error = exc
         except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
             self._error = exc
 
-    async def finish(  # noqa: ASYNC910  # cleanup, which is no cancellation point
+    async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
         self, session: Session, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
     ) -> None:
-        """Run the end of the scope, whatever happens meanwhile; it must be bounded. Keeps a Ctrl-C."""
+        """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""
         try:
             await session.services.finish(async_fn, *args)
         except KeyboardInterrupt as exc:
             self._exit_request = exc
 
     def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
-        """Raise what leaves: an exit request, else what the body raised, else why it was cancelled, else the loss."""
+        """Raise the first of: an exit request, the body's exception, the reason for its cancellation, the loss."""
         failures = [
             failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
             for failure in self._failures
@@ -359,7 +361,7 @@ class Body:
             if failure is not chosen:
                 chosen.add_note(f"Meanwhile also: {failure}")
                 if isinstance(chosen, trio.Cancelled):
-                    # Whoever cancelled it swallows the note, too.
+                    # If the cancellation is absorbed by its scope, so is this note.
                     logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
         raise chosen
 

@@ -1,8 +1,8 @@
-"""How a turn ended: owns the result value and the reducer that makes it of the turn's events.
+"""The result of a turn, and the reducer that builds it from the turn's events.
 
-The reducer is fed by the reader and keeps items as raw JSON until somebody reads the result. It never looks into a
-consumer's buffer, so a result is whole even if nobody iterated, or somebody overflowed. What the server sends is taken
-as it comes: nothing here raises on a strange value.
+The reader feeds the reducer, which keeps items as raw JSON until the result is read. It is independent of consumers'
+buffers, so a result is complete even if nobody iterated or a buffer overflowed. It accepts whatever the server sends
+and never raises on unexpected values.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trio_codex._turns._usage import TokenUsage
 
-    # The default is for type checkers: a ``TurnResult`` by itself is one of any output.
+    # The default is for type checkers: a bare ``TurnResult`` accepts any output type.
     OutputT_co = TypeVar("OutputT_co", covariant=True, default=Any)
 else:
     from typing import TypeVar
@@ -39,38 +39,39 @@ OWN_WORK: Final = frozenset(
         "reasoning", "userMessage",
     }
 )  # fmt: skip
-"""Types of items that are the model's own work, or nobody's: while one is under way, the model is what is waited for."""
+"""Item types that are not the work of a tool or an agent. During these, the turn is waiting for the model."""
 
 
 class TurnStatus(enum.StrEnum):
-    """How a turn ended. A status that this version does not know stays a plain string."""
+    """The status of a turn that has ended. A status unknown to this version remains a plain string."""
 
     completed = "completed"
     interrupted = "interrupted"
     failed = "failed"
     lost = "lost"
-    """Its end was never seen, because the connection ended first or because it was abandoned."""
+    """The end was never observed because the connection ended first or the turn was abandoned."""
 
 
 @attrs.frozen(kw_only=True)
 class TurnResult(Generic[OutputT_co]):
-    """Everything a turn left. ``TurnResult[Plan]`` is that of a turn with ``output_type=Plan``.
+    """The complete result of a turn. ``TurnResult[Plan]`` is the result of a turn with ``output_type=Plan``.
 
     Attributes:
-        id: The turn's id; empty if the server never told it.
-        thread_id: Its thread.
-        status: How it ended.
-        error: Why, where the server said so.
+        id: The id of the turn; empty if the server never reported it.
+        thread_id: The id of its thread.
+        status: How the turn ended.
+        error: Why it failed, if the server reported that.
         final_response: The last ``final_answer`` agent message, else the last without a phase, else ``None``.
-        items: The completed items, in the order of their completion. An item that was cut off is not among them.
-        usage: The thread's token usage as last reported in this turn, with the totals of the thread's whole life; ``None``
-            if it was not.
-        turn_usage: The tokens that this turn used, with those of the agents that it spawned; ``None`` if none were reported.
-        agents_usage: Of these, those of the agents.
-        diff: The unified diff of what its patches changed in files, as last reported; commands are not in it.
-        started_at: Unix time in seconds, as the server tells it.
-        completed_at: Unix time in seconds.
-        duration_ms: Milliseconds from its start to its end, as the server tells it.
+        items: The completed items, in order of completion. Items cut off by the end of the turn are not included.
+        usage: The thread's token usage as last reported in this turn, with totals over the whole life of the thread;
+            ``None`` if it was not reported.
+        turn_usage: Tokens used by this turn, including those of agents it spawned; ``None`` if none were reported.
+        agents_usage: The part of ``turn_usage`` used by those agents.
+        diff: Unified diff of the file changes made by its patches, as last reported. Changes made by commands are not
+            included.
+        started_at: Unix time in seconds, as reported by the server.
+        completed_at: Unix time in seconds, as reported by the server.
+        duration_ms: Milliseconds from start to end, as reported by the server.
     """
 
     id: str
@@ -94,7 +95,7 @@ class TurnResult(Generic[OutputT_co]):
         """The final response as a value of ``output_type``; ``None`` without one, or if the turn did not complete.
 
         Raises:
-            OutputError: The final response does not fit the type.
+            OutputError: The final response does not match the type.
         """
         if self._problem is not None:
             raise OutputError(self.final_response, self._problem, self)
@@ -102,13 +103,14 @@ class TurnResult(Generic[OutputT_co]):
 
 
 class TurnReducer:
-    """What is known of one turn's outcome so far.
+    """The outcome of one turn as known so far.
 
     Attributes:
-        children: Ids of the threads of agents that were spawned in it.
-        terminals: Process ids of the commands it started that have not completed, by item.
-        changes: The file changes that are proposed or under way, by item: an approval request does not repeat them.
-        running: The items under way that are not the model's own work, by id, with their types.
+        children: Thread ids of the agents spawned in it.
+        terminals: Process ids of commands it started that have not completed, by item.
+        changes: File changes that are proposed or in progress, by item, because an approval request does not repeat
+            them.
+        running: Types of the items in progress that are not the model's own work, by id.
     """
 
     def __init__(self) -> None:
@@ -124,25 +126,25 @@ class TurnReducer:
         self._status: TurnStatus | str | None = None
 
     def feed(self, method: str, json: Json) -> None:
-        """Take an event of the turn."""
+        """Process an event of the turn."""
         handle = self.HANDLERS.get(method)
         if handle is not None:
             handle(self, parse_object(json))
 
     def end(self) -> None:
-        """Settle the outcome by the terminal event, if it was fed, else as lost. Only the first time counts."""
+        """Fix the outcome: from the terminal event if it was fed, else as lost. Only the first call has an effect."""
         if self._status is None:
             told = string_of(self._turn.get("status"))
             self._status = TurnStatus.lost if told is None else _status(told)
 
     @property
     def status(self) -> TurnStatus | str:
-        """How it ended; lost until that is settled."""
+        """How the turn ended; ``lost`` until the outcome is fixed."""
         return TurnStatus.lost if self._status is None else self._status
 
     @property
     def ended(self) -> bool:
-        """Whether the outcome is settled."""
+        """Whether the outcome is fixed."""
         return self._status is not None
 
     def result(
@@ -152,7 +154,7 @@ class TurnReducer:
         turn_usage: TokenUsage | None = None,
         agents_usage: TokenUsage | None = None,
     ) -> TurnResult:
-        """Give the result; items and errors are structured now."""
+        """Return the result. Items and errors are structured here."""
         return TurnResult(
             id=turn_id,
             thread_id=thread_id,
@@ -186,7 +188,7 @@ class TurnReducer:
             self._items.append(item)
 
     def _note_remote(self, item: dict[str, Any]) -> None:
-        """Keep what has to be ended separately when the turn is left early (PROTOCOL Q24, 6)."""
+        """Record what must be ended separately if the turn is left early (PROTOCOL Q24, 6)."""
         kind = item.get("type")
         if kind == "collabAgentToolCall":
             receivers = map(string_of, list_of(item.get("receiverThreadIds")))
@@ -205,7 +207,7 @@ class TurnReducer:
         self._diff = params.get("diff")
 
     def _on_error(self, params: dict[str, Any]) -> None:
-        # With willRetry the server goes on by itself: no outcome yet (Q15).
+        # With willRetry the server retries by itself, so this is not an outcome yet (Q15).
         if params.get("willRetry") is not True:
             self._error = params.get("error")
 
@@ -223,7 +225,7 @@ class TurnReducer:
 
 
 REDUCED: Final = frozenset(TurnReducer.HANDLERS)
-"""The events that say something about the outcome. Most do not: text on its way is none of them."""
+"""The events that affect the outcome. Most do not; text deltas, in particular, do not."""
 
 
 def _structured(type_: type[T], value: Any) -> T | None:

@@ -1,7 +1,7 @@
-"""What the client knows of the server's threads and turns: synchronous state, changed only by the reader and by scopes.
+"""The client's view of threads and turns: synchronous state, changed only by the reader and by scopes.
 
-A thread has at most one open turn, whoever started it: a second ``turn/start`` would silently steer the first
-(PROTOCOL Q3). A turn may go by two ids: an inline review answers under one and runs under another (Q4).
+A thread has at most one open turn, no matter which client started it: a second ``turn/start`` would silently steer the
+first (PROTOCOL Q3). A turn may have two ids: an inline review is answered under one id and runs under another (Q4).
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 PAST_TURNS_KEPT: Final = 16
-"""Ids of ended turns that a thread remembers, so that a late event of one is not taken for the turn that is starting."""
+"""Number of ended turns whose ids a thread remembers, so that a late event is not attributed to a starting turn."""
 
 
 class TurnEvents(Protocol):
-    """Where the events of a turn go: the buffer of whoever listens to it."""
+    """The destination of a turn's events: the buffer of its consumer."""
 
     def put(self, event: Event) -> None:
-        """Take an event."""
+        """Add an event."""
 
     def put_last(self, event: Event) -> None:
-        """Take the event that ends the turn."""
+        """Add the event that ends the turn."""
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Take note that no more events will come."""
+        """Signal that no more events will arrive."""
 
     def release(self) -> None:
-        """Drop what is there and take nothing more."""
+        """Discard buffered events and ignore later ones."""
 
 
 class Series(Protocol):
-    """What stands for several turns that the server starts one after another, such as a goal."""
+    """Represents a sequence of turns that the server starts by itself, such as those of a goal."""
 
     opener: object
-    """The handle that has started it."""
+    """The handle that started it."""
 
     def next_turn(self, turn_id: str) -> TurnState:
-        """Make the state of the turn that the server has just announced. Called on the reader."""
+        """Create the state of a turn that the server has just announced. Called by the reader."""
         ...
 
     async def finish(self) -> None:
@@ -70,28 +70,28 @@ class TurnState:
     """One open turn.
 
     Attributes:
-        thread: Its thread.
-        opener: The handle that has started it; ``None`` for a turn that nobody here started.
-        id: Its id; ``None`` until the server has told it.
-        active_id: The id under which it can be interrupted and steered, once it is.
-        root_id: The turn it works for, if that is another: the one of its agent's parent, or the review that it is.
-        reducer: What is known of its outcome.
-        events: The buffer of whoever listens to it; ``None`` for a turn that nobody here started.
-        callbacks: The callbacks that belong to it; ``None`` likewise.
-        agent_callbacks: Those of a turn that nobody here started, such as an agent's: they end with it, and not with the
-            turn that spawned it, which it may outlive. ``None`` while it has asked nothing.
+        thread: The thread it belongs to.
+        opener: The handle that started it; ``None`` if this client did not start it.
+        id: Its id; ``None`` until the server has reported it.
+        active_id: The id under which it can be interrupted and steered, once that is possible.
+        root_id: The turn it works for, if different: that of its agent's parent, or the review that it runs.
+        reducer: The outcome so far.
+        events: The buffer of its consumer; ``None`` if this client did not start it.
+        callbacks: Its callbacks; ``None`` if this client did not start it.
+        agent_callbacks: Callbacks of a turn that this client did not start, such as an agent's. They end with it and
+            not with the turn that spawned it, which it may outlive. ``None`` until its first request.
         policy: The policy given for this turn.
-        started: Set when the server has announced it; before that it refuses an interrupt (Q1).
+        started: Set when the server has announced it. Before that the server rejects an interrupt (Q1).
         ended: Set at its terminal event, or when it is lost.
-        last_event_at: Trio time of the last event.
-        meter: What it uses, with the agents that it spawned.
-        agents_usage: Of that, what the agents use.
-        spending: What counts it as a turn while it is open; ``None`` for one that nobody here started.
-        agent_listeners: Who gets the events of the agents that it spawned, and of theirs.
-        start: The call that starts it, while its answer is not known.
-        only_announced: Whether the answer to that call tells no id, so that only its announcement does (Q5).
-        left_early: Whether its scope was left before its end.
-        is_over: Whether its scope was left, and has ended what it had to: nobody asks for its agents any more.
+        last_event_at: When its last event arrived, on Trio's clock.
+        meter: What it uses, including the agents it spawned.
+        agents_usage: The part of that used by the agents.
+        spending: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
+        agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
+        start: The call that starts it, until its response is known.
+        only_announced: Whether the response to that call has no turn id, so that only the announcement does (Q5).
+        left_early: Whether its scope exited before it ended.
+        is_over: Whether its scope has exited and cleanup is done. Its agents are no longer needed.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class TurnState:
     ) -> None:
         self.thread = thread
         self.opener: object = None
-        # Of another client, and known before this one was asked for.
+        # It belongs to another client and was known before this one was requested.
         self._other_id = thread.starting_turn_id
         self.id = turn_id
         self.active_id = turn_id
@@ -140,22 +140,22 @@ class TurnState:
 
     @property
     def owned(self) -> bool:
-        """Whether a scope of this client stands for it."""
+        """Whether it belongs to a scope of this client."""
         return self.callbacks is not None
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether it ended by an interrupt, whoever asked for that: what it started goes on by itself (Q24)."""
+        """Whether an interrupt ended it, no matter who requested that. What it started keeps running (Q24)."""
         return self.reducer.status == TurnStatus.interrupted
 
     def goes_by(self, turn_id: str) -> bool:
-        """Say whether an event under this id is of this turn. One that is starting takes what comes on its thread."""
+        """Return whether an event with this turn id belongs to it. A starting turn accepts any event of its thread."""
         if self.id is None:
             return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
         return turn_id in (self.id, self.active_id, self.root_id)
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
-        """Take the id under which the server has announced it: an inline review has another than it answered with."""
+        """Record the id under which the server announced it. For an inline review it differs from the response's."""
         self.active_id = turn_id
         self.root_id = root_id
         if self.only_announced:
@@ -163,10 +163,10 @@ class TurnState:
         self.started.set()
 
     def bind(self, response: Json) -> None:
-        """Take the id from the answer to the request that started it, or what its events told if there is none.
+        """Record the id from the response to the request that started it, or, without a response, from its events.
 
         Raises:
-            TurnActive: The server has started none: it gave the input to a turn of another client (Q3).
+            TurnActive: The server started no turn but gave the input to a turn of another client (Q3).
         """
         self.start = None
         turn = object_of(parse_object(response).get("turn"))
@@ -179,7 +179,7 @@ class TurnState:
             self._record.id = self.id
 
     def _yield_to(self, turn_id: str) -> NoReturn:
-        """Leave the thread to the turn that runs on it, with what it has started."""
+        """Hand the thread, and what was started on it, over to the turn that runs there."""
         self.reducer = TurnReducer()
         self.never_started()
         if self.thread.turn is None and turn_id not in self.thread.past_turn_ids:
@@ -189,12 +189,12 @@ class TurnState:
         raise error
 
     def note_interrupt(self) -> None:
-        """Note that the server is asked to interrupt it."""
+        """Record that an interrupt was requested."""
         if self._record is not None and self._record.interrupted_at is None:
             self._record.interrupted_at = trio.current_time()
 
     def never_started(self) -> None:
-        """Note that the server refused to start it."""
+        """Record that the server refused to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
         if self.spending is not None:
@@ -207,7 +207,7 @@ class TurnState:
             self.spending.check_time()
 
     def take(self, event: Event, now: float) -> None:
-        """Take an event of this turn, at a Trio time."""
+        """Process an event of this turn that arrived at the given Trio time."""
         self.last_event_at = now
         if event.method in REDUCED:
             self.reducer.feed(event.method, event.json)
@@ -215,7 +215,7 @@ class TurnState:
             self.events.put(event)
 
     def end(self, event: Event) -> None:
-        """Note the terminal event, which :meth:`take` has not been given."""
+        """Process the terminal event, which must not be passed to :meth:`take`."""
         self.reducer.feed(event.method, event.json)
         self.reducer.end()
         self._close(str(self.reducer.status))
@@ -225,7 +225,7 @@ class TurnState:
             listener.end()
 
     def lose(self, reason: str, death: Death | None = None) -> None:
-        """Note that its end will not be seen."""
+        """Record that its end will not be observed."""
         if self.ended.is_set():
             return
         self._lost = (reason, death)
@@ -237,7 +237,7 @@ class TurnState:
             listener.end(self.loss)
 
     def loss(self) -> TurnLost:
-        """Give a fresh exception that says why it was lost."""
+        """Return a new exception that says why it was lost."""
         assert self._lost is not None
         reason, death = self._lost
         error = TurnLost(reason, self.result())
@@ -246,11 +246,11 @@ class TurnState:
 
     @property
     def lost(self) -> bool:
-        """Whether its end was not seen, and will not be."""
+        """Whether its end was not observed and will not be."""
         return self._lost is not None
 
     def result(self) -> TurnResult:
-        """Give the result. Its items are structured at the first call after the end."""
+        """Return the result. Its items are structured on the first call after the end."""
         if self._result is None:
             result = self.reducer.result(self.id or "", self.thread.id, self.meter.usage, self.agents_usage)
             if not self.ended.is_set():
@@ -275,13 +275,13 @@ class TurnState:
 
 
 class ThreadListener(Protocol):
-    """Who gets every event of a thread. Called on the reader."""
+    """A subscriber to all events of a thread. Called by the reader."""
 
     def put(self, event: Event) -> None:
-        """Take an event."""
+        """Handle an event."""
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Take note that no more events will come."""
+        """Handle the end of the connection: no more events will arrive."""
 
 
 class ThreadState:
@@ -289,19 +289,19 @@ class ThreadState:
 
     Attributes:
         id: Its id.
-        turn: Its open turn, whoever started it.
+        turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
-        listeners: Who gets every event of it.
-        series: What stands for the turns that the server starts by itself, also between two of them.
-        cwd: Its working directory, as last told.
-        flags: What the server says it waits for on this thread, as ``waitingOnApproval``.
-        held_requests: How many questions of this thread are with a callback of ours.
-        meter: What its turns use, with the agents that they spawn.
-        handles: The handles of this client that stand for it.
+        listeners: Subscribers to all of its events.
+        series: The sequence of turns that the server starts by itself, also set between two of them.
+        cwd: Its working directory, as last reported.
+        flags: What the server reports it is waiting for on this thread, such as ``waitingOnApproval``.
+        held_requests: Number of its requests that are with a callback of this client.
+        meter: What its turns use, including the agents they spawn.
+        handles: The handles of this client for it.
         pending: The handles whose request to resume it is in flight.
-        is_mute: Whether the server was asked to tell no more of it.
-        unsubscribed: Set when a request to unsubscribe has been settled; ``None`` while none is in flight.
-        starting_turn_id: A turn that was perhaps about to run when the thread was opened.
+        is_mute: Whether the client asked to be unsubscribed from it.
+        unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
+        starting_turn_id: A turn that may have been about to run when the thread was opened.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
     """
@@ -328,18 +328,18 @@ class ThreadState:
 
     @cached_property
     def shell_lock(self) -> trio.Lock:
-        """Held while the item of a shell command is not known yet."""
+        """Held until the item of a shell command is known."""
         return trio.Lock()
 
     @property
     def policy(self) -> Policy | None:
-        """The policy given for this thread. One that is being resumed with counts already."""
+        """The policy given for this thread. A policy passed to a pending resume already counts."""
         given = (pending.policy for pending in reversed(self.pending))
         return next((policy for policy in given if policy is not None), self._policy)
 
     @property
     def tools(self) -> Toolbox | None:
-        """The tools given for this thread, likewise."""
+        """The tools given for this thread. Tools passed to a pending resume already count."""
         given = (pending.tools for pending in reversed(self.pending))
         return next((tools for tools in given if tools is not None), self._tools)
 
@@ -359,7 +359,7 @@ class ThreadState:
         return None
 
     def ancestors(self) -> list[str]:
-        """Ids of the threads above it, the one that spawned it first; none for a thread that nobody spawned."""
+        """Ids of the threads above it, starting with the one that spawned it; empty if it was not spawned."""
         above: list[str] = []
         parent = self.parent
         while parent is not None and parent.thread.id not in above:
@@ -369,7 +369,7 @@ class ThreadState:
 
     @property
     def is_followed(self) -> bool:
-        """Whether somebody here needs to hear of it: a handle, its own turn or an agent's, a scope that may have to end it."""
+        """Whether its events are needed: by a handle, an own or agent's turn, or a scope that may have to end it."""
         if self.handles or self.pending:
             return True
         if self.turn is not None and (self.turn.owned or self.parent is not None):
@@ -378,11 +378,11 @@ class ThreadState:
 
     @property
     def is_still_to_end(self) -> bool:
-        """Whether a turn above it runs, or has a scope that may have to end what was started here."""
+        """Whether a turn above it is running or has a scope that may have to end what was started here."""
         seen: set[str] = set()
         parent = self.parent
         while parent is not None and parent.thread.id not in seen:
-            # The scope of a turn is left after its end, and goes through its agents then.
+            # The scope of a turn exits after the turn ends, and goes through its agents then.
             if not parent.ended.is_set() or (parent.owned and not parent.is_over):
                 return True
             seen.add(parent.thread.id)
@@ -390,7 +390,7 @@ class ThreadState:
         return False
 
     def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
-        """Add what a turn of it used, also to the turns above that it works for, and to their threads."""
+        """Add what one of its turns used, here and for the turns above that it works for and their threads."""
         seen: set[str] = set()
         state: ThreadState | None = self
         while state is not None and state.id not in seen:
@@ -405,15 +405,16 @@ class ThreadState:
 
     def expect(self, pending: PendingHandle) -> None:
         """Register a handle whose request to resume it is about to be written."""
-        # Where the server tells of it already, what runs on it is known, and nobody is to wait for the answer.
+        # If the client is already subscribed, it knows what runs there, so no message must wait for the response.
         told = bool(self.handles) or self.is_still_to_end or (self.turn is not None and self.turn.owned)
         pending.holds = self.is_mute or not told
         self.pending += (pending,)
 
     def admit(self, pending: PendingHandle, handle: object, cwd: str | None) -> None:
-        """Let a handle stand for it, since the server has opened it for that.
+        """Register a handle for it, now that the server has opened it.
 
-        What was given for another handle goes on to hold unless it is given anew: without it, others would decide.
+        A policy or tools given for another handle stay in effect unless replaced; otherwise the fallback would
+        decide.
         """
         self.dismiss(pending)
         if pending.policy is not None or not self.handles:
@@ -432,10 +433,10 @@ class ThreadState:
         self.pending = tuple(each for each in self.pending if each is not pending)
 
     def check_open(self, handle: object) -> None:
-        """Check that a handle still stands for it.
+        """Check that a handle for it is still open.
 
         Raises:
-            ThreadClosed: Its scope was left.
+            ThreadClosed: Its scope has exited.
         """
         if handle not in self.handles:
             raise ThreadClosed(self.id)
@@ -444,8 +445,8 @@ class ThreadState:
         """Check that a turn may start.
 
         Raises:
-            TurnActive: One is open, or the next one of a series is to come.
-            ThreadClosed: Its end would not be heard of.
+            TurnActive: A turn is open, or the next one of a sequence is about to start.
+            ThreadClosed: Its end would not be reported to this client.
         """
         if self.is_mute:
             raise ThreadClosed(self.id)
@@ -453,7 +454,7 @@ class ThreadState:
             raise TurnActive(self.id, None if self.turn is None else self.turn.id)
 
     def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
-        """Make the state of a turn that the server has started by itself."""
+        """Create the state of a turn that the server started by itself."""
         if self.series is None:
             self.turn = TurnState(self, turn_id, instruments=instruments)
         else:
@@ -461,12 +462,12 @@ class ThreadState:
         return self.turn
 
     def note_ended(self, turn_id: str) -> None:
-        """Remember that a turn has ended which the answer to a resume in flight may call open."""
+        """Remember an ended turn that the response to a pending resume may report as open."""
         if turn_id not in self.past_turn_ids:
             self.past_turn_ids = (*self.past_turn_ids, turn_id)[-PAST_TURNS_KEPT:]
 
     def close_turn(self, turn: TurnState) -> None:
-        """Forget a turn that has ended."""
+        """Remove a turn that has ended."""
         if self.parent is not None and (turn.reducer.terminals or turn.reducer.children):
             self.past_turns += (turn,)
         if self.turn is turn:

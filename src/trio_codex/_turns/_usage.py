@@ -1,8 +1,9 @@
-"""Tokens that add up: owns what one turn, thread or client used, told apart from what a thread has used in all its life.
+"""Token usage of a turn, a thread or a client, as opposed to the totals over the life of a thread.
 
-The server reports cumulative totals of a thread, with those of the last request to the model beside them. Neither is what
-a turn used: totals go on over resumes and forks, and the last request is repeated after a compaction and a resume. So what
-was used is what the totals grew by. Fed by the reader; takes whatever the server sends, and never raises.
+The server reports cumulative totals for a thread, along with the usage of the last request to the model. Neither is
+the usage of a turn: totals continue across resumes and forks, and the last request is repeated after a compaction and
+a resume. Usage is therefore the growth of the totals. The reader feeds this module, which accepts whatever the server
+sends and never raises.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 USAGE_METHOD: Final = "thread/tokenUsage/updated"
 
 THREADS_REMEMBERED: Final = 4096
-"""Threads whose totals are kept, some 500 bytes each. One that comes back later counts from its first report on."""
+"""Number of threads whose totals are kept, about 500 bytes each. Others are counted from their next report on."""
 
 
 def _sum(mine: int | None, theirs: int | None) -> int | None:
@@ -31,17 +32,17 @@ def _sum(mine: int | None, theirs: int | None) -> int | None:
 
 @attrs.frozen(kw_only=True)
 class TokenUsage:
-    """Tokens that were used. ``None`` means that the server did not say, which is not zero.
+    """Tokens used. ``None`` means that the server did not report a value, which is not the same as zero.
 
-    Values can be added; what was not said adds nothing.
+    Values can be added; a missing value adds nothing.
 
     Attributes:
-        input_tokens: Tokens of the requests, those from the cache included.
-        cached_input_tokens: Of these, those from the cache.
-        cache_write_input_tokens: Of these, those written to the cache.
-        output_tokens: Tokens of the responses, those for reasoning included.
-        reasoning_output_tokens: Of these, those spent on reasoning.
-        total_tokens: Input and output together.
+        input_tokens: Input tokens, including cached ones.
+        cached_input_tokens: The part of ``input_tokens`` read from the cache.
+        cache_write_input_tokens: The part of ``input_tokens`` written to the cache.
+        output_tokens: Output tokens, including those for reasoning.
+        reasoning_output_tokens: The part of ``output_tokens`` used for reasoning.
+        total_tokens: Input and output tokens together.
     """
 
     input_tokens: int | None = None
@@ -68,34 +69,34 @@ _MEMBERS: Final[Mapping[str, str]] = {
 
 
 def plus(usage: TokenUsage | None, more: TokenUsage) -> TokenUsage:
-    """Add to a sum that may not have begun."""
+    """Add to a sum that may still be ``None``."""
     return more if usage is None else usage + more
 
 
 class UsageCounters:
-    """What the totals of each thread have grown by since they were last looked at."""
+    """Growth of each thread's totals since the last report."""
 
     def __init__(self) -> None:
         self._totals: OrderedDict[str, TokenUsage] = OrderedDict()
 
     def take(self, thread_id: str, params: Mapping[str, Any]) -> TokenUsage | None:
-        """Take a report of something that runs now; give what was used since the one before, ``None`` if nothing was."""
+        """Process a live report. Return the usage since the previous one, or ``None`` if there was none."""
         reported = object_of(params.get("tokenUsage"))
         total, last = _usage_of(reported.get("total")), _usage_of(reported.get("last"))
         before = self._totals.get(thread_id)
         self._keep(thread_id, total)
         if before is None or not _grew(before, total):
-            # Nothing to compare with, or the server counts anew: the last request is what is known.
+            # Without a previous total, or if the server restarted its count, only the last request is known.
             grown = last
         else:
             grown = TokenUsage(
                 **{name: _difference(getattr(total, name), getattr(before, name)) for name in _MEMBERS}
             )
-        # After a compaction ``last`` is an estimate of the context that is left, with neither input nor output.
+        # After a compaction, ``last`` estimates the remaining context and has neither input nor output tokens.
         return grown if grown.input_tokens or grown.output_tokens else None
 
     def replay(self, thread_id: str, params: Mapping[str, Any]) -> None:
-        """Take a report of something long past, as the server repeats it on a resume: what follows counts from there."""
+        """Process a past report that the server repeats on a resume. Later growth is counted from it."""
         self._keep(thread_id, _usage_of(object_of(params.get("tokenUsage")).get("total")))
 
     def _keep(self, thread_id: str, total: TokenUsage) -> None:
@@ -106,7 +107,7 @@ class UsageCounters:
 
 
 def reported_turn_id(params: Mapping[str, Any]) -> str | None:
-    """Give the turn that a report is of."""
+    """Return the id of the turn that a report belongs to."""
     return string_of(params.get("turnId"))
 
 

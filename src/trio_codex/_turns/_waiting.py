@@ -1,4 +1,4 @@
-"""What a silent turn waits for, and how long it may: owns the answer to "why does nothing happen?"."""
+"""What a silent turn is waiting for, and how long it may stay silent."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 class WaitingOn(enum.StrEnum):
-    """What an open turn waits for. Its agents count as part of it."""
+    """What an open turn is waiting for. Its agents count as part of it."""
 
     model = "model"
-    """The model, as far as can be told, because nothing else is under way."""
+    """The model, presumably, because nothing else is in progress."""
     tool = "tool"
-    """A command, a tool or an agent is at work; a command in the background counts, too."""
+    """A running command, tool or agent. Background commands count too."""
     approval = "approval"
-    """A question that is with a policy of this client."""
+    """A request being handled by a policy of this client."""
     unseen_approval = "unseen approval"
-    """A question that the server waits for and never sent to this client, so that nobody here can answer it."""
+    """A request that the server is waiting on but never sent to this client, so that the client cannot answer it."""
 
 
 def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:
-    """Tell what a turn waits for; ``None`` if it has ended."""
+    """Return what a turn is waiting for; ``None`` if it has ended."""
     if turn.ended.is_set():
         return None
     threads = list(_threads(router, turn))
@@ -47,13 +47,13 @@ def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:
 
 
 def last_event_at(router: Router, turn: TurnState) -> float:
-    """Tell when the last event of a turn or of one of its agents came, in Trio's time."""
+    """Return when the last event of a turn or of one of its agents arrived, on Trio's clock."""
     turns = (thread.turn for thread in _threads(router, turn))
     return max((one.last_event_at for one in turns if one is not None), default=turn.last_event_at)
 
 
 def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
-    """Give the threads that work for a turn: its own, and those of its agents whose turns are open."""
+    """Return the threads that work for a turn: its own, and those of its agents with open turns."""
     unvisited, seen = [turn.thread], {turn.thread.id}
     while unvisited:
         thread = unvisited.pop()
@@ -68,7 +68,7 @@ def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
 
 
 def callbacks_of(router: Router, turn: TurnState) -> list[CallbackGroup]:
-    """Give the callbacks of a turn and, while it is open, those of its agents, who may outlive it."""
+    """Return the callbacks of a turn and, while it is open, those of its agents, which may outlive it."""
     groups = [turn.callbacks]
     if not turn.ended.is_set():
         turns = (thread.turn for thread in _threads(router, turn))
@@ -77,7 +77,7 @@ def callbacks_of(router: Router, turn: TurnState) -> list[CallbackGroup]:
 
 
 async def wait_answered(groups: list[CallbackGroup]) -> None:
-    """Wait until all these callbacks have ended."""
+    """Wait until all these callbacks have finished."""
     await trio.lowlevel.checkpoint()
     for callbacks in groups:
         await callbacks.wait_empty()
@@ -86,16 +86,16 @@ async def wait_answered(groups: list[CallbackGroup]) -> None:
 async def watch_idle(
     router: Router, timeouts: Timeouts, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
 ) -> None:
-    """Wait until a turn is silent for too long without a reason, and say so; for ever if it never is.
+    """Call ``fail`` once a turn has been silent for longer than ``limit`` for no known reason.
 
-    It is never for a question that is with a policy, however long that takes, nor for a tool: that is at work by the
-    server's own account.
+    Returns without calling it if the turn has ended. Time spent on a request that a policy is handling does not
+    count, however long it takes. Neither does time spent on a tool, since the server itself reports it as running.
     """
     explained_until = turn.last_event_at
     while True:
         silent_since = max(explained_until, last_event_at(router, turn))
         await timeouts.sleep(max(0, limit - timeouts.listened_since(silent_since)))
-        # Only now is it known what the pipe held, and whether we have listened for all of that time.
+        # Only now is it known what the pipe held, and whether this client was reading for the whole period.
         rest = limit - timeouts.listened_since(silent_since)
         if last_event_at(router, turn) > silent_since or rest > RESOLUTION:
             continue
@@ -106,7 +106,7 @@ async def watch_idle(
                 await wait_answered(callbacks_of(router, turn))
                 explained_until = trio.current_time()
             case WaitingOn.tool:
-                # Its end is an event, which starts the clock anew.
+                # Its end is an event, which restarts the timer.
                 await timeouts.sleep(limit)
             case unexplained:
                 fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
