@@ -113,7 +113,7 @@ class Recording:
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording. A last line that broke off is left out: see :attr:`Recording.truncated`.
+    """Read a recording. A last line that broke off is left out: see ``Recording.truncated``.
 
     Raises:
         RecordingError: The file is no recording, or one of a later version.
