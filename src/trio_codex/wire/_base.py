@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import enum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Self, TypeAlias, cast
 
 import attrs
 
@@ -127,25 +127,23 @@ class Page(Wire):
     """A page of a list: its items, and where the next page begins. It has the length of ``data`` and iterates over it."""
 
     __slots__ = ()
-    if TYPE_CHECKING:
-
-        @property
-        def data(self) -> Sequence[Any]:
-            """The items."""
-            ...
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self._items())
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.data)
+        return iter(self._items())
 
     def __getitem__(self, index: int) -> Any:
-        return self.data[index]
+        return self._items()[index]
 
     def __bool__(self) -> bool:
-        # An answer without items is an answer.
+        # A response without items is a response.
         return True
+
+    def _items(self) -> Sequence[Any]:
+        items: Sequence[Any] = cast("Any", self).data  # a field of each subclass
+        return items
 
 
 def empty_list() -> list[Any]:
