@@ -152,9 +152,7 @@ class Subscription(Generic[E]):
         self.end()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End the stream after the buffered events, optionally with an error that is created anew for each further
-        read.
-        """
+        """End the stream after the buffered events, optionally with an error that each further read creates anew."""
         if not self._ended:
             self._ended = True
             self._accepting = False
