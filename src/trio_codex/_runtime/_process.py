@@ -216,9 +216,7 @@ def reap() -> bool:
 
 
 def sip(stream: Any, ring: StderrRing) -> None:
-    """Read what is in the pipe right now, so that the buffer holds the server's last output when its exit is
-    reported.
-    """
+    """Read what is in the pipe now, so that the server's last output is buffered when its exit is reported."""
     with contextlib.suppress(OSError):
         for _ in range(16):  # another process may be writing endlessly
             if not (chunk := os.read(stream.fileno(), RECEIVE_BYTES)):
