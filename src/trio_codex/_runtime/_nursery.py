@@ -77,7 +77,7 @@ class Services:
         results: list[T] = []
         errors: list[Exception] = []
 
-        async def run() -> None:  # noqa: ASYNC910  # a task of its own
+        async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
             try:
                 results.append(await async_fn(*args))
             except Exception as exc:
@@ -100,7 +100,7 @@ class Services:
             scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
-    async def _run_service(  # noqa: ASYNC910  # a task of its own
+    async def _run_service(  # noqa: ASYNC910  # runs as a separate task
         self,
         scope: trio.CancelScope,
         async_fn: Callable[[Unpack[Ts]], Awaitable[object]],

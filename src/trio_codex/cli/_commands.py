@@ -106,10 +106,11 @@ def cli(context: click.Context) -> None:
     """Run Codex agents under Trio: a session, a turn and an approval are scopes.
 
     \b
-      trio-codex demo                  see it work, without an account trio-codex run "Explain this."   one turn, with
-      your own login trio-codex chat                  an interactive session trio-codex doctor                check this
-      installation
-    """  # noqa: D301  # \b is for click: it leaves the paragraph as it is
+      trio-codex demo                  see it work, without an account
+      trio-codex run "Explain this."   one turn, with your own login
+      trio-codex chat                  an interactive session
+      trio-codex doctor                check this installation
+    """  # noqa: D301  # \b tells click not to rewrap the paragraph
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -145,7 +146,9 @@ def run_command(prompt: str, **options: Any) -> int:
     \b
     Exit status:
       0    the turn completed
-      1    the turn or the server failed; one line on stderr says why 2    a bad option 130  it was interrupted
+      1    the turn or the server failed; one line on stderr says why
+      2    a bad option
+      130  it was interrupted
     """  # noqa: D301  # as above
     from trio_codex.cli._run import run_turn
 

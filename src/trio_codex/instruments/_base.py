@@ -110,35 +110,35 @@ class Instrument:
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_opened(self, connection: int) -> None:
-        """The reader and the writer are starting, before the handshake."""
+        """Called when the reader and the writer start, before the handshake."""
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
-        """The server has identified itself."""
+        """Called when the server has identified itself."""
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """All pending operations have failed with this error: ``ConnectionClosed`` if the client closed it."""
+        """Called when all pending operations have failed with ``error``: ``ConnectionClosed`` if the client closed it."""
 
     def process_spawned(self, process: ProcessRecord) -> None:
-        """The server process has started."""
+        """Called when the server process has started."""
 
     def process_exited(self, process: ProcessRecord) -> None:
-        """The server process has exited."""
+        """Called when the server process has exited."""
 
     # -- lines -------------------------------------------------------------------------------------------------
 
     def frame_sent(self, connection: int, line: bytes) -> None:
-        """The writer has taken this line, and is about to send it whole."""
+        """Called when the writer has taken this line and is about to send it whole."""
 
     def frame_received(self, connection: int, line: bytes) -> None:
-        """A line has arrived; ``line`` has no newline. It is processed after this hook."""
+        """Called when a line has arrived, before it is processed; ``line`` has no newline."""
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """A line from the server was discarded: it was too long or not usable."""
+        """Called when a line from the server is discarded because it is too long or not usable."""
 
     # -- client requests ---------------------------------------------------------------------------------------
 
     def request_queued(self, request: RequestRecord) -> None:
-        """A request was made, and may have to wait for a slot in the window. Called in the requesting task."""
+        """Called in the requesting task when a request is made; it may then have to wait for a slot in the window."""
 
     def request_trace(self, request: RequestRecord) -> Mapping[str, str] | None:
         """Return the W3C trace context (``traceparent``, ``tracestate``) to send with a request.
@@ -148,13 +148,13 @@ class Instrument:
         """
 
     def request_sent(self, request: RequestRecord) -> None:
-        """The writer has taken the request's line; from now on the server may act on it."""
+        """Called when the writer has taken the request's line; from now on the server may act on it."""
 
     def request_ended(self, request: RequestRecord) -> None:
-        """The outcome of a request is known. Called once for each :meth:`request_queued`."""
+        """Called when the outcome of a request is known: once for each :meth:`request_queued`."""
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
-        """A request failed and is about to be retried.
+        """Called when a request has failed and is about to be retried.
 
         Args:
             method: The method.
@@ -165,30 +165,30 @@ class Instrument:
     # -- server requests ---------------------------------------------------------------------------------------
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
-        """The server sent a request, such as for an approval, an answer from the user or a tool call."""
+        """Called when the server sends a request, such as for an approval, a user's answer or a tool call."""
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
-        """A server request was answered or withdrawn. Called once for each :meth:`server_request_received`."""
+        """Called when a server request no longer needs an answer: once for each :meth:`server_request_received`."""
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """A server request was decided, or one of the server's own reviews has a result.
+        """Called when a server request is decided, or one of the server's own reviews has a result.
 
-        Called once for each server request and for each review.
+        There is one call for each server request and for each review.
         """
 
     # -- events and turns --------------------------------------------------------------------------------------
 
     def event_received(self, connection: int, event: Event) -> None:
-        """A notification has arrived. Its ``params`` are parsed on first access."""
+        """Called when a notification has arrived. Its ``params`` are parsed on first access."""
 
     def turn_started(self, turn: TurnRecord) -> None:
-        """A turn is about to be requested, in the task that enters its scope, or was announced by the server."""
+        """Called before a turn is requested, in the task that enters its scope, or when the server announces a turn."""
 
     def turn_ended(self, turn: TurnRecord) -> None:
-        """A turn has ended, or was lost. Called once for each :meth:`turn_started`."""
+        """Called when a turn has ended or was lost: once for each :meth:`turn_started`."""
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
-        """A consumer fell behind beyond the limits of its buffer, and will receive this error."""
+        """Called when a consumer has fallen behind beyond the limits of its buffer, and will receive this error."""
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
-        """Text deltas for a slow consumer were merged into one event."""
+        """Called when text deltas for a slow consumer are merged into one event."""
