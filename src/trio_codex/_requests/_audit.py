@@ -186,7 +186,7 @@ class Audit:
         return [record for record, _ in self._kept]
 
     def begin(self, request_id: RequestId, method: str, thread_id: str | None, size: int = 0) -> Entry:
-        """Begin the record of a request that came in this many bytes."""
+        """Start the record of a request, given its size in bytes."""
         return Entry(audit=self, id=request_id, method=method, thread_id=thread_id, size=size)
 
     def add(self, record: DecisionRecord, size: int) -> None:

@@ -486,4 +486,4 @@ KINDS: Final[dict[str, Kind]] = {
         _answer_current_time,
     ),
 }
-"""Every request that the server of this version may send."""
+"""Every request that a server of this version may send."""

@@ -47,7 +47,7 @@ else:
 TERMINATE = b"T"
 """Command: SIGTERM for the server."""
 KILL = b"K"
-"""Command: SIGKILL for the server and everything below it, at once."""
+"""Command: SIGKILL for the server and all its descendants, immediately."""
 
 EOF_GRACE = 0.5
 """Seconds for the server to exit by itself once the client is gone: the real one takes 10 to 65 ms after EOF."""
@@ -98,7 +98,7 @@ def table_is_ours() -> bool:
 
 
 def look_up(pid: int) -> Process | None:
-    """Read one process from ``/proc``; ``None`` if it is gone, or if there is no table to read."""
+    """Read one process from ``/proc``; ``None`` if it is gone or ``/proc`` is not usable."""
     return _read_process(pid) if table_is_ours() else None
 
 

@@ -36,7 +36,7 @@ async def call(
     Args:
         tool: The tool.
         request: The agent's request.
-        place: Returns the limiter to hold during the call.
+        place: Returns a context manager to hold during the call, which limits concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:

@@ -43,7 +43,7 @@ class ChatProgress(Progress):
         self.messages: list[str] = []
 
     def show(self, event: Event) -> None:
-        """Show an event, if it is of interest."""
+        """Show an event, if it is relevant."""
         match event.params:
             case wire.CommandExecutionOutputDeltaNotification(item_id=item_id, delta=delta):
                 self._outputs[item_id] = self._outputs.get(item_id, "") + delta

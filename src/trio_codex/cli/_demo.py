@@ -83,7 +83,7 @@ class Stage:
         self._is_mid_line = True
 
     def end_line(self) -> None:
-        """Go to the start of a line."""
+        """Start a new line if the cursor is within one."""
         if self._is_mid_line:
             self._is_mid_line = False
             self.console.print()

@@ -155,7 +155,7 @@ class Progress:
         self._last_command: str | None = None
 
     def show(self, event: Event) -> None:
-        """Show an event, if it is of interest."""
+        """Show an event, if it is relevant."""
         match event.params:
             case wire.AgentMessageDeltaNotification(item_id=item_id, delta=delta):
                 if self._screen.live and item_id not in self._asides:

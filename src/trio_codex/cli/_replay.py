@@ -70,7 +70,7 @@ class Timeline(Screen):
         super().note(text, style, mark=Text(self._when, "dim") + start)
 
     def show(self, entry: Entry) -> None:
-        """Show an entry, if it is of interest."""
+        """Show an entry, if it is relevant."""
         number = f"{entry.connection}│ " if self._several else ""
         self._when = f"{entry.at:8.3f}  {number}"
         match entry.kind:

@@ -62,7 +62,7 @@ _KNOWN_PROBLEMS: Final = re.compile(
 """Parts of error messages that the client parses (PROTOCOL Q1, Q4, Q12)."""
 
 NAMES_KEPT: Final = 1024
-"""Size of the cache of field names that are known to hold ids: about as many as the protocol has."""
+"""Size of the cache that records which field names hold ids: about as many names as the protocol has."""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:

@@ -71,7 +71,7 @@ class assert_nothing_left:  # lower case: it is used like a function
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Compare, until nothing is left or the time is up."""
+        """Compare inventories until nothing is left or the grace period is over."""
         if exc_type is not None:
             return
         for pause in self._until_gone(time.monotonic):
@@ -89,7 +89,9 @@ class assert_nothing_left:  # lower case: it is used like a function
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Compare, until nothing is left or the time is up. A checkpoint, unless the body raised."""
+        """Compare inventories until nothing is left or the grace period is over. A checkpoint, unless the body
+        raised.
+        """
         if exc_type is not None:
             return  # noqa: ASYNC910  # the body's exception passed through one
         await trio.lowlevel.checkpoint()  # noqa: ASYNC102  # the body was not cancelled
@@ -145,7 +147,7 @@ def _descriptors() -> Iterator[str]:
 
 
 def _descendants() -> Iterator[str]:
-    """Everything below this process, zombies included."""
+    """Yield all descendants of this process, including zombies."""
     if sys.platform != "linux":
         psutil: Any = importlib.import_module("psutil")
         for process in psutil.Process().children(recursive=True):

@@ -140,7 +140,7 @@ def _sockets() -> list[int]:
     found: list[int] = []
     with suppress(FileNotFoundError):
         for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # the descriptor that the list was read through
+            with suppress(OSError):  # the descriptor that listed the directory
                 if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                     found.append(int(name))
     return found

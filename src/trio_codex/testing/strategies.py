@@ -36,7 +36,7 @@ UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 """Text that is not a tag, key or enum value of the schema."""
 
 _GIVEN: Final = {
-    # Without it, the value on the wire is that of its sibling.
+    # Without this field, the value on the wire is that of its sibling.
     "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
     **GIVEN,
 }
