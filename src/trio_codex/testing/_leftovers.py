@@ -89,9 +89,7 @@ class assert_nothing_left:  # lower case: it is used like a function
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Compare inventories until nothing is left or the grace period is over. A checkpoint, unless the body
-        raised.
-        """
+        """Compare inventories until nothing is left or time is up. A checkpoint, unless the body raised."""
         if exc_type is not None:
             return  # noqa: ASYNC910  # the body's exception passed through one
         await trio.lowlevel.checkpoint()  # noqa: ASYNC102  # the body was not cancelled
