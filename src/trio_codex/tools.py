@@ -1,7 +1,7 @@
 """Dynamic tools: async functions that an agent can call.
 
-A call is a scope of the turn that makes it: it is cancelled when the turn ends or is left. A tool that fails is a failed
-tool call, which the agent is told of, and not a failed turn.
+A call runs within the turn that makes it: it is cancelled when the turn ends or its scope is left. If a tool fails, its
+call fails and the agent sees the error, but the turn continues.
 """
 
 from trio_codex._tools._tool import Namespace as Namespace

@@ -7,15 +7,16 @@ session. It fails, for example, after an upgrade of the package or when no file 
 from __future__ import annotations
 
 import importlib
-import json  # noqa: F401  # imported by modules that are held
 import sys
 from contextlib import suppress
 from typing import Final
 
-import trio_codex._requests._asking  # noqa: F401  # used by the reader
 from trio_codex._launch._held import hold
 from trio_codex.wire import _convert
 from trio_codex.wire._index import HOME
+
+NEEDED: Final = ("json", "trio_codex._requests._asking")
+"""What the reader needs, and what modules that are held import."""
 
 OFTEN_ASKED: Final = (
     "item/commandExecution/requestApproval", "item/fileChange/requestApproval", "item/permissions/requestApproval",
@@ -45,6 +46,8 @@ def load() -> None:
     Raises:
         ImportError, OSError: A module is missing or cannot be read.
     """
+    for name in NEEDED:
+        importlib.import_module(name)
     _convert.preload()
     _convert.preload(OFTEN_ASKED)
     hold(HELD)

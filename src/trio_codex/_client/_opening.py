@@ -182,8 +182,9 @@ async def _open(
             state = router.thread(pending.thread_id)
             while state.unsubscribed is not None:
                 await state.unsubscribed.wait()
-        answer = await session.acquire(method, params, undo, _unread)
-        plain = parse_result(method, answer)
+        raw: msgspec.Raw = await session.acquire(method, params, undo, _unread)
+        answer = raw
+        plain = parse_result(method, raw)
         response: Response = _convert.decode_result(method, plain)
     except RemoteProtocolError:
         # Not a cancellation point, and bounded internally.

@@ -1,1 +1,1 @@
-"""What needs no I/O: bytes to lines, lines to messages, and which reply answers which request."""
+"""The sans-I/O core: splits bytes into lines, parses messages, and matches responses to requests."""

@@ -1,6 +1,6 @@
-"""Arguments of the wrong kind: owns the ``TypeError`` that names the argument, what it got, and what to write instead.
+"""Check arguments; errors name the argument, the value's type, and what to pass instead.
 
-Raised where the argument is given, because an error at its first use would come later and from elsewhere.
+Arguments are checked where they are passed, because an error at first use would come later and from somewhere else.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ def check_type(name: str, value: object, expected: type, hint: str) -> None:
     """Check that an argument has the expected type.
 
     Args:
-        name: The argument.
-        value: Its value.
-        expected: Its type.
-        hint: What to write instead, as a clause in the imperative.
+        name: The name of the argument.
+        value: The value.
+        expected: The expected type.
+        hint: What to pass instead, as an imperative clause.
 
     Raises:
-        TypeError: It has another type.
+        TypeError: The value has another type.
     """
     if not isinstance(value, expected):
         raise TypeError(f"{name} expects {_a(expected)}, got {described(value)}: {hint}")
 
 
 def check_collection(name: str, value: object, hint: str) -> None:
-    """Check that an argument is a collection, and not a bare string or one of its members.
+    """Check that an argument is a collection, and not a bare string or a single member.
 
     Raises:
-        TypeError: It is not a collection.
+        TypeError: The value is not a collection.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"{name} expects a list, got {described(value)}: {hint}")
@@ -43,8 +43,8 @@ def check_positive(name: str, value: Any) -> None:
     """Check that an argument is a positive number.
 
     Raises:
-        TypeError: It is not a number.
-        ValueError: It is not positive.
+        TypeError: The value is not a number.
+        ValueError: The value is not positive.
     """
     try:
         is_positive = value > 0
@@ -58,18 +58,18 @@ def positive(_: object, attribute: Any, value: object) -> None:
     """Check a field of an attrs class that is ``None`` or a positive number.
 
     Raises:
-        TypeError: It is not a number.
-        ValueError: It is not positive.
+        TypeError: The value is not a number.
+        ValueError: The value is not positive.
     """
     if value is not None:
         check_positive(attribute.name, value)
 
 
 def is_async_callable(value: object) -> bool:
-    """Return whether calling a value makes a coroutine, as far as can be told without calling it.
+    """Return whether calling a value returns a coroutine, as far as that is known without calling it.
 
-    An async function, also as a method, under ``functools.partial`` or behind a decorator that says what it wraps; or an
-    object with an async ``__call__``.
+    True for an async function, also as a method, in a ``functools.partial`` or behind a decorator that sets
+    ``__wrapped__``, and for an object with an async ``__call__``.
     """
     while True:
         if isinstance(value, functools.partial):
@@ -84,13 +84,13 @@ def is_async_callable(value: object) -> bool:
 
 
 def _makes_coroutine(value: object) -> bool:
-    # Not only inspect.iscoroutinefunction(): unittest.mock.AsyncMock has the flag, and is no function.
+    # inspect.iscoroutinefunction() is not enough: unittest.mock.AsyncMock has the flag but is not a function.
     flags = getattr(getattr(value, "__code__", None), "co_flags", 0)
     return inspect.iscoroutinefunction(value) or (isinstance(flags, int) and bool(flags & _CO_COROUTINE))
 
 
 def described(value: object) -> str:
-    """Describe a value by its kind. What it holds may be a secret, or a prompt, and does not belong in an error."""
+    """Describe a value by its type: its content may be a secret or a prompt, and does not belong in an error."""
     if value is None:
         return "None"
     if isinstance(value, type):

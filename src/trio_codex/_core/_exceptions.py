@@ -1,4 +1,4 @@
-"""Looking into what somebody else's code raised, groups included."""
+"""Inspect exceptions raised by other code, including groups."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from trio_codex.errors import PolicyError
 
 
 def leaves_of(error: BaseException) -> list[BaseException]:
-    """Give the exceptions in a group, at any depth; any other exception alone."""
+    """Return the leaf exceptions of a group, at any depth; for any other exception, just that one."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return [leaf for inner in group.exceptions for leaf in leaves_of(inner)]
@@ -16,15 +16,15 @@ def leaves_of(error: BaseException) -> list[BaseException]:
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of an exception, whatever its class makes of ``str()``."""
+    """Return the text of an exception, even if its ``str()`` raises."""
     try:
         return str(error)
     except Exception:
-        return "<exception str() failed>"  # the words of the traceback module
+        return "<exception str() failed>"  # the same text as in the traceback module
 
 
 def describe_error(error: BaseException) -> str:
-    """Say in one line what was raised; of a group, what is in it."""
+    """Describe an exception in one line; for a group, describe its members."""
     return "; ".join(map(_describe, leaves_of(error)))
 
 

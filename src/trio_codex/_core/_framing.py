@@ -1,8 +1,8 @@
-r"""Bytes to lines and back: owns the splitting of a byte stream, and nothing of what a line means.
+r"""Split a byte stream into lines, and encode messages as lines.
 
-A frame ends with the byte ``\n`` and with nothing else; U+2028, ``\r`` or NUL inside a line are data. Time is linear in
-the bytes, however they are cut. A line beyond the bound does not end the stream: its head is kept, because the server
-writes ``id`` and ``method`` first and somebody may wait for that answer.
+A frame ends with the byte ``\n`` and nothing else; U+2028, ``\r`` and NUL inside a line are data. Splitting takes
+linear time, however the bytes are chunked. A line beyond the limit does not end the stream: its head is kept, because
+the server writes ``id`` and ``method`` first and a request may be waiting for that response.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import msgspec
 from trio_codex.errors import LocalProtocolError
 
 MAX_LINE_BYTES: Final = 256 * 1024 * 1024
-"""Default bound of one line. Lines of 27 MB are normal (a file of 20 MB in base64); 128 MB have been reported."""
+"""Default size limit of a line. Lines of 27 MB are normal (a 20 MB file in base64); 128 MB have been reported."""
 
 OVERSIZE_HEAD_BYTES: Final = 4096
-"""What is kept of a line beyond the bound: enough for its ``id``, its ``method`` and its leading parameters."""
+"""How much of an oversize line is kept: enough for its ``id``, ``method`` and first parameters."""
 
 
 class OversizeLine(msgspec.Struct, frozen=True):
-    """A line that was dropped for its length.
+    """A line that was dropped because it was too long.
 
     Attributes:
-        head: Its first 4 KiB.
-        size: Its length in bytes, without the newline.
+        head: The first 4 KiB of the line.
+        size: The length in bytes, without the newline.
     """
 
     head: bytes
@@ -35,11 +35,11 @@ class OversizeLine(msgspec.Struct, frozen=True):
 
 
 class TruncatedLine(msgspec.Struct, frozen=True):
-    """What was left over when the stream ended in the middle of a line.
+    """The rest of a stream that ended in the middle of a line.
 
     Attributes:
-        head: Its first 4 KiB.
-        size: The bytes that had come.
+        head: The first 4 KiB of the line.
+        size: The number of bytes received.
     """
 
     head: bytes
@@ -47,21 +47,21 @@ class TruncatedLine(msgspec.Struct, frozen=True):
 
 
 Line: TypeAlias = bytes | bytearray
-"""One line, without its newline. A long one is a ``bytearray``, which is not changed any more."""
+"""One line, without its newline. A long line is a ``bytearray``, which must not be modified."""
 
 Frame: TypeAlias = Line | OversizeLine | TruncatedLine
-"""What a byte stream is made of."""
+"""The elements of a byte stream."""
 
 LONG_LINE_BYTES: Final = 64 * 1024
-"""From here on a line that came in several chunks is given as it was put together: one copy less."""
+"""A line at least this long that arrived in several chunks is returned as its buffer, which saves a copy."""
 
 
 class LineBuffer:
     """Splits a stream of chunks into lines.
 
-    An unfinished line grows in place: to append each chunk to the ``bytes`` before costs quadratic time (6 s for a line of
-    32 MiB, against 4 ms), and to keep the chunks and join them in the end takes its memory twice. For long lines, to be given
-    memory is what costs most.
+    An unfinished line grows in place. Concatenating ``bytes`` would take quadratic time (6 s for a line of 32 MiB,
+    against 4 ms), and joining chunks at the end would need twice the memory. For long lines, allocating memory costs
+    most.
     """
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES) -> None:
@@ -70,7 +70,7 @@ class LineBuffer:
         self._size = 0
 
     def feed(self, chunk: bytes | bytearray) -> list[Line | OversizeLine]:
-        """Take the next chunk; give the lines that it completes, without their newlines."""
+        """Add a chunk; return the lines that it completes, without their newlines."""
         first, *others = bytes(chunk).split(b"\n")
         if not others:
             self._keep(first)
@@ -84,13 +84,13 @@ class LineBuffer:
         return lines
 
     def feed_eof(self) -> TruncatedLine | None:
-        """Say that the stream has ended; give what was left over."""
+        """Mark the end of the stream; return the rest, if any."""
         unfinished, size = self._take()
         return TruncatedLine(_head(unfinished), size) if size else None
 
     @property
     def unfinished_bytes(self) -> int:
-        """How long the unfinished line is so far, whether it is held or not."""
+        """Length of the unfinished line so far, whether it is held in memory or not."""
         return self._size
 
     @property
@@ -133,12 +133,12 @@ def encode_line(message: object) -> bytes:
     """Encode one JSON-RPC message as a line.
 
     Raises:
-        LocalProtocolError: It holds something that JSON cannot carry. A lone surrogate (as from ``os.fsdecode``) is
-            refused here because the server drops such a line without an answer (PROTOCOL Q10).
+        LocalProtocolError: The message holds a value that JSON cannot represent. A lone surrogate (as from
+            ``os.fsdecode``) is refused, too, because the server drops such a line without a response (PROTOCOL Q10).
     """
     try:
         text = msgspec.json.encode(message)
-        # The encoder writes NaN and the infinities as null, which would reach the server as another value.
+        # The encoder writes NaN and infinities as null, so the server would receive a different value.
         if b"null" in text and _holds_non_finite(msgspec.to_builtins(message, enc_hook=_opaque)):
             raise LocalProtocolError("not JSON: a number is not finite")
     except UnicodeEncodeError as exc:
@@ -152,7 +152,7 @@ def encode_line(message: object) -> bytes:
 
 
 def _opaque(_: object) -> None:
-    """Stand for a value that is JSON already."""
+    """Substitute a placeholder for a value that is already JSON."""
 
 
 def _holds_non_finite(value: object) -> bool:

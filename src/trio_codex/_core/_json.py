@@ -1,4 +1,4 @@
-"""Reading JSON that may be anything: what is not of the expected kind reads as absent, and nothing raises."""
+"""Read untrusted JSON: a value of an unexpected kind reads as absent, and nothing raises."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Json: TypeAlias = bytes | msgspec.Raw
-"""JSON text that nobody has parsed yet."""
+"""Unparsed JSON text."""
 
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""Everything that parsing arbitrary bytes can raise: no JSON, no UTF-8, nested beyond the parser's stack."""
+"""Everything that parsing arbitrary bytes can raise: invalid JSON, invalid UTF-8, nesting beyond the parser's stack."""
 
 
 def object_of(value: Any) -> dict[str, Any]:
-    """Give a JSON object; an empty one for anything else."""
+    """Return a JSON object; an empty one for anything else."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def list_of(value: Any) -> list[Any]:
-    """Give a JSON array; an empty one for anything else."""
+    """Return a JSON array; an empty one for anything else."""
     return list(cast("Iterable[Any]", value)) if isinstance(value, list) else []
 
 
 def string_of(value: Any) -> str | None:
-    """Give a string; ``None`` for anything else."""
+    """Return a string; ``None`` for anything else."""
     return value if isinstance(value, str) else None
 
 
 def integer_of(value: Any) -> int | None:
-    """Give an integer; ``None`` for anything else."""
+    """Return an integer; ``None`` for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

@@ -1,6 +1,6 @@
-"""The log of the client: owns the logger behind which no handler or filter of the host can fail an operation.
+"""The client's log: a logger that keeps errors in the host's handlers and filters from failing an operation.
 
-Handlers and filters are code of the host, and most records are written where an exception would end the session: on the
+Handlers and filters are the host's code, and most records are logged where an exception would end the session: in the
 reader, in a callback, or in cleanup.
 """
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class SafeLogger:
-    """A logger whose methods raise no :class:`Exception`.
+    """A logger whose methods never raise an :class:`Exception`.
 
-    An exception of a handler or filter is printed to ``sys.stderr``, as :meth:`logging.Handler.handleError` does, and
-    not at all if ``logging.raiseExceptions`` is off.
+    An exception from a handler or filter is printed to ``sys.stderr``, as :meth:`logging.Handler.handleError` does,
+    unless ``logging.raiseExceptions`` is off.
 
     Args:
-        logger: The logger that takes the records.
+        logger: The underlying logger.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -62,10 +62,10 @@ class SafeLogger:
 
 
 def _report(error: Exception) -> None:
-    """Print what a handler or filter raised."""
+    """Print an exception from a handler or filter."""
     if not logging.raiseExceptions:
         return
-    with suppress(Exception):  # without a stderr that works, nobody is left to tell
+    with suppress(Exception):  # without a working stderr there is nowhere to report it
         sys.stderr.write("--- Error in a handler or filter of the log ---\n")
         traceback.print_exception(error)
 

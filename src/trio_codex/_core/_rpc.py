@@ -1,9 +1,9 @@
-"""The state of one JSON-RPC connection, without I/O: owns ids, the requests of both sides, and the error mapping.
+"""The state of one JSON-RPC connection, without I/O: ids, pending requests of both sides, and the error mapping.
 
-Lines go in, events come out; whoever does the I/O acts on them. Any bytes give events, never an exception. Nothing here
-knows a wire type: ``params`` and ``result`` stay raw JSON until somebody reads them.
+Lines go in and events come out; the caller does the I/O. Arbitrary bytes produce events, never an exception. Wire types
+are not needed here: ``params`` and ``result`` stay raw JSON until they are read.
 
-This protocol writes no ``jsonrpc`` member, and puts ``emittedAtMs`` on notifications (PROTOCOL 3).
+This protocol has no ``jsonrpc`` member, and adds ``emittedAtMs`` to notifications (PROTOCOL 3).
 """
 
 from __future__ import annotations
@@ -33,14 +33,15 @@ T = TypeVar("T")
 RequestId: TypeAlias = int | str
 
 ABANDONED_IDS_KEPT: Final = 4096
-"""Ids of given-up requests that are remembered, to tell a late answer from a stray one. The server may never answer."""
+"""How many ids of abandoned requests to remember, to tell late responses from stray ones. The server may never
+respond."""
 
-# -- what comes out ------------------------------------------------------------------------------------------------
+# -- events --------------------------------------------------------------------------------------------------------
 
 
-# Structs: one is made for each line, and they cost a third of an attrs class, to import as well.
+# Structs, because one is created per line: they cost a third of an attrs class, also at import.
 class Notification(msgspec.Struct, frozen=True, gc=False):
-    """A notification of the server; ``params`` is raw JSON (empty if it had none), ``emitted_at`` in ms."""
+    """A notification from the server; ``params`` is raw JSON (empty if there are none), ``emitted_at`` in ms."""
 
     method: str = ""
     params: msgspec.Raw = msgspec.Raw()
@@ -48,7 +49,7 @@ class Notification(msgspec.Struct, frozen=True, gc=False):
 
 
 class OversizeNotification(msgspec.Struct, frozen=True):
-    """A notification that was dropped for its length: its method, the first 4 KiB of its line, and its size."""
+    """A notification dropped because it was too long: its method, the first 4 KiB of its line, and its size."""
 
     method: str
     head: bytes
@@ -56,7 +57,7 @@ class OversizeNotification(msgspec.Struct, frozen=True):
 
 
 class ServerRequest(msgspec.Struct, frozen=True):
-    """A request of the server. ``params`` is ``None`` if its line was too long or cannot be read; it wants an answer."""
+    """A request from the server. ``params`` is ``None`` if its line was too long or unreadable."""
 
     id: RequestId
     method: str
@@ -64,11 +65,11 @@ class ServerRequest(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, Generic[T], frozen=True):
-    """The answer to a request of ours: a result as raw JSON, or the error that it is to fail with.
+    """The response to a client request: a result as raw JSON, or an error to raise.
 
     Attributes:
-        token: What the request was registered with.
-        method: Its method.
+        token: The token that the request was registered with.
+        method: The method of the request.
         result: The raw result; ``None`` if there is an error.
         error: The error; ``None`` if there is a result.
     """
@@ -80,7 +81,7 @@ class Reply(msgspec.Struct, Generic[T], frozen=True):
 
 
 class JunkKind(enum.Enum):
-    """Why a line was of no use."""
+    """Why a line was not usable."""
 
     NOT_JSON = "not JSON"
     NOT_JSON_RPC = "not a JSON-RPC message"
@@ -92,12 +93,12 @@ class JunkKind(enum.Enum):
 
 
 class Junk(msgspec.Struct, frozen=True):
-    """A line that was of no use. The connection goes on.
+    """A line that was not usable. The connection continues.
 
     Attributes:
-        kind: Why.
-        head: Its first 4 KiB.
-        size: Its length in bytes.
+        kind: The reason.
+        head: The first 4 KiB of the line.
+        size: The length in bytes.
     """
 
     kind: JunkKind
@@ -106,12 +107,12 @@ class Junk(msgspec.Struct, frozen=True):
 
 
 class LateReply(msgspec.Struct, Generic[T], frozen=True):
-    """The answer to a request that was given up.
+    """The response to an abandoned request.
 
     Attributes:
-        token: What the request was registered with.
-        error: The error that it would have failed with; ``None`` if it would not.
-        junk: The line, which is of no further use.
+        token: The token that the request was registered with.
+        error: The error in the response; ``None`` if it was a result.
+        junk: The line itself, which is not needed.
     """
 
     token: T
@@ -120,12 +121,12 @@ class LateReply(msgspec.Struct, Generic[T], frozen=True):
 
 
 Inbound: TypeAlias = OversizeNotification | ServerRequest | Reply[T] | LateReply[T] | Junk
-"""What is given one by one."""
+"""Events that are returned one at a time."""
 
 Message: TypeAlias = Notification | Inbound[T]
-"""Anything that a line may mean."""
+"""Every event that a line may produce."""
 
-# -- the state -----------------------------------------------------------------------------------------------------
+# -- state ---------------------------------------------------------------------------------------------------------
 
 
 class _Pending(msgspec.Struct, Generic[T], frozen=True):
@@ -134,10 +135,10 @@ class _Pending(msgspec.Struct, Generic[T], frozen=True):
 
 
 class RpcState(Generic[T]):
-    """Both sides' requests of one connection. ``T`` is whatever the caller wants back with an answer.
+    """Pending requests of both sides of a connection. ``T`` is the type of the token returned with a response.
 
     Attributes:
-        junk: How many lines were of no use, by kind.
+        junk: Number of lines that were not usable, by kind.
     """
 
     def __init__(self, max_line_bytes: int) -> None:
@@ -151,18 +152,18 @@ class RpcState(Generic[T]):
 
     @property
     def pending(self) -> int:
-        """How many of our requests wait for an answer."""
+        """Number of client requests that are waiting for a response."""
         return len(self._pending)
 
     @property
     def server_requests(self) -> frozenset[RequestId]:
-        """Ids of the server's requests that are neither answered nor withdrawn."""
+        """Ids of server requests that are neither answered nor withdrawn."""
         return frozenset(self._server_requests)
 
     def request(self, method: str, params: object, token: T, trace: object = None) -> tuple[RequestId, bytes]:
-        """Register a request; give its id and its line. ``params`` are always sent, as ``{}`` if need be (Q11).
+        """Register a request; return its id and its line. ``params`` are always sent, if only as ``{}`` (Q11).
 
-        ``trace`` is the W3C trace context that it is part of; the envelope has a member for it.
+        ``trace`` is the request's W3C trace context; the envelope has a member for it.
 
         Raises:
             ConnectionClosed: :meth:`close` was called.
@@ -184,26 +185,26 @@ class RpcState(Generic[T]):
         return request_id, line
 
     def notification(self, method: str, params: object = None) -> bytes:
-        """Give the line of a notification of ours."""
+        """Return the line of a client notification."""
         return encode_line({"method": method} if params is None else {"method": method, "params": params})
 
     def forget(self, request_id: RequestId) -> None:
-        """Drop a request whose line was never written."""
+        """Unregister a request whose line was never written."""
         self._pending.pop(request_id, None)
 
     def reopen(self, request_id: RequestId, method: str, token: T) -> None:
-        """Register a request again under the id that it had: the server refused to take it, and knows nothing of it."""
+        """Register a request again under its old id: the server rejected it without recording it."""
         self._pending[request_id] = _Pending(method, token)
 
     def abandon(self, request_id: RequestId) -> None:
-        """Give up on a request whose line was written: its answer, if one comes, is a late reply."""
+        """Abandon a request whose line was written: if a response arrives, it becomes a :class:`LateReply`."""
         if (pending := self._pending.pop(request_id, None)) is not None:
             self._abandoned[request_id] = pending.token
             if len(self._abandoned) > ABANDONED_IDS_KEPT:
                 del self._abandoned[next(iter(self._abandoned))]
 
     def respond(self, request_id: RequestId, result: object) -> bytes | None:
-        """Give the line that answers a request of the server, or ``None`` if it is no longer open.
+        """Return the line that answers a server request, or ``None`` if the request is no longer open.
 
         Raises:
             LocalProtocolError: ``result`` is not JSON; the request stays open.
@@ -211,15 +212,15 @@ class RpcState(Generic[T]):
         return self._answer(request_id, {"id": request_id, "result": result})
 
     def refuse(self, request_id: RequestId, code: int, message: str) -> bytes | None:
-        """Give the line that refuses a request of the server, or ``None`` if it is no longer open."""
+        """Return the line that refuses a server request, or ``None`` if the request is no longer open."""
         return self._answer(request_id, {"id": request_id, "error": {"code": code, "message": message}})
 
     def withdraw(self, request_id: RequestId) -> bool:
-        """Note that the server no longer wants an answer; say whether the request was open."""
+        """Close a server request that the server has withdrawn; return whether it was open."""
         return self._server_requests.pop(request_id, None) is not None
 
     def close(self) -> list[T]:
-        """Take no further request; give the tokens of those that wait. Idempotent."""
+        """Refuse further requests; return the tokens of pending ones. Idempotent."""
         self._closed = True
         tokens = [pending.token for pending in self._pending.values()]
         self._pending.clear()
@@ -227,9 +228,9 @@ class RpcState(Generic[T]):
         return tokens
 
     def receive(self, frames: Iterable[Frame]) -> Iterator[list[Notification] | Inbound[T]]:
-        """Take lines of the server, each as its turn comes; give what they mean, notifications in a row as one list.
+        """Parse lines from the server lazily; yield their events, with consecutive notifications as one list.
 
-        Raises nothing.
+        Never raises.
         """
         row: list[Notification] = []
         for frame in frames:
@@ -241,7 +242,7 @@ class RpcState(Generic[T]):
             if envelope is not None and envelope.id is msgspec.UNSET and envelope.method:
                 row.append(envelope)
                 continue
-            # What a notification says may decide what the next line means: it may withdraw a request.
+            # A notification may change the meaning of the next line: it may withdraw a request.
             if row:
                 yield row
                 row = []
@@ -258,7 +259,7 @@ class RpcState(Generic[T]):
             yield row
 
     def _receive_unusual(self, frame: Frame) -> Message[T]:
-        """Take what the typed decoder refuses."""
+        """Handle a frame that the typed decoder refuses."""
         if isinstance(frame, TruncatedLine):
             return self._note(JunkKind.TRUNCATED, frame.head, frame.size)
         return (
@@ -312,7 +313,7 @@ class RpcState(Generic[T]):
         return Reply(pending.token, pending.method, None, errors.InvalidMessage(pending.method, problem))
 
     def _receive_drifted(self, line: Line) -> Message[T]:
-        """Sort a line that the typed decoder refuses: drifted types, nesting beyond its stack, or no JSON at all."""
+        """Handle a line with unexpected types, nesting beyond the decoder's stack, or invalid JSON."""
         try:
             value = msgspec.json.decode(line)
         except RecursionError:
@@ -323,7 +324,7 @@ class RpcState(Generic[T]):
         return self._note(JunkKind.NOT_JSON_RPC, line) if envelope is None else self._classify(envelope, line)
 
     def _salvage(self, head: Line, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
-        """Fail the request that an unreadable line was to answer, or have it denied, or somebody would wait for ever."""
+        """Fail the request that an unreadable line answers, or deny the one it makes, so that nobody waits forever."""
         request_id, method = read_head(head)
         if request_id is not None and method is not None:
             opened = self._open_server_request(request_id, method, None, head, size)
@@ -354,23 +355,23 @@ class RpcState(Generic[T]):
         return Junk(kind, bytes(head[:OVERSIZE_HEAD_BYTES]), len(head) if size is None else size)
 
 
-# -- reading a line ------------------------------------------------------------------------------------------------
+# -- parsing -------------------------------------------------------------------------------------------------------
 
 
 class _Envelope(Notification, frozen=True, gc=False):
-    """Any message. Most are notifications, and with nothing else set it is one."""
+    """Any message. Most are notifications: a message with no other members set is one."""
 
     id: int | str | msgspec.UnsetType | None = msgspec.UNSET
     result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-# Typed so because it may be tried on any frame: what is no line is a type error.
+# Typed like this because it may be tried on any frame: anything other than a line is a type error.
 _decode_envelope: Callable[[Any], _Envelope] = msgspec.json.Decoder(_Envelope).decode
 
 
 def _lenient_envelope(value: object) -> _Envelope | None:
-    """Read an envelope whose members have unexpected types, as far as it still says what it is."""
+    """Parse an envelope whose members have unexpected types, as far as its kind is still clear."""
     message = object_of(value)
     method = message.get("method")
     if not message or not (method is None or isinstance(method, str)):
@@ -394,9 +395,9 @@ _LEADING_MEMBER = re.compile(rb'\s*"(\w+)"\s*:\s*(-?\d{1,19}|"(?:[^"\\]|\\.)*")\
 
 
 def read_head(head: Line) -> tuple[RequestId | None, str | None]:
-    """Read ``id`` and ``method`` from the beginning of a line that cannot be read as a whole.
+    """Read ``id`` and ``method`` from the beginning of a line that cannot be parsed as a whole.
 
-    Only the scalar members before the first structured one count, so nothing inside ``params`` is taken for them.
+    Only scalar members before the first structured one count, so that nothing inside ``params`` is mistaken for them.
     """
     found: dict[bytes, object] = {}
     opened = _OBJECT.match(head)
@@ -426,16 +427,16 @@ _ERROR_CLASSES: Final[dict[int, type[errors.RpcError]]] = {
 }
 
 _IN_USE_TEXT: Final = "already has an active writer"
-"""How the server refuses a thread that another server has open. Its code is that of almost every refusal."""
+"""The server's message for a thread that another server has open; its code is the same as that of most errors."""
 
 _RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
 
 
 def rpc_error(code: int, message: str, data: object = None, method: str | None = None) -> errors.RpcError:
-    """Give the exception for an error of the server.
+    """Return the exception for an error response of the server.
 
-    The code decides; ``data`` never does: the real overload error has none (PROTOCOL Q14). An unknown method is an
-    ordinary -32600 whose message begins with ``unknown variant`` (Q12).
+    Only the code matters, never ``data``: the real overload error has none (PROTOCOL Q14). For an unknown method, the
+    server sends an ordinary -32600 whose message begins with ``unknown variant`` (Q12).
     """
     cls = _ERROR_CLASSES.get(code, errors.RpcError)
     if cls is errors.InvalidRequestError and method is not None and f"unknown variant `{method}`" in message:

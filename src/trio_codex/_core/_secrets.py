@@ -1,4 +1,4 @@
-"""Taking secrets out of what a server says when it refuses a request."""
+"""Remove secrets from the server's error responses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def without_values(error: RpcError, hide: Callable[[str], str]) -> RpcError:
-    """Return a refusal whose message and data show no secrets.
+    """Return an error whose message and data contain no secrets.
 
     Args:
-        error: The refusal.
-        hide: Takes the secrets out of a text.
+        error: The error.
+        hide: Removes secrets from a string.
     """
 
     def hidden(value: Any) -> Any:
@@ -32,5 +32,5 @@ def without_values(error: RpcError, hide: Callable[[str], str]) -> RpcError:
     try:
         data = hidden(error.data)
     except RecursionError:
-        data = None  # nested deeper than a function can follow
+        data = None  # nested beyond the recursion limit
     return type(error)(error.code, hide(error.message), data, error.method)

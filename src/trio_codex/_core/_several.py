@@ -1,4 +1,4 @@
-"""Where several values are wanted: one text is not taken for as many as it has letters."""
+"""Reject a bare string where a list of strings is expected."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 def several(values: Iterable[T]) -> tuple[T, ...]:
-    """Give several values as a tuple.
+    """Return several values as a tuple.
 
     Raises:
-        TypeError: It is one text. To Python, and to type checkers, that is an iterable of texts: of ``"/tmp"`` the first
-            would be the root of the file system.
+        TypeError: The value is a bare string. To Python and to type checkers that is an iterable of strings, and the
+            first character of ``"/tmp"`` is the root of the file system.
     """
     if isinstance(values, str):
         raise TypeError("several texts are wanted here, as a list: this is one")

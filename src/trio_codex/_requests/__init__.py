@@ -1,1 +1,1 @@
-"""What the server asks of the client: whose policy answers, and what is recorded of it."""
+"""Requests from the server: which policy answers them, and what is recorded about them."""

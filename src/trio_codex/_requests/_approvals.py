@@ -1,4 +1,4 @@
-"""Who decides on what the server asks: owns the policies and tools of a client, and the records of what was decided."""
+"""Find who decides on a server request; holds a client's policies and tools, and the records of decisions."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
-"""What the server decides by itself where its settings say so. Questions and tool calls come in any case."""
+"""Requests that the server may decide itself, depending on its settings. It always sends questions and tool calls."""
 
 
 class Approvals:
     """Finds who decides on a server request.
 
     Args:
-        router: Knows the threads and turns.
+        router: The threads and turns of the client.
         policy: The client's policy.
         tools: The client's tools.
 
     Attributes:
-        router: Knows the threads and turns.
+        router: The threads and turns of the client.
         policy: The client's policy.
         tools: The client's tools.
-        unowned: The callbacks of requests that no open turn of this client is asked by.
-        audit: The records of what was decided.
-        interrupt: Interrupts a turn, later; set before the reader starts.
-        is_shared: Whether the server is not ours, so that other clients may answer for their turns; set likewise.
+        unowned: The callbacks for requests that belong to no open turn of this client.
+        audit: The records of decisions.
+        interrupt: Schedules the interrupt of a turn; set before the reader starts.
+        is_shared: Whether other clients use the same server and answer for their own turns; set before the reader
+            starts.
     """
 
     interrupt: Callable[[TurnState], object]
@@ -57,7 +58,7 @@ class Approvals:
         settings: wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse,
         policy: Policy | None,
     ) -> None:
-        """Say once that policies are not asked, if the settings of a thread see to that."""
+        """Warn once if a thread's settings keep the server from asking its policies."""
         asked = (each for each in (policy, self.policy) if each is not None)
         if self._warned or not any(getattr(each, kind) for each in asked for kind in BYPASSED):
             return
@@ -71,8 +72,8 @@ class Approvals:
         logger.warning("thread %s has a policy that will not be asked: %s", settings.thread.id, why)
 
     def resolve(self, request: ServerRequest) -> Handler | None:
-        """Return how a request is to be answered, ``None`` if another client is to. Called on the reader; raises nothing."""
-        # Loaded by the time that a session starts, and not with the package: its types cost more than the rest of a client.
+        """Return the handler of a request; ``None`` if another client answers it. Called on the reader; never raises."""
+        # Imported when a session starts instead of with the package: its types cost more than the rest of a client.
         from trio_codex._requests._asking import resolve
 
         return resolve(self, request)

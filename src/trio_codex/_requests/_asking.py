@@ -1,4 +1,4 @@
-"""One request of the server on its way to an answer: owns who is asked, in which order, and what follows from a decision."""
+"""Answer one server request: the order in which policies and tools are asked, and the effects of a decision."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
-    """Return how a request is to be answered; ``None`` if another client is to. Raises nothing."""
+    """Return the handler of a request, or ``None`` if another client answers it. Never raises."""
     method = request.method
     where = None if request.params is None else route(request.params)
     thread_id = None if where is None else where.thread_id or where.conversationId
@@ -88,7 +88,7 @@ def _deny(approvals: Approvals, entry: Entry, denial: Answer, reason: str) -> Ha
 def _deciders(
     approvals: Approvals, kind: Kind, question: object, state: ThreadState | None
 ) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
-    """Give who decides, the innermost first, with their names."""
+    """Yield the callbacks that may decide, innermost first, with their levels and names."""
     owner = state.owner if state is not None else None
     thread = owner.thread if owner is not None else state
     levels = (
@@ -109,13 +109,13 @@ def _deciders(
 
 
 def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
-    """Give the callbacks that one for a request of this thread belongs to: those of the turn that asks."""
+    """Return the callback group for a request of this thread: that of the turn that asks."""
     owner = state.owner if state is not None else None
     turn = state.turn if state is not None else None
     if turn is None or turn.owned or (owner is not None and owner.left_early):
         return _owners_group(approvals, state)
     if turn.agent_callbacks is None:
-        # Whose turn it fails is only known then: this one may outlive the one that spawned it.
+        # Find the turn to fail only when a callback fails: this turn may outlive the one that spawned it.
         turn.agent_callbacks = CallbackGroup(
             lambda error: _owners_group(approvals, state).fail(error), _owners_group(approvals, state).context
         )
@@ -123,16 +123,16 @@ def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
 
 
 def _owners_group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
-    """Give the callbacks of the open turn of this client that this thread works for."""
+    """Return the callback group of the open turn that owns this thread."""
     owner = state.owner if state is not None else None
     if owner is None or owner.callbacks is None or owner.ended.is_set():
-        # A child agent may ask after its parent's turn has ended (Q24): there is no open turn to fail or to leave.
+        # A child agent may ask after its parent's turn has ended (Q24): no open turn is left to fail or leave.
         return approvals.unowned
     return owner.callbacks
 
 
 class _Asking:
-    """One question on its way through those who may decide on it."""
+    """One question, asked of each decider in turn."""
 
     def __init__(
         self,
@@ -149,12 +149,12 @@ class _Asking:
         self._deciders = deciders
         self._entry = entry
         self._state = state
-        # From here on, on the reader: what the server waits for is with us.
+        # Set here, on the reader: from now on the server waits for us.
         if state is not None and not isinstance(question, ToolCallRequest):
             state.held_requests += 1
 
     async def decide(self) -> Answer:
-        """Ask one after the other until one does not abstain."""
+        """Ask the deciders in order until one does not abstain."""
         entry = self._entry
         await trio.lowlevel.checkpoint()
         for entry.decided_by, entry.policy, callback in self._deciders:
@@ -178,13 +178,13 @@ class _Asking:
         return self._kind.denial
 
     def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Note how it ended."""
+        """Record the outcome."""
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)
 
     def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
-        """A tool that fails is no failed turn: the agent is told, and may do without."""
+        """Return the answer for a failed tool: the turn continues, and the agent sees the error."""
         logger.error("the tool %s failed", call.tool, exc_info=exc)
         self._entry.reason = describe_error(exc)
         return failed_call(self._entry.reason)
@@ -194,7 +194,7 @@ class _Asking:
         if answer is None:
             problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
             raise PolicyError(self._entry.method, problem)
-        # The result of an unknown request is no decision, and may be of any size.
+        # The result of an unknown request is not a decision, and may have any size.
         self._entry.decide("answered" if isinstance(decision, Mapping) else decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:

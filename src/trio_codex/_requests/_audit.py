@@ -1,4 +1,4 @@
-"""What was decided, by whom and why: owns the records, one for each request of the server, and for each of its own reviews."""
+"""The record of decisions: who decided what and why, for each server request and each of the server's own reviews."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from trio_codex.policies import AnyDecision, Request
 
 DECISIONS_KEPT: Final = 1000
-"""Records that a client keeps. An instrument gets all of them."""
+"""How many records a client keeps. Instruments receive all of them."""
 
 DECISIONS_BYTES: Final = 16 * 1024 * 1024
-"""What the kept records come to at most, as JSON. The latest record is kept whatever its size."""
+"""The maximum total size of the kept records, as JSON. The latest record is kept whatever its size."""
 
 REVIEWS_KEPT: Final = 256
-"""Reviews of the server that are waited for at once. The oldest beyond it counts as never completed."""
+"""How many pending reviews of the server are tracked. Beyond that, the oldest counts as never completed."""
 
 REVIEWS_BYTES: Final = 16 * 1024 * 1024
-"""What these come to at most, as JSON."""
+"""The maximum total size of the pending reviews, as JSON."""
 
 REVIEW: Final = "item/autoApprovalReview"
 REVIEW_STARTED: Final = f"{REVIEW}/started"
@@ -48,11 +48,11 @@ class DecidedBy(enum.StrEnum):
     tool = "tool"
     """A tool of the thread or the client."""
     default = "default"
-    """Nobody. It was denied, as no policy decides on it, or it could not be read."""
+    """Nobody: the request was denied because no policy decides on it or it could not be parsed."""
     server = "server"
-    """The server's own reviewer; nobody here was asked."""
+    """The server's own reviewer; this client was not asked."""
     others = "others"
-    """Another client of the same server, whose turn it is of; nothing was answered."""
+    """Another client of the same server, which owns the turn; this client sent no answer."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,23 +60,23 @@ class DecisionRecord:
     """One decision.
 
     Attributes:
-        id: The request's id on the connection; the review's for a review of the server.
+        id: The request's id on the connection, or the id of the server's review.
         method: The request's method; ``item/autoApprovalReview`` for a review of the server.
         thread_id: The thread that asked.
         turn_id: The turn that asked.
-        item_id: The item it is about.
-        request: What was asked: the question as the policy got it, or the action that the server reviewed, as plain
-            JSON; ``None`` if it could not be read.
+        item_id: The item in question.
+        request: The question as the policy received it, or the action that the server reviewed as plain JSON; ``None``
+            if it could not be parsed.
         decided_by: Who decided.
         policy: The name of the policy or tool, or of its callback.
-        decision: What was decided; the status of the review for one of the server; ``"answered"`` for an unknown request that a
+        decision: The decision; the status, for a review of the server; ``"answered"`` for an unknown request that a
             policy answered; ``None`` if nobody decided.
-        rule: What in the policy led to it, where it said so.
-        reason: Why: of a refusal its reason, of a failure what failed, of a withdrawal who withdrew.
-        outcome: How it ended: ``"answered"``, a denial included; ``"withdrawn"``, so that nothing was answered;
-            ``"failed"``, so that it was denied, as the callback failed; or ``"left"`` to another client.
-        asked_at: When it came, in Trio's time.
-        seconds: How long it took to its end.
+        rule: The rule of the policy that matched, if the policy names one.
+        reason: The reason for a refusal, the error of a failure, or who withdrew the request.
+        outcome: How the request ended: ``"answered"``, including denials; ``"withdrawn"``, without an answer;
+            ``"failed"``, a denial because the callback failed; or ``"left"`` to another client.
+        asked_at: Trio time at which the request arrived.
+        seconds: Seconds from the request to its outcome.
     """
 
     id: RequestId
@@ -97,7 +97,7 @@ class DecisionRecord:
 
 @attrs.define(eq=False, kw_only=True)
 class Entry:
-    """A record that is being made: what is known of a request that has not ended yet."""
+    """An unfinished record, of a request that has no outcome yet."""
 
     audit: Audit
     id: RequestId
@@ -114,20 +114,20 @@ class Entry:
     size: int = 0
 
     def ask(self, request: Request) -> None:
-        """Note what was asked."""
+        """Record the question."""
         self.request = request
-        # They came with an event, and not with the request.
+        # They came with an event instead of with the request.
         self.size += sum(len(change.diff) for change in getattr(request, "changes", ()))
         self.turn_id = getattr(request, "turn_id", None)
         self.item_id = getattr(request, "item_id", None) or getattr(request, "call_id", None)
 
     def decide(self, decision: object, answer: object) -> None:
-        """Note the decision, and the answer that was made of it."""
+        """Record the decision and the answer derived from it."""
         self.decision = decision
         self.size += _size_of(answer)
 
     def settle(self, outcome: Outcome, reason: str | None = None) -> None:
-        """Note how it ended."""
+        """Record the outcome."""
         decision = self.decision if outcome == "answered" else None
         reason = reason or getattr(decision, "reason", None) or self.reason
         self.audit.add(
@@ -152,10 +152,10 @@ class Entry:
 
 
 def _size_of(value: object) -> int:
-    """Return about how many bytes a value takes as JSON, or more than is kept of all."""
+    """Return the approximate size of a value as JSON; stop counting beyond the total limit."""
     size = 0
     values = [value]
-    # A value of a policy may contain itself, which is an error only when it is sent.
+    # A policy's value may contain itself, which is an error only when it is sent.
     while values and size <= DECISIONS_BYTES:
         value = values.pop()
         size += len(value) if isinstance(value, str) else 8
@@ -171,7 +171,7 @@ class Audit:
     """Keeps the records of a client.
 
     Attributes:
-        tell: Called with each record; ``None`` if nobody listens.
+        tell: Callback for each record; ``None`` if no instrument wants it.
     """
 
     def __init__(self) -> None:
@@ -186,11 +186,11 @@ class Audit:
         return [record for record, _ in self._kept]
 
     def begin(self, request_id: RequestId, method: str, thread_id: str | None, size: int = 0) -> Entry:
-        """Begin the record of a request that came in this many bytes."""
+        """Start the record of a request, given its size in bytes."""
         return Entry(audit=self, id=request_id, method=method, thread_id=thread_id, size=size)
 
     def add(self, record: DecisionRecord, size: int) -> None:
-        """Keep a record that takes this many bytes, drop the oldest beyond the bounds, and tell it."""
+        """Keep a record of this size, drop the oldest records beyond the limits, and call ``tell``."""
         self._kept.append((record, size))
         self._kept_bytes += size
         while len(self._kept) > DECISIONS_KEPT or (
@@ -202,7 +202,7 @@ class Audit:
             self.tell(record)
 
     def on_review(self, event: Event) -> None:
-        """Take a notification about a review that the server does by itself. Called on the reader; raises nothing."""
+        """Handle a notification about one of the server's own reviews. Called on the reader; never raises."""
         params = object_of(event.raw)
         review_id = string_of(params.get("reviewId"))
         if review_id is None:
@@ -227,7 +227,7 @@ class Audit:
             self._reviews.pop(next(iter(self._reviews))).settle("withdrawn", "it never completed")
 
     def close(self) -> None:
-        """Settle what is under way: the connection has ended."""
+        """Settle all unfinished records: the connection has ended."""
         reviews, self._reviews = self._reviews, {}
         for entry in reviews.values():
             entry.settle("withdrawn", "the connection ended")

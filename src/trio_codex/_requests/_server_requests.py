@@ -1,6 +1,6 @@
-"""What the server may ask: owns the table of its requests, how each becomes a question, and a decision an answer.
+"""The table of server requests: how each becomes a question, and how a decision becomes an answer.
 
-Knows no threads, no turns and no policies: who is asked, and when, is told elsewhere.
+Independent of threads, turns and policies; ``_asking`` determines who is asked, and when.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_ANSWER: Final = -32000
-"""For requests that have no denial in the protocol: credentials and attestations are never made up."""
+"""The error code for requests that cannot be denied in the protocol: credentials and attestations are never made up."""
 
 NO_REASON: Final = "declined by the client"
-"""What a refusal says that has to say something, where nobody gave a reason."""
+"""The default reason of a refusal that must have one."""
 
 
 @attrs.frozen(kw_only=True)
 class Background:
-    """What a question needs beside its own parameters.
+    """The context that a question needs beside its own parameters.
 
     Attributes:
         ancestors: See :class:`~trio_codex.policies.OfThread`.
         cwd: The working directory of the thread.
-        changes: Gives the file changes of an item, as raw JSON.
-        named: The thread and the turn that the parameters name, for a question that has no type.
+        changes: Returns the file changes of an item, as raw JSON.
+        named: The thread and turn that the parameters name, for a question without a type.
     """
 
     ancestors: tuple[str, ...] = ()
@@ -71,14 +71,15 @@ class Background:
 
 @attrs.frozen
 class Kind:
-    """One request of the server.
+    """One kind of server request.
 
     Attributes:
-        callback: The field of the policy that decides on it.
+        callback: The policy's field that decides on it.
         denial: The answer that refuses it.
-        ask: Makes the question.
-        answer: Makes the answer of a decision; ``None`` for what is no decision on this question.
-        cancel_interrupts: Whether the refusal itself interrupts the turn; if not, ``Cancel`` has to see to that.
+        ask: Creates the question.
+        answer: Converts a decision to an answer; returns ``None`` if it is not a valid decision on this question.
+        cancel_interrupts: Whether the refusal itself interrupts the turn. If not, ``Cancel`` must interrupt it
+            explicitly.
     """
 
     callback: str
@@ -222,7 +223,7 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
         try:
             found.append(_convert.decode(wire.FileUpdateChange, change))
         except DecodeError:
-            # Some of the changes would look like all of them: whoever accepts those would accept this one unseen.
+            # Show none rather than some: a policy that accepts the others would accept this one unseen.
             logger.warning(
                 "a file change of the server does not fit the schema; the policy is shown none of them"
             )
@@ -353,7 +354,7 @@ def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer
             return None
 
 
-# -- what has to be done -------------------------------------------------------------------------------------------
+# -- actions -------------------------------------------------------------------------------------------------------
 
 
 def _ask_tool_call(params: wire.DynamicToolCallParams, background: Background) -> ToolCallRequest:
@@ -370,7 +371,7 @@ def _ask_tool_call(params: wire.DynamicToolCallParams, background: Background) -
 
 
 def answer_tool_call(_: object, decision: object) -> Answer | None:
-    """Make the answer of a tool call."""
+    """Create the answer to a tool call."""
     match decision:
         case ToolResult(content=content, success=success):
             return Answer({"contentItems": [_convert.encode(item) for item in content], "success": success})
@@ -383,7 +384,7 @@ def answer_tool_call(_: object, decision: object) -> Answer | None:
 
 
 def failed_call(text: str) -> Answer:
-    """Make the answer of a tool call that failed."""
+    """Create the answer to a failed tool call."""
     return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
 
 
@@ -485,4 +486,4 @@ KINDS: Final[dict[str, Kind]] = {
         _answer_current_time,
     ),
 }
-"""Every request that the server of this version may send."""
+"""Every request that a server of this version may send."""

@@ -1,4 +1,4 @@
-"""Requests of the server whose method is not in the table: owns how one becomes a question, and a decision an answer."""
+"""Server requests whose method is not in the table: how one becomes a question, and a decision an answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _answer_unknown(_: UnknownRequest, decision: object) -> Answer | None:
 
 
 def unknown_kind(method: str) -> Kind:
-    """Return how a request is handled that is not in the table."""
+    """Return the handling of a request that is not in the table."""
 
     def ask(params: Any, background: Background) -> UnknownRequest:
         thread_id, turn_id = background.named

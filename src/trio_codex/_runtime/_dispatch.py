@@ -1,7 +1,7 @@
-"""Requests of the server and the callbacks that answer them: owns one task, one cancel scope, one answer for each.
+"""Run the callbacks that answer server requests: one task, one cancel scope and one answer for each.
 
-What a request asks, and who decides, is told by a :class:`Handler`; which turn the callback belongs to, by the
-:class:`CallbackGroup` it names. Denying is the answer whenever there is no other.
+A :class:`Handler` determines how to decide a request, and its :class:`CallbackGroup` the turn that the callback belongs
+to. Without any other answer, the request is denied.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CallbackGroup:
     """The callbacks that belong to one scope, such as a turn.
 
     Args:
-        on_failure: Called when one of them fails; without it the failure is only logged.
-        context: The ``contextvars`` they run in.
+        on_failure: Called when one of them fails; by default the failure is only logged.
+        context: The ``contextvars`` context they run in.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class CallbackGroup:
     ) -> None:
         self._on_failure = on_failure
         self.context = context
-        # Most turns never ask anything: an empty dictionary takes a quarter of an empty set.
+        # Most turns have no requests, and an empty dictionary is a quarter of the size of an empty set.
         self._scopes: dict[trio.CancelScope, None] = {}
         self._cancelled = False
         self._empty: trio.Event | None = None
@@ -49,7 +49,7 @@ class CallbackGroup:
         return len(self._scopes)
 
     def enter(self) -> trio.CancelScope:
-        """Give the scope in which a callback runs; it is cancelled already if the group is."""
+        """Return the scope for a callback to run in; it is already cancelled if the group is."""
         scope = trio.CancelScope()
         if self._cancelled:
             scope.cancel()
@@ -59,26 +59,26 @@ class CallbackGroup:
         return scope
 
     def leave(self, scope: trio.CancelScope) -> None:
-        """Note that a callback has ended."""
+        """Remove a callback that has ended."""
         del self._scopes[scope]
         if not self._scopes and self._empty is not None:
             self._empty.set()
 
     def cancel(self) -> None:
-        """Cancel all of them, and those to come."""
+        """Cancel all callbacks, including future ones."""
         self._cancelled = True
         for scope in self._scopes:
             scope.cancel()
 
     async def wait_empty(self) -> None:
-        """Wait until all of them have ended."""
+        """Wait until all callbacks have ended."""
         if self._empty is None:
             await trio.lowlevel.checkpoint()
         else:
             await self._empty.wait()
 
     def fail(self, error: PolicyError) -> None:
-        """Report that one of them failed."""
+        """Report that a callback failed."""
         if self._on_failure is None:
             logger.error("%s", error, exc_info=error)
         else:
@@ -87,12 +87,12 @@ class CallbackGroup:
 
 @attrs.frozen
 class Answer:
-    """What goes over the wire in answer to a request: a result, or a JSON-RPC error.
+    """The response to a server request: a result or a JSON-RPC error.
 
     Attributes:
         result: The result.
-        error: Code and message of the error, in place of a result.
-        then: Called when the answer is on its way.
+        error: Code and message of the error, instead of a result.
+        then: Called once the response is queued for sending.
     """
 
     result: object = None
@@ -101,19 +101,19 @@ class Answer:
 
 
 Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
-"""How a request ended: by an answer; without one, as nobody waits for it any more; by a denial, as a callback failed; or
-without one, as it is another client's to answer."""
+"""The outcome of a request: answered; withdrawn, so that no answer was sent; denied because a callback failed; or left
+for another client to answer."""
 
 
 @attrs.frozen
 class Handler:
-    """How one request is to be answered.
+    """How to answer one request.
 
     Attributes:
-        group: Whose callback it is.
+        group: The group that the callback belongs to.
         denial: The answer if there is no decision.
-        decide: Asks the policy and gives the answer; ``None`` to deny without asking.
-        settled: Told exactly once how it ended, and why if not by an answer.
+        decide: Asks the policy and returns the answer; ``None`` denies without asking.
+        settled: Called exactly once with the outcome, and the reason if it was not answered.
     """
 
     group: CallbackGroup
@@ -124,19 +124,19 @@ class Handler:
 
 @attrs.define(eq=False)
 class _Open:
-    """A request whose callback runs."""
+    """A request whose callback is running."""
 
     scope: trio.CancelScope
     why_withdrawn: str = "its turn ended"
 
 
 class Dispatcher:
-    """Answers the requests of the server, each at its own pace.
+    """Answers server requests concurrently.
 
     Args:
-        services: Where callbacks run.
-        connection: Where answers go.
-        resolve: Tells how a request is to be answered; ``None`` to leave it to another client. Called on the reader.
+        services: Runs the callbacks.
+        connection: Sends the answers.
+        resolve: Returns the handler of a request, or ``None`` to leave it to another client. Called on the reader.
     """
 
     def __init__(
@@ -148,36 +148,36 @@ class Dispatcher:
         self._open: dict[RequestId, _Open] = {}
 
     def dispatch(self, request: ServerRequest) -> None:
-        """Start answering a request. Called on the reader: the callback runs elsewhere."""
+        """Start answering a request. Called on the reader; the callback runs in its own task."""
         handler = self._resolve(request)
         if handler is None:
-            # The server may never say who has answered it, and may ask again under the same id.
+            # The server may never report that another client answered, and may reuse the id.
             self._connection.withdraw(request.id)
             return
         if handler.decide is None:
             self._send(request.id, handler.denial)
             handler.settled("answered", None)
             return
-        # Registered before its task runs: the withdrawal may be the next line.
+        # Register before the task runs: the withdrawal may be in the next line.
         entry = self._open[request.id] = _Open(handler.group.enter())
         self._services.start_callback(handler.group.context, self._answer, request, handler, entry)
 
     def withdraw(self, request_id: RequestId) -> None:
-        """The server wants no answer any more: cancel the callback, send nothing."""
+        """Cancel the callback of a request that the server has withdrawn, and send nothing."""
         self._connection.withdraw(request_id)
         if entry := self._open.pop(request_id, None):
             entry.why_withdrawn = "the server withdrew it"
             entry.scope.cancel()
 
     def cancel(self) -> None:
-        """Cancel all callbacks: the connection has ended."""
+        """Cancel all callbacks, because the connection has ended."""
         for entry in self._open.values():
             entry.why_withdrawn = "the connection ended"
             entry.scope.cancel()
 
-    # Protected, so that Ctrl-C goes to the main task: in here it would pass by the scope of the turn that asks.
+    # Protected, so that Ctrl-C goes to the main task: raised here, it would bypass the scope of the turn that asks.
     @trio.lowlevel.enable_ki_protection
-    async def _answer(  # noqa: ASYNC910  # a task of its own; its only wait is the callback
+    async def _answer(  # noqa: ASYNC910  # runs as a separate task; it waits only for the callback
         self, request: ServerRequest, handler: Handler, entry: _Open
     ) -> None:
         assert handler.decide is not None
@@ -200,11 +200,11 @@ class Dispatcher:
             if error is not None and not scope.cancel_called:
                 self._send(request.id, handler.denial)
                 outcome = "failed"
-            # The server may have withdrawn the request and used its id again: then it is not ours any more.
+            # The server may have withdrawn the request and reused its id, so this may be another request.
             if self._open.get(request.id) is entry:
                 del self._open[request.id]
                 self._connection.withdraw(request.id)
-            # Not by us: then by what surrounds the client, of which each callback hears by itself.
+            # Not cancelled by us, so by a scope around the client, which cancels each callback itself.
             why = entry.why_withdrawn if scope.cancel_called else "the client was cancelled"
             reason = why if outcome == "withdrawn" else None
             handler.settled(outcome, reason if error is None else error.problem)

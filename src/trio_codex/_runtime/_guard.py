@@ -1,27 +1,27 @@
-"""The guard: a small process between the client and the server that ends whatever the server leaves behind.
+"""The guard: a small process between the client and the server that kills whatever the server leaves behind.
 
-It is run by ``python -I -S`` and holds nothing but the standard library, of that as little as it can: its start is part
-of every start of a server. It knows nothing of Trio, JSON or Codex.
+It runs under ``python -I -S`` and imports as little of the standard library as possible, because its startup time is
+part of every server start. It is independent of Trio, JSON and Codex.
 
-It is a *child subreaper*: every process below it whose parent dies becomes its own child, whatever session or process
-group it moved to. So "I have no child left" is the same as "nothing is left", and a loop that kills until then cannot
-miss a daemon. It ends the tree when the server has died, when the client wants it (:data:`KILL`), and when the client is
-gone: its socket closed, or its process dead though a forked copy of it still holds the socket.
+It is a *child subreaper*: every descendant whose parent dies becomes its own child, even if it moved to another session
+or process group. Having no children therefore means that nothing is left, and a loop that kills children until then
+cannot miss a daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when
+the client is gone: its socket is closed, or its process is dead even though a forked copy of it still holds the socket.
 
 It is two processes: the *keeper*, which the client starts, and the guard proper, which the keeper forks and which forks
-the server. Both are subreapers: when the guard is killed (by a system that is out of memory, say), its children become
-those of the keeper, which ends them. A guard whose keeper is killed ends the server as if the client were gone.
+the server. Both are subreapers: if the guard is killed (by the OOM killer, say), its children become those of the
+keeper, which kills them. If the keeper is killed, the guard ends the server as if the client were gone.
 
-The server gets the guard's stdin, stdout and stderr untouched, a session of its own, default signals with none blocked,
-as many descriptors as the hard limit allows, and exactly the arguments, environment and directory of the *plan*, a
-marshalled ``(argv, environ, cwd)`` in a file descriptor: neither the process list nor the guard's own environment shows
-it.
+The server inherits the guard's stdin, stdout and stderr unchanged. It gets its own session, default signal handlers
+with no signals blocked, a descriptor limit raised to the hard limit, and exactly the arguments, environment and working
+directory of the *plan*. The plan is a marshalled ``(argv, environ, cwd)`` in a file descriptor, so that neither the
+process list nor the guard's own environment shows it.
 
 The guard reports lines on the socket:
 
-* ``pid N C``: the server runs; ``C`` is ``1`` if the guard is a subreaper.
-* ``fail STEP ERRNO``: it could not be started; ``STEP`` is ``cwd`` or ``exec``.
-* ``exit N``: it has ended, ``N`` is negative for a signal. Said *before* the process id is given back to the system.
+* ``pid N C``: the server is running; ``C`` is ``1`` if the guard is a subreaper.
+* ``fail STEP ERRNO``: the server could not be started; ``STEP`` is ``cwd`` or ``exec``.
+* ``exit N``: the server has exited; ``N`` is negative for a signal. Reported *before* the process is reaped.
 * End of file: nothing of it is left.
 """
 
@@ -41,29 +41,29 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
 else:
-    # The public module builds its enums: a third of the guard's start.
+    # The public module builds its enums, which is a third of the guard's startup time.
     import _signal as signal
 
 TERMINATE = b"T"
 """Command: SIGTERM for the server."""
 KILL = b"K"
-"""Command: SIGKILL for the server and everything below it, at once."""
+"""Command: SIGKILL for the server and all its descendants, immediately."""
 
 EOF_GRACE = 0.5
-"""Seconds for the server to end by itself once the client is gone: the real one takes 10 to 65 ms after EOF."""
+"""Seconds for the server to exit by itself once the client is gone: the real one takes 10 to 65 ms after EOF."""
 TERM_GRACE = 0.5
-"""Seconds for it to end on SIGTERM after that: the real one takes 33 ms."""
+"""Seconds for it to exit on SIGTERM after that: the real one takes 33 ms."""
 STRAGGLER_GRACE = 0.25
-"""Seconds that what the server left behind gets between SIGTERM and SIGKILL: ``docker run`` stops its container then."""
+"""Seconds between SIGTERM and SIGKILL for what the server left behind: ``docker run`` stops its container then."""
 CHASE = 0.01
-"""Seconds of each round that go into a chase, once some rounds have not been enough."""
+"""Seconds of each round spent in :meth:`Guard.chase`, once some rounds have not been enough."""
 PARENT_POLL = 0.25
-"""Seconds between two looks whether the client is still there, where no descriptor can tell."""
+"""Seconds between two checks that the client still exists, where no descriptor reports it."""
 GIVE_UP = 30.0
-"""Seconds of SIGKILL after which only what may not be killed (another user's) is left."""
+"""Seconds of SIGKILL after which only processes that we may not kill (another user's) are left."""
 
 PID_LIMIT = 1 << 22
-"""No process id is as high, on any Linux."""
+"""Above every process id on any Linux."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -71,16 +71,16 @@ PR_SET_CHILD_SUBREAPER = 36
 IGNORED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE
 )  # fmt: skip
-"""The guard ends with the server or the client, and not before."""
+"""The guard exits with the server or the client, and not before."""
 
 
 class Process:
-    """One line of the process table; ``start`` tells it from a later process with the same id."""
+    """One entry of the process table; ``start`` distinguishes it from a later process with the same id."""
 
     __slots__ = ("group", "parent", "pid", "start", "zombie")
 
     def __init__(self, pid: int, stat: bytes) -> None:
-        # The second field is the program's name in parentheses and may itself hold parentheses and blanks.
+        # The second field is the program's name in parentheses, which may itself contain parentheses and spaces.
         fields = stat[stat.rindex(b")") + 2 :].split()
         self.pid = pid
         self.zombie = fields[0] in b"ZX"
@@ -90,7 +90,7 @@ class Process:
 
 
 def table_is_ours() -> bool:
-    """Return whether ``/proc`` is there and numbers processes as we do: that of another namespace names strangers."""
+    """Return whether ``/proc`` exists and is of our PID namespace: another one's ids mean other processes."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -98,7 +98,7 @@ def table_is_ours() -> bool:
 
 
 def look_up(pid: int) -> Process | None:
-    """Read one process from ``/proc``; ``None`` if it is gone, or if there is no table to read."""
+    """Read one process from ``/proc``; ``None`` if it is gone or ``/proc`` is not usable."""
     return _read_process(pid) if table_is_ours() else None
 
 
@@ -109,14 +109,14 @@ def _read_process(pid: int) -> Process | None:
         return None
     try:
         return Process(pid, os.read(fd, 4096))
-    except (OSError, ValueError, IndexError):  # it went away while it was read
+    except (OSError, ValueError, IndexError):  # it exited while it was read
         return None
     finally:
         os.close(fd)
 
 
 def descendants(root: int) -> list[Process]:
-    """Return every process below ``root``, parents first, zombies included; none without a process table."""
+    """Return all descendants of ``root``, parents first, including zombies; none without a process table."""
     if not table_is_ours():
         return []
     try:
@@ -128,15 +128,15 @@ def descendants(root: int) -> list[Process]:
         if name.isdigit() and (process := _read_process(int(name))) is not None:
             below.setdefault(process.parent, []).append(process)
     found = below.get(root, [])[:]
-    for process in found:  # grows while it is walked
+    for process in found:  # grows during iteration
         found += below.get(process.pid, ())
     return found
 
 
 def own_children() -> list[int]:
-    """Return our children without a process table: ask the system about every id that one of them can have.
+    """Return our children without a process table, by probing every id that one of them can have.
 
-    All of them are younger than we are, and older than a child that is made now.
+    All of them are younger than this process, and older than a child that is forked now.
     """
     me = os.getpid()
     youngest = os.fork()
@@ -155,9 +155,9 @@ def _is_child(pid: int) -> bool:
 
 
 def open_pidfd(pid: int) -> int:
-    """Return a descriptor that is readable once the process has ended; -1 where there is no such thing.
+    """Return a descriptor that becomes readable when the process exits; -1 if unsupported.
 
-    An old kernel has none, a sandbox may forbid it, and a Python that was built on old headers does not know it.
+    Old kernels lack it, a sandbox may forbid it, and a Python built with old headers does not have it.
     """
     try:
         return os.pidfd_open(pid)
@@ -166,7 +166,7 @@ def open_pidfd(pid: int) -> int:
 
 
 def send_signal(process: Process, number: int) -> None:
-    """Signal exactly this process, and not one that has got its id since."""
+    """Signal exactly this process, and not a later one with the same id."""
     fd = open_pidfd(process.pid)
     try:
         now = look_up(process.pid)
@@ -184,11 +184,11 @@ def send_signal(process: Process, number: int) -> None:
 
 
 def kill_own(pid: int, number: int) -> None:
-    """Signal a child of ours, whose id is its own until we reap it."""
+    """Signal a child of ours; its id cannot be reused until we reap it."""
     try:
         os.kill(pid, number)
     except OSError:
-        pass  # not ours to signal: it has become another user
+        pass  # not ours to signal: it has switched to another user
 
 
 class Guard:
@@ -199,15 +199,15 @@ class Guard:
         self.keeper = os.getppid()
         self.server = 0
         self.ended = False
-        """The server has died."""
+        """Whether the server has exited."""
         self.hurry = False
-        """The client wants no more grace."""
+        """Whether the client has withdrawn the grace period."""
         self.wake_up, wake_up = os.pipe()
         os.set_blocking(self.wake_up, False)
         os.set_blocking(wake_up, False)
         signal.set_wakeup_fd(wake_up, warn_on_full_buffer=False)
-        # A handler, although it does nothing: under SIG_DFL no wake-up is written, and under an inherited SIG_IGN
-        # there would be no status to wait for.
+        # A handler is needed, even an empty one: under SIG_DFL no wakeup is written, and under an inherited SIG_IGN
+        # there would be no exit status to wait for.
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         self.poller = select.poll()
         self.poller.register(self.wake_up, select.POLLIN)
@@ -217,14 +217,14 @@ class Guard:
             self.poller.register(client_fd, select.POLLIN)
 
     def report(self, line: str) -> None:
-        """Tell the client, if there still is one."""
+        """Send a line to the client, if it still exists."""
         try:
             os.write(self.control, line.encode() + b"\n")
         except OSError:
             pass
 
     def lose_client(self) -> None:
-        """Watch the client and the keeper no longer: what is gone is readable for ever."""
+        """Stop watching the client and the keeper: the descriptor of a dead process stays readable forever."""
         self.keeper = os.getppid()
         for fd in (self.control, self.client_fd):
             try:
@@ -233,7 +233,7 @@ class Guard:
                 pass
 
     def wait(self, seconds: float | None) -> bool:
-        """Sleep until something happens; ``False`` if the client, or our keeper, turns out to be gone."""
+        """Sleep until something happens; return ``False`` if the client or the keeper is gone."""
         alive = True
         for fd, _ in self.poller.poll(None if seconds is None else max(0, seconds) * 1000):
             if fd == self.wake_up:
@@ -253,16 +253,16 @@ class Guard:
         return alive and os.getppid() == self.keeper
 
     def signal_server(self, number: int) -> None:
-        """Signal the server. Its id is its own until :meth:`reap` gives it back."""
+        """Signal the server. Its id cannot be reused until :meth:`reap` reaps it."""
         if not self.ended:
             kill_own(self.server, number)
-            kill_own(self.server, signal.SIGCONT)  # a stopped process does not act on it
+            kill_own(self.server, signal.SIGCONT)  # a stopped process does not handle signals
 
     def reap(self) -> bool:
-        """Take in every child that has died; tell whether any child is left."""
+        """Reap every child that has died; return whether any child is left."""
         while True:
             try:
-                # A look first: the client must hear of the server's end before its id can be somebody else's.
+                # Look before reaping: the client must learn of the server's exit before its id can be reused.
                 child = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
                 if child is None:
                     return True
@@ -275,7 +275,7 @@ class Guard:
                 return False
 
     def watch(self) -> None:
-        """Return once the server has died or may not live any longer; see to that once the client is gone."""
+        """Wait until the server has exited or must be killed; ask it to exit once the client is gone."""
         deadline = None
         asked = False
         while self.reap() and not (self.ended or self.hurry):
@@ -291,7 +291,7 @@ class Guard:
                 deadline = time.monotonic() + EOF_GRACE
 
     def end_tree(self) -> None:
-        """End everything that is left, and return when nothing is."""
+        """Kill everything that is left, and return when nothing is."""
         if self.reap() and not self.hurry:
             self.signal_all(signal.SIGTERM)
             self.linger(STRAGGLER_GRACE, until=lambda: self.hurry)
@@ -305,21 +305,21 @@ class Guard:
             pause = min(pause * 2, 0.25)
 
     def linger(self, seconds: float, until: Callable[[], bool]) -> None:
-        """Wait that long, or until no child is left."""
+        """Wait for this many seconds, or until no child is left."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.reap() and not until():
             if not self.wait(deadline - time.monotonic()):
                 self.lose_client()
 
     def signal_all(self, number: int) -> None:
-        """Signal everything below.
+        """Signal all descendants.
 
-        SIGKILL goes to groups first. A chain of processes that fork and exit at once is faster than any scan, but a group
-        dies as one, and the id of a group stays its own as long as we have not reaped a member of it, which is our child.
+        SIGKILL goes to groups first. A chain of processes that fork and exit immediately is faster than any scan, but a
+        group is killed as a whole, and its id cannot be reused until we have reaped its member that is our child.
         """
         me = os.getpid()
         found = descendants(me)
-        # Without a table only our own children are known. What is below them becomes ours as they end.
+        # Without a table only our own children are known. Their descendants become ours as they exit.
         children = (
             [process.pid for process in found if process.parent == me] if table_is_ours() else own_children()
         )
@@ -336,10 +336,10 @@ class Guard:
                 send_signal(process, number)
 
     def chase(self) -> None:
-        """Kill children as fast as they can be seen.
+        """Kill children as fast as they appear.
 
-        What the groups do not help against: a chain in which each also makes a session of its own. Each link becomes
-        our child when the one before it exits, so that its id is safe to use until we reap it.
+        This handles what killing groups cannot: a chain in which each process also creates its own session. Each link
+        becomes our child when the previous one exits, so its id is safe to use until we reap it.
         """
         me = os.getpid()
         deadline = time.monotonic() + CHASE
@@ -354,7 +354,7 @@ class Guard:
 
 
 def load_prctl() -> Callable[[int, int], int]:
-    """Return ``prctl``; a stand-in that fails where Python has no ``ctypes``."""
+    """Return ``prctl``, or a stub that always fails if Python has no ``ctypes``."""
     try:
         import ctypes
 
@@ -371,12 +371,12 @@ def become_server(
     prctl: Callable[[int, int], int],
     guard: int,
 ) -> tuple[str, int]:
-    """Turn the forked child into the server; return only if that fails: the step and the error number."""
+    """Turn the forked child into the server; returns only on failure, with the step and the error number."""
     step = "exec"
     try:
         os.setsid()
-        # For the day the guard itself is killed. On SIGTERM the real server ends its own commands, on SIGKILL it
-        # cannot. (The guard has one thread, so "the parent thread has died" is the same as "the guard has".)
+        # In case the guard itself is killed. On SIGTERM the real server ends its own commands; on SIGKILL it cannot.
+        # (The guard has one thread, so the death of its parent thread is the death of the guard.)
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != guard:
             os._exit(1)
@@ -389,7 +389,7 @@ def become_server(
             try:
                 signal.signal(number, signal.SIG_DFL)
             except (OSError, ValueError):
-                pass  # SIGKILL, SIGSTOP, and two that the C library keeps to itself
+                pass  # SIGKILL, SIGSTOP, and two that are reserved by the C library
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         raise_descriptor_limit()
         if b"/" in argv[0]:
@@ -400,16 +400,16 @@ def become_server(
 
 
 def raise_descriptor_limit() -> None:
-    """Raise our soft limit of descriptors to the hard one: each command of the server costs it some."""
+    """Raise our soft limit of descriptors to the hard one: each command that the server runs uses some."""
     try:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (OSError, ValueError):
-        pass  # a sandbox forbids it: then the soft limit stays
+        pass  # a sandbox forbids it; the soft limit stays
 
 
 def let_go_of_streams() -> None:
-    """Hold neither the server's streams nor any directory."""
+    """Release the server's streams and the working directory."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -418,7 +418,7 @@ def let_go_of_streams() -> None:
 
 
 def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], contained: bool) -> bool:
-    """Start the server as ``plan`` says and report; tell whether it runs."""
+    """Start the server according to ``plan`` and report it; return whether it is running."""
     with open(plan, "rb") as file:
         argv, environ, cwd = marshal.load(file)
     me = os.getpid()
@@ -431,7 +431,7 @@ def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], cont
         finally:
             os._exit(127)
     os.close(tell)
-    problem = os.read(failure, 100)  # ends when the exec closes the other end
+    problem = os.read(failure, 100)  # returns when exec closes the other end
     os.close(failure)
     let_go_of_streams()
     if problem:
@@ -444,11 +444,12 @@ def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], cont
 
 
 def keep(child: int, control: int, client: int, client_fd: int) -> None:
-    """Be the keeper: wait for the guard proper, and end what it leaves behind when it is killed.
+    """Run the keeper: wait for the guard proper, and kill what it leaves behind if it is killed.
 
-    Without a descriptor for the client the guard cannot see its death; we can, as its child. Our own end tells the guard.
+    Without a descriptor for the client, the guard cannot detect its death. The keeper can, as its child, and the guard
+    detects the exit of the keeper.
     """
-    # Whoever has stopped the guard has not stopped the end: the client wakes us, and we wake the guard.
+    # A stopped guard must not prevent shutdown: the client resumes us, and we resume the guard.
     signal.signal(signal.SIGCONT, lambda number, frame: kill_own(child, signal.SIGCONT))
     if client_fd < 0:
         signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
@@ -464,25 +465,25 @@ def keep(child: int, control: int, client: int, client_fd: int) -> None:
 
 
 def main(control: int, plan: int, client: int) -> None:
-    """Be the guard.
+    """Run the guard.
 
     Args:
         control: The socket to the client.
-        plan: The file that holds what to start.
+        plan: The file that holds the plan.
         client: The client's process id.
     """
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    # The client may have had it ignored, and then there would be no status to wait for.
+    # The client may ignore SIGCHLD, and then there would be no exit status to wait for.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # Blocked signals are inherited: without SIGCHLD the end of the server would never be seen.
+    # Blocked signals are inherited: with SIGCHLD blocked, the server's exit would never be noticed.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.set_inheritable(control, False)
     prctl = load_prctl()
     contained = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
     client_fd = open_pidfd(client)
     if os.getppid() != client:
-        os._exit(0)  # it has died, and its id may be another's; from here on its death is seen
+        os._exit(0)  # it has died, and its id may be reused; from here on its death is noticed
     me = os.getpid()
     child = os.fork()
     if child:
@@ -491,7 +492,7 @@ def main(control: int, plan: int, client: int) -> None:
         keep(child, control, client, client_fd)
         os._exit(0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    # Wakes us when the keeper is killed. (It has one thread, so "the parent thread has died" is the same as "it has".)
+    # Wakes us when the keeper is killed. (It has one thread, so the death of that thread is its own.)
     prctl(PR_SET_PDEATHSIG, signal.SIGCHLD)
     guard = Guard(control, client_fd)
     if guard.keeper == me and start_server(plan, guard, prctl, contained):

@@ -1,7 +1,7 @@
-"""The server under its guard process, as the client sees it: Linux.
+"""The client's side of a server under a guard process (Linux).
 
-The client's side of what :mod:`trio_codex._runtime._guard` says. Nothing here uses a thread, SIGCHLD or asyncio: the spawn is
-synchronous, and all that is ever awaited is a descriptor.
+It speaks the protocol of :mod:`trio_codex._runtime._guard`. Nothing here uses threads, SIGCHLD or asyncio: spawning is
+synchronous, and it waits only for descriptors.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _GUARD_CODE: Final = (
     f"import sys; sys.path.append({os.path.dirname(_guard.__file__)!r}); "
     "import _guard; _guard.main(*map(int, sys.argv[2:]))"
 )
-"""Imports the guard instead of running its file, so that its compiled form is used."""
+"""Imports the guard instead of running its file, so that its cached bytecode is used."""
 
 
 class GuardedProcess(ServerProcess):
-    """The server under a guard process: Linux.
+    """The server under a guard process (Linux).
 
-    Its exit status comes over the guard's socket, and so do its process id and the reason if it cannot be started.
-    Signals go the same way, because only the guard, its parent, can be sure whose process id that is.
+    The guard's socket reports the process id, the exit status, and the reason if the server cannot be started. Signals
+    go through the guard, too, because only the parent of a process can be sure that its id has not been reused.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class GuardedProcess(ServerProcess):
         self._python = python
         self._owner = os.getpid()
         self._owns = False
-        """Whether there are descriptors to be closed."""
+        """Whether there are descriptors to close."""
         self._cwd = cwd
         self._identity: _guard.Process | None = None
         self._guard_gone = False
@@ -76,9 +76,9 @@ class GuardedProcess(ServerProcess):
         self._owns = True
 
     def __del__(self) -> None:
-        if self._owns and os.getpid() == self._owner:  # a forked copy of us owns nothing
+        if self._owns and os.getpid() == self._owner:  # a forked copy owns nothing
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
-            # Nobody can be waiting for them. The guard takes the end of the socket as its order; the streams close
+            # No task can be waiting on them. The guard treats EOF on the socket as its order; the streams close
             # themselves.
             _hang_up(self._control)
             if self._guard_fd >= 0:
@@ -86,7 +86,7 @@ class GuardedProcess(ServerProcess):
             let_go(self._popen)
 
     def _start_guard(self, plan: bytes) -> None:
-        """Start the guard. If that fails, in whatever way, no descriptor stays open and no process runs."""
+        """Start the guard. If that fails in any way, no descriptor stays open and no process is left."""
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             theirs.enter_context(above_standard_streams())
             self._streams = ServerStreams()
@@ -107,7 +107,7 @@ class GuardedProcess(ServerProcess):
                 stdout=stdout,
                 stderr=stderr,
                 pass_fds=passed,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the client alone
+                start_new_session=True,  # Ctrl-C in the terminal is only for the client
             )
             ours.callback(let_go, self._popen)
             self._guard_fd = _guard.open_pidfd(self._popen.pid)
@@ -124,7 +124,7 @@ class GuardedProcess(ServerProcess):
             self._command(_guard.TERMINATE)
 
     def kill(self) -> None:
-        # Also once the server has ended: then it takes the grace from what it left behind.
+        # Also after the server has exited: this ends the grace period of what it left behind.
         self._command(_guard.KILL)
 
     def abandon(self) -> None:
@@ -144,8 +144,9 @@ class GuardedProcess(ServerProcess):
             os.close(self._guard_fd)
         if self._popen.poll() is None:
             if self.pid is None:
-                # What has not started the server by now is no guard that we know, and does as it likes. A guard that has
-                # only just begun sees the death of its keeper, and ends what it started.
+                # A process that has not started the server by now is not behaving like a guard. A guard that has only
+                # just
+                # started notices the death of its keeper, and kills what it started.
                 self._popen.kill()
             let_go(self._popen)
         self._stopped.set()
@@ -153,7 +154,7 @@ class GuardedProcess(ServerProcess):
     async def _settle(self, done: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
         while not (done() or self._failure or self._guard_gone or self._closed):
-            # Taken anew for each report: the one who reads it may not be the one who waits for it.
+            # Reacquired for each report: another task may read the report that this one waits for.
             async with self._turn:
                 if not (done() or self._failure or self._guard_gone or self._closed):
                     with contextlib.suppress(trio.ClosedResourceError):
@@ -163,13 +164,13 @@ class GuardedProcess(ServerProcess):
     async def _end_tree(self) -> None:
         if self.returncode is None:
             self.kill()
-        self._popen.send_signal(signal.SIGCONT)  # in case somebody has stopped the guard
+        self._popen.send_signal(signal.SIGCONT)  # in case the guard was stopped
         while self._popen.poll() is None:
             if self._guard_fd >= 0:
                 await trio.lowlevel.wait_readable(self._guard_fd)
             else:
                 await trio.sleep(0.002)
-        # The end of the socket comes behind what was said last, and once both processes of the guard have gone.
+        # EOF on the socket follows the last report, once both processes of the guard have exited.
         await self._settle(lambda: False)
         await trio.lowlevel.checkpoint()
 
@@ -180,12 +181,12 @@ class GuardedProcess(ServerProcess):
         if not self._closed and not self._guard_gone:
             try:
                 self._control.send(command, socket.MSG_NOSIGNAL)
-            except OSError:  # the guard has gone: hear its last words, and see to the rest
+            except OSError:  # the guard is gone: read its last reports, and clean up
                 self._listen()
 
     def _listen(self) -> None:
-        """Take in what the guard has reported; never blocks."""
-        if self._closed:  # between the wake-up and us
+        """Process what the guard has reported; never blocks."""
+        if self._closed:  # closed since the wakeup
             return
         try:
             data = self._control.recv(4096)
@@ -210,7 +211,7 @@ class GuardedProcess(ServerProcess):
             self._miss_guard()
 
     def _miss_guard(self) -> None:
-        """The guard is gone: as it should if the server has ended, and else it was killed."""
+        """Handle a guard that is gone: this is normal after the server has exited; otherwise it was killed."""
         if self.returncode is not None or self._failure is not None:
             return
         self._sip_stderr()
@@ -221,8 +222,8 @@ class GuardedProcess(ServerProcess):
                 " or guard=False.",
             )
         else:
-            # The guard reports the server's end before it gives back its id: without that report the one that was
-            # looked up is the server, and nobody else is killed.
+            # The guard reports the server's exit before it reaps it. Without that report, the process found under this
+            # id is the server, and no other process is killed.
             if self._identity is not None:
                 _kill_unguarded(self._identity)
             self.returncode = -signal.SIGKILL
@@ -231,7 +232,7 @@ class GuardedProcess(ServerProcess):
         sip(self._streams.stderr, self.stderr)
 
     def _explain(self, step: str, number: int) -> Callable[[], SpawnError]:
-        """Turn what the guard said of a failed start into the error for each who waits for it."""
+        """Convert the guard's report of a failed start to an error, created anew for each waiting task."""
         binary = self._argv[0]
         if step == "cwd":
             return self._spawn_error(
@@ -265,14 +266,14 @@ class GuardedProcess(ServerProcess):
 
 
 def _hang_up(control: socket.socket) -> None:
-    """Close the socket to the guard, so that it sees the end also where a forked copy of us holds on to it."""
+    """Close the socket so that the guard sees EOF even if a forked copy of us still holds it."""
     with contextlib.suppress(OSError):
         control.shutdown(socket.SHUT_RDWR)
     control.close()
 
 
 def _open_anonymous() -> IO[bytes]:
-    """Open a file that has no name."""
+    """Open an anonymous file."""
     try:
         return open(os.memfd_create("trio-codex-plan"), "wb")
     except (OSError, AttributeError):  # an old C library or kernel
@@ -282,12 +283,12 @@ def _open_anonymous() -> IO[bytes]:
 
 
 def _kill_unguarded(root: _guard.Process) -> None:
-    """Kill the server and all that is still below it: what a client can do that has lost its guard."""
+    """Kill the server and its current descendants: the best a client can do without its guard."""
     tree = {root.pid: root}
     _guard.send_signal(root, signal.SIGSTOP)
-    for _ in range(10):  # stopped, none of them starts another or loses a child before it is seen
+    for _ in range(10):  # once stopped, none can fork or exit before it is seen
         now = _guard.look_up(root.pid)
-        if now is None or now.start != root.start:  # it has died, and this is the tree of somebody else
+        if now is None or now.start != root.start:  # it has died, and this tree belongs to another process
             break
         new = [process for process in _guard.descendants(root.pid) if process.pid not in tree]
         for process in new:

@@ -1,13 +1,12 @@
-"""Who is told what happens: owns the table of hooks and instruments, and the records that the shell hands to them.
+"""Dispatch hooks to instruments, and define the records of requests that hooks receive.
 
-A client has one :class:`Instruments`. A place where something happens asks first whether anybody wants to know, so that a
-client without instruments pays one look-up in an empty dictionary, and only then makes what the hook takes::
+A client has one :class:`Instruments`. Each call site first checks whether any instrument overrides the hook, and only
+then creates its arguments. Without instruments this costs one lookup in an empty dictionary::
 
     if "frame_sent" in instruments:
         instruments.call("frame_sent", instruments.connection, line)
 
-The hooks are the public methods of the base class that it is given; their meaning is documented there
-(:class:`trio_codex.instruments.Instrument`). Nothing here knows what a hook is for.
+The hooks are the public methods of the base class, which documents them (:class:`trio_codex.instruments.Instrument`).
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ if TYPE_CHECKING:
 _numbers = count(1)
 
 RequestOutcome: TypeAlias = Literal["answered", "refused", "failed", "given up", "unsent"]
-"""How a request of the client ended. ``refused``: with an error of the server. ``failed``: its answer cannot be read, or
-the connection ended. ``given up``: its caller was cancelled, or it timed out; the server may have acted on it.
-``unsent``: it was given up before the writer had it."""
+"""The outcome of a client request. ``refused``: the server returned an error. ``failed``: the response was unreadable
+or the connection ended. ``given up``: the caller was cancelled or the request timed out; the server may have acted on
+it. ``unsent``: it was given up before the writer took it."""
 
 ServerRequestOutcome: TypeAlias = Literal["answered", "refused", "withdrawn", "lost"]
-"""How a request of the server ended. ``answered``: with a result, which may be a denial. ``refused``: with a JSON-RPC
-error. ``withdrawn``: nobody wants an answer any more. ``lost``: the connection ended."""
+"""The outcome of a server request. ``answered``: with a result, which may be a denial. ``refused``: with a JSON-RPC
+error. ``withdrawn``: the server no longer needs an answer. ``lost``: the connection ended."""
 
 
 @attrs.define(eq=False)
 class RequestRecord:
-    """One request of the client: the same object from its first hook to its last.
+    """A client request. All of its hooks receive the same object.
 
     Attributes:
-        connection: The number of its connection.
-        method: Its method.
-        params: Its parameters, as plain JSON.
-        lane: Whether it waits for a place in the request window (``window``) or not (``deferred``, ``control``).
-        queued_at: Trio time at which it was asked for.
-        id: Its id on the wire, once it is through the window.
-        sent_at: Trio time at which the writer took it, if it did.
+        connection: The number of the connection.
+        method: The method.
+        params: The parameters, as plain JSON.
+        lane: Whether it waits for a slot in the request window (``window``) or not (``deferred``, ``control``).
+        queued_at: Trio time at which it was made.
+        id: The id on the wire, once it has passed the window.
+        sent_at: Trio time at which the writer took it; ``None`` before that.
         ended_at: Trio time at which its outcome was known.
-        outcome: How it ended.
-        error: What it failed with.
+        outcome: The outcome.
+        error: The exception, if it failed.
     """
 
     connection: int
@@ -71,22 +70,22 @@ class RequestRecord:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from its being asked for to its outcome."""
+        """Seconds from making the request to its outcome."""
         return None if self.ended_at is None else self.ended_at - self.queued_at
 
 
 @attrs.define(eq=False)
 class ServerRequestRecord:
-    """One request of the server: the same object from its first hook to its last.
+    """A server request. All of its hooks receive the same object.
 
     Attributes:
-        connection: The number of its connection.
-        id: Its id.
-        method: Its method.
-        params: Its parameters, as they came; ``None`` if its line could not be read.
-        received_at: Trio time at which it came.
+        connection: The number of the connection.
+        id: The request id.
+        method: The method.
+        params: The raw parameters; ``None`` if the line could not be parsed.
+        received_at: Trio time at which it arrived.
         ended_at: Trio time at which its outcome was known.
-        outcome: How it ended.
+        outcome: The outcome.
     """
 
     connection: int
@@ -99,18 +98,19 @@ class ServerRequestRecord:
 
     @property
     def duration(self) -> float | None:
-        """Seconds from its coming to its outcome."""
+        """Seconds from its arrival to its outcome."""
         return None if self.ended_at is None else self.ended_at - self.received_at
 
 
 class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
-    """The instruments of one client and their methods, by the hooks that they override. A hook that none overrides is no key.
+    """The instruments of one client, as a mapping from each hook to the methods that override it.
 
-    Instruments are told apart by identity: they may be equal to each other, or have no hash, as attrs classes do.
+    Hooks that no instrument overrides are absent. Instruments are distinguished by identity, because attrs classes may
+    compare equal or be unhashable.
 
     Args:
         instruments: The instruments.
-        base: The class that says which hooks there are, by methods that do nothing.
+        base: The class that defines the hooks, as methods that do nothing.
 
     Attributes:
         connection: The number of the connection, unique in this process.
@@ -131,7 +131,7 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
                     self.setdefault(hook, {})[id(instrument)] = instrument, method
 
     def call(self, hook: str, /, *args: object) -> None:
-        """Call a hook of every instrument that overrides it. One that raises is removed; nobody else notices."""
+        """Call a hook on every instrument that overrides it. An instrument that raises is removed."""
         for instrument, method in list(self.get(hook, {}).values()):
             try:
                 method(*args)
@@ -139,7 +139,7 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
                 self._remove(instrument, hook, exc)
 
     def trace(self, request: RequestRecord) -> Mapping[str, str] | None:
-        """Ask for the trace that a request is part of; the first instrument that knows one tells."""
+        """Return the trace context for a request, from the first instrument that provides one."""
         for instrument, method in list(self.get("request_trace", {}).values()):
             try:
                 trace = _checked(method(request))
@@ -155,17 +155,17 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
             heard.pop(id(instrument), None)
             if not heard:
                 del self[name]
-        # Not its repr, which may show all that it has heard.
+        # Not its repr, which may show everything it has recorded.
         name = type(instrument).__qualname__
         logger.error("an instrument was removed: %s of %s raised", hook, name, exc_info=error)
 
 
 NO_INSTRUMENTS: Final = Instruments()
-"""For whoever is given none."""
+"""The default: no instruments."""
 
 
 def _checked(trace: object) -> Mapping[str, str] | None:
-    """Check what is sent along: the server drops a request whose trace it cannot read, without an answer."""
+    """Validate a trace context: the server silently drops a request whose trace it cannot parse."""
     if not trace:
         return None
     members = cast("Mapping[str, object]", trace)
@@ -176,14 +176,14 @@ def _checked(trace: object) -> Mapping[str, str] | None:
 
 
 class RequestWatch:
-    """Tells of the requests of both sides as a connection goes through them. Does nothing where nobody listens."""
+    """Calls the hooks for the requests of both sides. Does nothing for hooks that no instrument overrides."""
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
         self._server_requests: dict[RequestId, ServerRequestRecord] = {}
 
     def queued(self, method: str, params: object, lane: str) -> RequestRecord | None:
-        """Tell that a request is asked for; give its record, or ``None`` if nobody cares."""
+        """Report that a request was made; return its record, or ``None`` if no instrument needs it."""
         if not self._instruments:
             return None
         record = RequestRecord(self._instruments.connection, method, params, lane, trio.current_time())
@@ -191,20 +191,20 @@ class RequestWatch:
         return record
 
     def sent(self, record: RequestRecord) -> None:
-        """Tell that the writer took it."""
+        """Report that the writer took the request."""
         record.sent_at = trio.current_time()
         self._instruments.call("request_sent", record)
 
     def ended(
         self, record: RequestRecord | None, outcome: RequestOutcome, error: CodexError | None = None
     ) -> None:
-        """Tell its outcome."""
+        """Report the outcome of a request."""
         if record is not None:
             record.ended_at, record.outcome, record.error = trio.current_time(), outcome, error
             self._instruments.call("request_ended", record)
 
     def asked(self, request: ServerRequest) -> None:
-        """Tell that the server asks something."""
+        """Report a server request."""
         if self._instruments:
             record = ServerRequestRecord(
                 self._instruments.connection, request.id, request.method, request.params, trio.current_time()
@@ -213,12 +213,12 @@ class RequestWatch:
             self._instruments.call("server_request_received", record)
 
     def settled(self, request_id: RequestId, outcome: ServerRequestOutcome) -> None:
-        """Tell what became of it."""
+        """Report the outcome of a server request."""
         if (record := self._server_requests.pop(request_id, None)) is not None:
             record.ended_at, record.outcome = trio.current_time(), outcome
             self._instruments.call("server_request_ended", record)
 
     def lost(self) -> None:
-        """Tell of what the server still wanted to know when the connection ended."""
+        """Report the server requests that were open when the connection ended."""
         for request_id in list(self._server_requests):
             self.settled(request_id, "lost")

@@ -1,9 +1,9 @@
-"""One nursery that nobody sees: owns the tasks of a client, and keeps its exceptions transparent.
+"""The hidden nursery of a client: runs its tasks and keeps exceptions transparent.
 
-Three kinds of tasks live in it. *Services* (reader, writer, …) are shielded and outlive the body, because what the body
-started has to be ended over them; only the close sequence cancels them. *Callbacks* are the user's code and are cancelled
-with whatever surrounds the client. *Cleanup* runs to its end even if the task that needs it is hit by Ctrl-C, which Trio
-delivers at any checkpoint of the main task, shielded or not.
+It runs three kinds of tasks. *Services* (reader, writer, …) are shielded and outlive the body, because ending what the
+body started needs them; only the close sequence cancels them. *Callbacks* are the user's code, and are cancelled with
+the scope around the client. *Cleanup* runs to completion even if Ctrl-C interrupts the task that needs it: Trio raises
+that at any checkpoint of the main task, shielded or not.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ class Services:
     """The tasks of one client.
 
     Args:
-        nursery: Where they run.
-        body_scope: What to cancel when one of them fails; ``None`` if the nursery is the caller's, which then crashes.
-        failures: Where to note how they failed.
+        nursery: The nursery they run in.
+        body_scope: The scope to cancel when one of them fails; ``None`` if the nursery is the caller's, which then
+            crashes.
+        failures: The list that collects their exceptions.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Services:
     def start_service(
         self, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
     ) -> trio.CancelScope:
-        """Run a service until it returns or :meth:`stop` is called; give its cancel scope."""
+        """Run a service until it returns or :meth:`stop` is called; return its cancel scope."""
         scope = trio.CancelScope(shield=True)
         self._scopes.add(scope)
         self._nursery.start_soon(self._run_service, scope, async_fn, args, name=async_fn)
@@ -60,22 +61,23 @@ class Services:
         async_fn: Callable[[Unpack[Ts]], Awaitable[object]],
         *args: *Ts,
     ) -> None:
-        """Run code that calls the user's, in a copy of ``context``."""
+        """Run code that calls the user's callbacks, in a copy of ``context``."""
         if context is None:
             self._nursery.start_soon(async_fn, *args)
         else:
             context.copy().run(partial(self._nursery.start_soon, async_fn, *args))
 
     async def finish(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        """Run cleanup to its end and give its result, whatever happens to the caller meanwhile.
+        """Run cleanup to completion and return its result, whatever happens to the caller meanwhile.
 
-        Not a cancellation point. A Ctrl-C that comes meanwhile is raised afterwards. ``async_fn`` must be bounded.
+        Not a cancellation point. A Ctrl-C during cleanup is raised afterwards. ``async_fn`` must finish in bounded
+        time.
         """
         done = trio.Event()
         results: list[T] = []
         errors: list[Exception] = []
 
-        async def run() -> None:  # noqa: ASYNC910  # a task of its own
+        async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
             try:
                 results.append(await async_fn(*args))
             except Exception as exc:
@@ -83,7 +85,7 @@ class Services:
             finally:
                 done.set()
 
-        # Not one of those that stop() cancels: it is bounded, and what it started to undo has to be undone.
+        # stop() does not cancel this: it is bounded, and a cleanup that has started must complete.
         self._nursery.start_soon(self._run_service, trio.CancelScope(shield=True), run, ())
         interrupt = await wait_through_interrupts(done)
         if interrupt is not None:
@@ -98,7 +100,7 @@ class Services:
             scope.cancel()
 
     @trio.lowlevel.enable_ki_protection
-    async def _run_service(  # noqa: ASYNC910  # a task of its own
+    async def _run_service(  # noqa: ASYNC910  # runs as a separate task
         self,
         scope: trio.CancelScope,
         async_fn: Callable[[Unpack[Ts]], Awaitable[object]],
@@ -118,9 +120,9 @@ class Services:
 
 @trio.lowlevel.enable_ki_protection
 async def wait_through_interrupts(done: trio.Event) -> KeyboardInterrupt | None:
-    """Wait, shielded, until ``done`` is set; give the Ctrl-C that came meanwhile instead of raising it."""
+    """Wait, shielded, until ``done`` is set; return a Ctrl-C that arrived meanwhile instead of raising it."""
     interrupt = None
-    # Not a cancellation point, on purpose; a done cleanup needs no wait at all.
+    # Deliberately not a cancellation point; a finished cleanup needs no wait at all.
     with trio.CancelScope(shield=True):  # noqa: ASYNC912
         while not done.is_set():
             try:
@@ -133,14 +135,14 @@ async def wait_through_interrupts(done: trio.Event) -> KeyboardInterrupt | None:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGenerator[Services]:
-    """Open the nursery of a client, and close it so that the body's exception leaves as itself.
+    """Open the nursery of a client; exceptions from the body propagate unchanged.
 
     Args:
-        close: The close sequence. It runs as a service once the body has ended, by whatever way, and must be bounded.
-            After it the services are stopped.
+        close: The close sequence. It runs as a service once the body has ended, however it ended, and must finish in
+            bounded time. Afterwards the services are stopped.
 
     Raises:
-        InternalError: A service failed; the body was cancelled for it.
+        InternalError: A service failed, which cancelled the body.
     """
     body_error: BaseException | None = None
     other_errors: list[BaseException] = []
@@ -150,23 +152,23 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
             body_scope = trio.CancelScope()
             services = Services(nursery, body_scope, failures)
             try:
-                # Cancelled by a failing service, and by nothing else: what surrounds us reaches the body by itself.
+                # Only a failing service cancels this; outer cancellation reaches the body directly.
                 with body_scope:
                     try:
                         yield services
                     except BaseException as exc:  # noqa: ASYNC103  # see below
                         if holds_cancelled(exc):
                             raise
-                        # Kept from the scope, which would take a group apart and build another.
+                        # Keep it from the scope, which would split a group and build another.
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handlers
                 body_error = exc
             services.start_service(_close, services, close)
-    except BaseException as exc:  # noqa: ASYNC103  # taken apart, and raised below
+    except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
         other_errors = leaves_of(exc)
     error = _choose(body_error, [*other_errors, *failures])
     if error is not None:
-        # Raised here, outside the handlers: no dropped group becomes its context.
+        # Raised here, outside the handlers, so that no discarded group becomes its context.
         raise error
 
 
@@ -178,20 +180,20 @@ async def _close(services: Services, close: Callable[[Services], Awaitable[None]
 
 
 def holds_cancelled(error: BaseException) -> bool:
-    """Say whether a cancel scope has something to do with this exception."""
+    """Return whether an exception is ``Cancelled`` or a group that contains it."""
     return any(isinstance(leaf, trio.Cancelled) for leaf in leaves_of(error))
 
 
 def cancelled_and_failed(
     group: BaseExceptionGroup[BaseException],
 ) -> tuple[BaseExceptionGroup[trio.Cancelled], Exception | None]:
-    """Take apart what a callback with a nursery of its own raised when it failed while it was cancelled from outside.
+    """Split the group that a callback with its own nursery raises if it fails while being cancelled.
 
     Returns:
-        The cancellation, which has to go on, and what failed beside it.
+        The cancellation, which must propagate, and the failures beside it.
 
     Raises:
-        BaseExceptionGroup: The group itself, if nothing in it was cancelled, or somebody wants to exit.
+        BaseExceptionGroup: The group itself, if it contains no cancellation or contains an exit request.
     """
     cancelled, failed = group.split(trio.Cancelled)
     if cancelled is None or not (failed is None or isinstance(failed, Exception)):
@@ -200,12 +202,12 @@ def cancelled_and_failed(
 
 
 def without_group(error: BaseException) -> BaseException | None:
-    """Pick what leaves a nursery whose tasks raise nothing by themselves: an exit request, else ``Cancelled``."""
+    """Choose what to raise from a nursery whose tasks raise nothing themselves: an exit request, else ``Cancelled``."""
     return _choose(None, leaves_of(error))
 
 
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
-    """Pick what leaves: an exit request, else the body's own error, else a bug of ours, else ``Cancelled``."""
+    """Choose what to raise: an exit request, else the body's own error, else an internal bug, else ``Cancelled``."""
     errors = [exc for exc in others if not isinstance(exc, trio.Cancelled)]
     exits = [exc for exc in errors if not isinstance(exc, Exception)]
     chosen: BaseException

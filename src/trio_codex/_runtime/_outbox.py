@@ -1,10 +1,10 @@
-"""Lines on their way out: owns their order, and who may still take theirs back.
+"""The queue of outgoing lines: their order, and which ones can still be taken back.
 
-A line is either still in the box, and its sender can take it back as if it had never been, or it was taken, and is written
-whole. There is no third state, so a cancelled sender never tears a line.
+A line is either queued, and its sender can take it back as if it had never been sent, or it was taken and is written
+whole. There is no third state, so a cancelled sender never leaves a partial line.
 
-While nothing waits, a line is written at once, by whoever puts it there: a turn of the scheduler is saved, and the server can
-begin with it. What the stream does not take goes to the writer, and everything after it, too, until nothing waits again.
+If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
+start on it sooner. The writer sends whatever the stream could not take, and everything queued behind it.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from trio_codex._runtime._instruments import RequestRecord
 
 BATCH_BYTES: Final = 256 * 1024
-"""Lines are written together up to this size: fewer system calls, and an urgent line never waits behind more."""
+"""Lines are batched up to this size, which saves system calls and limits what an urgent line waits for."""
 
 
 class Letter:
-    """One line on its way out.
+    """One outgoing line.
 
     Attributes:
-        line: The line; empty once it is certain that it will not be written again.
-        taken: Whether it was handed over to be written; from then on it counts as sent.
-        record: What instruments are told of the request that it is; ``None`` if it is none, or nobody listens.
-        is_reply: Whether it answers a request of the server.
+        line: The line; empty once it will certainly not be written again.
+        taken: Whether it was handed over for writing; from then on it counts as sent.
+        record: The record of the request for instruments; ``None`` if it is not a request or no instrument needs it.
+        is_reply: Whether it answers a server request.
     """
 
     __slots__ = ("is_reply", "line", "record", "taken")
@@ -43,14 +43,13 @@ class Letter:
 
 
 class Outbox:
-    """The queue in front of the writer task, and the way around it.
+    """The queue in front of the writer task, with a fast path that bypasses it.
 
-    Its length needs no bound of its own: each letter has a sender that waits for its effect, and the connection bounds
-    what replies come to.
+    It needs no length limit: each letter has a sender that waits for its effect, and the connection limits replies.
 
     Args:
-        send_nowait: Writes the beginning of a line, as much as goes at once, and gives how much that was; ``None`` if the
-            stream can do no such thing. It is only called while the writer waits in :meth:`take_batch`.
+        send_nowait: Writes as much of a line as possible without blocking, and returns how much that was; ``None`` if
+            the stream does not support this. It is called only while the writer waits in :meth:`take_batch`.
         on_taken: Called with each letter that is handed over.
     """
 
@@ -64,33 +63,33 @@ class Outbox:
         self._urgent: deque[Letter] = deque()
         self._ordinary: deque[Letter] = deque()
         self._rest = b""
-        """What is left of a line whose beginning was written at once. It goes before everything else."""
+        """The rest of a line that was partly written directly. It is sent before everything else."""
         self._idle = False
-        """Whether the writer waits, and has nothing to wake up for."""
+        """Whether the writer is waiting and has no reason to wake up."""
         self._filled = trio.Event()
         self._closed = False
 
     def put(self, letter: Letter, *, urgent: bool = False) -> None:
-        """Send a line, at once or after those that wait: urgent ones (replies, interrupts) go first there.
+        """Send a line directly, or queue it; urgent lines (replies, interrupts) are sent before ordinary ones.
 
-        Order holds within each kind.
+        Order is kept within each kind.
 
         Args:
             letter: The line.
-            urgent: Whether it goes before ordinary ones.
+            urgent: Whether to send it before ordinary ones.
         """
         if not self._closed and not self._send_now(letter):
             (self._urgent if urgent else self._ordinary).append(letter)
             self._wake()
 
     def _send_now(self, letter: Letter) -> bool:
-        """Write a line without the writer, if nothing is before it; say whether it was taken."""
+        """Write a line without the writer if the queue is empty; return whether it was taken."""
         if not self._idle or self._send_nowait is None:
             return False
         try:
             sent = self._send_nowait(letter.line)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return False  # the writer meets the same, and sees to it
+            return False  # the writer gets the same error and handles it
         if sent == 0:
             return False
         if sent < len(letter.line):
@@ -109,7 +108,7 @@ class Outbox:
             self._on_taken(letter)
 
     def take_back(self, letter: Letter) -> bool:
-        """Remove a letter that was not taken yet; say whether that succeeded."""
+        """Remove a letter that was not taken yet; return whether that succeeded."""
         if letter.taken:
             return False
         for queue in (self._ordinary, self._urgent):
@@ -121,7 +120,7 @@ class Outbox:
         return False
 
     def close(self) -> None:
-        """Drop what is queued and end the writer's :meth:`take_batch`."""
+        """Drop the queue and end the writer's :meth:`take_batch`."""
         self._closed = True
         self._urgent.clear()
         self._ordinary.clear()
@@ -129,12 +128,12 @@ class Outbox:
         self._wake()
 
     def finish(self) -> None:
-        """End the writer's :meth:`take_batch` once what is queued has been taken."""
+        """End the writer's :meth:`take_batch` once the queue is empty."""
         self._closed = True
         self._wake()
 
     async def take_batch(self) -> bytes | None:
-        """Wait for lines and take the next few, joined; ``None`` once the box is closed and empty. For the writer."""
+        """Wait for lines and return the next batch, joined; ``None`` once closed and empty. Called by the writer."""
         while not (self._rest or self._urgent or self._ordinary):
             if self._closed:
                 return None  # noqa: ASYNC910  # the writer ends

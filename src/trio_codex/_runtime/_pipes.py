@@ -1,7 +1,7 @@
-"""Our ends of a server's standard streams, as streams that try before they wait: Unix.
+"""Our ends of a server's standard streams on Unix, as streams that try an operation before they wait.
 
-They own a descriptor, and know nothing of lines. Trio's own stream takes a turn of the scheduler before each
-read and each write, a quarter of what a round trip to a server costs. These take none where they wait anyway.
+Trio's own streams execute a checkpoint before each read and write, which is a quarter of the cost of a round trip to a
+server. These streams skip it where they wait anyway.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 SEND_BYTES: Final = 256 * 1024
-"""Wanted capacity of stdin. The system bounds it, and where it does the default stays."""
+"""Requested capacity of stdin. If the system refuses it, the default stays."""
 
 PIPE_BYTES: Final = 1024 * 1024
-"""Wanted capacity of stdout, next to 64 KiB by default. Measured: twice the throughput. An unprivileged user may have
-64 MiB in all; where that is used up the default stays."""
+"""Requested capacity of stdout, instead of the default of 64 KiB. Measured: twice the throughput. An unprivileged user
+is limited to 64 MiB in total; beyond that, the default stays."""
 
 RECEIVE_BYTES: Final = 64 * 1024
-"""What is read at once if nobody says how much: the default capacity of a pipe."""
+"""Default size of a read: the default capacity of a pipe."""
 
 CLOSED: Final = "the pipe was closed on this side"
 
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 _F_SETPIPE_SZ: Final = 1031
-"""``fcntl.F_SETPIPE_SZ``, which a Python that was built on old headers does not have."""
+"""``fcntl.F_SETPIPE_SZ``, which is missing from a Python built with old headers."""
 
 
 class DirectSendStream(trio.abc.SendStream):
-    """A stream that can also be written to at once, by whoever has something to send."""
+    """A stream that also supports non-blocking writes from any task."""
 
     @abstractmethod
     def send_nowait(self, data: bytes | memoryview) -> int:
-        """Write as much as goes without waiting; give how many bytes that was.
+        """Write as much as possible without blocking; return the number of bytes written.
 
-        Only while nobody is in :meth:`send_all`.
+        Must not be called while a task is in :meth:`send_all`.
 
         Raises:
-            trio.BrokenResourceError: Nobody reads any more.
-            trio.ClosedResourceError: It was closed on this side.
+            trio.BrokenResourceError: The reading side is closed.
+            trio.ClosedResourceError: This side is closed.
         """
 
 
 class _PipeEnd:
-    """One end of a pipe, not blocking, closed once."""
+    """One end of a pipe: non-blocking, and closed only once."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
@@ -59,18 +59,18 @@ class _PipeEnd:
         self._busy = False
 
     def __del__(self) -> None:
-        # No task can be waiting for it: it would hold on to the stream.
+        # No task can be waiting on it: a waiting task would hold a reference to the stream.
         if self._fd >= 0:
             os.close(self._fd)
 
     def fileno(self) -> int:
-        """Give the descriptor; -1 once it is closed."""
+        """Return the descriptor; -1 once it is closed."""
         return self._fd
 
     def close(self) -> None:
-        """Close it without a checkpoint. Who waits for it gets :exc:`trio.ClosedResourceError`."""
+        """Close it without a checkpoint. Tasks that wait on it get :exc:`trio.ClosedResourceError`."""
         if self._fd >= 0:
-            # Forgotten before it is closed: its number may belong to something else at once.
+            # Clear the number before closing: it may be reused immediately.
             fd, self._fd = self._fd, -1
             trio.lowlevel.notify_closing(fd)
             os.close(fd)
@@ -89,10 +89,10 @@ class _PipeEnd:
 
 
 class PipeSendStream(_PipeEnd, DirectSendStream):
-    """The end of a server's stdin that is written to: one of a pair of sockets. Owns the socket that it is given.
+    """The writing end of a server's stdin: one of a pair of sockets. Takes ownership of the socket.
 
-    A socket, because two things that a pipe does are not wanted. Writing to a pipe that nobody reads kills a program in
-    which SIGPIPE has its default action, and a pipe ends for the server only when every forked copy of us has closed it.
+    It is a socket because of two drawbacks of pipes. Writing to a pipe without a reader kills a program in which
+    SIGPIPE has its default action, and the server sees EOF on a pipe only when every forked copy of us has closed it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -108,7 +108,7 @@ class PipeSendStream(_PipeEnd, DirectSendStream):
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             trio.lowlevel.notify_closing(fd)
-            # The end for everybody, also where a forked copy of us holds on; such a copy must not end it for us.
+            # Send EOF even if a forked copy of us keeps the socket open; but a copy must not send it for us.
             if os.getpid() == self._owner:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_WR)
@@ -131,7 +131,7 @@ class PipeSendStream(_PipeEnd, DirectSendStream):
                 while sent < len(rest):
                     await trio.lowlevel.wait_writable(self._fd)
                     sent += self.send_nowait(rest[sent:])
-            # Everything is written: to be cancelled here must not look as if it were not.
+            # Everything is written: a cancellation here must not suggest otherwise.
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._busy = False
@@ -145,12 +145,12 @@ class PipeSendStream(_PipeEnd, DirectSendStream):
 
 
 class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
-    """The end of a pipe that is read from. Owns the descriptor that it is given."""
+    """The reading end of a pipe. Takes ownership of the descriptor."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
         self._emptied = True
-        """Whether the last read took all there was, so that the next one has to wait."""
+        """Whether the last read emptied the pipe, so that the next one has to wait."""
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         size = RECEIVE_BYTES if max_bytes is None else max_bytes
@@ -159,7 +159,7 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
         self._begin("reads from")
         try:
             if not self._emptied:
-                # Before the read: while others run, more comes.
+                # Checkpoint before the read: more data arrives while other tasks run.
                 await trio.lowlevel.checkpoint()
                 if (data := self._receive(size)) is not None:
                     return data
@@ -171,7 +171,7 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
             self._busy = False
 
     def _receive(self, size: int) -> bytes | None:
-        """Read what there is; ``None`` if that is nothing, and ``b""`` if nothing more will come."""
+        """Read available data; ``None`` if there is none, ``b""`` on EOF."""
         try:
             data = os.read(self._fd, size)
         except BlockingIOError:
@@ -183,16 +183,16 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
 
 
 class ServerStreams:
-    """The three standard streams of a server: our ends, and those that the server is to get.
+    """The three standard streams of a server: our ends, and the ends for the server.
 
     Attributes:
-        stdin: Where we write.
-        stdout: Where we read.
-        stderr: Where we read, too.
-        lent: The descriptors of the other ends, in that order; closed by :meth:`close_lent`.
+        stdin: The end we write to.
+        stdout: The end we read from.
+        stderr: The end we read from.
+        lent: The descriptors of the server's ends, in that order; closed by :meth:`close_lent`.
 
     Raises:
-        OSError: There are no descriptors left. None stays open.
+        OSError: The descriptor limit is reached. Nothing stays open.
     """
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class ServerStreams:
         return stream, write
 
     def close_lent(self) -> None:
-        """Close the ends of the server, once it has them."""
+        """Close the server's ends once it has inherited them."""
         while self.lent:
             os.close(self.lent.pop())
 
@@ -229,9 +229,9 @@ class ServerStreams:
 
 @contextlib.contextmanager
 def above_standard_streams() -> Generator[None]:
-    """Keep descriptors that the body opens off 0, 1 and 2, where one of those is closed, as in a daemon.
+    """Keep descriptors that the body opens above 2, even if 0, 1 or 2 is closed, as in a daemon.
 
-    What somebody prints there must not come out as a line for the server.
+    Otherwise anything printed there could be sent to the server as a line.
     """
     fillers: list[int] = []
     try:

@@ -1,10 +1,10 @@
-"""The server process as the client sees it: its streams, its end, and the end of everything below it.
+"""The server process as the client sees it: its streams, its shutdown, and the shutdown of all its descendants.
 
-Owns the descriptors, the exit status and the order of ending (:meth:`ServerProcess.stop`). It knows nothing of JSON or
-Codex beyond an argument vector.
+Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). Independent of JSON, and
+of Codex beyond an argument vector.
 
-On Linux the server runs under a guard process (:mod:`trio_codex._runtime._guarded`). Elsewhere :mod:`trio_codex._runtime._proctree` does
-what it can with a process group.
+On Linux the server runs under a guard process (:mod:`trio_codex._runtime._guarded`). Elsewhere
+:mod:`trio_codex._runtime._proctree` does its best with a process group.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ if TYPE_CHECKING:
 
 
 EOF_SHARE: Final = 0.6
-"""Of the grace, how much the server gets to end on EOF alone before SIGTERM. The real one needs 65 ms, and 33 ms on
-SIGTERM; but one whose stdout nobody drains never ends on EOF."""
+"""The share of the grace period for the server to exit on EOF alone, before SIGTERM. The real one needs 65 ms, and 33
+ms on SIGTERM, but it never exits on EOF while its stdout is not drained."""
 
 END_BOUND: Final = 1.0
-"""Seconds, past the grace, for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
+"""Seconds after the grace period for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
 
 _PYTHON_NAME: Final = re.compile(r"(?:python|pypy|graalpy)", re.IGNORECASE)
 
 _unreaped: list[_Pollable] = []
-"""Children that were let go before they had ended: taken in at the next spawn, so that none stays a zombie for long."""
+"""Children released before they had exited; reaped at the next spawn, so that none stays a zombie for long."""
 
 
 class ServerProcess(ABC):
-    """One server process and everything below it.
+    """One server process and all its descendants.
 
-    Made by :func:`spawn_server`; whoever made it owes it :meth:`stop`, or :meth:`abandon` where nothing may be awaited.
+    Created by :func:`spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where it cannot await.
 
     Attributes:
-        stdin: Its standard input. It and ``stdout`` may be used once :meth:`started` has returned.
-        stdout: Its standard output.
-        stderr: The last of what it wrote on stderr, as far as :meth:`drain_stderr` has read.
+        stdin: The standard input. It and ``stdout`` may be used once :meth:`started` has returned.
+        stdout: The standard output.
+        stderr: The tail of stderr, as far as :meth:`drain_stderr` has read it.
         pid: The process id of the server itself; ``None`` until :meth:`started` has returned.
-        returncode: Its exit status, negative for a signal; ``None`` while it runs or if nobody can know.
-        contained: Whether nothing below it can escape its end.
-        starter: What is to start the server, in words: the subject of an error when it takes too long.
+        returncode: The exit status, negative for a signal; ``None`` while it runs or if it is unknown.
+        contained: Whether all descendants are guaranteed to end with it.
+        starter: A description of what starts the server: the subject of the error when it takes too long.
     """
 
     stdin: trio.abc.SendStream
@@ -79,13 +79,13 @@ class ServerProcess(ABC):
         return f"<{type(self).__name__} pid={self.pid} {'closed, ' if self._closed else ''}{state}>"
 
     async def started(self) -> int:
-        """Wait until the server runs. A checkpoint; to be cancelled changes nothing.
+        """Wait until the server is running. A checkpoint; cancellation has no effect on the server.
 
         Returns:
-            Its process id.
+            The process id.
 
         Raises:
-            SpawnError: It could not be started. :meth:`stop` is owed nevertheless.
+            SpawnError: The server could not be started. :meth:`stop` must still be called.
             trio.ClosedResourceError: It was stopped first.
         """
         await self._settle(lambda: self.pid is not None)
@@ -94,17 +94,18 @@ class ServerProcess(ABC):
         return self.pid
 
     async def wait(self) -> int:
-        """Wait until the server has ended. A checkpoint; any number of tasks may wait.
+        """Wait until the server has exited. A checkpoint; any number of tasks may wait.
 
-        All that the server itself had written on stderr is then in :attr:`stderr`.
+        Afterwards :attr:`stderr` includes everything that the server itself wrote there.
 
         Returns:
-            Its exit status, negative for a signal. If its guard was killed, nobody can know how the server ended: it is
-            killed, too, and the status says so.
+            The exit status, negative for a signal. If the guard was killed, the real status is unknown: the server is
+            killed, too, and the status reports that.
 
         Raises:
-            SpawnError: It never started.
-            trio.ClosedResourceError: :meth:`abandon`, or the bound of :meth:`stop`, came first: the tree may end later.
+            SpawnError: The server never started.
+            trio.ClosedResourceError: :meth:`abandon` was called first, or :meth:`stop` timed out: the tree may end
+                later.
         """
         await self._settle(lambda: self.returncode is not None)
         if self.returncode is None:
@@ -113,20 +114,20 @@ class ServerProcess(ABC):
 
     @trio.lowlevel.enable_ki_protection
     async def stop(self, grace: float) -> int | None:
-        """End the server and everything below it, and give back every descriptor.
+        """Stop the server and all its descendants, and close every descriptor.
 
-        Its stdin is closed, it gets SIGTERM when most of ``grace`` has passed, and when all of it has, its whole tree is
-        killed. Somebody else must go on draining stdout meanwhile, or it will not end on EOF. After that the streams are
-        closed, tasks that use them get :exc:`trio.ClosedResourceError`.
+        It closes stdin, sends SIGTERM when most of ``grace`` has passed, and kills the whole tree when ``grace`` is
+        over. Another task must keep draining stdout meanwhile, or the server will not exit on EOF. Then the streams are
+        closed, and tasks that use them get :exc:`trio.ClosedResourceError`.
 
-        It takes no longer than ``grace`` and about a second. To be cancelled takes away the grace: the tree is killed,
-        behind a shield of at most a second, and :exc:`trio.Cancelled` goes on. A second call waits for the first.
+        It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
+        shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
 
         Args:
-            grace: Seconds for the server to end by itself.
+            grace: Seconds for the server to exit by itself.
 
         Returns:
-            The exit status of the server; ``None`` if it never started, or could not be ended.
+            The exit status of the server; ``None`` if it never started or could not be killed.
         """
         if self._stopping:
             await self._stopped.wait()
@@ -147,15 +148,15 @@ class ServerProcess(ABC):
 
     @trio.lowlevel.enable_ki_protection
     async def kill_tree(self) -> None:
-        """End the server and everything below it at once, and give back every descriptor.
+        """Kill the server and all its descendants immediately, and close every descriptor.
 
-        It takes no longer than about a second; a :meth:`stop` that is under way loses its grace.
+        It takes at most about a second; it ends the grace period of a :meth:`stop` in progress.
         """
         self.kill()
         await self.stop(0)
 
     async def _end_server(self, ask_at: float, kill_at: float) -> None:
-        """Wait for the server to end until ``kill_at``, with SIGTERM at ``ask_at``."""
+        """Wait for the server to exit until ``kill_at``, sending SIGTERM at ``ask_at``."""
         if ask_at < kill_at:
             with trio.CancelScope(deadline=ask_at):
                 await self._settle(lambda: self.returncode is not None)
@@ -167,31 +168,31 @@ class ServerProcess(ABC):
 
     @abstractmethod
     async def drain_stderr(self) -> None:
-        """Read stderr into :attr:`stderr` until nobody can write there any more, or the process is closed."""
+        """Read stderr into :attr:`stderr` until all its writers are gone or the process is closed."""
 
     @abstractmethod
     def terminate(self) -> None:
-        """Ask the server to end (SIGTERM). Does nothing once it has ended."""
+        """Send SIGTERM to the server. Does nothing once it has exited."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End the server, and everything below it, at once. Does nothing once it has ended."""
+        """Kill the server and all its descendants. Does nothing once it has exited."""
 
     @abstractmethod
     def abandon(self) -> None:
-        """Give back every descriptor now, without waiting for anything; what still runs is killed in the background.
+        """Close every descriptor without waiting; remaining processes are killed in the background.
 
-        For the way out of a failure between :func:`spawn_server` and the task that owns the process. Does nothing
-        after :meth:`stop`.
+        Call this after a failure between :func:`spawn_server` and the start of the task that owns the process. Does
+        nothing after :meth:`stop`.
         """
 
     @abstractmethod
     async def _settle(self, done: Callable[[], bool]) -> None:
-        """Return when ``done()``, or when that can no longer come."""
+        """Wait until ``done()`` is true, or can no longer become true."""
 
     @abstractmethod
     async def _end_tree(self) -> None:
-        """Return when nothing of the tree is left; kill it first, unless the server has ended by itself."""
+        """Wait until nothing of the tree is left; kill it first, unless the server has exited by itself."""
 
     @abstractmethod
     def _close_stdin(self) -> None:
@@ -204,20 +205,20 @@ class ServerProcess(ABC):
 
 
 def let_go(process: _Pollable) -> None:
-    """Have a child that has not ended yet reaped at a later spawn."""
+    """Schedule a child that has not exited yet to be reaped at a later spawn."""
     _unreaped.append(process)
 
 
 def reap() -> bool:
-    """Take in the children that were let go and have ended since; tell whether any still runs."""
+    """Reap the released children that have exited since; return whether any is still running."""
     _unreaped[:] = [process for process in _unreaped if process.poll() is None]
     return bool(_unreaped)
 
 
 def sip(stream: Any, ring: StderrRing) -> None:
-    """Read what is in the pipe right now, so that the server's last words are in the ring when its end is told."""
+    """Read what is in the pipe now, so that the server's last output is buffered when its exit is reported."""
     with contextlib.suppress(OSError):
-        for _ in range(16):  # somebody else may be writing without end
+        for _ in range(16):  # another process may be writing endlessly
             if not (chunk := os.read(stream.fileno(), RECEIVE_BYTES)):
                 return
             ring.feed(chunk)
@@ -232,20 +233,20 @@ def spawn_server(
     guarded: bool | None = None,
     guard_python: str | None = None,
 ) -> ServerProcess:
-    """Begin to start a server. Synchronous, so that nothing can come between it and a ``try``.
+    """Begin to start a server. Synchronous, so that nothing can happen between the call and a ``try``.
 
-    Whether it really runs, :meth:`ServerProcess.started` tells. From here on :meth:`ServerProcess.stop` is owed.
+    :meth:`ServerProcess.started` waits until it is running. The caller must call :meth:`ServerProcess.stop`.
 
     Args:
-        argv: What to run. Without a slash it is looked for on the ``PATH`` of ``env``.
-        env: Its whole environment: nothing is inherited, nothing added.
-        cwd: Its working directory, or ``None`` for ours.
-        guarded: Whether under a guard process; ``None`` for where that works: on Linux, if there is an interpreter.
-        guard_python: The interpreter that runs the guard; ``None`` for the one of :func:`find_guard_python`.
+        argv: The command to run. A name without a slash is looked up on the ``PATH`` of ``env``.
+        env: The complete environment: nothing is inherited or added.
+        cwd: The working directory, or ``None`` for that of this process.
+        guarded: Whether to use a guard process; ``None`` means where possible: on Linux, if an interpreter is found.
+        guard_python: The interpreter that runs the guard; ``None`` for the one from :func:`find_guard_python`.
 
     Raises:
-        SpawnError: Its pipes or its guard could not be made. An ``OSError`` is its cause.
-        ValueError: ``argv`` is empty, or something in it or in ``env`` cannot be passed to any program.
+        SpawnError: The pipes or the guard could not be created, with an ``OSError`` as the cause.
+        ValueError: ``argv`` is empty, or a string in it or in ``env`` cannot be passed to a program.
     """
     _check(argv, env, cwd)
     python = guard_python or find_guard_python()
@@ -268,10 +269,10 @@ def spawn_server(
 
 
 def find_guard_python() -> str | None:
-    """Return the Python interpreter that runs this program, or else one of its installation; ``None`` if there is none.
+    """Return the running Python interpreter, or else another of the same installation; ``None`` if there is none.
 
-    A frozen program is its own ``sys.executable``, and that of a program that embeds Python is the program: either would
-    run itself in place of the guard.
+    In a frozen program and in one that embeds Python, ``sys.executable`` is the program itself, which would run again
+    instead of the guard.
     """
     own = sys.executable
     if own and not getattr(sys, "frozen", False) and _PYTHON_NAME.match(os.path.basename(own)):

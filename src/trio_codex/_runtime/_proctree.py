@@ -1,8 +1,8 @@
-"""The server process without a guard: everywhere but on Linux, and there where no interpreter can run one.
+"""The server process without a guard: on other systems than Linux, or if no interpreter can run the guard.
 
-Best effort, and untested by users on Windows. The server leads a process group of its own. What is below it is looked up
-while the server lives (in ``/proc``, elsewhere with psutil), because afterwards nothing leads from it to what it left
-behind: a process that was started in the meantime, or whose parent has ended, survives in another group.
+Best effort, and untested by users on Windows. The server leads its own process group. Its descendants are looked up
+while it is running (in ``/proc``, elsewhere with psutil), because they cannot be found after it has exited. A process
+in another group survives if it was started after the lookup or its parent has exited.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class GroupProcess(ServerProcess):
-    """The server in a process group of its own, started and awaited by Trio itself.
+    """The server in its own process group, started and awaited by Trio itself.
 
-    Trio starts a process in a worker thread, so ``stdin`` and ``stdout`` exist once :meth:`started` has returned, and
-    :meth:`started` is what starts it.
+    Trio starts processes in a worker thread, so :meth:`started` starts the server, and ``stdin`` and ``stdout`` exist
+    only after it has returned.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class GroupProcess(ServerProcess):
         self._process: trio.Process | None = None
         self._starting = trio.Lock()
         self._known = trio.Event()
-        """Whether there is a process has been decided."""
+        """Set once it is known whether the process exists."""
         self._streams: ServerStreams | None = None
-        """Our own pipes; on Windows there are those of Trio."""
+        """Our own pipes; on Windows, Trio's pipes are used instead."""
         self._tree: list[Callable[[], None]] = []
-        """What kills each process that was seen below the server, if it is still the same."""
+        """Functions that kill each known descendant of the server, if its id has not been reused."""
 
     async def started(self) -> int:
         async with self._starting:
@@ -57,9 +57,9 @@ class GroupProcess(ServerProcess):
 
     async def _start(self) -> None:
         try:
-            # mypy and pyright choose the signature by platform; this is the one call for all of them.
+            # mypy and pyright choose the signature by platform; this one call serves all platforms.
             open_process: Any = trio.lowlevel.open_process
-            # Trio opens a descriptor of its own, too.
+            # Trio opens its own descriptor, too.
             with above_standard_streams(), contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
                 lent: Sequence[int] = (subprocess.PIPE,) * 3
                 if sys.platform != "win32":
@@ -83,7 +83,7 @@ class GroupProcess(ServerProcess):
             return
         self._process = process
         _raise_descriptor_limit(process.pid)
-        if self._closed:  # meanwhile somebody gave up
+        if self._closed:  # closed meanwhile
             self._let_go()
             with trio.move_on_after(END_BOUND, shield=True):
                 await process.wait()
@@ -124,7 +124,7 @@ class GroupProcess(ServerProcess):
         if self._process is not None and self.returncode is None:
             self._process.terminate()
             if sys.platform != "win32":
-                self._process.send_signal(signal.SIGCONT)  # a stopped process does not act on it
+                self._process.send_signal(signal.SIGCONT)  # a stopped process does not handle signals
 
     def kill(self) -> None:
         if self._process is None or self._closed:
@@ -144,7 +144,7 @@ class GroupProcess(ServerProcess):
             self._stopped.set()
 
     def _let_go(self) -> None:
-        """Kill the process if it still runs, close its streams, and have it reaped later."""
+        """Kill the process if it is still running, close its streams, and schedule it to be reaped."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -156,7 +156,7 @@ class GroupProcess(ServerProcess):
     async def _settle(self, done: Callable[[], bool]) -> None:
         await self._known.wait()
         if not done() and self._process is not None and not self._closed:
-            # Trio waits on a descriptor or in a thread of its own; neither ends by our letting go, so that does.
+            # Trio waits on its own descriptor or in a thread; closing ours ends neither wait, so this does.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_process, nursery.cancel_scope)
                 await self._stopped.wait()
@@ -185,7 +185,7 @@ class GroupProcess(ServerProcess):
             self._ends()[0].close()
 
     def _look_below(self) -> None:
-        """Remember what is below the server: once it has died, nobody can tell any more."""
+        """Record the descendants of the server: they cannot be found after it has exited."""
         if self._process is None:
             return
         if sys.platform == "linux":
@@ -197,19 +197,19 @@ class GroupProcess(ServerProcess):
         try:
             psutil: Any = importlib.import_module("psutil")
         except ImportError:
-            return  # the group is all that is known
-        with contextlib.suppress(psutil.Error):  # gone, a zombie, or not ours to see
+            return  # only the group is known
+        with contextlib.suppress(psutil.Error):  # gone, a zombie, or not accessible
             below = psutil.Process(self._process.pid).children(recursive=True)
             self._tree += [process.kill for process in below]
 
     def _kill_below(self) -> None:
-        """Kill what was seen below, and the group."""
+        """Kill the recorded descendants and the group."""
         assert self._process is not None
         if sys.platform != "win32":
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         for kill in self._tree:
-            with contextlib.suppress(Exception):  # psutil says if it has gone
+            with contextlib.suppress(Exception):  # psutil raises if it is gone
                 kill()
 
 
@@ -220,15 +220,15 @@ def _own_group() -> dict[str, Any]:
 
 
 def _signal_reset() -> Callable[[], None] | None:
-    """Return what gives a child default signals, none of them blocked; ``None`` if it has them anyway.
+    """Return a function that resets a child's signal handlers and mask; ``None`` if there is nothing to reset.
 
-    It runs Python between fork and exec, which a program with threads had better not do, so only where it is needed.
+    It runs Python code between fork and exec, which is risky in a program with threads, so it is used only if needed.
     """
     assert sys.platform != "win32"
     ignored = [
         number
         for number in signal.valid_signals()
-        # subprocess gives back the two that Python itself ignores.
+        # subprocess restores the two signals that Python itself ignores.
         if number not in (signal.SIGPIPE, signal.SIGXFSZ) and signal.getsignal(number) == signal.SIG_IGN
     ]
     if not ignored and not signal.pthread_sigmask(signal.SIG_BLOCK, ()):
@@ -243,10 +243,10 @@ def _signal_reset() -> Callable[[], None] | None:
 
 
 def _raise_descriptor_limit(pid: int) -> None:
-    """Raise the soft limit of descriptors of a server to the hard one: each of its commands costs it some."""
+    """Raise a server's soft limit of descriptors to the hard one: each command that it runs uses some."""
     if sys.platform == "linux":
         import resource
 
-        with contextlib.suppress(OSError, ValueError):  # it has ended, or a sandbox forbids it
+        with contextlib.suppress(OSError, ValueError):  # it has exited, or a sandbox forbids it
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))

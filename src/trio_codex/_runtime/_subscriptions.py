@@ -1,8 +1,8 @@
-"""Bounded buffers between the reader and its consumers: owns lag, merging, overflow and wake-ups.
+"""Bounded buffers between the reader and its consumers, with delta merging, overflow and wakeups.
 
-The reader never waits: it puts events in and goes on. A consumer that lags first gets its text deltas merged, without
-loss, and past the bounds an error in place of events; nobody else notices. Knows nothing of what an event says: the
-:class:`Merger` does.
+The reader never blocks: it adds events and continues. If a consumer falls behind, its text deltas are first merged
+without loss; beyond the limits of its buffer it receives an error instead of further events. Other consumers are not
+affected. Only the :class:`Merger` looks inside events.
 """
 
 from __future__ import annotations
@@ -23,58 +23,58 @@ if TYPE_CHECKING:
 
 
 class Buffered(Protocol):
-    """What can be buffered: anything that knows its size in bytes."""
+    """Anything that can be buffered: an object with a size in bytes."""
 
     @property
     def size(self) -> int:
-        """Bytes that it counts for."""
+        """Its size in bytes, for the buffer's limit."""
         ...
 
 
 E = TypeVar("E", bound=Buffered)
 
 LAG_EVENTS: Final = 1024
-"""Events in the buffer from which on deltas are merged. Below it a consumer sees each delta as it was sent."""
+"""Number of buffered events above which deltas are merged. Below it, a consumer receives each delta as sent."""
 
 SCHEDULE_EVERY_EVENTS: Final = 64
 SCHEDULE_EVERY_SECONDS: Final = 0.001
-"""A consumer of a full buffer lets other tasks run at least this often (a checkpoint costs twice an event)."""
+"""A consumer of a full buffer yields at least this often (a checkpoint costs twice as much as an event)."""
 
 
 class Merger(Protocol[E]):
-    """Tells how the deltas of one item become one."""
+    """Merges deltas of one item."""
 
     def delta(self, event: E) -> tuple[Hashable, str] | None:
-        """Give what two deltas must share to be merged, and the text; ``None`` for what is no text delta."""
+        """Return a key that two deltas must share to be merged, and the text; ``None`` for any other event."""
         ...
 
     def merged(self, first: E, text: str, count: int) -> E:
-        """Give one event that stands for ``count`` deltas."""
+        """Return one event that replaces ``count`` deltas."""
         ...
 
 
 class Wakeups:
-    """Consumers that have got something since the reader last let others run."""
+    """Consumers to wake when the reader next yields."""
 
     def __init__(self) -> None:
         self._due: list[Subscription[Any]] = []
 
     def add(self, subscription: Subscription[Any]) -> None:
-        """Note that there is something for a consumer."""
+        """Register a consumer that has new events."""
         self._due.append(subscription)
 
     def flush(self) -> list[int]:
-        """Wake those that wait; give how much there is for each."""
+        """Wake the waiting consumers; return the number of entries for each."""
         due, self._due = self._due, []
         return [subscription.wake() for subscription in due]
 
 
 class _Standing(msgspec.Struct, eq=False):
-    """An entry of our own, which stands for what the consumer gets."""
+    """An internal buffer entry, converted to an event when the consumer reads it."""
 
 
 class _Growing(_Standing, Generic[E], eq=False):
-    """Deltas of one item that are merged while they wait."""
+    """Deltas of one item, merged while they are buffered."""
 
     key: Hashable
     first: E
@@ -91,16 +91,16 @@ class _Overflow(_Standing, eq=False):
 class Subscription(Generic[E]):
     """An async iterator over events, fed by the reader.
 
-    Iterating is cheap: a cancellation point at every event, a schedule point at least every 64 events or 1 ms.
+    Iteration is cheap: every event is a cancellation point, but there is a schedule point only every 64 events or 1 ms.
 
     Args:
-        max_events: Bound of the buffer in events.
-        max_bytes: Bound of the buffer in bytes.
-        merger: How deltas are merged.
-        wakeups: Where to announce that the consumer has something to read.
+        max_events: Limit of the buffer in events.
+        max_bytes: Limit of the buffer in bytes.
+        merger: Merges deltas.
+        wakeups: Registers the consumer when it has something to read.
 
     Attributes:
-        on_overflow: Called when the consumer lags beyond the bounds.
+        on_overflow: Callback for when the consumer falls behind beyond the limits.
     """
 
     on_overflow: Callable[[SubscriptionOverflow], object] | None = None
@@ -127,14 +127,14 @@ class Subscription(Generic[E]):
     # -- the reader's side -------------------------------------------------------------------------------------
 
     def put(self, event: E) -> None:
-        """Add an event. Never waits, never raises."""
+        """Add an event. Never blocks or raises."""
         if not self._accepting:
             return
         if len(self._buffer) >= self._lag:
             self._put_lagging(event)
         else:
             if self._growing:
-                # It caught up: what follows unmerged must not be overtaken by what is merged after it.
+                # The consumer caught up. Forget the merge targets: a later merge must not overtake unmerged events.
                 self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size
@@ -145,24 +145,24 @@ class Subscription(Generic[E]):
             self._wakeups.add(self)
 
     def put_last(self, event: E) -> None:
-        """Add the event that ends the stream, whatever the bounds, and end it."""
+        """Add a final event regardless of the limits, and end the stream."""
         if not self._ended and not self._released:
             self._buffer.append(event)
             self._bytes += event.size
         self.end()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End the stream after what is buffered: plainly, or with an error made afresh for each attempt to read on."""
+        """End the stream after the buffered events, optionally with an error that each further read creates anew."""
         if not self._ended:
             self._ended = True
             self._accepting = False
             self._error = error
             self._growing.clear()
-        # At once: it need not be the reader that ends it, and then no chunk may ever follow.
+        # Wake immediately: the caller may not be the reader, and then no further chunk may arrive to trigger a flush.
         self.wake()
 
     def release(self) -> None:
-        """Drop what is buffered and take nothing more: nobody is going to read it."""
+        """Drop buffered events and refuse new ones: the consumer will not read them."""
         self._released = True
         self._accepting = False
         self._buffer.clear()
@@ -171,7 +171,7 @@ class Subscription(Generic[E]):
         self.wake()
 
     def wake(self) -> int:
-        """Let the consumer run, if it waits; say how many entries there are for it."""
+        """Wake the consumer if it is waiting; return the number of buffered entries."""
         self._wakeup_due = False
         if self._consumer is not None:
             task, self._consumer = self._consumer, None
@@ -181,7 +181,7 @@ class Subscription(Generic[E]):
     def _put_lagging(self, event: E) -> None:
         delta = self._merger.delta(event)
         if delta is None:
-            # Merging past an event that is no delta would put text of an item behind its completion.
+            # Merging past an event that is not a delta could put an item's text after its completion.
             self._growing.clear()
             self._buffer.append(event)
             self._bytes += event.size
@@ -217,16 +217,17 @@ class Subscription(Generic[E]):
         return self
 
     async def __anext__(self) -> E:
-        """Give the next event.
+        """Return the next event.
 
         Raises:
-            SubscriptionOverflow: This consumer lagged beyond the bounds; what was buffered before has been given.
+            SubscriptionOverflow: This consumer fell behind beyond the limits; it has received everything buffered
+                before that.
             trio.BusyResourceError: Another task is iterating.
         """
         buffer = self._buffer
         self._credit -= 1
         if buffer and self._credit > 0 and perf_counter() < self._slice_end:
-            # Lets no other task run unless it raises, so that nobody can take what is in the buffer meanwhile.
+            # Other tasks run only if this raises, so the buffer cannot change meanwhile.
             await checkpoint_if_cancelled()
         else:
             await self._let_others_run()
@@ -238,17 +239,17 @@ class Subscription(Generic[E]):
             return self._redeemed(entry)
         return entry
 
-    async def _let_others_run(self) -> None:  # noqa: ASYNC910  # a schedule point, or a wait
-        """Be a schedule point, and wait until there is something in the buffer, or nothing will come."""
+    async def _let_others_run(self) -> None:  # noqa: ASYNC910  # a schedule point or a wait
+        """Execute a schedule point, and wait until the buffer has an entry or the stream has ended."""
         if self._reading:
             raise trio.BusyResourceError("another task is iterating over these events")
         self._reading = True
-        # Leads whoever else begins to read meanwhile to the line above.
+        # A task that starts to read meanwhile sees this and raises above.
         self._credit = 0
         try:
             if self._buffer or self._ended or self._released:
                 await trio.lowlevel.checkpoint()
-            # Woken does not mean that there is something: a wake-up may be due from before an earlier wait was cancelled.
+            # A wakeup does not imply an entry: it may be left over from an earlier wait that was cancelled.
             while not (self._buffer or self._ended or self._released):
                 self._consumer = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(self._abort_wait)
@@ -262,7 +263,7 @@ class Subscription(Generic[E]):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _redeemed(self, entry: _Standing) -> E:
-        """Give what an entry of our own stands for."""
+        """Return the event that an internal entry stands for."""
         if isinstance(entry, _Overflow):
             raise entry.error
         growing = cast("_Growing[E]", entry)

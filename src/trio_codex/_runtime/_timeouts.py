@@ -12,7 +12,6 @@ import logging
 import math
 import time
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,7 +19,8 @@ import trio
 from trio_codex._core._log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
+    from types import TracebackType
 
 TICK_SECONDS: Final = 0.25
 """The longest sleep while a timeout is pending. A stall is noticed that much later at most, and so is the end of a
@@ -52,6 +52,30 @@ class Timeout:
         self.seconds = seconds
         self.due = due
         self.expire = expire
+
+
+class TimeoutScope:
+    """A cancel scope under a timeout; made by :meth:`Timeouts.move_on_after`."""
+
+    __slots__ = ("_scope", "_seconds", "_timeout", "_timeouts")
+
+    def __init__(self, timeouts: Timeouts, seconds: float) -> None:
+        self._timeouts = timeouts
+        self._seconds = seconds
+        self._scope = trio.CancelScope()
+
+    def __enter__(self) -> trio.CancelScope:
+        self._timeout = self._timeouts.start(self._seconds, self._scope.cancel)
+        return self._scope.__enter__()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self._timeouts.end(self._timeout)
+        return self._scope.__exit__(exc_type, exc, traceback)
 
 
 class Timeouts:
@@ -102,16 +126,9 @@ class Timeouts:
         if (pending := self._pending.get(timeout.seconds)) is not None:
             pending.pop(timeout, None)
 
-    @contextmanager
-    def move_on_after(self, seconds: float) -> Generator[trio.CancelScope]:
-        """Cancel the body when it has taken too long; like :func:`trio.move_on_after`."""
-        scope = trio.CancelScope()
-        timeout = self.start(seconds, scope.cancel)
-        try:
-            with scope:
-                yield scope
-        finally:
-            self.end(timeout)
+    def move_on_after(self, seconds: float) -> TimeoutScope:
+        """Return a context manager that cancels its body after a timeout, like :func:`trio.move_on_after`."""
+        return TimeoutScope(self, seconds)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep until we have listened for so long."""

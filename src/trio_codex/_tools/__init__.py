@@ -1,1 +1,1 @@
-"""Dynamic tools and structured output: JSON Schema from Python types, and values back."""
+"""Dynamic tools and structured output: generate JSON Schema from Python types, and convert JSON to their values."""

@@ -1,4 +1,4 @@
-"""One call of a tool: owns what becomes of what it returns or raises."""
+"""Call a tool, and turn what it returns or raises into a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NO_SUCH_TOOL = "This client has no such tool."
 NO_RESULT = "done"
-"""What the agent gets from a tool that returns nothing: an empty result would look like a failure."""
+"""The result of a tool that returns nothing: an empty result would look like a failure to the agent."""
 
 
 async def call(
@@ -31,12 +31,12 @@ async def call(
     request: ToolCallRequest,
     place: Callable[[AnyTool], AbstractAsyncContextManager[object]],
 ) -> ToolResult:
-    """Call a tool, if there is one. See :meth:`Toolbox.call`.
+    """Call a tool, if it exists. See :meth:`Toolbox.call`.
 
     Args:
         tool: The tool.
-        request: What the agent wants of it.
-        place: Gives what to hold while it runs.
+        request: The agent's request.
+        place: Returns a context manager to hold during the call, which limits concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:
@@ -71,11 +71,11 @@ async def _run(
 
 
 def result_of(value: object) -> ToolResult:
-    """Make a result of what a tool returned.
+    """Create a result from a tool's return value.
 
     Raises:
-        TypeError: It cannot be written as JSON.
-        ValueError: It is bytes, and no image.
+        TypeError: The value cannot be serialized as JSON.
+        ValueError: The value is bytes that are not an image.
     """
     match value:
         case ToolResult():
@@ -99,7 +99,7 @@ def _has_image(parts: Sequence[object]) -> bool:
 
 
 def _failure(tool: AnyTool, exc: Exception) -> ToolResult:
-    """Tell the agent what a tool raised, and the log where it came from; a ``ToolError`` is no news to the log."""
+    """Report a tool's exception to the agent, and log its traceback unless it is a ``ToolError``."""
     leaves = leaves_of(exc)
     if not all(isinstance(leaf, ToolError) for leaf in leaves):
         logger.error("the tool %s failed", tool.full_name, exc_info=exc)

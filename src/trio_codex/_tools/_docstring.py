@@ -1,4 +1,4 @@
-"""Google-style docstrings, read for a model: what describes a thing, and what describes each of its fields."""
+"""Parse Google-style docstrings into descriptions, for a model, of an object and each of its fields."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import attrs
 _SECTION: Final = re.compile(r"([A-Z][A-Za-z ]*):[ ]*$")
 _FIELDS: Final = frozenset({"Args", "Arguments", "Parameters", "Attributes"})
 _LEFT_OUT: Final = _FIELDS | {"Raises"}
-"""An exception reaches the agent as text; which ones there may be is for the reader of the code."""
+"""Sections that are not shown to the agent: it sees exceptions as text, and has no use for a list of them."""
 
 _ENTRY: Final = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
 
 
 @attrs.frozen
 class Docstring:
-    """What a docstring says.
+    """A parsed docstring.
 
     Attributes:
-        text: All of it but the sections on fields and exceptions.
-        fields: What it says of each parameter or attribute.
+        text: The text without the sections on fields and exceptions.
+        fields: The description of each parameter or attribute.
     """
 
     text: str
@@ -30,7 +30,7 @@ class Docstring:
 
 
 def parse_docstring(doc: str | None) -> Docstring:
-    """Read a docstring. One without sections is text as a whole."""
+    """Parse a docstring. Without sections, all of it is text."""
     text: list[str] = []
     fields: dict[str, list[str]] = {}
     section, margin = "", None

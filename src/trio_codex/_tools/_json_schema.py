@@ -1,10 +1,10 @@
-"""Types to JSON Schema, as a model is to read it.
+"""Convert Python types to JSON Schema, in the form that a model reads.
 
-msgspec writes the schema of what it takes for a leaf: numbers, strings with bounds, dates. What is around the leaves is
-written here, because msgspec refuses unions of classes and paths, and knows no strict form; and because the server passes
-only a part of a tool's schema on to the model (measured with 0.163.0). It keeps types, descriptions, properties,
-``required``, ``items``, ``enum``, ``anyOf``, ``additionalProperties``, ``$ref`` and ``$defs``. It drops defaults, bounds,
-patterns and formats, and takes an enum without a type for one of strings and ``prefixItems`` for strings.
+msgspec generates the schemas of leaves: numbers, strings with bounds, dates. This module generates the rest, because
+msgspec refuses unions of classes and paths and has no strict form, and because the server passes only part of a tool's
+schema to the model (measured with 0.163.0). The server keeps types, descriptions, properties, ``required``, ``items``,
+``enum``, ``anyOf``, ``additionalProperties``, ``$ref`` and ``$defs``. It drops defaults, bounds, patterns and formats,
+treats an enum without a type as strings, and reads ``prefixItems`` as strings.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HINTS: Final[dict[Type, str]] = {
     uuid.UUID: "UUID",
     bytes: "Base64",
 }
-"""Descriptions of what the model would otherwise only know to be a string, where nobody wrote a better one."""
+"""Default descriptions of types that the model would otherwise see only as strings."""
 
 _STRICT_KEYWORDS: Final = frozenset(
     {
@@ -59,35 +59,36 @@ _STRICT_KEYWORDS: Final = frozenset(
         "maxItems",
     }
 )  # fmt: skip
-"""What the documentation of the model's API allows in the strict form; it refuses a schema that has more."""
+"""Keywords that the model's API documents for the strict form; it refuses a schema with any others."""
 
 _STRICT_FORMATS: Final = frozenset({"date-time", "time", "date", "duration", "uuid"})
 
 
 def object_schema(cls: type, *, strict: bool = False) -> Schema:
-    """Write the schema of a class with fields; the classes that it mentions are in ``$defs``.
+    """Return the schema of a class with fields, with the classes that it refers to in ``$defs``.
 
     Args:
         cls: An attrs class, a dataclass, a ``TypedDict`` or a named tuple.
-        strict: Write the form that a model can be held to: every property is required, what has a default may be null.
+        strict: Whether to use the strict form, which a model can be forced to follow: every property is required, and
+            those with a default are nullable.
 
     Raises:
-        TypeError: Something in it has no schema; in the strict form these are ``Any``, mappings and mixed tuples, too.
+        TypeError: A type in it has no schema. In the strict form that includes ``Any``, mappings and mixed tuples.
     """
     writer = _Writer(strict=strict)
     return writer.whole(writer.object(cls, cls.__name__))
 
 
 def fields_schema(fields: Sequence[Field], where: str, *, strict: bool = False) -> Schema:
-    """Write the schema of an object with these fields, such as the parameters of a function.
+    """Return the schema of an object with these fields, such as the parameters of a function.
 
     Args:
         fields: The fields.
-        where: What they are of, for errors.
+        where: The owner of the fields, for error messages.
         strict: As in :func:`object_schema`.
 
     Raises:
-        TypeError: Something in it has no schema.
+        TypeError: A type in it has no schema.
     """
     writer = _Writer(strict=strict)
     return writer.whole(writer.fields(fields, where))
@@ -100,17 +101,17 @@ class _Writer:
         self.definitions: dict[str, Schema] = {}
 
     def whole(self, schema: Schema) -> Schema:
-        """Add the classes that a schema mentions to it."""
+        """Add the classes that a schema refers to."""
         return schema | {"$defs": self.definitions} if self.definitions else schema
 
     def object(self, cls: type, where: str) -> Schema:
-        """Write a class."""
+        """Return the schema of a class."""
         schema = self.fields(fields_of(cls), where)
         text = docstring_of(cls).text
         return {"description": text} | schema if text else schema
 
     def fields(self, fields: Sequence[Field], where: str) -> Schema:
-        """Write an object."""
+        """Return the schema of an object."""
         return {
             "type": "object",
             "properties": {field.name: self._field(field, f"{where}.{field.name}") for field in fields},
@@ -138,7 +139,7 @@ class _Writer:
         return self._restricted(schema)
 
     def _bare(self, type_: Type, where: str) -> tuple[Schema, Type]:
-        """Write a type without its notes; give also the plain type whose bounds the notes can set."""
+        """Return the schema of a type without its notes, and the plain type whose bounds the notes can set."""
         made_by = origin(type_)
         if type_ in (Any, object):
             self._need(where, "any value", fits=not self._strict)
@@ -181,7 +182,7 @@ class _Writer:
             schema["items"] = kinds[0]
         else:
             self._need(where, "a tuple of different types", fits=not self._strict)
-            # ``items`` is for the server, which knows no ``prefixItems``: it would have the model send strings.
+            # ``items`` is for the server, which ignores ``prefixItems`` and would make the model send strings.
             schema |= {"prefixItems": written, "items": {"anyOf": kinds}}
         return schema
 
@@ -199,7 +200,7 @@ class _Writer:
                 count += 1
                 name = f"{cls.__name__}_{count}"
             self._names[cls] = name
-            self.definitions[name] = {}  # taken, should the class mention itself
+            self.definitions[name] = {}  # reserve the name, in case the class refers to itself
             self.definitions[name] = self.object(cls, where)
         return {"$ref": f"#/$defs/{name}"}
 
@@ -222,7 +223,7 @@ def _leaf(type_: Type, where: str) -> Schema:
         schema = msgspec.json.schema(type_)
     except TypeError:
         raise TypeError(f"{where}: {type_!r} has no JSON Schema") from None
-    if "$defs" in schema:  # a ``msgspec.Struct``: it has its own rules of what is read and how
+    if "$defs" in schema:  # a ``msgspec.Struct``: it has its own decoding rules
         raise TypeError(f"{where}: {type_!r} is not supported; use an attrs class or a dataclass")
     return schema
 
@@ -239,7 +240,7 @@ def _choice(keys: list[tuple[type, Any]]) -> Schema:
 
 
 def _with(schema: Schema, **more: Any) -> Schema:
-    # The strict form allows nothing beside a reference.
+    # The strict form allows no other keyword beside a reference.
     return ({"anyOf": [schema]} if "$ref" in schema else schema) | more
 
 
@@ -253,12 +254,12 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _as_json(default: object) -> object:
-    """Give a default as JSON; ``attrs.NOTHING`` if it is none, or cannot be told."""
+    """Return a default as JSON; ``attrs.NOTHING`` if there is none or it cannot be serialized."""
     from trio_codex._tools._json_values import to_json
 
     if default is attrs.NOTHING:
         return attrs.NOTHING
     try:
         return msgspec.json.decode(to_json(default))
-    except (TypeError, msgspec.DecodeError):  # the latter for a lone surrogate, which no line can carry
+    except (TypeError, msgspec.DecodeError):  # the latter for a lone surrogate, which cannot be encoded
         return attrs.NOTHING

@@ -1,6 +1,7 @@
-"""What a Python type is to JSON: an object of fields, an array, a choice, …. Read by what writes schemas and what reads values.
+"""Classify Python types by their JSON form: an object with fields, an array, a choice and so on.
 
-Owns the questions that both must answer alike. What is none of these is a leaf, and both leave it to msgspec.
+Shared by the modules that generate schemas and convert values, so that both agree. Every other type is a leaf, which
+both leave to msgspec.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import msgspec
 from trio_codex._tools._docstring import Docstring, parse_docstring
 
 Type: TypeAlias = Any
-"""A type as an annotation has it: a class, a union, ``list[str]``, …"""
+"""A type as written in an annotation: a class, a union, ``list[str]``, …"""
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -35,7 +36,7 @@ ARRAYS: Final[dict[Type, Type]] = {
     abc.Set: frozenset,
     abc.MutableSet: set,
 }
-"""Types that are arrays, and what is made of one."""
+"""Array types, with the type that each is converted to."""
 
 MAPPINGS: Final = (dict, abc.Mapping, abc.MutableMapping)
 PATHS: Final = (Path, PurePath)
@@ -44,11 +45,11 @@ _ALIASES: Final = getattr(typing, "TypeAliasType", ())
 
 @attrs.frozen
 class Notes:
-    """What ``Annotated`` adds to a type.
+    """The metadata that ``Annotated`` adds to a type.
 
     Attributes:
-        description: A text among it, or the description of a ``msgspec.Meta``; the last one counts.
-        metas: Its ``msgspec.Meta`` values: bounds, patterns, examples.
+        description: A string in it, or the description of a ``msgspec.Meta``; the last one wins.
+        metas: The ``msgspec.Meta`` values: bounds, patterns, examples.
     """
 
     description: str | None
@@ -60,11 +61,11 @@ class Field:
     """A field of an object.
 
     Attributes:
-        name: Its name, in Python and in JSON.
-        type: Its type.
-        required: Whether it must be there.
-        default: Its default; ``attrs.NOTHING`` if there is none, or it is made anew each time.
-        description: What the docstring of its class says of it.
+        name: The name, in Python and in JSON.
+        type: The type.
+        required: Whether the field must be present.
+        default: The default; ``attrs.NOTHING`` if there is none or it comes from a factory.
+        description: The description in the docstring of the class.
     """
 
     name: str
@@ -75,17 +76,17 @@ class Field:
 
     @property
     def absent_as_null(self) -> bool:
-        """Whether null stands for its absence, because it is no value of it."""
+        """Whether null means absent, because null is not a value of the field."""
         return not self.required and not takes_null(self.type)
 
 
 def origin(type_: Type) -> Type:
-    """Give what a type is made by, such as ``list`` for ``list[str]``; the type itself if it is plain."""
+    """Return the origin of a type, such as ``list`` for ``list[str]``; the type itself if it is not generic."""
     return typing.get_origin(type_) or type_
 
 
 def unwrapped(type_: Type) -> tuple[Type, Notes]:
-    """Take ``Annotated``, ``NewType``, aliases and the qualifiers of ``TypedDict`` off a type."""
+    """Strip ``Annotated``, ``NewType``, aliases and ``TypedDict`` qualifiers from a type."""
     found: list[object] = []
     while True:
         if origin(type_) is Annotated:
@@ -109,22 +110,22 @@ def unwrapped(type_: Type) -> tuple[Type, Notes]:
 
 
 def annotated(type_: Type, metas: tuple[msgspec.Meta, ...]) -> Type:
-    """Put ``Annotated`` on a type."""
+    """Wrap a type in ``Annotated``."""
     return Annotated[(type_, *metas)]
 
 
 def members(type_: Type) -> tuple[Type, ...] | None:
-    """Give the members of a union; ``None`` for what is none."""
+    """Return the members of a union; ``None`` for any other type."""
     return get_args(type_) if origin(type_) in (Union, UnionType) else None
 
 
 def choices(type_: Type) -> dict[tuple[type, Scalar], object] | None:
-    """Give the members of an enum or a ``Literal`` by the JSON that stands for each; ``None`` for what is neither.
+    """Return the members of an enum or ``Literal``, keyed by their JSON; ``None`` for any other type.
 
-    The kind of JSON is part of the key: to Python, ``1`` equals ``True``.
+    The kind of JSON value is part of the key because in Python ``1`` equals ``True``.
 
     Raises:
-        TypeError: A member is no scalar of JSON.
+        TypeError: A member is not a JSON scalar.
     """
     values: tuple[object, ...]
     if origin(type_) is Literal:
@@ -143,17 +144,17 @@ def choices(type_: Type) -> dict[tuple[type, Scalar], object] | None:
 
 
 def is_typed_dict(type_: Type) -> bool:
-    """Whether it is a ``TypedDict``."""
+    """Return whether a type is a ``TypedDict``."""
     return typing.is_typeddict(type_)
 
 
 def is_named_tuple(type_: Type) -> bool:
-    """Whether it is a named tuple. It is an object, too: a model should not have to count."""
+    """Return whether a type is a named tuple. In JSON it is an object, so that a model need not count positions."""
     return isinstance(type_, type) and tuple in type_.__mro__ and hasattr(type_, "_field_defaults")
 
 
 def is_object(type_: Type) -> bool:
-    """Whether it is a class that stands for an object with fields."""
+    """Return whether a type is a class that maps to a JSON object with fields."""
     if not isinstance(type_, type):
         return False
     return (
@@ -162,10 +163,10 @@ def is_object(type_: Type) -> bool:
 
 
 def fields_of(cls: Type) -> list[Field]:
-    """Give the fields of a class, those that its constructor takes.
+    """Return the fields of a class that its constructor accepts.
 
     Raises:
-        TypeError: A type that it mentions cannot be found.
+        TypeError: A type in an annotation cannot be resolved.
     """
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
@@ -209,7 +210,7 @@ def fields_of(cls: Type) -> list[Field]:
 
 
 def _is_required(cls: Type, name: str, hint: Type) -> bool:
-    # With postponed annotations, the class itself does not see the qualifiers.
+    # With postponed annotations, the class itself does not evaluate the qualifiers.
     while origin(hint) is Annotated:
         hint = hint.__origin__
     if origin(hint) in (Required, NotRequired):
@@ -218,13 +219,13 @@ def _is_required(cls: Type, name: str, hint: Type) -> bool:
 
 
 def docstring_of(cls: type) -> Docstring:
-    """Read what was written about a class; what a dataclass or a named tuple writes itself does not count."""
+    """Return the docstring of a class, ignoring those that dataclasses and named tuples generate."""
     doc = cls.__doc__ or ""
     return parse_docstring("" if cls is object or doc.startswith(f"{cls.__name__}(") else doc)
 
 
 def takes_null(type_: Type) -> bool:
-    """Whether null is a value of it."""
+    """Return whether null is a value of a type."""
     type_, _ = unwrapped(type_)
     if type_ in (None, NoneType, Any, object):
         return True

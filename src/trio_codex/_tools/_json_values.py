@@ -1,9 +1,9 @@
-"""JSON to values of any type, and back: what a model says is read strictly, and what does not fit is told in its own terms.
+"""Convert JSON from a model to values of any type, strictly, and back; errors are in terms of the JSON.
 
-cattrs reads what has parts, msgspec the leaves. Nothing is coerced but numbers and booleans in the arguments of a tool, which
-models also write as strings: ``"12"`` and ``"true"`` are read as what they spell, where no string fits. Apart from that, and unknown members of an object are refused, so that
-a model learns of its mistake. Null for a field that has a default and cannot be null counts as absent: models write it, and
-the strict form of a schema asks them to.
+cattrs converts composite values, msgspec converts leaves. The only coercion is for numbers and booleans in tool
+arguments, which models sometimes write as strings: ``"12"`` and ``"true"`` are accepted where a string is not. Unknown
+members of an object are refused, so that a model learns of its mistake. Null counts as absent for a field with a
+default that cannot be null, because models write it and the strict form of a schema requires it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from trio_codex.wire._unions import Misfit, is_wire, scalar
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 
-# As far as type checkers are told, these take and give what is not known.
+# To type checkers, the parameters and results of these are unknown.
 _make_class_hook: Final = cast("Callable[..., Hook]", gen.make_dict_structure_fn)
 _make_typed_dict_hook: Final = cast("Callable[..., Hook]", typeddicts.make_dict_structure_fn)  # pyright: ignore[reportUnknownMemberType]
 _make_mapping_hook: Final = cast("Callable[..., Hook]", gen.make_mapping_structure_fn)  # pyright: ignore[reportUnknownMemberType]
@@ -61,14 +61,14 @@ _NAMED_TUPLES: Final = cast(
 )
 
 CHOICES_SHOWN: Final = 20
-"""How many members of an enum an error names; more would drown the rest of it."""
+"""How many members of an enum an error lists; more would hide the rest of the message."""
 
 
 class Unfit(Exception):
     """A JSON value does not fit a type.
 
     Attributes:
-        problems: What is wrong, each with the place where it is, such as ``items[2].name: is missing``.
+        problems: What is wrong, each with its path, such as ``items[2].name: is missing``.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -77,11 +77,11 @@ class Unfit(Exception):
 
 
 def from_json(type_: type | Type, value: object) -> Any:
-    """Read a parsed JSON value as a type.
+    """Convert a parsed JSON value to a type.
 
     Raises:
-        Unfit: It does not fit.
-        TypeError: The type is none that can be read.
+        Unfit: The value does not fit the type.
+        TypeError: The type is not supported.
     """
     hook = _converter().get_structure_hook(type_)
     try:
@@ -91,16 +91,16 @@ def from_json(type_: type | Type, value: object) -> Any:
 
 
 def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = False) -> dict[str, Any]:
-    """Read a parsed JSON object as these fields. One that is absent, and need not be there, is left out.
+    """Convert the members of a parsed JSON object to these fields. Absent optional fields are left out.
 
     Args:
         fields: The fields.
         value: The object.
-        spelled: Read numbers and booleans also from the strings that spell them.
+        spelled: Whether to accept numbers and booleans written as strings.
 
     Raises:
-        Unfit: It does not fit.
-        TypeError: A type is none that can be read.
+        Unfit: The object does not fit the fields.
+        TypeError: A type is not supported.
     """
     if not isinstance(value, dict):
         raise Unfit([str(Misfit("an object", value))])
@@ -126,16 +126,16 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
 
 
 def to_json(value: object) -> bytes:
-    """Write a value as JSON.
+    """Convert a value to JSON.
 
     Raises:
-        TypeError: It, or something in it, cannot be written.
+        TypeError: The value, or something in it, is not supported.
     """
     plain = _converter().unstructure(value)
     try:
         return msgspec.json.encode(plain, enc_hook=_encode_other)
     except UnicodeEncodeError:
-        # A lone surrogate, as names of files may hold them. JSON can say it, but not as it is.
+        # A lone surrogate, as in some file names: JSON can carry it only as an escape.
         builtins = msgspec.to_builtins(plain, enc_hook=_encode_other)
         return json.dumps(builtins, separators=(",", ":")).encode()
 
@@ -148,9 +148,9 @@ def _encode_other(value: object) -> object:
 
 @functools.cache
 def _converter(spelled: bool = False) -> Converter:
-    """Make a converter. The factory that is registered last is asked first."""
+    """Create a converter. The factory registered last is tried first."""
     converter = Converter(detailed_validation=True)
-    # cattrs has hooks of its own for these, and finds them before any factory.
+    # cattrs has its own hooks for these and prefers them over any factory.
     for kind in (str, bytes, bool, int, float, Enum, Path):
         converter.register_structure_hook(kind, _read_leaf)
     for kind in (bool, int, float) if spelled else ():
@@ -171,7 +171,7 @@ def _converter(spelled: bool = False) -> Converter:
 
 
 def _checked(kind: type, called: str, inner: Hook) -> Hook:
-    """Refuse other kinds of JSON than the one that a hook is made for."""
+    """Refuse every kind of JSON except the one that a hook handles."""
 
     def structure(value: Any, type_: Any) -> Any:
         if value.__class__ is not kind:
@@ -198,13 +198,13 @@ def _read_leaf(value: Any, type_: Type) -> Any:
 
 
 def _read_spelled(value: Any, type_: Type) -> Any:
-    """Read a number or a boolean, also from a string that is its JSON."""
+    """Convert a number or a boolean, which may be written as a JSON string."""
     if value.__class__ is str:
         try:
             spelled = msgspec.json.decode(value) if value == value.strip() else None
         except (UnicodeEncodeError, *UNREADABLE):
             spelled = None
-        # For an integer only digits: "12.0" is one, too, but a long fraction would already have lost some of them.
+        # Accept only digits for an integer: "12.0" is an integer, too, but a long fraction loses precision.
         if spelled.__class__ in ((int, float) if type_ is float else (type_,)):
             value = spelled
     return _read_leaf(value, type_)
@@ -219,7 +219,7 @@ def _leaf_hook(type_: Type) -> Hook:
     if type_ in PATHS:
         return _checked(str, "a string", lambda value, _: type_(value))
     if type_ is int:
-        # To JSON Schema, 3.0 is an integer.
+        # In JSON Schema, 3.0 is an integer.
         return lambda value, _: _SCALARS[int](
             int(value) if value.__class__ is float and value.is_integer() else value, _
         )
@@ -257,7 +257,7 @@ def _annotated_hook(type_: Type, converter: Converter) -> Hook:
 
     def structure(value: Any, _: Any) -> Any:
         result = inner(value, bare)
-        # To msgspec, 3.0 is no integer, and "3" is neither that nor a number.
+        # msgspec accepts neither 3.0 as an integer nor "3" as a number.
         msgspec.convert(result if bare in (int, float, bool) else value, bounds)
         return result
 
@@ -265,7 +265,7 @@ def _annotated_hook(type_: Type, converter: Converter) -> Hook:
 
 
 def _bounded(type_: Type) -> Type:
-    """Give the plain type of JSON whose bounds are checked."""
+    """Return the plain JSON type whose bounds are checked."""
     if members(type_) is not None or choices(type_) is not None:
         return Any
     if is_object(type_) or origin(type_) in MAPPINGS:
@@ -275,7 +275,7 @@ def _bounded(type_: Type) -> Type:
     return str if type_ in PATHS else type_
 
 
-# -- what has parts ------------------------------------------------------------------------------------------------
+# -- composites ----------------------------------------------------------------------------------------------------
 
 
 def _object_hook(cls: Type, converter: Converter) -> Hook:
@@ -323,7 +323,7 @@ def _tuple_hook(items: tuple[Type, ...], converter: Converter) -> Hook:
                 exc.add_note(IterableValidationNote("", index, item_type))
                 errors.append(exc)
         if errors:
-            # Its `__new__` takes the class, too; type checkers see that of exception groups.
+            # Its `__new__` also takes the class; type checkers see the one of exception groups.
             raise IterableValidationError("", errors, type_)  # pyright: ignore[reportCallIssue]
         return tuple(read)
 
@@ -331,7 +331,7 @@ def _tuple_hook(items: tuple[Type, ...], converter: Converter) -> Hook:
 
 
 def _union_hook(type_: Type, converter: Converter) -> Hook:
-    """Read the first member that fits, in their order. Nothing is coerced, so that order rarely matters."""
+    """Return a hook for the first member that fits. Nothing is coerced, so the order rarely matters."""
     parts = members(type_) or ()
     hooks: list[Hook] = []
     nullable = takes_null(type_)
@@ -340,13 +340,13 @@ def _union_hook(type_: Type, converter: Converter) -> Hook:
     def structure(value: Any, _: Any) -> Any:
         if value is None and nullable:
             return None
-        if not hooks:  # at the first use: a class may mention itself
+        if not hooks:  # on first use: a class may refer to itself
             hooks.extend(converter.get_structure_hook(part) for part in real)
         tried: list[Exception] = []
         for part, hook in zip(real, hooks, strict=True):
             try:
                 return hook(value, part)
-            except Exception as exc:  # the next one may fit
+            except Exception as exc:  # try the next one
                 tried.append(exc)
         raise tried[0] if len(tried) == 1 else _NoMember(real, tried)
 
@@ -354,14 +354,14 @@ def _union_hook(type_: Type, converter: Converter) -> Hook:
 
 
 def _spelled_union_hook(type_: Type, converter: Converter) -> Hook:
-    """Read the member that fits as it is; a string may spell a number or a boolean only if it fits no member itself."""
+    """Return a hook that prefers an exact fit; a string is read as a number or boolean only if it fits no member."""
     strict = _converter().get_structure_hook(type_)
     lenient = _union_hook(type_, converter)
 
     def structure(value: Any, _: Any) -> Any:
         try:
             return strict(value, type_)
-        except Exception:  # told by the second try
+        except Exception:  # the second attempt reports it
             return lenient(value, type_)
 
     return structure
@@ -375,11 +375,11 @@ class _NoMember(Exception):
         self.pairs = list(zip(parts, errors, strict=True))
 
 
-# -- what does not fit ---------------------------------------------------------------------------------------------
+# -- problems ------------------------------------------------------------------------------------------------------
 
 
 def _problems(error: BaseException, path: str) -> Iterator[str]:
-    """Say what is wrong, in the terms of whoever wrote the JSON."""
+    """Describe what is wrong, in terms of the JSON."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
             yield from _problems(inner, path + _step(inner, path))

@@ -1,6 +1,7 @@
-"""Typed output: the JSON Schema that holds the model to a type, and the value in the type that its answer is read as.
+"""Typed output: a JSON Schema that constrains the model's answer, and the conversion of the answer to the type.
 
-The strict form of a schema is what the model's API asks for: every property required, no others, and an object on top.
+The model's API requires the strict form of a schema: every property required, no additional ones, and an object at the
+top level.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WRAPPED: Final = "value"
-"""The property under which a value comes that is no object: the model's API wants one on top."""
+"""The property that wraps a value that is not an object: the model's API requires an object at the top level."""
 
 
 class OutputType(Generic[T]):
-    """A type that the final response of a turn is to have.
+    """A type for the final response of a turn.
 
     Attributes:
-        schema: Its JSON Schema.
+        schema: The JSON Schema of the type.
 
     Raises:
-        TypeError: It is not a type, or a model cannot be held to it.
+        TypeError: It is not a type, or a model cannot be constrained to it.
     """
 
     def __init__(self, type_: type[T] | UnionType) -> None:
@@ -49,7 +50,7 @@ class OutputType(Generic[T]):
             self.schema = fields_schema(self._wrapper, "output_type", strict=True)
 
     def settle(self, result: TurnResult[Any]) -> TurnResult[T | None]:
-        """Give the result of a turn its output. A turn that did not complete has none."""
+        """Set the output of a turn's result. A turn that did not complete has none."""
         if result.status != TurnStatus.completed:
             return result
         try:
@@ -72,7 +73,7 @@ class OutputType(Generic[T]):
 
 
 def _check(type_: object) -> None:
-    """Refuse what people pass in place of a type, such as a JSON Schema, or a value of the type."""
+    """Refuse what is commonly passed in place of a type, such as a JSON Schema or a value of the type."""
     hint, got = "pass a class", described(type_)
     if isinstance(type_, dict):
         hint = "pass a JSON Schema as output_schema"

@@ -1,4 +1,4 @@
-"""A tool: an async function, and how it is described to the agent and called by it. Knows no connection and no client."""
+"""Tools: async functions, their descriptions for the agent, and the parsing of their arguments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ SelfT = TypeVar("SelfT")
 MAX_NAME: Final = 128
 MAX_NAMESPACE: Final = 64
 MAX_NAMESPACE_DESCRIPTION: Final = 1024
-"""Characters. The server refuses what is longer, as it refuses all that :func:`_check_name` does."""
+"""In characters. The server refuses a longer one, just as it refuses every name that :func:`_check_name` refuses."""
 
 _RESERVED_NAMESPACES: Final = frozenset(
     {
@@ -56,19 +56,20 @@ _TAKEN_NAMES: Final = frozenset(
         "view_image", "write_stdin",
     }
 )  # fmt: skip
-"""The server's own tools as it is configured by default (0.163.0). It takes a tool of such a name, and never offers it."""
+"""The server's own tools in its default configuration (0.163.0). It accepts a tool of such a name but never offers
+it."""
 
 _SOMETIMES_TAKEN_NAMES: Final = frozenset(
     {
-        "get_context_remaining", "list_mcp_resource_templates", "list_mcp_resources", "new_context", "read_mcp_resource",
-        "request_permissions", "update_plan", "wait_for_environment",
+        "get_context_remaining", "list_mcp_resource_templates", "list_mcp_resources", "new_context",
+        "read_mcp_resource", "request_permissions", "update_plan", "wait_for_environment",
     }
 )  # fmt: skip
-"""Those that depend on its configuration, such as whether there is an MCP server."""
+"""Names that are taken in some configurations, such as with an MCP server."""
 
 
 class ToolError(Exception):
-    """Raised by a tool to fail its call with a text for the agent, and nothing in the log. The turn goes on."""
+    """Raise this in a tool to fail its call with a message for the agent. Nothing is logged, and the turn continues."""
 
 
 def _check_name(what: str, name: str, limit: int) -> None:
@@ -82,11 +83,11 @@ def _check_name(what: str, name: str, limit: int) -> None:
 
 @attrs.frozen
 class Namespace:
-    """A name over several tools, which the agent sees as ``namespace.tool``.
+    """A name that groups several tools, which the agent sees as ``namespace.tool``.
 
     Attributes:
         name: The name.
-        description: What its tools have in common, for the agent.
+        description: What the tools have in common, for the agent.
     """
 
     name: str
@@ -109,7 +110,7 @@ def _innermost(function: Any) -> Any:
 
 
 def _doc(function: Any) -> str | None:
-    """Give what was written about a function; the text about partial functions as such does not count."""
+    """Return the docstring of a function, ignoring that of ``functools.partial`` itself."""
     own: str | None = function.__doc__
     inner: str | None = _innermost(function).__doc__
     return inner if own == functools.partial.__doc__ else own
@@ -117,18 +118,18 @@ def _doc(function: Any) -> str | None:
 
 @attrs.frozen(eq=False, slots=False)
 class Tool(Generic[P, R_co]):
-    """An async function that an agent can call. Made by :func:`tool`.
+    """An async function that an agent can call. Create one with :func:`tool`.
 
-    Calling it calls the function, so that it can be used and tested as what it is.
+    Calling it calls the function, so that it can still be used and tested as one.
 
     Attributes:
         function: The function.
         name: The name by which the agent calls it.
         namespace: The namespace it is in.
         description: What it does, for the agent.
-        limit: How many calls of it may run at once in one client.
-        timeout: Seconds after which a call of it is cancelled and has failed.
-        defer_loading: Whether the agent has to search for it before it sees it.
+        limit: How many of its calls may run at once in one client.
+        timeout: Timeout of a call in seconds, after which the call is cancelled and fails.
+        defer_loading: Whether the agent sees it only after a search.
     """
 
     function: Callable[P, Awaitable[R_co]] = attrs.field()
@@ -152,7 +153,7 @@ class Tool(Generic[P, R_co]):
                 f"the server has a tool of its own named {self.name!r} and would never offer this one: "
                 "give it another name, or a namespace"
             )
-        # So that documentation tools and ``inspect`` find the function behind it.
+        # Let documentation tools and ``inspect`` find the wrapped function.
         self.__dict__.update(__doc__=_doc(self.function), __wrapped__=self.function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
@@ -171,7 +172,7 @@ class Tool(Generic[P, R_co]):
 
     @property
     def full_name(self) -> str:
-        """Its name with its namespace, as ``namespace.name``."""
+        """The name including the namespace, as ``namespace.name``."""
         return self.name if self.namespace is None else f"{self.namespace.name}.{self.name}"
 
     @property
@@ -186,7 +187,7 @@ class Tool(Generic[P, R_co]):
         return fields_schema(self._parameters.fields, self.name)
 
     def spec(self) -> wire.FunctionDynamicToolSpec:
-        """Describe it as the server wants it, but for its namespace.
+        """Return its description in the server's form, without the namespace.
 
         Raises:
             TypeError: As :attr:`input_schema`.
@@ -199,10 +200,10 @@ class Tool(Generic[P, R_co]):
         )
 
     def bind(self, request: ToolCallRequest) -> inspect.BoundArguments:
-        """Read what the agent gave as the arguments of the function.
+        """Convert the agent's arguments to those of the function.
 
         Raises:
-            Unfit: It does not fit.
+            Unfit: The arguments do not fit the parameters.
         """
         from trio_codex._tools._json_values import fields_from_json
 
@@ -221,7 +222,7 @@ class Tool(Generic[P, R_co]):
 
 @attrs.frozen
 class _Parameters:
-    """The parameters of a function: what the agent gives, and what gets the request itself."""
+    """The parameters of a function: those that the agent passes, and those that receive the request itself."""
 
     signature: inspect.Signature
     fields: tuple[Field, ...]
@@ -250,7 +251,7 @@ class _Parameters:
 
 
 def _hints(function: Callable[..., object], name: str) -> Mapping[str, Any]:
-    """Resolve the annotations of the parameters; that of the result may name what only type checkers import."""
+    """Resolve the annotations of the parameters. The return annotation may use names that only type checkers import."""
     inner = _innermost(function)
     annotated = types.SimpleNamespace(
         __annotations__={key: hint for key, hint in inspect.get_annotations(inner).items() if key != "return"}
@@ -295,26 +296,26 @@ def tool(
     timeout: float | None = None,
     defer_loading: bool = False,
 ) -> Any:
-    """Make a tool of an async function, as a decorator with or without arguments.
+    """Create a tool from an async function; a decorator, with or without arguments.
 
-    Its parameters are described to the agent by their annotations, their defaults, and the section ``Args:`` of its
-    docstring or a text in ``Annotated[…, "text"]``. One that is annotated as
-    :class:`~trio_codex.policies.ToolCallRequest` gets the request itself. What each may be annotated with, and what the
-    function may return, is on :doc:`/howto/tools`.
+    The agent sees each parameter's annotation, default and description. Descriptions come from the ``Args:`` section of
+    the docstring or from a string in ``Annotated[…, "text"]``. A parameter annotated as
+    :class:`~trio_codex.policies.ToolCallRequest` receives the request itself. :doc:`/howto/tools` lists the supported
+    annotations and return values.
 
     Args:
         function: The function.
-        name: What the agent calls it; by default the function's own name.
-        namespace: A name over several tools.
-        description: What it does; by default what the docstring says before and after its sections.
-        limit: How many calls of it may run at once in one client; others wait. By default any number.
-        timeout: Seconds after which a call is cancelled and has failed, not counting the time it waited for its turn. By
-            default a call ends with its turn at the latest.
-        defer_loading: Show it to the agent only when it searches for it; it must be in a namespace.
+        name: The tool's name for the agent; by default the name of the function.
+        namespace: A name that groups several tools.
+        description: What the tool does; by default the docstring without its sections.
+        limit: How many of its calls may run at once in one client; further calls wait. Unlimited by default.
+        timeout: Timeout of a call in seconds, not counting the time it waited for ``limit``. When it expires, the call
+            is cancelled and fails. By default a call lasts at most as long as its turn.
+        defer_loading: Whether the agent sees the tool only after a search; the tool must then be in a namespace.
 
     Raises:
-        TypeError: It is no async function.
-        ValueError: The server would refuse the name or the namespace, has a tool of its own of that name, or a number is
+        TypeError: ``function`` is not an async function.
+        ValueError: The server would refuse the name or the namespace, or has its own tool of that name, or a number is
             not positive.
     """
 

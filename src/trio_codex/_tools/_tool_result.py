@@ -1,4 +1,4 @@
-"""What a dynamic tool gives back to the agent."""
+"""The result of a dynamic tool."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _SIGNATURES: Final = (
     (b"GIF8", 0, "image/gif"),
     (b"WEBP", 8, "image/webp"),
 )
-"""How the kinds of images that models take begin: bytes, their offset, and the media type."""
+"""Signatures of the image formats that models accept: bytes, their offset, and the media type."""
 
 
 @attrs.frozen
 class Image:
-    """An image for the agent. Made by :func:`image`.
+    """An image for the agent. Create one with :func:`image`.
 
     Attributes:
-        url: Where it is, or the ``data:`` URL that holds it.
+        url: The URL of the image, which may be a ``data:`` URL.
     """
 
     url: str = attrs.field(repr=lambda url: f"<{len(url)} characters>")
 
 
 def image(source: bytes | str | os.PathLike[str], media_type: str | None = None) -> Image:
-    """Make an image of its data, its URL, or its file.
+    """Create an image from its data, its URL, or its file.
 
-    A file is read at once, which is not a checkpoint; give the data if the file system is slow.
+    A file is read synchronously, without a checkpoint; pass the data instead if the file system is slow.
 
     Args:
         source: The bytes of a PNG, JPEG, GIF or WebP; a ``data:`` or ``https:`` URL; or the path of a file, as a
             :class:`pathlib.Path`. The server may refuse to pass other URLs on.
-        media_type: The media type; by default told from the bytes.
+        media_type: The media type; by default detected from the bytes.
 
     Raises:
-        ValueError: The media type cannot be told, or a string is no URL.
+        ValueError: The media type cannot be detected, or a string is not a URL.
         OSError: The file cannot be read.
     """
     if isinstance(source, str):
@@ -82,20 +82,20 @@ def _item(
 
 
 def spelt_out(text: str) -> str:
-    """Spell lone surrogates out, as names of files may hold them: no line can carry them to the server (PROTOCOL Q10)."""
+    """Escape lone surrogates, as in some file names: the server cannot receive them (PROTOCOL Q10)."""
     return text.encode(errors="backslashreplace").decode()
 
 
 @attrs.frozen
 class ToolResult:
-    """What a tool gives back.
+    """The result of a tool.
 
     Attributes:
-        content: Texts, images and sounds, as the agent gets them. Given as strings, :class:`Image` and wire values.
-        success: Whether the tool did what it was asked to. A failed one does not fail the turn: the agent is told.
+        content: Texts, images and audio for the agent. Accepts strings, :class:`Image` and wire values.
+        success: Whether the tool succeeded. A failed tool does not fail the turn: the agent sees the failure.
 
     Raises:
-        TypeError: The content is one text, and no list: that is :meth:`of_text`.
+        TypeError: The content is a single string instead of a list; use :meth:`of_text` for that.
     """
 
     content: tuple[wire.DynamicToolCallOutputContentItem, ...] = attrs.field(
@@ -106,5 +106,5 @@ class ToolResult:
 
     @classmethod
     def of_text(cls, text: str, *, success: bool = True) -> ToolResult:
-        """Make a result of one text."""
+        """Create a result from a single string."""
         return cls((text,), success)

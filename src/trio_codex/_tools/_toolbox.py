@@ -1,4 +1,4 @@
-"""The tools of a client or of a thread: owns which there are, and how many calls of each may run at once."""
+"""The tools of a client or a thread, and the limits on their concurrent calls."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class Toolbox:
-    """Tools by their names, and their calls.
+    """Tools by name, and the limits on their calls.
 
     Args:
         tools: The tools.
-        beside: The toolbox of the client; the limits of tools hold over all its toolboxes.
+        beside: The toolbox of the client; limits apply across all toolboxes of a client.
 
     Raises:
         ValueError: Two tools have the same name.
@@ -36,7 +36,7 @@ class Toolbox:
 
     def __init__(self, tools: Iterable[AnyTool] = (), beside: Toolbox | None = None) -> None:
         self._tools: dict[tuple[str | None, str], AnyTool] = {}
-        # By what is called, not by the tool: each look-up of a method makes a tool of its own.
+        # Keyed by the function, not the tool: each lookup of a method creates a new tool.
         self._limiters: WeakValueDictionary[Hashable, trio.CapacityLimiter] = (
             WeakValueDictionary() if beside is None else beside._limiters
         )
@@ -54,14 +54,14 @@ class Toolbox:
         return len(self._tools)
 
     def find(self, namespace: str | None, name: str) -> AnyTool | None:
-        """Give the tool of this name."""
+        """Return the tool of this name."""
         return self._tools.get((namespace, name))
 
     def specs(self, own: Toolbox | None = None) -> list[wire.DynamicToolSpec]:
-        """Describe the tools to the server.
+        """Return the descriptions of the tools for the server.
 
         Args:
-            own: Tools of a thread, which take the place of those with the same name.
+            own: Tools of a thread, which replace those with the same name.
 
         Raises:
             ValueError: A namespace has two descriptions.
@@ -93,9 +93,9 @@ class Toolbox:
         return specs
 
     async def call(self, request: ToolCallRequest) -> ToolResult:
-        """Call a tool. Whatever becomes of the call is told to the agent: this raises no :class:`Exception`.
+        """Call a tool. Failures are reported to the agent: this never raises an :class:`Exception`.
 
-        Cancellation goes through, and so do ``KeyboardInterrupt`` and ``SystemExit``.
+        Cancellation propagates, and so do ``KeyboardInterrupt`` and ``SystemExit``.
         """
         from trio_codex._tools._calling import call
 
@@ -113,7 +113,7 @@ class Toolbox:
 
 
 def _check(tool: object) -> None:
-    # Imported once there is a tool: most clients have none.
+    # Imported only when there is a tool: most clients have none.
     from trio_codex._tools._tool import Tool
 
     if not isinstance(tool, Tool):

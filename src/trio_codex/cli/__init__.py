@@ -1,4 +1,4 @@
-"""The command line ``trio-codex``. Needs the extra ``cli``; importing this package does not."""
+"""The ``trio-codex`` command. Running it needs the ``cli`` extra; importing this package does not."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import signal
 import sys
 
 INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C ended, as shells have it."""
+"""The exit status of a program ended by Ctrl-C, as reported by shells."""
 
 EXTRAS = {"click": "cli", "rich": "cli", "hypercorn": "cli,testing,runtime"}
-"""Which extra brings a package that may be missing."""
+"""The extras that install packages that may be missing."""
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         from trio_codex.cli._commands import run
     except ModuleNotFoundError as exc:
         sys.exit(missing_extra(exc))
-    if callable(signal.getsignal(signal.SIGINT)):  # and not ignored, as in a job in the background
+    if callable(signal.getsignal(signal.SIGINT)):  # and not ignored, as in a background job
         signal.signal(signal.SIGINT, signal.default_int_handler)
     status = run()
     leave_on_interrupt()
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def leave_on_interrupt() -> None:
-    """Exit at once, without a traceback, on a Ctrl-C while nothing has been started; not where it is ignored."""
+    """Exit immediately and without a traceback on Ctrl-C before anything has started, unless Ctrl-C is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
 
@@ -41,18 +41,18 @@ def _leave(number: int, frame: object) -> None:
 
 
 def _open_missing_streams() -> None:
-    """Open stdin and stderr on nothing, where they are closed: what is opened next must not pass for one of them."""
+    """Open the null device as stdin or stderr if they are closed, so that no other file gets their descriptors."""
     for descriptor, name, mode in ((0, "stdin", "r"), (2, "stderr", "w")):
         if getattr(sys, name) is None:
             null = os.open(os.devnull, os.O_RDWR)
             if null != descriptor:
                 os.dup2(null, descriptor)
                 os.close(null)
-            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  # it lives as long as we do
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  # it stays open until exit
 
 
 def missing_extra(error: ModuleNotFoundError) -> str:
-    """Say in one line which extra to install; what no extra brings is raised again."""
+    """Return one line naming the extra to install; reraise the error if no extra provides the package."""
     package = (error.name or "").partition(".")[0]
     if package not in EXTRAS:
         raise error

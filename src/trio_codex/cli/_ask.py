@@ -1,7 +1,7 @@
-"""Who decides in ``run`` and ``chat``: the policy that asks on the terminal, and the one that declines where there is none.
+"""The policies of ``run`` and ``chat``: one that asks on the terminal, and one that declines if there is no terminal.
 
-A question is a task like any other: it waits for the terminal without a thread, and when the server withdraws the
-request, or the turn ends, the question is gone.
+A question is an ordinary task: it waits for the terminal without a thread, and is cancelled when the server withdraws
+the request or the turn ends.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ _DecisionT = TypeVar("_DecisionT")
 
 @attrs.frozen
 class _Choice:
-    """One of the answers that are offered.
+    """One of the offered answers.
 
     Attributes:
-        key: What to type.
-        words: What else may be typed.
-        label: What it means, around the key.
-        decision: What is decided by it.
-        said: What is said once it was chosen.
+        key: The key to type.
+        words: Alternatives to the key.
+        label: The label, which includes the key.
+        decision: The decision that it stands for.
+        said: The text shown once it is chosen.
     """
 
     key: str
@@ -81,15 +81,15 @@ STOP: Final = _Choice(
 
 
 class Asker:
-    """Asks somebody at the terminal, one question at a time.
+    """Asks the user at the terminal, one question at a time.
 
     Args:
-        screen: Where to ask.
+        screen: The screen to ask on.
         terminal: The descriptor to read answers from.
-        cwd: What paths are shown relative to.
+        cwd: The directory that paths are shown relative to.
 
     Attributes:
-        diffs_seen: The items whose changes somebody was shown with the question.
+        diffs_seen: The items whose changes were shown with a question.
     """
 
     def __init__(self, screen: Screen, terminal: int, cwd: str) -> None:
@@ -162,12 +162,12 @@ class Asker:
             return policies.decline("the form cannot be filled in on a terminal")
         return policies.accept(content=content)
 
-    # A Ctrl-C is for the main task, whose turn it interrupts; here it would only be the error of a callback.
+    # Ctrl-C belongs in the main task, whose turn it interrupts; here it would only fail a callback.
     @trio.lowlevel.enable_ki_protection
     async def _ask(
         self, question: Iterable[Text], answer: Callable[[], Awaitable[_DecisionT]]
     ) -> _DecisionT | Decline:
-        # What led to the question is on its way to the screen: let it come first.
+        # Let the events that led to the question reach the screen first.
         await trio.lowlevel.checkpoint()
         async with self._screen.asking():
             for line in question:
@@ -203,7 +203,7 @@ class Asker:
 
 
 def _lasting(request: CommandRequest) -> list[_Choice]:
-    """Give the answers that settle more than this command, as far as the server proposes them."""
+    """Return the answers that cover more than this command, as proposed by the server."""
     if request.proposed_exec_policy:
         said = f"accepted, and for good what begins with {shlex.join(request.proposed_exec_policy)}"
         accepted = policies.accept(exec_policy=request.proposed_exec_policy)
@@ -221,7 +221,7 @@ def _lasting(request: CommandRequest) -> list[_Choice]:
 
 
 def declining(screen: Screen) -> Policy:
-    """Make the policy for where nobody can be asked."""
+    """Create the policy for when no user can be asked."""
 
     async def decline(what: str) -> Decline:
         await trio.lowlevel.checkpoint()

@@ -1,7 +1,7 @@
-"""``trio-codex chat``: turn after turn, with somebody who may steer them, interrupt them, and change threads between them.
+"""``trio-codex chat``: an interactive session in which the user can steer and interrupt turns, and switch threads.
 
-Ctrl-C cancels the step that is under way, be it a turn, a request or the reading of a line: each is a cancel scope. Leaving
-the scope of a turn interrupts it on the server, so nothing else is needed.
+Ctrl-C cancels the current step: a turn, a request, or reading a line. Each step is a cancel scope. Leaving the scope of
+a turn interrupts it on the server, so nothing else is needed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 CHOICES: Final = 15
-"""How many threads are offered to choose from."""
+"""How many threads to offer in a list."""
 
 WAITING: Final = {
     WaitingOn.model: "waiting for the model",
@@ -56,11 +56,11 @@ async def converse(
     approve: str | None,
     resume: str | None,
 ) -> int:
-    """Chat until somebody leaves, or stdin ends; give the exit status.
+    """Chat until the user leaves or stdin ends; return the exit status.
 
     Raises:
-        CommandFailed: The connection was lost, or there was a Ctrl-C without a terminal.
-        CodexError: The server did not come up, or there is no such thread.
+        CommandFailed: The connection was lost, or Ctrl-C was pressed without a terminal.
+        CodexError: The server failed to start, or there is no such thread.
     """
     with contextlib.ExitStack() as stack:
         screen = ChatScreen() if can_be_typed_on() else Screen()
@@ -85,7 +85,7 @@ async def converse(
             try:
                 return await chat.run(resume, model=model, cwd=cwd)
             finally:
-                # The server may take its time to go; the terminal is not needed for that.
+                # The server may take a while to exit; the terminal is not needed for that.
                 stack.close()
 
 
@@ -94,10 +94,10 @@ class Chat:
 
     Args:
         codex: The client.
-        screen: Where to show it; what is typed on it can steer a turn, if it is one to type on.
-        options: What holds for every thread that is opened.
-        cwd: The directory of new threads.
-        diffs_seen: The items whose changes have been shown with a question.
+        screen: The screen; if it accepts input, typing on it can steer a turn.
+        options: Options for every thread that is opened.
+        cwd: The working directory of new threads.
+        diffs_seen: The items whose changes were shown with a question.
     """
 
     def __init__(
@@ -124,15 +124,15 @@ class Chat:
         self._chosen_model: str | None = None
 
     async def run(self, resume: str | None, *, model: str | None, cwd: str | None) -> int:
-        """Chat; give the exit status.
+        """Run the chat; return the exit status.
 
         Args:
-            resume: A thread to go on with, in place of a new one.
-            model: The model to begin with.
+            resume: A thread to resume, instead of starting a new one.
+            model: The initial model.
             cwd: The working directory, if one was chosen.
 
         Raises:
-            CommandFailed: The connection was lost, or there was a Ctrl-C without a terminal.
+            CommandFailed: The connection was lost, or Ctrl-C was pressed without a terminal.
             CodexError: There is no such thread.
         """
         failure: Exception | None = None
@@ -146,14 +146,14 @@ class Chat:
                 try:
                     await self._converse(resume, model, cwd)
                 except (CodexError, CommandFailed) as exc:
-                    # Raised below, outside of the nursery, which would make a group of it.
+                    # Raised below, outside the nursery, which would wrap it in a group.
                     failure = exc
                 self._nursery.cancel_scope.cancel()
         if failure is not None:
             raise self._ended_by(failure)
         return 1 if self._failures and self._typed is None else 0
 
-    # -- what goes on beside the conversation ------------------------------------------------------------------
+    # -- background tasks --------------------------------------------------------------------------------------
 
     async def _heed_ctrl_c(self, signals: AsyncIterator[int]) -> None:
         async for _ in signals:
@@ -164,8 +164,8 @@ class Chat:
         self._step_scope.cancel()
 
     async def _step(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T | None:
-        """Do something that Ctrl-C and the end of the connection cancel; ``None`` if it was."""
-        if self._lost is not None:  # since the step before, when there was nothing to cancel
+        """Run a step that Ctrl-C and the end of the connection cancel; return ``None`` if it was cancelled."""
+        if self._lost is not None:  # lost between steps, when there was nothing to cancel
             raise self._lost
         result = None
         with trio.CancelScope() as self._step_scope:
@@ -175,7 +175,7 @@ class Chat:
         return result
 
     def _ended_by(self, error: Exception) -> Exception:
-        """Say how to go on after an error that ends the chat."""
+        """Return the error to raise when the chat ends, with a hint how to resume the thread."""
         if not isinstance(error, CodexError):
             return error
         if self._thread is None or not self._is_stored:
@@ -207,7 +207,7 @@ class Chat:
         self._is_stored = resume is not None
         left: str | None = None
         while opened is not None:
-            # Of a fork, what was said last is on the screen.
+            # After a fork, the last message is already on the screen.
             is_resumed = self._is_stored and (left is None or opened.info.forked_from_id != left)
             left = opened.id
             self._thread = opened
@@ -231,7 +231,7 @@ class Chat:
         facts = [f"codex {self._codex.metadata.server_version or '?'}", self._model, f"thread {thread.id}"]
         self._screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
         if is_resumed:
-            with contextlib.suppress(RpcError):  # a thread that has no turn yet has no list of them
+            with contextlib.suppress(RpcError):  # a thread without turns has no list of them
                 async for turn in thread.turns(page_size=1, items_view="full"):
                     self._screen.note("the last turn was", "dim")
                     show_items(self._screen, turn.items, self._cwd)
@@ -240,7 +240,7 @@ class Chat:
             self._screen.note("/help lists the commands; Ctrl-D leaves", "dim")
 
     async def _talk(self, thread: Thread) -> Thread | None:
-        """Take lines, until somebody leaves or another thread was opened; give that."""
+        """Handle lines until the user leaves or opens another thread; return that thread."""
         while (line := await self._next_line()) is not None:
             if (command := command_of(line)) is None:
                 await self._say(thread, line)
@@ -278,7 +278,7 @@ class Chat:
         return line
 
     def _leaves_by_ctrl_c(self) -> bool:
-        """Take a Ctrl-C at the prompt: it clears the line, or leaves, if it is the second one."""
+        """Handle Ctrl-C at the prompt: it clears the line; a second one leaves."""
         if self._typed is None:
             raise CommandFailed("interrupted", INTERRUPTED)
         if self._typed.editor.text:
@@ -346,11 +346,11 @@ class Chat:
             if self._typed is None and not self._is_leaving:
                 raise CommandFailed("interrupted", INTERRUPTED)
         else:
-            # The turn ended while they were on their way.
+            # The turn ended before they reached it.
             self._unsent.extend(missed)
 
     async def _steer(self, screen: ChatScreen, turn: Turn, steers: _Steers) -> None:
-        """Steer a turn by what is typed, until that ends."""
+        """Steer a turn with typed lines until the turn ends."""
         with steers.scope:
             while True:
                 await trio.lowlevel.checkpoint()
@@ -368,12 +368,12 @@ class Chat:
                         await turn.steer(line)
                         screen.note("given to the running turn", "dim", mark="↪ ")
                     except RpcError as exc:
-                        # One that has ended meanwhile leaves it to the next turn.
+                        # If the turn has ended meanwhile, the line goes to the next turn.
                         if turn.waiting_on is not None:
                             steers.texts.remove(line)
                             self._complain(exc)
                     except CodexError:
-                        return  # whoever iterates over the turn hears of it, too
+                        return  # the task that iterates over the turn gets this error, too
                 elif command[0] in ("quit", "exit"):
                     self._is_leaving = True
                     self._step_scope.cancel()
@@ -386,7 +386,7 @@ class Chat:
     # -- commands ----------------------------------------------------------------------------------------------
 
     async def _obey(self, thread: Thread, name: str, argument: str) -> Thread | None:
-        """Do what a command says; give the thread that it opened."""
+        """Run a command; return the thread that it opened, if any."""
         await trio.lowlevel.checkpoint()
         match name:
             case "help":
@@ -422,7 +422,7 @@ class Chat:
         return None
 
     async def _choose(self) -> str:
-        """Have somebody choose a thread; give its id, or nothing."""
+        """Let the user choose a thread; return its id, or an empty string."""
         threads = await first(self._codex.threads(page_size=CHOICES), CHOICES)
         if not threads:
             self._screen.note("there are no threads yet", "dim")
@@ -441,11 +441,11 @@ class Chat:
 
 
 class _Steers:
-    """What was typed during one turn.
+    """Lines typed during one turn.
 
     Attributes:
-        scope: Ends with the turn.
-        texts: What it was steered with.
+        scope: The scope of the steering task, cancelled when the turn ends.
+        texts: The texts that the turn was steered with.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The commands that can be typed in a chat: what they are called, and what those that only tell something show."""
+"""The commands of a chat: their names, and the implementation of those that only show information."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ HELP: Final = {
 
 
 def command_of(line: str) -> tuple[str, str] | None:
-    """Give the name and the argument of a command; ``None`` if a line is none: a path is none, either."""
+    """Parse a command into its name and argument; ``None`` for any other line, including a path."""
     match = re.fullmatch(r"/([a-z]+)(?:\s+(.*))?", line.strip(), re.DOTALL)
     return None if match is None else (match[1], (match[2] or "").strip())
 
 
 def show_help(screen: Screen) -> None:
-    """List the commands, and what else can be done."""
+    """Show the commands and other available actions."""
     grid = _grid()
     for name, does in HELP.items():
         grid.add_row(Text(name, "bold"), does)
@@ -45,7 +45,7 @@ def show_help(screen: Screen) -> None:
 
 
 def show_status(screen: Screen, codex: Codex, thread: Thread, turn: Turn | None, model: str | None) -> None:
-    """Show how things are."""
+    """Show the status of the chat."""
     grid = _grid()
     if turn is None:
         state = "none is running"
@@ -66,7 +66,7 @@ def show_status(screen: Screen, codex: Codex, thread: Thread, turn: Turn | None,
 
 
 async def show_models(screen: Screen, codex: Codex, current: str | None) -> None:
-    """List the models of the server."""
+    """Show the server's models."""
     grid = _grid()
     models = (await codex.models()).data
     for model in models:

@@ -1,4 +1,4 @@
-"""What ``chat`` shows of a turn beyond what ``run`` does: output of commands as it comes, diffs, and what it cost."""
+"""Show what ``chat`` displays of a turn in addition to ``run``: live command output, diffs, and token usage."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from trio_codex import Event, Thread, TurnResult
 
 COMMAND_LINES: Final = 20
-"""How many lines of a command's output are kept to be seen: the last, where the error usually is."""
+"""How many lines of a command's output to keep: the last ones, where the error usually is."""
 
 RUNNING_LINES: Final = 6
-"""How many of them are seen while it runs."""
+"""How many of these lines to show while the command runs."""
 
 
 class ChatProgress(Progress):
     """Shows the events of one turn of a chat.
 
     Args:
-        screen: Where to show them.
-        cwd: What paths are shown relative to.
-        thread: Whose turn it is.
-        diffs_seen: The items whose changes have been shown with a question.
+        screen: The screen to show them on.
+        cwd: The directory that paths are shown relative to.
+        thread: The thread of the turn.
+        diffs_seen: The items whose changes were shown with a question.
 
     Attributes:
-        messages: The texts of the user that have reached the agent.
+        messages: The user's messages that have reached the agent.
     """
 
     def __init__(self, screen: Screen, cwd: str, thread: Thread, diffs_seen: Container[str]) -> None:
@@ -43,7 +43,7 @@ class ChatProgress(Progress):
         self.messages: list[str] = []
 
     def show(self, event: Event) -> None:
-        """Show an event, if it is of interest."""
+        """Show an event, if it is relevant."""
         match event.params:
             case wire.CommandExecutionOutputDeltaNotification(item_id=item_id, delta=delta):
                 self._outputs[item_id] = self._outputs.get(item_id, "") + delta
@@ -53,7 +53,7 @@ class ChatProgress(Progress):
                 super().show(event)
 
     def numbers(self, result: TurnResult) -> str:
-        """Say what the turn cost, and the turns of this thread so far."""
+        """Show the token usage of the turn and of the thread so far."""
         parts: list[str] = []
         if result.turn_usage is not None:
             parts.append(tokens(result.turn_usage))
@@ -65,20 +65,20 @@ class ChatProgress(Progress):
         return " · ".join(parts)
 
     def underway(self) -> Iterator[Text]:
-        """Give the last lines of what runs, which the server reports from some moment after its start on."""
+        """Return the last lines of running commands, which the server reports from some time after their start."""
         for output in self._outputs.values():
             for line in lines_of(output)[-RUNNING_LINES:]:
                 yield Text(f"  │ {line}", "dim", no_wrap=True, overflow="ellipsis")
 
     def finish(self, result: TurnResult) -> None:
-        """Write what is left of the turn."""
+        """Write the rest of the turn."""
         for output in self._outputs.values():
             self._show_output(output)
         self._outputs.clear()
         super().finish(result)
 
     def _command_ended(self, item: wire.CommandExecutionThreadItem) -> None:
-        # All of it; what came meanwhile lacks the beginning.
+        # The complete output; the streamed output lacks the beginning.
         streamed = self._outputs.pop(item.id, "")
         self._show_output(item.aggregated_output or streamed)
         super()._command_ended(attrs.evolve(item, aggregated_output=None))
@@ -98,11 +98,11 @@ class ChatProgress(Progress):
 
 
 def lines_of(output: str) -> list[str]:
-    """Give the lines of a command's output, fit for a terminal: of what it wrote over itself, the last."""
+    """Return the printable lines of a command's output; of overwritten text only the last version."""
     lines = output.removesuffix("\n").split("\n") if output else []
     return [clipped(line.rstrip("\r").rpartition("\r")[2]) for line in lines]
 
 
 def text_of(content: Sequence[wire.UserInput]) -> str:
-    """Give what somebody said, without what came with it."""
+    """Return the text of a user message, without attachments."""
     return "\n".join(part.text for part in content if isinstance(part, wire.TextUserInput))

@@ -1,7 +1,7 @@
-"""The terminal of a chat: what is said scrolls above, what is typed stays in the last row. One reader, without a thread.
+"""The terminal of a chat: output scrolls above, and input stays in the last row. One reader, without a thread.
 
-While a line is typed, the terminal neither echoes nor edits: the row is drawn anew with everything that is shown. A question
-takes the terminal over, as it is usually, and gives it back.
+While a line is edited, the terminal's echo and line editing are off, and the row is redrawn with every output. A
+question temporarily restores the terminal's normal mode.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType, RenderResult
 
 REFRESH_SECONDS: Final = 0.1
-"""How often at most what is not final is drawn anew."""
+"""Minimum interval between redraws of unfinished output."""
 
 ROWS_BELOW: Final = 6
-"""Rows that what is not final leaves free: for the status, what is typed, and a look at what came before."""
+"""Rows that unfinished output leaves free: for the status, the input, and some earlier output."""
 
 _PASTE_ON: Final = "\x1b[?2004h"
 _PASTE_OFF: Final = "\x1b[?2004l"
 
 
 class ChatScreen(Screen):
-    """A screen with a row to type in. Needs a terminal on stdin and stdout.
+    """A screen with an input row. Needs a terminal on stdin and stdout.
 
     Attributes:
-        underway: Gives the rows that show what is at work.
-        status: Says what stands above the row, while there is something to say.
-        editor: What is being typed.
+        underway: Returns the rows that show work in progress.
+        status: Returns the status above the input row, if any.
+        editor: The line being edited.
     """
 
     def __init__(self) -> None:
@@ -63,22 +63,22 @@ class ChatScreen(Screen):
         self._reading = trio.CancelScope()
         self._region: Live | None = None
 
-    # -- what is shown -----------------------------------------------------------------------------------------
+    # -- output ------------------------------------------------------------------------------------------------
 
     def end_line(self) -> None:
         """Show the rest of the answer."""
         self._show_answer(self._answer.finish())
 
     def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
-        """Write a line above what is not final."""
+        """Write a line above unfinished output."""
         self._write(text, style, indent, mark)
 
     def display(self, renderable: RenderableType) -> None:
-        """Write what takes several lines above what is not final."""
+        """Write several lines above unfinished output."""
         self._console.print(renderable)
 
     def stream(self, piece: str) -> None:
-        """Take a piece of the answer, which is Markdown."""
+        """Add a delta of the answer, which is Markdown."""
         self._show_answer(self._answer.feed(piece))
 
     def _show_answer(self, text: str) -> None:
@@ -86,12 +86,12 @@ class ChatScreen(Screen):
             self._console.print(Group(Text(), *rows_of(self._console, self._console.options, text)))
 
     def say(self, line: str) -> None:
-        """Show a line that was typed, for good."""
+        """Write a line that was entered to the scrollback."""
         self._console.print()
         self.note(Text(printable(line), "bold"), mark=self._prompt)
 
     async def redraw(self) -> None:
-        """Draw anew, as long as this runs, what has changed by itself: what comes of an answer, and the status."""
+        """Redraw changes to the answer and the status until cancelled."""
         drawn = None
         while True:
             await trio.sleep(REFRESH_SECONDS)
@@ -101,7 +101,7 @@ class ChatScreen(Screen):
                 self.refresh()
 
     def refresh(self) -> None:
-        """Draw anew what is not final."""
+        """Redraw unfinished output."""
         if self._region is not None:
             self._region.refresh()
 
@@ -113,16 +113,16 @@ class ChatScreen(Screen):
         rows.append(Text())
         if status := self.status():
             rows.append(Text(status, "dim", no_wrap=True, overflow="ellipsis"))
-        # The last column stays free: a terminal may go on to the next row after it.
+        # Keep the last column free: a terminal may wrap after it.
         typed = self.editor.shown(options.max_width - self._prompt.cell_len - 1)
         rows.append(Text(no_wrap=True, overflow="crop").append(self._prompt).append(typed))
         yield Group(*rows)
 
-    # -- what is typed -----------------------------------------------------------------------------------------
+    # -- input -------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def opened(self) -> Generator[None]:
-        """Take the terminal, and give it back as it was."""
+        """Take over the terminal, and restore it afterwards."""
         self._take()
         try:
             yield
@@ -131,10 +131,10 @@ class ChatScreen(Screen):
             self._give_back()
 
     async def line(self, prompt: Text | None = None) -> str:
-        """Wait for a line that somebody types. Being cancelled loses nothing of it.
+        """Wait for the user to enter a line. Cancellation loses no input.
 
         Args:
-            prompt: What stands before it.
+            prompt: The prompt.
 
         Raises:
             NobodyThereError: Ctrl-D on an empty line, or the terminal is gone.
@@ -154,7 +154,7 @@ class ChatScreen(Screen):
 
     async def _read(self) -> None:
         async with self._reader:
-            # A question cancels this, and gets the lock next.
+            # A question cancels this and takes the lock next.
             with trio.CancelScope() as self._reading:
                 await trio.lowlevel.wait_readable(self._terminal)
                 try:
@@ -166,7 +166,7 @@ class ChatScreen(Screen):
 
     @contextlib.asynccontextmanager
     async def asking(self) -> AsyncGenerator[None]:
-        """Have the terminal for a question."""
+        """Hold the terminal for a question."""
         async with super().asking():
             self._reading.cancel()
             async with self._reader:
@@ -209,7 +209,7 @@ class ChatScreen(Screen):
 
 
 def can_be_typed_on() -> bool:
-    """Tell whether there is a terminal on both sides, which can go back up to draw anew."""
+    """Return whether stdin and stdout are a terminal that supports redrawing."""
     if importlib.util.find_spec("termios") is None:  # on Windows
         return False
     return sys.stdin.isatty() and sys.stdout.isatty() and not Console().is_dumb_terminal

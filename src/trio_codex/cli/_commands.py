@@ -1,6 +1,6 @@
-"""What can be typed: the commands, their options and help texts, and how every way of ending becomes an exit status.
+"""The commands, their options and help texts, and the exit status for every outcome.
 
-Kept light, so that ``--help`` is fast: what a command does is imported when it runs.
+Imports are kept light so that ``--help`` is fast: the implementation of a command is imported when it runs.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ def cli(context: click.Context) -> None:
     \b
       trio-codex demo                  see it work, without an account
       trio-codex run "Explain this."   one turn, with your own login
-      trio-codex chat                  turn after turn
+      trio-codex chat                  an interactive session
       trio-codex doctor                check this installation
-    """  # noqa: D301  # \b is for click: it leaves the paragraph as it is
+    """  # noqa: D301  # \b tells click not to rewrap the paragraph
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
@@ -119,10 +119,10 @@ def cli(context: click.Context) -> None:
 @_CODEX_BIN
 @_START_TIMEOUT
 def demo(**options: Any) -> int:
-    """Show what trio-codex promises, on the real server.
+    """Demonstrate trio-codex on the real server.
 
-    Needs no account and no network: the model is a scripted stand-in on this machine. Every promise is checked, not
-    just shown; the first that does not hold ends the demo with status 1 and its name.
+    Needs no account and no network: the model is a scripted mock on this machine. Every guarantee is checked, not just
+    shown; the first one that fails ends the demo with status 1 and its name.
 
     Needs the extras cli, testing and runtime.
     """
@@ -137,16 +137,16 @@ def demo(**options: Any) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout, the result last.")
 @_server_options
 def run_command(prompt: str, **options: Any) -> int:
-    """Run one turn of an agent, with your own login and configuration of Codex.
+    """Run one turn of an agent, with your own Codex login and configuration.
 
-    PROMPT is what to say; "-" reads it from stdin. The answer goes to stdout, what the agent does meanwhile to stderr.
+    PROMPT is the message to send; "-" reads it from stdin. The answer goes to stdout, progress to stderr.
 
-    Ctrl-C interrupts the turn on the server, and whatever it started there.
+    Ctrl-C interrupts the turn on the server, and everything it started there.
 
     \b
     Exit status:
       0    the turn completed
-      1    it failed, or the server did; one line on stderr says why
+      1    the turn or the server failed; one line on stderr says why
       2    a bad option
       130  it was interrupted
     """  # noqa: D301  # as above
@@ -164,17 +164,17 @@ def run_command(prompt: str, **options: Any) -> int:
 @_thread_options
 @_server_options
 def chat(**options: Any) -> int:
-    """Chat with an agent, turn after turn, with your own login and configuration of Codex.
+    """Chat with an agent, with your own Codex login and configuration.
 
-    What you type while a turn runs steers it. Ctrl-C interrupts the turn on the server, and not the chat. /help lists the
-    commands; /quit or Ctrl-D leaves.
+    Anything you type while a turn is running steers it. Ctrl-C interrupts the turn on the server, not the chat. /help
+    lists the commands; /quit or Ctrl-D leaves.
 
-    Without a terminal, each line of stdin is a turn of its own, one after the other; the answers go to stdout.
+    Without a terminal, each line of stdin is a separate turn, and the answers go to stdout.
 
     \b
     Exit status:
       0    you left, or stdin ended and its turns completed
-      1    the server failed, or, without a terminal, a turn did
+      1    the server failed or, without a terminal, a turn failed
       2    a bad option
       130  Ctrl-C, without a terminal
     """  # noqa: D301  # as above
@@ -186,7 +186,7 @@ def chat(**options: Any) -> int:
 @cli.group(invoke_without_command=True)
 @click.pass_context
 def threads(context: click.Context) -> int | None:
-    """List, show, archive and delete stored threads. Without a command, list them."""
+    """List, show, archive and delete stored threads. Lists them by default."""
     return None if context.invoked_subcommand else context.invoke(threads_list)
 
 
@@ -204,7 +204,7 @@ def threads(context: click.Context) -> int | None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per thread, as the server tells it.")
 @_server_options
 def threads_list(**options: Any) -> int:
-    """List stored threads, the one that was changed last first."""
+    """List stored threads, most recently changed first."""
     from trio_codex.cli._threads import show_list
 
     return _execute(show_list, config=_config(options), **options)
@@ -214,7 +214,7 @@ def threads_list(**options: Any) -> int:
 @click.argument("thread_id", metavar="ID")
 @_server_options
 def threads_show(thread_id: str, **options: Any) -> int:
-    """Show a thread: its turns, with their items in short."""
+    """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
     return _execute(show_thread, thread_id, config=_config(options))
@@ -227,7 +227,7 @@ _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=T
 @_THREAD_IDS
 @_server_options
 def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
-    """Hide threads from ordinary lists."""
+    """Archive threads, which hides them from normal lists."""
     from trio_codex.cli._threads import archive
 
     return _execute(archive, thread_ids, config=_config(options))
@@ -237,7 +237,7 @@ def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
 @_THREAD_IDS
 @_server_options
 def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
-    """Bring archived threads back."""
+    """Restore archived threads."""
     from trio_codex.cli._threads import unarchive
 
     return _execute(unarchive, thread_ids, config=_config(options))
@@ -248,7 +248,7 @@ def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @_server_options
 def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
-    """Delete threads for good. Asks first."""
+    """Delete threads permanently. Asks for confirmation."""
     from trio_codex.cli._threads import delete
 
     return _execute(delete, thread_ids, config=_config(options), yes=options["yes"])
@@ -266,15 +266,14 @@ def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
 def doctor(only_schema: bool, **options: Any) -> int:
     """Check this installation: binary, version, start, login, sandbox.
 
-    Starts the server as "run" does, asks it what it knows, and says what is wrong and how to mend it. It prints no
-    secrets, calls no model, and stores no thread.
+    Starts the server as "run" does, queries it, and reports what is wrong and how to fix it. It prints no secrets,
+    calls no model, and stores no thread.
 
-    With --schema it says how the protocol of the binary differs from the one that this version was made for: methods,
-    fields, enum values and members of unions that are new (+), gone (-) or changed (~). A difference matters if something
-    that is built in is gone or no longer fits.
+    With --schema it reports how the binary's protocol differs from the one this version was built for: methods, fields,
+    enum values and union members that are new (+), removed (-) or changed (~). A difference matters if something built
+    in is removed or incompatible.
 
-    Exit status: 0 if all is well (a warning may still be worth reading, and so may a difference that does not matter),
-    else 1.
+    Exit status: 0 if there are no problems (there may still be warnings, or differences that do not matter), else 1.
     """
     if only_schema:
         from trio_codex.cli._schema import examine_schema
@@ -294,9 +293,9 @@ def doctor(only_schema: bool, **options: Any) -> int:
     help="Show it in its own time, so many times as fast. Default: all at once.",
 )
 def replay_command(file: str, speed: float | None) -> int:
-    """Show a recorded session as it was: what was said, what ran, and who decided what, when.
+    """Show a recorded session as a timeline: messages, commands and decisions.
 
-    FILE is what a Recorder wrote. Where its content was taken out, there are as many "x" as there were characters.
+    FILE is a file written by a Recorder. Redacted content appears as the same number of "x".
     """
     from trio_codex.cli._replay import show
 
@@ -311,14 +310,14 @@ def _read_stdin() -> str:
 
 
 def _config(options: dict[str, Any]) -> CodexConfig:
-    """Take what is about the server out of the options."""
+    """Return the server configuration from the options."""
     start_timeout = options.pop("start_timeout")
     return CodexConfig(
         codex_bin=options.pop("codex_bin"),
         codex_home=options.pop("codex_home"),
         config_overrides=options.pop("config_overrides"),
         start_timeout=start_timeout,
-        # What does not even answer gets no more time to go than it had to come.
+        # A server that does not even respond gets no more time to exit than it had to start.
         stop_grace=min(DEFAULT_GRACE, start_timeout),
     )
 
@@ -332,12 +331,12 @@ def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any)
     except KeyboardInterrupt:
         raise CommandFailed("interrupted", INTERRUPTED) from None
     except OSError as exc:
-        # Here already, because click would exit on a broken pipe by itself and leave its own wrapper around stdout.
+        # Flush here: on a broken pipe, click would exit itself and leave its own wrapper around stdout.
         raise CommandFailed(_refusal(exc)) from exc
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; whatever goes wrong is one line on stderr."""
+    """Run the command line and return its exit status; report any error as one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -346,7 +345,7 @@ def run(args: Sequence[str] | None = None) -> int:
         try:
             stream.flush()
         except OSError as exc:
-            # What is still buffered would fail again when the interpreter ends, with a traceback.
+            # Buffered output would fail again at interpreter exit, with a traceback.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
@@ -363,7 +362,7 @@ def _run(args: Sequence[str] | None) -> int:
         return _complain(exc.message, exc.status)
     except CodexError as exc:
         return _complain(sentence(*explain(exc)))
-    except click.Abort:  # Ctrl-C while the prompt was read
+    except click.Abort:  # Ctrl-C while reading the prompt
         return _complain("interrupted", INTERRUPTED)
     except ModuleNotFoundError as exc:
         return _complain(missing_extra(exc).removeprefix("trio-codex: "))
@@ -374,13 +373,13 @@ def _run(args: Sequence[str] | None) -> int:
 
 def _complain(line: str, status: int = 1) -> int:
     if line:
-        with contextlib.suppress(OSError):  # stderr cannot be written either: the status has to do
+        with contextlib.suppress(OSError):  # stderr is not writable either: only the status remains
             click.echo(f"trio-codex: {line}", err=True)
     return status
 
 
 def _refusal(error: OSError) -> str:
-    """Return in one line what the system refused; nothing where the reader of the output has left, as ``head`` does."""
+    """Describe an ``OSError`` in one line; return nothing if the reader of the output has exited, as ``head`` does."""
     if error.errno == errno.EPIPE:
         return ""
     if error.filename is not None:

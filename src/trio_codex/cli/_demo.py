@@ -1,7 +1,6 @@
-"""``trio-codex demo``: the promises of trio-codex, kept in front of the reader and checked.
+"""``trio-codex demo``: show and check the guarantees of trio-codex.
 
-The server is the real one; only the model is a stand-in, which says what it is told to. A step that is not as promised
-ends the demo.
+The server is real; only the model is a scripted mock. A step that does not hold its guarantee ends the demo.
 """
 
 from __future__ import annotations
@@ -29,29 +28,29 @@ if TYPE_CHECKING:
     from trio_codex.testing import ModelRequest, OfflineHome
 
 LIMIT_SECONDS: Final = 30.0
-"""Past this the demo has failed, whatever it waits for. It takes about 3 s."""
+"""Timeout of the whole demo. It takes about 3 s."""
 
 DROP_SECONDS: Final = 2.0
-"""For the stand-in to notice that its stream was dropped: a matter of milliseconds."""
+"""Timeout for the mock model to notice that its stream was dropped; this takes milliseconds."""
 
 GRACE_SECONDS: Final = 5.0
-"""How long ending the cancelled turn may take, on a busy machine. Usual are 10 to 50 ms."""
+"""Timeout for ending the cancelled turn on a busy machine; this usually takes 10 to 50 ms."""
 
 PID_POLL_SECONDS: Final = 0.01
 
 PATIENCE_SECONDS: Final = 0.5
-"""How long the cancelled turn may stream."""
+"""How long the cancelled turn streams."""
 
 
 class StepFailed(Exception):
-    """Something is not as promised."""
+    """A guarantee does not hold."""
 
 
 class Stage:
-    """Where the demo takes place: shows the steps, and checks them.
+    """Shows and checks the steps of the demo.
 
     Attributes:
-        title: The step under way.
+        title: The current step.
     """
 
     def __init__(self) -> None:
@@ -71,12 +70,12 @@ class Stage:
         self.end_line()
 
     def tell(self, who: str, what: str) -> None:
-        """Show what somebody does."""
+        """Show an action and who performs it."""
         self.end_line()
         self.console.print(Text.assemble((f"   {who:<9} ", "dim"), printable(what)), soft_wrap=True)
 
     def stream(self, piece: str) -> None:
-        """Show a piece of what the agent says."""
+        """Show a delta of the agent's message."""
         text = Text(printable(piece), "cyan")
         self.console.print(
             text if self._is_mid_line else Text("   agent     ", "dim") + text, end="", soft_wrap=True
@@ -84,16 +83,16 @@ class Stage:
         self._is_mid_line = True
 
     def end_line(self) -> None:
-        """Go to the start of a line."""
+        """Start a new line if the cursor is within one."""
         if self._is_mid_line:
             self._is_mid_line = False
             self.console.print()
 
     def check(self, holds: bool, promise: str, seconds: float | None = None) -> None:
-        """Show that a promise was kept.
+        """Check a guarantee and show that it holds.
 
         Raises:
-            StepFailed: It was not.
+            StepFailed: It does not hold.
         """
         self.end_line()
         if not holds:
@@ -104,11 +103,11 @@ class Stage:
 
 
 async def show(*, codex_bin: str | None, start_timeout: float) -> int:
-    """Run the demo and give the exit status.
+    """Run the demo and return the exit status.
 
     Raises:
-        CommandFailed: A step is not as promised; the message names it.
-        StartError: The server did not come up.
+        CommandFailed: A guarantee does not hold; the message names the step.
+        StartError: The server failed to start.
     """
     if importlib.util.find_spec("hypercorn") is None:
         raise CommandFailed(
@@ -248,7 +247,7 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
     model.run_command(f"echo $$ > {pid_file.name}; exec sleep 300", yield_time_ms=250)
     model.hang("One… ", "two… ", "three… ")
     with stage.step("Cancelling a Trio scope ends the turn, on the server too"):
-        # Without a sandbox: inside one, the command would have another process id than the one we look for.
+        # Without a sandbox: inside one, the command would see a different process id.
         thread = await codex.thread_start(sandbox=Sandbox.full_access, approval_policy="never")
         stage.tell("you", f"with trio.move_on_after({PATIENCE_SECONDS}): … (from its first word on)")
         stage.tell("agent", "runs in the background: sleep 300")
@@ -291,21 +290,21 @@ async def _closed(request: ModelRequest) -> None:
 
 
 async def _started(pid_file: Path) -> int:
-    """Wait for a command to write its process id: on a busy machine that may be after the model goes on."""
-    while not (pid := _pid_in(pid_file)):  # noqa: ASYNC110  # a file tells nobody that it was written
+    """Wait for a command to write its process id; on a busy machine the model may continue before that."""
+    while not (pid := _pid_in(pid_file)):  # noqa: ASYNC110  # there is no event for writing a file
         await trio.sleep(PID_POLL_SECONDS)
     await trio.lowlevel.checkpoint()
     return pid
 
 
 def _pid_in(path: Path) -> int:
-    """Give the process id that a file holds; 0 as long as it is not all there."""
+    """Return the process id in a file; 0 while it is incomplete."""
     text = path.read_text() if path.exists() else ""
     return int(text) if text.endswith("\n") else 0
 
 
 def _runs(pid: int) -> bool:
-    """Whether the process is there; a zombie is not."""
+    """Return whether the process is running; a zombie is not."""
     stat = Path(f"/proc/{pid}/stat")
     if Path("/proc/self/stat").exists():
         try:
@@ -320,7 +319,7 @@ def _runs(pid: int) -> bool:
 
 
 def _processes_of(home: OfflineHome) -> list[int] | None:
-    """Give the processes that have this ``CODEX_HOME``; ``None`` where that cannot be seen."""
+    """Return the processes with this ``CODEX_HOME``; ``None`` if the system does not show that."""
     if not Path("/proc/self/environ").exists():
         return None
     mark = f"CODEX_HOME={home.codex_home}".encode()

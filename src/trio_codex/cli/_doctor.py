@@ -1,7 +1,7 @@
-"""``trio-codex doctor``: what this installation is made of, what is wrong with it, and how to mend that.
+"""``trio-codex doctor``: check this installation, and report problems and how to fix them.
 
-It asks the server what ``run`` would find out the hard way. Nothing of it calls a model or stores a thread: the
-one it starts is kept in memory only, and read-only, so that the server does not note the directory as trusted.
+It queries the server for whatever would make ``run`` fail. It never calls a model or stores a thread: the thread it
+starts is ephemeral, and read-only so that the server does not record the directory as trusted.
 """
 
 from __future__ import annotations
@@ -38,33 +38,33 @@ MARKS: Final = {
 }
 SOURCES: Final = {"explicit": "as given", "package": "of trio-codex[runtime]", "path": "on PATH"}
 NO_DOCTOR: Final = "trio-codex doctor"
-"""Mends that send people to the doctor are of no use to the doctor."""
+"""Hints that mention this are replaced, because the user has just run it."""
 
 NO_SERVER: Final = "Check that this is a codex binary with an app-server: run it with app-server --help."
 
 VERSION_SECONDS: Final = 2.0
-"""For ``codex --version`` of a binary that did not start as a server: it takes 30 ms."""
+"""Timeout for ``codex --version`` of a binary that failed to start as a server; it takes 30 ms."""
 
 SANDBOX_SECONDS: Final = 10.0
-"""For a command that does nothing, in the sandbox; it takes 50 ms."""
+"""Timeout for a no-op command in the sandbox; it takes 50 ms."""
 
 PAGES: Final = 50
-"""Bound of the pages of models that are counted."""
+"""Maximum number of pages of models to count."""
 
 WARNINGS: Final = ("configWarning", "warning")
-"""Notifications that tell people what is wrong."""
+"""Notifications with warnings for the user."""
 
 
 @attrs.frozen
 class Finding:
-    """What was found out about one part of the installation.
+    """The result of checking one part of the installation.
 
     Attributes:
         name: The part.
-        status: How it is.
-        value: What was found, in one line.
-        mend: What to do about it.
-        details: The same for programs.
+        status: The status.
+        value: The result in one line.
+        mend: How to fix a problem.
+        details: The result in machine-readable form.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Finding:
 
 
 class Examination:
-    """The findings so far."""
+    """Collects findings."""
 
     def __init__(self, config: CodexConfig) -> None:
         self.config = config
@@ -86,7 +86,7 @@ class Examination:
         self.findings.append(Finding(name, status, one_line(value), mend and one_line(mend), details))
 
     def note_error(self, name: str, error: CodexError) -> None:
-        """Add an error as a problem."""
+        """Add an error as a finding."""
         cause, mend = explain(error)
         if mend and NO_DOCTOR in mend:
             mend = NO_SERVER
@@ -94,12 +94,12 @@ class Examination:
 
     @property
     def problems(self) -> list[Finding]:
-        """What is wrong."""
+        """The problems found."""
         return [finding for finding in self.findings if finding.status == "problem"]
 
 
 async def examine(*, config: CodexConfig, as_json: bool) -> int:
-    """Examine the installation, report, and give the exit status."""
+    """Examine the installation, report the findings, and return the exit status."""
     examination = Examination(config)
     await _examine(examination)
     if as_json:
@@ -129,7 +129,7 @@ async def _examine(examination: Examination) -> None:
     closing: float | None = None
     try:
         async with open_codex(config) as codex:
-            # Before anything else is awaited: the server sends its warnings unasked, right after the handshake.
+            # Subscribe before awaiting anything else: the server sends its warnings right after the handshake.
             async with codex.events(*WARNINGS) as warnings:
                 _note_version(examination, binary, codex.metadata.server_version)
                 took = trio.current_time() - began
@@ -140,7 +140,7 @@ async def _examine(examination: Examination) -> None:
             closing = trio.current_time()
     except StartError as exc:
         version = binary.version
-        # One that hangs as a server would hang here as well, and cost its time again.
+        # A binary that hangs as a server would hang here, too, and use up another timeout.
         if version is None and not isinstance(exc, StartTimeout):
             with trio.move_on_after(VERSION_SECONDS):
                 version = await read_version(binary.path)
@@ -183,7 +183,7 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
 async def _inquire(
     examination: Examination, codex: Codex, warnings: Subscription[Event], binary: Binary
 ) -> None:
-    """Ask a server that answers. Each question has the start's budget: it is a local one."""
+    """Query a running server. Each query has the same timeout as the start, because it needs no network."""
     _note_home(examination, codex)
     budget = examination.config.start_timeout
     if not await _try(examination, "configuration", budget, _start_thread, codex, examination):
@@ -199,9 +199,9 @@ async def _inquire(
 async def _try(
     examination: Examination, name: str, budget: float, question: Callable[..., Any], *args: Any
 ) -> bool:
-    """Ask one question; an error is a finding. Say whether there was none."""
+    """Run one query; record an error as a finding. Return whether it succeeded."""
     await trio.lowlevel.checkpoint()
-    with trio.move_on_after(budget):  # noqa: ASYNC912  # each question is a cancellation point
+    with trio.move_on_after(budget):  # noqa: ASYNC912  # each query is a cancellation point
         try:
             await question(*args)
         except CodexError as exc:
@@ -242,7 +242,7 @@ async def _read_account(codex: Codex, examination: Examination, binary: Binary) 
         case None:
             examination.note("login", "ok", "not needed by this model provider", **details)
         case wire.ChatgptAccount(plan_type=plan):
-            # Not the address: a report is made to be passed on.
+            # Not the email address: reports are shared.
             details |= {"type": "chatgpt", "plan": str(plan)}
             examination.note("login", "ok", f"logged in with ChatGPT, plan {plan}", **details)
         case wire.ApiKeyAccount():
@@ -270,7 +270,7 @@ async def _count_models(codex: Codex, examination: Examination) -> None:
 
 
 async def _try_sandbox(codex: Codex, examination: Examination) -> None:
-    """Run a command that does nothing in the read-only sandbox: without it, none of the agent's commands would run."""
+    """Run a no-op command in the read-only sandbox: if that fails, so do all of the agent's commands."""
     await trio.lowlevel.checkpoint()
     if codex.metadata.platform_family != "unix":
         examination.note("sandbox", "skipped", "not tried on this platform")
@@ -294,7 +294,7 @@ async def _try_sandbox(codex: Codex, examination: Examination) -> None:
 
 
 async def _note_warnings(examination: Examination, warnings: Subscription[Event]) -> None:
-    """Take the warnings that have come; there is nothing to wait for."""
+    """Record the warnings received so far, without waiting for more."""
     with trio.move_on_after(0):
         async for event in warnings:
             match event.params:
@@ -320,7 +320,7 @@ def _print_table(examination: Examination) -> None:
     for finding in examination.findings:
         mark, style = MARKS[finding.status]
         value = (finding.value, "dim" if finding.status == "skipped" else "")
-        # Lines are left to the terminal to wrap, so that a path can be copied from it.
+        # Leave wrapping to the terminal, so that paths can be copied from it.
         line = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"), value)
         console.print(line, soft_wrap=True)
         if finding.mend:

@@ -1,15 +1,14 @@
-"""How the protocol of another binary differs from the one that is built in.
+"""Compare the protocol of another binary with the built-in one.
 
-What is compared is what decides: the method tables and the wire classes as they are imported, against the JSON schema
-that a binary prints of itself. Neither the generator nor its copy of the schema is needed. This module knows nothing of
-processes or terminals.
+The method tables and wire classes, as imported, are compared with the JSON schema that a binary prints. Neither the
+generator nor its copy of the schema is needed. This module is independent of processes and terminals.
 
-A difference *matters* if something that is built in is gone, or is understood differently: a method, field, enum value or
-member of a union that the other has no more; a field of ours that it does not take or does not give; a kind of value that we
-could not read, or it would refuse. What is merely new does not: it stays unknown, and unknowns are values.
+A difference *matters* if something built in is removed or incompatible: a method, field, enum value or union member
+that the binary no longer has; a field that it does not accept or does not send; a kind of value that we could not parse
+or it would refuse. Additions do not matter: they stay unknown, and unknowns are values.
 
-Which it is can depend on the direction: a new required field is harmless in what we read, and not in what we send. A type
-is looked at once for each direction that it is used in.
+This can depend on the direction: a new required field is harmless in what we receive, but not in what we send. Each
+type is compared once for each direction that it is used in.
 """
 
 from __future__ import annotations
@@ -48,14 +47,14 @@ WORDS: Final = {str: "string", int: "integer", float: "number", bool: "boolean",
 
 @attrs.frozen(order=True)
 class Difference:
-    """One difference from what is built in.
+    """One difference from the built-in protocol.
 
     Attributes:
-        kind: What differs.
-        change: Whether the binary has it more, has it no more, or has it otherwise.
-        name: Which: a method, a type, ``Type.field``, or ``Type: value``. Fields are named as on the wire.
-        detail: What about it is otherwise.
-        matters: Whether something of ours is gone, or incompatible.
+        kind: The kind of thing that differs.
+        change: Whether the binary added, removed or changed it.
+        name: A method, a type, ``Type.field``, or ``Type: value``. Fields have their names on the wire.
+        detail: What changed.
+        matters: Whether something built in is removed or incompatible.
     """
 
     kind: Kind
@@ -66,21 +65,21 @@ class Difference:
 
 
 class NotASchema(ValueError):
-    """It is not the schema of an app-server."""
+    """The input is not the schema of an app-server."""
 
 
 def compare(bundle: Mapping[str, Any]) -> list[Difference]:
-    """Compare the protocol that is built in with a schema.
+    """Compare the built-in protocol with a schema.
 
     Args:
-        bundle: What ``codex app-server generate-json-schema --experimental`` writes as
-            ``codex_app_server_protocol.schemas.json``.
+        bundle: The ``codex_app_server_protocol.schemas.json`` that ``codex app-server generate-json-schema
+            --experimental`` writes.
 
     Returns:
-        The differences, sorted, each once.
+        The differences, sorted and without duplicates.
 
     Raises:
-        NotASchema: It has no definitions of the four method tables, or a form that no version had yet.
+        NotASchema: It does not define the four method tables, or has a form that no known version has.
     """
     try:
         definitions = dict(bundle["definitions"])
@@ -94,19 +93,19 @@ def compare(bundle: Mapping[str, Any]) -> list[Difference]:
 
 @attrs.frozen
 class _Union:
-    """What a value may be, flat: on either side, aliases and references are resolved."""
+    """The possible kinds of a value, flattened: aliases and references are resolved on both sides."""
 
     scalars: frozenset[type] = frozenset()
     values: frozenset[str] | None = None
-    """Strings that it may be; other strings too, where ``str`` is among the scalars."""
+    """The allowed strings; any string is allowed if ``str`` is among the scalars."""
     objects: tuple[Any, ...] = ()
     item: Any = None
-    """What an array of it holds."""
+    """The items, if it is an array."""
     value: Any = None
-    """What an object with any keys of it holds."""
+    """The values, if it is an object with arbitrary keys."""
     any: bool = False
     unknown: bool = False
-    """Whether objects that are none of these are values, too."""
+    """Whether other objects are allowed, too."""
 
     def describe(self) -> str:
         words = sorted(WORDS[scalar] for scalar in self.scalars if scalar is not NoneType)
@@ -135,7 +134,7 @@ class _Comparison:
     # -- methods ---------------------------------------------------------------------------------------------------
 
     def methods(self) -> None:
-        """Compare the four tables, and every type that they lead to."""
+        """Compare the four tables, and every type reachable from them."""
         requests = {name: (spec.params, spec.result) for name, spec in _registry.CLIENT_REQUESTS.items()}
         self.table("request", "ClientRequest", requests, sent=True)
         asked = {name: (spec.params, spec.response) for name, spec in _registry.SERVER_REQUESTS.items()}
@@ -148,7 +147,7 @@ class _Comparison:
     def table(
         self, kind: Kind, envelope: str, ours: Mapping[str, tuple[str | None, str | None]], *, sent: bool
     ) -> None:
-        """Compare one table: methods, and the types of their payload and of their answer."""
+        """Compare one table: methods, and the types of their payloads and results."""
         rows = {
             row["properties"]["method"]["enum"][0]: row["properties"].get("params", {"type": "null"})
             for row in self.definitions[envelope]["oneOf"]
@@ -170,7 +169,7 @@ class _Comparison:
                 self.value(answer, getattr(wire, answer), self.definitions[answer], sent=not sent)
 
     def payload(self, kind: Kind, method: str, params: str | None, schema: Schema, *, sent: bool) -> None:
-        """Compare what a method carries: a type, one that may be null (then we send an object), or nothing."""
+        """Compare the payload of a method: a type, a nullable type (for which we send an object), or nothing."""
         theirs = self.flat(schema)
         takes = theirs != _Union(scalars=frozenset({NoneType}))
         if params is None or not takes:
@@ -187,16 +186,16 @@ class _Comparison:
     # -- values ----------------------------------------------------------------------------------------------------
 
     def value(self, where: str, type_: Any, schema: Schema, *, sent: bool) -> None:
-        """Compare what may be in one place."""
+        """Compare the values allowed in one place."""
         self.unions(where, self.flat_type(type_), self.flat(schema), sent=sent, name=self.name(schema))
 
     def unions(self, where: str, ours: _Union, theirs: _Union, *, sent: bool, name: str | None) -> None:
-        """Compare two sets of kinds of values, and then each kind with its like.
+        """Compare two sets of kinds of values, and then each kind with its counterpart.
 
-        ``where`` is the place, ``name`` the definition that the schema has there, for what is said of its members.
+        ``where`` is the place, and ``name`` the schema's definition there, for messages about its members.
         """
         if ours.any:
-            return  # whatever it is, we pass it on
+            return  # any value is passed through
         if theirs.any or self.kinds(ours) != self.kinds(theirs):
             needed, offered = (ours, theirs) if sent else (theirs, ours)
             self.note(
@@ -215,7 +214,7 @@ class _Comparison:
 
     @staticmethod
     def kinds(union: _Union) -> frozenset[str]:
-        """Give the kinds of JSON that a value may be of; a number may be an integer."""
+        """Return the kinds of JSON allowed for a value; a number may be an integer."""
         kinds = {WORDS[scalar] for scalar in union.scalars}
         kinds |= {"integer"} if float in union.scalars else set()
         kinds |= {"string"} if union.values is not None else set()
@@ -224,7 +223,7 @@ class _Comparison:
         return frozenset(kinds)
 
     def enums(self, where: str, ours: _Union, theirs: _Union, *, sent: bool) -> None:
-        """Compare the strings that a value may be."""
+        """Compare the allowed strings of a value."""
         closed = ours.values is not None and str not in ours.scalars
         if ours.values is None or theirs.values is None:
             if theirs.values is not None and str in ours.scalars and str not in theirs.scalars:
@@ -239,14 +238,14 @@ class _Comparison:
                 self.note("enum value", "gone", f"{where}: {value}", matters=True)
 
     def members(self, where: str, ours: _Union, theirs: _Union, *, sent: bool) -> None:
-        """Compare the objects that a value may be."""
+        """Compare the allowed objects of a value."""
         mine, others = list(ours.objects), list(theirs.objects)
         for cls, other in [*_pairs(mine, others)]:
             mine.remove(cls)
             others.remove(other)
             self.fields(cls, other, sent=sent)
         if theirs.unknown or theirs.value is not None:
-            return  # any object will do
+            return  # any object is allowed
         for cls in mine if theirs.objects else ():
             self.note("member", "gone", f"{where}: {_label(cls)}", matters=True)
         for other in others if ours.objects else ():
@@ -282,32 +281,32 @@ class _Comparison:
     def field(
         self, where: str, field: attrs.Attribute[Any], schema: Schema, *, required: bool, sent: bool
     ) -> None:
-        """Compare one field: whether it must be there, whether it may be null, and what it may be."""
+        """Compare one field: whether it is required, whether it is nullable, and its values."""
         ours, theirs = self.flat_type(field.type), self.flat(schema)
         constant = get_origin(field.type) is Literal
         must = field.default is attrs.NOTHING
         if must != required and not constant:
             detail = "required" if required else "no longer required"
-            # What must be there, but may be null, is read as null if it is not: an older server may not know it.
+            # A required nullable field reads as null if it is absent: an older server may not have it.
             excused = not sent and NoneType in ours.scalars
             self.note("field", "changed", where, detail, matters=required == sent and not excused)
         null = frozenset({NoneType})
         if not (must and required) and Null not in get_args(field.type):
-            # Left out if it is null when sent, taken as the default if it is null when read.
+            # A null is left out when sent, and read as the default when received.
             theirs = attrs.evolve(theirs, scalars=theirs.scalars - null)
             ours = attrs.evolve(ours, scalars=ours.scalars - null)
         self.unions(where, ours, theirs, sent=sent, name=self.name(schema))
 
     def note(self, kind: Kind, change: Change, name: str, detail: str = "", *, matters: bool = False) -> None:
-        """Keep a difference: if it matters in one direction, it matters."""
+        """Record a difference. It matters if it matters in either direction."""
         known = self.found.get((kind, change, name, detail))
         if known is None or matters:
             self.found[kind, change, name, detail] = Difference(kind, change, name, detail, matters)
 
-    # -- what is built in ------------------------------------------------------------------------------------------
+    # -- the built-in types ----------------------------------------------------------------------------------------
 
     def flat_type(self, type_: Any) -> _Union:
-        """Flatten an annotation, as it is when it is resolved."""
+        """Flatten a resolved annotation."""
         union = _Union()
         for part in _parts(type_):
             if part is Any:
@@ -334,7 +333,7 @@ class _Comparison:
     # -- the schema ------------------------------------------------------------------------------------------------
 
     def flat(self, schema: Schema, name: str | None = None) -> _Union:
-        """Flatten a schema: references and alternatives are followed, down to kinds of JSON."""
+        """Flatten a schema: follow references and alternatives down to kinds of JSON."""
         union = _Union()
         for part_name, part in self.alternatives(schema, name):
             if part is True:
@@ -358,14 +357,14 @@ class _Comparison:
             case "object" if schema.get("additionalProperties", False) is not False:
                 return attrs.evolve(union, value=schema["additionalProperties"])
             case "object" if isinstance(schema["type"], list):
-                return attrs.evolve(union, unknown=True)  # "a string or an object", of which no more is said
+                return attrs.evolve(union, unknown=True)  # "a string or an object" without further detail
             case "object":
                 return attrs.evolve(union, objects=(*union.objects, self.object(name, schema)))
             case _:
                 return attrs.evolve(union, scalars=union.scalars | {SCALARS[kind]})
 
     def alternatives(self, schema: Schema, name: str | None = None) -> Iterator[tuple[str | None, Schema]]:
-        """Give what a schema allows one by one, with the name of its definition."""
+        """Yield the alternatives of a schema, each with the name of its definition."""
         if schema is True:
             yield name, True
         elif "$ref" in schema:
@@ -378,13 +377,13 @@ class _Comparison:
             several = schema.get("oneOf") or schema["anyOf"]
             common = schema if "properties" in schema else None
             for one in several:
-                # A variant of a union is no longer what the definition is called after.
+                # The name of the definition does not apply to a variant of its union.
                 yield from self.alternatives(one if common is None else _merged(common, one))
         else:
             yield name, schema
 
     def name(self, schema: Schema) -> str | None:
-        """Give the definition that a schema refers to, be it as one that may be null."""
+        """Return the definition that a schema refers to, possibly as nullable."""
         for part in (
             (schema, *schema.get("allOf", ()), *schema.get("anyOf", ())) if schema is not True else ()
         ):
@@ -393,7 +392,7 @@ class _Comparison:
         return None
 
     def object(self, name: str | None, schema: Schema) -> _Object:
-        """Take an object apart; a choice between properties makes them optional."""
+        """Parse an object; a choice between properties makes them optional."""
         properties = dict(schema.get("properties", {}))
         for choice in schema.get("anyOf", ()):
             properties |= choice.get("properties", {})
@@ -401,14 +400,14 @@ class _Comparison:
 
 
 def _is_choice(schema: Mapping[str, Any]) -> bool:
-    """Whether ``anyOf`` is a choice between properties of one object, not between values."""
+    """Return whether ``anyOf`` is a choice between properties of one object rather than between values."""
     return schema.get("type") == "object" and all(
         "properties" in one and "$ref" not in one for one in schema["anyOf"]
     )
 
 
 def _merged(common: Mapping[str, Any], variant: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add to a variant the properties that stand beside the ``oneOf``."""
+    """Add the properties beside the ``oneOf`` to a variant."""
     return {
         **variant,
         "properties": {**common["properties"], **variant.get("properties", {})},
@@ -421,7 +420,7 @@ def _parts(type_: Any) -> tuple[Any, ...]:
 
 
 def _label(cls: type[Wire]) -> str:
-    """Name a member of a union as the wire does: by its tag, else by its only key, else by its class."""
+    """Name a union member as on the wire: by its tag, else by its only key, else by its class."""
     return _tag(cls) or cls.__wire__.key or cls.__name__
 
 
@@ -436,7 +435,7 @@ def _names(cls: type[Wire]) -> frozenset[str]:
 
 
 def _pairs(classes: Sequence[type[Wire]], others: Sequence[_Object]) -> Iterator[tuple[type[Wire], _Object]]:
-    """Find for each class the object that it stands for: by tag, else by name, else by what the two have in common."""
+    """Match each class to an object in the schema: by tag, else by name, else by common properties."""
     left = list(others)
     if len(classes) == len(left) == 1 and _tag(classes[0]) is None:
         yield classes[0], left[0]
@@ -474,6 +473,6 @@ def _label_of(other: _Object) -> str:
 
 
 def _constants(schema: Mapping[str, Any] | bool | None) -> Sequence[str]:
-    """Give the only string that a property may be, if there is just one."""
+    """Return the only string that a property allows, or nothing if it allows several."""
     values: Sequence[str] = schema.get("enum", ()) if isinstance(schema, abc.Mapping) else ()
     return values if len(values) == 1 else ()

@@ -1,6 +1,6 @@
-"""A line that is being typed while other things are shown: what each key does to it. Reads and writes nothing.
+"""A line editor without I/O: the effect of each key on the line.
 
-The terminal's own line discipline would do, if nothing else wrote on the terminal meanwhile.
+The terminal's own line discipline would suffice if nothing else wrote to the terminal meanwhile.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _PASTE_BEGINS: Final = "\x1b[200~"
 _PASTE_ENDS: Final = "\x1b[201~"
 
 END_OF_INPUT: Final = "\x04"
-"""What Ctrl-D on an empty line gives, in place of a line."""
+"""The value for Ctrl-D on an empty line, instead of a line."""
 
 
 class LineEditor:
-    """A line, where the cursor is in it, and the lines before it.
+    """A line with a cursor, and the history of earlier lines.
 
     Attributes:
-        before: What stands before the cursor.
-        after: What stands behind it.
+        before: The text before the cursor.
+        after: The text after the cursor.
     """
 
     def __init__(self) -> None:
@@ -54,20 +54,20 @@ class LineEditor:
 
     @property
     def text(self) -> str:
-        """What was typed so far."""
+        """The text typed so far."""
         return self.before + self.after
 
     def clear(self) -> None:
-        """Forget what was typed."""
+        """Clear the line."""
         self.before = self.after = self._unread = ""
         self._is_pasting = False
         self._at = len(self._history)
 
     def feed(self, data: bytes) -> Iterator[str]:
-        """Take what the terminal gave; give each line that is complete by it, and ``END_OF_INPUT`` for that."""
+        """Process input from the terminal; yield each completed line, and ``END_OF_INPUT``."""
         typed = self._unread + self._decoder.decode(data)
         self._unread, at = "", 0
-        # Not finditer(), which would skip the beginning of a sequence whose end is still to come.
+        # Not finditer(), which would skip the beginning of an incomplete sequence.
         while key := _KEY.match(typed, at):
             at = key.end()
             if (line := self._press(key[0])) is not None:
@@ -78,7 +78,7 @@ class LineEditor:
         if key in (_PASTE_BEGINS, _PASTE_ENDS):
             self._is_pasting = key == _PASTE_BEGINS
         elif self._is_pasting:
-            # It is text, and nobody has pressed what stands in it.
+            # Pasted text, in which control characters are not key presses.
             self.before += "\n" if key in "\r\n" else key if key.isprintable() or key == "\t" else ""
         elif key in "\r\n":
             return self._enter()
@@ -138,7 +138,7 @@ class LineEditor:
             self.before, self.after = (self._history[at] if at < len(self._history) else ""), ""
 
     def shown(self, width: int) -> Text:
-        """Show it in one row, with its cursor: of a line that is too long, what is around that."""
+        """Render the line and its cursor in one row; of a long line, the part around the cursor."""
         before = _in_a_row(self.before)
         cursor, after = _in_a_row(self.after[:1]) or " ", _in_a_row(self.after[1:])
         cut = ""

@@ -1,4 +1,4 @@
-"""Answers that are more than yes or no: the agent's questions, and the fields of forms, one after the other."""
+"""Ask for answers beyond yes and no: the agent's questions, and the fields of forms."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from trio_codex.cli._terminal import Terminal
 
 BOUNDS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum")
-"""What limits an answer, always by a number."""
+"""Keywords that limit an answer by a number."""
 
 _YES: Final = {"y": True, "yes": True, "true": True, "n": False, "no": False, "false": False}
 
 
 class UnsupportedForm(Exception):
-    """A form has a field that cannot be asked for on a terminal."""
+    """A form has a field that a terminal cannot ask for."""
 
 
 class _Unfit(Exception):
-    """What was typed does not fit; the message says why."""
+    """The input is not valid; the message says why."""
 
 
 async def ask_question(
     screen: Screen, terminal: Terminal, question: wire.ToolRequestUserInputQuestion
 ) -> tuple[str, ...] | None:
-    """Ask one question of the agent; ``None`` if it was passed over by an empty line."""
+    """Ask one of the agent's questions; return ``None`` if an empty line skips it."""
     screen.note(_shown(question.question), "bold", indent=2)
     options = [(option.label, option.label, option.description) for option in question.options or ()]
     _show_options(screen, options)
@@ -56,12 +56,12 @@ async def fill_in(screen: Screen, terminal: Terminal, schema: wire.JSON) -> dict
     """Ask for the fields of a form.
 
     Args:
-        screen: Where to ask.
-        terminal: Where to read.
-        schema: The JSON Schema of the form, as MCP servers may have it: an object of simple fields.
+        screen: The screen to ask on.
+        terminal: The terminal to read from.
+        schema: The JSON Schema of the form, limited to what MCP allows: an object with simple fields.
 
     Raises:
-        UnsupportedForm: It has other fields. Nothing has been asked.
+        UnsupportedForm: The form has other fields. Nothing has been asked.
         NobodyThereError: The input has ended.
     """
     await trio.lowlevel.checkpoint()
@@ -86,10 +86,10 @@ class _Field:
     """A field of a form.
 
     Attributes:
-        name: Its key.
-        schema: Its JSON Schema.
-        required: Whether the form is nothing without it.
-        options: For a choice: the values, with their titles and descriptions.
+        name: The key.
+        schema: The JSON Schema.
+        required: Whether the field is required.
+        options: The values of a choice, with their titles and descriptions.
     """
 
     name: str
@@ -133,7 +133,7 @@ class _Field:
         return self.default
 
     def parse(self, line: str) -> Any:
-        """Read what was typed."""
+        """Parse the input."""
         schema = self.schema
         match schema["type"]:
             case "boolean":
@@ -168,7 +168,7 @@ def _fields(schema: Any) -> list[_Field]:
 
 
 def _is_simple(field: _Field) -> bool:
-    """Whether it is as MCP has it. The server passes some forms on as they are, whatever is in them."""
+    """Return whether a field is one that MCP allows. The server passes some forms on unchecked."""
     bounds = [field.schema.get(name) for name in BOUNDS]
     texts: list[object] = [text for option in field.options for text in option]
     return all(isinstance(bound, int | float | None) for bound in bounds) and all(

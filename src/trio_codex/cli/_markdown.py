@@ -1,4 +1,4 @@
-"""Markdown that comes in pieces: what of it is final, and can be shown for good."""
+"""Streamed Markdown: determine which part is final and can be written to the scrollback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 THEME: Final = Theme(
     {
-        # Rich's own have a background, or the centre of the screen, for what is part of a conversation.
+        # Rich's own headings have a background or are centered, which does not suit a conversation.
         "markdown.code": "cyan",
         "markdown.h1": "bold",
         "markdown.h2": "bold",
@@ -25,7 +25,7 @@ THEME: Final = Theme(
 
 
 class _PlainHeading(Heading):
-    """A heading on the left, like the text below it."""
+    """A left-aligned heading."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         self.text.justify = "left"
@@ -33,36 +33,36 @@ class _PlainHeading(Heading):
 
 
 class _ChatMarkdown(Markdown):
-    elements = {**Markdown.elements, "heading_open": _PlainHeading}  # noqa: RUF012  # as its base class has it
+    elements = {**Markdown.elements, "heading_open": _PlainHeading}  # noqa: RUF012  # as in its base class
 
 
 def rendered(text: str) -> Markdown:
-    """Make text of the agent something that is shown as Markdown.
+    """Render text from the agent as Markdown.
 
     Args:
-        text: It is not to be trusted with the terminal: links show where they lead, and controls are escaped.
+        text: The text, which is not trusted: links show their targets, and control characters are escaped.
     """
     return _ChatMarkdown(printable(text), code_theme="ansi_dark", hyperlinks=False)
 
 
 class MarkdownStream:
-    """Text of the agent that has come so far, without what was taken as final.
+    """The agent's text so far, without the parts already returned as final.
 
     Attributes:
-        tail: What is not final: a paragraph, a list or a block of code that may go on.
+        tail: The unfinished part: a paragraph, a list or a code block that may continue.
     """
 
     def __init__(self) -> None:
         self.tail = ""
 
     def feed(self, piece: str) -> str:
-        """Take a piece; give what is final by it, which may be nothing."""
+        """Add a delta; return the text that it makes final, which may be empty."""
         self.tail += piece
-        # Only a new line can begin another block.
+        # Only a newline can begin another block.
         return self._take(self._last_block_at()) if "\n" in piece else ""
 
     def finish(self) -> str:
-        """Give the rest."""
+        """Return the rest."""
         return self._take(len(self.tail))
 
     def _take(self, end: int) -> str:
@@ -76,7 +76,7 @@ class MarkdownStream:
 
 
 def rows_of(console: Console, options: ConsoleOptions, text: str) -> list[Text]:
-    """Lay Markdown out in rows, without the blank ones around it, which depend on what it begins and ends with."""
+    """Lay out Markdown in rows, without leading and trailing blank rows, which depend on its first and last block."""
     lines = console.render_lines(rendered(text), options, pad=False)
     rows = [
         Text.assemble(

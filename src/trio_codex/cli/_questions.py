@@ -1,7 +1,7 @@
-"""What is shown of a request before somebody decides on it. Knows no answers.
+"""Show a request before the user decides on it.
 
-Whatever the agent, the server or an MCP server says goes through :func:`printable`, strictly, and stays in its row: it must
-neither hide what is asked, nor look like it, nor push it off the screen.
+All text from the agent, the server or an MCP server goes through :func:`printable` with ``strict=True`` and stays in
+its row: it must not hide the question, imitate it, or push it off the screen.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from trio_codex.policies import ElicitationRequest
 
 JSON_LIMIT = 600
-"""Characters of the arguments of a tool that are shown on a line."""
+"""Maximum number of characters of a tool's arguments that are shown on a line."""
 
 PROSE_LIMIT = 600
-"""Characters that are shown of what somebody says for it: some rows, so that what is asked stays in sight."""
+"""Maximum number of characters of a justification: a few rows, so that the question stays visible."""
 
 
 def command_question(request: CommandRequest) -> Iterator[Text]:
@@ -63,7 +63,7 @@ def command_question(request: CommandRequest) -> Iterator[Text]:
 
 
 def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]:
-    """Show the changes of files."""
+    """Show file changes."""
     yield headline(
         "Make these changes?" if request.changes else "Change files? (The server does not say which.)"
     )
@@ -80,7 +80,7 @@ def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]
 
 
 def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
-    """Show what is asked for beyond the sandbox."""
+    """Show the requested permissions."""
     yield headline("Grant these permissions?")
     for line in wanted(request):
         yield _bold(line)
@@ -89,8 +89,8 @@ def permissions_question(request: PermissionsRequest) -> Iterator[Text]:
 
 
 def wanted(request: PermissionsRequest) -> Iterator[str]:
-    """Return each of the permissions that are asked for, in words and once."""
-    # The server may list a path in the old form and in the new one, and what is granted is both.
+    """Return the requested permissions in words, without duplicates."""
+    # The server may list a path in both the old and the new form, and the grant covers both.
     yield from dict.fromkeys(_wanted(request))
 
 
@@ -114,13 +114,13 @@ def _wanted(request: PermissionsRequest) -> Iterator[str]:
 
 
 def user_input_question(request: UserInputRequest) -> Iterator[Text]:
-    """Show that the agent has questions; each is shown when it is asked."""
+    """Show that the agent has questions; each one is shown when it is asked."""
     count = len(request.questions)
     yield headline("The agent asks:" if count == 1 else f"The agent has {count} questions:")
 
 
 def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
-    """Show what an MCP server wants."""
+    """Show the request of an MCP server."""
     match request:
         case McpToolApproval():
             yield headline(f"Let the agent call {request.tool_title or 'a tool'} of {request.server_name}?")
@@ -141,12 +141,12 @@ def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
 
 
 def headline(text: str) -> Text:
-    """Make the first line of a question."""
+    """Return the first line of a question."""
     return Text.assemble(("? ", "bold magenta"), (_row(text), "bold"))
 
 
 def field(name: str, value: str) -> Text:
-    """Make a line with a fact."""
+    """Return a line with a labeled fact."""
     return Text.assemble((f"  {name} ", "dim"), _row(value.strip()))
 
 

@@ -1,6 +1,7 @@
-"""What ``run`` shows of a turn: progress on stderr, the answer on stdout.
+"""Show a turn in ``run``: progress on stderr, the answer on stdout.
 
-Owns the two streams and where the cursor is. Nothing else writes while a question is open: :class:`Screen` has the lock.
+Tracks both streams and the cursor position. The lock of :class:`Screen` keeps everything else from writing while a
+question is open.
 """
 
 from __future__ import annotations
@@ -26,38 +27,38 @@ if TYPE_CHECKING:
     from trio_codex import Event, TokenUsage, TurnResult
 
 OUTPUT_LINES: Final = 5
-"""How much of a failed command's output is shown: the end, where the error usually is."""
+"""How many lines of a failed command's output to show: the last ones, where the error usually is."""
 
 REASONING_LIMIT: Final = 160
-"""Characters of a reasoning summary: enough for its headline."""
+"""Maximum number of characters of a reasoning summary: enough for its headline."""
 
 DIFF_LINES: Final = 40
-"""How many lines of a file's change are shown."""
+"""How many lines of a file change to show."""
 
 WIDTH: Final = 200
-"""Columns of a table that no terminal shows."""
+"""Width of a table, in columns, if there is no terminal."""
 
 DIFF_STYLES: Final = {"+": "green", "-": "red", "@": "cyan"}
 PLAN_MARKS: Final = {"completed": ("✓", "green"), "inProgress": ("▸", "yellow"), "pending": ("·", "dim")}
 
 
 class OutputConsole(Console):
-    """A console whose broken pipe is an error like any other, and not a silent exit."""
+    """A console that raises an error on a broken pipe instead of exiting silently."""
 
     def on_broken_pipe(self) -> None:
-        """Raise it again; rich calls this where it is handled."""
+        """Reraise the exception; rich calls this in its handler."""
         raise
 
 
 class Screen:
-    """Stdout for the answer and stderr for everything else, which may be one terminal.
+    """Stdout for the answer and stderr for everything else; both may be the same terminal.
 
     Args:
-        stderr: Whether everything else goes to stderr; else all goes to stdout.
+        stderr: Whether everything else goes to stderr; if false, everything goes to stdout.
 
     Attributes:
-        lock: Held by whoever asks a question; others wait with :meth:`free`.
-        live: Whether stdout is a terminal, so that the answer may be shown as it comes.
+        lock: Held while a question is open; other tasks wait with :meth:`free`.
+        live: Whether stdout is a terminal, so that the answer can be shown as it is streamed.
     """
 
     def __init__(self, *, stderr: bool = True) -> None:
@@ -78,14 +79,14 @@ class Screen:
 
     @asynccontextmanager
     async def asking(self) -> AsyncGenerator[None]:
-        """Have the screen, and what is typed, for a question."""
+        """Hold the screen and its input for a question."""
         async with self.lock:
             yield
 
     def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
-        """Write a line on stderr, after ``mark``; on a terminal what is too long goes on below itself.
+        """Write a line on stderr after ``mark``; on a terminal, wrapped lines are indented to match.
 
-        A ``str`` is made fit for a terminal; a ``Text`` has to be.
+        A ``str`` is made printable; a ``Text`` must already be.
         """
         self.end_line()
         self._write(text, style, indent, mark)
@@ -100,26 +101,26 @@ class Screen:
             grid.add_row(start, line)
             self._console.print(grid)
         else:
-            # A log that is read elsewhere keeps its lines as they are.
+            # In a log file, lines are not wrapped.
             self._console.print(start + line, soft_wrap=not self._console.is_terminal)
 
     def display(self, renderable: RenderableType) -> None:
-        """Write what takes several lines, in a form of its own."""
+        """Write several lines with their own layout."""
         self.end_line()
         self._console.print(renderable)
 
     @property
     def width(self) -> int:
-        """How many columns there are; enough, where there is no terminal."""
+        """The number of columns; a sufficient default if there is no terminal."""
         return self._console.width
 
     def prompt(self, text: Text) -> None:
-        """Write on stderr what stands before the cursor while somebody types."""
+        """Write a prompt on stderr."""
         self.end_line()
         self._console.print(text, end="", soft_wrap=True)
 
     def stream(self, piece: str) -> None:
-        """Write a piece of the answer on stdout."""
+        """Write a delta of the answer on stdout."""
         text = printable(piece) if self.live else piece
         if text:
             sys.stdout.write(text)
@@ -127,7 +128,7 @@ class Screen:
             self._is_mid_line = not text.endswith("\n")
 
     def end_line(self) -> None:
-        """Go to the start of a line, if the answer left the cursor elsewhere."""
+        """Start a new line if the answer has left the cursor within one."""
         if self._is_mid_line:
             self._is_mid_line = False
             sys.stdout.write("\n")
@@ -137,12 +138,12 @@ class Screen:
 class Progress:
     """Shows the events of one turn.
 
-    On a terminal the answer is shown as it comes. Otherwise stdout gets nothing but the final response, at the end: a
-    message that turns out not to be the last is progress.
+    On a terminal the answer is shown as it is streamed. Otherwise stdout gets only the final response, at the end,
+    because a message that turns out not to be the last one is progress.
 
     Args:
-        screen: Where to show them.
-        cwd: What paths are shown relative to.
+        screen: The screen to show them on.
+        cwd: The directory that paths are shown relative to.
     """
 
     def __init__(self, screen: Screen, cwd: str) -> None:
@@ -154,7 +155,7 @@ class Progress:
         self._last_command: str | None = None
 
     def show(self, event: Event) -> None:
-        """Show an event, if it is of interest."""
+        """Show an event, if it is relevant."""
         match event.params:
             case wire.AgentMessageDeltaNotification(item_id=item_id, delta=delta):
                 if self._screen.live and item_id not in self._asides:
@@ -175,7 +176,7 @@ class Progress:
                 pass
 
     def finish(self, result: TurnResult) -> None:
-        """Write the answer, or what is missing of it, and the numbers."""
+        """Write the answer, or the rest of it, and the token usage."""
         answer = result.final_response
         if self._held is not None and self._held.text != answer:
             self._aside(self._held.text)
@@ -190,7 +191,7 @@ class Progress:
             self._screen.note(numbers, "dim")
 
     def numbers(self, result: TurnResult) -> str:
-        """Say what the turn cost."""
+        """Format the duration and token usage of the turn."""
         parts: list[str] = []
         if result.usage is not None:
             parts.append(tokens(result.usage.total))
@@ -306,20 +307,20 @@ def _change_line(change: wire.FileUpdateChange, status: str, cwd: str) -> Text:
 
 
 def clipped(line: str, limit: int = 200) -> str:
-    """Give a line of a command's output, fit for a terminal."""
+    """Return a printable line of a command's output."""
     text = printable(ESCAPE_SEQUENCE.sub("", line.rstrip()))
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def relative(path: str, cwd: str) -> str:
-    """Give a path relative to ``cwd`` if it is below that, fit for a terminal."""
+    """Return a printable path, relative to ``cwd`` if it is below it."""
     inside = path.startswith(cwd.rstrip(os.sep) + os.sep)
     shown = os.path.relpath(path, cwd) if inside else path
     return printable(shown, strict=True).replace("\n", "\\x0a")
 
 
 def verb(change: wire.FileUpdateChange) -> str:
-    """Say what is done to the file."""
+    """Return the verb for a file change."""
     match change.kind:
         case wire.AddPatchChangeKind():
             return "add"
@@ -332,8 +333,8 @@ def verb(change: wire.FileUpdateChange) -> str:
 
 
 def diff_lines(change: wire.FileUpdateChange) -> list[str]:
-    """Give the lines of a change, each with its sign; of a new or a deleted file the server sends the bare content."""
-    # Not splitlines(): what that takes for the end of a line, a terminal may not.
+    """Return the lines of a change with their signs; for new and deleted files the server sends the bare content."""
+    # Not splitlines(), which splits at characters that a terminal may not treat as line breaks.
     lines = change.diff.removesuffix("\n").split("\n")
     match change.kind:
         case wire.AddPatchChangeKind():
@@ -345,7 +346,7 @@ def diff_lines(change: wire.FileUpdateChange) -> list[str]:
 
 
 def show_diff(screen: Screen, change: wire.FileUpdateChange) -> None:
-    """Show the lines of a change, in their colours; not all of a long one."""
+    """Show the lines of a change in color, truncating long ones."""
     lines = diff_lines(change)
     for line in lines[:DIFF_LINES]:
         screen.note(clipped(line), DIFF_STYLES.get(line[:1], "dim"), indent=2)
@@ -354,13 +355,13 @@ def show_diff(screen: Screen, change: wire.FileUpdateChange) -> None:
 
 
 def tally(change: wire.FileUpdateChange) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Show how many lines are added and removed."""
+    """Format the numbers of added and removed lines."""
     signs = [line[:1] for line in diff_lines(change)]
     return (f"  +{signs.count('+')}", "green"), (f" -{signs.count('-')}", "red")
 
 
 def duration(seconds: float) -> str:
-    """Show a duration: ``12 ms``, ``3.4 s``, ``2 min 5 s``."""
+    """Format a duration: ``12 ms``, ``3.4 s``, ``2 min 5 s``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
@@ -369,6 +370,6 @@ def duration(seconds: float) -> str:
 
 
 def tokens(usage: TokenUsage | wire.TokenUsageBreakdown) -> str:
-    """Say how many tokens."""
+    """Format a number of tokens."""
     cached = f" ({usage.cached_input_tokens:,} cached)" if usage.cached_input_tokens else ""
     return f"tokens: {usage.input_tokens or 0:,} in{cached}, {usage.output_tokens or 0:,} out"

@@ -1,6 +1,6 @@
-"""What ``replay`` shows: a recording as a timeline, each entry with the second at which it happened.
+"""Show a recording as a timeline, each entry with its time.
 
-Nothing is played to a client here; the entries are shown as they are.
+Nothing is replayed to a client here; the entries are shown unchanged.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from trio_codex.recording import Entry
 
 QUIET: Final = frozenset({"initialize", "initialized", "turn/start", "turn/steer", "turn/interrupt"})
-"""What the client sends that is shown otherwise, or goes without saying."""
+"""Client messages that are not shown, because they are obvious or other entries show them."""
 
 
 async def show(file: str, speed: float | None) -> int:
-    """Show a recording; give the exit status."""
+    """Show a recording; return the exit status."""
     recording = read_recording(file)
     timeline = Timeline(several=len(recording.connections) > 1)
     if recording.redaction is not None:
@@ -49,10 +49,10 @@ async def show(file: str, speed: float | None) -> int:
 
 
 class Timeline(Screen):
-    """A screen that says before each line when it was.
+    """A screen that prefixes each line with its time.
 
     Args:
-        several: Whether there are several connections, so that lines have to say of which they are.
+        several: Whether there are several connections, so that lines must name theirs.
     """
 
     def __init__(self, *, several: bool = False) -> None:
@@ -65,12 +65,12 @@ class Timeline(Screen):
         self._cwds: dict[Any, str] = {}
 
     def note(self, text: Text | str, style: str = "", *, indent: int = 0, mark: Text | str = "") -> None:
-        """Write a line, with the time before it."""
+        """Write a line, prefixed with its time."""
         start = Text(" " * indent) + (Text(mark, style) if isinstance(mark, str) else mark)
         super().note(text, style, mark=Text(self._when, "dim") + start)
 
     def show(self, entry: Entry) -> None:
-        """Show an entry, if it is of interest."""
+        """Show an entry, if it is relevant."""
         number = f"{entry.connection}│ " if self._several else ""
         self._when = f"{entry.at:8.3f}  {number}"
         match entry.kind:

@@ -1,4 +1,4 @@
-"""``trio-codex run``: one turn, with the user's own Codex."""
+"""``trio-codex run``: run one turn with the user's own Codex."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ async def run_turn(
     approve: str | None,
     as_json: bool,
 ) -> int:
-    """Run one turn, show it, and give the exit status.
+    """Run one turn, show it, and return the exit status.
 
     Raises:
-        CommandFailed: The turn failed, or was interrupted.
-        CodexError: The server did not come up, or broke.
+        CommandFailed: The turn failed or was interrupted.
+        CodexError: The server failed to start or crashed.
     """
     screen = Screen()
     logging.getLogger("trio_codex").addHandler(Notes(screen))
@@ -49,7 +49,7 @@ async def run_turn(
     async with open_codex(config, policy=policy) as codex:
         thread = await codex.thread_start(
             approval_policy=approval_policy,
-            # Whoever is asked here is the user, whatever reviewer is configured.
+            # Ask the user, whatever reviewer is configured.
             approvals_reviewer="user",
             cwd=directory,
             model=model,
@@ -68,7 +68,7 @@ async def _turn(screen: Screen, thread: Thread, prompt: str, output: _JsonLines 
                 await screen.free()
                 output.event(event)
     except KeyboardInterrupt:
-        # The scope has been left by now: the turn has ended on the server, and what it started there.
+        # The scope has exited, so the turn and everything it started have ended on the server.
         if turn is not None:
             output.result(turn.result)
         raise CommandFailed(
@@ -87,7 +87,7 @@ async def _turn(screen: Screen, thread: Thread, prompt: str, output: _JsonLines 
 
 
 def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> tuple[str, Policy | None]:
-    """Tell when the server shall ask, and who answers: the asker, if there is a terminal for it."""
+    """Return the approval policy for the server and the policy that answers: the asker's, if there is a terminal."""
     if approve == "always":
         screen.note(
             "WARNING: --approve always accepts whatever the agent asks for, outside the sandbox too",
@@ -100,7 +100,7 @@ def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> t
 
 
 class _Shown:
-    """The output for people."""
+    """Human-readable output."""
 
     def __init__(self, screen: Screen, codex: Codex, thread: Thread, cwd: str) -> None:
         self._progress = Progress(screen, cwd)
@@ -115,7 +115,7 @@ class _Shown:
 
 
 class _JsonLines:
-    """The output for programs: what the server said, as it said it."""
+    """Machine-readable output: the server's messages, unchanged."""
 
     def event(self, event: Event) -> None:
         self._write({"method": event.method, "params": event.raw, "emitted_at": event.emitted_at})
@@ -141,13 +141,13 @@ class _JsonLines:
 
 
 class Notes(logging.Handler):
-    """Shows the library's warnings: a request that was denied, because nobody here decides on it."""
+    """Shows the library's warnings, such as a request that was denied because no policy decides on it."""
 
     def __init__(self, screen: Screen) -> None:
         super().__init__(logging.WARNING)
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The library's tasks must not fail where stderr cannot be written; the command's next line does.
+        # The library's tasks must not fail if stderr is not writable; the command's next line does.
         with contextlib.suppress(OSError):
             self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")

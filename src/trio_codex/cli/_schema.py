@@ -1,6 +1,6 @@
-"""``trio-codex doctor --schema``: whether an installed binary speaks the protocol that this version was made for.
+"""``trio-codex doctor --schema``: check whether a binary speaks the protocol that this version was built for.
 
-It runs the binary just long enough to print its schema, in an empty home; no server is started.
+It runs the binary in an empty home just long enough to print its schema; no server is started.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_codex.binary import Binary
 
 BUNDLE: Final = "codex_app_server_protocol.schemas.json"
-"""The one file of the binary's output that holds all definitions."""
+"""The file in the binary's output that holds all definitions."""
 
 BUILT_IN: Final = TESTED[1]
 
@@ -40,7 +40,7 @@ STYLES: Final = {"added": "green", "gone": "red", "changed": "yellow"}
 
 
 async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
-    """Compare, report, and give the exit status: 1 if a difference matters."""
+    """Compare the protocols, report the differences, and return the exit status: 1 if any difference matters."""
     binary = find_binary(config.codex_bin, config.environment().get("PATH"))
     bundle = await _print_schema(binary, config.start_timeout)
     version = binary.version or await read_version(binary.path)
@@ -63,9 +63,9 @@ async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
 
 
 async def _print_schema(binary: Binary, seconds: float) -> Any:
-    """Have the binary write its schema, within so many seconds."""
+    """Run the binary to write its schema, with a timeout in seconds."""
     with tempfile.TemporaryDirectory(prefix="trio-codex-schema-") as scratch:
-        # An empty home: the output must not depend on anybody's configuration.
+        # An empty home, so that the output does not depend on the user's configuration.
         env = {**os.environ, "HOME": scratch, "CODEX_HOME": scratch}
         out = Path(scratch) / "schema"
         command = [binary.path, "app-server", "generate-json-schema", "--experimental", "--out", str(out)]
@@ -138,7 +138,7 @@ def _write_lists(binary: Binary, version: str | None, differences: Sequence[Diff
 
 
 def _counts(differences: Sequence[Difference]) -> str:
-    """Say how many of each kind there are. They are sorted by kind and change."""
+    """Count the differences of each kind. They are sorted by kind and change."""
     return ", ".join(
         f"{len([*group])} {kind if kind != 'member' else 'union member'} {change}"
         for (kind, change), group in groupby(differences, key=lambda each: (each.kind, each.change))

@@ -1,4 +1,4 @@
-"""The terminal that somebody answers on: finds it, and reads lines from it without a thread."""
+"""Find the user's terminal, and read lines from it without a thread."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class NobodyThereError(Exception):
-    """The terminal has come to its end: there is nobody to answer."""
+    """The terminal reached EOF: no user can answer."""
 
 
 class Terminal:
-    """Asks for lines on the screen, and reads them.
+    """Prompts for lines on the screen, and reads them.
 
     Args:
-        screen: Where to ask.
-        descriptor: What to read answers from.
+        screen: The screen to prompt on.
+        descriptor: The descriptor to read answers from.
     """
 
     def __init__(self, screen: Screen, descriptor: int) -> None:
@@ -35,7 +35,7 @@ class Terminal:
         self._descriptor = descriptor
 
     def drop_typed_ahead(self) -> None:
-        """Forget what was typed before the question could be read: it is no answer to it."""
+        """Discard input typed before the question was shown: it is not an answer to it."""
         try:
             import termios
         except ImportError:  # not on Windows
@@ -44,11 +44,11 @@ class Terminal:
             termios.tcflush(self._descriptor, termios.TCIFLUSH)
 
     async def line(self, prompt: Text, *, secret: bool = False) -> str:
-        """Ask for a line; give it without the blanks around it.
+        """Prompt for a line; return it without surrounding whitespace.
 
         Args:
-            prompt: What stands before the cursor.
-            secret: Do not show what is typed.
+            prompt: The prompt.
+            secret: Whether to hide the input.
 
         Raises:
             NobodyThereError: The input has ended.
@@ -64,10 +64,10 @@ class Terminal:
 
 
 class StdinLines:
-    """Lines of stdin, whatever that is: a pipe, a file, or a terminal whose answers go elsewhere.
+    """Lines from stdin, which may be a pipe, a file, or a terminal whose output goes elsewhere.
 
     Args:
-        screen: Where to ask for them, if somebody types them.
+        screen: The screen to prompt on, if stdin is a terminal.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -78,10 +78,10 @@ class StdinLines:
         self.typed = sys.stdin.isatty()
 
     async def line(self, prompt: Text | None = None) -> str:
-        """Give the next line.
+        """Return the next line.
 
         Raises:
-            NobodyThereError: There is none.
+            NobodyThereError: There are no more lines.
         """
         await trio.lowlevel.checkpoint()
         if self.typed:
@@ -96,7 +96,7 @@ class StdinLines:
     async def _read(self) -> None:
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
-        except PermissionError:  # a file: it is always readable, and epoll does not take it
+        except PermissionError:  # a file: always readable, and not supported by epoll
             await trio.lowlevel.checkpoint()
         try:
             chunk = os.read(self._descriptor, 65536)
@@ -107,9 +107,9 @@ class StdinLines:
 
 
 def find_terminal() -> int | None:
-    """Find where answers can be read: stdin, or the terminal behind it if the prompt came through a pipe.
+    """Find a descriptor to read answers from: stdin, or the controlling terminal if the prompt came through a pipe.
 
-    There is none if the questions would not be seen.
+    Returns ``None`` if the user would not see the questions.
     """
     if not sys.stderr.isatty():
         return None
@@ -122,7 +122,7 @@ def find_terminal() -> int | None:
 
 
 async def read_line(terminal: int) -> str | None:
-    """Read a line that somebody types, without a thread; ``None`` at the end of input. Cancel-safe between lines."""
+    """Read a line without a thread; ``None`` at the end of input. Cancel-safe between lines."""
     line = bytearray()
     while True:
         await trio.lowlevel.wait_readable(terminal)

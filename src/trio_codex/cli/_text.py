@@ -1,7 +1,7 @@
-"""Text for people: what may be shown on a terminal, and errors as one line that says the cause and the mend.
+"""Text for display: printable strings, and errors as one line with the cause and the fix.
 
-What the agent and the server say is not to be trusted with the terminal: an escape sequence could hide the command that
-somebody is about to approve.
+Text from the agent and the server is not trusted: an escape sequence could hide the command that the user is about to
+approve.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LINE_LIMIT: Final = 600
-"""Characters of a one-line error: some refusals of the server list every method it knows, in 5 kB."""
+"""Maximum length of a one-line error: some of the server's errors list all of its methods, in 5 kB."""
 
 SHELLS: Final = frozenset(
     f"{directory}/{shell}" for directory in ("/bin", "/usr/bin") for shell in ("bash", "sh", "zsh", "dash")
 )
-"""Only these are left out of a command line that is shown: a shell from elsewhere is worth seeing."""
+"""Only these shells are stripped from a displayed command line: a shell in another place is worth seeing."""
 
 ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
@@ -33,7 +33,7 @@ _CONFIG_MEND: Final = "Correct config.toml in CODEX_HOME, or the value given wit
 
 
 class CommandFailed(Exception):
-    """A command cannot go on.
+    """A command cannot continue.
 
     Args:
         message: The line for stderr.
@@ -50,7 +50,7 @@ def working_directory() -> str:
     """Return the working directory.
 
     Raises:
-        CommandFailed: It is gone.
+        CommandFailed: The working directory no longer exists.
     """
     try:
         return os.getcwd()
@@ -61,12 +61,12 @@ def working_directory() -> str:
 
 
 def printable(text: str, *, strict: bool = False) -> str:
-    r"""Replace characters that act on the terminal by escapes such as ``\x1b``; newlines and tabs stay.
+    r"""Replace control characters with escapes such as ``\x1b``; keep newlines and tabs.
 
     Args:
         text: Any text.
-        strict: Replace invisible characters and those that change the direction of text, too: for what somebody is
-            asked to approve.
+        strict: Whether to also replace invisible characters and those that change the text direction; use this for text
+            that the user is asked to approve.
     """
     unwanted = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") if strict else ("Cc", "Cs")
     if text.isprintable():
@@ -83,13 +83,13 @@ def _escaped(char: str) -> str:
 
 
 def one_line(text: str, limit: int = LINE_LIMIT) -> str:
-    """Put text on one line that is fit for a terminal and holds no secret, cut to ``limit`` characters."""
+    """Return text as one printable line without secrets, cut to ``limit`` characters."""
     line = redacted(printable(" ".join(ESCAPE_SEQUENCE.sub("", text).split())))
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Take out what looks like a key, and the values of variables that are named like one."""
+    """Redact strings that look like keys, and the values of variables with names like one."""
     for name, value in (os.environ if environment is None else environment).items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, f"<{name}>")
@@ -97,7 +97,7 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
 
 
 def script_of(command: str) -> str:
-    """Take ``bash -c`` off a command line, where nothing is lost by that."""
+    """Strip ``bash -c`` from a command line if that loses no information."""
     try:
         parts = shlex.split(command)
     except ValueError:
@@ -108,7 +108,7 @@ def script_of(command: str) -> str:
 
 
 def explain(error: CodexError) -> tuple[str, str | None]:
-    """Give the cause of an error in one line, and how to mend it, where that is known."""
+    """Return the cause of an error in one line, and the fix if it is known."""
     match error:
         case StartError():
             where = f" ({error.binary})" if error.binary else ""
@@ -126,7 +126,7 @@ def explain(error: CodexError) -> tuple[str, str | None]:
 
 
 def sentence(cause: str, mend: str | None) -> str:
-    """Join a cause and its mend to one line."""
+    """Join a cause and its fix in one line."""
     return cause if mend is None else f"{cause.rstrip('.')}. {one_line(mend)}"
 
 
@@ -137,7 +137,7 @@ def _as_options(text: str | None) -> str:
 
 
 def _told(stderr_tail: str) -> str:
-    """Give the line of the server's stderr that says why it gave up: an ``Error:``, else its last."""
+    """Return the line of the server's stderr that explains its exit: an ``Error:``, else the last one."""
     lines = [line for line in stderr_tail.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error\b", line, re.IGNORECASE)]
     return f": {(errors or lines)[-1]}" if lines else ""

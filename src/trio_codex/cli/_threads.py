@@ -1,4 +1,4 @@
-"""``trio-codex threads``: the stored threads as a list, one of them in short, and what becomes of them."""
+"""``trio-codex threads``: list, show, archive and delete stored threads."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from trio_codex import Codex, CodexConfig
 
 TEXT_LIMIT: Final = 300
-"""Characters of a message, in short."""
+"""Maximum number of characters of a summarized message."""
 
 WIDE: Final = 110
-"""Columns from which on there is room for the directory."""
+"""Minimum number of columns for showing the directory."""
 
 STATUS_STYLES: Final = {"completed": "green", "failed": "red"}
 
@@ -35,7 +35,7 @@ STATUS_STYLES: Final = {"completed": "green", "failed": "red"}
 async def show_list(
     *, config: CodexConfig, archived: bool, cwd: str | None, limit: int, as_json: bool
 ) -> int:
-    """List stored threads, the one that was changed last first."""
+    """List stored threads, most recently changed first."""
     screen = Screen(stderr=False)
     async with open_codex(config) as codex:
         threads = await first(codex.threads(archived=archived, cwd=cwd, page_size=limit), limit)
@@ -51,7 +51,7 @@ async def show_list(
 
 
 async def show_thread(thread_id: str, *, config: CodexConfig) -> int:
-    """Show a thread: its turns, with their items in short."""
+    """Show a thread: its turns, and a summary of their items."""
     screen = Screen(stderr=False)
     async with open_codex(config) as codex:
         thread = await codex.thread_read(thread_id)
@@ -78,7 +78,7 @@ async def archive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
 
 
 async def unarchive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
-    """Bring archived threads back."""
+    """Restore archived threads."""
     async with open_codex(config) as codex:
 
         async def bring_back(thread_id: str) -> None:
@@ -88,10 +88,10 @@ async def unarchive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
 
 
 async def delete(thread_ids: Sequence[str], *, config: CodexConfig, yes: bool) -> int:
-    """Delete threads, if somebody agrees.
+    """Delete threads after confirmation.
 
     Raises:
-        CommandFailed: Nobody did.
+        CommandFailed: The user did not confirm.
     """
     async with open_codex(config) as codex:
         if not yes:
@@ -134,11 +134,11 @@ async def _each(thread_ids: Sequence[str], async_fn: Callable[[str], Awaitable[o
     return status
 
 
-# -- in short ------------------------------------------------------------------------------------------------------
+# -- summaries -----------------------------------------------------------------------------------------------------
 
 
 async def first(threads: AsyncIterable[wire.Thread], count: int) -> list[wire.Thread]:
-    """Give the first so many."""
+    """Return the first ``count`` threads."""
     found: list[wire.Thread] = []
     async for thread in threads:
         found.append(thread)
@@ -148,19 +148,19 @@ async def first(threads: AsyncIterable[wire.Thread], count: int) -> list[wire.Th
 
 
 def table(threads: Iterable[wire.Thread], width: int, *, numbered: bool = False) -> Table:
-    """Lay threads out as a table.
+    """Lay out threads as a table.
 
     Args:
-        threads: Which.
-        width: Columns that there are. Where they are few, the directory is left out.
-        numbered: Number them, for somebody to choose from.
+        threads: The threads.
+        width: The number of columns available. If it is small, the directory is left out.
+        numbered: Whether to number the rows, so that the user can choose one.
     """
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     if numbered:
         grid.add_column("", justify="right", style="bold", no_wrap=True)
     grid.add_column("id", no_wrap=True, min_width=36)
     grid.add_column("updated", no_wrap=True, style="dim")
-    # What may be wrapped is what becomes narrower; the cells themselves are cut instead.
+    # Rich narrows columns that may wrap; the cells themselves are truncated instead.
     grid.add_column("name", overflow="ellipsis")
     with_directory = width >= WIDE
     if with_directory:
@@ -175,17 +175,17 @@ def table(threads: Iterable[wire.Thread], width: int, *, numbered: bool = False)
 
 
 def title(thread: wire.Thread, limit: int = 100) -> str:
-    """Give the name of a thread, or how it begins."""
+    """Return the name of a thread, or the beginning of its text."""
     return one_line(thread.name or thread.preview or "(nothing was said)", limit)
 
 
 def when(timestamp: float) -> str:
-    """Show when something was, in local time."""
+    """Format a time in the local time zone."""
     return f"{datetime.fromtimestamp(timestamp):%Y-%m-%d %H:%M}"
 
 
 def at_home(path: str) -> str:
-    """Show a path, with ``~`` for the home directory."""
+    """Format a path, with ``~`` for the home directory."""
     from os.path import expanduser
 
     home = expanduser("~").rstrip("/")
@@ -194,7 +194,7 @@ def at_home(path: str) -> str:
 
 
 def show_items(screen: Screen, items: Iterable[wire.ThreadItem | Any], cwd: str) -> None:
-    """Show the items of a turn, each in a line."""
+    """Show the items of a turn, one per line."""
     for item in items:
         match item:
             case wire.UserMessageThreadItem(content=content):

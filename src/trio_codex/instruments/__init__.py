@@ -1,8 +1,7 @@
-"""Instruments: objects that are told what a client does, in the manner of :class:`trio.abc.Instrument`.
+"""Instruments: observers of a client, similar to :class:`trio.abc.Instrument`, for logging, metrics and tracing.
 
-Override the hooks that you want to hear of, and pass an instance to :func:`trio_codex.open_codex` or
-:func:`trio_codex.connect_codex`. What nobody overrides costs nothing worth measuring. The ready-made ones are imported when
-they are first used.
+Override the hooks you need, and pass an instance to :func:`trio_codex.open_codex` or :func:`trio_codex.connect_codex`.
+Hooks that no instrument overrides have no measurable cost. The built-in instruments are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The hooks that an instrument may override, and the records of processes and turns that they are given.
+"""The hooks that an instrument may override, and the records of processes and turns passed to them.
 
-The records of requests are made by the connection, and defined below it (:mod:`trio_codex._runtime._instruments`).
+The connection creates the records of requests; :mod:`trio_codex._runtime._instruments` defines them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @attrs.define(eq=False)
 class ProcessRecord:
-    """A server process: the same object in both of its hooks.
+    """A server process. Both of its hooks receive the same object.
 
     Attributes:
         connection: The number of the connection to it.
-        pid: Its process id.
-        path: The binary, if one was looked for.
-        version: The version of the binary, where that is known without asking it.
-        returncode: Its exit status, negative for a signal; ``None`` while it runs, or if nobody can know.
+        pid: The process id.
+        path: The binary, if one was looked up.
+        version: The version of the binary, if known without running it.
+        returncode: The exit status, negative for a signal; ``None`` while the process runs, or if it is unknown.
     """
 
     connection: int
@@ -41,19 +41,20 @@ class ProcessRecord:
 
 @attrs.define(eq=False)
 class TurnRecord:
-    """A turn, whoever started it: the same object in both of its hooks.
+    """A turn, started by this client or by the server. Both of its hooks receive the same object.
 
     Attributes:
-        connection: The number of its connection.
-        thread_id: Its thread.
-        owned: Whether a scope of this client stands for it. Turns of child agents, of goals, compactions and the like
-            are started by the server.
-        started_at: Trio time at which it was asked for, or announced.
-        id: Its id; ``None`` until the server has told it.
-        ended_at: Trio time of its end.
-        status: How it ended: a value of :class:`~trio_codex.TurnStatus`, or ``"refused"`` if it never started.
-        interrupted_at: Trio time at which the server was first asked to interrupt it; ``None`` if it never was.
-        usage: The tokens that it used, known at its end; those of agents it spawned are in the records of their turns.
+        connection: The number of the connection.
+        thread_id: The id of the thread.
+        owned: Whether the turn belongs to a scope of this client. The server itself starts the turns of child agents,
+            goals, compactions and the like.
+        started_at: Trio time at which the turn was requested or announced.
+        id: The turn's id; ``None`` until the server has reported it.
+        ended_at: Trio time at which the turn ended.
+        status: The final status: a value of :class:`~trio_codex.TurnStatus`, or ``"refused"`` if it never started.
+        interrupted_at: Trio time of the first request to interrupt it; ``None`` if there was none.
+        usage: The tokens that the turn used, known when it ends. Child agents are counted in the records of their own
+            turns.
     """
 
     connection: int
@@ -73,16 +74,17 @@ class TurnRecord:
 
     @property
     def interrupt_latency(self) -> float | None:
-        """Seconds from the interrupt's being asked for to the end; ``None`` if it was not interrupted, or not in time."""
+        """Seconds from the interrupt request to the end; ``None`` if there was no interrupt, or it came too late."""
         if self.ended_at is None or self.interrupted_at is None or self.status != "interrupted":
             return None
         return self.ended_at - self.interrupted_at
 
 
 def decision_name(record: DecisionRecord) -> str:
-    """Name a decision without its content.
+    """Return the name of a decision, without its content.
 
-    ``"accept"``, ``"decline"``, …; the status of a review; ``"done"`` or ``"failed"`` of a tool; else the outcome.
+    This is ``"accept"``, ``"decline"`` and so on; the status of a review; ``"done"`` or ``"failed"`` for a tool; and
+    the outcome for everything else.
     """
     if record.decision is None:
         return record.outcome
@@ -95,97 +97,98 @@ def decision_name(record: DecisionRecord) -> str:
 
 
 class Instrument:
-    """The hooks, none of which does anything.
+    """Base class of instruments, whose hooks do nothing by default.
 
-    They are plain functions and are called at once, on whatever task does the thing: for most hooks that is the reader,
-    so one that takes long holds everything up. An instrument that raises is removed, with one logged error; the client
-    never notices. One instrument may be given to several clients: connections are numbered, uniquely in a process.
+    Hooks are synchronous and run immediately, in the task where the thing happens. For most hooks that is the reader
+    task, so a slow hook delays the whole connection. An instrument that raises is removed and one error is logged; the
+    client is not affected. One instrument may be passed to several clients: connection numbers are unique within a
+    process.
 
-    ``line``, ``params`` and events hold prompts, output and secrets: take care where you put them.
+    ``line``, ``params`` and events contain prompts, output and secrets: be careful where you store them.
     """
 
     # -- the connection ----------------------------------------------------------------------------------------
 
     def connection_opened(self, connection: int) -> None:
-        """The reader and the writer start. The handshake comes next."""
+        """Called when the reader and the writer start, before the handshake."""
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
-        """The server has said what it is."""
+        """Called when the server has identified itself."""
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """Everything that waits has failed with this error: ``ConnectionClosed`` where the client closed it."""
+        """Called when all pending operations have failed with ``error``: ``ConnectionClosed`` if the client closed it."""
 
     def process_spawned(self, process: ProcessRecord) -> None:
-        """The server runs."""
+        """Called when the server process has started."""
 
     def process_exited(self, process: ProcessRecord) -> None:
-        """The server has ended."""
+        """Called when the server process has exited."""
 
     # -- lines -------------------------------------------------------------------------------------------------
 
     def frame_sent(self, connection: int, line: bytes) -> None:
-        """The writer took this line. It is about to go out, whole."""
+        """Called when the writer has taken this line and is about to send it whole."""
 
     def frame_received(self, connection: int, line: bytes) -> None:
-        """This line came, without its newline. What it says is acted on afterwards."""
+        """Called when a line has arrived, before it is processed; ``line`` has no newline."""
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """A line of the server was too long, or of no use."""
+        """Called when a line from the server is discarded because it is too long or not usable."""
 
-    # -- requests of the client --------------------------------------------------------------------------------
+    # -- client requests ---------------------------------------------------------------------------------------
 
     def request_queued(self, request: RequestRecord) -> None:
-        """A request is asked for. It may have to wait for a place in the window. Called on the task that asks."""
+        """Called in the requesting task when a request is made; it may then have to wait for a slot in the window."""
 
     def request_trace(self, request: RequestRecord) -> Mapping[str, str] | None:
-        """Give the W3C trace context (``traceparent``, ``tracestate``) that is sent along with a request.
+        """Return the W3C trace context (``traceparent``, ``tracestate``) to send with a request.
 
-        Called on the task that asks, after :meth:`request_queued`, once there is a place in the window. The first
-        instrument that gives one decides.
+        Called in the requesting task, after :meth:`request_queued`, once there is a slot in the window. The first
+        instrument that returns one wins.
         """
 
     def request_sent(self, request: RequestRecord) -> None:
-        """The writer took its line: from here on the server may act on it."""
+        """Called when the writer has taken the request's line; from now on the server may act on it."""
 
     def request_ended(self, request: RequestRecord) -> None:
-        """Its outcome is known. Called once for each :meth:`request_queued`."""
+        """Called when the outcome of a request is known: once for each :meth:`request_queued`."""
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
-        """A request is about to be tried again.
+        """Called when a request has failed and is about to be retried.
 
         Args:
-            method: Its method.
-            attempt: The number of the attempt that failed, from 1.
-            delay: Seconds until the next.
+            method: The method.
+            attempt: The number of the failed attempt, starting at 1.
+            delay: Seconds until the next attempt.
         """
 
-    # -- requests of the server --------------------------------------------------------------------------------
+    # -- server requests ---------------------------------------------------------------------------------------
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
-        """The server asks something: an approval, an answer of the user, a tool call, …."""
+        """Called when the server sends a request, such as for an approval, a user's answer or a tool call."""
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
-        """It was answered, or needs no answer any more. Called once for each :meth:`server_request_received`."""
+        """Called when a server request no longer needs an answer: once for each :meth:`server_request_received`."""
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """It is known who decided on a request of the server, and what; or what a review of the server's own came to.
+        """Called when a server request is decided, or one of the server's own reviews has a result.
 
-        Called once for each request of the server, and for each review.
+        There is one call for each server request and for each review.
         """
 
     # -- events and turns --------------------------------------------------------------------------------------
 
     def event_received(self, connection: int, event: Event) -> None:
-        """A notification came. Its ``params`` are parsed when they are first read."""
+        """Called when a notification has arrived. Its ``params`` are parsed on first access."""
 
     def turn_started(self, turn: TurnRecord) -> None:
-        """A turn is about to be asked for, on the task that enters its scope; or one of the server's was announced."""
+        """Called before a turn is requested, in the task that enters its scope, or when the server announces a turn."""
 
     def turn_ended(self, turn: TurnRecord) -> None:
-        """A turn has ended, or was lost. Called once for each :meth:`turn_started`."""
+        """Called when a turn has ended or was lost: once for each :meth:`turn_started`."""
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
-        """A consumer lagged beyond the bounds of its buffer, and will get this error."""
+        """Called when a consumer has fallen behind beyond the limits of its buffer, and will receive this error."""
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
-        """A consumer that lags was given one event for so many text deltas."""
+        """Called when text deltas for a slow consumer are merged into one event."""

@@ -1,7 +1,7 @@
-"""What happens as log records: owns which hook is worth which level, and that no record holds content.
+"""An instrument that logs what a client does, without any content.
 
-Ids, methods, counts, durations and the names of error classes are logged; texts of the server, of the model and of the user
-never are, and neither are the messages of errors, which may quote them.
+It logs ids, methods, counts, durations and the names of error classes. It never logs text from the server, the model or
+the user, nor error messages, which may quote such text.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class LogInstrument(Instrument):
-    """Logs what happens, and no content: no prompt, output, token or path.
+    """Logs what a client does, but no content: no prompts, output, credentials or paths.
 
-    Processes, connections and turns are logged at ``INFO``, requests and the server's questions at ``DEBUG``, and at
-    ``WARNING`` what went wrong.
+    Processes, connections and turns are logged at ``INFO``, client and server requests at ``DEBUG``, and failures at
+    ``WARNING``.
 
     Args:
-        logger: Where to; by default the logger ``trio_codex.activity``.
+        logger: The logger to use; by default ``trio_codex.activity``.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:

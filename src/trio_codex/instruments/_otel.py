@@ -1,7 +1,7 @@
-"""What happens as OpenTelemetry spans and metrics: owns their names, their parents, and the trace sent to the server.
+"""An instrument that reports OpenTelemetry spans and metrics, and sends the trace context to the server.
 
-``opentelemetry-api`` is imported when the instrument is made, and by nothing else (extra ``otel``). No attribute holds
-content: ids, methods, outcomes, codes and names of tools are all there is.
+``opentelemetry-api`` (extra ``otel``) is imported only when the instrument is created. Attributes never hold content,
+only ids, methods, outcomes, codes and tool names.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 SCOPE: Final = "trio_codex"
 
 TOOL_ITEMS: Final = frozenset({"commandExecution", "mcpToolCall", "webSearch", "collabAgentToolCall"})
-"""Items that are tool calls of the server's own. A dynamic tool is a request to this client, and a span as such."""
+"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and gets its span from
+that."""
 
 
 @attrs.define(eq=False)
@@ -43,14 +44,14 @@ class _Turn:
 
 
 class OpenTelemetryInstrument(Instrument):
-    """Makes spans of sessions, turns, requests, approvals and tool calls, and metrics.
+    """Creates spans for sessions, turns, requests, approvals and tool calls, and records metrics.
 
-    A request sends its span along (``traceparent``), so that the spans of a server whose configuration has a
-    ``[otel]`` exporter join the trace. A span's parent is the caller's current span, else the turn, else the session.
+    Each request sends its trace context (``traceparent``), so that the spans of a server with an ``[otel]`` exporter in
+    its configuration join the trace. A span's parent is the caller's current span, else the turn, else the session.
 
     Args:
-        tracer_provider: Makes the spans; by default the global one.
-        meter_provider: Makes the metrics; by default the global one.
+        tracer_provider: Creates the spans; by default the global one.
+        meter_provider: Creates the metrics; by default the global one.
 
     Raises:
         ImportError: ``opentelemetry-api`` is not installed (``trio-codex[otel]``).
@@ -126,8 +127,8 @@ class OpenTelemetryInstrument(Instrument):
         context = span.get_span_context()
         if not context.is_valid:
             return None
-        # By hand: the server takes no flags but "sampled" and starts a trace of its own for any other, such as the
-        # "random" that recent versions of the SDK set.
+        # Formatted by hand: the server accepts only the "sampled" flag, and starts its own trace on any other, such as
+        # the "random" flag that recent versions of the SDK set.
         sampled = context.trace_flags & self._trace.TraceFlags.SAMPLED
         trace = {"traceparent": f"00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}"}
         if context.trace_state:
@@ -194,7 +195,7 @@ class OpenTelemetryInstrument(Instrument):
         """See :class:`Instrument`."""
         told = {"codex.decision": decision_name(record), "codex.decided_by": str(record.decided_by)}
         self._decisions.add(1, {"rpc.method": record.method, **told})
-        # It does not say on which connection; a thread is open on one.
+        # The record does not name the connection, but a thread is open on only one.
         states = (state for turn, state in self._turns.items() if turn.thread_id == record.thread_id)
         if (state := next(states, None)) is not None:
             state.span.add_event("codex.decision", {"rpc.method": record.method, **told})
@@ -262,7 +263,7 @@ class OpenTelemetryInstrument(Instrument):
         state.span.set_attributes({f"codex.tokens.{kind}": count for kind, count in used.items()})
         self._end(state.span, status if status in ("failed", "lost", "refused") else None)
 
-    # -- what was lost -----------------------------------------------------------------------------------------
+    # -- losses ------------------------------------------------------------------------------------------------
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
         """See :class:`Instrument`."""
@@ -279,7 +280,7 @@ class OpenTelemetryInstrument(Instrument):
     # -- parents -----------------------------------------------------------------------------------------------
 
     def _parent(self, connection: int, thread_id: str | None, *, starts_turn: bool = False) -> Any:
-        """Give the context of the caller's span, unless it is what surrounds the turn: then that of the turn."""
+        """Return the context of the caller's span, or of the turn if the caller's span encloses the turn."""
         current = self._trace.get_current_span()
         turn = self._open_turn(connection, thread_id)
         if turn is not None and (starts_turn or current is turn.surroundings):
@@ -305,7 +306,7 @@ class OpenTelemetryInstrument(Instrument):
 
 
 def _tokens_of(turn: TurnRecord) -> dict[str, int]:
-    """Give what a turn used by kinds that add up."""
+    """Return the token usage of a turn by kinds that do not overlap."""
     if turn.usage is None:
         return {}
     counts = {"input": turn.usage.input_tokens, "output": turn.usage.output_tokens}

@@ -1,4 +1,4 @@
-"""What happens as numbers: owns the counters of a status page, in bounded memory."""
+"""An instrument that counts what a client does, for a status page, in bounded memory."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
     from ._base import TurnRecord
 
 DURATIONS_KEPT: Final = 512
-"""The latest durations that quantiles are taken of: enough for a p99, and a snapshot sorts them in some 30 µs."""
+"""How many recent durations the quantiles cover: enough for a p99, and a snapshot sorts them in about 30 µs."""
 
 
 @attrs.frozen
 class Latency:
-    """How long something took, in seconds.
+    """A summary of durations, in seconds.
 
     Attributes:
-        count: How often it happened.
+        count: The number of durations.
         total: The sum of all durations.
         p50: The median of the latest 512; ``None`` if there were none.
-        p95: Likewise, what 95 of 100 stay below.
-        longest: The longest of all.
+        p95: The 95th percentile of the latest 512; ``None`` if there were none.
+        longest: The longest duration.
     """
 
     count: int
@@ -47,29 +47,29 @@ class Latency:
 
 @attrs.frozen(kw_only=True)
 class Stats:
-    """What a :class:`StatsInstrument` has counted so far, over all of its connections.
+    """A snapshot of the counters of a :class:`StatsInstrument`, over all of its connections.
 
     Attributes:
-        connections_open: Connections that are up.
-        connections_ended: Connections that have ended.
-        requests: Ended requests by outcome.
-        requests_waiting: Requests that the writer does not have yet: they wait for the window, or for the writer.
-        requests_in_flight: Requests that were sent and wait for their answer.
-        request_latency: From a request's being asked for to its answer; those without an answer do not count.
-        retries: Requests that were tried again.
-        events: Notifications of the server.
-        deltas_merged: Text deltas that were merged into others, because a consumer lagged.
-        overflows: Consumers that lagged beyond the bounds.
-        lines_discarded: Lines of the server that were too long, or of no use.
-        server_requests: Ended requests of the server by outcome.
-        server_requests_open: Those that wait for an answer, such as approvals that nobody has decided on.
-        decisions: Decisions by kind: ``accept``, ``decline``, …, or how a request ended that nobody decided on.
-        decision_latency: From a request of the server to its answer.
-        turns: Ended turns by status.
-        turns_open: Turns that run.
-        turn_latency: From a turn's start to its end.
-        interrupt_latency: From the interrupt of a turn to its end, where it was ended by that.
-        tokens: What ended turns have used.
+        connections_open: Open connections.
+        connections_ended: Ended connections.
+        requests: Ended requests, by outcome.
+        requests_waiting: Requests that are waiting for the window or the writer.
+        requests_in_flight: Requests that were sent and are waiting for a response.
+        request_latency: From a request to its response; requests without a response do not count.
+        retries: Retried requests.
+        events: Notifications from the server.
+        deltas_merged: Text deltas that were merged into others because a consumer fell behind.
+        overflows: Consumers that fell behind beyond the limits of their buffer.
+        lines_discarded: Lines from the server that were too long or not usable.
+        server_requests: Ended server requests, by outcome.
+        server_requests_open: Server requests that are waiting for a response, such as pending approvals.
+        decisions: Decisions by kind: ``accept``, ``decline`` and so on, or the outcome if no decision was made.
+        decision_latency: From a server request to its response.
+        turns: Ended turns, by status.
+        turns_open: Running turns.
+        turn_latency: From the start of a turn to its end.
+        interrupt_latency: From the interrupt of a turn to its end, if the interrupt ended it.
+        tokens: Tokens used by ended turns.
     """
 
     connections_open: int
@@ -115,7 +115,7 @@ class _Durations:
 
 
 class StatsInstrument(Instrument):
-    """Counts, cheaply enough to be always on. :meth:`snapshot` gives the numbers."""
+    """Counts what a client does, cheaply enough to be always on; :meth:`snapshot` returns the numbers."""
 
     def __init__(self) -> None:
         self._connections = Counter[str]()
@@ -134,7 +134,7 @@ class StatsInstrument(Instrument):
         self._tokens = TokenUsage()
 
     def snapshot(self) -> Stats:
-        """Give what was counted so far. The value does not change any more."""
+        """Return the current counts as an immutable value."""
         return Stats(
             connections_open=self._connections["opened"] - self._connections["ended"],
             connections_ended=self._connections["ended"],

@@ -1,7 +1,7 @@
-"""Recordings of what went over a connection: one JSON object per line, without content unless you ask for it.
+"""Recordings of the traffic on a connection: one JSON object per line, redacted unless you ask for content.
 
-A :class:`Recorder` is an instrument that writes one, :func:`read_recording` reads it,
-:func:`trio_codex.testing.replay` plays it to a client, and ``trio-codex replay`` shows it.
+A :class:`Recorder` is an instrument that writes a recording, :func:`read_recording` reads it,
+:func:`trio_codex.testing.replay` plays it to a client, and ``trio-codex replay`` displays it.
 """
 
 from ._file import Entry as Entry

@@ -1,7 +1,7 @@
-"""The file of a recording: owns its lines, what each holds, and the reading of a file that broke off in the middle.
+"""The file format of recordings, and how to read them, including truncated files.
 
-The first line is the header. Every other line is an :class:`Entry`, as an object of the same names without those that have
-their defaults.
+The first line is the header. Every other line is an :class:`Entry`: an object with the same names, without members that
+have their default values.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMAT: Final = 1
-"""Goes up when older readers can no longer read the file."""
+"""Incremented when older readers can no longer read the file."""
 
 Kind: TypeAlias = Literal["opened", "sent", "received", "discarded", "decision", "ended"]
-"""What an entry is: a connection that opened or ended, a line in either direction, a line that was of no use, or what was
-decided on a request of the server."""
+"""The kind of an entry: a connection opened or ended, a line in either direction, a discarded line, or the decision on
+a server request."""
 
 
 class RecordingError(CodexError):
-    """A file is no recording, or one of a later version."""
+    """A file is not a recording, or was written in a later format."""
 
 
 class Kept(msgspec.Struct):
@@ -50,22 +50,22 @@ class Header(msgspec.Struct):
 
 
 def header_of(version: str, redaction: Redaction | None, started_at: float) -> Header:
-    """Make the first line of a recording that begins now."""
+    """Create the header of a recording that starts now."""
     kept = None if redaction is None else Kept(redaction.paths, sorted(redaction.keep))
     return Header(FORMAT, version, kept, started_at)
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened.
+    """One entry of a recording.
 
     Attributes:
         at: Seconds since the recording began.
-        connection: The number of the connection, from 1 within the recording.
-        kind: What it is.
-        size: Bytes of the line as it was, however little is left of it.
-        message: The line, as plain JSON; ``None`` if it was too long to be recorded.
-        reason: Why a line was discarded, or with which error the connection ended.
-        decision: What was decided, by whom, on which request.
+        connection: The number of the connection within the recording, starting at 1.
+        kind: The kind of entry.
+        size: The size of the original line in bytes, before redaction.
+        message: The line as plain JSON; ``None`` if it was too long to be recorded.
+        reason: Why a line was discarded, or the error that ended the connection.
+        decision: The decision, who made it, and the request.
     """
 
     at: float
@@ -78,22 +78,22 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def method(self) -> str | None:
-        """The method of a request or notification; ``None`` for an answer."""
+        """The method of a request or notification; ``None`` for a response."""
         message = self.message
         return message.get("method") if isinstance(message, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
 
 
 @attrs.frozen
 class Recording:
-    """What was recorded.
+    """A recording.
 
     Attributes:
-        version: The version of this package that recorded it.
-        redaction: How its content was taken out; ``None`` if it was not.
+        version: The version of this package that wrote it.
+        redaction: How it was redacted; ``None`` if it was not.
         started_at: When it began, in seconds since the epoch.
-        entries: What happened, in order.
-        truncated: Whether the file breaks off within its last line, which is left out: the process was killed while it wrote, or
-            the disk was full.
+        entries: The entries, in order.
+        truncated: Whether the last line was incomplete and is therefore left out: the process was killed while writing,
+            or the disk was full.
     """
 
     version: str
@@ -104,11 +104,11 @@ class Recording:
 
     @property
     def connections(self) -> tuple[int, ...]:
-        """The numbers of its connections."""
+        """The numbers of the recorded connections."""
         return tuple(dict.fromkeys(entry.connection for entry in self.entries))
 
     def of(self, connection: int) -> tuple[Entry, ...]:
-        """Give what happened on one connection."""
+        """Return the entries of one connection."""
         return tuple(entry for entry in self.entries if entry.connection == connection)
 
 
@@ -116,8 +116,8 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     """Read a recording. A last line that broke off is left out: see ``Recording.truncated``.
 
     Raises:
-        RecordingError: The file is no recording, or one of a later version.
-        OSError: It cannot be read.
+        RecordingError: The file is not a recording, or was written in a later format.
+        OSError: The file cannot be read.
     """
     first, *lines = Path(path).read_bytes().split(b"\n")
     try:

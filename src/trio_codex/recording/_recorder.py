@@ -1,4 +1,4 @@
-"""Writing a recording: owns the file, and that each line is in it before the next thing happens."""
+"""Write a recording: each line is in the file before anything else happens."""
 
 from __future__ import annotations
 
@@ -31,33 +31,34 @@ if TYPE_CHECKING:
     from trio_codex.instruments import ServerRequestRecord
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
-"""A longer line is recorded by its size alone: to parse it would hold the reader up."""
+"""Only the size of a longer line is recorded: parsing it would block the reader."""
 
 DEEPEST_LINE: Final = 128
-"""What is nested deeper is recorded by its size alone: parsers of JSON, and our own functions, go only so deep."""
+"""Only the size of a more deeply nested line is recorded: JSON parsers and our own functions limit recursion."""
 
 
 class Recorder(Instrument):
-    """Writes what goes over a connection to a file, as it goes; a context manager that closes the file.
+    """An instrument that records the traffic on a connection to a file; a context manager that closes the file.
 
-    Each line is written at once, so that the file holds all there was, however the process ends. Only its owner may read
-    the file. It has no size limit: remove it when it has served. If it cannot be written any more, it is closed, with one
-    logged error, and the client goes on.
+    Each line is written immediately, so that the file is complete however the process ends. Only its owner can read the
+    file. It has no size limit: delete it when you no longer need it. If a write fails, the file is closed, one error is
+    logged, and the client continues.
 
-    A file that holds something is left alone unless ``overwrite`` is set. A symbolic link, a file with several names, and
-    what belongs to another user are refused: as root, a recording would go where somebody else chose.
+    A file that is not empty is refused unless ``overwrite`` is set. Symbolic links, files with several hard links and
+    files of another user are always refused, because another user could otherwise choose where a recording made as root
+    goes.
 
-    Making one that redacts takes some 0.3 s, the first time: make it before the client.
+    Creating the first recorder that redacts takes about 0.3 s: create it before the client.
 
     Args:
-        path: Where to.
-        redaction: How the content is taken out; ``None`` to keep everything, secrets included.
-        overwrite: Whether a recording that is there may be replaced.
+        path: The file to write.
+        redaction: How to redact content; ``None`` keeps everything, including secrets.
+        overwrite: Whether to replace an existing recording.
 
     Raises:
-        FileExistsError: There is a file with content.
-        PermissionError: It is somebody else's, or has several names.
-        OSError: It cannot be written, or is a symbolic link.
+        FileExistsError: The file exists and is not empty.
+        PermissionError: The file belongs to another user, or has several hard links.
+        OSError: The file cannot be written, or is a symbolic link.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Recorder(Instrument):
         self._put(header_of(VERSION, redaction, time.time()))
 
     def close(self) -> None:
-        """Close the file. What happens later is not recorded."""
+        """Close the file. Later events are not recorded."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -117,7 +118,7 @@ class Recorder(Instrument):
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
         """See :class:`~trio_codex.instruments.Instrument`."""
-        # The record of the decision does not say on which connection it was asked for, and every server counts from 0.
+        # A decision's record does not name its connection, and request ids are not unique: every server counts from 0.
         where = route(request.params or b"null")
         thread_id = where.thread_id or where.conversationId
         self._asked[request.id, request.method, thread_id] = request.connection
@@ -150,7 +151,7 @@ class Recorder(Instrument):
             except RecursionError:
                 pass
             except UNREADABLE:
-                return  # it is told as discarded
+                return  # line_discarded records it
             if _is_deep(message):
                 message = None
             elif self._redaction is not None:
@@ -169,7 +170,7 @@ class Recorder(Instrument):
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError:
-            # A part of the line may be in the file: another client, or the end of the scope, must not add to it.
+            # The file may end in a partial line: another client, or the end of the scope, must not append to it.
             self._file.close()
             raise
 
@@ -178,7 +179,7 @@ class Recorder(Instrument):
 
 
 class _Clock:
-    """Seconds since the first reading, over several runs of Trio, each of which has a clock of its own."""
+    """Seconds since the first reading, across several Trio runs, each with its own clock."""
 
     def __init__(self) -> None:
         self._run: trio.lowlevel.TrioToken | None = None
@@ -186,7 +187,7 @@ class _Clock:
         self._read = (0.0, 0.0)
 
     def seconds(self) -> float:
-        """Return how much time has passed: within a run that of its clock, between two runs that of the machine."""
+        """Return the elapsed time: by Trio's clock within a run, and by the system clock between runs."""
         now, run = trio.current_time(), trio.lowlevel.current_trio_token()
         if run is not self._run:
             at, then = self._read
@@ -197,11 +198,11 @@ class _Clock:
 
 
 def _open(path: str | os.PathLike[str], overwrite: bool) -> FileIO:
-    """Open a file of our own for writing, empty and for nobody else to read."""
+    """Open a file for writing that is empty, ours, and readable only by its owner."""
     flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
     file = FileIO(os.open(path, flags, 0o600), "wb")
     try:
-        # What is there is looked at by its descriptor: by its name, it might be another file by then.
+        # Check the file through its descriptor: its name might refer to another file by then.
         found = os.fstat(file.fileno())
         is_file = stat.S_ISREG(found.st_mode)
         is_others = hasattr(os, "geteuid") and found.st_uid != os.geteuid()

@@ -1,17 +1,16 @@
-"""What is left of a message when its content is taken out: owns the rule of what is structure and what is content.
+"""Redact the content of messages and keep their structure.
 
-The rule is a list of what stays, so that what nobody thought of goes:
+The rule is an allowlist, so that anything unforeseen is redacted. It keeps:
 
-* the names of the protocol's fields, and its words: values of enumerations and tags, methods;
-* ids, where they look like ids, but for those of persons and accounts;
-* numbers and truth values, except in JSON whose form the protocol does not know, and in maps whose names are the user's, such
-  as environments;
-* a few names that say what ran: of the model, of a tool, versions.
+* the protocol's field names, and its vocabulary: enum values, tags and methods;
+* ids, where they look like ids, except those of people and accounts;
+* numbers and booleans, except in free-form JSON and in maps with user-defined keys, such as environments;
+* a few names that identify what ran: of the model and of tools, and versions.
 
-Every other text becomes as many ``x`` as it has characters, its line breaks kept. So deltas still add up to their text, and
-sizes are what they were. Names of fields that the protocol does not know become ``key-1``, ``key-2``, ….
+Every other string is replaced by the same number of ``x``, keeping line breaks. Deltas therefore still add up to their
+text, and sizes stay the same. Field names that the protocol does not have become ``key-1``, ``key-2``, ….
 
-A message gives the same result every time, so what a client sends at a replay can be held against what was recorded.
+Redaction is deterministic, so that a replay can compare what a client sends with what was recorded.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ KEPT: Final = frozenset(
         "processHandle", "role", "server", "status", "tool", "type", "version",
     }
 )  # fmt: skip
-"""Names whose texts stay where they are plain words."""
+"""Fields whose strings are kept if they are plain words."""
 
 PATHS: Final = frozenset(
     {
@@ -46,7 +45,7 @@ PATHS: Final = frozenset(
         "scriptPath", "workdir", "workingDirectory", "working_directory",
     }
 )  # fmt: skip
-"""Names whose texts are paths."""
+"""Fields whose strings are paths."""
 
 _ID_NAME: Final = re.compile(r"^id$|Ids?$|_ids?$")
 _PERSONAL: Final = re.compile(
@@ -60,31 +59,31 @@ _KNOWN_PROBLEMS: Final = re.compile(
     r"unknown variant `[\w/]+`|no active turn|but found `?[0-9A-Za-z-]+`?|retry limit|too many failed attempts",
     re.IGNORECASE,
 )
-"""What the client reads in the message of an error (PROTOCOL Q1, Q4, Q12)."""
+"""Parts of error messages that the client parses (PROTOCOL Q1, Q4, Q12)."""
 
 NAMES_KEPT: Final = 1024
-"""Names of fields of which it is remembered whether they are of ids: about as many as the protocol has."""
+"""Size of the cache that records which field names hold ids: about as many names as the protocol has."""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
-    # Not frozenset itself: type checkers take its type variable for what a caller has to give.
+    # Not frozenset itself: type checkers would take its type variable for the argument type.
     return frozenset(names)
 
 
 @attrs.frozen
 class Redaction:
-    """Takes the content out of messages.
+    """Redacts the content of messages.
 
     Attributes:
-        paths: Whether paths stay.
-        keep: Further names of fields whose content stays, such as ``{"command"}``.
+        paths: Whether to keep paths.
+        keep: Further field names whose content to keep, such as ``{"command"}``.
     """
 
     paths: bool = False
     keep: frozenset[str] = attrs.field(default=frozenset(), converter=_names)
 
     def message(self, message: Any) -> Any:
-        """Give a JSON-RPC message without its content."""
+        """Return a JSON-RPC message without its content."""
         if not isinstance(message, dict) or _SAYS_WHAT_IT_IS.isdisjoint(cast("dict[str, Any]", message)):
             return self._value(message, "", free=True)
         envelope = cast("dict[str, Any]", message)
@@ -99,13 +98,13 @@ class Redaction:
         return redacted
 
     def _member(self, value: Any, name: str) -> Any:
-        """Redact a member of the envelope, whose objects are of the protocol."""
+        """Redact a member of the envelope, whose objects belong to the protocol."""
         if isinstance(value, dict) and name not in self.keep:
             return self._object(cast("dict[str, Any]", value), free=False)
         return self._value(value, name, free=False)
 
     def text(self, text: str) -> str:
-        """Give a text without its content."""
+        """Return a string without its content."""
         return "\n".join([FILLER * len(line) for line in text.split("\n")])
 
     def _value(self, value: Any, name: str, *, free: bool, listed: bool = False) -> Any:
@@ -127,11 +126,11 @@ class Redaction:
         redacted: dict[str, Any] = {}
         for name, value in members.items():
             if name in known.names or name in self.keep:
-                written = name == "value" and "keyPath" in members  # a change of the configuration
+                written = name == "value" and "keyPath" in members  # a configuration change
                 redacted[name] = self._value(value, name, free=free or written or name in known.free)
             else:
                 key = name if self.paths and name.startswith("/") else f"key-{len(redacted) + 1}"
-                # What a name of the user's stands for is of the user's form, too, unless the protocol's words are in it.
+                # The value of a user-defined key is free-form, too, unless it contains the protocol's vocabulary.
                 redacted[key] = self._value(value, "", free=free or not isinstance(value, dict))
         return redacted
 
@@ -160,13 +159,13 @@ def _is_of_an_id(name: str) -> bool:
 
 @attrs.frozen
 class _Vocabulary:
-    """What the protocol itself says, taken from its types.
+    """The protocol's own vocabulary, collected from its types.
 
     Attributes:
-        names: Names of fields.
-        words: Values of enumerations, tags and methods.
+        names: Field names.
+        words: Enum values, tags and methods.
         wordy: Names of fields that hold such words.
-        free: Names of fields that hold JSON of any form, wherever they are.
+        free: Names of fields that hold free-form JSON in every type.
     """
 
     names: frozenset[str]
@@ -176,10 +175,10 @@ class _Vocabulary:
 
 
 _FREE_OBJECTS: Final = frozenset({"config", "content", "input", "params"})
-"""Names under which an object within a message has any form. As lists they have the protocol's, or elsewhere."""
+"""Field names whose objects are free-form. Lists under these names have the protocol's form."""
 
 _SAYS_WHAT_IT_IS: Final = frozenset({"method", "result", "error"})
-"""What an object without all of these is no message by: something else has written it."""
+"""An object with none of these members is not a message of this protocol."""
 
 _ENVELOPE: Final = frozenset(
     {"id", "method", "params", "result", "error", "code", "message", "data", "emittedAtMs"}
@@ -188,7 +187,7 @@ _ENVELOPE: Final = frozenset(
 
 @cache
 def _vocabulary() -> _Vocabulary:
-    """Collect it from all types. It takes some 0.3 s, once."""
+    """Collect the vocabulary from all types. Takes about 0.3 s, once."""
     names, words, free, typed, wordy = set(_ENVELOPE), set[str](), set[str](), set[str](), {"method"}
     for name in _index.HOME:
         found = getattr(wire, name)
@@ -200,7 +199,7 @@ def _vocabulary() -> _Vocabulary:
             for field in found.__attrs_attrs__:
                 wire_name = shape.names.get(field.name, field.name)
                 names.add(wire_name)
-                # As it is written: the type itself is another one once somebody has read such a value.
+                # Compare the annotation as written: the type itself is replaced once such a value has been parsed.
                 type_ = found.__annotations__[field.name]
                 if type_.startswith("Literal["):
                     words.add(str(field.default))
@@ -209,7 +208,7 @@ def _vocabulary() -> _Vocabulary:
                     typed.add(wire_name)
                     wordy.add(wire_name)
                 elif "JSON" in type_ or type_.startswith("Mapping["):
-                    # The names in such a map are the user's, whichever of the protocol's they look like.
+                    # Keys of such a map are user-defined, even if they look like the protocol's names.
                     free.add(wire_name)
     for table in (_registry.CLIENT_REQUESTS, _registry.SERVER_REQUESTS, _registry.NOTIFICATIONS):
         words.update(table)

@@ -1,4 +1,4 @@
-"""Tools to test against Codex without Codex's model: a scripted model, and a home to run the real binary in.
+"""Test code that uses Codex without the real model: a scripted model, fake servers, and a home for the real binary.
 
 ::
 
@@ -6,7 +6,7 @@
         model.say("hello")
         ...  # the real server runs, and asks this model
 
-Importing this package is cheap; what it re-exports is imported when it is first used.
+Importing this package is cheap: each name is imported on first use.
 """
 
 from __future__ import annotations

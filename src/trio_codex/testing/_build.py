@@ -1,6 +1,6 @@
-"""Values of the protocol with the least that they need: a test gives the fields it is about, and the rest is filled in.
+"""Build minimal protocol values: a test sets the fields it cares about, and the rest are filled in.
 
-Knows the types of :mod:`trio_codex.wire` and their fields, and nothing of what a session does with them.
+Depends only on the types of :mod:`trio_codex.wire` and their fields.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ GIVEN: Final[Mapping[str, frozenset[str]]] = {
     "InputImageContentItem": frozenset({"image_url"}),
     "InputImageFunctionCallOutputContentItem": frozenset({"image_url"}),
 }
-"""Optional fields that are always given: the schema wants one of two."""
+"""Optional fields that are always set: the schema requires one of two."""
 
 
 def build(cls: type[W], **fields: Any) -> W:
-    """Make a value of the protocol; what is required and not given is filled in.
+    """Build a protocol value, filling in required fields that are not given.
 
-    Ids are ``"thread-1"``, ``"turn-1"`` and ``"item-1"``, texts are the names of their fields, numbers are 0, lists are
-    empty, what may be null is null, and what has a state is ``completed``.
+    Ids are ``"thread-1"``, ``"turn-1"`` and ``"item-1"``; strings are the names of their fields; numbers are 0; lists
+    are empty; nullable fields are null; statuses are ``completed``.
 
     Args:
-        cls: Its class, such as ``wire.Turn``.
-        **fields: Its fields, as the class has them.
+        cls: The class, such as ``wire.Turn``.
+        **fields: Field values, by attribute name.
 
     Raises:
         TypeError: The class has no such field.
@@ -52,10 +52,12 @@ def build(cls: type[W], **fields: Any) -> W:
 
 
 def notification(method: str, /, **fields: Any) -> wire.Wire:
-    """Make what a notification of the server carries, as :func:`build` does. What has just started is in progress.
+    """Build the parameters of a server notification, as :func:`build` does.
+
+    The status is ``inProgress`` in ``…/started`` notifications and ``completed`` in all others.
 
     Args:
-        method: Its method, such as ``"item/agentMessage/delta"``.
+        method: The method, such as ``"item/agentMessage/delta"``.
         **fields: Fields of its type, such as :class:`~trio_codex.wire.AgentMessageDeltaNotification`.
 
     Raises:
@@ -67,10 +69,10 @@ def notification(method: str, /, **fields: Any) -> wire.Wire:
 
 
 def item(kind: str, /, **fields: Any) -> wire.Wire:
-    """Make an item of a thread, as :func:`build` does.
+    """Build a thread item, as :func:`build` does.
 
     Args:
-        kind: Its ``type``, such as ``"commandExecution"``.
+        kind: The item's ``type``, such as ``"commandExecution"``.
         **fields: Fields of its class, such as :class:`~trio_codex.wire.CommandExecutionThreadItem`.
 
     Raises:
@@ -81,10 +83,10 @@ def item(kind: str, /, **fields: Any) -> wire.Wire:
 
 
 def server_request(method: str, /, **fields: Any) -> wire.Wire:
-    """Make the parameters of a request of the server, as :func:`build` does.
+    """Build the parameters of a server request, as :func:`build` does.
 
     Args:
-        method: Its method, such as ``"item/commandExecution/requestApproval"``.
+        method: The method, such as ``"item/commandExecution/requestApproval"``.
         **fields: Fields of its type.
 
     Raises:
@@ -96,10 +98,10 @@ def server_request(method: str, /, **fields: Any) -> wire.Wire:
 
 
 def result(method: str, /, **fields: Any) -> Any:
-    """Make the result of a request of the client, as :func:`build` does.
+    """Build the result of a client request, as :func:`build` does.
 
     Args:
-        method: Its method, such as ``"model/list"``.
+        method: The method, such as ``"model/list"``.
         **fields: Fields of its type.
 
     Raises:
@@ -111,7 +113,7 @@ def result(method: str, /, **fields: Any) -> Any:
 
 
 def item_classes() -> dict[str, type[wire.Wire]]:
-    """Give the classes of items by what their ``type`` is."""
+    """Return the item classes, keyed by their ``type``."""
     members: list[type[wire.Wire]] = [
         each for each in get_args(wire.ThreadItem) if each is not wire.UnknownVariant
     ]
@@ -120,10 +122,10 @@ def item_classes() -> dict[str, type[wire.Wire]]:
 
 @attrs.frozen
 class _Filler:
-    """Fills in fields.
+    """Fills in missing fields.
 
     Attributes:
-        status: What a state is, if it can be that.
+        status: The status to use, where the enum has it.
     """
 
     status: str
@@ -138,7 +140,7 @@ class _Filler:
         return cls(**missing, **fields)
 
     def of_type(self, type_: Any, fields: Mapping[str, Any]) -> Any:
-        """Make a value of a class, or of the first member of a union that has the fields."""
+        """Build a value of a class, or of the first union member that has these fields."""
         members: list[Any] = [
             each for each in _members(type_) if is_wire(each) and each is not wire.UnknownVariant
         ]

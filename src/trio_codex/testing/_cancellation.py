@@ -1,4 +1,4 @@
-"""A cancellation at each checkpoint of a piece of code: owns the counting and the cutting, and knows nothing of Codex."""
+"""Cancel a piece of code at each of its checkpoints in turn. Independent of Codex."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 class Cancellation(trio.abc.Instrument):
-    """A block that is cancelled at one checkpoint: a context manager, handed to the scenario of a sweep.
+    """A context manager whose block is cancelled at one checkpoint. A sweep passes it to its scenario.
 
     Attributes:
-        entered: Whether the scenario has used it.
-        number: At which checkpoint of the block it is cancelled; 0 for a block that is left alone.
-        reached: Whether the block came that far.
-        checkpoints: How many checkpoints the block had.
-        error: What left the block, before its cancel scope took it; ``None`` if the block ran to its end.
+        entered: Whether the scenario has entered the block.
+        number: The checkpoint at which the block is cancelled; 0 means never.
+        reached: Whether the block reached that checkpoint.
+        checkpoints: Number of checkpoints the block passed.
+        error: The exception that left the block, before the cancel scope absorbed it; ``None`` if the block completed.
     """
 
     def __init__(self, number: int) -> None:
@@ -46,7 +46,7 @@ class Cancellation(trio.abc.Instrument):
         return self._scope.__exit__(kind, error, traceback)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Count a step of any task. Called by Trio."""
+        """Count a step of any task; called by Trio."""
         self.checkpoints += 1
         if self.checkpoints == self.number:
             self.reached = True
@@ -55,12 +55,12 @@ class Cancellation(trio.abc.Instrument):
 
 @attrs.frozen
 class Sweep:
-    """What a sweep covered.
+    """The coverage of a sweep.
 
     Attributes:
-        checkpoints: How many checkpoints the block had, at most.
-        tried: At how many of them it was cancelled.
-        seed: What a sample was drawn with; ``None`` for a sweep of all.
+        checkpoints: The largest number of checkpoints the block had in any round.
+        tried: Number of checkpoints at which it was cancelled.
+        seed: The seed of the sample; ``None`` if every checkpoint was tried.
     """
 
     checkpoints: int
@@ -75,10 +75,10 @@ async def sweep_cancellation(
     seed: int = 0,
     round_timeout: float = 10,
 ) -> Sweep:
-    """Run a scenario again and again, cancelled at one checkpoint after another, until it gets to its end.
+    """Run a scenario repeatedly, cancelling it at each checkpoint in turn, until it completes.
 
-    The scenario is given a :class:`Cancellation` and runs what is to be cancelled in its block. What comes before is
-    set-up and what comes after is where it checks that nothing is left, and neither is cancelled::
+    The scenario receives a :class:`Cancellation` and runs the code under test inside its block. Code before the block
+    is setup and code after it checks that nothing is left; neither is cancelled::
 
         async def scenario(cancellation):
             async with fake_codex() as (codex, server):
@@ -89,22 +89,22 @@ async def sweep_cancellation(
 
         await sweep_cancellation(scenario)
 
-    A checkpoint is one before any step of any task, not only of those in the block: a block is thus also cancelled in the
-    middle of each of its waits, after every single thing that happens elsewhere meanwhile, as when a request has been
-    written and not been answered. Where the tasks of another process or of the network take part, the number of
-    checkpoints differs from round to round, and what a round is cancelled at is not exactly repeatable.
+    Every step of every task counts as a checkpoint, not only the steps of the block. A block is therefore also
+    cancelled in the middle of each wait, after each thing that happens elsewhere: for example, when a request has been
+    written but not yet answered. If other processes or the network take part, the number of checkpoints varies between
+    rounds, and the point of cancellation is not exactly repeatable.
 
     Args:
-        scenario: What to run. It enters the block once.
-        sample: At how many checkpoints to cancel, drawn at random from all that an undisturbed round had; all by default.
-        seed: What to draw them with.
-        round_timeout: Seconds that one round may take.
+        scenario: The function to run. It must enter the block once.
+        sample: Number of checkpoints to try, drawn at random from those of an undisturbed round; all by default.
+        seed: Seed of the random draw.
+        round_timeout: Timeout of one round, in seconds.
 
     Returns:
-        How many checkpoints there were.
+        The coverage of the sweep.
 
     Raises:
-        Exception: What a round raised, with a note that says where it was cancelled.
+        Exception: Whatever a round raised, with a note that names the checkpoint it was cancelled at.
         trio.TooSlowError: A round did not end within ``round_timeout``.
         ValueError: The scenario did not enter the block.
     """

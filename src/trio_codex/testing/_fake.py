@@ -1,7 +1,7 @@
-"""A scripted peer: what the client sends arrives as values, and every answer is the test's own.
+"""A scripted server: requests arrive as values, and the test decides every answer.
 
-For what the real server cannot be brought to do. It knows the envelope of the protocol, and of its meaning only what the
-client may send; the defaults are just enough for a client to come up and open a thread.
+It is for behavior that the real server cannot be made to show. It knows the protocol's envelope and what a client may
+send. Its defaults are just enough for a client to connect and open a thread.
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "thread/unsubscribe": {"status": "unsubscribed"},
     "thread/backgroundTerminals/clean": {},
     "thread/backgroundTerminals/terminate": {"terminated": True},
-    # The client asks for it, to learn which of its lines were taken, when 32 of them may not have been.
+    # The client sends this after 32 unacknowledged lines, to learn which of them the server has read.
     "thread/loaded/list": {"data": [], "nextCursor": None},
 }
-"""Results that are sent at once unless the test takes the method over."""
+"""Results that are sent at once unless the test handles the method itself."""
 
 
 BUILT: Final[Any] = object()
-"""Make it from the fields that are given."""
+"""Build the value from the given fields."""
 
 LineFault: TypeAlias = Literal["mute", "junk", "duplicate", "oversize", "cut", "hang_up"]
-"""How a line of the server goes wrong; see :meth:`FakeServer.fault`."""
+"""Faults of a server line; see :meth:`FakeServer.fault`."""
 
 Moment: TypeAlias = Literal["before", "during", "after"]
-"""When the process goes wrong, as seen from a line of its: *during* is when half of it is out."""
+"""When a process fault happens, relative to a line it writes: *during* means after half of the line."""
 
 
 @attrs.frozen
@@ -89,12 +89,12 @@ class _Fault:
 
 @attrs.frozen(eq=False)
 class Asked:
-    """A request of the client.
+    """A request from the client.
 
     Attributes:
-        id: Its id.
-        method: Its method.
-        params: Its parameters.
+        id: The request id.
+        method: The method.
+        params: The parameters.
     """
 
     server: FakeServer = attrs.field(repr=False)
@@ -103,23 +103,24 @@ class Asked:
     params: Any
 
     async def answer(self, result: Any = BUILT, /, **fields: Any) -> None:
-        """Send the result: a value of the protocol or raw JSON; else one with these fields, made by :func:`result`."""
+        """Send the result: a protocol value, raw JSON, or a value that :func:`result` builds from these fields."""
         value = result_of(self.method, **fields) if result is BUILT else result
         await self.server.send({"id": self.id, "result": wire.encode(value)})
 
     async def refuse(self, message: str, code: int = -32600, data: Any = None) -> None:
-        """Send an error."""
+        """Send an error response."""
         await self.server.send({"id": self.id, "error": {"code": code, "message": message, "data": data}})
 
 
 class FakeServer:
-    """The other end of a connection. Made by :func:`fake_codex` and :func:`fake_process`.
+    """A scripted server. Create one with :func:`fake_codex` or :func:`fake_process`.
 
-    What sends raises :exc:`trio.BrokenResourceError` once the client, or the process, has gone.
+    Every method that sends raises :exc:`trio.BrokenResourceError` once the client has disconnected or the process has
+    exited.
 
     Attributes:
-        notified: Methods of the client's notifications.
-        answers: The client's answers to requests of the server, by id.
+        notified: Methods of the notifications received from the client.
+        answers: The client's responses to server requests, by id.
     """
 
     def __init__(
@@ -145,18 +146,20 @@ class FakeServer:
     def fault(
         self, name: LineFault | ProcessFault, argument: int | str | None = None, *, moment: Moment = "before"
     ) -> None:
-        """Let the next line that this server sends go wrong, once.
+        """Inject one fault into the next line that this server sends.
 
         Args:
-            name: ``mute``: it is not sent, nor is any after it. ``junk``: a line that is no JSON comes before it.
-                ``duplicate``: it comes twice. ``oversize``: it is longer than the client's ``max_line_bytes``. ``cut``: half
-                of it comes, and the connection ends. ``hang_up``: the connection ends instead. Or what the process does at
-                this line: any fault of :meth:`strike`.
+            name: ``mute``: neither this line nor any later one is sent. ``junk``: a line that is not JSON precedes it.
+                ``duplicate``: it is sent twice. ``oversize``: it is longer than the client's ``max_line_bytes``.
+                ``cut``: half of it is sent, then the connection closes. ``hang_up``: the connection closes instead. Any
+                fault of :meth:`strike` is also accepted, and happens at this line.
             argument: As for :meth:`strike`.
-            moment: When the process does it: ``before`` the line, ``during`` it (half of it is out), or ``after`` it.
+            moment: When a process fault happens: ``before`` the line, ``during`` it (after half of it), or ``after``
+                it.
 
         Raises:
-            ValueError: There is no such fault, it is one of a process and this server is none, or it does not take that.
+            ValueError: The fault does not exist, does not take this argument, or needs a process that this server
+                lacks.
         """
         if name in PROCESS_FAULTS:
             self._process_for(name)
@@ -169,24 +172,25 @@ class FakeServer:
     async def strike(
         self, name: ProcessFault, argument: int | str | None = None, *, at_eof: bool = False
     ) -> None:
-        """Let the process of this server go wrong: see :func:`fake_process`.
+        """Inject a fault into this server's process; see :func:`fake_process`.
 
-        If none runs yet, the next one does it when it has started, before it reads anything. What comes after it is still
-        done, in order, unless the fault is the end of the process.
+        If no process runs yet, the fault happens when the next one has started, before it reads anything. Later steps
+        of the script still run in order, unless the fault ends the process.
 
         Args:
-            name: ``exit``: with the status ``argument`` (0). ``kill``: by the signal of that name (``"KILL"``). ``stop``: by
-                SIGSTOP; ``pause``: likewise, for 0.1 s. ``hang``: it does nothing more; ``deaf``: it reads nothing more.
-                ``slow``: from now on its lines dribble out. ``stubborn``: it ignores SIGTERM, SIGINT, SIGHUP and the end of
-                stdin. ``close_stdin``, ``close_stdout``: it goes on without. ``grandchild``: it leaves a process that holds
-                its streams open: a ``"child"`` (the default), one in another ``"session"``, or a ``"daemon"`` that ignores
-                what can be ignored. ``flood_stderr``: 10 MiB of a ``"line"`` without end (the default), of ``"lines"``,
-                ``"bytes"`` that are no text, terminal ``"escapes"``, or ``"nul"``.
-            argument: See there.
-            at_eof: Not now, but when stdin ends.
+            name: ``exit``: exit with the status ``argument`` (0 by default). ``kill``: die by the signal ``argument``
+                (``"KILL"`` by default). ``stop``: SIGSTOP itself; ``pause``: likewise, for 0.1 s. ``hang``: do nothing
+                more; ``deaf``: read nothing more. ``slow``: write lines a few bytes at a time from now on.
+                ``stubborn``: ignore SIGTERM, SIGINT, SIGHUP and EOF on stdin. ``close_stdin``, ``close_stdout``: close
+                the stream and keep running. ``grandchild``: leave behind a process that holds the streams open: a
+                ``"child"`` (the default), one in another ``"session"``, or a ``"daemon"`` that ignores every signal it
+                can. ``flood_stderr``: write 10 MiB to stderr: one unterminated ``"line"`` (the default), many
+                ``"lines"``, ``"bytes"`` that are not UTF-8, terminal ``"escapes"``, or ``"nul"``.
+            argument: The fault's argument, as listed under ``name``.
+            at_eof: Whether to wait for EOF on stdin first.
 
         Raises:
-            ValueError: There is no such fault, it does not take that argument, or this server is no process.
+            ValueError: The fault does not exist, does not take this argument, or this server has no process.
         """
         if name not in PROCESS_FAULTS:
             raise ValueError(f"there is no fault {name!r} of a process")
@@ -198,7 +202,7 @@ class FakeServer:
         return self._own
 
     def take_over(self, *methods: str) -> None:
-        """Answer these methods by hand: they then come from :meth:`expect`."""
+        """Stop answering these methods by default; :meth:`expect` returns their requests instead."""
         for method in methods:
             self._defaults.pop(method, None)
 
@@ -207,29 +211,29 @@ class FakeServer:
         self._defaults[method] = result
 
     async def expect(self, method: str) -> Asked:
-        """Wait for the next request and give it.
+        """Wait for the next request and return it.
 
         Raises:
-            AssertionError: It is another one.
+            AssertionError: The request has a different method.
         """
         asked = await self.expect_any()
         assert asked.method == method, f"expected {method}, the client sent {asked.method} {asked.params}"
         return asked
 
     async def expect_any(self) -> Asked:
-        """Wait for the next request, whatever it is, and give it."""
+        """Wait for the next request, whatever its method, and return it."""
         await self._until(lambda: bool(self._asked))
         return self._asked.popleft()
 
     def unexpected(self) -> list[str]:
-        """Give the methods of the requests that nobody expected so far."""
+        """Return the methods of the requests that were not expected so far."""
         return [asked.method for asked in self._asked]
 
     def assert_all_expected(self) -> None:
-        """Check that the script was used up: every request so far was expected, or answered by default, and no fault waits.
+        """Check that every request so far was expected or answered by default, and that no fault is pending.
 
         Raises:
-            AssertionError: Nobody expected these, or no line came that was to go wrong.
+            AssertionError: Some requests were not expected, or a fault is still waiting for a line.
         """
         if unexpected := self.unexpected():
             raise AssertionError(f"the client sent what nobody expected: {', '.join(unexpected)}")
@@ -237,7 +241,7 @@ class FakeServer:
             raise AssertionError(f"no line was sent after fault({self._fault.name!r})")
 
     async def answer_to(self, request_id: int | str) -> Any:
-        """Wait for the client's answer to a request of the server, the latest with this id: a result, or an error object."""
+        """Wait for the client's response to the latest server request with this id: a result or an error object."""
         await self._until(lambda: request_id in self.answers)
         return self.answers[request_id]
 
@@ -245,25 +249,25 @@ class FakeServer:
         """Send a notification.
 
         Args:
-            method: Its method.
-            params: What it carries: a value of the protocol, or raw JSON. By default made of the fields.
+            method: The method.
+            params: The parameters: a protocol value or raw JSON. Built from the fields by default.
             **fields: As for :func:`notification`.
         """
         value = notification(method, **fields) if params is BUILT else params
         await self.send({"method": method, "params": wire.encode(value), "emittedAtMs": 0})
 
     async def ask(self, request_id: int | str, method: str, params: Any = BUILT, /, **fields: Any) -> None:
-        """Send a request; :meth:`answer_to` gives the answer.
+        """Send a request; :meth:`answer_to` waits for the response.
 
         Args:
-            request_id: Its id.
-            method: Its method.
-            params: What it carries: a value of the protocol, or raw JSON. By default made of the fields.
+            request_id: The request id.
+            method: The method.
+            params: The parameters: a protocol value or raw JSON. Built from the fields by default.
             **fields: As for :func:`server_request`.
         """
         value = server_request(method, **fields) if params is BUILT else params
         self._methods[request_id] = method
-        # Of an earlier request with this id: it would be taken for the answer to this one.
+        # Drop the response to an earlier request with this id, which would be mistaken for the response to this one.
         self.answers.pop(request_id, None)
         await self.send({"id": request_id, "method": method, "params": wire.encode(value)})
 
@@ -292,7 +296,7 @@ class FakeServer:
             case "duplicate":
                 data = (line + b"\n") * 2
             case "oversize":
-                # The ids come first, as the real server writes them: that is what a client has to go by.
+                # The ids come first, as in the real server's output; a client may rely on that.
                 data = line[:-1] + b',"more":"' + b"x" * self._max_line_bytes + b'"}\n'
             case "cut":
                 data = line[: len(line) // 2]
@@ -304,13 +308,13 @@ class FakeServer:
 
     async def _send_and_strike(self, data: bytes, fault: _Fault) -> None:
         out = {"before": 0, "during": len(data) // 2, "after": len(data)}[fault.moment]
-        # At once, so that it is no error that the process does not live to write the rest.
+        # One order for all of it, so that it is no error when the process dies before it writes the rest.
         await self._process_for(fault.name).order(
             write_order(data[:out]) + strike_order(fault.told) + write_order(data[out:])
         )
 
     async def hang_up(self) -> None:
-        """Close the connection. A process exits."""
+        """Close the connection; a process exits."""
         await self._own.aclose()
 
     # -- turns, as the real server announces them --------------------------------------------------------------
@@ -351,14 +355,14 @@ class FakeServer:
     async def delta(
         self, text: str, item_id: str = "message-1", turn_id: str = TURN_ID, thread_id: str = THREAD_ID
     ) -> None:
-        """Send a piece of an agent message."""
+        """Send a delta of an agent message."""
         params = {"threadId": thread_id, "turnId": turn_id, "itemId": item_id, "delta": text}
         await self.notify("item/agentMessage/delta", params)
 
     # -- serving -----------------------------------------------------------------------------------------------
 
     async def serve(self) -> None:
-        """Read what the client sends until it closes the connection."""
+        """Read lines from the client until it closes the connection."""
         await trio.lowlevel.checkpoint()
         rest = b""
         try:

@@ -1,4 +1,4 @@
-"""A scripted server for the time of a scope: in memory with a client of its own, or as a process that a client starts."""
+"""Run a scripted server for the duration of a scope, either in memory with its own client or as a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VERSION: Final = "0.163.0"
 
 DRAIN_SECONDS: Final = 1.0
-"""How long what a process has read may take to come once its client has gone: it is on its way already."""
+"""How long to wait, after the client has disconnected, for the input that the process has already read."""
 
 
 @asynccontextmanager
@@ -39,9 +39,9 @@ async def fake_codex(
     validate: bool = True,
     process: bool = False,
 ) -> AsyncGenerator[tuple[Codex, FakeServer]]:
-    """Connect a client to a :class:`FakeServer` for the time of a scope; give both.
+    """Connect a client to a :class:`FakeServer` for the duration of a scope, and yield both.
 
-    What the body raises leaves in an exception group of the nursery that this opens.
+    Exceptions from the body leave the scope in an exception group, because this opens a nursery.
 
     Args:
         config: As in :func:`~trio_codex.connect_codex`.
@@ -49,14 +49,14 @@ async def fake_codex(
         tools: As there.
         budget: As there.
         instruments: As there.
-        version: The version that the server claims to be.
-        strict: Whether a request that nobody expected, or a fault that no line has met, is an error at the end of the scope.
-        validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
-        process: Whether the server is one of :func:`fake_process`, which the client starts, and not one in memory.
+        version: The version that the server reports.
+        strict: Whether an unexpected request or an unused fault is an error at the end of the scope.
+        validate: Whether to check each message from the client against the protocol; a violation ends the scope.
+        process: Whether the client starts the server as a process, as with :func:`fake_process`, instead of in memory.
 
     Raises:
-        AssertionError: After a body that did not raise: the script was not used up. In a group: it sent
-            what the protocol does not have.
+        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
+            something that the protocol does not have.
     """
     if process:
         async with (
@@ -68,7 +68,7 @@ async def fake_codex(
     client_end, server_end = trio.testing.memory_stream_pair()
     server = _server(server_end, config, version, validate=validate)
     async with trio.open_nursery() as serving:
-        serving.start_soon(server.serve)  # noqa: ASYNC113  # what is sent before it runs waits in the stream
+        serving.start_soon(server.serve)  # noqa: ASYNC113  # whatever is sent before it runs is buffered in the stream
         async with trio.open_nursery() as nursery:
             codex = await connect_codex(
                 nursery,
@@ -90,30 +90,33 @@ async def fake_codex(
 async def fake_process(
     config: CodexConfig | None = None, *, version: str = VERSION, strict: bool = True, validate: bool = True
 ) -> AsyncGenerator[tuple[CodexConfig, FakeServer]]:
-    """Have a :class:`FakeServer` for clients that start a process; give the configuration that starts it, and the server.
+    """Provide a :class:`FakeServer` that clients start as a process; yield its configuration and the server.
 
-    The process is a small program of this package, whose streams are the script's::
+    The process is a small program in this package. It relays its streams to and from the script::
 
         async with fake_process() as (config, server):
             await server.strike("exit", 3, at_eof=True)
             async with open_codex(config) as codex:
                 await codex.thread_start()
 
-    It goes wrong as a process does, by :meth:`FakeServer.strike` and at a line by :meth:`FakeServer.fault`. When its stdin
-    ends, so does it. Several clients may start it, one after the other; the script goes on.
+    Use :meth:`FakeServer.strike` to inject a process fault, and :meth:`FakeServer.fault` to inject one at a line. The
+    process exits on EOF on stdin. Several clients may start it, one after another; the script continues.
 
-    What the body raises leaves in an exception group of the nursery that this opens. Not for Windows.
+    Exceptions from the body leave the scope in an exception group, because this opens a nursery. Not available on
+    Windows.
 
     Args:
-        config: What to start it with, but for ``launch_args_override``. ``codex_home`` is a temporary directory by default.
-        version: The version that the server claims to be.
-        strict: Whether a request that nobody expected, or a fault that no line has met, is an error at the end of the scope.
-        validate: Whether what the client sends must fit the protocol. It is looked at as it comes, and ends the scope.
+        config: The configuration of the process, except for ``launch_args_override``. ``codex_home`` is a temporary
+            directory by default.
+        version: The version that the server reports.
+        strict: Whether an unexpected request or an unused fault is an error at the end of the scope.
+        validate: Whether to check each message from the client against the protocol; a violation ends the scope.
 
     Raises:
-        AssertionError: After a body that did not raise: the script was not used up. In a group: it sent
-            what the protocol does not have.
-        OSError: The socket to the process cannot be made, as where the path of the temporary directory is too long for one.
+        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
+            something that the protocol does not have.
+        OSError: The socket to the process cannot be created, for example because the path of the temporary directory
+            is too long.
     """
     config = config or CodexConfig()
     with listening() as (process, command_line, directory):

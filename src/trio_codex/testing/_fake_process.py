@@ -1,6 +1,6 @@
-"""A process whose streams are a script's: owns the socket between the two, and the orders that go over it.
+"""A process whose streams a script controls: the socket between them, and the orders sent over it.
 
-Knows nothing of lines and of the protocol. The process itself is the program :mod:`._relay`.
+It deals in bytes, not in lines or the protocol. The process itself is the program :mod:`._relay`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ProcessFault: TypeAlias = Literal[
     "exit", "kill", "stop", "pause", "hang", "deaf", "slow", "stubborn",
     "close_stdin", "close_stdout", "grandchild", "flood_stderr",
 ]  # fmt: skip
-"""How a process goes wrong; see :meth:`FakeServer.strike`."""
+"""Faults of a process; see :meth:`FakeServer.strike`."""
 
 PROCESS_FAULTS: Final = frozenset(get_args(ProcessFault))
 
@@ -32,21 +32,21 @@ _KINDS: Final = {
     "flood_stderr": frozenset({"line", "lines", "bytes", "escapes", "nul"}),
     "kill": frozenset(name.removeprefix("SIG") for name in signal.Signals.__members__),
 }
-"""What may be said of a fault, besides the status of an exit."""
+"""The arguments that a fault may take, apart from an exit status."""
 
 PROGRAM: Final = Path(__file__).with_name("_relay.py")
 
 BACKLOG: Final = 8
-"""Processes that may have been started while another still runs; they wait."""
+"""How many processes may be queued while another still runs."""
 
 _ORDER: Final = struct.Struct(">cI")
 
 
 def named(fault: str, argument: int | str | None) -> str:
-    """Put a fault and what is said of it into one word, as the process takes it.
+    """Encode a fault and its argument as the single word that the process expects.
 
     Raises:
-        ValueError: That cannot be said of it.
+        ValueError: The fault does not take this argument.
     """
     if argument is None:
         return fault
@@ -57,7 +57,7 @@ def named(fault: str, argument: int | str | None) -> str:
 
 
 def strike_order(fault: str, *, at_eof: bool = False) -> bytes:
-    """Encode the order to go wrong, now or at the end of stdin."""
+    """Encode the order for a fault, now or on EOF on stdin."""
     return _order(b"e" if at_eof else b"s", fault.encode())
 
 
@@ -71,9 +71,9 @@ def _order(letter: bytes, body: bytes) -> bytes:
 
 
 class ProcessStream(trio.abc.Stream):
-    """The streams of a process, as the script has them: what is sent goes to its stdout, and its stdin comes.
+    """The script's view of a process's streams: it sends to the process's stdout and receives its stdin.
 
-    One process after another: the end of one is the end of what comes, until :meth:`accept` takes the next.
+    Processes are served one after another. When one ends, receiving reports EOF until :meth:`accept` takes the next.
     """
 
     def __init__(self, listener: trio.SocketListener) -> None:
@@ -86,20 +86,20 @@ class ProcessStream(trio.abc.Stream):
         self._first_orders = b""
 
     async def accept(self) -> None:
-        """Wait for a process and let it read."""
+        """Wait for a process to connect, and let it read."""
         self._process = await self._listener.accept()
         async with self._sending:
             orders, self._first_orders = self._first_orders + _order(b"r", b""), b""
             self._ended = trio.Event()
             self._runs.set()
-            with suppress(trio.BrokenResourceError):  # it has ended already, and so ends what comes
+            with suppress(trio.BrokenResourceError):  # it has exited already; receiving reports EOF
                 await self._process.send_all(orders)
 
     async def order(self, orders: bytes) -> None:
-        """Send encoded orders, as soon as a process runs.
+        """Send encoded orders as soon as a process runs.
 
         Raises:
-            trio.BrokenResourceError: It has ended.
+            trio.BrokenResourceError: The process has exited.
         """
         await self._runs.wait()
         async with self._sending:
@@ -108,10 +108,10 @@ class ProcessStream(trio.abc.Stream):
             await self._process.send_all(orders)
 
     async def strike(self, fault: str, *, at_eof: bool = False) -> None:
-        """Have the process go wrong; if none runs, then the next, before it reads anything.
+        """Inject a fault into the process; if none runs, into the next one, before it reads anything.
 
         Raises:
-            trio.BrokenResourceError: It has ended.
+            trio.BrokenResourceError: The process has exited.
         """
         order = strike_order(fault, at_eof=at_eof)
         if self._ended.is_set():
@@ -121,7 +121,7 @@ class ProcessStream(trio.abc.Stream):
             await self.order(order)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Have the process write this. See :class:`trio.abc.SendStream`."""
+        """Make the process write these bytes. See :class:`trio.abc.SendStream`."""
         await self.order(write_order(bytes(data)))
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -131,11 +131,11 @@ class ProcessStream(trio.abc.Stream):
         await self._process.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Give what the process read. See :class:`trio.abc.ReceiveStream`."""
+        """Return what the process read. See :class:`trio.abc.ReceiveStream`."""
         assert self._process is not None
         try:
             data = bytes(await self._process.receive_some(max_bytes))
-        except trio.BrokenResourceError:  # it was killed with something unread
+        except trio.BrokenResourceError:  # it was killed with unread input
             data = b""
             await trio.lowlevel.checkpoint()
         if not data:
@@ -143,11 +143,11 @@ class ProcessStream(trio.abc.Stream):
         return data
 
     async def wait_ended(self) -> None:
-        """Wait until all has come that the running process has read, if one runs."""
+        """Wait until everything that the running process has read has arrived, if a process runs."""
         await self._ended.wait()
 
     async def aclose(self) -> None:
-        """Have the process exit. The next one may come."""
+        """Make the process exit, so that the next one can be accepted."""
         if self._process is None:
             await trio.lowlevel.checkpoint()
         else:
@@ -157,10 +157,10 @@ class ProcessStream(trio.abc.Stream):
 
 @contextmanager
 def listening() -> Generator[tuple[ProcessStream, list[str], str]]:
-    """Wait for processes: give their streams, the command line that starts one, and a directory of its own.
+    """Listen for processes; yield their stream, the command line that starts one, and a directory for it.
 
     Raises:
-        OSError: The socket cannot be made, as where the path of the temporary directory is too long for one.
+        OSError: The socket cannot be created, for example because the path of the temporary directory is too long.
         AttributeError: The system has no Unix sockets.
     """
     with (

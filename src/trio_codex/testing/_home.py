@@ -1,6 +1,6 @@
-"""An isolated, offline ``CODEX_HOME``, so that the real codex binary runs against the model stand-in alone.
+"""An isolated, offline ``CODEX_HOME`` in which the real codex binary talks only to the mock model.
 
-Owns the configuration that keeps the binary off the network, and the directories and the environment it runs in.
+Holds the configuration that keeps the binary off the network, and the directories and environment it runs in.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ ApprovalPolicy: TypeAlias = Literal["never", "on-request"]
 SandboxMode: TypeAlias = Literal["read-only", "workspace-write", "danger-full-access"]
 
 MODEL_NAME: Final = "mock-model"
-"""Name of the model; those of real models bring tools behind a JavaScript host with them."""
+"""Name of the model. Names of real models enable tools that need a JavaScript host."""
 
 OFFLINE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {"plugins": False, "apps": False, "unbounded_connection_retries": False}
 )
-"""The first two would reach for github.com and chatgpt.com; the last would retry a refused connection for ever."""
+"""The first two would contact github.com and chatgpt.com; the last would retry a refused connection forever."""
 
 CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
     {
@@ -45,7 +45,7 @@ CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
             {"effort": "medium", "description": "medium"},
         ],
         "default_reasoning_level": "medium",
-        # Only older servers ask for these two (0.133.0 does); newer ones take them for granted.
+        # Only older servers, such as 0.133.0, require these two; newer ones assume them.
         "supports_reasoning_summaries": True,
         "supports_parallel_tool_calls": True,
         "shell_type": "unified_exec",
@@ -61,19 +61,20 @@ CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
         "base_instructions": "You are a mock.",
     }
 )
-"""What the server has to know of the model; without it, it warns and offers no ``apply_patch``."""
+"""The model's catalog entry. Without it the server warns and does not offer ``apply_patch``."""
 
 
 @attrs.frozen
 class OfflineHome:
-    """Where and how to run codex offline.
+    """The directories and environment for running codex offline.
 
     Attributes:
         codex_home: The ``CODEX_HOME``, with ``config.toml``.
-        home: An empty ``HOME``, so that no profile of the user's is read.
-        workspace: An empty directory to work in.
-        tmp: The ``TMPDIR``. The server makes no helper programs for a ``CODEX_HOME`` below it, and says so.
-        env: The whole environment to run codex with; nothing else of ours is passed on.
+        home: An empty ``HOME``, so that none of the user's profiles are read.
+        workspace: An empty working directory.
+        tmp: The ``TMPDIR``. ``CODEX_HOME`` is not below it, because the server would then warn and install no helper
+            programs.
+        env: The complete environment to run codex with; nothing is inherited from this process.
     """
 
     codex_home: Path
@@ -83,10 +84,10 @@ class OfflineHome:
     env: Mapping[str, str] = attrs.field(repr=False)
 
     def config(self, base: CodexConfig | None = None) -> CodexConfig:
-        """Give the configuration of a client that runs codex here: in the workspace, with no environment but this one.
+        """Return a client configuration that runs codex in the workspace with exactly this environment.
 
         Args:
-            base: What to take the rest from. Its ``env`` is laid over ours, and its ``cwd`` is kept.
+            base: The configuration to start from. Its ``env`` overrides this one, and its ``cwd`` is kept.
         """
         base = base or CodexConfig()
         cwd = self.workspace if base.cwd is None else base.cwd
@@ -104,21 +105,21 @@ def write_offline_home(
     config: Mapping[str, Any] | str | None = None,
     catalog: bool = True,
 ) -> OfflineHome:
-    """Write a home in which codex talks to the model stand-in and to nothing else.
+    """Write a home in which codex talks only to the mock model.
 
     Args:
-        directory: Where to write it; made if it does not exist.
-        model: The model stand-in, or the base URL of an endpoint.
-        approval_policy: When the server asks for approval. (``untrusted`` is for ``thread/start`` and ``turn/start``:
-            with it in ``config.toml`` the server does not start.)
+        directory: The directory to write to; created if it does not exist.
+        model: The mock model, or the base URL of an endpoint.
+        approval_policy: When the server asks for approval. (Set ``untrusted`` with ``thread/start`` or ``turn/start``
+            instead: the server does not start with it in ``config.toml``.)
         sandbox_mode: What commands may do without approval.
-        features: The server's features to switch on or off.
+        features: Server features to enable or disable.
         mcp_servers: MCP servers by name, such as ``{"held": {"command": "python3", "args": [...]}}``.
-        config: Further configuration, as TOML or as a mapping; laid over the rest, table by table.
+        config: Further configuration, as TOML or as a mapping; merged over the rest, table by table.
         catalog: Whether to describe the model to the server.
 
     Raises:
-        TypeError: If the configuration holds what TOML cannot.
+        TypeError: If the configuration holds a value that TOML cannot represent.
         tomllib.TOMLDecodeError: If ``config`` is not TOML.
         OSError: If the home cannot be written.
     """
@@ -160,9 +161,9 @@ def offline_home(
     config: Mapping[str, Any] | str | None = None,
     catalog: bool = True,
 ) -> Generator[OfflineHome]:
-    """Write an offline home into a temporary directory, which is removed with the scope.
+    """Write an offline home to a temporary directory, which is removed at the end of the scope.
 
-    The arguments and exceptions are those of :func:`write_offline_home`. End codex before the scope ends.
+    The arguments and exceptions are those of :func:`write_offline_home`. Stop codex before the scope ends.
     """
     with tempfile.TemporaryDirectory(prefix="trio-codex-") as directory:
         yield write_offline_home(
@@ -199,7 +200,7 @@ def _base_config(base_url: str) -> dict[str, Any]:
 
 
 def _overlaid(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with ``top`` laid over it, table by table."""
+    """Return ``base`` with ``top`` merged over it, table by table."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)

@@ -1,4 +1,4 @@
-"""What was last on the wire, kept to be shown when a test fails."""
+"""Keep the last frames on the wire, to be shown when a test fails."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import trio
 from trio_codex.instruments import Instrument
 
 FRAMES: Final = 50
-"""Enough for a turn of some steps, and for a screen."""
+"""Enough for a turn of a few steps, and still fits on a screen."""
 
 WIDTH: Final = 400
-"""Bytes of a frame that are shown: its ids and its method come first, and instructions to the model are long."""
+"""How many bytes of a frame are shown. Its ids and method come first; instructions to the model are long."""
 
 
 class LastFrames(Instrument):
-    """An instrument that keeps the last frames of a client; as text it shows them, one to a line.
+    """An instrument that keeps the last frames of a client; ``str()`` shows them, one per line.
 
-    They are shown as they are, whatever secrets they hold: it is made for tests. It is false while there are none.
+    Frames are not redacted and may contain secrets: use it only in tests. It is false while it holds no frames.
 
     Args:
-        frames: How many to keep.
-        width: How many bytes of each.
+        frames: How many frames to keep.
+        width: How many bytes of each frame to keep.
     """
 
     def __init__(self, *, frames: int = FRAMES, width: int = WIDTH) -> None:
@@ -41,7 +41,7 @@ class LastFrames(Instrument):
         self._keep("←", line)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """Say that the line before, or one that was too long to come whole, was of no use."""
+        """Record that the previous line, or one that was too long to receive, was discarded."""
         self._keep("✗", f"discarded, {size} bytes: {reason}".encode())
 
     def _keep(self, arrow: str, line: bytes) -> None:

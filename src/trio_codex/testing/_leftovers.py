@@ -1,6 +1,6 @@
-"""The proof that a scope left nothing: an inventory of this process before it and after it.
+"""Check that a scope leaves nothing behind, by comparing inventories of this process before and after it.
 
-Knows tasks, threads, descriptors and processes, and nothing of Codex.
+Covers tasks, threads, descriptors and processes. Independent of Codex.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 GRACE_SECONDS: Final = 3.0
-"""How long what is ending may take: a killed process is there until its parent has reaped it."""
+"""How long to wait for things that are ending: a killed process exists until its parent has reaped it."""
 
 POLL_SECONDS: Final = 0.01
 
 
-class assert_nothing_left:  # reads as the function that it is used as
+class assert_nothing_left:  # lower case: it is used like a function
     """Check that a scope leaves no task, thread, descriptor or process that was not there before it.
 
-    ``async with`` inside of a Trio run looks at the tasks of that run too; ``with`` is for where there is no run, such as
+    ``async with``, inside a Trio run, also checks the tasks of that run. Use ``with`` outside of a run, for example in
     a fixture around tests::
 
         @pytest.fixture(autouse=True)
@@ -39,18 +39,18 @@ class assert_nothing_left:  # reads as the function that it is used as
             with assert_nothing_left():
                 yield
 
-    What the body raises leaves as itself, unchecked. Processes are all that are below this one, zombies too; those that
-    escaped to another parent are not found. Descriptors are looked up in ``/proc``: elsewhere than on Linux they are not
-    checked.
+    If the body raises, its exception propagates unchanged and nothing is checked. All descendants of this process are
+    checked, including zombies, but not processes that were reparented elsewhere. Descriptors are read from ``/proc``,
+    so they are checked only on Linux.
 
     Args:
-        grace: Seconds that what is ending may take.
-        ignore: Glob patterns of what may be left, such as ``"thread * (Trio thread *)"``: the idle worker threads that
-            Trio keeps for ten seconds.
+        grace: How long to wait for things that are ending, in seconds.
+        ignore: Glob patterns of allowed leftovers, such as ``"thread * (Trio thread *)"`` for the idle worker threads
+            that Trio keeps for ten seconds.
 
     Raises:
-        AssertionError: At the end of the scope: something is left.
-        RuntimeError: ``with`` inside of a Trio run, where the wait would hold up what is ending.
+        AssertionError: At the end of the scope, something is left.
+        RuntimeError: ``with`` was used inside a Trio run, where its wait would block the tasks that are ending.
     """
 
     def __init__(self, *, grace: float = GRACE_SECONDS, ignore: Sequence[str] = ()) -> None:
@@ -71,7 +71,7 @@ class assert_nothing_left:  # reads as the function that it is used as
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Compare, until nothing is left or the time is up."""
+        """Compare inventories until nothing is left or the grace period is over."""
         if exc_type is not None:
             return
         for pause in self._until_gone(time.monotonic):
@@ -89,10 +89,10 @@ class assert_nothing_left:  # reads as the function that it is used as
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Compare, until nothing is left or the time is up. A checkpoint, unless the body raised."""
+        """Compare inventories until nothing is left or time is up. A checkpoint, unless the body raised."""
         if exc_type is not None:
-            return  # noqa: ASYNC910  # what the body raised went through one
-        await trio.lowlevel.checkpoint()  # noqa: ASYNC102  # after a body that was not cancelled
+            return  # noqa: ASYNC910  # the body's exception passed through one
+        await trio.lowlevel.checkpoint()  # noqa: ASYNC102  # the body was not cancelled
         for pause in self._until_gone(trio.current_time):
             await trio.sleep(pause)  # noqa: ASYNC102
 
@@ -115,7 +115,7 @@ class assert_nothing_left:  # reads as the function that it is used as
 
 
 def _inventory() -> dict[object, str]:
-    """Name everything, under what tells it from others."""
+    """Return the name of everything found, by a key that identifies it."""
     names = [*_descendants(), *_threads(), *_descriptors()]
     return {**{name: name for name in names}, **_tasks()}
 
@@ -140,12 +140,12 @@ def _threads() -> Iterator[str]:
 def _descriptors() -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError):  # no /proc here
         for fd in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(FileNotFoundError):  # the one that read the listing
+            with contextlib.suppress(FileNotFoundError):  # the descriptor that listed the directory
                 yield f"descriptor {fd} ({os.readlink(f'/proc/self/fd/{fd}')})"
 
 
 def _descendants() -> Iterator[str]:
-    """Everything below this process, zombies included."""
+    """Yield all descendants of this process, including zombies."""
     if sys.platform != "linux":
         psutil: Any = importlib.import_module("psutil")
         for process in psutil.Process().children(recursive=True):
@@ -155,7 +155,7 @@ def _descendants() -> Iterator[str]:
     while todo:
         pid = todo.pop()
         for thread in _entries(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # it has ended meanwhile
+            with contextlib.suppress(OSError):  # it has exited meanwhile
                 children = Path(f"/proc/{pid}/task/{thread}/children").read_text().split()
                 todo += children
                 yield from (f"process {child} ({_command(child)})" for child in children)
@@ -164,7 +164,7 @@ def _descendants() -> Iterator[str]:
 def _entries(directory: str) -> list[str]:
     try:
         return os.listdir(directory)
-    except OSError:  # what it is of has ended meanwhile
+    except OSError:  # the process has exited meanwhile
         return []
 
 

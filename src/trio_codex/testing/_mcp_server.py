@@ -1,13 +1,13 @@
-"""A small MCP server on stdio, as a program of its own: its tools ask whoever uses it. The standard library alone.
+"""A small MCP server on stdio, as a separate program, whose tools elicit input from the user. Standard library only.
 
 ``ask``
-    asks for a form, and gives the answer; with ``schema`` as an argument, for that one.
+    asks the user to fill in a form, and returns the answer; the argument ``schema`` replaces the form.
 ``ask_url``
-    asks to visit a page.
+    asks the user to visit a page.
 ``plain``
-    gives its arguments. It does not say that it only reads, so the client is asked before it is called.
+    returns its arguments. It is not marked read-only, so the client must approve each call.
 ``safe``
-    gives its arguments, and says that it only reads.
+    returns its arguments, and is marked read-only.
 
 It has one resource, ``note://greeting``, which is the text "hello".
 """
@@ -38,14 +38,14 @@ _ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 TOOLS: Final[list[dict[str, Any]]] = [
     {"name": "ask", "description": "Asks for a form.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
-    {"name": "ask_url", "description": "Asks to visit.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
-    {"name": "plain", "title": "Plain tool", "description": "Gives its arguments.", "inputSchema": _ANYTHING},
+    {"name": "ask_url", "description": "Asks to visit.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint":
+    True}}, {"name": "plain", "title": "Plain tool", "description": "Gives its arguments.", "inputSchema": _ANYTHING},
     {"name": "safe", "description": "Reads.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
 ]  # fmt: skip
 
 _ids = itertools.count(1)
 _answers: dict[str, dict[str, Any]] = {}
-"""What came back. A call may ask while another waits for its answer, which then comes in first."""
+"""Answers received. A second call may ask while the first still waits, so the first answer may arrive during it."""
 
 
 def send(**message: Any) -> None:
@@ -55,7 +55,7 @@ def send(**message: Any) -> None:
 
 
 def receive() -> dict[str, Any]:
-    """Read a message. The end of input ends the program."""
+    """Read a message; exit on EOF."""
     line = sys.stdin.readline()
     if not line:
         raise SystemExit(0)
@@ -64,7 +64,7 @@ def receive() -> dict[str, Any]:
 
 
 def ask(**params: Any) -> dict[str, Any]:
-    """Ask whoever uses the client; give the answer, or the error."""
+    """Ask the user of the client; return the answer or the error."""
     request_id = f"elicitation-{next(_ids)}"
     send(id=request_id, method="elicitation/create", params=params)
     while request_id not in _answers:
@@ -73,7 +73,7 @@ def ask(**params: Any) -> dict[str, Any]:
 
 
 def call(name: str, arguments: dict[str, Any]) -> object:
-    """Carry out a tool."""
+    """Run a tool."""
     match name:
         case "ask":
             schema = arguments.get("schema", FORM)
@@ -85,7 +85,7 @@ def call(name: str, arguments: dict[str, Any]) -> object:
 
 
 def serve(message: dict[str, Any]) -> None:
-    """Answer a request, or keep an answer for whoever waits for it; notifications are passed over."""
+    """Answer a request, or store a response for the call that waits for it; ignore notifications."""
     if "id" not in message:
         return
     if "method" not in message:

@@ -1,7 +1,7 @@
-"""The model stand-in: a Responses endpoint on loopback that says what it is told to.
+"""A mock model: a Responses endpoint on loopback that sends scripted responses.
 
-Owns the endpoint: which request gets which response, the record of requests, and the playing of responses. What a
-response is made of is in ``_script``, how it is queued in ``_queue``, how HTTP is served in ``_serve``.
+Matches requests to responses, records requests, and plays responses. ``_script`` defines the contents of a response,
+``_queue`` the order of responses, and ``_serve`` the HTTP server.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 PATH: Final = "/v1/responses"
 
 CHUNK_BYTES: Final = 1 << 16
-"""How many bytes of events go into one write: a flood of deltas costs few writes, and a dropped stream shows soon."""
+"""How many bytes of events go into one write: many deltas take few writes, and a dropped stream is noticed soon."""
 
 
 @attrs.define(eq=False)
 class MockModel(Script):
-    """A model for the real codex binary, scripted by a test and served on loopback.
+    """A scripted model for the real codex binary, served on loopback.
 
     ::
 
@@ -42,17 +42,17 @@ class MockModel(Script):
                 ...  # run codex with ``home.env`` in ``home.workspace``
             model.assert_all_used()
 
-    Each request to ``POST /v1/responses`` takes the next response of the script. With several conversations at once
-    give each its own with :meth:`script`. A request for which nothing is left is answered with ``default``, and
-    without one it is refused with HTTP 400 and kept in ``unexpected``.
+    Each request to ``POST /v1/responses`` takes the next response from the script. For several concurrent
+    conversations, give each one its own script with :meth:`script`. Once the script is used up, requests are answered
+    with ``default``; without a default they are refused with HTTP 400 and kept in ``unexpected``.
 
-    It needs hypercorn, which the extra ``testing`` brings. It can be entered once. When the scope is left, open
-    streams are dropped, and what the body raised leaves as itself.
+    It needs hypercorn, which the ``testing`` extra installs. It can be entered only once. Leaving the scope drops open
+    streams; exceptions from the body propagate unchanged.
 
     Attributes:
-        default: What to answer once the script is used up.
+        default: The response to send once the script is used up.
         requests: The requests for a response, in order of arrival.
-        unexpected: Those of them for which nothing was left, and requests for anything else.
+        unexpected: Requests that found the script used up, and requests for any other resource.
     """
 
     requests: list[ModelRequest] = attrs.field(factory=list[ModelRequest], init=False)
@@ -64,13 +64,13 @@ class MockModel(Script):
     _closed: bool = attrs.field(default=False, init=False)
 
     async def __aenter__(self) -> Self:
-        """Start to serve.
+        """Start serving.
 
         A checkpoint.
 
         Raises:
             ImportError: If hypercorn is not installed.
-            OSError: If there is no port to listen on.
+            OSError: If no port is available to listen on.
             RuntimeError: If it was entered before.
         """
         if self._lifetime is not None:
@@ -85,21 +85,21 @@ class MockModel(Script):
         exc_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        """Drop open streams and stop to serve.
+        """Drop open streams and stop serving.
 
         A checkpoint.
 
         Raises:
-            RuntimeError: If the HTTP server failed; the body was cancelled for it.
-            Exception: Whatever a predicate or a step of the test's own raised; the body was cancelled for it.
+            RuntimeError: If the HTTP server failed, which cancelled the body.
+            Exception: Whatever a custom predicate or step raised, which cancelled the body.
         """
         assert self._lifetime is not None
         leave = self._lifetime.__aexit__
-        return await leave(exc_type, exc_value, traceback)  # noqa: ASYNC102  # it cancels what it waits for
+        return await leave(exc_type, exc_value, traceback)  # noqa: ASYNC102  # it cancels the tasks it waits for
 
     @property
     def base_url(self) -> str:
-        """The URL for the ``base_url`` of a model provider.
+        """The URL to use as the ``base_url`` of a model provider.
 
         Raises:
             RuntimeError: If the model has not been entered.
@@ -113,10 +113,10 @@ class MockModel(Script):
 
         Args:
             steps: The steps of the response.
-            when: Answer the next request that it matches, instead of the next of all (see :meth:`script`).
+            when: Answer the next request that this matches, instead of the very next one (see :meth:`script`).
 
         Raises:
-            ValueError: If a step stands behind one that ends the response, or anything but pauses before an
+            ValueError: If a step follows one that ends the response, or anything but a pause precedes an
                 ``HTTPFailure``.
         """
         if when is None:
@@ -129,27 +129,27 @@ class MockModel(Script):
     def script(
         self, match: Match | None = None, *, thread_id: str | None = None, default: Response | None = None
     ) -> Script:
-        """Give the conversations that match a script of their own.
+        """Create a separate script for the conversations that match.
 
-        Requests that a script matches are never answered from the common one. Where several scripts match, the first
-        that has a response left answers.
+        Requests that match such a script are never answered from the common one. If several scripts match, the first
+        one with a response left answers.
 
         Args:
-            match: Text that the last message of the user must contain, or a predicate on the request.
-            thread_id: Id of the thread that must be asking.
-            default: What to answer once the script is used up, instead of the model's own ``default``.
+            match: Text that the last user message must contain, or a predicate on the request.
+            thread_id: The id of the thread that must send the request.
+            default: The response to send once the script is used up, instead of the model's own ``default``.
         """
         route = Route(match=match, thread_id=thread_id, default=default)
         self._routes.append(route)
         return route
 
     async def wait_for_requests(self, count: int) -> list[ModelRequest]:
-        """Wait until there have been ``count`` requests, and return all there have been.
+        """Wait until at least ``count`` requests have arrived, and return all of them.
 
         A checkpoint, and cancel-safe.
 
         Raises:
-            trio.ClosedResourceError: If the model is left before.
+            trio.ClosedResourceError: If the model's scope is left first.
         """
         await trio.lowlevel.checkpoint()
         while len(self.requests) < count:
@@ -159,7 +159,7 @@ class MockModel(Script):
         return list(self.requests)
 
     def assert_all_used(self) -> None:
-        """Check that every scripted response was asked for, and that nothing else was.
+        """Check that every scripted response was requested, and nothing else.
 
         Raises:
             AssertionError: If a response is left, or a request was unexpected.
@@ -238,14 +238,14 @@ def _parse(body: bytes) -> dict[str, Any]:
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Speak the lifespan protocol, which hypercorn asks of every application."""
+    """Implement the ASGI lifespan protocol, which hypercorn requires of every application."""
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
 
 
 async def _read_body(receive: Receive) -> bytes | None:
-    """Return the body of a request, or ``None`` if the client went away before its end."""
+    """Return the body of a request, or ``None`` if the client disconnected before the end."""
     body = bytearray()
     while True:
         message = await receive()
@@ -257,12 +257,12 @@ async def _read_body(receive: Receive) -> bytes | None:
 
 
 async def _play(frames: Iterable[Frame], request: ModelRequest, receive: Receive, send: Send) -> None:
-    """Carry out a response, unless the client goes away before its end."""
+    """Play a response until it ends or the client disconnects."""
     player = _Player(send)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
         for frame, is_last in _marked(_merged(frames)):
-            # Set first: at the last bytes the server ends the turn, and whoever waits for that looks.
+            # Set first: the last bytes make the server end the turn, and a test that waits for that reads this flag.
             request.completed = is_last and isinstance(frame, bytes)
             try:
                 await player.play(frame)
@@ -272,7 +272,7 @@ async def _play(frames: Iterable[Frame], request: ModelRequest, receive: Receive
         request.completed = True
         nursery.cancel_scope.cancel()
     if request.completed:
-        # Out of reach of the scope: hypercorn reports a disconnect while it closes the connection for us.
+        # Outside the scope: hypercorn reports a disconnect while it closes the connection for us.
         await player.finish()
 
 
@@ -283,7 +283,7 @@ async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> No
 
 
 def _marked(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
-    """Say of each whether it is the last."""
+    """Pair each item with whether it is the last."""
     frame = next(frames, None)
     while frame is not None:
         following = next(frames, None)
@@ -292,7 +292,7 @@ def _marked(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
 
 
 def _merged(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Join neighbouring bytes up to ``CHUNK_BYTES``."""
+    """Join adjacent bytes, up to ``CHUNK_BYTES``."""
     chunk = bytearray()
     for frame in frames:
         if isinstance(frame, bytes) and len(chunk) + len(frame) <= CHUNK_BYTES:
@@ -311,14 +311,14 @@ def _merged(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 @attrs.define(eq=False)
 class _Player:
-    """Sends one HTTP response, in the order in which ASGI wants it."""
+    """Sends one HTTP response, in the order ASGI requires."""
 
     _send: Send
     _is_started: bool = attrs.field(default=False, init=False)
     _is_cut: bool = attrs.field(default=False, init=False)
 
     async def play(self, frame: Frame) -> None:  # noqa: ASYNC910  # nothing to wait for at a cut
-        """Send the frame, or wait as long as it says. A checkpoint, as far as sending is one."""
+        """Send the frame, or pause for it. A checkpoint if sending is one."""
         if isinstance(frame, bytes):
             await self._start(200, "text/event-stream", {})
             await self._write(frame)
@@ -331,16 +331,16 @@ class _Player:
             await frame.take()
 
     async def finish(self) -> None:  # noqa: ASYNC910  # nothing to wait for after a cut
-        """Send the end of the body; without it, hypercorn closes the connection in the middle of the body."""
+        """Send the end of the body; without it, hypercorn closes the connection mid-body."""
         if not self._is_cut:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _start(self, status: int, content_type: str, headers: Mapping[str, str]) -> None:
         if self._is_started:
-            return  # noqa: ASYNC910  # the write comes next
+            return  # noqa: ASYNC910  # the write follows
         self._is_started = True
-        # One connection for each request: a kept one may be closed just when the client uses it again, and codex
-        # would report that as a failure of the turn.
+        # One connection per request: a keep-alive connection may close just as the client reuses it, and codex
+        # would report that as a failed turn.
         fields = {"content-type": content_type, "connection": "close", **headers}
         encoded = [(name.lower().encode(), value.encode()) for name, value in fields.items()]
         await self._send({"type": "http.response.start", "status": status, "headers": encoded})

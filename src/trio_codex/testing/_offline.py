@@ -1,4 +1,4 @@
-"""The real server with nothing but its model replaced, as one scope: a model, a home for it, and a client of both."""
+"""One scope that runs the real server with a mock model, an offline home, and a client."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class OfflineCodex(NamedTuple):
-    """What :func:`offline_codex` gives; it can be unpacked.
+    """The value of :func:`offline_codex`; it can be unpacked.
 
     Attributes:
         codex: The client.
-        model: What the server takes for its model.
-        home: Where the server runs. ``home.config()`` starts another on the same home.
+        model: The mock model that the server uses.
+        home: The home that the server runs in. Pass ``home.config()`` to a client to start another server there.
     """
 
     codex: Codex
@@ -47,7 +47,7 @@ async def offline_codex(
     server_config: Mapping[str, Any] | str | None = None,
     catalog: bool = True,
 ) -> AsyncGenerator[OfflineCodex]:
-    """Run the real server offline, with a scripted model, for the time of a scope. What the body raises leaves as itself.
+    """Run the real server offline with a scripted model. Exceptions from the body propagate unchanged.
 
     ::
 
@@ -62,7 +62,7 @@ async def offline_codex(
         tools: As there.
         budget: As there.
         instruments: As there.
-        model: A model that is entered already; by default one that lives as long as the scope.
+        model: A model that is already entered; by default a new one that lasts as long as the scope.
         approval_policy: As in :func:`write_offline_home`.
         sandbox_mode: As there.
         features: As there.
@@ -71,11 +71,12 @@ async def offline_codex(
         catalog: As there.
 
     Raises:
-        StartError: The server did not come up.
+        StartError: The server failed to start.
         ImportError: If hypercorn is not installed.
-        TypeError: If the server's configuration holds what TOML cannot, or something is no tool.
+        TypeError: If the server's configuration holds a value that TOML cannot represent, or an entry of ``tools`` is
+            not a tool.
         ValueError: ``server_config`` is not TOML, or two tools have the same name.
-        OSError: There is no port for the model, or the home cannot be written.
+        OSError: No port is available for the model, or the home cannot be written.
     """
     async with AsyncExitStack() as stack:
         if model is None:

@@ -1,6 +1,6 @@
-"""The script of a conversation: a queue of responses, and one line for each thing a model commonly does.
+"""The script of a conversation: a queue of responses, with one method for each thing a model commonly does.
 
-Owns the order in which responses are handed out. Knows requests only to tell whose turn it is.
+Decides the order of responses, and looks at requests only to find the script that answers them.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from ._script import (
 from ._steps import FAILURE_MESSAGE, Cut, Gate, Hang, HTTPFailure, Step
 
 Match: TypeAlias = str | Callable[[ModelRequest], bool]
-"""Which requests a script answers: those whose last user message has this text in it, or a predicate."""
+"""Selects the requests that a script answers: text that the last user message contains, or a predicate."""
 
 
 @attrs.define(eq=False)
 class Script:
-    """Responses that wait to be asked for, first come, first served.
+    """A queue of responses, sent in order.
 
     Attributes:
-        default: What to answer once the responses are used up; ``None`` makes such a request fail.
+        default: The response to send once the queue is empty; with ``None``, such a request fails.
     """
 
     default: Response | None = attrs.field(default=None, kw_only=True)
@@ -50,22 +50,22 @@ class Script:
 
     @property
     def left(self) -> int:
-        """How many responses have not been asked for yet."""
+        """The number of responses that have not been requested yet."""
         return len(self._responses)
 
     def respond(self, *steps: Step) -> None:
         """Answer the next request with these steps.
 
         Raises:
-            ValueError: If a step stands behind one that ends the response, or anything but pauses before an
+            ValueError: If a step follows one that ends the response, or anything but a pause precedes an
                 ``HTTPFailure``.
         """
         self._responses.append(Response(*self._hold(steps)))
 
     def gate(self) -> Gate:
-        """Hold back the next response that is queued here until the returned gate is opened.
+        """Delay the next response that is queued here until the returned gate is opened.
 
-        To wait in the middle of a response, put a ``Gate()`` of your own between its steps or deltas.
+        To pause in the middle of a response, put a ``Gate()`` between its steps or deltas.
         """
         self._held_by = Gate()
         return self._held_by
@@ -76,10 +76,10 @@ class Script:
         """Answer with a message.
 
         Args:
-            parts: Its deltas, and pauses between them.
-            phase: What the message is for.
+            parts: The message's deltas, and pauses between them.
+            phase: The message's phase.
             delay: Seconds between two deltas.
-            usage: The tokens that the response claims to have used.
+            usage: The token usage that the response reports.
         """
         self.respond(Text(*parts, phase=phase, delay=delay), usage or Usage())
 
@@ -90,22 +90,22 @@ class Script:
         workdir: str | None = None,
         yield_time_ms: int = COMMAND_YIELD_MS,
     ) -> None:
-        """Answer with a shell command, or with several at once.
+        """Answer with one or more shell commands.
 
-        The server asks the model again with what came out, so queue what the model says then.
+        The server sends their output to the model in another request, so queue a response for that, too.
 
         Args:
             cmds: The command lines.
             escalate: Ask the client to let them run outside the sandbox, for this reason.
             workdir: Directory to run them in, if not the thread's.
-            yield_time_ms: How long the server waits for each, in milliseconds, before it goes on without it.
+            yield_time_ms: How long the server waits for each, in milliseconds, before it continues without it.
         """
         self.respond(
             *(Command(cmd, escalate=escalate, workdir=workdir, yield_time_ms=yield_time_ms) for cmd in cmds)
         )
 
     def apply_patch(self, patch: str) -> None:
-        """Answer with a change of files.
+        """Answer with a file change.
 
         Args:
             patch: The patch, from ``*** Begin Patch`` to ``*** End Patch``.
@@ -120,7 +120,7 @@ class Script:
         """Answer with an update of the plan (see ``Plan`` for what the server needs).
 
         Args:
-            steps: The plan's steps, in order, and how far each has come.
+            steps: The plan's steps, in order, with the status of each.
             explanation: Why the plan changes.
         """
         self.respond(Plan(steps, explanation=explanation))
@@ -134,18 +134,18 @@ class Script:
             reason: Why the model wants them.
             read: Absolute paths to read.
             write: Absolute paths to write.
-            network: Whether to ask for the network.
+            network: Whether to ask for network access.
         """
         self.respond(Permissions(reason, read=tuple(read), write=tuple(write), network=network))
 
     def call_tool(
         self, name: str, arguments: Mapping[str, Any] | str | None = None, *, namespace: str | None = None
     ) -> None:
-        """Answer with a call of a tool: one of the server's own, a dynamic tool or one of an MCP server.
+        """Answer with a call of a built-in, dynamic or MCP tool.
 
         Args:
             name: The tool's name.
-            arguments: Its arguments; a ``str`` is sent as it is, valid JSON or not.
+            arguments: Its arguments; a ``str`` is sent unchanged, valid JSON or not.
             namespace: Namespace of a dynamic tool, or ``mcp__<server>``.
         """
         self.respond(ToolCall(name, {} if arguments is None else arguments, namespace=namespace))
@@ -159,7 +159,7 @@ class Script:
         body: Mapping[str, Any] | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Refuse with an HTTP status.
+        """Refuse the request with an HTTP status.
 
         Args:
             status: The HTTP status.
@@ -193,12 +193,12 @@ class Script:
 
         Args:
             parts: The message's deltas, and pauses between them.
-            clean: End the body as HTTP asks for; otherwise the connection is closed in the middle of it.
+            clean: Whether to end the body as HTTP requires; otherwise the connection closes mid-body.
         """
         self.respond(Text(*parts, Cut(clean)) if parts else Cut(clean))
 
     def hang(self, *parts: Part) -> None:
-        """Keep the stream open and say nothing more, in the middle of a message if there are ``parts``.
+        """Keep the stream open and send nothing more, in the middle of a message if there are ``parts``.
 
         Args:
             parts: The message's deltas, and pauses between them.
@@ -206,11 +206,11 @@ class Script:
         self.respond(Text(*parts, Hang()) if parts else Hang())
 
     def take(self) -> Response | None:
-        """Hand out the next response: the default one if the others are used up."""
+        """Return the next response, or the default one if the queue is empty."""
         return self._responses.popleft() if self._responses else self.default
 
     def _hold(self, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        """Put the gate that waits for a response before the steps of one."""
+        """Put the pending gate, if there is one, before the steps of this response."""
         gate, self._held_by = self._held_by, None
         return steps if gate is None else (gate, *steps)
 
@@ -220,18 +220,18 @@ class Route(Script):
     """A script for the requests that it claims.
 
     Attributes:
-        match: Text that the last message of the user must contain, or a predicate on the request.
-        thread_id: Id of the thread that must be asking.
+        match: Text that the last user message must contain, or a predicate on the request.
+        thread_id: The id of the thread that must send the request.
     """
 
     match: Match | None = attrs.field(default=None, kw_only=True)
     thread_id: str | None = attrs.field(default=None, kw_only=True)
 
     def claims(self, request: ModelRequest) -> bool:
-        """Tell whether the request is for this script.
+        """Return whether this script claims the request.
 
         Raises:
-            Exception: Whatever a predicate of the test's own raises.
+            Exception: Whatever a custom predicate raises.
         """
         if self.thread_id is not None and request.thread_id != self.thread_id:
             return False

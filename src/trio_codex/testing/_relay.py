@@ -1,10 +1,10 @@
-"""The process of a scripted server: its streams are the script's, and it goes wrong as only a process can.
+"""The process of a scripted server: it relays its streams to the script and injects process faults.
 
-A program of its own, run as ``python -I -S _relay.py SOCKET`` and stdlib-only. It owns the streams, the exit status and the
-children, and knows nothing of lines: what the script sends over the socket is written to stdout, what comes on stdin is
-passed on. The script's end is in :mod:`._fake_process`, and so is the meaning of each fault.
+A separate, stdlib-only program, run as ``python -I -S _relay.py SOCKET``. It owns the streams, the exit status and the
+children, and deals in bytes, not lines: bytes from the script go to stdout, and bytes from stdin go to the script.
+:mod:`._fake_process` is the script's side of the socket and defines each fault.
 
-What the script sends are orders: a letter, the size of what follows in four bytes, and that.
+The script sends orders: a letter, the size of the payload in four bytes, and the payload.
 """
 
 import os
@@ -20,30 +20,30 @@ ORDER = struct.Struct(">cI")
 CHUNK = 65536
 
 UNHEARD = 4 * 1024 * 1024
-"""Bytes that are kept for a script that does not read; beyond that stdin is not read either."""
+"""How many bytes to buffer for a script that does not read; beyond that, stdin is not read either."""
 
 DRIBBLE = 32
-"""Bytes that are written at once by a process that is slow, every millisecond."""
+"""How many bytes a slow process writes each millisecond."""
 
 PAUSE = 0.1
-"""Seconds that a process is stopped which goes on again."""
+"""How long a paused process stays stopped, in seconds."""
 
 FLOOD = 10 * 1024 * 1024
 
 PIECES = {
     "line": b"x",  # without a newline
     "lines": b"x\n",
-    "bytes": b"\xff\xfe\xc3",  # no UTF-8
+    "bytes": b"\xff\xfe\xc3",  # not UTF-8
     "escapes": b"\x1b[31m\x1b]0;title\x07",
     "nul": b"\0",
 }
-"""What a flood on stderr is made of."""
+"""The content of a flood on stderr."""
 
 ASKED_TO_END = ("SIGTERM", "SIGINT", "SIGHUP")
 
 
 class Relay:
-    """The process: one loop, which does what it is told in the order in which it is told."""
+    """The process: one loop that carries out orders in sequence."""
 
     def __init__(self, path: str) -> None:
         self._script = socket.socket(socket.AF_UNIX)
@@ -57,16 +57,16 @@ class Relay:
         self._piece = CHUNK
 
     def run(self) -> None:
-        """Relay until the script hangs up, stdin ends, or a fault is the end."""
+        """Relay until the script hangs up, stdin reaches EOF, or a fault ends the process."""
         while True:
             sources: list[int] = [self._script.fileno()]
             if self._reads and len(self._unheard) < UNHEARD:
                 sources.append(0)
             readable, writable, _ = select.select(sources, sources[:1] if self._unheard else [], [])
             if writable:
-                # Never waits for the script, which may be waiting for us to write.
+                # Never block on the script: it may be waiting for us to write.
                 del self._unheard[: self._script.send(self._unheard, socket.MSG_DONTWAIT)]
-            # Orders first: what the script said before the client closed stdin is done before that is the end.
+            # Orders come first: those sent before the client closed stdin must be carried out before the process exits.
             if sources[0] in readable:
                 self._obey()
             elif 0 in readable:

@@ -1,7 +1,7 @@
-"""A recording played back: owns a peer in memory that says what the server said, when the client has said what it said.
+"""Play a recording back: an in-memory server repeats its lines as the client reaches the same points.
 
-What the client sends is compared by content and order (strictly), or only waited for (leniently). What it calls things anew
-each time is translated both ways, by :mod:`._replay_names`.
+Messages from the client are compared by content and order (strict) or only waited for (lenient). Ids that the client
+generates anew on each run are translated both ways by :mod:`._replay_names`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from trio_codex.recording import Entry
 
 NO_ANSWER: Final = -32601
-"""The code with which a request is refused that the recording has no answer to."""
+"""The error code for a request that the recording has no response to."""
 
 
 class ReplayMismatch(AssertionError):
-    """The client did not send what it had sent when the recording was made."""
+    """The client sent something different from what was recorded."""
 
 
 @asynccontextmanager
@@ -53,31 +53,31 @@ async def replay(
     strict: bool = True,
     timed: bool = False,
 ) -> AsyncGenerator[Codex]:
-    """Be a client of a server that says again what was recorded, for the time of a scope. What the body raises leaves as itself.
+    """Connect a client to a server that replays a recording. Exceptions from the body propagate unchanged.
 
     Args:
-        recording: What was recorded, or its file.
-        config: As at the recording; its fields about the process have no effect.
-        policy: Decides, as in :func:`~trio_codex.open_codex`.
-        tools: As there. They are called with what was recorded: without content, if it was redacted.
+        recording: The recording, or the path of its file.
+        config: The same as when it was recorded; fields about the process have no effect.
+        policy: The policy, as in :func:`~trio_codex.open_codex`.
+        tools: As there. They are called with the recorded arguments, which have no content if it was redacted.
         budget: As there.
         instruments: As there.
-        connection: Which connection of the recording to play.
-        strict: Whether the client must send the same, in the same order, as when it was recorded. Otherwise its requests
-            are answered by their methods in order, whatever their parameters, and those beyond the recording are
-            refused, but for a method that was answered before: it gets the last of those answers. What it had sent is
-            waited for: if it leaves something out, the server says nothing of what came after that.
-        timed: Whether the server takes the time that it took, in Trio's time: under a
-            :class:`trio.testing.MockClock` that is none. Otherwise it answers at once.
+        connection: The number of the recorded connection to play.
+        strict: Whether the client must send the same messages in the same order as when it was recorded. If false, each
+            request gets the next recorded response for its method, whatever its parameters. A request beyond the
+            recording gets the last response for its method, or is refused if there was none. The server still waits
+            for each recorded message: if the client leaves one out, nothing that followed it is sent.
+        timed: Whether the server reproduces the recorded delays, in Trio time, which takes no real time under a
+            :class:`trio.testing.MockClock`. If false, it responds at once.
 
     Raises:
-        ReplayMismatch: In place of what the body raised, if the client sent something else than was recorded, and strictly
-            also if it left before the end of what it had sent.
-        RecordingError: The file is no recording, or a line of the connection was too long to be recorded.
-        OSError: It cannot be read.
-        StartError: The client did not come up, as at the recording.
+        ReplayMismatch: The client sent something different from what was recorded or, if strict, left before it had
+            sent everything. Replaces any exception from the body.
+        RecordingError: The file is not a recording, or a line of the connection was too long to be recorded.
+        OSError: The file cannot be read.
+        StartError: The client failed to start, as it did when it was recorded.
         ValueError: The recording has no such connection, two tools have the same name, or ``experimental_api`` is off.
-        TypeError: Something is no tool, or cannot be described to an agent.
+        TypeError: An entry of ``tools`` is not a tool, or cannot be described to an agent.
     """
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
@@ -89,7 +89,7 @@ async def replay(
             services.start_service(player.play)
             yield await opening.connect(services, player.stream)
     except Exception:
-        # That the connection broke is how the body heard of a mismatch.
+        # The body saw the mismatch as a broken connection.
         player.check()
         raise
     player.check()
@@ -97,10 +97,10 @@ async def replay(
 
 
 class _Player:
-    """The server's end.
+    """The server side of a replay.
 
     Attributes:
-        stream: The client's end.
+        stream: The client side of the connection.
     """
 
     def __init__(self, recording: Recording, connection: int, strict: bool, timed: bool) -> None:
@@ -113,7 +113,7 @@ class _Player:
         lines = [entry for entry in entries if entry.kind in ("sent", "received")]
         if any(entry.message is None and entry.size > LONGEST_LINE for entry in lines):
             raise RecordingError("a line that was too long to be recorded cannot be played")
-        # Other JSON than objects is junk, whoever sent it.
+        # JSON other than an object is junk, in either direction.
         self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
         self._redaction = recording.redaction
         self._strict = strict
@@ -129,21 +129,21 @@ class _Player:
         self._unsent = deque(entry for entry in self._entries if entry.kind == "sent")
 
     def check(self) -> None:
-        """Raise what the client sent that was not recorded."""
+        """Raise an error if the client sent something that was not recorded."""
         if self._mismatch is not None:
             raise ReplayMismatch(self._mismatch) from None
 
     def check_complete(self) -> None:
-        """Raise what the client did not send."""
-        # Of what has come, all counts: the server may still have been taking its time.
+        """Raise an error if the client did not send everything that was recorded."""
+        # Count everything that has arrived: the server may still have been reproducing a delay.
         missing = [*self._unsent][len(self._came) :]
         if self._strict and missing:
             raise ReplayMismatch(f"the client left and did not send\n{_shown(missing[0].message)}")
 
-    # -- what the client sends ---------------------------------------------------------------------------------
+    # -- from the client ---------------------------------------------------------------------------------------
 
     async def listen(self) -> None:
-        """Take what the client sends until it closes the connection."""
+        """Receive from the client until it closes the connection."""
         await trio.lowlevel.checkpoint()
         rest = b""
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
@@ -159,7 +159,7 @@ class _Player:
         self._changed = trio.Event()
 
     async def _next(self) -> dict[str, Any] | None:
-        """Wait for the next line of the client; ``None`` once it has gone."""
+        """Wait for the next line from the client; ``None`` once it has disconnected."""
         await trio.lowlevel.checkpoint()
         while not self._came:
             if self._gone:
@@ -167,10 +167,10 @@ class _Player:
             await self._changed.wait()
         return self._came.popleft()
 
-    # -- what the server said ----------------------------------------------------------------------------------
+    # -- from the server ----------------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Go through the recording, and deal with what comes after its end."""
+        """Play the recording, then answer what the client sends beyond it."""
         await trio.lowlevel.checkpoint()
         methods = {entry.message["id"]: entry.method for entry in self._entries if _is_request(entry)}
         at = self._opened_at
@@ -204,7 +204,7 @@ class _Player:
             await self._own.send_all(msgspec.json.encode(message) + b"\n")
 
     async def _take(self, entry: Entry, later: Sequence[Entry]) -> bool:
-        """Wait for what the client sent here; say whether to go on."""
+        """Wait for the message that the client sent at this point; return whether to continue."""
         await trio.lowlevel.checkpoint()
         early: list[dict[str, Any]] = []
         while (message := await self._next()) is not None:
@@ -234,7 +234,7 @@ class _Player:
         return False
 
     async def _answer_beyond(self, message: dict[str, Any]) -> None:
-        """Answer a request that the recording does not have."""
+        """Answer a request that is not in the recording."""
         await trio.lowlevel.checkpoint()
         if "method" not in message or "id" not in message:
             return
@@ -243,7 +243,7 @@ class _Player:
         await self._send({**answer, "id": message["id"]})
 
     async def _fail(self, problem: str) -> None:
-        """Note what is wrong, and end the connection, so that nothing waits for what will not come."""
+        """Record the mismatch and close the connection, so that the client does not wait for lines that never come."""
         self._mismatch = problem
         await self._own.aclose()
 
@@ -259,7 +259,7 @@ def _are_alike(recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
 
 
 def _comparable(message: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is another each time: the id of a request, and its trace."""
+    """Drop what differs on each run: the id of a request, and its trace."""
     volatile = {"id", "trace"} if "method" in message else {"trace"}
     return {name: value for name, value in message.items() if name not in volatile}
 

@@ -1,7 +1,7 @@
-"""What a client calls things anew each time: owns which name of a recording is which name of the replay.
+"""Map the ids in a recording to those of its replay.
 
-Those are the ids of its requests, and the ids that it gives to processes, watches and the like. What the server has named
-goes by the same name again. Knows nothing of when anything is sent.
+A client generates new ids on each run: those of its requests, and those of processes, watches and the like. Ids that
+the server chose stay the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ID_NAME: Final = re.compile(r"Ids?$|^processHandle$")
 
 
 class Names:
-    """Ids that the client makes anew each time: those of its requests, and those it gives to processes and the like."""
+    """The ids that the client generates on each run: those of requests, processes and the like."""
 
     def __init__(self) -> None:
         self._requests: dict[Any, Any] = {}
@@ -26,7 +26,7 @@ class Names:
         self._own: dict[str, str] = {}
 
     def learn(self, recorded: dict[str, Any], sent: dict[str, Any]) -> None:
-        """Note what the client calls things this time. What the server has named goes by that name."""
+        """Learn the client's ids of this run. Ids that the server chose stay the same."""
         if "method" in recorded and "id" in recorded:
             self._requests[recorded["id"]] = sent.get("id")
         for (name, mine), (other, theirs) in zip(_ids_of(recorded), _ids_of(sent), strict=False):
@@ -34,7 +34,7 @@ class Names:
                 self._own.setdefault(mine, theirs)
 
     def said(self, recorded: dict[str, Any]) -> dict[str, Any]:
-        """Give what the server says this time."""
+        """Return a server message with the ids of this run."""
         self._said.update(id_ for _, id_ in _ids_of(recorded) if id_ not in self._own)
         message: dict[str, Any] = self.translated(recorded)
         if "method" not in message:
@@ -42,7 +42,7 @@ class Names:
         return message
 
     def translated(self, value: Any) -> Any:
-        """Give a message with the names of this time."""
+        """Return a message with the ids of this run."""
         if all(mine == theirs for mine, theirs in self._own.items()):
             return value
         return self._renamed(value, "")

@@ -1,7 +1,4 @@
-"""What the server asked: one recorded request to the model stand-in.
-
-Owns the reading of a request's body and headers. Knows nothing of scripts and of serving.
-"""
+"""One recorded request from the server to the mock model: parses its body and headers."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cookie", "api-key", "x-api-key"})
-"""Headers whose values are not kept."""
+"""Headers whose values are not stored."""
 
 WRITTEN_BY_SERVER: Final = re.compile(r"\s*<([a-z_]+)>.*</\1>\s*", re.DOTALL)
-"""What the server itself says in the user's name, such as ``<environment_context>…</environment_context>``."""
+"""User messages that the server writes itself, such as ``<environment_context>…</environment_context>``."""
 
 
 def without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -28,7 +25,7 @@ def without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _texts(content: object) -> Iterator[str]:
-    """Yield the texts of a message's content or of a tool's output, which may be text already."""
+    """Yield the texts of a message's content or a tool's output, either of which may be a plain string."""
     if isinstance(content, str):
         yield content
     elif isinstance(content, list):
@@ -39,17 +36,17 @@ def _texts(content: object) -> Iterator[str]:
 
 @attrs.define(eq=False)
 class ModelRequest:
-    """A request that the server made to the model, and how the answer to it ended.
+    """A request from the server to the model, and how the response to it ended.
 
     Attributes:
-        number: Number of the request, from 0.
+        number: Number of the request, starting at 0.
         method: The HTTP method.
-        path: The path, ``/v1/responses`` for everything that can be scripted.
+        path: The path: ``/v1/responses`` for every request that can be scripted.
         headers: The headers, with lower-case names and without secrets.
         body: The JSON body; empty if there was none.
-        closed: Set once the answer is over, one way or the other.
-        completed: Whether the whole scripted response was sent. False while the answer is going on, and for good
-            if the client went away in the middle of it (as it does when a turn is interrupted).
+        closed: Set once the response has ended, completely or not.
+        completed: Whether the whole scripted response was sent. False while it is being sent, and stays false if the
+            client disconnects before the end, as it does when a turn is interrupted.
     """
 
     number: int
@@ -62,18 +59,18 @@ class ModelRequest:
 
     @property
     def model(self) -> str | None:
-        """Name of the model that was asked for."""
+        """Name of the requested model."""
         model: str | None = self.body.get("model")
         return model
 
     @property
     def thread_id(self) -> str | None:
-        """Id of the thread that asks; a child agent has one of its own."""
+        """Id of the requesting thread; a child agent has its own."""
         return self.headers.get("thread-id")
 
     @property
     def turn_id(self) -> str | None:
-        """Id of the turn that asks."""
+        """Id of the requesting turn."""
         metadata: Mapping[str, str] = self.body.get("client_metadata") or {}
         return metadata.get("turn_id")
 
@@ -85,13 +82,13 @@ class ModelRequest:
 
     @property
     def input_texts(self) -> list[str]:
-        """All texts of the conversation's messages, in order, whoever wrote them."""
+        """All texts of the conversation's messages, in order, from all roles."""
         messages = (item for item in self.input if item.get("type") == "message")
         return [text for item in messages for text in _texts(item.get("content"))]
 
     @property
     def last_user_text(self) -> str | None:
-        """The last message of the user, without what the server says in the user's name."""
+        """The last user message, ignoring those that the server writes itself."""
         for item in reversed(self.input):
             if item.get("type") == "message" and item.get("role") == "user":
                 text = "\n".join(_texts(item.get("content")))
@@ -101,7 +98,7 @@ class ModelRequest:
 
     @property
     def function_outputs(self) -> dict[str, str]:
-        """What the tool calls of the conversation gave, by call id."""
+        """The outputs of the conversation's tool calls, by call id."""
         outputs = (item for item in self.input if str(item.get("type")).endswith("_call_output"))
         return {
             item["call_id"]: "\n".join(_texts(item.get("output"))) for item in outputs if "call_id" in item
@@ -109,7 +106,7 @@ class ModelRequest:
 
     @property
     def tools(self) -> list[str]:
-        """Names of the tools on offer; those in a namespace as ``namespace.name``, those without a name by their type."""
+        """Names of the available tools: ``namespace.name`` within a namespace, the type if there is no name."""
         names: list[str] = []
         for tool in self.body.get("tools", []):
             name = tool.get("name") or tool.get("type")

@@ -1,7 +1,7 @@
-"""What the model stand-in says: the items of a scripted response, and their order on the wire.
+"""The content of scripted responses: their items, and the order of those on the wire.
 
-Owns the vocabulary of items (``Text``, ``Command``, ``ToolCall``, ...) and ``Response``, which turns a sequence of steps
-into the events of the Responses API. All of it is values: nothing here sends, waits or counts.
+Defines the items (``Text``, ``Command``, ``ToolCall``, ...) and ``Response``, which turns a sequence of steps into the
+events of the Responses API. These are all values: nothing here sends or waits.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Phase: TypeAlias = Literal["commentary", "final_answer"]
-"""What an agent message is for; it reaches the client as the item's ``phase``."""
+"""The phase of an agent message; the client sees it as the item's ``phase``."""
 
 Part: TypeAlias = str | Pause | Cut
-"""A delta of an item that is streamed, or what happens between two deltas."""
+"""A delta of a streamed item, or a pause or cut between two deltas."""
 
 PlanStatus: TypeAlias = Literal["pending", "in_progress", "completed"]
-"""How far a step of a plan has come."""
+"""Status of a step of a plan."""
 
 COMMAND_YIELD_MS: Final = 10_000
 """How long the server waits for a command, in milliseconds; a slower one becomes a background terminal."""
@@ -52,10 +52,10 @@ def _check_parts(instance: Step, attribute: Any, parts: tuple[Part, ...]) -> Non
 
 @attrs.frozen(init=False)
 class _Streamed(Step):
-    """An item whose text arrives in parts.
+    """An item whose text is streamed in parts.
 
     Attributes:
-        parts: The deltas, and pauses between them. After a part that ends the response the item stays unfinished.
+        parts: The deltas, and pauses between them. A part that ends the response leaves the item unfinished.
         delay: Seconds between two deltas.
     """
 
@@ -63,7 +63,7 @@ class _Streamed(Step):
     delay: float = 0.0
 
     if TYPE_CHECKING:
-        # attrs makes it for classes with ``init=False``; no type checker knows
+        # attrs generates it for classes with ``init=False``; type checkers do not know that
         def __attrs_init__(self, *values: Any) -> None: ...
 
     @property
@@ -88,12 +88,12 @@ class _Streamed(Step):
 
 @attrs.frozen(init=False)
 class Text(_Streamed):
-    """An agent message that arrives in deltas.
+    """An agent message that is streamed in deltas.
 
-    ``Text("he", Gate(), "llo")`` waits in the middle of the message, ``Text("he", Cut())`` never finishes it.
+    ``Text("he", Gate(), "llo")`` pauses in the middle of the message; ``Text("he", Cut())`` never finishes it.
 
     Attributes:
-        phase: What the message is for, if the model says so.
+        phase: The message's phase, if the model reports one.
     """
 
     phase: Phase | None = None
@@ -119,7 +119,7 @@ class Text(_Streamed):
 
 @attrs.frozen(init=False)
 class Reasoning(_Streamed):
-    """A reasoning item whose summary, of one part, arrives in deltas."""
+    """A reasoning item whose summary is one part, streamed in deltas."""
 
     def __init__(self, *parts: Part, delay: float = 0.0) -> None:
         self.__attrs_init__(parts, delay)
@@ -142,13 +142,13 @@ class Reasoning(_Streamed):
 
 @attrs.frozen
 class ToolCall(Step):
-    """A call of a function tool: one of the server's own, a dynamic tool or one of an MCP server.
+    """A call of a function tool: built-in, dynamic, or from an MCP server.
 
     Attributes:
         name: The tool's name.
-        arguments: Its arguments; a ``str`` is sent as it is, valid JSON or not.
+        arguments: Its arguments; a ``str`` is sent unchanged, valid JSON or not.
         namespace: Namespace of a dynamic tool, or ``mcp__<server>`` for a tool of an MCP server.
-        call_id: Id of the call; by default one that no other call of this stand-in has.
+        call_id: Id of the call; by default one that is unique within this mock model.
     """
 
     name: str
@@ -179,7 +179,7 @@ class Command(Step):
         cmd: The command line.
         escalate: Ask the client to let the command run outside the sandbox, for this reason.
         workdir: Directory to run it in, if not the thread's.
-        yield_time_ms: How long the server waits for it, in milliseconds, before it goes on without it.
+        yield_time_ms: How long the server waits for it, in milliseconds, before it continues without it.
         login: Run it in a login shell.
         tty: Run it in a pseudo-terminal.
         call_id: Id of the call, and so of the item; by default a unique one.
@@ -211,7 +211,7 @@ class Command(Step):
 
 @attrs.frozen
 class Patch(Step):
-    """A change of files through ``apply_patch``, which the server offers only to models of its catalogue.
+    """A file change through ``apply_patch``, which the server offers only to models in its catalog.
 
     Attributes:
         patch: The patch, from ``*** Begin Patch`` to ``*** End Patch``.
@@ -257,19 +257,19 @@ class Question:
         self.__attrs_init__(key, question, options or ("Yes", "No"), key if header is None else header)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the question as the tool's arguments have it."""
+        """Return the question in the form of the tool's arguments."""
         options = [{"label": label, "description": label} for label in self.options]
         return {"id": self.key, "header": self.header, "question": self.question, "options": options}
 
 
 @attrs.frozen(init=False)
 class UserInput(Step):
-    """A question or several to the user, through ``request_user_input``.
+    """One or more questions to the user, through ``request_user_input``.
 
-    The server lets the model ask in Plan mode, or with its feature ``default_mode_request_user_input``.
+    The server offers this tool in Plan mode, or with its feature ``default_mode_request_user_input``.
 
     Attributes:
-        questions: The questions; a mapping is sent as it is.
+        questions: The questions; a mapping is sent unchanged.
         call_id: Id of the call; by default a unique one.
     """
 
@@ -291,13 +291,13 @@ class UserInput(Step):
 
 @attrs.frozen
 class Permissions(Step):
-    """A request for more permissions, which the server allows with its feature ``request_permissions_tool``.
+    """A request for more permissions. It needs the server feature ``request_permissions_tool``.
 
     Attributes:
         reason: Why the model wants them.
         read: Absolute paths to read.
         write: Absolute paths to write.
-        network: Whether to ask for the network.
+        network: Whether to ask for network access.
         call_id: Id of the call; by default a unique one.
     """
 
@@ -321,10 +321,10 @@ class Permissions(Step):
 
 @attrs.frozen
 class Plan(Step):
-    """An update of the plan, which the server allows with ``tools = {"update_plan": {"enabled": True}}``.
+    """An update of the plan. It needs the server configuration ``tools = {"update_plan": {"enabled": True}}``.
 
     Attributes:
-        steps: The plan's steps, in order, and how far each has come.
+        steps: The plan's steps, in order, with the status of each.
         explanation: Why the plan changes.
         call_id: Id of the call; by default a unique one.
     """
@@ -345,7 +345,7 @@ class Plan(Step):
 
 @attrs.frozen
 class RawItem(Step):
-    """Any finished output item, sent as it is.
+    """Any finished output item, sent unchanged.
 
     Attributes:
         item: The item, with its ``type``.
@@ -360,7 +360,7 @@ class RawItem(Step):
 
 @attrs.frozen
 class RawEvent(Step):
-    """Any event of the stream, sent as it is.
+    """Any event of the stream, sent unchanged.
 
     Attributes:
         type: The event's name.
@@ -377,11 +377,11 @@ class RawEvent(Step):
 
 @attrs.frozen
 class Usage(Step):
-    """The tokens that the response claims to have used; of several, the last counts.
+    """The token usage that the response reports; if there are several, the last one counts.
 
     Attributes:
-        input_tokens: Tokens of the request, those from the cache included.
-        output_tokens: Tokens of the response, those for reasoning included.
+        input_tokens: Tokens of the request, including cached ones.
+        output_tokens: Tokens of the response, including reasoning.
         cached_input_tokens: Tokens of the request that came from the cache.
         reasoning_output_tokens: Tokens of the response that were spent on reasoning.
     """
@@ -392,11 +392,11 @@ class Usage(Step):
     reasoning_output_tokens: int = attrs.field(default=0, kw_only=True)
 
     def frames(self, slot: Slot) -> Iterator[Frame]:
-        """Yield nothing: the numbers go into the end of the response."""
+        """Yield nothing: the numbers are sent with the end of the response."""
         yield from ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return the numbers as ``response.completed`` has them."""
+        """Return the numbers in the form of ``response.completed``."""
         return {
             "input_tokens": self.input_tokens,
             "input_tokens_details": {"cached_tokens": self.cached_input_tokens},
@@ -461,9 +461,9 @@ def _check_steps(instance: Response, attribute: Any, steps: tuple[Step, ...]) ->
 
 @attrs.frozen(init=False)
 class Response:
-    """What the model answers to one request: a sequence of steps, ended by ``response.completed`` by default.
+    """The model's response to one request: a sequence of steps, ended by ``response.completed`` by default.
 
-    A value: one response can answer any number of requests, each time with ids of its own.
+    It is immutable: one response can answer any number of requests, each time with new ids.
 
     Attributes:
         steps: The steps; only the last one may end the response.
@@ -480,19 +480,19 @@ class Response:
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the request is refused with an HTTP status instead of answered with a stream."""
+        """Whether the request is refused with an HTTP status instead of being answered with a stream."""
         return bool(self.steps) and isinstance(self.steps[-1], HTTPFailure)
 
     @property
     def usage(self) -> Usage:
-        """The tokens that the response claims to have used."""
+        """The token usage that the response reports."""
         return next((step for step in reversed(self.steps) if isinstance(step, Usage)), Usage())
 
     def frames(self, number: int) -> Iterator[Frame]:
-        """Yield the bytes to send and the pauses to take between them.
+        """Yield the bytes to send and the pauses between them.
 
         Args:
-            number: Number of the response, from which its ids are made.
+            number: Number of the response, from which its ids are derived.
         """
         start = Slot(number)
         if not self.is_refusal:

@@ -1,4 +1,4 @@
-"""What a client may send: the check of its messages against the protocol, as far as the wire types know it."""
+"""Check messages from a client against the protocol, as defined by the wire types."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def violation_of_request(method: str, params: Any) -> str | None:
-    """Say what is wrong with a request of the client; ``None`` if nothing is, or if the protocol does not know it."""
+    """Return what is wrong with a client request; ``None`` if it is valid or its method is unknown."""
     spec = wire.CLIENT_REQUESTS.get(method)
     if spec is None or spec.params is None:
         return None
@@ -21,7 +21,7 @@ def violation_of_request(method: str, params: Any) -> str | None:
 
 
 def violation_of_answer(method: str, result: Any) -> str | None:
-    """Say what is wrong with the client's result of a request of the server."""
+    """Return what is wrong with a client's result for a server request."""
     spec = wire.SERVER_REQUESTS.get(method)
     return None if spec is None else _violation(f"the client answered {method}", spec.response, result)
 
@@ -37,7 +37,7 @@ def _violation(what: str, name: str, raw: Any) -> str | None:
 
 
 def _unknown_fields(raw: Any, known: Any, path: str) -> Iterator[str]:
-    """Give the paths of what reading dropped. A null may be: it is the same as nothing."""
+    """Return the paths of members dropped while parsing. Nulls do not count: they equal absence."""
     if isinstance(raw, dict) and isinstance(known, dict):
         others = cast("dict[str, Any]", known)
         for key, value in cast("dict[str, Any]", raw).items():

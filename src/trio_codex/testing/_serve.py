@@ -1,7 +1,6 @@
-"""Serving an ASGI callable on a loopback port for the length of a scope, by hypercorn's Trio worker.
+"""Serve an ASGI callable on a loopback port for the duration of a scope, with hypercorn's Trio worker.
 
-Owns the listening socket, the server's settings and the nursery it runs in, and keeps exceptions transparent. Knows
-nothing of models and scripts.
+Owns the listening socket, the server's settings and its nursery, and lets exceptions propagate unchanged.
 """
 
 from __future__ import annotations
@@ -29,21 +28,21 @@ MAX_HEADER_BYTES: Final = 1 << 20
 """Room for a request's headers: codex repeats a turn's metadata in one, and hypercorn's 16 KiB may not be enough."""
 
 FIRST_BYTE_TIMEOUT: Final = 60.0
-"""How long a new connection may stay silent, in seconds: a client that was stopped for a while may still come back."""
+"""How long a new connection may stay silent, in seconds: a client that is stopped for a while may resume."""
 
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def serve(app: ASGIApp) -> AsyncGenerator[int]:
-    """Serve ``app`` on a loopback port of the system's choice, which is the value of the scope.
+    """Serve ``app`` on a loopback port that the system chooses, and yield the port.
 
-    Open connections are dropped at the end of the scope, whatever is being sent on them. What the body raises leaves
-    as itself. An exception of ``app`` cancels the body and leaves as itself, too, unless the body raises one.
+    The end of the scope drops open connections, whatever is being sent on them. Exceptions from the body propagate
+    unchanged. An exception from ``app`` cancels the body and also propagates unchanged, unless the body raises one.
 
     Raises:
         ImportError: If hypercorn is not installed.
-        OSError: If there is no port to listen on.
-        RuntimeError: If the HTTP server failed; the body was cancelled for it.
+        OSError: If no port is available to listen on.
+        RuntimeError: If the HTTP server failed, which cancelled the body.
     """
     body_error: BaseException | None = None
     errors: list[BaseException] = []
@@ -61,7 +60,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
                 nursery.start_soon(_run_server, app, config, fail)
                 try:
                     with body_scope:
-                        # The socket listens already: who connects before the server runs waits in its backlog.
+                        # The socket is already listening: early connections wait in its backlog.
                         await trio.lowlevel.checkpoint()
                         yield address[1]
                 except BaseException as error:  # noqa: ASYNC103  # raised below, outside the nursery
@@ -73,21 +72,21 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
     chosen = _choose(body_error, errors)
     try:
         if chosen is not None:
-            # Outside the handlers, so that no group of the nursery's becomes its context.
+            # Outside the handlers, so that the nursery's exception group does not become its context.
             raise chosen
     finally:
-        # An exception and a frame that keep each other alive would keep the sockets of both alive, too.
+        # A reference cycle between an exception and a frame would keep their sockets open.
         del body_error, chosen
         errors.clear()
 
 
 @trio.lowlevel.enable_ki_protection
-async def _run_server(  # noqa: ASYNC910  # a task of its own
+async def _run_server(  # noqa: ASYNC910  # runs as a separate task
     app: ASGIApp, config: Config, fail: Callable[[Exception], None]
 ) -> None:
     from hypercorn.trio import serve as serve_forever  # pyright: ignore[reportUnknownVariableType]
 
-    async def guarded(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ASYNC910  # a task of hypercorn's
+    async def guarded(scope: Any, receive: Receive, send: Send) -> None:  # noqa: ASYNC910  # runs in hypercorn's task
         try:
             await app(scope, receive, send)
         except Exception as error:  # hypercorn would only log it
@@ -102,7 +101,7 @@ async def _run_server(  # noqa: ASYNC910  # a task of its own
 
 
 def _configure(listener: socket.socket) -> Config:
-    """Make hypercorn silent, and let it accept on our socket."""
+    """Configure hypercorn to log nothing and to accept on our socket."""
     try:
         from hypercorn.config import Config, Sockets
     except ImportError as error:
@@ -111,8 +110,8 @@ def _configure(listener: socket.socket) -> Config:
         ) from error
 
     class LoopbackConfig(Config):
-        # Handing over the descriptor by ``bind = "fd://…"`` would make it inheritable, and leak it if we are
-        # cancelled before hypercorn takes it.
+        # Passing the descriptor as ``bind = "fd://…"`` would make it inheritable, and leak it if we are cancelled
+        # before hypercorn takes it over.
         def create_sockets(self) -> Sockets:
             return Sockets(secure_sockets=[], insecure_sockets=[listener], quic_sockets=[])
 
@@ -127,8 +126,8 @@ def _configure(listener: socket.socket) -> Config:
 def _drop_connections(address: object) -> None:
     """Shut down every connection that was accepted on ``address``.
 
-    Hypercorn shields its writes from cancellation and keeps its streams to itself: without this, a client that is
-    stopped, or merely does not read, would hold up the end of the scope for ever.
+    Hypercorn shields its writes from cancellation and does not expose its streams. Without this, a client that is
+    stopped, or merely not reading, would block the end of the scope forever.
     """
     for descriptor in _sockets():
         with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
@@ -137,11 +136,11 @@ def _drop_connections(address: object) -> None:
 
 
 def _sockets() -> list[int]:
-    """Return the descriptors of this process's sockets, or nothing on a system that has no list of them."""
+    """Return the descriptors of this process's sockets; empty on systems that do not list them."""
     found: list[int] = []
     with suppress(FileNotFoundError):
         for name in os.listdir("/dev/fd"):
-            with suppress(OSError):  # the descriptor that the list was read through
+            with suppress(OSError):  # the descriptor that listed the directory
                 if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                     found.append(int(name))
     return found
@@ -159,7 +158,7 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _choose(body_error: BaseException | None, errors: list[BaseException]) -> BaseException | None:
-    """Pick what leaves: an exit such as Ctrl-C, else the body's own error, else a failure, else a cancellation."""
+    """Choose what to raise, in order of precedence: an exit (Ctrl-C), the body's error, a failure, a cancellation."""
     failures = [error for error in errors if not isinstance(error, trio.Cancelled)]
     exits = [error for error in failures if not isinstance(error, Exception)]
     if exits:

@@ -1,7 +1,7 @@
-"""The ground on which scripted responses stand: steps, pauses, endings and the encoding of events.
+"""The building blocks of scripted responses: steps, pauses, endings and the encoding of events.
 
-Owns what a step is (``Step``) and the steps that are not events (``Gate``, ``Delay``, ``Hang``, ``Cut``,
-``HTTPFailure``). Knows nothing of sockets, HTTP servers or queues: somebody else plays the frames that a step yields.
+Defines ``Step`` and the steps that are not events (``Gate``, ``Delay``, ``Hang``, ``Cut``, ``HTTPFailure``). A step
+only yields frames; ``_model`` sends them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAILURE_MESSAGE: Final = "the model stand-in was told to fail"
 
 
 def sse(event_type: str, **fields: Any) -> bytes:
-    """Encode one server-sent event as the Responses API does: the type is in the data, too.
+    """Encode one server-sent event as the Responses API does, with the type repeated in the data.
 
     Args:
         event_type: The event's name, such as `response.completed`.
@@ -33,10 +33,10 @@ def sse(event_type: str, **fields: Any) -> bytes:
 
 @attrs.frozen
 class Slot:
-    """The place of a step in the conversation, from which the ids of its items are made.
+    """The position of a step in the conversation, from which the ids of its items are derived.
 
     Attributes:
-        response: Number of the response; no two responses of one stand-in share it.
+        response: Number of the response, unique within a mock model.
         index: Index of the output item in the response.
     """
 
@@ -44,27 +44,27 @@ class Slot:
     index: int = 0
 
     def make_id(self, prefix: str) -> str:
-        """Make an id that no other slot of this stand-in makes."""
+        """Return an id that is unique within this mock model."""
         return f"{prefix}_{self.response}_{self.index}"
 
 
 class Step(abc.ABC):
-    """One step of a scripted response; subclass it to script what is not here."""
+    """One step of a scripted response; subclass it to script something new."""
 
     __slots__ = ()
 
     @property
     def ends(self) -> bool:
-        """Whether the response is over with this step, so that nothing may follow it."""
+        """Whether this step ends the response, so that nothing may follow it."""
         return False
 
     @abc.abstractmethod
     def frames(self, slot: Slot) -> Iterator[Frame]:
-        """Yield what is to be sent, and the pauses in between."""
+        """Yield the frames to send, and the pauses between them."""
 
 
 class Pause(Step):
-    """A step that sends nothing: the response waits."""
+    """A step that sends nothing and delays the response."""
 
     __slots__ = ()
 
@@ -74,12 +74,12 @@ class Pause(Step):
 
     @abc.abstractmethod
     async def take(self) -> None:
-        """Wait as long as the pause lasts: for whoever plays the response."""
+        """Wait until the pause is over; called by the player of the response."""
 
 
 @attrs.frozen
 class Delay(Pause):
-    """Wait for some seconds before going on."""
+    """Wait for some seconds before continuing."""
 
     seconds: float
 
@@ -92,32 +92,32 @@ class Delay(Pause):
 class Gate(Pause):
     """Wait until the test opens the gate.
 
-    A gate may stand in several responses: once open, it stays open.
+    A gate may be used in several responses; once open, it stays open.
     """
 
     _reached: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
     _opened: trio.Event = attrs.field(factory=trio.Event, init=False, repr=False)
 
     def open(self) -> None:
-        """Let the response go on. Idempotent."""
+        """Open the gate, so that the response continues. Idempotent."""
         self._opened.set()
 
     async def reached(self) -> None:
-        """Wait until a response has come to this gate; whatever stands before the gate has been sent then.
+        """Wait until a response has reached this gate; everything before the gate has then been sent.
 
         A checkpoint, and cancel-safe.
         """
         await self._reached.wait()
 
     async def take(self) -> None:
-        """Report that a response got here, and wait until the gate is open. A checkpoint, and cancel-safe."""
+        """Report that a response has reached the gate, and wait until it is open. A checkpoint, and cancel-safe."""
         self._reached.set()
         await self._opened.wait()
 
 
 @attrs.frozen
 class Hang(Pause):
-    """Send nothing more, and keep the stream open until the client goes away."""
+    """Send nothing more, and keep the stream open until the client disconnects."""
 
     @property
     def ends(self) -> bool:
@@ -125,7 +125,7 @@ class Hang(Pause):
         return True
 
     async def take(self) -> None:
-        """Wait to be cancelled. A checkpoint."""
+        """Wait forever. A checkpoint."""
         await trio.sleep_forever()
 
 
@@ -134,7 +134,7 @@ class Cut(Step):
     """End the stream without ``response.completed``.
 
     Attributes:
-        clean: End the body as HTTP asks for; otherwise the connection is closed in the middle of it.
+        clean: Whether to end the body as HTTP requires; otherwise the connection closes mid-body.
     """
 
     clean: bool = True
@@ -153,13 +153,13 @@ class Cut(Step):
 class HTTPFailure(Step):
     """Refuse the request with an HTTP status instead of answering with a stream.
 
-    Only pauses may stand before it in a response.
+    Only pauses may precede it in a response.
 
     Attributes:
         status: The HTTP status.
         error: ``type`` and ``code`` of the error object in the body, such as ``"usage_limit_reached"``.
         message: ``message`` of the error object in the body.
-        body: The whole body, instead of an error object: JSON, or text that is sent as it is.
+        body: The whole body, instead of an error object: JSON, or a string that is sent unchanged.
         headers: Further headers, such as ``retry-after``.
     """
 
@@ -184,7 +184,7 @@ class HTTPFailure(Step):
         yield self
 
     def payload(self) -> bytes:
-        """Encode the body as it is sent."""
+        """Encode the body."""
         if isinstance(self.body, str):
             return self.body.encode()
         body = self.body
@@ -194,4 +194,4 @@ class HTTPFailure(Step):
 
 
 Frame: TypeAlias = bytes | Pause | Cut | HTTPFailure
-"""What a response is played from: bytes to send, a pause to take, or an end that HTTP has to make."""
+"""An element of a played response: bytes to send, a pause, or an ending that the HTTP layer carries out."""

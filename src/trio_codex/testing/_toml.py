@@ -1,4 +1,4 @@
-"""Writing TOML: the kinds of values that a ``config.toml`` is made of, and no more."""
+"""Write TOML, limited to the kinds of values used in ``config.toml``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def dump_toml(table: Mapping[str, Any]) -> str:
 def _lines(table: Mapping[str, Any], path: tuple[str, ...]) -> list[str]:
     plain = {key: value for key, value in table.items() if not isinstance(value, Mapping)}
     lines = [f"{_key(key)} = {_value(value, (*path, key))}" for key, value in plain.items()]
-    # Without its header a table that holds nothing but tables is implied; an empty one has to be said.
+    # A table that holds only tables needs no header; an empty one does.
     if path and (lines or not table):
         lines.insert(0, f"[{'.'.join(map(_key, path))}]")
     for key, value in table.items():
@@ -39,7 +39,8 @@ def _key(key: str) -> str:
 
 
 def _string(text: str) -> str:
-    # JSON's escapes are TOML's, if only what TOML forbids is escaped: astral characters must not become surrogates.
+    # JSON escapes are valid TOML as long as astral characters do not become surrogates, so escape only what TOML
+    # forbids.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

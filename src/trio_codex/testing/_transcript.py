@@ -1,4 +1,4 @@
-"""A turn as a server tells it, as a value. Knows nothing of hypothesis, which makes them."""
+"""A turn as reported by a server, as a plain value. Independent of hypothesis."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Said:
     """One notification of a transcript.
 
     Attributes:
-        method: Its method.
-        params: What it carries.
+        method: The method.
+        params: The parameters.
     """
 
     method: str
@@ -27,17 +27,17 @@ class Said:
 
 @attrs.frozen(kw_only=True)
 class Transcript:
-    """A turn as a server tells it, and what a client must make of it.
+    """A turn as reported by a server, and the result that a client must derive from it.
 
     Attributes:
-        thread_id: Its thread.
-        turn_id: Its id.
-        said: The notifications from its start to its end, in order.
-        status: How it ends: a value of :class:`trio_codex.TurnStatus`.
-        error: Why it failed, if it did.
+        thread_id: The thread's id.
+        turn_id: The turn's id.
+        said: The notifications of the turn, from its start to its end, in order.
+        status: The final status: a value of :class:`trio_codex.TurnStatus`.
+        error: The error, if the turn failed.
         final_response: The text of the last final answer, else of the last message without a phase.
-        items: The items that were completed, in that order.
-        diff: The diff as last reported.
+        items: The completed items, in order of completion.
+        diff: The last reported diff.
     """
 
     thread_id: str

@@ -1,4 +1,4 @@
-"""Hypothesis strategies of whole turns, as a server would tell them. Imported by ``strategies`` alone."""
+"""Hypothesis strategies for whole turns, as a server would report them. Imported only by ``strategies``."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _DELTAS: Final = {
     "plan": "item/plan/delta",
     "commandExecution": "item/commandExecution/outputDelta",
 }
-"""Items whose text comes in pieces, and how."""
+"""Items whose text is streamed, with the notifications that carry it."""
 
 _NOT_ALONE: Final = {"collabAgentToolCall", "subAgentActivity", "enteredReviewMode", "exitedReviewMode"}
-"""Items that stand for turns of other threads, or say that this turn is another's."""
+"""Items that refer to turns of other threads, or mark this turn as one."""
 
 _ITEMS: Final[dict[str, type[wire.Wire]]] = {
     kind: cls for kind, cls in item_classes().items() if kind not in _NOT_ALONE
@@ -37,8 +37,8 @@ _ITEMS: Final[dict[str, type[wire.Wire]]] = {
 def item_stories(
     draw: st.DrawFn, values_of: ValuesOf, text: st.SearchStrategy[str], item_id: str, ids: dict[str, str]
 ) -> list[Said]:
-    """Give what is said of one item: its start, its pieces, and its end, unless it is cut off."""
-    # Half of them messages: what a turn comes to depends on these.
+    """Generate the notifications of one item: its start, its deltas, and its end unless it is cut off."""
+    # Half of them are messages, because the result of a turn depends on those.
     kind = draw(st.just("agentMessage") | st.sampled_from(sorted(_ITEMS)))
     pieces = draw(st.lists(text, max_size=3)) if kind in _DELTAS else []
     whole = draw(values_of(_ITEMS[kind])).evolve(id=item_id)
@@ -63,7 +63,7 @@ def item_stories(
 def turns(
     draw: st.DrawFn, values_of: ValuesOf, text: st.SearchStrategy[str], thread_id: str, turn_id: str
 ) -> Transcript:
-    """Give transcripts of one turn."""
+    """Generate transcripts of one turn."""
     ids = {"thread_id": thread_id, "turn_id": turn_id}
     count = draw(st.integers(0, MAX_ITEMS))
     stories = [draw(item_stories(values_of, text, f"item-{number}", ids)) for number in range(count)]
@@ -93,7 +93,7 @@ def _turn(method: str, status: str, ids: dict[str, str], **fields: Any) -> Said:
 
 
 def _remarks(text: st.SearchStrategy[str], ids: dict[str, str]) -> st.SearchStrategy[Said]:
-    """Give what a server says of a turn in between."""
+    """Generate the other notifications that a server sends during a turn."""
 
     def retried(message: str) -> Said:
         error = build(wire.TurnError, message=message)

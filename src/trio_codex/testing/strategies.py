@@ -1,7 +1,7 @@
-"""Hypothesis strategies of wire values and of whole turns. Needs ``hypothesis``.
+"""Hypothesis strategies for wire values and whole turns. Needs ``hypothesis``.
 
-Importing this module makes ``st.from_type(wire.ThreadItem)`` work, and every other type of the protocol: where hypothesis
-infers strategies from annotations, as in ``@given(...)`` or ``st.builds(mine)``, wire types are no obstacle.
+Importing this module registers every protocol type with hypothesis, so that ``st.from_type(wire.ThreadItem)`` works,
+and so do strategies inferred from annotations, as in ``@given(...)`` or ``st.builds(mine)``.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ._transcripts import turns
 W = TypeVar("W", bound=Wire)
 
 TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-"""Strings that JSON can hold: no lone surrogates. Never empty, as the schema has it for some."""
+"""Strings that JSON can represent, so without lone surrogates. Never empty, because some fields require that."""
 
 INTEGERS: Final = st.integers(0, 2**63 - 1)
-"""Most integers of the schema are unsigned; none is larger."""
+"""Most integers of the schema are unsigned, and none is larger."""
 
 UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
-"""Text that is no tag, key or enum value of the schema."""
+"""Text that is not a tag, key or enum value of the schema."""
 
 _GIVEN: Final = {
-    # Without it, the value on the wire is that of its sibling.
+    # Without this field, the value on the wire is that of its sibling.
     "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
     **GIVEN,
 }
-"""Optional fields that are always given, and why."""
+"""Optional fields that are always set, and why."""
 
 
 def json_values() -> st.SearchStrategy[JSON]:
-    """Give raw JSON: every kind, nested, small."""
+    """Return a strategy for raw JSON: every kind, nested, small."""
     scalars = st.none() | st.booleans() | INTEGERS | st.floats(allow_nan=False, allow_infinity=False) | TEXT
     return st.recursive(
         scalars,
@@ -54,34 +54,34 @@ def json_values() -> st.SearchStrategy[JSON]:
 
 
 def wire_values(cls: type[W], *, unknown: bool = True) -> st.SearchStrategy[W]:
-    """Give values of a class of the protocol.
+    """Return a strategy for values of a protocol class.
 
     Args:
         cls: The class.
-        unknown: Include what this version does not know: enum values and variants of a later one.
+        unknown: Whether to include enum values and variants that this version does not know.
     """
     return st.deferred(lambda: _instances(cls, unknown=unknown))
 
 
 def union_values(union: Any, *, unknown: bool = True) -> st.SearchStrategy[Any]:
-    """Give values of any type of the protocol, such as ``wire.ThreadItem`` or ``Sequence[wire.UserInput]``.
+    """Return a strategy for values of any protocol type, such as ``wire.ThreadItem`` or ``Sequence[wire.UserInput]``.
 
     Args:
         union: The type.
-        unknown: Include what this version does not know: enum values and variants of a later one.
+        unknown: Whether to include enum values and variants that this version does not know.
     """
     return _of_type(union, unknown=unknown)
 
 
 def transcripts(thread_id: str = THREAD_ID, turn_id: str = TURN_ID) -> st.SearchStrategy[Transcript]:
-    """Give turns as a legal server tells them: ordered notifications with consistent ids, and what they come to.
+    """Return a strategy for turns as a correct server reports them, with the expected result.
 
-    Items overlap, and some are cut off; texts come in pieces; there are errors that are retried, plans and diffs. There are
-    no agents, and no reviews.
+    Notifications are ordered and their ids are consistent. Items overlap, and some are cut off; texts are streamed;
+    there are retried errors, plans and diffs. There are no agents and no reviews.
 
     Args:
-        thread_id: The thread of the turn.
-        turn_id: Its id.
+        thread_id: The id of the thread.
+        turn_id: The id of the turn.
     """
 
     def values_of(cls: type[Wire]) -> st.SearchStrategy[Wire]:
@@ -98,7 +98,7 @@ def _instances(cls: type[W], *, unknown: bool) -> st.SearchStrategy[W]:
         if cls.__wire__.open and field.name == "additional":
             values = st.dictionaries(UNKNOWN_TEXT, json_values(), max_size=2)
         elif field.default is None and field.name not in given:
-            # Mostly left out, or the larger types would take for ever.
+            # Mostly left out, because the larger types would take forever otherwise.
             values = st.none() | st.none() | values
         elif field.default is None:
             values = values.filter(lambda value: value is not None)
@@ -149,7 +149,7 @@ def _of_union(members: tuple[Any, ...], *, unknown: bool) -> st.SearchStrategy[A
 
 
 def _unknown_variants(members: tuple[Any, ...]) -> st.SearchStrategy[UnknownVariant]:
-    """Give objects that are none of the members: with another tag, or under another key, or with neither."""
+    """Generate objects that are none of the members: with another tag, another key, or neither."""
     tags = {
         wire_name(cls, cls.__wire__.tag) for cls in members if is_wire(cls) and cls.__wire__.tag is not None
     }
@@ -171,12 +171,12 @@ def _unknown_variants(members: tuple[Any, ...]) -> st.SearchStrategy[UnknownVari
 
 
 def _register() -> None:
-    """Tell hypothesis about every class, so that it can resolve whatever mentions one."""
+    """Register every class with hypothesis, so that it can resolve annotations that mention one."""
     for name in HOME:
         cls = getattr(wire, name)
         if isinstance(cls, type) and is_wire(cls):
             st.register_type_strategy(cls, wire_values)
-    # By itself it does not know the tag of its union; most are told apart by this one.
+    # The class itself does not know the tag of its union; this one is the most common.
     unknown = st.builds(_tagged, UNKNOWN_TEXT, st.dictionaries(UNKNOWN_TEXT, json_values(), max_size=2))
     st.register_type_strategy(UnknownVariant, unknown)
 
