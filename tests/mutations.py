@@ -55,7 +55,7 @@ class Mutation:
 MUTATIONS = [
     Mutation(
         "G1", "what the server leaves behind does not fall to the guard", "_runtime/_guard.py",
-        "    contained = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0\n", "    contained = False\n",
+        "PR_SET_CHILD_SUBREAPER = 36\n", "PR_SET_CHILD_SUBREAPER = 0\n",
         "tests/runtime/test_process.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
     ),
     Mutation(
