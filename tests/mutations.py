@@ -243,12 +243,6 @@ MUTATIONS = [
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
     Mutation(
-        "G7", "a cancelled caller takes back a line that is being written", "_runtime/_outbox.py",
-        "        if letter.taken:\n            return False\n",
-        '        if letter.taken:\n            self._rest = b""\n            return True\n',
-        "tests/runtime/test_connection.py::test_a_caller_that_is_cancelled_while_its_line_is_being_written_leaves_it_whole",
-    ),
-    Mutation(
         "G8", "a callback that fails denies nothing", "_runtime/_dispatch.py",
         "                self._send(request.id, handler.denial)\n", "                pass\n",
         "tests/runtime/test_dispatch.py::test_a_callback_that_raises_denies_and_fails_its_group_once",
