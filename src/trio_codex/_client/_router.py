@@ -107,7 +107,7 @@ class Router:
         self._wakeups = Wakeups()
         self._threads: dict[str, ThreadState] = {}
         self._unknown = UnknownThreads(self._threads)
-        self.openings = Openings(self, self._deliver)
+        self.openings: Openings = Openings(self, self._deliver)
         self._listeners: dict[str, list[Listener]] = {}
         self._listeners_to_all: list[Listener] = []
         self._named: dict[tuple[str, str], ThreadListener] = {}

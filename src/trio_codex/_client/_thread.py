@@ -57,7 +57,7 @@ class Thread:
         response = opened.response
         self._session = session
         self._listeners: tuple[Subscription[Event], ...] = ()
-        self.info = response.thread
+        self.info: wire.Thread = response.thread
         self._state = session.router.openings.admit(
             opened.pending, self, self.info.id, response.cwd, opened.newest_turn
         )

@@ -49,7 +49,7 @@ class FlowControl:
         self._queued = 0
         """Lines in the write queue."""
         self._unacknowledged: dict[Letter, None] = {}
-        self.waits = False
+        self.waits: bool = False
         """Whether calls wait. Asked for each answer, so it is kept."""
 
     @property

@@ -49,9 +49,9 @@ class Timeout:
     __slots__ = ("due", "expire", "seconds")
 
     def __init__(self, seconds: float, due: float, expire: Callable[[], object]) -> None:
-        self.seconds = seconds
-        self.due = due
-        self.expire = expire
+        self.seconds: float = seconds
+        self.due: float = due
+        self.expire: Callable[[], object] = expire
 
 
 class TimeoutScope:
@@ -94,8 +94,8 @@ class Timeouts:
         self._earlier = trio.Event()
         # When the watch is to run again, on both clocks.
         self._awaited = (math.inf, math.inf)
-        self.reads = 0
-        self.reader_is_busy = False
+        self.reads: int = 0
+        self.reader_is_busy: bool = False
 
     def start(self, seconds: float, expire: Callable[[], object]) -> Timeout:
         """Start a timeout.
