@@ -48,7 +48,7 @@ class DecidedBy(enum.StrEnum):
     tool = "tool"
     """A tool of the thread or the client."""
     default = "default"
-    """Nobody: the request was denied because no policy decides on it or it could not be parsed."""
+    """Nobody, because no policy decides on the request or it could not be parsed. It was denied."""
     server = "server"
     """The server's own reviewer; this client was not asked."""
     others = "others"

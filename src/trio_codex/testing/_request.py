@@ -106,7 +106,7 @@ class ModelRequest:
 
     @property
     def tools(self) -> list[str]:
-        """Names of the available tools: ``namespace.name`` within a namespace, the type if there is no name."""
+        """Names of the available tools, as ``namespace.name`` within a namespace, or the type if there is no name."""
         names: list[str] = []
         for tool in self.body.get("tools", []):
             name = tool.get("name") or tool.get("type")
