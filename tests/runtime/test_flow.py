@@ -404,3 +404,30 @@ def test_without_a_timeout_a_busy_server_is_asked_for_ever():
         assert session.outcomes == ["answered"]
 
     run(main, request_timeout=math.inf)
+
+
+def test_a_request_that_was_refused_and_then_taken_may_have_had_its_effect():
+    async def main(session):
+        server = session.server
+        session.request("window")
+        await wait_all_tasks_blocked()
+        await server.answer(server.lines[0], error=BUSY)
+        await trio.sleep(2 * TIMEOUT)
+        assert session.outcomes == [errors.RequestTimeout]
+
+    run(main)
+
+
+def test_a_call_that_is_refused_for_all_of_its_time_is_never_sent_again():
+    async def main(session):
+        server = session.server
+        call = await session.connection.calls.begin("thread/start", {}, "deferred")
+        await wait_all_tasks_blocked()
+        await server.answer(server.lines[0], error=BUSY)
+        with pytest.raises(errors.ServerBusyError):
+            await call.answer_within(0.001)
+        await trio.sleep(TIMEOUT)
+        assert server.lines == []
+        assert call.answered
+
+    run(main)

@@ -166,8 +166,10 @@ class Calls:
         self._send_admitted()
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
-        """Return the error of a call that was not answered in time."""
-        if call.refusal is not None:
+        """Return the error of a call that was not answered in time. One that the server still refuses is taken back."""
+        if call.refusal is not None and call.waits:
+            # Otherwise the server has taken it since, and may act on it.
+            self.take_back(call, call.refusal)
             return call.refusal
         problem = None
         if call.waits and self._barrier is not None:
