@@ -15,17 +15,22 @@ from trio_codex._launch._held import hold
 from trio_codex.wire import _convert
 from trio_codex.wire._index import HOME
 
-NEEDED: Final = ("json", "trio_codex._requests._asking")
-"""What the reader needs, and what modules that are held import."""
-
-OFTEN_ASKED: Final = (
-    "item/commandExecution/requestApproval", "item/fileChange/requestApproval", "item/permissions/requestApproval",
-    "item/tool/requestUserInput", "item/tool/call", "mcpServer/elicitation/request",
-)  # fmt: skip
-"""Server requests whose types are built at startup. The others are rare, so their modules are only held."""
-
 HELD: Final = (
     *(f"trio_codex.wire.{module}" for module in sorted(set(HOME.values()))),
+    "trio_codex._tools._tool_result",
+    "trio_codex.policies",
+    "trio_codex.policies._requests",
+    "trio_codex.policies._decisions",
+    "trio_codex.policies._policy",
+    "trio_codex.policies._combine",
+    "trio_codex.policies._shell",
+    "trio_codex.policies._commands",
+    "trio_codex.policies._git",
+    "trio_codex.policies._inbox",
+    "trio_codex.policies._paths",
+    "trio_codex._requests._unknown",
+    "trio_codex._requests._server_requests",
+    "trio_codex._requests._asking",
     "trio_codex.tools",
     "trio_codex._tools._calling",
     "trio_codex._tools._docstring",
@@ -37,7 +42,10 @@ HELD: Final = (
     "trio_codex._api._base",
     "trio_codex._api._generated",
 )
-"""Modules needed by user calls and rare messages. A session uses few of them."""
+"""Modules needed by requests of the server, user calls and rare messages. A session uses few of them."""
+
+IMPORTED_BY_HELD: Final = ("json", "shlex")
+"""Modules of the standard library that held modules import."""
 
 
 def load() -> None:
@@ -46,10 +54,9 @@ def load() -> None:
     Raises:
         ImportError, OSError: A module is missing or cannot be read.
     """
-    for name in NEEDED:
+    for name in IMPORTED_BY_HELD:
         importlib.import_module(name)
     _convert.preload()
-    _convert.preload(OFTEN_ASKED)
     hold(HELD)
     if "trio_codex._runtime._proctree" in sys.modules:
         with suppress(ImportError):  # optional: without it, closing ends the process group only

@@ -7,12 +7,12 @@ the files are read at startup, and their code runs on first use.
 
 from __future__ import annotations
 
-import importlib
 import sys
 import zlib
 from contextlib import suppress
-from importlib.machinery import SourceFileLoader
-from importlib.util import LazyLoader, find_spec, module_from_spec
+from importlib import import_module
+from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.util import LazyLoader, module_from_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,15 +56,19 @@ def hold(names: Iterable[str]) -> None:
         ImportError: There is no such module.
         OSError: A module cannot be read.
     """
+    held_packages: dict[str, list[str]] = {}
     for name in names:
         if name in sys.modules:
             continue
-        spec = find_spec(name)
+        package, _, short = name.rpartition(".")
+        # Reading ``__path__`` of a package that is held would execute it.
+        spec = PathFinder.find_spec(name, held_packages.get(package) or import_module(package).__path__)
         if spec is None or type(spec.loader) is not SourceFileLoader or spec.origin is None:
-            importlib.import_module(name)
+            import_module(name)
             continue
         spec.loader = LazyLoader(_HeldFileLoader(name, spec.origin, spec.cached))
         module = sys.modules[name] = module_from_spec(spec)
         spec.loader.exec_module(module)
-        package, _, short = name.rpartition(".")
+        if spec.submodule_search_locations is not None:
+            held_packages[name] = spec.submodule_search_locations
         setattr(sys.modules[package], short, module)
