@@ -111,7 +111,9 @@ async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
         all_open = trio.Event()
 
         async def one():
-            async with codex.exec(["sleep", seconds(974)]) as process:
+            async with codex.exec(["sh", "-c", f"echo up; exec sleep {seconds(974)}"]) as process:
+                # Before that, the server may leave it running (Q60).
+                await process.stdout.receive_some()
                 processes.append(process)
                 if len(processes) == 64:
                     all_open.set()
