@@ -153,21 +153,24 @@ async def test_a_policy_may_take_a_year(autojump_clock):
 BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
 
 BOUNDS = {
-    "_launch/_binary": {
+    "_process/binary": {
         "VERSION_SECONDS",
         "END_BOUND",
     },  # asking a binary for its version is no wait for the server
-    "_runtime/_connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
-    "_turns/_ending": {"CALLBACK_SHARE", "delay"},  # a share of interrupt_grace, and the time to the next try
-    "_turns/_goal": {
+    "_link/connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
+    "_session/ending": {
+        "CALLBACK_SHARE",
+        "delay",
+    },  # a share of interrupt_grace, and the time to the next try
+    "_api/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
-    "_client/_open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
-    "_runtime/_call": {"seconds"},  # whoever calls answer_within() says whose they are
-    "_runtime/_timeouts": {"seconds"},  # the sleep of the task that expires all others
-    "_runtime/_process": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
-    "_runtime/_proctree": {"END_BOUND"},
-    "_tools/_calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
+    "_api/open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
+    "_link/timeouts": {"seconds"},  # the sleep of the task that expires all others
+    "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
+    "_process/tree": {"END_BOUND"},
+    "_tools/calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_codex import errors, wire
-from trio_codex._turns._turn_result import TurnResult, TurnStatus
-from trio_codex._turns._usage import TokenUsage
+from trio_codex._values.turn_result import TurnResult, TurnStatus
+from trio_codex._values.usage import TokenUsage
 from trio_codex.errors import CodexError
 
 RESULT = TurnResult(

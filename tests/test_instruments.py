@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import CodexConfig, EventBuffer, Policy, TurnStatus, errors, open_codex
-from trio_codex._runtime._instruments import Instruments
+from trio_codex._link.hooks import Instruments
 from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import MockModel, fake_codex, offline_home
 

@@ -18,17 +18,15 @@ SANS_IO, WIRE, SHELL, API, ABOVE = range(5)
 LAYERS = {
     SANS_IO: "errors _core",
     WIRE: "wire",
-    SHELL: "_runtime",
-    API: (
-        "_api _client _launch _remote _requests _tools _turns binary instruments policies recording tools trio_codex"
-    ),
+    SHELL: "_link _process",
+    API: ("_api _session _tools _values binary instruments policies recording tools trio_codex"),
     ABOVE: "cli testing __main__",
 }
 """What each package and public module is. ``trio_codex`` is the package itself: it re-exports."""
 
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
 
-TYPE_ONLY_EXCEPTIONS = {("errors", "_turns")}
+TYPE_ONLY_EXCEPTIONS = {("errors", "_values")}
 """An error that carries a value of a higher layer may name its type to type checkers."""
 
 NEVER_IMPORTED = {
@@ -38,7 +36,7 @@ NEVER_IMPORTED = {
 }
 """What a layer never knows, outside the project."""
 
-STDLIB_ONLY = {"trio_codex._runtime._guard", "trio_codex.testing._relay"}
+STDLIB_ONLY = {"trio_codex._process.guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
@@ -49,7 +47,7 @@ every_module = pytest.mark.parametrize(
 
 
 def unit_of(dotted):
-    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._core._rpc`` to ``_rpc``."""
+    """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._core.rpc`` to ``_core``."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
@@ -168,28 +166,28 @@ def test_what_of_the_tests_is_private_is_listed_with_its_reason():
 
 def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path):
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
-    for name in ("_client/_client", "_turns/_turn_result", "_core/_json", "policies/__init__", "errors"):
+    for name in ("_api/codex", "_values/turn_result", "_core/json", "policies/__init__", "errors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").touch()
     for source, edges in {
         "import trio_codex": ["_core → trio_codex"],
-        "import trio_codex._client._client": ["_core → _client"],
+        "import trio_codex._api.codex": ["_core → _api"],
         "from trio_codex import policies": ["_core → policies"],
         "from trio_codex import Codex": ["_core → trio_codex"],
-        "from trio_codex._client import _client": ["_core → _client"],
-        "from trio_codex._client._client import Codex": ["_core → _client"],
-        "from .._client._client import Codex": ["_core → _client"],
+        "from trio_codex._api import codex": ["_core → _api"],
+        "from trio_codex._api.codex import Codex": ["_core → _api"],
+        "from .._api.codex import Codex": ["_core → _api"],
         "from .. import policies": ["_core → policies"],
         "def f():\n    from trio_codex import policies": ["_core → policies"],
-        "if TYPE_CHECKING:\n    from trio_codex._turns._turn_result import T": ["_core → _turns"],
-        "from trio_codex import errors\nfrom . import _json\nimport trio": [],
+        "if TYPE_CHECKING:\n    from trio_codex._values.turn_result import T": ["_core → _values"],
+        "from trio_codex import errors\nfrom . import json\nimport trio": [],
     }.items():
-        (tmp_path / "_core" / "_rpc.py").write_text(source)
-        assert list(upward_edges(tmp_path / "_core" / "_rpc.py")) == edges
-    (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._turns._turn_result import T")
+        (tmp_path / "_core" / "rpc.py").write_text(source)
+        assert list(upward_edges(tmp_path / "_core" / "rpc.py")) == edges
+    (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._values.turn_result import T")
     assert list(upward_edges(tmp_path / "errors.py")) == []
-    (tmp_path / "errors.py").write_text("from trio_codex._turns._turn_result import T")
-    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _turns"]
+    (tmp_path / "errors.py").write_text("from trio_codex._values.turn_result import T")
+    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _values"]
 
 
 # -- what an import costs ------------------------------------------------------------------------------------------
@@ -230,15 +228,15 @@ def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
     }
     assert domains == set()
     assert "trio_codex.testing" not in loaded
-    assert "trio_codex._api._generated" not in loaded
+    assert "trio_codex._api.generated" not in loaded
 
 
 def test_importing_the_client_loads_no_policies_and_no_tools(loaded):
     assert not {name for name in loaded if name.startswith("trio_codex.policies")}
     assert not loaded & {
-        "trio_codex._requests._asking",
-        "trio_codex._tools._tool",
-        "trio_codex._tools._calling",
+        "trio_codex._session.asking",
+        "trio_codex._tools.tool",
+        "trio_codex._tools.calling",
     }
 
 

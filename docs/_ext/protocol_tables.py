@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
 from trio_codex import wire
-from trio_codex._api import _generated as _api_generated
+from trio_codex._api import generated as _api_generated
 from trio_codex.wire._index import HOME
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -184,7 +184,7 @@ def _spellings() -> dict[str, str]:
     }
 
 
-_HOMES = {"_launch._binary": "binary", "_tools._tool": "tools", "_tools._tool_result": "tools"}
+_HOMES = {"_process.binary": "binary", "_tools.tool": "tools", "_values.tool_result": "tools"}
 """Private modules whose names are not exported by ``trio_codex`` itself."""
 
 

@@ -8,73 +8,73 @@ from typing import TYPE_CHECKING, Any
 
 from trio_codex import errors as errors
 from trio_codex import wire as wire
-from trio_codex._client._client import Codex as Codex
-from trio_codex._client._client import ServerMetadata as ServerMetadata
-from trio_codex._client._history import ItemsView as ItemsView
-from trio_codex._client._history import TurnsView as TurnsView
-from trio_codex._client._login import LoginHandle as LoginHandle
-from trio_codex._client._login import McpLogin as McpLogin
-from trio_codex._client._mcp import McpServers as McpServers
-from trio_codex._client._mcp import ThreadMcpServers as ThreadMcpServers
-from trio_codex._client._open import connect_codex as connect_codex
-from trio_codex._client._open import open_codex as open_codex
-from trio_codex._client._options import ApprovalMode as ApprovalMode
-from trio_codex._client._options import Sandbox as Sandbox
-from trio_codex._client._options import ThreadFilters as ThreadFilters
-from trio_codex._client._options import ThreadForkOptions as ThreadForkOptions
-from trio_codex._client._options import ThreadOptions as ThreadOptions
-from trio_codex._client._options import ThreadResumeOptions as ThreadResumeOptions
-from trio_codex._client._options import ThreadSettings as ThreadSettings
-from trio_codex._client._options import ThreadStartOptions as ThreadStartOptions
-from trio_codex._client._options import TurnOptions as TurnOptions
-from trio_codex._client._paging import Pager as Pager
-from trio_codex._client._retry import is_retryable_error as is_retryable_error
-from trio_codex._client._retry import retry_on_overload as retry_on_overload
-from trio_codex._client._skills import Skills as Skills
-from trio_codex._client._thread import Thread as Thread
-from trio_codex._launch._config import VERSION as _VERSION
-from trio_codex._launch._config import CodexConfig as CodexConfig
-from trio_codex._launch._config import EventBuffer as EventBuffer
-from trio_codex._remote._exec import RemoteProcess as RemoteProcess
-from trio_codex._remote._terminals import Terminals as Terminals
-from trio_codex._remote._watch import Watch as Watch
-from trio_codex._requests._audit import DecidedBy as DecidedBy
-from trio_codex._requests._audit import DecisionRecord as DecisionRecord
-from trio_codex._runtime._subscriptions import Subscription as Subscription
-from trio_codex._turns._budget import Budget as Budget
-from trio_codex._turns._event import Event as Event
-from trio_codex._turns._goal import Goal as Goal
-from trio_codex._turns._goal import GoalResult as GoalResult
-from trio_codex._turns._inputs import (
+from trio_codex._api.codex import Codex as Codex
+from trio_codex._api.codex import ServerMetadata as ServerMetadata
+from trio_codex._api.exec import RemoteProcess as RemoteProcess
+from trio_codex._api.goal import Goal as Goal
+from trio_codex._api.goal import GoalResult as GoalResult
+from trio_codex._api.history import ItemsView as ItemsView
+from trio_codex._api.history import TurnsView as TurnsView
+from trio_codex._api.login import LoginHandle as LoginHandle
+from trio_codex._api.login import McpLogin as McpLogin
+from trio_codex._api.mcp import McpServers as McpServers
+from trio_codex._api.mcp import ThreadMcpServers as ThreadMcpServers
+from trio_codex._api.open import connect_codex as connect_codex
+from trio_codex._api.open import open_codex as open_codex
+from trio_codex._api.options import ApprovalMode as ApprovalMode
+from trio_codex._api.options import Sandbox as Sandbox
+from trio_codex._api.options import ThreadFilters as ThreadFilters
+from trio_codex._api.options import ThreadForkOptions as ThreadForkOptions
+from trio_codex._api.options import ThreadOptions as ThreadOptions
+from trio_codex._api.options import ThreadResumeOptions as ThreadResumeOptions
+from trio_codex._api.options import ThreadSettings as ThreadSettings
+from trio_codex._api.options import ThreadStartOptions as ThreadStartOptions
+from trio_codex._api.options import TurnOptions as TurnOptions
+from trio_codex._api.paging import Pager as Pager
+from trio_codex._api.skills import Skills as Skills
+from trio_codex._api.terminals import Terminals as Terminals
+from trio_codex._api.thread import Thread as Thread
+from trio_codex._api.turn import Turn as Turn
+from trio_codex._api.turn import TurnText as TurnText
+from trio_codex._api.watch import Watch as Watch
+from trio_codex._link.subscriptions import Subscription as Subscription
+from trio_codex._session.audit import DecidedBy as DecidedBy
+from trio_codex._session.audit import DecisionRecord as DecisionRecord
+from trio_codex._session.budget import Budget as Budget
+from trio_codex._session.retry import is_retryable_error as is_retryable_error
+from trio_codex._session.retry import retry_on_overload as retry_on_overload
+from trio_codex._session.waiting import WaitingOn as WaitingOn
+from trio_codex._values.config import VERSION as _VERSION
+from trio_codex._values.config import CodexConfig as CodexConfig
+from trio_codex._values.config import EventBuffer as EventBuffer
+from trio_codex._values.event import Event as Event
+from trio_codex._values.inputs import (
     ExternalMessage as ExternalMessage,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     ImageInput as ImageInput,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     InputItem as InputItem,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     LocalImageInput as LocalImageInput,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     MentionInput as MentionInput,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     SkillInput as SkillInput,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     TextInput as TextInput,
 )
-from trio_codex._turns._inputs import (
+from trio_codex._values.inputs import (
     TurnInput as TurnInput,
 )
-from trio_codex._turns._turn import Turn as Turn
-from trio_codex._turns._turn import TurnText as TurnText
-from trio_codex._turns._turn_result import TurnResult as TurnResult
-from trio_codex._turns._turn_result import TurnStatus as TurnStatus
-from trio_codex._turns._usage import TokenUsage as TokenUsage
-from trio_codex._turns._waiting import WaitingOn as WaitingOn
+from trio_codex._values.turn_result import TurnResult as TurnResult
+from trio_codex._values.turn_result import TurnStatus as TurnStatus
+from trio_codex._values.usage import TokenUsage as TokenUsage
 
 if TYPE_CHECKING:
     from trio_codex import policies as policies

@@ -54,8 +54,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 import attrs
 
 if TYPE_CHECKING:
-    from trio_codex._turns._turn_result import TurnResult
-    from trio_codex._turns._usage import TokenUsage
+    from trio_codex._values.turn_result import TurnResult
+    from trio_codex._values.usage import TokenUsage
 
 _ErrorT = TypeVar("_ErrorT", bound=type[BaseException])
 

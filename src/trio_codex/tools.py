@@ -4,10 +4,10 @@ A call runs within the turn that makes it: it is cancelled when the turn ends or
 call fails and the agent sees the error, but the turn continues.
 """
 
-from trio_codex._tools._tool import Namespace as Namespace
-from trio_codex._tools._tool import Tool as Tool
-from trio_codex._tools._tool import ToolError as ToolError
-from trio_codex._tools._tool import tool as tool
-from trio_codex._tools._tool_result import Image as Image
-from trio_codex._tools._tool_result import ToolResult as ToolResult
-from trio_codex._tools._tool_result import image as image
+from trio_codex._tools.tool import Namespace as Namespace
+from trio_codex._tools.tool import Tool as Tool
+from trio_codex._tools.tool import ToolError as ToolError
+from trio_codex._tools.tool import tool as tool
+from trio_codex._values.tool_result import Image as Image
+from trio_codex._values.tool_result import ToolResult as ToolResult
+from trio_codex._values.tool_result import image as image

@@ -1,4 +1,4 @@
-"""Generates ``trio_codex.wire`` and ``trio_codex._api._generated`` from the JSON Schema that the pinned binary prints.
+"""Generates ``trio_codex.wire`` and ``trio_codex._api.generated`` from the JSON Schema that the pinned binary prints.
 
 A development tool: it is left out of the wheel. The way of a definition through it:
 

@@ -1,4 +1,4 @@
-"""``trio_codex._api._generated``: one typed coroutine for each request of the client."""
+"""``trio_codex._api.generated``: one typed coroutine for each request of the client."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def emit(protocol: ir.Protocol, header: str) -> str:
         "from typing import cast",
         "",
         "from trio_codex import wire",
-        "from trio_codex._api._base import Group",
-        "from trio_codex._api._base import TypedRequest as TypedRequest",
+        "from trio_codex._api.method_groups import Group",
+        "from trio_codex._api.method_groups import TypedRequest as TypedRequest",
         "",
     ]
     named = {group: requests for group, requests in groups.items() if group is not None}

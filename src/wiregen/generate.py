@@ -29,7 +29,7 @@ def generate() -> dict[str, str]:
     protocol = build()
     header = f"{output.MARK} from the schema of codex {protocol.version} (sha256 {protocol.digest[:16]}…); do not edit."
     files = {
-        "_api/_generated.py": emit_api.emit(protocol, header),
+        "_api/generated.py": emit_api.emit(protocol, header),
         "wire/_index.py": emit_tables.emit_index(protocol, header),
         "wire/_registry.py": emit_tables.emit_registry(protocol, header),
         **{f"wire/{module}.py": text for module, text in emit_types.emit(protocol, header).items()},

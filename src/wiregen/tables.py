@@ -11,7 +11,7 @@ ENVELOPES = frozenset(
         "JSONRPCNotification", "JSONRPCRequest", "JSONRPCResponse", "ServerNotification", "ServerRequest",
     }
 )  # fmt: skip
-"""Frames, not values: rows of the method tables, and the business of ``trio_codex._core._rpc``."""
+"""Frames, not values: rows of the method tables, and the business of ``trio_codex._core.rpc``."""
 
 NULLABLE = frozenset(
     {

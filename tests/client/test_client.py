@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
-from trio_codex._client import _router
+from trio_codex._session import router as _router
 from trio_codex.testing import fake_codex
 from trio_codex.tools import tool
 

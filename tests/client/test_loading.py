@@ -19,7 +19,7 @@ PROGRAM = Path(__file__).with_name("session_without_descriptors.py")
 HELD_MODULES_RUN = """
 import sys
 import trio_codex
-from trio_codex._client._loading import HELD, load
+from trio_codex._api.loading import HELD, load
 load()
 class Refusing:
     def find_spec(self, name, path=None, target=None):
@@ -32,17 +32,17 @@ for name in HELD:
 LOADED = """
 import sys
 import trio_codex
-from trio_codex._client._loading import load
+from trio_codex._api.loading import load
 load()
 print(*(name for name in {names} if name not in sys.modules))
 """
 
 STARTING = {
-    "_client/_open.py",
-    "_runtime/_process.py",
-    "_runtime/_guarded.py",
-    "_runtime/_guard.py",
-    "_runtime/_start_gate.py",
+    "_api/open.py",
+    "_process/server.py",
+    "_process/guarded.py",
+    "_process/guard.py",
+    "_process/start_gate.py",
 }
 """They import when a server is started, before the session."""
 
@@ -88,7 +88,7 @@ def imports_in_functions():
 
 def test_every_module_that_a_function_imports_is_in_memory_once_a_session_is_up():
     names = sorted({*imports_in_functions()} - AT_THE_START)
-    assert "trio_codex._tools._output" in names
+    assert "trio_codex._tools.output" in names
     done = run(LOADED.format(names=names))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
@@ -104,11 +104,11 @@ def copied(tmp_path):
 REPLACED = """
 import shutil, sys
 import trio_codex
-from trio_codex._client._loading import HELD, load
+from trio_codex._api.loading import HELD, load
 load()
 shutil.rmtree({root!r})
 from trio_codex import wire
-from trio_codex._api import _generated
+from trio_codex._api import generated as _generated
 assert wire.McpServerStatus.__module__ == "trio_codex.wire._mcp"
 assert wire.__file__.startswith({root!r})
 assert all(sys.modules[name].__doc__ for name in HELD)

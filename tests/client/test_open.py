@@ -13,9 +13,9 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
-from trio_codex._client._open import MIN_REST_LENGTH, Opening
-from trio_codex._core._secrets import without_values
-from trio_codex._runtime._stderr import TAIL_BYTES
+from trio_codex._api.open import MIN_REST_LENGTH, Opening
+from trio_codex._core.secrets import without_values
+from trio_codex._process.stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
 
@@ -306,7 +306,7 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
     ("end", "shown"), [("os.kill(os.getpid(), 9)", ""), ("os._exit(3)", "an old warning\n")]
 )
 async def test_an_old_warning_is_no_cause_of_what_a_signal_ended(monkeypatch, end, shown):
-    monkeypatch.setattr("trio_codex._client._open.LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr("trio_codex._api.open.LAST_WORDS_SECONDS", 0)
     script = (
         ANSWERS
         + f"print('an old warning', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
-from trio_codex._client._held import HELD_BYTES, UNKNOWN_BYTES
+from trio_codex._session.held import HELD_BYTES, UNKNOWN_BYTES
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS
 

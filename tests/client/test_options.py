@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from trio_codex import ApprovalMode, CodexConfig, ExternalMessage, Sandbox, errors, wire
-from trio_codex._client import _options as options
+from trio_codex._api import options as options
 from trio_codex.testing import fake_codex
 from trio_codex.wire import _convert
 

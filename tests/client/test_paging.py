@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from trio_codex import errors
-from trio_codex._client._paging import Pager
+from trio_codex._api.paging import Pager
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import _THREAD
 

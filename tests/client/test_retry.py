@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from trio_codex import errors, is_retryable_error, retry_on_overload, wire
-from trio_codex._core._rpc import rpc_error
+from trio_codex._core.rpc import rpc_error
 from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import fake_codex
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_codex import CodexConfig
-from trio_codex._client._router import KEYS, Router
-from trio_codex._core._rpc import Notification
-from trio_codex._turns._turn_result import REDUCED
-from trio_codex._turns._turn_state import TurnState
+from trio_codex._core.rpc import Notification
+from trio_codex._session.router import KEYS, Router
+from trio_codex._session.turn_state import TurnState
+from trio_codex._values.turn_result import REDUCED
 from trio_codex.wire._registry import TEXT_DELTAS
 
 METHODS = [*TEXT_DELTAS, "item/started", "turn/started", "turn/completed", "warning"]

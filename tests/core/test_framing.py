@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from trio_codex._core._framing import (
+from trio_codex._core.framing import (
     MAX_LINE_BYTES,
     OVERSIZE_HEAD_BYTES,
     LineBuffer,

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from trio_codex._core._log import SafeLogger
+from trio_codex._core.log import SafeLogger
 
 
 class Raising(logging.Handler):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from trio_codex import errors
-from trio_codex._core import _rpc
-from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine, TruncatedLine
-from trio_codex._core._rpc import (
+from trio_codex._core import rpc as _rpc
+from trio_codex._core.framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine, TruncatedLine
+from trio_codex._core.rpc import (
     Junk,
     JunkKind,
     LateReply,

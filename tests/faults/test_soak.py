@@ -15,7 +15,7 @@ import trio
 
 from process.helpers import descriptors, until
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
-from trio_codex._runtime import _guard
+from trio_codex._process import guard as _guard
 from trio_codex.testing import MockModel, Response, Text, offline_home
 
 pytestmark = [

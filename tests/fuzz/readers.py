@@ -10,12 +10,12 @@ from contextlib import suppress
 import atheris
 import msgspec
 
-MODULES = ["_core._framing", "_core._rpc", "_core._json", "wire._convert", "wire._flat", "wire._unions"]
+MODULES = ["_core.framing", "_core.rpc", "_core.json", "wire._convert", "wire._flat", "wire._unions"]
 
 with atheris.instrument_imports(include=[f"trio_codex.{name}" for name in MODULES]):
     from trio_codex import wire
-    from trio_codex._core._framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine
-    from trio_codex._core._rpc import (
+    from trio_codex._core.framing import OVERSIZE_HEAD_BYTES, LineBuffer, OversizeLine
+    from trio_codex._core.rpc import (
         Junk,
         LateReply,
         Notification,

@@ -8,7 +8,7 @@ import trio
 from shared_server import connect, shared_server
 
 from trio_codex import CodexConfig, Sandbox, TurnStatus, connect_codex, errors
-from trio_codex._runtime import _flow
+from trio_codex._link import flow as _flow
 from trio_codex.instruments import Instrument
 from trio_codex.testing import MockModel, Response, Text, mcp_server, offline_codex, offline_home
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
-from trio_codex._runtime import _flow
+from trio_codex._link import flow as _flow
 from trio_codex.binary import find_binary
 from trio_codex.instruments import Instrument
 from trio_codex.testing import MockModel, Response, Text, offline_home

@@ -9,7 +9,7 @@ import trio
 from questions import COMMAND, PERMISSIONS, SCENARIOS, running
 
 from trio_codex import Policy, TurnStatus, WaitingOn, errors, policies
-from trio_codex._runtime._outbox import Outbox
+from trio_codex._link.write_queue import Outbox
 from trio_codex.testing import Command, ToolCall
 
 pytestmark = pytest.mark.real

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from trio_codex import CodexConfig
-from trio_codex._launch._paths import PathBase, expand
+from trio_codex._values.paths import PathBase, expand
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex._remote._remote_streams import WRITE_BYTES, RemoteInput, RemoteOutput
+from trio_codex._api.exec_streams import WRITE_BYTES, RemoteInput, RemoteOutput
 from trio_codex.errors import ConnectionBroken, InvalidRequestError, SubscriptionOverflow
 
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from trio_codex import Policy, errors, policies, wire
-from trio_codex._requests._server_requests import KINDS
+from trio_codex._session.request_kinds import KINDS
 from trio_codex.testing import fake_codex
 
 

@@ -8,8 +8,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import DecidedBy, Policy, errors, policies, tool, wire
-from trio_codex._requests import _audit
-from trio_codex._requests._audit import DECISIONS_KEPT, REVIEWS_KEPT
+from trio_codex._session import audit as _audit
+from trio_codex._session.audit import DECISIONS_KEPT, REVIEWS_KEPT
 from trio_codex.instruments import Instrument
 from trio_codex.testing import build, fake_codex
 from trio_codex.tools import ToolError

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import wiregen
 from trio_codex import policies, wire
-from trio_codex._requests._server_requests import KINDS, Background
+from trio_codex._session.request_kinds import KINDS, Background
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import Policy
 from trio_codex.testing.strategies import wire_values

@@ -11,21 +11,21 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
-from trio_codex._core._rpc import JunkKind, ServerRequest
-from trio_codex._runtime import _connection
-from trio_codex._runtime._call import Call, Death
-from trio_codex._runtime._calls import BARRIER_METHOD
-from trio_codex._runtime._connection import (
+from trio_codex._core.rpc import JunkKind, ServerRequest
+from trio_codex._link import connection as _connection
+from trio_codex._link.call import Call, Death
+from trio_codex._link.calls import BARRIER_METHOD
+from trio_codex._link.connection import (
     CHUNK_BYTES,
     DIAGNOSIS_SECONDS,
     LONG_LINE_CHUNK_BYTES,
     SHARED_CHUNK_BYTES,
     Connection,
 )
-from trio_codex._runtime._nursery import open_services
-from trio_codex._runtime._pace import LINES_AT_ONCE
-from trio_codex._runtime._subscriptions import Subscription, Wakeups
-from trio_codex._runtime._timeouts import Timeouts
+from trio_codex._link.pace import LINES_AT_ONCE
+from trio_codex._link.services import open_services
+from trio_codex._link.subscriptions import Subscription, Wakeups
+from trio_codex._link.timeouts import Timeouts
 from trio_codex.errors import (
     ConnectionBroken,
     ConnectionClosed,

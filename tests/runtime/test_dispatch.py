@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._core._rpc import RpcState, ServerRequest
-from trio_codex._runtime._dispatch import Answer, CallbackGroup, Dispatcher, Handler
-from trio_codex._runtime._nursery import Services, open_services
+from trio_codex._core.rpc import RpcState, ServerRequest
+from trio_codex._link.dispatch import Answer, CallbackGroup, Dispatcher, Handler
+from trio_codex._link.services import Services, open_services
 from trio_codex.errors import PolicyError
 
 DENIAL = Answer({"decision": "decline"})

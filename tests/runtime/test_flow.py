@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
-from trio_codex._core._rpc import ServerRequest
-from trio_codex._runtime._calls import BARRIER_METHOD
-from trio_codex._runtime._connection import Connection
-from trio_codex._runtime._flow import BARRIER_LINES, CONTROL_LINES, LINES
-from trio_codex._runtime._nursery import open_services
-from trio_codex._runtime._timeouts import Timeouts
+from trio_codex._core.rpc import ServerRequest
+from trio_codex._link.calls import BARRIER_METHOD
+from trio_codex._link.connection import Connection
+from trio_codex._link.flow import BARRIER_LINES, CONTROL_LINES, LINES
+from trio_codex._link.services import open_services
+from trio_codex._link.timeouts import Timeouts
 
 TIMEOUT = 60
 BUSY = {"code": -32001, "message": "Server overloaded; retry later."}

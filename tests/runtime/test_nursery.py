@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._runtime._nursery import Services, open_services, wait_through_interrupts
+from trio_codex._link.services import Services, open_services, wait_through_interrupts
 from trio_codex.errors import InternalError
 
 

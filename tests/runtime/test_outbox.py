@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._runtime import _outbox
-from trio_codex._runtime._outbox import BATCH_BYTES, Letter
-from trio_codex._runtime._pipes import DirectSendStream
+from trio_codex._link import write_queue as _outbox
+from trio_codex._link.write_queue import BATCH_BYTES, Letter
+from trio_codex._process.pipes import DirectSendStream
 
 
 class Outbox(_outbox.Outbox):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_codex._runtime._pace import LINES_AT_ONCE, MAX_LINES, Pace
+from trio_codex._link.pace import LINES_AT_ONCE, MAX_LINES, Pace
 
 
 def test_one_consumer_gets_as_many_as_it_takes_before_it_lets_others_run():

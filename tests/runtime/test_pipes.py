@@ -15,7 +15,7 @@ from trio.testing import assert_checkpoints, check_one_way_stream, wait_all_task
 if sys.platform == "win32":
     pytest.skip("pipes of Unix", allow_module_level=True)
 
-from trio_codex._runtime._pipes import PipeReceiveStream, PipeSendStream, ServerStreams
+from trio_codex._process.pipes import PipeReceiveStream, PipeSendStream, ServerStreams
 
 PIPE_BYTES = 64 * 1024
 

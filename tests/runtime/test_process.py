@@ -14,9 +14,9 @@ import trio
 import trio.testing
 
 from process.helpers import ENV, descriptors, drain, fake, gone, nothing_left, read_line, running, runs, until
-from trio_codex._runtime import _process
-from trio_codex._runtime._process import spawn_server
-from trio_codex._runtime._stderr import StderrRing
+from trio_codex._process import server as _process
+from trio_codex._process.server import spawn_server
+from trio_codex._process.stderr import StderrRing
 from trio_codex.errors import SpawnError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -693,7 +693,7 @@ async def _receive(process, number):
 
 @pytest.mark.real
 async def test_the_real_server_ends_on_eof_with_its_commands_and_what_they_left(tmp_path, no_leaks):
-    from trio_codex._launch._binary import find_binary
+    from trio_codex._process.binary import find_binary
 
     home = tmp_path / "home"
     home.mkdir()

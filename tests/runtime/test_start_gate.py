@@ -12,9 +12,9 @@ import trio
 import trio.testing
 
 from process.helpers import descriptors, drain, read_line
-from trio_codex._launch._binary import find_binary
-from trio_codex._runtime._process import spawn_server
-from trio_codex._runtime._start_gate import start_gate
+from trio_codex._process.binary import find_binary
+from trio_codex._process.server import spawn_server
+from trio_codex._process.start_gate import start_gate
 
 fcntl = pytest.importorskip("fcntl")
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_codex._runtime import _subscriptions
-from trio_codex._runtime._subscriptions import LAG_EVENTS, SCHEDULE_EVERY_EVENTS, Subscription, Wakeups
+from trio_codex._link import subscriptions as _subscriptions
+from trio_codex._link.subscriptions import LAG_EVENTS, SCHEDULE_EVERY_EVENTS, Subscription, Wakeups
 from trio_codex.errors import ConnectionBroken, SubscriptionOverflow
 
 

@@ -6,8 +6,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from trio_codex._runtime import _timeouts
-from trio_codex._runtime._timeouts import STALL_SECONDS, TICK_SECONDS, Timeouts
+from trio_codex._link import timeouts as _timeouts
+from trio_codex._link.timeouts import STALL_SECONDS, TICK_SECONDS, Timeouts
 
 
 class Watched(Timeouts):

@@ -18,10 +18,10 @@ import pytest
 from hypothesis import given
 
 from trio_codex import wire
-from trio_codex._tools._docstring import parse_docstring
-from trio_codex._tools._json_schema import fields_schema, object_schema
-from trio_codex._tools._json_types import Field
-from trio_codex._tools._json_values import Unfit, fields_from_json, from_json, to_json
+from trio_codex._tools.docstring import parse_docstring
+from trio_codex._tools.json_schema import fields_schema, object_schema
+from trio_codex._tools.json_types import Field
+from trio_codex._tools.json_values import Unfit, fields_from_json, from_json, to_json
 
 
 class Colour(enum.Enum):

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from trio_codex import TurnStatus, errors
-from trio_codex._tools._output import OutputType
-from trio_codex._turns._turn_result import TurnResult
+from trio_codex._tools.output import OutputType
+from trio_codex._values.turn_result import TurnResult
 from trio_codex.testing import fake_codex
 
 

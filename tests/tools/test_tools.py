@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
-from trio_codex._tools._calling import result_of
-from trio_codex._tools._json_types import Field
-from trio_codex._tools._json_values import Unfit, fields_from_json, from_json
-from trio_codex._tools._toolbox import Toolbox
+from trio_codex._tools.calling import result_of
+from trio_codex._tools.json_types import Field
+from trio_codex._tools.json_values import Unfit, fields_from_json, from_json
+from trio_codex._tools.toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS

@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from trio_codex import Budget, TurnStatus, errors
-from trio_codex._turns._budget import Meter
-from trio_codex._turns._usage import TokenUsage
+from trio_codex._session.budget import Meter
+from trio_codex._values.usage import TokenUsage
 from trio_codex.instruments import Instrument
 from trio_codex.testing import fake_codex
 

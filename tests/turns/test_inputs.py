@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from trio_codex import ExternalMessage, ImageInput, LocalImageInput, wire
-from trio_codex._turns._inputs import wire_input
+from trio_codex._values.inputs import wire_input
 
 URL = "data:image/png;base64,AA=="
 

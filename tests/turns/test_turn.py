@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies, wire
-from trio_codex._runtime._pipes import PipeSendStream
+from trio_codex._process.pipes import PipeSendStream
 from trio_codex.testing import fake_codex
 
 

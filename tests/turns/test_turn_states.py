@@ -10,12 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from trio_codex import CodexConfig, TurnStatus, errors
-from trio_codex._client._router import Router
-from trio_codex._core._rpc import Notification, OversizeNotification
-from trio_codex._runtime._call import Death
-from trio_codex._runtime._dispatch import CallbackGroup
-from trio_codex._runtime._instruments import Instruments
-from trio_codex._turns._turn_state import PAST_TURNS_KEPT, TurnState
+from trio_codex._core.rpc import Notification, OversizeNotification
+from trio_codex._link.call import Death
+from trio_codex._link.dispatch import CallbackGroup
+from trio_codex._link.hooks import Instruments
+from trio_codex._session.router import Router
+from trio_codex._session.turn_state import PAST_TURNS_KEPT, TurnState
 from trio_codex.instruments import Instrument
 
 THREADS = st.sampled_from(["thread-1", "thread-1", "thread-2"])

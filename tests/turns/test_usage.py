@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trio_codex import TokenUsage
-from trio_codex._turns._usage import THREADS_REMEMBERED, UsageCounters
+from trio_codex._values.usage import THREADS_REMEMBERED, UsageCounters
 from trio_codex.testing import fake_codex
 
 

@@ -11,7 +11,7 @@ import attrs
 import pytest
 
 from trio_codex import wire
-from trio_codex._api._generated import Api
+from trio_codex._api.generated import Api
 from wiregen.names import method_name
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def test_a_group_is_made_once() -> None:
 
 def test_the_module_loads_no_domain() -> None:
     code = (
-        "import sys, trio_codex._api._generated;"
+        "import sys, trio_codex._api.generated;"
         "print(*(name for name in sys.modules if name.startswith('trio_codex.wire._')))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trio_codex import wire
-from trio_codex._turns._event import Event
+from trio_codex._values.event import Event
 from trio_codex.wire._index import HOME
 from wiregen import schema
 

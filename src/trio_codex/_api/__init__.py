@@ -1,1 +1,1 @@
-"""``codex.api``: one typed coroutine for each request of the protocol, generated."""
+"""Handles and scopes: clients, threads, turns, goals, commands and watches. Knows no bytes, lines or frames."""

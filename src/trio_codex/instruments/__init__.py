@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from trio_codex._runtime._instruments import RequestOutcome as RequestOutcome
-from trio_codex._runtime._instruments import RequestRecord as RequestRecord
-from trio_codex._runtime._instruments import ServerRequestOutcome as ServerRequestOutcome
-from trio_codex._runtime._instruments import ServerRequestRecord as ServerRequestRecord
+from trio_codex._link.hooks import RequestOutcome as RequestOutcome
+from trio_codex._link.hooks import RequestRecord as RequestRecord
+from trio_codex._link.hooks import ServerRequestOutcome as ServerRequestOutcome
+from trio_codex._link.hooks import ServerRequestRecord as ServerRequestRecord
 
 from ._base import Instrument as Instrument
 from ._base import ProcessRecord as ProcessRecord

@@ -1,6 +1,6 @@
 """The hooks that an instrument may override, and the records of processes and turns passed to them.
 
-The connection creates the records of requests; :mod:`trio_codex._runtime._instruments` defines them.
+The connection creates the records of requests; :mod:`trio_codex._link.hooks` defines them.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_codex._client._client import ServerMetadata
-    from trio_codex._requests._audit import DecisionRecord
-    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
-    from trio_codex._turns._event import Event
-    from trio_codex._turns._usage import TokenUsage
+    from trio_codex._api.codex import ServerMetadata
+    from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
+    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._values.event import Event
+    from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
 

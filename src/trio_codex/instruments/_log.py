@@ -9,15 +9,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from trio_codex._core._log import SafeLogger
+from trio_codex._core.log import SafeLogger
 from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe_exit
 
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
-    from trio_codex._client._client import ServerMetadata
-    from trio_codex._requests._audit import DecisionRecord
-    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
+    from trio_codex._api.codex import ServerMetadata
+    from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
+    from trio_codex._session.audit import DecisionRecord
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
     from ._base import ProcessRecord, TurnRecord

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import msgspec
 
-from trio_codex._core._json import UNREADABLE, object_of, string_of
-from trio_codex._turns._event import route
+from trio_codex._core.json import UNREADABLE, object_of, string_of
+from trio_codex._values.event import route
 from trio_codex.errors import ConnectionClosed, RpcError
 
 from ._base import Instrument, decision_name
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from trio_codex._client._client import ServerMetadata
-    from trio_codex._requests._audit import DecisionRecord
-    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
-    from trio_codex._turns._event import Event
+    from trio_codex._api.codex import ServerMetadata
+    from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
+    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._values.event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
     from ._base import ProcessRecord, TurnRecord
@@ -62,7 +62,7 @@ class OpenTelemetryInstrument(Instrument):
     ) -> None:
         from opentelemetry import metrics, trace
 
-        from trio_codex._launch._config import VERSION
+        from trio_codex._values.config import VERSION
 
         self._trace = trace
         self._tracer = trace.get_tracer(SCOPE, VERSION, tracer_provider)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from trio_codex._turns._usage import TokenUsage
+from trio_codex._values.usage import TokenUsage
 
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_codex._requests._audit import DecisionRecord
-    from trio_codex._runtime._instruments import RequestRecord, ServerRequestRecord
-    from trio_codex._turns._event import Event
+    from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
+    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._values.event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
     from ._base import TurnRecord

@@ -7,7 +7,7 @@ A callback runs in a task of its own, in a cancel scope that belongs to the turn
 holding anything up, and it is cancelled when the server withdraws the request, the turn ends, or the connection does.
 """
 
-from trio_codex._tools._tool_result import ToolResult as ToolResult
+from trio_codex._values.tool_result import ToolResult as ToolResult
 from trio_codex.policies._combine import first_of as first_of
 from trio_codex.policies._combine import logged as logged
 from trio_codex.policies._combine import with_timeout as with_timeout

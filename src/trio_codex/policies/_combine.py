@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 import attrs
 import trio
 
-from trio_codex._core._log import SafeLogger
+from trio_codex._core.log import SafeLogger
 from trio_codex.policies._decisions import (
     Abstain,
     Accept,

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex._core._several import several
-from trio_codex._launch._paths import expand
-from trio_codex._tools._tool_result import ToolResult
+from trio_codex._core.several import several
+from trio_codex._values.paths import expand
+from trio_codex._values.tool_result import ToolResult
 
 if TYPE_CHECKING:
     import os

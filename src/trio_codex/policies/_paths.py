@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_codex import wire
-from trio_codex._core._several import several
-from trio_codex._launch._paths import expand
+from trio_codex._core.several import several
+from trio_codex._values.paths import expand
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy
 

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import attrs
 import trio
 
-from trio_codex._core._arguments import check_type, described, is_async_callable
+from trio_codex._core.arguments import check_type, described, is_async_callable
 from trio_codex.policies._decisions import (
     Abstain,
     Accept,

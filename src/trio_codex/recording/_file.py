@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 import attrs
 import msgspec
 
-from trio_codex._core._json import UNREADABLE
+from trio_codex._core.json import UNREADABLE
 from trio_codex.errors import CodexError
 
 from ._redaction import Redaction

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 import trio
 
-from trio_codex._core._json import UNREADABLE
-from trio_codex._launch._config import VERSION
-from trio_codex._turns._event import route
+from trio_codex._core.json import UNREADABLE
+from trio_codex._values.config import VERSION
+from trio_codex._values.event import route
 from trio_codex.errors import describe_exit
 from trio_codex.instruments import Instrument
 from trio_codex.instruments._base import decision_name
@@ -25,8 +25,8 @@ from ._redaction import Redaction
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from trio_codex._core._rpc import RequestId
-    from trio_codex._requests._audit import DecisionRecord
+    from trio_codex._core.rpc import RequestId
+    from trio_codex._session.audit import DecisionRecord
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
 

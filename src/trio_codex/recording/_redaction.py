@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import attrs
 
 from trio_codex import wire
-from trio_codex._core._json import list_of
+from trio_codex._core.json import list_of
 from trio_codex.wire import _index, _registry
 
 if TYPE_CHECKING:

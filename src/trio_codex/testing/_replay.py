@@ -16,8 +16,8 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig
-from trio_codex._client._open import Opening
-from trio_codex._runtime._nursery import open_services
+from trio_codex._api.open import Opening
+from trio_codex._link.services import open_services
 from trio_codex.recording import Recording, RecordingError, read_recording
 from trio_codex.recording._recorder import LONGEST_LINE
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from trio_codex import Budget, Codex, Policy
-    from trio_codex._tools._toolbox import AnyTool
+    from trio_codex._tools.toolbox import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from trio_codex._core._json import list_of
+from trio_codex._core.json import list_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from trio_codex import wire
-from trio_codex._core._json import list_of
+from trio_codex._core.json import list_of
 from trio_codex.errors import DecodeError
 
 if TYPE_CHECKING:

@@ -1,0 +1,507 @@
+"""The client: requests that concern the server as a whole, and the threads opened on it."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any, Unpack
+
+import attrs
+import trio
+
+from trio_codex import wire
+from trio_codex._api import thread_requests as _opening
+from trio_codex._api.history import items_of, turns_of
+from trio_codex._api.login import start_login
+from trio_codex._api.mcp import McpServers
+from trio_codex._api.options import list_params, resume_params, sandbox_policy
+from trio_codex._api.paging import Pager
+from trio_codex._api.skills import Skills
+from trio_codex._api.thread import Thread, open_thread
+from trio_codex._core.several import several
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+    from trio_codex._api.exec import RemoteProcess
+    from trio_codex._api.generated import Api
+    from trio_codex._api.history import ItemsView, TurnsView
+    from trio_codex._api.login import LoginHandle
+    from trio_codex._api.options import (
+        Sandbox,
+        ThreadFilters,
+        ThreadForkOptions,
+        ThreadResumeOptions,
+        ThreadStartOptions,
+    )
+    from trio_codex._api.watch import Watch
+    from trio_codex._link.subscriptions import Subscription
+    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._session.session import Session
+    from trio_codex._values.event import Event
+    from trio_codex._values.usage import TokenUsage
+    from trio_codex.errors import CodexError
+
+
+@attrs.frozen(kw_only=True)
+class ServerMetadata:
+    """What a server reports about itself.
+
+    Attributes:
+        user_agent: The user agent it sends to the model provider.
+        server_version: Its version, parsed from the user agent; ``None`` if the user agent has another form.
+        codex_home: Its ``CODEX_HOME``.
+        platform_family: ``"unix"`` or ``"windows"``.
+        platform_os: ``"linux"``, ``"macos"``, …
+    """
+
+    user_agent: str
+    server_version: str | None
+    codex_home: str | None
+    platform_family: str | None
+    platform_os: str | None
+
+    @classmethod
+    def of(cls, response: wire.InitializeResponse) -> ServerMetadata:
+        """Create it from the response to ``initialize``, which has no version field."""
+        version = re.search(r"/(\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", response.user_agent)
+        return cls(
+            user_agent=response.user_agent,
+            server_version=version[1] if version else None,
+            codex_home=response.codex_home,
+            platform_family=response.platform_family,
+            platform_os=response.platform_os,
+        )
+
+
+class Codex:
+    """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
+
+    Any number of tasks may use it concurrently.
+
+    Attributes:
+        metadata: What the server reported about itself.
+        pid: The process id of the server; ``None`` if this client did not start it.
+    """
+
+    def __init__(self, session: Session, metadata: ServerMetadata, pid: int | None) -> None:
+        self._session = session
+        self._api: Api | None = None
+        self.metadata = metadata
+        self.pid = pid
+
+    def __repr__(self) -> str:
+        state = "" if self._session.connection.death is None else ", closed"
+        return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    @property
+    def api(self) -> Api:
+        """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
+        if self._api is None:
+            from trio_codex._api.generated import Api
+
+            self._api = Api(self._session.request)
+        return self._api
+
+    async def request(self, method: str, params: Mapping[str, Any] | wire.Wire | None = None) -> wire.JSON:
+        """Send any request, including one that this version of trio-codex does not know.
+
+        Args:
+            method: The method.
+            params: The parameters: a wire value, or plain JSON with the names used on the wire.
+
+        Returns:
+            The result as plain JSON.
+
+        Raises:
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The parameters are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        return await self._session.request_json(method, params)
+
+    @asynccontextmanager
+    async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
+        """Subscribe to notifications of the whole connection: the given methods, or all.
+
+        Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings,
+        are delivered first: the latest 64, excluding any larger than 64 KiB.
+        An unreadable line is reported as ``trio_codex/junk``, and a server request with an unknown method as
+        ``trio_codex/unknownServerRequest``.
+
+        Raises:
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            ConnectionBroken: While iterating: the connection ended.
+        """
+        self._session.connection.check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        events = self._session.router.listen(*methods)
+        try:
+            yield events
+        finally:
+            self._session.router.unlisten(events)
+
+    async def wait_closed(self) -> CodexError:
+        """Wait until the connection ends, and return the reason.
+
+        The end of the connection does not cancel the body of the client's scope.
+        """
+        return (await self._session.connection.wait_dead()).exception()
+
+    async def aclose(self) -> None:
+        """Close the client: end its open turns, and the server if this client started it.
+
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
+        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
+        """
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self._session.closed.is_set():
+            await self._session.services.finish(self._session.close)
+
+    @property
+    def decisions(self) -> tuple[DecisionRecord, ...]:
+        """Decisions on the server's most recent requests, oldest first, including reviews made by the server itself.
+
+        Keeps 1,000 records, or fewer if their content, such as tool results, exceeds 16 MiB.
+        """
+        return tuple(self._session.approvals.audit.records)
+
+    # -- commands and files ------------------------------------------------------------------------------------
+
+    def exec(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        cwd: str | os.PathLike[str] | None = None,
+        env: Mapping[str, str | None] | None = None,
+        stdin: bool = True,
+        tty: bool = False,
+        size: tuple[int, int] | None = None,
+        sandbox: Sandbox | wire.SandboxPolicy | str | None = None,
+        permission_profile: str | None = None,
+    ) -> AbstractAsyncContextManager[RemoteProcess]:
+        """Run a command on the server as a scope, without a thread or a model.
+
+        The scope yields a :class:`RemoteProcess` once the command runs.
+
+        No approval is requested: the command is yours, not the agent's. The command has no timeout. If the scope
+        exits while the command runs or starts, its process group is killed and the exit is confirmed, within
+        ``interrupt_grace``; after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``)
+        escapes unless the sandbox contains it; on Linux it ends with the server.
+
+        Args:
+            argv: The command and its arguments. No shell is involved.
+            cwd: The working directory; by default the server's. The server resolves relative paths and ``~``.
+            env: Overrides for the environment the server provides; ``None`` as a value removes a variable.
+            stdin: Whether the command has an input stream. Without one it reads end of file immediately.
+            tty: Run the command in a terminal of its own.
+            size: Columns and rows of the terminal.
+            sandbox: What the command may access. The default is the server's configuration.
+            permission_profile: A permission profile from the configuration, instead of ``sandbox`` (experimental).
+
+        Raises:
+            ValueError: ``size`` was given without ``tty``.
+            TypeError: ``argv`` is a string instead of a list.
+            InternalRpcError: The program does not exist. (In a sandbox, it is a nonzero exit status instead.)
+            ConnectionBroken: The connection ended first, and the body returned normally.
+            RequestTimeout: The command was abandoned, and the body returned normally.
+            CodexError: As in :meth:`request`.
+        """
+        from trio_codex._api.exec import open_exec
+
+        if size is not None and not tty:
+            raise ValueError("only a terminal has a size")
+        params = wire.CommandExecParams(
+            command=[os.fspath(part) for part in several(argv)],
+            process_id=f"process-{self._session.next_number()}",
+            cwd=None if cwd is None else os.fspath(cwd),
+            disable_output_cap=True,
+            disable_timeout=True,
+            env=env,
+            permission_profile=permission_profile,
+            sandbox_policy=sandbox_policy(sandbox),
+            size=None if size is None else wire.CommandExecTerminalSize(cols=size[0], rows=size[1]),
+            stream_stdin=True,
+            stream_stdout_stderr=True,
+            tty=tty,
+        )
+        return open_exec(self._session, params, stdin=stdin)
+
+    def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
+        """Watch a file, or the entries of a directory, as a scope that yields a :class:`Watch`.
+
+        Subdirectories are not watched recursively. The path need not exist. Several watches may run at once. Leaving
+        the scope stops the watch on the server, even if this is cancelled while the watch starts.
+
+        Args:
+            path: The path to watch. A relative path is resolved against the working directory in which the server was
+                started, regardless of any later ``os.chdir``; ``~`` is the server's home directory. With
+                :func:`connect_codex`, both are what a server started here at the time of that call would have used.
+
+        Raises:
+            ValueError: The base of the path is unknown.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        from trio_codex._api.watch import open_watch
+
+        return open_watch(self._session, self._session.absolute(path))
+
+    # -- threads -----------------------------------------------------------------------------------------------
+
+    async def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
+        """Start a thread.
+
+        If this is cancelled after the request was sent, the thread is deleted before ``Cancelled`` propagates.
+
+        Args:
+            **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
+
+        Returns:
+            The thread.
+
+        Raises:
+            ValueError: Options conflict, two tools have the same name, or tools were given with ``experimental_api``
+                off; nothing was sent.
+            TypeError: An option has the wrong type, or a tool has no valid schema; nothing was sent.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await open_thread(self._session, _opening.start(self._session, options))
+
+    async def thread_resume(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
+        """Reopen a stored thread, including one created by another process.
+
+        If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
+        policy and tools handle the thread's requests, including requests that were parked earlier.
+
+        If this is cancelled after the request was sent, the client unsubscribes from the thread before ``Cancelled``
+        propagates.
+
+        Args:
+            thread_id: The id of the thread.
+            **options: See :class:`ThreadResumeOptions`. Options not given keep their stored values.
+
+        Raises:
+            ThreadInUse: Another server has the thread open.
+            InvalidRequestError: There is no such thread.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
+
+    async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
+        """Start a thread with the history of another one.
+
+        If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
+
+        Args:
+            thread_id: The id of the thread to fork.
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
+
+        Raises:
+            InvalidRequestError: There is no such thread, or it has no turn yet.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
+
+    def threads(
+        self, *, page_size: int | None = None, **filters: Unpack[ThreadFilters]
+    ) -> Pager[wire.Thread]:
+        """Iterate over stored threads, each one once. Threads without a turn are not listed.
+
+        The most recently changed thread comes first by default. If sorted by ``created_at``, the default of
+        :meth:`thread_list`, the server skips threads created in the same second at a page boundary.
+
+        Args:
+            page_size: How many threads to request at a time. The default is up to the server.
+            **filters: See :class:`ThreadFilters`.
+        """
+        if filters.get("sort_key") is None:
+            filters["sort_key"] = wire.ThreadSortKey.updated_at
+        seen: set[str] = set()
+
+        async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
+            page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
+            # A thread that was reverted and then archived is listed once per file (PROTOCOL Q40), and a thread
+            # that changes during the iteration may be listed again.
+            fresh: list[wire.Thread] = []
+            for thread in page.data:
+                if thread.id not in seen:
+                    seen.add(thread.id)
+                    fresh.append(thread)
+            return fresh, page.next_cursor
+
+        return Pager("thread/list", fetch)
+
+    async def thread_list(
+        self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]
+    ) -> wire.ThreadListResponse:
+        """Return one page of the stored threads. To iterate over all of them, use :meth:`threads`.
+
+        Args:
+            cursor: Start of the page: ``next_cursor`` of the previous page.
+            limit: Maximum number of threads.
+            **filters: See :class:`ThreadFilters`.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        response: wire.ThreadListResponse = await self._session.request(
+            "thread/list", list_params(cursor, limit, filters)
+        )
+        return response
+
+    async def thread_read(self, thread_id: str, *, include_turns: bool = False) -> wire.Thread:
+        """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return (await self.api.thread.read(thread_id=thread_id, include_turns=include_turns)).thread
+
+    def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
+        """Iterate over the turns of a stored thread without opening it. See :meth:`Thread.turns`."""
+        return turns_of(self._session, thread_id, view)
+
+    def thread_items(self, thread_id: str, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
+        """Iterate over the items of a stored thread without opening it. See :meth:`Thread.items`."""
+        return items_of(self._session, thread_id, view)
+
+    async def thread_archive(self, thread_id: str) -> None:
+        """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
+
+        Raises:
+            CodexError: As in :meth:`request`.
+        """
+        await self._session.request("thread/archive", {"threadId": thread_id})
+
+    async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
+        """Restore an archived thread and open it.
+
+        If this is cancelled between the two steps, the thread is listed again but not open.
+
+        Args:
+            thread_id: The id of the thread.
+            **options: As in :meth:`thread_resume`.
+
+        Raises:
+            InvalidRequestError: The thread is not archived.
+            ValueError: As in :meth:`thread_start`.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        # Report invalid options before sending the first request.
+        resume_params(thread_id, options, self._session.absolute)
+        _opening.own_tools(self._session, options)
+        await self._session.request("thread/unarchive", {"threadId": thread_id})
+        # Until it is resumed, the server has the thread only on disk and would reject a turn (PROTOCOL Q16).
+        return await self.thread_resume(thread_id, **options)
+
+    async def thread_delete(self, thread_id: str) -> None:
+        """Delete a thread permanently. The server ends its open turn.
+
+        Raises:
+            CodexError: As in :meth:`request`.
+        """
+        await self._session.request("thread/delete", {"threadId": thread_id})
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by all turns of this client, including their agents; ``None`` if none were reported."""
+        return self._session.router.meter.usage
+
+    # -- models and account ------------------------------------------------------------------------------------
+
+    async def models(self, *, include_hidden: bool = False) -> wire.ModelListResponse:
+        """Return the models offered by the server.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.model.list(include_hidden=include_hidden)
+
+    async def account(self, *, refresh_token: bool = False) -> wire.GetAccountResponse:
+        """Return the account that is logged in, and whether the model provider requires a login.
+
+        Args:
+            refresh_token: Have the server refresh its token first.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.read(refresh_token=refresh_token)
+
+    async def login_api_key(self, api_key: str) -> None:
+        """Log in with an API key. The server stores the key in its ``CODEX_HOME``.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        await self.api.account.login_start(wire.ApiKeyLoginAccountParams(api_key=api_key))
+
+    async def login_chatgpt(self) -> LoginHandle:
+        """Start a login that the user completes in a browser on the server's machine.
+
+        The server allows one such login at a time. A new one ends the pending one, even if another client started it.
+        If this is cancelled after the request was sent, the login is cancelled too.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await start_login(self._session, wire.ChatgptLoginAccountParams())
+
+    async def login_chatgpt_device_code(self) -> LoginHandle:
+        """Start a login that the user completes in a browser on any machine by entering a code.
+
+        If this is cancelled after the request was sent, the login is cancelled too.
+
+        Raises:
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await start_login(self._session, wire.ChatgptDeviceCodeLoginAccountParams())
+
+    async def logout(self) -> None:
+        """Log out: the server discards the credentials in its ``CODEX_HOME``.
+
+        Raises:
+            CodexError: As in :meth:`request`.
+        """
+        await self.api.account.logout()
+
+    async def rate_limits(self) -> wire.GetAccountRateLimitsResponse:
+        """Return how much of the account's rate limits is used. Requires a ChatGPT login.
+
+        To be notified of changes, subscribe to ``account/rateLimits/updated``.
+
+        Raises:
+            InvalidRequestError: There is no ChatGPT login.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.rate_limits_read()
+
+    async def account_usage(self) -> wire.GetAccountTokenUsageResponse:
+        """Return the account's usage across all clients and days. Requires a ChatGPT login.
+
+        Raises:
+            InvalidRequestError: There is no ChatGPT login.
+            CodexError: As in :meth:`request`, and ``DecodeError``.
+        """
+        return await self.api.account.usage_read()
+
+    # -- what agents can use -----------------------------------------------------------------------------------
+
+    @property
+    def mcp(self) -> McpServers:
+        """The MCP servers in the configuration. For those started by a thread, see :attr:`Thread.mcp`."""
+        return McpServers(self._session)
+
+    @property
+    def skills(self) -> Skills:
+        """The skills available to agents."""
+        return Skills(self._session)

@@ -1,0 +1,242 @@
+"""A command on the server as a scope: its start, its exit status and its end.
+
+The server answers the request when the command has ended; output arrives before that, as notifications. The only way
+to end a command is SIGKILL for its process group. The response to the request is the only proof that it ended.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from trio_codex._api.exec_streams import RemoteInput, RemoteOutput
+from trio_codex._core.json import UNREADABLE
+from trio_codex._link.call import Death
+from trio_codex._session.ending import give_up_server
+from trio_codex._session.session import decode_result, encode
+from trio_codex.errors import (
+    CodexError,
+    DecodeError,
+    InvalidRequestError,
+    RequestTimeout,
+    RpcError,
+    ServerBusyError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from trio_codex import wire
+    from trio_codex._link.call import Call
+    from trio_codex._session.session import Session
+    from trio_codex._values.event import Event
+
+METHOD: Final = "command/exec"
+OUTPUT_METHOD: Final = "command/exec/outputDelta"
+
+
+class _Output(msgspec.Struct):
+    stream: str
+    deltaBase64: bytes
+
+
+class RemoteProcess:
+    """A command running on the server, inside ``async with codex.exec(…)``. Resembles :class:`trio.Process`.
+
+    Attributes:
+        stdin: Its standard input. Closing it sends end of file.
+        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
+            ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
+            raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
+            process and its other stream are not affected. Closing the stream discards any further output.
+        stderr: The same for its standard error; ``None`` with a terminal.
+    """
+
+    stdin: trio.abc.SendStream
+    stdout: trio.abc.ReceiveStream
+    stderr: trio.abc.ReceiveStream | None
+
+    def __init__(self, session: Session, process_id: str, *, tty: bool) -> None:
+        self._session = session
+        self._process_id = process_id
+        self._call: Call | None = None
+        self._returncode: int | None = None
+        self._failure: Death | None = None
+        self._ended = trio.Event()
+        limit = session.config.event_buffer.size
+        self._stdin = RemoteInput(self._begin_write)
+        self._outputs = {name: RemoteOutput(limit) for name in (("stdout",) if tty else ("stdout", "stderr"))}
+        self.stdin = self._stdin
+        self.stdout = self._outputs["stdout"]
+        self.stderr = self._outputs.get("stderr")
+
+    def __repr__(self) -> str:
+        state = "running" if not self.has_ended else "lost" if self._failure else f"exit {self._returncode}"
+        return f"<RemoteProcess {self._process_id}, {state}>"
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
+        return self._returncode
+
+    async def wait(self) -> int:
+        """Wait for the process to exit, and return its exit status. Its output can be read before or after.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        await self._ended.wait()
+        self.raise_failure()
+        assert self._returncode is not None
+        return self._returncode
+
+    async def terminate(self) -> None:
+        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
+
+        The server offers nothing gentler than SIGKILL. A child in a session of its own (``setsid``) escapes unless
+        the sandbox contains it.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        await trio.lowlevel.checkpoint()
+        if not self.has_ended:
+            # A rejection means that it has just ended; the response to the first request is next.
+            with suppress(InvalidRequestError):
+                await self._request("terminate", {})
+
+    async def kill(self) -> None:
+        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
+        await self.terminate()
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """Resize its terminal.
+
+        Args:
+            cols: Width in characters.
+            rows: Height in characters.
+
+        Raises:
+            InvalidRequestError: It has no terminal, or has ended.
+            CodexError: As for any request.
+        """
+        await self._request("resize", {"size": {"cols": cols, "rows": rows}})
+
+    async def _request(self, verb: str, params: dict[str, object]) -> None:
+        await self._session.request(f"{METHOD}/{verb}", {"processId": self._process_id, **params})
+
+    async def _begin_write(self, params: dict[str, object]) -> Call:
+        return await self._session.begin(f"{METHOD}/write", {"processId": self._process_id, **params})
+
+    # -- for its scope -----------------------------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, or its end will not be observed."""
+        return self._ended.is_set()
+
+    def raise_failure(self) -> None:
+        """Raise a new exception if its end was not observed."""
+        if self._failure is not None:
+            raise self._failure.exception()
+
+    async def start(self, params: wire.CommandExecParams, *, stdin: bool) -> None:
+        """Start it, and wait until it is running or has ended."""
+        session = self._session
+        self._call = await session.begin(METHOD, params)
+        session.services.start_service(self._watch, self._call)
+        # The first request is answered only at the end, but a write that follows it is answered immediately, with a
+        # rejection if there is no such process. Both use the same queue, or the write could overtake the start.
+        write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
+        probe = {"processId": self._process_id, **write}
+        running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")
+        try:
+            with session.timeouts.move_on_after(session.config.request_timeout):
+                try:
+                    await running.answer()
+                except ServerBusyError:
+                    raise
+                except RpcError:
+                    # It failed to start or has already ended: the other response says which.
+                    await self._ended.wait()
+                self.raise_failure()
+                return
+            raise session.connection.calls.overdue(self._call, session.config.request_timeout)
+        finally:
+            running.give_up()
+
+    async def finish(self) -> None:
+        """End it on the server and wait for confirmation, within ``interrupt_grace``."""
+        await trio.lowlevel.checkpoint()
+        call, grace = self._call, self._session.config.interrupt_grace
+        if call is None or call.take_back():
+            return
+        with self._session.timeouts.move_on_after(grace):
+            # Whatever happens to this request, only the response to the first one proves anything.
+            await self._session.end(f"{METHOD}/terminate", {"processId": self._process_id})
+            await self._ended.wait()
+            return
+        what = f"the process {self._process_id} did not end within interrupt_grace"
+        give_up_server(self._session, what)
+        self._end(None, self._session.connection.death or Death(RequestTimeout(f"{METHOD}/terminate", grace)))
+        call.give_up()
+
+    async def _watch(self, call: Call) -> None:  # noqa: ASYNC910  # a task of its own
+        try:
+            response: wire.CommandExecResponse = decode_result(METHOD, await call.answer())
+        except CodexError as exc:
+            self._end(None, Death(exc))
+        else:
+            self._end(response.exit_code, None)
+
+    def _end(self, returncode: int | None, failure: Death | None) -> None:
+        if self.has_ended:
+            return
+        self._returncode, self._failure = returncode, failure
+        self._ended.set()
+        self._stdin.end()
+        for output in self._outputs.values():
+            output.end(None if failure is None else failure.exception)
+
+    # -- for the reader ----------------------------------------------------------------------------------------
+
+    def put(self, event: Event) -> None:
+        """Handle a piece of output."""
+        try:
+            piece = msgspec.json.decode(event.json, type=_Output)
+        except UNREADABLE as exc:
+            lost = Death(DecodeError(OUTPUT_METHOD, "$", str(exc)))
+            for output in self._outputs.values():
+                output.end(lost.exception)
+        else:
+            self._outputs.get(piece.stream, self._outputs["stdout"]).put(piece.deltaBase64)
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Do nothing: when the connection ends, the pending call reports it."""
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_exec(
+    session: Session, params: wire.CommandExecParams, *, stdin: bool
+) -> AsyncGenerator[RemoteProcess]:
+    """Run a command, and end it on the server if its scope exits early. See :meth:`Codex.exec`."""
+    assert params.process_id is not None
+    session.connection.check_open()
+    process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
+    session.router.lead(OUTPUT_METHOD, params.process_id, process)
+    try:
+        await process.start(params, stdin=stdin)
+        yield process
+    finally:
+        try:
+            if not process.has_ended:
+                # Shielded and bounded internally.
+                await session.services.finish(process.finish)  # noqa: ASYNC102
+        finally:
+            session.router.stop_leading(OUTPUT_METHOD, params.process_id)
+    process.raise_failure()

@@ -1,0 +1,75 @@
+"""Paging through the history of a thread. A whole history arrives as one line of any size (PROTOCOL Q18)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from trio_codex import wire
+from trio_codex._api.paging import Pager
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_codex._session.session import Session
+
+
+class TurnsView(TypedDict, total=False):
+    """Options for iterating over the turns of a thread.
+
+    Attributes:
+        items_view: How much of each turn's items to return: none, a summary (the default) or all.
+        page_size: How many turns to request at a time.
+        sort_direction: Newest first (``desc``, the default) or ``asc``.
+    """
+
+    items_view: wire.TurnItemsView | str | None
+    page_size: int | None
+    sort_direction: wire.SortDirection | str | None
+
+
+class ItemsView(TypedDict, total=False):
+    """Options for iterating over the items of a thread.
+
+    Attributes:
+        page_size: How many items to request at a time.
+        sort_direction: Oldest first (``asc``, the default) or ``desc``.
+        turn_id: Only the items of this turn.
+    """
+
+    page_size: int | None
+    sort_direction: wire.SortDirection | str | None
+    turn_id: str | None
+
+
+def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Turn]:
+    """Iterate over the turns of a thread."""
+
+    async def fetch(cursor: str | None) -> tuple[Sequence[wire.Turn], str | None]:
+        params = wire.ThreadTurnsListParams(
+            thread_id=thread_id,
+            cursor=cursor,
+            items_view=view.get("items_view"),
+            limit=view.get("page_size"),
+            sort_direction=view.get("sort_direction"),
+        )
+        page: wire.ThreadTurnsListResponse = await session.request("thread/turns/list", params)
+        return page.data, page.next_cursor
+
+    return Pager("thread/turns/list", fetch)
+
+
+def items_of(session: Session, thread_id: str, view: ItemsView) -> Pager[wire.ThreadItemEntry]:
+    """Iterate over the items of a thread."""
+
+    async def fetch(cursor: str | None) -> tuple[Sequence[wire.ThreadItemEntry], str | None]:
+        params = wire.ThreadItemsListParams(
+            thread_id=thread_id,
+            cursor=cursor,
+            limit=view.get("page_size"),
+            sort_direction=view.get("sort_direction"),
+            turn_id=view.get("turn_id"),
+        )
+        page: wire.ThreadItemsListResponse = await session.request("thread/items/list", params)
+        return page.data, page.next_cursor
+
+    return Pager("thread/items/list", fetch)

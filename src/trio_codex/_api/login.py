@@ -1,0 +1,257 @@
+"""Logins that the user completes in a browser: their handles, and the notifications that report how they ended.
+
+The server may report the end of a login before the client has processed the response that started it, so these
+notifications are collected from before that request on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import trio
+
+from trio_codex import wire
+from trio_codex.errors import DecodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from trio_codex._session.session import Session
+    from trio_codex._values.event import Event
+
+COMPLETED: Final = "account/login/completed"
+MCP_COMPLETED: Final = "mcpServer/oauthLogin/completed"
+
+ENDED_KEPT: Final = 64
+"""Number of ended logins that are remembered. A client has one or two pending at a time."""
+
+
+class LoginNews:
+    """Collects how logins end, for the lifetime of the client. A listener of the router."""
+
+    def __init__(self) -> None:
+        self._ended: OrderedDict[str, wire.Wire] = OrderedDict()
+        self._changed: trio.Event = trio.Event()
+        self._error: Callable[[], Exception] | None = None
+
+    def put(self, event: Event) -> None:
+        """Handle the end of a login."""
+        params = event.params
+        key = _key_of(params)
+        if key is not None:
+            self._ended[key] = params
+            if len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
+            self._wake()
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Record that no more will arrive, and why."""
+        self._error = error
+        self._wake()
+
+    def release(self) -> None:
+        """Forget all ended logins."""
+        self._ended.clear()
+
+    def forget(self, key: str) -> None:
+        """Forget how an earlier login with this key ended."""
+        self._ended.pop(key, None)
+
+    def ended(self, key: str) -> Any:
+        """Return how a login ended; ``None`` if it has not ended."""
+        return self._ended.get(key)
+
+    async def wait(self, key: str) -> Any:
+        """Wait for a login to end, and return how it ended."""
+        await trio.lowlevel.checkpoint()
+        while (ended := self._ended.get(key)) is None:
+            if self._error is not None:
+                raise self._error()
+            await self._changed.wait()
+        return ended
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _key_of(params: wire.Wire) -> str | None:
+    match params:
+        case wire.AccountLoginCompletedNotification(login_id=login_id):
+            return login_id
+        case wire.McpServerOauthLoginCompletedNotification(login_id=login_id, name=name):
+            return login_id or _mcp_key(name)
+        case _:
+            return None
+
+
+def _mcp_key(name: str) -> str:
+    """Return a substitute for the id of a login to an MCP server, which older servers do not provide."""
+    return f"mcpServer {name}"
+
+
+class LoginHandle:
+    """A pending login that the user completes elsewhere.
+
+    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as an async context
+    manager, so that the server stops waiting if the scope exits before the login ends::
+
+        async with await codex.login_chatgpt() as login:
+            print(login.auth_url)
+            completed = await login.wait()
+
+    Attributes:
+        login_id: The id of the login.
+        auth_url: The page to open in a browser on the server's machine; ``None`` with a device code.
+        verification_url: The page to open on any machine; ``None`` without a device code.
+        user_code: The code to enter there; ``None`` without a device code.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        news: LoginNews,
+        login_id: str,
+        *,
+        auth_url: str | None = None,
+        verification_url: str | None = None,
+        user_code: str | None = None,
+    ) -> None:
+        self._session = session
+        self._news = news
+        self.login_id = login_id
+        self.auth_url = auth_url
+        self.verification_url = verification_url
+        self.user_code = user_code
+        self._result: wire.AccountLoginCompletedNotification | None = None
+
+    def __repr__(self) -> str:
+        # Keep the URL and the code out of the repr: they grant access to the login.
+        return f"<LoginHandle {self.login_id}>"
+
+    async def wait(self) -> wire.AccountLoginCompletedNotification:
+        """Wait for the login to end.
+
+        Returns:
+            The server's notification, with ``success``, or with the reason in ``error``. A login that was cancelled
+            or replaced by a newer browser login ended without success.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        await trio.lowlevel.checkpoint()
+        result = self._result
+        if result is None:
+            ended: wire.AccountLoginCompletedNotification = await self._news.wait(self.login_id)
+            result = self._result = ended
+        return result
+
+    async def cancel(self) -> wire.CancelLoginAccountResponse:
+        """Cancel the login on the server. The response says whether there was a login to cancel.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        response: wire.CancelLoginAccountResponse = await self._session.request(
+            "account/login/cancel", {"loginId": self.login_id}
+        )
+        return response
+
+    async def __aenter__(self) -> Self:
+        # Not a cancellation point: the server is already waiting, and only a scope that was entered cancels that.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        ended = self._result or self._news.ended(self.login_id)
+        if ended is None and self._session.connection.death is None:
+            # Shielded and bounded internally.
+            await self._session.services.finish(cancel_login, self._session, self.login_id)  # noqa: ASYNC102
+
+
+class McpLogin:
+    """An OAuth login to an MCP server. Created by :meth:`McpServers.login`.
+
+    The protocol has no way to cancel it; the server gives up after its timeout.
+
+    Attributes:
+        name: The name of the MCP server.
+        authorization_url: The page to open in a browser on the server's machine.
+    """
+
+    def __init__(self, news: LoginNews, name: str, authorization_url: str, key: str) -> None:
+        self._news = news
+        self._key = key
+        self.name = name
+        self.authorization_url = authorization_url
+
+    def __repr__(self) -> str:
+        return f"<McpLogin to {self.name}>"
+
+    async def wait(self) -> wire.McpServerOauthLoginCompletedNotification:
+        """Wait for the login to end.
+
+        Returns:
+            The server's notification, with ``success``, or with the reason in ``error``.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        ended: wire.McpServerOauthLoginCompletedNotification = await self._news.wait(self._key)
+        return ended
+
+
+async def start_login(
+    session: Session, params: wire.ChatgptLoginAccountParams | wire.ChatgptDeviceCodeLoginAccountParams
+) -> LoginHandle:
+    """Start a login. If this is cancelled, so is the login."""
+    news = _hear(session)
+
+    async def undo(response: wire.LoginAccountResponse) -> None:
+        await cancel_login(session, _handle(session, news, response).login_id)
+
+    return _handle(session, news, await session.acquire("account/login/start", params, undo))
+
+
+async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:
+    """Start an OAuth login to an MCP server."""
+    news = _hear(session)
+    news.forget(_mcp_key(params.name))
+    response: wire.McpServerOauthLoginResponse = await session.request("mcpServer/oauth/login", params)
+    key = response.login_id or _mcp_key(params.name)
+    return McpLogin(news, params.name, response.authorization_url, key)
+
+
+async def cancel_login(session: Session, login_id: str) -> None:
+    """Cancel a login within ``interrupt_grace``, unless it has ended by itself."""
+    await session.end("account/login/cancel", {"loginId": login_id})
+
+
+def _hear(session: Session) -> LoginNews:
+    if session.logins is None:
+        session.logins = LoginNews()
+        session.router.attach(session.logins, COMPLETED, MCP_COMPLETED)
+    return session.logins
+
+
+def _handle(session: Session, news: LoginNews, response: wire.LoginAccountResponse) -> LoginHandle:
+    match response:
+        case wire.ChatgptLoginAccountResponse(login_id=login_id, auth_url=auth_url):
+            return LoginHandle(session, news, login_id, auth_url=auth_url)
+        case wire.ChatgptDeviceCodeLoginAccountResponse(
+            login_id=login_id, verification_url=url, user_code=code
+        ):
+            return LoginHandle(session, news, login_id, verification_url=url, user_code=code)
+        case _:
+            raise DecodeError("account/login/start", "$.type", "this is the answer to another kind of login")

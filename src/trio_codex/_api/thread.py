@@ -1,0 +1,545 @@
+"""Threads: starting turns, and reading, forking, archiving and closing the thread itself."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+
+import trio
+
+from trio_codex import wire
+from trio_codex._api import thread_requests as _opening
+from trio_codex._api.history import items_of, turns_of
+from trio_codex._api.mcp import ThreadMcpServers
+from trio_codex._api.options import check_given, settings_params, turn_params
+from trio_codex._api.shell import run_shell_command
+from trio_codex._api.terminals import Terminals
+from trio_codex._api.turn import Turn, open_turn
+from trio_codex._session.ending import end_turn
+from trio_codex._values.turn_result import TurnStatus
+from trio_codex._values.versions import check_turn
+from trio_codex.errors import OutputError, RpcError, ThreadClosed, TurnFailed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Sequence
+    from types import TracebackType, UnionType
+
+    from trio_codex._api.goal import Goal
+    from trio_codex._api.history import ItemsView, TurnsView
+    from trio_codex._api.options import ThreadForkOptions, ThreadSettings, TurnOptions
+    from trio_codex._api.paging import Pager
+    from trio_codex._api.thread_requests import Opened
+    from trio_codex._link.subscriptions import Subscription
+    from trio_codex._session.session import Session
+    from trio_codex._session.turn_state import TurnState
+    from trio_codex._values.event import Event
+    from trio_codex._values.inputs import TurnInput
+    from trio_codex._values.turn_result import TurnResult
+    from trio_codex._values.usage import TokenUsage
+    from trio_codex.policies import Policy
+
+T = TypeVar("T")
+
+
+class Thread:
+    """One conversation with an agent, stored by the server.
+
+    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
+    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
+    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
+
+    Attributes:
+        info: The server's description of the thread when it was opened.
+    """
+
+    def __init__(self, session: Session, opened: Opened) -> None:
+        response = opened.response
+        self._session = session
+        self._listeners: tuple[Subscription[Event], ...] = ()
+        self.info: wire.Thread = response.thread
+        self._state = session.router.openings.admit(
+            opened.pending, self, self.info.id, response.cwd, opened.newest_turn
+        )
+
+    @property
+    def id(self) -> str:
+        """The thread's id, which can be used to resume it."""
+        return self._state.id
+
+    def __repr__(self) -> str:
+        return f"<Thread {self.id}{'' if self._is_open else ', closed'}>"
+
+    # -- turns -------------------------------------------------------------------------------------------------
+
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+    ) -> TurnResult[None]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+    ) -> TurnResult[T]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+    ) -> TurnResult[Any]: ...
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]:
+        """Run a turn to its end.
+
+        If this times out, the partial result is lost; use :meth:`turn` to keep it.
+
+        Args:
+            value: The input.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
+            **options: See :class:`TurnOptions`.
+
+        Returns:
+            The result of a turn that was completed or interrupted.
+
+        Raises:
+            TurnFailed: The turn failed.
+            OutputError: The final response does not match ``output_type``, or the turn was interrupted before there
+                was one.
+            TurnLost: The connection ended first.
+            TurnActive: The thread has an open turn.
+            TurnStalled: The turn was silent for longer than ``idle_limit``.
+            ThreadClosed: The thread's scope has exited.
+            PolicyError: A policy callback raised, or returned something that is not a decision.
+            BudgetExceeded: The turn exceeded a budget, or a budget was already used up.
+            ValueError: Options conflict; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
+            CodexError: As for any request.
+        """
+        result = await _to_end(self._turn(value, output_type, options))
+        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
+            raise OutputError(result.final_response, f"the turn is {result.status}", result)
+        return result
+
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[None]]: ...
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[T | None]]: ...
+    @overload
+    def turn(
+        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+    ) -> AbstractAsyncContextManager[Turn[Any]]: ...
+    def turn(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> AbstractAsyncContextManager[Turn[Any]]:
+        """Run a turn as a scope.
+
+        If the scope exits before the turn ends, the turn is interrupted on the server, along with the agents and
+        commands it started. The scope waits for confirmation that they ended, within ``interrupt_grace``.
+
+        Args:
+            value: The input.
+            output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
+                combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
+                value.
+            **options: See :class:`TurnOptions`.
+
+        Returns:
+            An async context manager that yields the :class:`Turn`.
+
+        Raises:
+            TurnActive: The thread has an open turn, started by this client or by the server.
+            ThreadClosed: The thread's scope has exited.
+            TurnLost: The end of the turn was not observed, and the body returned normally.
+            TurnStalled: The turn was silent for longer than ``idle_limit``; the body was cancelled.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            BudgetExceeded: The turn exceeded a budget and was interrupted, or a budget was already used up and
+                nothing was sent.
+            LocalProtocolError: The input cannot be sent; nothing was sent.
+            ServerTooOld: The server would ignore an option; nothing was sent.
+            ValueError: Options conflict; nothing was sent.
+            TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
+                was sent.
+            CodexError: As for any request.
+        """
+        return self._turn(value, output_type, options)
+
+    def _turn(
+        self, value: TurnInput, output_type: type[object] | UnionType | None, options: TurnOptions
+    ) -> AbstractAsyncContextManager[Turn[Any]]:
+        self._check_open()
+        output = None
+        if output_type is not None:
+            from trio_codex._tools.output import OutputType
+
+            if options.get("output_schema") is not None:
+                raise ValueError("output_type and output_schema exclude each other")
+            output = OutputType(output_type)
+            options = {**options, "output_schema": output.schema}
+        params = turn_params(self.id, value, options, self._session.absolute)
+        check_turn(params, self._session.server_version)
+        budget = options.get("budget")
+        if budget is not None and budget.turns is not None:
+            raise ValueError("the budget of a turn has no limit of turns")
+        return open_turn(
+            self._session,
+            self,
+            self._state,
+            "turn/start",
+            params,
+            options.get("policy"),
+            idle_limit=options.get("idle_limit"),
+            budget=budget,
+            output=output,
+        )
+
+    def review(
+        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+    ) -> AbstractAsyncContextManager[Turn]:
+        """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
+
+        The server runs a review under a second turn id and does not allow steering it: :meth:`Turn.steer` raises
+        ``InvalidRequestError``. To keep the review out of this thread, start another thread and review there.
+
+        Args:
+            target: What to review: a protocol target, such as ``wire.BaseBranchReviewTarget``, or instructions as a
+                string. The default is all uncommitted changes.
+            policy: As in :meth:`turn`.
+
+        Returns:
+            An async context manager that yields the :class:`Turn`.
+
+        Raises:
+            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
+            TypeError: ``policy`` is not a policy; nothing was sent.
+            CodexError: As in :meth:`turn`.
+        """
+        self._check_open()
+        check_given({"policy": policy})
+        if isinstance(target, str):
+            target = wire.CustomReviewTarget(instructions=target)
+        params = wire.ReviewStartParams(
+            thread_id=self.id, target=wire.UncommittedChangesReviewTarget() if target is None else target
+        )
+        return open_turn(self._session, self, self._state, "review/start", params, policy)
+
+    def goal(
+        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+    ) -> AbstractAsyncContextManager[Goal]:
+        """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
+
+        Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this
+        goal started, just as leaving a turn does. The goal remains stored with the thread. A goal the thread already
+        has is replaced.
+
+        Args:
+            objective: The objective, at most 4,000 characters.
+            token_budget: Number of tokens after which the server stops the goal, at the end of a response.
+            policy: Handles requests from its turns, ahead of the policies of the thread and the client.
+
+        Returns:
+            An async context manager that yields the :class:`Goal`.
+
+        Raises:
+            TurnActive: The thread has an open turn, started by this client or by the server.
+            InvalidRequestError: This thread cannot have goals: it is ephemeral, or goals are disabled.
+            BudgetExceeded: Its turns exceeded the budget of the thread or the client, or one was already used up.
+            ThreadClosed: The thread's scope has exited.
+            TurnLost: The end of the goal was not observed, and the body returned normally.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            TypeError: ``policy`` is not a policy; nothing was sent.
+            CodexError: As for any request.
+        """
+        from trio_codex._api.goal import open_goal
+
+        self._check_open()
+        check_given({"policy": policy})
+        return open_goal(self._session, self, self._state, objective, token_budget, policy)
+
+    async def compact(self) -> TurnResult:
+        """Replace the thread's history with a summary written by the server, and wait until that is done.
+
+        If this is cancelled, the compaction is interrupted and has ended before ``Cancelled`` propagates.
+
+        Raises:
+            TurnFailed: The compaction failed.
+            TurnLost: The connection ended first.
+            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
+            ThreadClosed: The thread's scope has exited.
+            CodexError: As for any request.
+        """
+        self._check_open()
+        params = wire.ThreadCompactStartParams(thread_id=self.id)
+        return await _to_end(
+            open_turn(self._session, self, self._state, "thread/compact/start", params, only_announced=True)
+        )
+
+    async def shell_command(self, command: str) -> wire.CommandExecutionThreadItem:
+        """Run a command in the thread's shell, **without a sandbox**, even if the thread has one.
+
+        The command has all the rights of the server, so it can do what a read-only thread cannot. The model sees the
+        command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
+
+        On an idle thread the command is a turn of its own: if this is cancelled, that turn is interrupted and has
+        ended before ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately: if this is cancelled, the command keeps running until it or the turn ends.
+
+        Args:
+            command: A shell command line; pipes and redirections work.
+
+        Returns:
+            The command as an item, with its ``exit_code`` and its ``aggregated_output``.
+
+        Raises:
+            TurnFailed: The turn ended without running the command.
+            TurnLost: The connection ended first.
+            ThreadClosed: The thread's scope has exited.
+            CodexError: As for any request, and ``DecodeError``.
+        """
+        self._check_open()
+        return await run_shell_command(self._session, self, self._state, command)
+
+    @property
+    def terminals(self) -> Terminals:
+        """The thread's background terminals."""
+        return Terminals(self._request)
+
+    @property
+    def mcp(self) -> ThreadMcpServers:
+        """The MCP servers started by this thread."""
+        return ThreadMcpServers(self._request)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[Subscription[Event]]:
+        """Subscribe to all events of this thread, including those after the end of a turn.
+
+        Any number of subscribers may be active at once; each has its own bounded buffer.
+
+        Raises:
+            ThreadClosed: The thread's scope has exited. Also raised while iterating.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+            ConnectionBroken: While iterating: the connection ended.
+        """
+        self._check_open()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        events = self._session.router.subscription()
+        self._state.listeners.append(events)
+        self._listeners += (events,)
+        try:
+            yield events
+        finally:
+            events.release()
+            self._state.listeners.remove(events)
+            self._listeners = tuple(each for each in self._listeners if each is not events)
+            self._session.router.let_go(self._state)
+
+    # -- the thread itself -------------------------------------------------------------------------------------
+
+    async def read(self, *, include_turns: bool = False) -> wire.Thread:
+        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line."""
+        response: wire.ThreadReadResponse = await self._request("thread/read", includeTurns=include_turns)
+        return response.thread
+
+    async def set_name(self, name: str) -> None:
+        """Set the thread's name. The server rejects this before the first turn."""
+        await self._request("thread/name/set", name=name)
+
+    async def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
+        """Change the settings of later turns without starting one (experimental).
+
+        Settings not given stay unchanged. The options of :meth:`turn` change the same settings.
+
+        Args:
+            **settings: See :class:`ThreadSettings`.
+
+        Raises:
+            ValueError: Settings conflict; nothing was sent.
+            CodexError: As for any request.
+        """
+        self._check_open()
+        await self._session.request("thread/settings/update", settings_params(self.id, settings))
+
+    async def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
+        """Start a thread with the history of this one. The server rejects this before the first turn.
+
+        If this is cancelled after the request was sent, the new thread is deleted before ``Cancelled`` propagates.
+
+        Args:
+            **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
+                follows the server's configuration.
+
+        Raises:
+            ValueError: Options conflict; nothing was sent.
+            CodexError: As for any request.
+        """
+        self._check_open()
+        return await open_thread(self._session, _opening.fork(self._session, self.id, options))
+
+    async def revert(self, before_turn_id: str) -> wire.Thread:
+        """Remove a turn and everything after it from the history. Files are not changed.
+
+        Args:
+            before_turn_id: The first turn to remove.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        response: wire.ThreadRevertResponse = await self._request(
+            "thread/revert", beforeTurnId=before_turn_id
+        )
+        return response.thread
+
+    async def inject_items(self, items: Sequence[wire.JSON]) -> None:
+        """Append raw Responses API items to the model's context, without starting a turn.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        await self._request("thread/inject_items", items=list(items))
+
+    def turns(self, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
+        """Iterate over the thread's turns, by default newest first, holding one page at a time.
+
+        Args:
+            **view: See :class:`TurnsView`.
+        """
+        self._check_open()
+        return turns_of(self._session, self.id, view)
+
+    def items(self, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
+        """Iterate over the items of the thread's turns, by default oldest first, holding one page at a time.
+
+        Args:
+            **view: See :class:`ItemsView`.
+        """
+        self._check_open()
+        return items_of(self._session, self.id, view)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
+        return self._state.meter.usage
+
+    async def archive(self) -> None:
+        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings."""
+        await self._request("thread/archive")
+
+    async def delete(self) -> None:
+        """Delete the thread permanently. The server ends its open turn."""
+        await self._request("thread/delete")
+
+    async def unsubscribe(self) -> None:
+        """Stop receiving events of the thread.
+
+        A running turn continues, but its end is not observed: its scope treats the turn as stuck. Starting a turn
+        raises ``ThreadClosed`` until the thread is resumed.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        self._check_open()
+        for pending in self._state.pending:
+            pending.is_overtaken = True
+        # Set first: even if this is cancelled, the request may have taken effect.
+        self._state.is_mute = True
+        try:
+            await _opening.unsubscribe(self._session, self._state)
+        except RpcError:
+            self._state.is_mute = False
+            raise
+
+    async def _request(self, method: str, **params: Any) -> Any:
+        self._check_open()
+        return await self._session.request(method, {"threadId": self.id, **params})
+
+    def _check_open(self) -> None:
+        self._session.connection.check_open()
+        self._state.check_open(self)
+
+    @property
+    def _is_open(self) -> bool:
+        return self in self._state.handles
+
+    # -- as a scope --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        # Not a cancellation point: the thread is already open, and only a scope that was entered closes it.
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        self._check_open()
+        return self
+
+    @trio.lowlevel.enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if not self._is_open:
+            return
+        self._state.handles = tuple(handle for handle in self._state.handles if handle is not self)
+        try:
+            if self._session.connection.death is None:
+                # Shielded and bounded internally.
+                await self._session.services.finish(self._close)  # noqa: ASYNC102
+        finally:
+            for events in self._listeners:
+                events.end(partial(ThreadClosed, self.id))
+            self._session.router.let_go(self._state)
+
+    async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
+        session, state = self._session, self._state
+        if state.series is not None:
+            if state.series.opener is self:
+                await state.series.finish()
+        elif state.turn is not None and self._has_to_end(state.turn):
+            state.turn.left_early = True
+            await end_turn(session, state.turn)
+        if state.handles or state.pending:
+            await trio.lowlevel.checkpoint()
+            return
+        # If the thread is already archived, deleted or unloaded, or the connection has ended, nothing is left to end.
+        # If a turn of another client is still running, its commands are left to that client.
+        if session.config.experimental_api and (state.turn is None or state.turn.owned):
+            await session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
+        await _opening.unsubscribe_unless_followed(session, state)
+
+    def _has_to_end(self, turn: TurnState) -> bool:
+        """Return whether leaving this handle ends a turn: one it opened, or an unowned one if no handle is left."""
+        if turn.owned:
+            return turn.opener is self
+        # On a server that this client did not start, the turn belongs to another client.
+        is_last = not (self._state.handles or self._state.pending or self._state.is_still_to_end)
+        return is_last and self._session.kill is not None
+
+
+@trio.lowlevel.enable_ki_protection
+async def open_thread(session: Session, opening: Awaitable[Opened]) -> Thread:
+    """Create the handle of a thread once the server has opened it."""
+    opened = await opening
+    thread = Thread(session, opened)
+    session.approvals.warn_if_bypassed(opened.response, opened.pending.policy)
+    return thread
+
+
+async def _to_end(scope: AbstractAsyncContextManager[Turn[Any]]) -> TurnResult[Any]:
+    async with scope as turn:
+        result = await turn.wait()
+    if result.status == TurnStatus.failed:
+        raise TurnFailed(result)
+    return result

@@ -1,0 +1,212 @@
+"""Opening a thread: the requests that start, resume and fork one, and how each is undone.
+
+A handle is registered before its request is written, so its policy and tools apply from the first message on. If
+opening is cancelled after the request was sent, or its response cannot be read, nothing stays open on the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import attrs
+import trio
+
+from trio_codex._api.options import check_given, fork_params, resume_params, start_params
+from trio_codex._core.json import object_of
+from trio_codex._core.log import logger
+from trio_codex._session.session import parse_result
+from trio_codex._session.snapshot import PendingHandle, newest_turn
+from trio_codex._tools.toolbox import Toolbox
+from trio_codex._values.event import route
+from trio_codex.errors import RemoteProtocolError
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import msgspec
+
+    from trio_codex import wire
+    from trio_codex._api.options import (
+        ThreadForkOptions,
+        ThreadOptions,
+        ThreadResumeOptions,
+        ThreadStartOptions,
+    )
+    from trio_codex._session.session import Session
+    from trio_codex._session.turn_state import ThreadState
+
+    Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
+
+
+@attrs.frozen(eq=False)
+class Opened:
+    """A thread that the server has opened, and whose handle is yet to be created.
+
+    Attributes:
+        pending: The pending handle.
+        response: The response.
+        newest_turn: The newest turn of the thread, as plain JSON; empty if there is none.
+    """
+
+    pending: PendingHandle
+    response: Response
+    newest_turn: dict[str, Any]
+
+
+def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
+    """Return the tools of a thread, before anything is sent.
+
+    Raises:
+        ValueError: Two tools have the same name, or ``experimental_api`` is off.
+        TypeError: An option has the wrong type, or a tool has no valid schema.
+    """
+    check_given(options)
+    own = Toolbox(options.get("tools", ()), session.tools)
+    if own:
+        session.config.need_experimental_api("tools")
+    return own
+
+
+async def start(session: Session, options: ThreadStartOptions) -> Opened:
+    """Start a thread with the client's tools and its own. If undone, delete it.
+
+    Raises:
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
+    tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
+    params = start_params({**options, "dynamic_tools": tools or None}, session.absolute)
+    return await _open(session, "thread/start", params, _pending(None, options, own), "thread/delete")
+
+
+async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
+    """Open a stored thread. If undone, unsubscribe unless its events are still needed here.
+
+    Raises:
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
+    params = resume_params(thread_id, options, session.absolute, paged=session.config.experimental_api)
+    pending = _pending(thread_id, options, own)
+    opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
+    if not options.get("include_turns", False) and opened.response.thread.turns:
+        # They were only requested to find out whether a turn is running.
+        thread = attrs.evolve(opened.response.thread, turns=())
+        return attrs.evolve(opened, response=attrs.evolve(opened.response, thread=thread))
+    return opened
+
+
+async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
+    """Start a thread with the history of another. If undone, delete it.
+
+    Raises:
+        ValueError: As in :func:`own_tools`; so is ``TypeError``.
+        CodexError: As for any request, and ``DecodeError``.
+    """
+    own = own_tools(session, options)
+    params = fork_params(thread_id, options, session.absolute)
+    return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
+
+
+async def unsubscribe(session: Session, state: ThreadState) -> None:
+    """Unsubscribe from a thread.
+
+    Raises:
+        CodexError: As for any request.
+    """
+    params = {"threadId": state.id}
+    await _unsubscribe(state, lambda: session.request("thread/unsubscribe", params))
+
+
+async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
+    """Unsubscribe from a thread within ``interrupt_grace``, unless its events are still needed here."""
+    params = {"threadId": state.id}
+
+    async def end() -> None:
+        await trio.lowlevel.checkpoint()
+        if not state.is_followed:
+            await session.end("thread/unsubscribe", params)
+
+    await _unsubscribe(state, end)
+
+
+async def _unsubscribe(state: ThreadState, send: Callable[[], Awaitable[object]]) -> None:
+    """Send a request to unsubscribe. A concurrent resume waits, so that its line follows this one."""
+    await trio.lowlevel.checkpoint()
+    while state.unsubscribed is not None:
+        await state.unsubscribed.wait()
+    settled = state.unsubscribed = trio.Event()
+    try:
+        await send()
+    finally:
+        state.unsubscribed = None
+        settled.set()
+
+
+def _pending(thread_id: str | None, options: ThreadOptions, own: Toolbox) -> PendingHandle:
+    return PendingHandle(thread_id, options.get("policy"), own, options.get("budget"))
+
+
+@trio.lowlevel.enable_ki_protection
+async def _open(
+    session: Session, method: str, params: wire.Wire, pending: PendingHandle, undo_method: str
+) -> Opened:
+    """Send the request that opens a thread. The result must be admitted without a checkpoint in between."""
+    router = session.router
+
+    async def undo(answer: msgspec.Raw | None) -> None:
+        await trio.lowlevel.checkpoint()
+        thread_id = pending.thread_id if answer is None else route(answer).thread_id or pending.thread_id
+        if thread_id is None:
+            logger.warning(
+                "a thread stays open on the server: its id in the answer to %s cannot be read", method
+            )
+            return
+        state = router.find(thread_id)
+        if state is not None:
+            state.dismiss(pending)
+            if state.is_followed:
+                return
+            if undo_method == "thread/unsubscribe":
+                await unsubscribe_unless_followed(session, state)
+                return
+        await session.end(undo_method, {"threadId": thread_id})
+
+    router.openings.expect(pending)
+    answer: msgspec.Raw | None = None
+    try:
+        if pending.thread_id is not None:
+            state = router.thread(pending.thread_id)
+            while state.unsubscribed is not None:
+                await state.unsubscribed.wait()
+        raw: msgspec.Raw = await session.acquire(method, params, undo, _unread)
+        answer = raw
+        plain = parse_result(method, raw)
+        response: Response = _convert.decode_result(method, plain)
+    except RemoteProtocolError:
+        # Not a cancellation point, and bounded internally.
+        await session.services.finish(_undo_unread, session, undo, answer)  # noqa: ASYNC102, ASYNC120
+        router.openings.dismiss(pending)
+        raise
+    except BaseException:
+        router.openings.dismiss(pending)
+        raise
+    return Opened(pending, response, newest_turn(object_of(plain)))
+
+
+def _unread(_: str, answer: msgspec.Raw) -> msgspec.Raw:
+    return answer
+
+
+async def _undo_unread(
+    session: Session,
+    undo: Callable[[msgspec.Raw | None], Awaitable[object]],
+    answer: msgspec.Raw | None,
+) -> None:
+    """Undo an opening whose response cannot be read."""
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
+        await trio.lowlevel.checkpoint()
+        await undo(answer)

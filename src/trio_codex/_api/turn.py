@@ -1,0 +1,390 @@
+"""A turn as a scope: its start, its end, and the operations available in its body."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
+
+import trio
+
+from trio_codex._core.json import object_of, string_of
+from trio_codex._core.log import logger
+from trio_codex._link.dispatch import CallbackGroup
+from trio_codex._link.services import holds_cancelled
+from trio_codex._session import retry as _retry
+from trio_codex._session.budget import Meter, Spending
+from trio_codex._session.ending import end_turn, interrupt, steer, steering
+from trio_codex._session.turn_state import TurnState
+from trio_codex._session.waiting import last_event_at, waiting_on, watch_idle
+from trio_codex._values.turn_result import OutputT_co
+from trio_codex.errors import BudgetExceeded, DecodeError, RpcError, TurnActive
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+
+    from trio_codex import wire
+    from trio_codex._api.thread import Thread
+    from trio_codex._link.subscriptions import Subscription
+    from trio_codex._session.budget import Budget
+    from trio_codex._session.session import Session
+    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._session.waiting import WaitingOn
+    from trio_codex._tools.output import OutputType
+    from trio_codex._values.event import Event
+    from trio_codex._values.inputs import TurnInput
+    from trio_codex._values.turn_result import TurnResult
+    from trio_codex._values.usage import TokenUsage
+    from trio_codex.errors import CodexError
+    from trio_codex.policies import Policy
+
+Ts = TypeVarTuple("Ts")
+
+
+class Turn(Generic[OutputT_co]):
+    """One turn of a thread, inside ``async with thread.turn(…)``.
+
+    Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
+    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
+    scope does.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        thread: Thread,
+        state: TurnState,
+        events: Subscription[Event],
+        output: OutputType[Any] | None = None,
+    ) -> None:
+        self._session = session
+        self._thread = thread
+        self._state = state
+        self._events = events
+        self._output = output
+        self._result: TurnResult[Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Turn {self.id}, {self._state.result().status if self._state.ended.is_set() else 'open'}>"
+
+    @property
+    def id(self) -> str:
+        """The turn's id on the server."""
+        return self._state.id or ""
+
+    @property
+    def thread(self) -> Thread:
+        """The thread of the turn."""
+        return self._thread
+
+    @property
+    def result(self) -> TurnResult[OutputT_co]:
+        """The result of the turn.
+
+        Raises:
+            TurnActive: The turn has not ended.
+        """
+        if not self._state.ended.is_set():
+            raise TurnActive(self._state.thread.id, self._state.id, "turn")
+        if self._result is None:
+            result = self._state.result()
+            self._result = result if self._output is None else self._output.settle(result)
+        return self._result
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """Thread ids of the agents spawned in this turn. If the turn is interrupted, its scope ends them."""
+        return tuple(self._state.reducer.children)
+
+    @asynccontextmanager
+    async def agent_events(self) -> AsyncGenerator[Subscription[Event]]:
+        """Subscribe to all events of the agents spawned in this turn, directly or indirectly.
+
+        ``event.thread_id`` identifies the agent. The iteration ends with the turn; an agent that outlives it can be
+        resumed as a thread by its id. Any number of subscribers may be active at once.
+
+        Raises:
+            TurnLost: While iterating: the connection ended, or the turn was abandoned.
+            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        events = self._session.router.subscription()
+        if self._state.ended.is_set():
+            events.end(self._state.loss if self._state.lost else None)
+        self._state.agent_listeners += (events,)
+        try:
+            yield events
+        finally:
+            events.release()
+            others = (each for each in self._state.agent_listeners if each is not events)
+            self._state.agent_listeners = tuple(others)
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used so far, including those of agents it spawned; ``None`` if none were reported."""
+        return self._state.meter.usage
+
+    @property
+    def last_event_at(self) -> float:
+        """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
+        return last_event_at(self._session.router, self._state)
+
+    @property
+    def waiting_on(self) -> WaitingOn | None:
+        """What the turn is waiting for; ``None`` once it has ended. For how long, see :attr:`last_event_at`."""
+        return waiting_on(self._session.router, self._state)
+
+    def __aiter__(self) -> Subscription[Event]:
+        # Return the buffer rather than self, which saves a call per event.
+        return self._events
+
+    def __anext__(self) -> Coroutine[Any, Any, Event]:
+        """Return the next event.
+
+        A cancellation point, and a schedule point at least every 64 events or 1 ms.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
+            trio.BusyResourceError: Another task is iterating.
+        """
+        return self._events.__anext__()
+
+    def text(self) -> TurnText:
+        """Iterate over the agent's text: message deltas, or the whole message if it arrived without deltas.
+
+        Raises the same exceptions as iterating over the turn.
+        """
+        return TurnText(self._events)
+
+    async def steer(self, value: TurnInput) -> None:
+        """Send more input to the running turn. By default the server discards the message in progress and starts over.
+
+        Returns once the server has accepted the input. If this raises, the agent did not receive it, unless the
+        connection ended or the request timed out.
+
+        Raises:
+            InvalidRequestError: The turn has ended, possibly while the request was in flight, or cannot be steered.
+            TypeError: ``value`` is not an input, or is an :class:`ExternalMessage`, which can only start a turn;
+                nothing was sent.
+            CodexError: As for any request.
+        """
+        params = steering(self._session, self._state.thread.id, value)
+        if not await steer(self._session, self._state, params):
+            # The turn has ended. Send the request anyway: the server's error says it best.
+            await self._session.request("turn/steer", params(self.id))
+
+    async def interrupt(self) -> None:
+        """Ask the server to interrupt the turn. Return once it has accepted, or once the turn has ended anyway.
+
+        Acceptance does not mean that the turn has ended; use :meth:`wait` for that, and for the result. Leaving the
+        scope of the turn ends the agents and commands it started.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        await interrupt(self._session, self._state)
+
+    async def wait(self) -> TurnResult[OutputT_co]:
+        """Wait for the turn to end. Buffered events are discarded.
+
+        Returns:
+            The result. A failed turn does not raise here.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+        """
+        self._events.release()
+        await self._state.ended.wait()
+        if self._state.lost:
+            raise self._state.loss()
+        return self.result
+
+
+class TurnText:
+    """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
+
+    def __init__(self, events: Subscription[Event]) -> None:
+        self._events = events
+        self._streamed: set[str] = set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        while True:
+            event = await self._events.__anext__()
+            if event.method == "item/agentMessage/delta":
+                params = object_of(event.raw)
+                delta = string_of(params.get("delta"))
+                if delta is not None:
+                    self._streamed.add(str(params.get("itemId")))
+                    return delta
+            elif event.method == "item/completed":
+                item = object_of(object_of(event.raw).get("item"))
+                text = string_of(item.get("text"))
+                if text and item.get("type") == "agentMessage" and str(item.get("id")) not in self._streamed:
+                    return text
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_turn(
+    session: Session,
+    thread: Thread,
+    state: ThreadState,
+    method: str,
+    params: wire.Wire,
+    policy: Policy | None = None,
+    *,
+    idle_limit: float | None = None,
+    budget: Budget | None = None,
+    output: OutputType[Any] | None = None,
+    only_announced: bool = False,
+) -> AsyncGenerator[Turn[Any]]:
+    """Start a turn, and end it on the server if its scope exits early. See :meth:`Thread.turn`.
+
+    Args:
+        session: The client.
+        thread: The handle that the turn refers to.
+        state: The state of the thread.
+        method: The method of the request that starts the turn.
+        params: The parameters of that request.
+        policy: Handles requests from the turn.
+        idle_limit: How long the turn may be silent for no known reason.
+        budget: The budget of the turn.
+        output: The type of the final response.
+        only_announced: Whether the response to the request has no turn id, so that only the announcement does.
+    """
+    session.connection.check_open()
+    # Check again: the scope may be entered long after it was created.
+    state.check_open(thread)
+    state.check_free()
+    body = Body()
+    # Check the budgets before instruments hear of the turn, because it may not be allowed to start.
+    meter = Meter("turn", budget)
+    spending = Spending((meter, state.meter, session.router.meter), body.scope, body.fail)
+    events = session.router.subscription()
+    turn = TurnState(
+        state,
+        events=events,
+        callbacks=CallbackGroup(body.fail, contextvars.copy_context()),
+        policy=policy,
+        instruments=session.router.instruments,
+        only_announced=only_announced,
+    )
+    turn.opener, turn.meter, turn.spending = thread, meter, spending
+    # Reserve the thread before the first await: another task may be about to start a turn too.
+    state.turn = turn
+    watch: trio.CancelScope | None = None
+    with body.watched():
+        await _start(session, turn, method, params)
+        # Release the parameters: they may hold images, and a turn may take days.
+        del params
+        if idle_limit is not None:
+            watch = session.services.start_service(
+                watch_idle, session.router, session.timeouts, turn, idle_limit, body.fail
+            )
+        yield Turn(session, thread, turn, events, output)
+    if watch is not None:
+        watch.cancel()
+    turn.check_time()
+    if turn.start is not None and turn.start.take_back():
+        turn.never_started()
+    turn.left_early = not turn.ended.is_set()
+    events.release()
+    interrupted = turn.was_interrupted and session.connection.death is None
+    if turn.left_early or interrupted or turn.callbacks:
+        await body.finish(session, end_turn, session, turn)
+    session.router.let_go_of_children(turn)
+    body.leave(turn.loss() if turn.lost else None, turn.result)
+
+
+class Body:
+    """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
+
+    Attributes:
+        scope: The cancel scope of the body.
+    """
+
+    def __init__(self) -> None:
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self._error: BaseException | None = None
+        self._exit_request: KeyboardInterrupt | None = None
+        self._failures: list[CodexError] = []
+
+    def fail(self, error: CodexError) -> None:
+        """Cancel the body because a policy failed or a limit was exceeded."""
+        self._failures.append(error)
+        # This is now the reason for the cancellation, so a time budget must not be blamed.
+        self.scope.deadline = math.inf
+        self.scope.cancel()
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Run the body, and keep its exception for :meth:`leave`."""
+        try:
+            with self.scope:
+                try:
+                    yield
+                except BaseException as exc:  # noqa: ASYNC103  # see below
+                    if holds_cancelled(exc):
+                        raise
+                    # Hide it from the cancel scope, which would take a group apart and build another.
+                    self._error = exc
+        except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
+            self._error = exc
+
+    async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
+        self, session: Session, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
+    ) -> None:
+        """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""
+        try:
+            await session.services.finish(async_fn, *args)
+        except KeyboardInterrupt as exc:
+            self._exit_request = exc
+
+    def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
+        """Raise the first of: an exit request, the body's exception, the reason for its cancellation, the loss."""
+        failures = [
+            failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
+            for failure in self._failures
+        ]
+        chosen = self._exit_request or self._error or next(iter(failures), None)
+        if chosen is None:
+            if loss is not None:
+                raise loss
+            return
+        for failure in failures:
+            if failure is not chosen:
+                chosen.add_note(f"Meanwhile also: {failure}")
+                if isinstance(chosen, trio.Cancelled):
+                    # If the cancellation is absorbed by its scope, so is this note.
+                    logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
+        raise chosen
+
+
+async def _start(session: Session, turn: TurnState, method: str, params: wire.Wire) -> None:
+    try:
+        turn.start = await session.begin(method, params)
+    except BaseException:
+        turn.never_started()
+        raise
+    _retry.note_started()
+    call, timeout = turn.start, session.config.request_timeout
+    with session.timeouts.move_on_after(timeout):
+        try:
+            answer = await call.answer()
+        except RpcError:
+            _retry.note_refused()
+            turn.never_started()
+            raise
+        turn.bind(answer)
+        if turn.only_announced:
+            await turn.started.wait()
+        elif turn.id is None:
+            raise DecodeError(method, "$.turn.id", "the turn has no id")
+        return
+    raise session.connection.calls.overdue(call, timeout)

@@ -1,1 +1,0 @@
-"""Choosing and configuring the server to start."""

@@ -1,0 +1,351 @@
+"""One connection: owns its reader, its writer, the requests on their way, and its one death.
+
+Knows streams, lines and calls. What notifications and server requests mean is up to the :class:`Receiver`, which is
+called on the reader and must not wait.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+import trio
+
+from trio_codex._core.framing import Frame, Line, LineBuffer, OversizeLine
+from trio_codex._core.log import logger
+from trio_codex._core.rpc import (
+    Inbound,
+    Junk,
+    JunkKind,
+    LateReply,
+    Notification,
+    OversizeNotification,
+    Reply,
+    RequestId,
+    RpcState,
+    ServerRequest,
+)
+from trio_codex._core.secrets import without_values
+from trio_codex._link.call import Call, Death
+from trio_codex._link.calls import Calls
+from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
+from trio_codex._link.pace import LINES_AT_ONCE, Pace
+from trio_codex._link.write_queue import Letter, Outbox
+from trio_codex._process.pipes import DirectSendStream
+from trio_codex.errors import CodexError, ConnectionBroken, RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from trio_codex._link.hooks import ServerRequestOutcome
+    from trio_codex._link.services import Services
+    from trio_codex._link.timeouts import Timeouts
+
+CHUNK_BYTES: Final = 64 * 1024
+"""What is read at once: it stays in the cache of the processor."""
+
+LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
+"""What is read at once in the middle of a long line. More is memory that has to be asked for each time, which costs more."""
+
+SHARED_CHUNK_BYTES: Final = 1024 * 1024
+"""What is read at once where hundreds of consumers share it: what the pipe holds at most."""
+
+QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
+"""Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
+
+DIAGNOSIS_SECONDS: Final = 0.5
+"""How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
+
+
+class Receiver(Protocol):
+    """What a connection hands inbound messages to. Called on the reader: must not wait, must not raise."""
+
+    def on_notifications(self, notifications: Sequence[Notification]) -> None:
+        """Take notifications that came one behind the other."""
+
+    def on_oversize(self, notification: OversizeNotification) -> None:
+        """Take what is left of a notification that was too long."""
+
+    def on_server_request(self, request: ServerRequest) -> None:
+        """Take a request of the server."""
+
+    def on_junk(self, junk: Junk) -> None:
+        """Take note of a line that was of no use."""
+
+    def on_lines_end(self) -> int:
+        """Wake consumers: they run before more is handed on.
+
+        Returns:
+            How much the busiest of them has to take.
+        """
+        ...
+
+    def on_death(self, death: Death) -> None:
+        """Fail what waits: nothing more will come."""
+
+
+class Connection:
+    """Requests, replies and notifications over one pair of byte streams.
+
+    Args:
+        services: Where its tasks run.
+        send_stream: Where lines go.
+        receive_stream: Where lines come from.
+        receiver: Who gets inbound messages.
+        window: How many requests may be in flight at once.
+        request_timeout: Seconds for a request that the server answers at once.
+        max_line_bytes: Bound of one inbound line.
+        diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
+            :data:`DIAGNOSIS_SECONDS`.
+        timeouts: Everything that judges the server by its time. Somebody else runs its service.
+        instruments: Who is told what happens.
+        hide: Takes secrets out of what the server says in refusals.
+
+    Attributes:
+        death: Why it ended; ``None`` while it lives.
+        calls: The requests of ours.
+        timeouts: Everything that judges the server by its time.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        send_stream: trio.abc.SendStream,
+        receive_stream: trio.abc.ReceiveStream,
+        receiver: Receiver,
+        *,
+        window: int,
+        request_timeout: float,
+        max_line_bytes: int,
+        diagnose: Callable[[str], Awaitable[ConnectionBroken]],
+        timeouts: Timeouts,
+        instruments: Instruments = NO_INSTRUMENTS,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        self._services = services
+        self._send_stream = send_stream
+        self._receive_stream = receive_stream
+        self._receiver = receiver
+        self._diagnose = diagnose
+        self._instruments = instruments
+        self.timeouts: Timeouts = timeouts
+        self._hide = hide
+        self._lines = LineBuffer(max_line_bytes)
+        self._pace = Pace()
+        self._rpc: RpcState[Call] = RpcState(max_line_bytes)
+        self._outbox = Outbox(
+            send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
+            self._note_sent,
+        )
+        self.calls: Calls = Calls(self._rpc, self._outbox, window, request_timeout, timeouts, instruments)
+        self._queued_reply_bytes = 0
+        self._dying = False
+        self._dead = trio.Event()
+        self._drained = trio.Event()
+        self._flushed = trio.Event()
+        self.death: Death | None = None
+
+    def start(self) -> None:
+        """Start the reader and the writer."""
+        self._instruments.call("connection_opened", self._instruments.connection)
+        self._services.start_service(self._read)
+        self._services.start_service(self._write)
+
+    # -- requests of ours --------------------------------------------------------------------------------------
+
+    def notify(self, method: str) -> None:
+        """Send a notification without parameters."""
+        self.calls.put(Letter(self._rpc.notification(method)))
+
+    @property
+    def junk_lines(self) -> int:
+        """How many lines of the server were of no use."""
+        return self._rpc.junk.total()
+
+    # -- requests of the server --------------------------------------------------------------------------------
+
+    def respond(self, request_id: RequestId, result: object) -> bool:
+        """Queue the answer to a server request; say whether it was still open.
+
+        Raises:
+            LocalProtocolError: ``result`` is not JSON; the request is still open.
+        """
+        return self._reply(request_id, self._rpc.respond(request_id, result), "answered")
+
+    def refuse(self, request_id: RequestId, code: int, message: str) -> bool:
+        """Queue the refusal of a server request; say whether it was still open."""
+        return self._reply(request_id, self._rpc.refuse(request_id, code, message), "refused")
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Note that the server wants no answer any more; say whether the request was open."""
+        was_open = self._rpc.withdraw(request_id)
+        if was_open:
+            self.calls.watch.settled(request_id, "withdrawn")
+        return was_open
+
+    def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
+        if line is None:
+            return False
+        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:
+            # Dropped: the connection is about to end, and what the server has not read is lost with it.
+            self._lose_to_unread_replies()
+            return True
+        self._queued_reply_bytes += len(line)
+        self.calls.put(Letter(line, is_reply=True), urgent=True)
+        self.calls.watch.settled(request_id, outcome)
+        return True
+
+    def _lose_to_unread_replies(self) -> None:
+        """End the connection to a server that asks and does not read the answers."""
+        if not self._dying:
+            size = self._queued_reply_bytes // 2**20
+            self._services.start_service(
+                self.lose, f"the server does not read: {size} MiB of answers to its requests wait"
+            )
+
+    # -- the end -----------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise what every use raises once the connection has ended."""
+        if self.death is not None:
+            raise self.death.exception()
+
+    def refuse_new(self) -> None:
+        """Refuse every further request but those that end something. The first step of closing."""
+        self.calls.refuse_new()
+
+    def end(self, error: CodexError) -> None:
+        """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
+        if self.death is not None:
+            return
+        self.death = Death(error)
+        self._dying = True
+        self.calls.end(self.death)
+        self.calls.watch.lost()
+        self._outbox.close()
+        self._receiver.on_death(self.death)
+        self._instruments.call("connection_ended", self._instruments.connection, error)
+        self._dead.set()
+
+    async def lose(self, reason: str) -> None:
+        """End the connection because it broke, as soon as it is known why."""
+        if self._dying:
+            await trio.lowlevel.checkpoint()
+            return
+        self._dying = True
+        error: ConnectionBroken | None = None
+        with self.timeouts.move_on_after(2 * DIAGNOSIS_SECONDS):
+            error = await self._diagnose(reason)
+        self.end(ConnectionBroken(reason) if error is None else error)
+
+    async def wait_dead(self) -> Death:
+        """Wait until the connection has ended, by whatever way."""
+        await self._dead.wait()
+        assert self.death is not None
+        return self.death
+
+    async def flush(self) -> None:
+        """Wait until every queued line has been written. Take no further one."""
+        self._outbox.finish()
+        await self._flushed.wait()
+
+    async def wait_drained(self) -> None:
+        """Wait until the reader has seen the end of the stream."""
+        await self._drained.wait()
+
+    # -- the two services --------------------------------------------------------------------------------------
+
+    def _note_sent(self, letter: Letter) -> None:
+        if "frame_sent" in self._instruments:
+            self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
+        if letter.is_reply:
+            # It counts until it is acknowledged, but is never sent again.
+            self._queued_reply_bytes -= len(letter.line)
+            letter.line = b""
+        self.calls.note_sent(letter)
+
+    async def _write(self) -> None:
+        try:
+            while (batch := await self._outbox.take_batch()) is not None:
+                await self._send_stream.send_all(batch)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
+            with self.timeouts.move_on_after(DIAGNOSIS_SECONDS):
+                await self._drained.wait()
+            await self.lose("the server stopped reading")
+        finally:
+            self._flushed.set()
+
+    async def _read(self) -> None:
+        reason = "the server closed the connection"
+        timeouts = self.timeouts
+        try:
+            while chunk := await self._receive_stream.receive_some(self._wanted_bytes()):
+                timeouts.reads += 1
+                timeouts.reader_is_busy = True
+                await self._take_lines(self._lines.feed(chunk))
+                timeouts.reader_is_busy = False
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            reason = f"the connection broke: {exc.__cause__ or exc}"
+        if self.death is None and (rest := self._lines.feed_eof()) is not None:
+            self._take_portion([rest])
+        self._drained.set()
+        await self.lose(reason)
+
+    def _wanted_bytes(self) -> int:
+        if self._pace.lines > LINES_AT_ONCE:
+            return SHARED_CHUNK_BYTES
+        return LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes >= CHUNK_BYTES else CHUNK_BYTES
+
+    async def _take_lines(self, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
+        """Take the lines of a chunk, a portion at a time."""
+        done = 0
+        while done < len(frames) and self.death is None:
+            portion = frames[done : done + self._pace.lines]
+            done += len(portion)
+            self._take_portion(portion)
+            if done < len(frames):
+                await trio.lowlevel.checkpoint()
+
+    def _take_portion(self, frames: Sequence[Frame]) -> None:
+        """Take what some lines say, and wake whom they concern."""
+        if self._instruments:
+            self._tell(frames)
+        for message in self._rpc.receive(frames):
+            if isinstance(message, list):
+                self._receiver.on_notifications(message)
+            else:
+                self._take_other(message)
+        self._pace.note(len(frames), self._receiver.on_lines_end())
+
+    def _tell(self, frames: Iterable[Frame]) -> None:
+        instruments = self._instruments
+        for frame in frames:
+            if isinstance(frame, Line):
+                instruments.call("frame_received", instruments.connection, bytes(frame))
+            elif isinstance(frame, OversizeLine):
+                instruments.call(
+                    "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
+                )
+
+    def _take_other(self, message: Inbound[Call]) -> None:
+        if isinstance(message, Reply):
+            error = message.error
+            if isinstance(error, RpcError):
+                error = without_values(error, self._hide)
+            self.calls.take_reply(message.token, message.result, error)
+        elif isinstance(message, LateReply):
+            self.calls.take_late_reply(message)
+            self._take_junk(message.junk)
+        elif isinstance(message, ServerRequest):
+            self.calls.watch.asked(message)
+            self._receiver.on_server_request(message)
+        elif isinstance(message, OversizeNotification):
+            self._receiver.on_oversize(message)
+        else:
+            self._take_junk(message)
+
+    def _take_junk(self, junk: Junk) -> None:
+        logger.debug("%s: a line of %d bytes", junk.kind.value, junk.size)
+        if self._instruments and junk.kind is not JunkKind.TOO_LONG:
+            self._instruments.call("line_discarded", self._instruments.connection, junk.kind.value, junk.size)
+        self._receiver.on_junk(junk)

@@ -1,0 +1,156 @@
+"""The queue of outgoing lines: their order, and which ones can still be taken back.
+
+A line is either queued, and its sender can take it back as if it had never been sent, or it was taken and is written
+whole. There is no third state, so a cancelled sender never leaves a partial line.
+
+If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
+start on it sooner. The writer sends whatever the stream could not take, and everything queued behind it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_codex._link.hooks import RequestRecord
+
+BATCH_BYTES: Final = 256 * 1024
+"""Lines are batched up to this size, which saves system calls and limits what an urgent line waits for."""
+
+
+class Letter:
+    """One outgoing line.
+
+    Attributes:
+        line: The line; empty once it will certainly not be written again.
+        taken: Whether it was handed over for writing; from then on it counts as sent.
+        record: The record of the request for instruments; ``None`` if it is not a request or no instrument needs it.
+        is_reply: Whether it answers a server request.
+    """
+
+    __slots__ = ("is_reply", "line", "record", "taken")
+
+    def __init__(self, line: bytes, record: RequestRecord | None = None, *, is_reply: bool = False) -> None:
+        self.line: bytes = line
+        self.is_reply: bool = is_reply
+        self.taken: bool = False
+        self.record: RequestRecord | None = record
+
+
+class Outbox:
+    """The queue in front of the writer task, with a fast path that bypasses it.
+
+    It needs no length limit: each letter has a sender that waits for its effect, and the connection limits replies.
+
+    Args:
+        send_nowait: Writes as much of a line as possible without blocking, and returns how much that was; ``None`` if
+            the stream does not support this. It is called only while the writer waits in :meth:`take_batch`.
+        on_taken: Called with each letter that is handed over.
+    """
+
+    def __init__(
+        self,
+        send_nowait: Callable[[bytes], int] | None = None,
+        on_taken: Callable[[Letter], object] | None = None,
+    ) -> None:
+        self._send_nowait = send_nowait
+        self._on_taken = on_taken
+        self._urgent: deque[Letter] = deque()
+        self._ordinary: deque[Letter] = deque()
+        self._rest = b""
+        """The rest of a line that was partly written directly. It is sent before everything else."""
+        self._idle = False
+        """Whether the writer is waiting and has no reason to wake up."""
+        self._filled = trio.Event()
+        self._closed = False
+
+    def put(self, letter: Letter, *, urgent: bool = False) -> None:
+        """Send a line directly, or queue it; urgent lines (replies, interrupts) are sent before ordinary ones.
+
+        Order is kept within each kind.
+
+        Args:
+            letter: The line.
+            urgent: Whether to send it before ordinary ones.
+        """
+        if not self._closed and not self._send_now(letter):
+            (self._urgent if urgent else self._ordinary).append(letter)
+            self._wake()
+
+    def _send_now(self, letter: Letter) -> bool:
+        """Write a line without the writer if the queue is empty; return whether it was taken."""
+        if not self._idle or self._send_nowait is None:
+            return False
+        try:
+            sent = self._send_nowait(letter.line)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return False  # the writer gets the same error and handles it
+        if sent == 0:
+            return False
+        if sent < len(letter.line):
+            self._rest = letter.line[sent:]
+            self._wake()
+        self._take(letter)
+        return True
+
+    def _wake(self) -> None:
+        self._idle = False
+        self._filled.set()
+
+    def _take(self, letter: Letter) -> None:
+        letter.taken = True
+        if self._on_taken is not None:
+            self._on_taken(letter)
+
+    def take_back(self, letter: Letter) -> bool:
+        """Remove a letter that was not taken yet; return whether that succeeded."""
+        if letter.taken:
+            return False
+        for queue in (self._ordinary, self._urgent):
+            try:
+                queue.remove(letter)
+            except ValueError:
+                continue
+            return True
+        return False
+
+    def close(self) -> None:
+        """Drop the queue and end the writer's :meth:`take_batch`."""
+        self._closed = True
+        self._urgent.clear()
+        self._ordinary.clear()
+        self._rest = b""
+        self._wake()
+
+    def finish(self) -> None:
+        """End the writer's :meth:`take_batch` once the queue is empty."""
+        self._closed = True
+        self._wake()
+
+    async def take_batch(self) -> bytes | None:
+        """Wait for lines and return the next batch, joined; ``None`` once closed and empty. Called by the writer."""
+        while not (self._rest or self._urgent or self._ordinary):
+            if self._closed:
+                return None  # noqa: ASYNC910  # the writer ends
+            self._filled = trio.Event()
+            self._idle = True
+            try:
+                await self._filled.wait()
+            finally:
+                self._idle = False
+        batch = [self._rest]
+        size = len(self._rest)
+        self._rest = b""
+        while queue := self._urgent or self._ordinary:
+            if size and size + len(queue[0].line) > BATCH_BYTES:
+                break
+            letter = queue.popleft()
+            batch.append(letter.line)
+            size += len(letter.line)
+            self._take(letter)
+        return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

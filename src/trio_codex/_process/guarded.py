@@ -1,0 +1,300 @@
+"""The client's side of a server under a guard process (Linux).
+
+It speaks the protocol of :mod:`trio_codex._process.guard`. Nothing here uses threads, SIGCHLD or asyncio: spawning is
+synchronous, and it waits only for descriptors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import marshal
+import os
+import signal
+import socket
+import subprocess
+import warnings
+from typing import IO, TYPE_CHECKING, Final
+
+import trio
+
+from trio_codex._process import guard
+from trio_codex._process.pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
+from trio_codex._process.server import ServerProcess, let_go, sip
+from trio_codex.errors import SpawnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+_GUARD_CODE: Final = (
+    f"import sys; sys.path.append({os.path.dirname(guard.__file__)!r}); "
+    "import guard; guard.main(*map(int, sys.argv[2:]))"
+)
+"""Imports the guard instead of running its file, so that its cached bytecode is used."""
+
+
+class GuardedProcess(ServerProcess):
+    """The server under a guard process (Linux).
+
+    The guard's socket reports the process id, the exit status, and the reason if the server cannot be started. Signals
+    go through the guard, too, because only the parent of a process can be sure that its id has not been reused.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None, python: str
+    ) -> None:
+        super().__init__(argv)
+        self.starter = f"its guard process, which {python} runs"
+        self._python = python
+        self._owner = os.getpid()
+        self._owns = False
+        """Whether there are descriptors to close."""
+        self._cwd = cwd
+        self._identity: guard.Process | None = None
+        self._guard_gone = False
+        self._heard = b""
+        self._turn = trio.Lock()  # one task at a time may wait for a descriptor
+        plan = marshal.dumps(
+            (
+                [os.fsencode(argument) for argument in argv],
+                {os.fsencode(name): os.fsencode(value) for name, value in env.items()},
+                None if cwd is None else os.fsencode(cwd),
+            )
+        )
+        try:
+            self._start_guard(plan)
+        except OSError as error:
+            raise SpawnError(
+                f"the guard process cannot be started: {error.strerror}",
+                phase="spawn",
+                mend=f"It is run by {python}: set guard_python to another Python interpreter, or guard=False."
+                if isinstance(error, FileNotFoundError | PermissionError)
+                else "Look at the limits on descriptors and processes.",
+                binary=argv[0],
+            ) from error
+        self.stdin, self.stdout = self._streams.stdin, self._streams.stdout
+        self._owns = True
+
+    def __del__(self) -> None:
+        if self._owns and os.getpid() == self._owner:  # a forked copy owns nothing
+            warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
+            # No task can be waiting on them. The guard treats EOF on the socket as its order; the streams close
+            # themselves.
+            _hang_up(self._control)
+            if self._guard_fd >= 0:
+                os.close(self._guard_fd)
+            let_go(self._popen)
+
+    def _start_guard(self, plan: bytes) -> None:
+        """Start the guard. If that fails in any way, no descriptor stays open and no process is left."""
+        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
+            theirs.enter_context(above_standard_streams())
+            self._streams = ServerStreams()
+            ours.callback(self._streams.close)
+            theirs.callback(self._streams.close_lent)
+            self._control, control = socket.socketpair()
+            ours.enter_context(self._control)
+            theirs.enter_context(control)
+            self._control.setblocking(False)
+            file = theirs.enter_context(_open_anonymous())
+            file.write(plan)
+            file.seek(0)
+            passed = (control.fileno(), file.fileno())
+            stdin, stdout, stderr = self._streams.lent
+            self._popen = subprocess.Popen(
+                [self._python, "-I", "-S", "-c", _GUARD_CODE, "guard", *map(str, passed), str(os.getpid())],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=passed,
+                start_new_session=True,  # Ctrl-C in the terminal is only for the client
+            )
+            ours.callback(let_go, self._popen)
+            self._guard_fd = guard.open_pidfd(self._popen.pid)
+            ours.pop_all()
+
+    async def drain_stderr(self) -> None:
+        await trio.lowlevel.checkpoint()
+        with contextlib.suppress(trio.ClosedResourceError):
+            while chunk := await self._streams.stderr.receive_some(RECEIVE_BYTES):
+                self.stderr.feed(chunk)
+
+    def terminate(self) -> None:
+        if self.returncode is None:
+            self._command(guard.TERMINATE)
+
+    def kill(self) -> None:
+        # Also after the server has exited: this ends the grace period of what it left behind.
+        self._command(guard.KILL)
+
+    def abandon(self) -> None:
+        if self._closed:
+            return
+        self._stopping = True
+        if self.returncode is None:
+            self.kill()
+        self._sip_stderr()
+        self._closed = True
+        self._owns = False
+        self._streams.close()
+        trio.lowlevel.notify_closing(self._control)
+        _hang_up(self._control)
+        if self._guard_fd >= 0:
+            trio.lowlevel.notify_closing(self._guard_fd)
+            os.close(self._guard_fd)
+        if self._popen.poll() is None:
+            if self.pid is None:
+                # A process that has not started the server by now is not behaving like a guard. A guard that has only
+                # just
+                # started notices the death of its keeper, and kills what it started.
+                self._popen.kill()
+            let_go(self._popen)
+        self._stopped.set()
+
+    async def _settle(self, done: Callable[[], bool]) -> None:
+        await trio.lowlevel.checkpoint()
+        while not (done() or self._failure or self._guard_gone or self._closed):
+            # Reacquired for each report: another task may read the report that this one waits for.
+            async with self._turn:
+                if not (done() or self._failure or self._guard_gone or self._closed):
+                    with contextlib.suppress(trio.ClosedResourceError):
+                        await trio.lowlevel.wait_readable(self._control)
+                        self._listen()
+
+    async def _end_tree(self) -> None:
+        if self.returncode is None:
+            self.kill()
+        self._popen.send_signal(signal.SIGCONT)  # in case the guard was stopped
+        while self._popen.poll() is None:
+            if self._guard_fd >= 0:
+                await trio.lowlevel.wait_readable(self._guard_fd)
+            else:
+                await trio.sleep(0.002)
+        # EOF on the socket follows the last report, once both processes of the guard have exited.
+        await self._settle(lambda: False)
+        await trio.lowlevel.checkpoint()
+
+    def _close_stdin(self) -> None:
+        self._streams.stdin.close()
+
+    def _command(self, command: bytes) -> None:
+        if not self._closed and not self._guard_gone:
+            try:
+                self._control.send(command, socket.MSG_NOSIGNAL)
+            except OSError:  # the guard is gone: read its last reports, and clean up
+                self._listen()
+
+    def _listen(self) -> None:
+        """Process what the guard has reported; never blocks."""
+        if self._closed:  # closed since the wakeup
+            return
+        try:
+            data = self._control.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        *lines, self._heard = (self._heard + data).split(b"\n")
+        for word, *values in (line.decode().split() for line in lines):
+            if word == "pid":
+                self.pid = int(values[0])
+                self.contained = values[1] == "1"
+                self._identity = guard.look_up(self.pid)
+            elif word == "exit":
+                self._sip_stderr()
+                self.returncode = int(values[0])
+            else:
+                self._sip_stderr()
+                self._failure = self._explain(values[0], int(values[1]))
+        if not data and not self._guard_gone:
+            self._guard_gone = True
+            self._miss_guard()
+
+    def _miss_guard(self) -> None:
+        """Handle a guard that is gone: this is normal after the server has exited; otherwise it was killed."""
+        if self.returncode is not None or self._failure is not None:
+            return
+        self._sip_stderr()
+        if self.pid is None:
+            self._failure = self._spawn_error(
+                "the guard process ended before it could start the server",
+                f"It is run by {self._python}: set guard_python to a Python interpreter that works with -I -S,"
+                " or guard=False.",
+            )
+        else:
+            # The guard reports the server's exit before it reaps it. Without that report, the process found under this
+            # id is the server, and no other process is killed.
+            if self._identity is not None:
+                _kill_unguarded(self._identity)
+            self.returncode = -signal.SIGKILL
+
+    def _sip_stderr(self) -> None:
+        sip(self._streams.stderr, self.stderr)
+
+    def _explain(self, step: str, number: int) -> Callable[[], SpawnError]:
+        """Convert the guard's report of a failed start to an error, created anew for each waiting task."""
+        binary = self._argv[0]
+        if step == "cwd":
+            return self._spawn_error(
+                f"the working directory cannot be entered: {os.strerror(number)}: {os.fspath(self._cwd or '')}",
+                "Pass a cwd that exists and that you may enter.",
+                OSError(number, os.strerror(number), os.fspath(self._cwd or "")),
+            )
+        mend = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
+        problem = f"the server cannot be run: {os.strerror(number)}"
+        if number == errno.ENOEXEC:
+            problem = (
+                "the server cannot be run: it is no program for this system, nor a script with a #! line"
+            )
+        elif number == errno.ENOENT and os.path.exists(binary):
+            problem = "the server cannot be run: the interpreter or loader that it names does not exist"
+        elif os.path.isdir(binary):
+            problem = "the server cannot be run: it is a directory"
+        elif number == errno.E2BIG:
+            mend = "Shorten its arguments and its environment: the system bounds their size."
+        return self._spawn_error(problem, mend, OSError(number, os.strerror(number), binary))
+
+    def _spawn_error(self, problem: str, mend: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
+        def make() -> SpawnError:
+            error = SpawnError(
+                problem, phase="spawn", mend=mend, binary=self._argv[0], stderr_tail=self.stderr.tail()
+            )
+            error.__cause__ = cause
+            return error
+
+        return make
+
+
+def _hang_up(control: socket.socket) -> None:
+    """Close the socket so that the guard sees EOF even if a forked copy of us still holds it."""
+    with contextlib.suppress(OSError):
+        control.shutdown(socket.SHUT_RDWR)
+    control.close()
+
+
+def _open_anonymous() -> IO[bytes]:
+    """Open an anonymous file."""
+    try:
+        return open(os.memfd_create("trio-codex-plan"), "wb")
+    except (OSError, AttributeError):  # an old C library or kernel
+        import tempfile
+
+        return tempfile.TemporaryFile()
+
+
+def _kill_unguarded(root: guard.Process) -> None:
+    """Kill the server and its current descendants: the best a client can do without its guard."""
+    tree = {root.pid: root}
+    guard.send_signal(root, signal.SIGSTOP)
+    for _ in range(10):  # once stopped, none can fork or exit before it is seen
+        now = guard.look_up(root.pid)
+        if now is None or now.start != root.start:  # it has died, and this tree belongs to another process
+            break
+        new = [process for process in guard.descendants(root.pid) if process.pid not in tree]
+        for process in new:
+            guard.send_signal(process, signal.SIGSTOP)
+            tree[process.pid] = process
+        if not new:
+            break
+    for process in tree.values():
+        guard.send_signal(process, signal.SIGKILL)

@@ -1,0 +1,294 @@
+"""The server process as the client sees it: its streams, its shutdown, and the shutdown of all its descendants.
+
+Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). Independent of JSON, and
+of Codex beyond an argument vector.
+
+On Linux the server runs under a guard process (:mod:`trio_codex._process.guarded`). Elsewhere
+:mod:`trio_codex._process.tree` does its best with a process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import trio
+
+from trio_codex._process.pipes import RECEIVE_BYTES
+from trio_codex._process.stderr import StderrRing
+from trio_codex.errors import SpawnError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Protocol
+
+    class _Pollable(Protocol):
+        def poll(self) -> int | None: ...
+
+
+EOF_SHARE: Final = 0.6
+"""The share of the grace period for the server to exit on EOF alone, before SIGTERM. The real one needs 65 ms, and 33
+ms on SIGTERM, but it never exits on EOF while its stdout is not drained."""
+
+END_BOUND: Final = 1.0
+"""Seconds after the grace period for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
+
+_PYTHON_NAME: Final = re.compile(r"(?:python|pypy|graalpy)", re.IGNORECASE)
+
+_unreaped: list[_Pollable] = []
+"""Children released before they had exited; reaped at the next spawn, so that none stays a zombie for long."""
+
+
+class ServerProcess(ABC):
+    """One server process and all its descendants.
+
+    Created by :func:`spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where it cannot await.
+
+    Attributes:
+        stdin: The standard input. It and ``stdout`` may be used once :meth:`started` has returned.
+        stdout: The standard output.
+        stderr: The tail of stderr, as far as :meth:`drain_stderr` has read it.
+        pid: The process id of the server itself; ``None`` until :meth:`started` has returned.
+        returncode: The exit status, negative for a signal; ``None`` while it runs or if it is unknown.
+        contained: Whether all descendants are guaranteed to end with it.
+        starter: A description of what starts the server: the subject of the error when it takes too long.
+    """
+
+    stdin: trio.abc.SendStream
+    stdout: trio.abc.ReceiveStream
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        reap()
+        self.stderr = StderrRing()
+        self.pid: int | None = None
+        self.returncode: int | None = None
+        self.contained = False
+        self.starter = "the system"
+        self._argv = argv
+        self._failure: Callable[[], SpawnError] | None = None
+        self._closed = False
+        self._stopping = False
+        self._stopped = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "running" if self.returncode is None else f"returncode={self.returncode}"
+        return f"<{type(self).__name__} pid={self.pid} {'closed, ' if self._closed else ''}{state}>"
+
+    async def started(self) -> int:
+        """Wait until the server is running. A checkpoint; cancellation has no effect on the server.
+
+        Returns:
+            The process id.
+
+        Raises:
+            SpawnError: The server could not be started. :meth:`stop` must still be called.
+            trio.ClosedResourceError: It was stopped first.
+        """
+        await self._settle(lambda: self.pid is not None)
+        if self.pid is None:
+            self._raise_failure()
+        return self.pid
+
+    async def wait(self) -> int:
+        """Wait until the server has exited. A checkpoint; any number of tasks may wait.
+
+        Afterwards :attr:`stderr` includes everything that the server itself wrote there.
+
+        Returns:
+            The exit status, negative for a signal. If the guard was killed, the real status is unknown: the server is
+            killed, too, and the status reports that.
+
+        Raises:
+            SpawnError: The server never started.
+            trio.ClosedResourceError: :meth:`abandon` was called first, or :meth:`stop` timed out: the tree may end
+                later.
+        """
+        await self._settle(lambda: self.returncode is not None)
+        if self.returncode is None:
+            self._raise_failure()
+        return self.returncode
+
+    @trio.lowlevel.enable_ki_protection
+    async def stop(self, grace: float) -> int | None:
+        """Stop the server and all its descendants, and close every descriptor.
+
+        It closes stdin, sends SIGTERM when most of ``grace`` has passed, and kills the whole tree when ``grace`` is
+        over. Another task must keep draining stdout meanwhile, or the server will not exit on EOF. Then the streams are
+        closed, and tasks that use them get :exc:`trio.ClosedResourceError`.
+
+        It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
+        shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
+
+        Args:
+            grace: Seconds for the server to exit by itself.
+
+        Returns:
+            The exit status of the server; ``None`` if it never started or could not be killed.
+        """
+        if self._stopping:
+            await self._stopped.wait()
+            return self.returncode
+        self._stopping = True
+        start = trio.current_time()
+        self._close_stdin()
+        try:
+            await self._end_server(start + grace * EOF_SHARE, start + grace)
+        finally:
+            try:
+                with trio.move_on_after(END_BOUND, shield=True):
+                    await self._end_tree()
+            finally:
+                self.abandon()
+        await trio.lowlevel.checkpoint()
+        return self.returncode
+
+    @trio.lowlevel.enable_ki_protection
+    async def kill_tree(self) -> None:
+        """Kill the server and all its descendants immediately, and close every descriptor.
+
+        It takes at most about a second; it ends the grace period of a :meth:`stop` in progress.
+        """
+        self.kill()
+        await self.stop(0)
+
+    async def _end_server(self, ask_at: float, kill_at: float) -> None:
+        """Wait for the server to exit until ``kill_at``, sending SIGTERM at ``ask_at``."""
+        if ask_at < kill_at:
+            with trio.CancelScope(deadline=ask_at):
+                await self._settle(lambda: self.returncode is not None)
+        if ask_at < kill_at and self.returncode is None:
+            self.terminate()
+            with trio.CancelScope(deadline=kill_at):
+                await self._settle(lambda: self.returncode is not None)
+        await trio.lowlevel.checkpoint()
+
+    @abstractmethod
+    async def drain_stderr(self) -> None:
+        """Read stderr into :attr:`stderr` until all its writers are gone or the process is closed."""
+
+    @abstractmethod
+    def terminate(self) -> None:
+        """Send SIGTERM to the server. Does nothing once it has exited."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """Kill the server and all its descendants. Does nothing once it has exited."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Close every descriptor without waiting; remaining processes are killed in the background.
+
+        Call this after a failure between :func:`spawn_server` and the start of the task that owns the process. Does
+        nothing after :meth:`stop`.
+        """
+
+    @abstractmethod
+    async def _settle(self, done: Callable[[], bool]) -> None:
+        """Wait until ``done()`` is true, or can no longer become true."""
+
+    @abstractmethod
+    async def _end_tree(self) -> None:
+        """Wait until nothing of the tree is left; kill it first, unless the server has exited by itself."""
+
+    @abstractmethod
+    def _close_stdin(self) -> None:
+        """Close stdin, synchronously."""
+
+    def _raise_failure(self) -> NoReturn:
+        if self._failure is not None:
+            raise self._failure()
+        raise trio.ClosedResourceError("the process was let go before it had ended")
+
+
+def let_go(process: _Pollable) -> None:
+    """Schedule a child that has not exited yet to be reaped at a later spawn."""
+    _unreaped.append(process)
+
+
+def reap() -> bool:
+    """Reap the released children that have exited since; return whether any is still running."""
+    _unreaped[:] = [process for process in _unreaped if process.poll() is None]
+    return bool(_unreaped)
+
+
+def sip(stream: Any, ring: StderrRing) -> None:
+    """Read what is in the pipe now, so that the server's last output is buffered when its exit is reported."""
+    with contextlib.suppress(OSError):
+        for _ in range(16):  # another process may be writing endlessly
+            if not (chunk := os.read(stream.fileno(), RECEIVE_BYTES)):
+                return
+            ring.feed(chunk)
+
+
+@trio.lowlevel.enable_ki_protection
+def spawn_server(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    cwd: str | os.PathLike[str] | None = None,
+    guarded: bool | None = None,
+    guard_python: str | None = None,
+) -> ServerProcess:
+    """Begin to start a server. Synchronous, so that nothing can happen between the call and a ``try``.
+
+    :meth:`ServerProcess.started` waits until it is running. The caller must call :meth:`ServerProcess.stop`.
+
+    Args:
+        argv: The command to run. A name without a slash is looked up on the ``PATH`` of ``env``.
+        env: The complete environment: nothing is inherited or added.
+        cwd: The working directory, or ``None`` for that of this process.
+        guarded: Whether to use a guard process; ``None`` means where possible: on Linux, if an interpreter is found.
+        guard_python: The interpreter that runs the guard; ``None`` for the one from :func:`find_guard_python`.
+
+    Raises:
+        SpawnError: The pipes or the guard could not be created, with an ``OSError`` as the cause.
+        ValueError: ``argv`` is empty, or a string in it or in ``env`` cannot be passed to a program.
+    """
+    _check(argv, env, cwd)
+    python = guard_python or find_guard_python()
+    if guarded is None:
+        guarded = sys.platform == "linux" and python is not None
+    if guarded:
+        from trio_codex._process.guarded import GuardedProcess
+
+        if python is None:
+            raise SpawnError(
+                "there is no Python interpreter to run the guard process",
+                phase="spawn",
+                mend="Set guard_python to one, or guard=False.",
+                binary=argv[0],
+            )
+        return GuardedProcess(argv, env, cwd, python)
+    from trio_codex._process.tree import GroupProcess
+
+    return GroupProcess(argv, env, cwd)
+
+
+def find_guard_python() -> str | None:
+    """Return the running Python interpreter, or else another of the same installation; ``None`` if there is none.
+
+    In a frozen program and in one that embeds Python, ``sys.executable`` is the program itself, which would run again
+    instead of the guard.
+    """
+    own = sys.executable
+    if own and not getattr(sys, "frozen", False) and _PYTHON_NAME.match(os.path.basename(own)):
+        return own
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    candidates = (os.path.join(prefix, "bin", name) for prefix in (sys.exec_prefix, sys.base_exec_prefix))
+    return next((path for path in candidates if os.access(path, os.X_OK)), None)
+
+
+def _check(argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
+    if not argv or not argv[0]:
+        raise ValueError("there is nothing to run: argv is empty")
+    if any("\0" in text for text in (*argv, *env, *env.values(), os.fspath(cwd or ""))):
+        raise ValueError(
+            "an argument, an environment variable or the working directory holds a NUL character"
+        )
+    for name in env:
+        if not name or "=" in name:
+            raise ValueError(f"{name!r} cannot be the name of an environment variable")

@@ -1,1 +1,0 @@
-"""Operations on the server outside of turns: processes, watches and terminals."""

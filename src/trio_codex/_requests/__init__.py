@@ -1,1 +1,0 @@
-"""Requests from the server: which policy answers them, and what is recorded about them."""

@@ -1,0 +1,1 @@
+"""What the server reports about threads and turns, and who answers its requests. Knows no handles."""

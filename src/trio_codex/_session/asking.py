@@ -1,0 +1,214 @@
+"""Answer one server request: the order in which policies and tools are asked, and the effects of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from trio_codex._core.exceptions import describe_error
+from trio_codex._core.json import UNREADABLE
+from trio_codex._core.log import logger
+from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
+from trio_codex._link.services import cancelled_and_failed
+from trio_codex._session.audit import DecidedBy, Entry
+from trio_codex._session.request_kinds import KINDS, Background, Kind, failed_call
+from trio_codex._session.router import UNKNOWN_REQUEST_METHOD
+from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._values.event import route
+from trio_codex.errors import DecodeError, PolicyError
+from trio_codex.policies import Abstain, Cancel, ToolCallRequest
+from trio_codex.policies._policy import name_of
+from trio_codex.wire import _convert
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from trio_codex._core.rpc import ServerRequest
+    from trio_codex._link.dispatch import Outcome
+    from trio_codex._session.approvals import Approvals
+    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._values.event import Route
+
+
+def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
+    """Return the handler of a request, or ``None`` if another client answers it. Never raises."""
+    method = request.method
+    where = None if request.params is None else route(request.params)
+    thread_id = None if where is None else where.thread_id or where.conversationId
+    size = 0 if request.params is None else len(request.params)
+    entry = approvals.audit.begin(request.id, method, thread_id, size)
+    state = None if thread_id is None else approvals.router.find(thread_id)
+    is_others = approvals.is_shared and state is not None and state.turn is not None and state.owner is None
+    if is_others and state is not None and state.policy is None and state.tools is None:
+        _leave(entry)
+        return None
+    kind = KINDS.get(method)
+    if kind is None:
+        approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
+        kind = unknown_kind(method)
+    if request.params is None:
+        return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
+    try:
+        params = msgspec.json.decode(request.params)
+        if method in KINDS:
+            params = _convert.decode_server_request(method, params)
+        question = kind.ask(params, _background(state, where))
+    except (DecodeError, *UNREADABLE) as exc:
+        return _deny(approvals, entry, kind.denial, f"it cannot be read: {exc}")
+    entry.ask(question)
+    deciders = list(_deciders(approvals, kind, question, state))
+    if is_others:
+        deciders = [each for each in deciders if each[0] is not DecidedBy.client]
+        if not deciders:
+            _leave(entry)
+            return None
+    if not deciders:
+        reason = "no policy of this client decides on it"
+        if method not in KINDS:
+            reason = "this version does not know the request, and no policy answers it (Policy(unknown=…))"
+        return _deny(approvals, entry, kind.denial, reason)
+    asking = _Asking(approvals, kind, question, deciders, entry, state)
+    return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
+
+
+def _leave(entry: Entry) -> None:
+    entry.decided_by, entry.reason = DecidedBy.others, "it belongs to a turn of another client"
+    entry.settle("left")
+
+
+def _deny(approvals: Approvals, entry: Entry, denial: Answer, reason: str) -> Handler:
+    logger.warning("denied %s: %s", entry.method, reason)
+    entry.reason = reason
+    return Handler(approvals.unowned, denial, None, entry.settle)
+
+
+def _deciders(
+    approvals: Approvals, kind: Kind, question: object, state: ThreadState | None
+) -> Iterator[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]]:
+    """Yield the callbacks that may decide, innermost first, with their levels and names."""
+    owner = state.owner if state is not None else None
+    thread = owner.thread if owner is not None else state
+    levels = (
+        (DecidedBy.turn, owner.policy if owner is not None else None),
+        (DecidedBy.thread, thread.policy if thread is not None else None),
+        (DecidedBy.client, approvals.policy),
+    )
+    if isinstance(question, ToolCallRequest):
+        for tools in (thread.tools if thread is not None else None, approvals.tools):
+            tool = None if tools is None else tools.find(question.namespace, question.tool)
+            if tools is not None and tool is not None:
+                yield DecidedBy.tool, tool.full_name, tools.call
+                return
+    for level, policy in levels:
+        callback = None if policy is None else getattr(policy, kind.callback)
+        if policy is not None and callback is not None:
+            yield level, name_of(policy, kind.callback), callback
+
+
+def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
+    """Return the callback group for a request of this thread: that of the turn that asks."""
+    owner = state.owner if state is not None else None
+    turn = state.turn if state is not None else None
+    if turn is None or turn.owned or (owner is not None and owner.left_early):
+        return _owners_group(approvals, state)
+    if turn.agent_callbacks is None:
+        # Find the turn to fail only when a callback fails: this turn may outlive the one that spawned it.
+        turn.agent_callbacks = CallbackGroup(
+            lambda error: _owners_group(approvals, state).fail(error), _owners_group(approvals, state).context
+        )
+    return turn.agent_callbacks
+
+
+def _owners_group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
+    """Return the callback group of the open turn that owns this thread."""
+    owner = state.owner if state is not None else None
+    if owner is None or owner.callbacks is None or owner.ended.is_set():
+        # A child agent may ask after its parent's turn has ended (Q24): no open turn is left to fail or leave.
+        return approvals.unowned
+    return owner.callbacks
+
+
+class _Asking:
+    """One question, asked of each decider in turn."""
+
+    def __init__(
+        self,
+        approvals: Approvals,
+        kind: Kind,
+        question: Any,
+        deciders: list[tuple[DecidedBy, str, Callable[[Any], Awaitable[object]]]],
+        entry: Entry,
+        state: ThreadState | None,
+    ) -> None:
+        self._approvals = approvals
+        self._kind = kind
+        self._question = question
+        self._deciders = deciders
+        self._entry = entry
+        self._state = state
+        # Set here, on the reader: from now on the server waits for us.
+        if state is not None and not isinstance(question, ToolCallRequest):
+            state.held_requests += 1
+
+    async def decide(self) -> Answer:
+        """Ask the deciders in order until one does not abstain."""
+        entry = self._entry
+        await trio.lowlevel.checkpoint()
+        for entry.decided_by, entry.policy, callback in self._deciders:
+            try:
+                decision = await callback(self._question)
+                if not isinstance(decision, Abstain):
+                    return self._answer(decision)
+            except Exception as exc:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                return self._failed_call(self._question, exc)
+            except BaseExceptionGroup as group:
+                if not isinstance(self._question, ToolCallRequest):
+                    raise
+                cancelled, failed = cancelled_and_failed(group)
+                if failed is not None:
+                    self._failed_call(self._question, failed)
+                raise cancelled from None
+        entry.decided_by, entry.policy, entry.reason = DecidedBy.default, None, "every policy abstained"
+        logger.warning("denied %s: %s", entry.method, entry.reason)
+        return self._kind.denial
+
+    def settled(self, outcome: Outcome, reason: str | None) -> None:
+        """Record the outcome."""
+        if self._state is not None and not isinstance(self._question, ToolCallRequest):
+            self._state.held_requests -= 1
+        self._entry.settle(outcome, reason)
+
+    def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
+        """Return the answer for a failed tool: the turn continues, and the agent sees the error."""
+        logger.error("the tool %s failed", call.tool, exc_info=exc)
+        self._entry.reason = describe_error(exc)
+        return failed_call(self._entry.reason)
+
+    def _answer(self, decision: object) -> Answer:
+        answer = self._kind.answer(self._question, decision)
+        if answer is None:
+            problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
+            raise PolicyError(self._entry.method, problem)
+        # The result of an unknown request is not a decision, and may have any size.
+        self._entry.decide("answered" if isinstance(decision, Mapping) else decision, answer.result)
+        turn = self._state.turn if self._state is not None else None
+        if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
+            interrupt = self._approvals.interrupt
+            return Answer(answer.result, answer.error, lambda: interrupt(turn))
+        return answer
+
+
+def _background(state: ThreadState | None, where: Route | None) -> Background:
+    named = (None, None) if where is None else (where.thread_id or where.conversationId, where.turn_id)
+    if state is None:
+        return Background(named=named)
+    turn = state.turn
+    ancestors = tuple(state.ancestors())
+    if turn is None:
+        return Background(ancestors=ancestors, cwd=state.cwd, named=named)
+    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get, named=named)

@@ -1,0 +1,233 @@
+"""The record of decisions: who decided what and why, for each server request and each of the server's own reviews."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+import trio
+
+from trio_codex._core.json import object_of, string_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from trio_codex._core.rpc import RequestId
+    from trio_codex._link.dispatch import Outcome
+    from trio_codex._values.event import Event
+    from trio_codex.policies import AnyDecision, Request
+
+DECISIONS_KEPT: Final = 1000
+"""How many records a client keeps. Instruments receive all of them."""
+
+DECISIONS_BYTES: Final = 16 * 1024 * 1024
+"""The maximum total size of the kept records, as JSON. The latest record is kept whatever its size."""
+
+REVIEWS_KEPT: Final = 256
+"""How many pending reviews of the server are tracked. Beyond that, the oldest counts as never completed."""
+
+REVIEWS_BYTES: Final = 16 * 1024 * 1024
+"""The maximum total size of the pending reviews, as JSON."""
+
+REVIEW: Final = "item/autoApprovalReview"
+REVIEW_STARTED: Final = f"{REVIEW}/started"
+REVIEW_COMPLETED: Final = f"{REVIEW}/completed"
+
+
+class DecidedBy(enum.StrEnum):
+    """Who decided."""
+
+    turn = "turn"
+    """The policy of the turn."""
+    thread = "thread"
+    """The policy of the thread."""
+    client = "client"
+    """The policy of the client."""
+    tool = "tool"
+    """A tool of the thread or the client."""
+    default = "default"
+    """Nobody, because no policy decides on the request or it could not be parsed. It was denied."""
+    server = "server"
+    """The server's own reviewer; this client was not asked."""
+    others = "others"
+    """Another client of the same server, which owns the turn; this client sent no answer."""
+
+
+@attrs.frozen(kw_only=True)
+class DecisionRecord:
+    """One decision.
+
+    Attributes:
+        id: The request's id on the connection, or the id of the server's review.
+        method: The request's method; ``item/autoApprovalReview`` for a review of the server.
+        thread_id: The thread that asked.
+        turn_id: The turn that asked.
+        item_id: The item in question.
+        request: The question as the policy received it, or the action that the server reviewed as plain JSON; ``None``
+            if it could not be parsed.
+        decided_by: Who decided.
+        policy: The name of the policy or tool, or of its callback.
+        decision: The decision; the status, for a review of the server; ``"answered"`` for an unknown request that a
+            policy answered; ``None`` if nobody decided.
+        rule: The rule of the policy that matched, if the policy names one.
+        reason: The reason for a refusal, the error of a failure, or who withdrew the request.
+        outcome: How the request ended: ``"answered"``, including denials; ``"withdrawn"``, without an answer;
+            ``"failed"``, a denial because the callback failed; or ``"left"`` to another client.
+        asked_at: Trio time at which the request arrived.
+        seconds: Seconds from the request to its outcome.
+    """
+
+    id: RequestId
+    method: str
+    thread_id: str | None
+    turn_id: str | None
+    item_id: str | None
+    request: Request | Any = attrs.field(repr=False)
+    decided_by: DecidedBy
+    policy: str | None
+    decision: AnyDecision | str | None
+    rule: str | None
+    reason: str | None = attrs.field(repr=False)
+    outcome: Outcome
+    asked_at: float
+    seconds: float
+
+
+@attrs.define(eq=False, kw_only=True)
+class Entry:
+    """An unfinished record, of a request that has no outcome yet."""
+
+    audit: Audit
+    id: RequestId
+    method: str
+    thread_id: str | None = None
+    turn_id: str | None = None
+    item_id: str | None = None
+    request: Any = None
+    decided_by: DecidedBy = DecidedBy.default
+    policy: str | None = None
+    decision: Any = None
+    reason: str | None = None
+    asked_at: float = attrs.field(factory=trio.current_time)
+    size: int = 0
+
+    def ask(self, request: Request) -> None:
+        """Record the question."""
+        self.request = request
+        # They came with an event instead of with the request.
+        self.size += sum(len(change.diff) for change in getattr(request, "changes", ()))
+        self.turn_id = getattr(request, "turn_id", None)
+        self.item_id = getattr(request, "item_id", None) or getattr(request, "call_id", None)
+
+    def decide(self, decision: object, answer: object) -> None:
+        """Record the decision and the answer derived from it."""
+        self.decision = decision
+        self.size += _size_of(answer)
+
+    def settle(self, outcome: Outcome, reason: str | None = None) -> None:
+        """Record the outcome."""
+        decision = self.decision if outcome == "answered" else None
+        reason = reason or getattr(decision, "reason", None) or self.reason
+        self.audit.add(
+            DecisionRecord(
+                id=self.id,
+                method=self.method,
+                thread_id=self.thread_id,
+                turn_id=self.turn_id,
+                item_id=self.item_id,
+                request=self.request,
+                decided_by=self.decided_by,
+                policy=self.policy,
+                decision=decision,
+                rule=getattr(decision, "rule", None),
+                reason=reason,
+                outcome=outcome,
+                asked_at=self.asked_at,
+                seconds=trio.current_time() - self.asked_at,
+            ),
+            self.size + len(reason or ""),
+        )
+
+
+def _size_of(value: object) -> int:
+    """Return the approximate size of a value as JSON; stop counting beyond the total limit."""
+    size = 0
+    values = [value]
+    # A policy's value may contain itself, which is an error only when it is sent.
+    while values and size <= DECISIONS_BYTES:
+        value = values.pop()
+        size += len(value) if isinstance(value, str) else 8
+        if isinstance(value, dict):
+            members = cast("dict[object, object]", value)
+            values += [*members.keys(), *members.values()]
+        elif isinstance(value, list | tuple):
+            values += cast("Sequence[object]", value)
+    return size
+
+
+class Audit:
+    """Keeps the records of a client.
+
+    Attributes:
+        tell: Callback for each record; ``None`` if no instrument wants it.
+    """
+
+    def __init__(self) -> None:
+        self.tell: Callable[[DecisionRecord], object] | None = None
+        self._kept: deque[tuple[DecisionRecord, int]] = deque()
+        self._kept_bytes = 0
+        self._reviews: dict[str, Entry] = {}
+
+    @property
+    def records(self) -> list[DecisionRecord]:
+        """The latest records, oldest first."""
+        return [record for record, _ in self._kept]
+
+    def begin(self, request_id: RequestId, method: str, thread_id: str | None, size: int = 0) -> Entry:
+        """Start the record of a request, given its size in bytes."""
+        return Entry(audit=self, id=request_id, method=method, thread_id=thread_id, size=size)
+
+    def add(self, record: DecisionRecord, size: int) -> None:
+        """Keep a record of this size, drop the oldest records beyond the limits, and call ``tell``."""
+        self._kept.append((record, size))
+        self._kept_bytes += size
+        while len(self._kept) > DECISIONS_KEPT or (
+            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1
+        ):
+            _, dropped = self._kept.popleft()
+            self._kept_bytes -= dropped
+        if self.tell is not None:
+            self.tell(record)
+
+    def on_review(self, event: Event) -> None:
+        """Handle a notification about one of the server's own reviews. Called on the reader; never raises."""
+        params = object_of(event.raw)
+        review_id = string_of(params.get("reviewId"))
+        if review_id is None:
+            return
+        entry = self._reviews.pop(review_id, None)
+        if entry is None:
+            entry = self.begin(review_id, REVIEW, string_of(params.get("threadId")))
+            entry.decided_by = DecidedBy.server
+            entry.turn_id = string_of(params.get("turnId"))
+            entry.item_id = string_of(params.get("targetItemId"))
+        entry.request, entry.size = params.get("action"), event.size
+        if event.method == REVIEW_COMPLETED:
+            review = object_of(params.get("review"))
+            entry.decision = string_of(review.get("status"))
+            entry.reason = string_of(review.get("rationale"))
+            entry.settle("answered")
+            return
+        self._reviews[review_id] = entry
+        while len(self._reviews) > REVIEWS_KEPT or (
+            len(self._reviews) > 1 and sum(each.size for each in self._reviews.values()) > REVIEWS_BYTES
+        ):
+            self._reviews.pop(next(iter(self._reviews))).settle("withdrawn", "it never completed")
+
+    def close(self) -> None:
+        """Settle all unfinished records: the connection has ended."""
+        reviews, self._reviews = self._reviews, {}
+        for entry in reviews.values():
+            entry.settle("withdrawn", "the connection ended")

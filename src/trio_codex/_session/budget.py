@@ -1,0 +1,184 @@
+"""Budgets: limits on what a turn, a thread or a client may use, and the meters that enforce them.
+
+The reader feeds tokens to the meters; turns report when they open and end. A meter never ends a turn itself: it
+notifies the open turns, and their scopes end them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+import attrs
+import trio
+
+from trio_codex._core.arguments import positive
+from trio_codex._values.usage import TokenUsage, plus
+from trio_codex.errors import BudgetExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Carrier = Literal["turn", "thread", "client"]
+
+
+@attrs.frozen(kw_only=True)
+class Budget:
+    """A limit on the resources used by a turn, or jointly by all turns of a thread or client.
+
+    Exceeding it interrupts the open turns it covers, just as leaving their scopes early would, and raises
+    :class:`~trio_codex.errors.BudgetExceeded` from those scopes. Once it is used up, no further turn starts.
+
+    The server reports tokens after each request to the model, so the last request may exceed the limit.
+
+    Attributes:
+        tokens: Input and output tokens, including those of spawned agents.
+        turns: Number of turns started. Not available for a single turn.
+        seconds: For a turn, the time from its start to its end. For a thread or a client, the time during which at
+            least one of its turns is open.
+
+    Raises:
+        ValueError: A limit is not positive.
+        TypeError: A limit is not a number.
+    """
+
+    tokens: int | None = attrs.field(default=None, validator=positive)
+    turns: int | None = attrs.field(default=None, validator=positive)
+    seconds: float | None = attrs.field(default=None, validator=positive)
+
+
+_NO_BUDGET = Budget()
+
+
+class Meter:
+    """Resources used so far, with or without a budget.
+
+    Attributes:
+        budget: The limits.
+        usage: Tokens used; ``None`` if the server has not reported any.
+        turns: Number of turns started.
+    """
+
+    def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
+        self._carrier: Carrier = carrier
+        self.budget: Budget = budget or _NO_BUDGET
+        self.usage: TokenUsage | None = None
+        self.turns: int = 0
+        self._busy = 0.0
+        self._busy_since = 0.0
+        self._open: list[Callable[[BudgetExceeded], None]] = []
+
+    def add(self, usage: TokenUsage) -> None:
+        """Add tokens. Above the limit, notify every open turn."""
+        self.usage = plus(self.usage, usage)
+        limit = self.budget.tokens
+        if limit is not None and self.tokens > limit:
+            for stop in self._open:
+                stop(self.exceeded("tokens"))
+
+    def check_something_left(self) -> None:
+        """Check that a turn may start.
+
+        Raises:
+            BudgetExceeded: The budget is used up.
+        """
+        used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
+        for limit, spent in used.items():
+            allowed = getattr(self.budget, limit)
+            if allowed is not None and spent >= allowed:
+                raise self.exceeded(limit)
+
+    def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
+        """Record the start of a turn.
+
+        Args:
+            stop: Callback for token use above the limit. The reader may call it repeatedly.
+        """
+        if not self._open:
+            self._busy_since = trio.current_time()
+        self._open.append(stop)
+        self.turns += 1
+
+    def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
+        """Record the end of a turn."""
+        self._open.remove(stop)
+        if not self._open:
+            self._busy += trio.current_time() - self._busy_since
+
+    @property
+    def tokens(self) -> int:
+        """Tokens used, as reported by the server."""
+        if self.usage is None:
+            return 0
+        if self.usage.total_tokens is not None:
+            return self.usage.total_tokens
+        return (self.usage.input_tokens or 0) + (self.usage.output_tokens or 0)
+
+    @property
+    def seconds(self) -> float:
+        """Time during which at least one turn was open."""
+        return self._busy + (trio.current_time() - self._busy_since if self._open else 0.0)
+
+    @property
+    def deadline(self) -> float:
+        """When the time runs out if a turn stays open, on Trio's clock."""
+        limit = self.budget.seconds
+        return float("inf") if limit is None else trio.current_time() + limit - self.seconds
+
+    def exceeded(self, limit: str) -> BudgetExceeded:
+        """Return the error for one of the limits."""
+        return BudgetExceeded(
+            self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
+        )
+
+
+class Spending:
+    """Tracks one turn in several meters, from its start to its end.
+
+    Args:
+        meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
+            one is reported.
+        scope: The cancel scope whose deadline is the first budget to run out of time, until the turn ends.
+        stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
+
+    Raises:
+        BudgetExceeded: A budget is used up; the turn must not start.
+    """
+
+    def __init__(
+        self, meters: Sequence[Meter], scope: trio.CancelScope, stop: Callable[[BudgetExceeded], None]
+    ) -> None:
+        for meter in meters:
+            meter.check_something_left()
+        self._meters = meters
+        self._scope = scope
+        self._stop: Callable[[BudgetExceeded], None] | None = stop
+        tell = self._tell
+        for meter in meters:
+            meter.open(tell)
+        self._first_up = min(meters, key=lambda meter: meter.deadline)
+        scope.deadline = self._first_up.deadline
+
+    def check_time(self) -> None:
+        """If the scope was cancelled because a budget ran out of time, report that budget."""
+        if self._scope.cancel_called and self._scope.deadline <= trio.current_time():
+            self._tell(self._first_up.exceeded("seconds"))
+
+    def never_started(self) -> None:
+        """Record that the server rejected the turn, so that it is not counted."""
+        for meter in self._meters:
+            meter.turns -= 1
+
+    def close(self) -> None:
+        """Record the end of the turn."""
+        self.check_time()
+        # The scope may stay open much longer, but that time no longer belongs to the turn.
+        self._scope.deadline = math.inf
+        for meter in self._meters:
+            meter.close(self._tell)
+
+    def _tell(self, error: BudgetExceeded) -> None:
+        # Called again for every report above the limit; the first one is the reason.
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            stop(error)

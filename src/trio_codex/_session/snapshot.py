@@ -1,0 +1,106 @@
+"""Applying the response that opens a thread: the pending handle and the snapshot of the newest turn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from trio_codex._core.json import list_of, object_of, string_of
+from trio_codex._values.event import Event
+from trio_codex._values.turn_result import TurnStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trio_codex._link.hooks import Instruments
+    from trio_codex._session.budget import Budget
+    from trio_codex._session.turn_state import ThreadState, TurnState
+    from trio_codex._tools.toolbox import Toolbox
+    from trio_codex.policies import Policy
+
+IN_PROGRESS: Final = "inProgress"
+"""The status of a turn or an item that has not ended."""
+
+
+class PendingHandle:
+    """A handle whose thread is being opened. It is registered before the request is written.
+
+    Attributes:
+        thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
+        policy: The policy given for it.
+        tools: The tools given for it.
+        budget: The budget given for it.
+        holds: Whether messages about the thread are held until the response is applied.
+        is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
+    """
+
+    def __init__(
+        self,
+        thread_id: str | None = None,
+        policy: Policy | None = None,
+        tools: Toolbox | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.thread_id = thread_id
+        self.policy = policy
+        self.tools: Toolbox | None = tools or None
+        self.budget = budget
+        self.holds: bool = True
+        self.is_overtaken: bool = False
+
+
+def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the newest turn in the response that opened a thread; an empty object if there is none."""
+    page = list_of(object_of(answer.get("initialTurnsPage")).get("data"))
+    turns = list_of(object_of(answer.get("thread")).get("turns"))
+    return object_of(page[0] if page else turns[-1] if turns else None)
+
+
+def take_snapshot(
+    thread: ThreadState, newest: dict[str, Any], instruments: Instruments, *, was_deaf: bool
+) -> None:
+    """Apply the newest turn of a thread: end a turn whose end was missed, and record one that is running.
+
+    The thread's ``status`` is not reliable here: it may be idle while a turn is about to run.
+
+    Args:
+        thread: The thread.
+        newest: The turn, as plain JSON.
+        instruments: Notified of turns.
+        was_deaf: Whether the client received nothing about the thread before.
+    """
+    turn_id = string_of(newest.get("id"))
+    if turn_id is None or thread.series is not None:
+        return
+    if was_deaf and thread.turn is not None:
+        _end_if_missed(thread, thread.turn, turn_id, newest)
+    runs = newest.get("status") == IN_PROGRESS
+    if thread.turn is None and turn_id not in thread.past_turn_ids:
+        thread.starting_turn_id = turn_id if _may_be_starting(newest) else None
+        if runs:
+            thread.begin_turn(turn_id, instruments).announce(turn_id, None)
+    turn = thread.turn
+    if runs and turn is not None and turn.id == turn_id and not turn.owned:
+        for item in list_of(newest.get("items")):
+            json = msgspec.json.encode({"item": item})
+            under_way = object_of(item).get("status") in (IN_PROGRESS, None)
+            turn.reducer.feed("item/started" if under_way else "item/completed", json)
+
+
+def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest: dict[str, Any]) -> None:
+    if turn.id is None:
+        return
+    if newest_id not in (turn.id, turn.active_id, turn.root_id):
+        turn.lose("it ended while nobody was subscribed to its thread")
+        thread.close_turn(turn)
+        return
+    if newest.get("status") != IN_PROGRESS and not _may_be_starting(newest):
+        json = msgspec.json.encode({"threadId": thread.id, "turn": newest})
+        turn.end(Event("turn/completed", json, len(json)))
+        thread.close_turn(turn)
+
+
+def _may_be_starting(newest: Mapping[str, Any]) -> bool:
+    """Return whether a turn may be about to run. Until then the server reports it as interrupted, without items."""
+    return newest.get("status") == TurnStatus.interrupted and not newest.get("items")

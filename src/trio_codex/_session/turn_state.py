@@ -1,0 +1,476 @@
+"""The client's view of threads and turns: synchronous state, changed only by the reader and by scopes.
+
+A thread has at most one open turn, no matter which client started it: a second ``turn/start`` would silently steer the
+first (PROTOCOL Q3). A turn may have two ids: an inline review is answered under one id and runs under another (Q4).
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+
+import trio
+
+from trio_codex._core.json import Json, object_of, parse_object, string_of
+from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
+from trio_codex._session.budget import Meter
+from trio_codex._values.turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
+from trio_codex._values.usage import plus
+from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
+from trio_codex.instruments._base import TurnRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_codex._link.call import Call, Death
+    from trio_codex._link.dispatch import CallbackGroup
+    from trio_codex._link.subscriptions import Subscription
+    from trio_codex._session.budget import Spending
+    from trio_codex._session.snapshot import PendingHandle
+    from trio_codex._tools.toolbox import Toolbox
+    from trio_codex._values.event import Event
+    from trio_codex._values.usage import TokenUsage
+    from trio_codex.policies import Policy
+
+PAST_TURNS_KEPT: Final = 16
+"""Number of ended turns whose ids a thread remembers, so that a late event is not attributed to a starting turn."""
+
+
+class TurnEvents(Protocol):
+    """The destination of a turn's events: the buffer of its consumer."""
+
+    def put(self, event: Event) -> None:
+        """Add an event."""
+
+    def put_last(self, event: Event) -> None:
+        """Add the event that ends the turn."""
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Signal that no more events will arrive."""
+
+    def release(self) -> None:
+        """Discard buffered events and ignore later ones."""
+
+
+class Series(Protocol):
+    """Represents a sequence of turns that the server starts by itself, such as those of a goal."""
+
+    opener: object
+    """The handle that started it."""
+
+    def next_turn(self, turn_id: str) -> TurnState:
+        """Create the state of a turn that the server has just announced. Called by the reader."""
+        ...
+
+    async def finish(self) -> None:
+        """End it on the server. Bounded."""
+
+
+class TurnState:
+    """One open turn.
+
+    Attributes:
+        thread: The thread it belongs to.
+        opener: The handle that started it; ``None`` if this client did not start it.
+        id: Its id; ``None`` until the server has reported it.
+        active_id: The id under which it can be interrupted and steered, once that is possible.
+        root_id: The turn it works for, if different: that of its agent's parent, or the review that it runs.
+        reducer: The outcome so far.
+        events: The buffer of its consumer; ``None`` if this client did not start it.
+        callbacks: Its callbacks; ``None`` if this client did not start it.
+        agent_callbacks: Callbacks of a turn that this client did not start, such as an agent's. They end with it and
+            not with the turn that spawned it, which it may outlive. ``None`` until its first request.
+        policy: The policy given for this turn.
+        started: Set when the server has announced it. Before that the server rejects an interrupt (Q1).
+        ended: Set at its terminal event, or when it is lost.
+        last_event_at: When its last event arrived, on Trio's clock.
+        meter: What it uses, including the agents it spawned.
+        agents_usage: The part of that used by the agents.
+        spending: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
+        agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
+        start: The call that starts it, until its response is known.
+        only_announced: Whether the response to that call has no turn id, so that only the announcement does (Q5).
+        left_early: Whether its scope exited before it ended.
+        is_over: Whether its scope has exited and cleanup is done. Its agents are no longer needed.
+    """
+
+    def __init__(
+        self,
+        thread: ThreadState,
+        turn_id: str | None = None,
+        *,
+        events: TurnEvents | None = None,
+        callbacks: CallbackGroup | None = None,
+        policy: Policy | None = None,
+        instruments: Instruments = NO_INSTRUMENTS,
+        only_announced: bool = False,
+    ) -> None:
+        self.thread = thread
+        self.opener: object = None
+        # It belongs to another client and was known before this one was requested.
+        self._other_id = thread.starting_turn_id
+        self.id = turn_id
+        self.active_id = turn_id
+        self.root_id: str | None = None
+        self.only_announced = only_announced
+        self.reducer: TurnReducer = TurnReducer()
+        self.events = events
+        self.callbacks = callbacks
+        self.agent_callbacks: CallbackGroup | None = None
+        self.policy = policy
+        self.started: trio.Event = trio.Event()
+        self.ended: trio.Event = trio.Event()
+        self.last_event_at: float = trio.current_time()
+        self.meter: Meter = Meter("turn")
+        self.agents_usage: TokenUsage | None = None
+        self.spending: Spending | None = None
+        self.agent_listeners: tuple[Subscription[Event], ...] = ()
+        self.start: Call | None = None
+        self.left_early = False
+        self.is_over = False
+        self._lost: tuple[str, Death | None] | None = None
+        self._result: TurnResult | None = None
+        self._instruments = instruments
+        self._record: TurnRecord | None = None
+        if instruments:
+            self._record = TurnRecord(
+                instruments.connection, thread.id, self.owned, self.last_event_at, turn_id
+            )
+            instruments.call("turn_started", self._record)
+
+    @property
+    def owned(self) -> bool:
+        """Whether it belongs to a scope of this client."""
+        return self.callbacks is not None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether an interrupt ended it, no matter who requested that. What it started keeps running (Q24)."""
+        return self.reducer.status == TurnStatus.interrupted
+
+    def goes_by(self, turn_id: str) -> bool:
+        """Return whether an event with this turn id belongs to it. A starting turn accepts any event of its thread."""
+        if self.id is None:
+            return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
+        return turn_id in (self.id, self.active_id, self.root_id)
+
+    def announce(self, turn_id: str, root_id: str | None) -> None:
+        """Record the id under which the server announced it. For an inline review it differs from the response's."""
+        self.active_id = turn_id
+        self.root_id = root_id
+        if self.only_announced:
+            self.id = turn_id
+        self.started.set()
+
+    def bind(self, response: Json) -> None:
+        """Record the id from the response to the request that started it, or, without a response, from its events.
+
+        Raises:
+            TurnActive: The server started no turn but gave the input to a turn of another client (Q3).
+        """
+        self.start = None
+        turn = object_of(parse_object(response).get("turn"))
+        turn_id = string_of(turn.get("id"))
+        if turn_id is not None and turn_id == self._other_id:
+            self._yield_to(turn_id)
+        self.id = turn_id or self.active_id
+        self.active_id = self.active_id or self.id
+        if self._record is not None:
+            self._record.id = self.id
+
+    def _yield_to(self, turn_id: str) -> NoReturn:
+        """Hand the thread, and what was started on it, over to the turn that runs there."""
+        self.reducer = TurnReducer()
+        self.never_started()
+        if self.thread.turn is None and turn_id not in self.thread.past_turn_ids:
+            self.thread.begin_turn(turn_id, self._instruments)
+        error = TurnActive(self.thread.id, turn_id)
+        error.add_note("The server gave the input to that turn, as if it had been steered.")
+        raise error
+
+    def note_interrupt(self) -> None:
+        """Record that an interrupt was requested."""
+        if self._record is not None and self._record.interrupted_at is None:
+            self._record.interrupted_at = trio.current_time()
+
+    def never_started(self) -> None:
+        """Record that the server refused to start it."""
+        self.start = None
+        self.thread.turn = None if self.thread.turn is self else self.thread.turn
+        if self.spending is not None:
+            self.spending.never_started()
+        self._close("refused")
+
+    def check_time(self) -> None:
+        """See :meth:`~trio_codex._session.budget.Spending.check_time`."""
+        if self.spending is not None:
+            self.spending.check_time()
+
+    def take(self, event: Event, now: float) -> None:
+        """Process an event of this turn that arrived at the given Trio time."""
+        self.last_event_at = now
+        if event.method in REDUCED:
+            self.reducer.feed(event.method, event.json)
+        if self.events is not None:
+            self.events.put(event)
+
+    def end(self, event: Event) -> None:
+        """Process the terminal event, which must not be passed to :meth:`take`."""
+        self.reducer.feed(event.method, event.json)
+        self.reducer.end()
+        self._close(str(self.reducer.status))
+        if self.events is not None:
+            self.events.put_last(event)
+        for listener in self.agent_listeners:
+            listener.end()
+
+    def lose(self, reason: str, death: Death | None = None) -> None:
+        """Record that its end will not be observed."""
+        if self.ended.is_set():
+            return
+        self._lost = (reason, death)
+        self.reducer.end()
+        self._close("lost")
+        if self.events is not None:
+            self.events.end(self.loss)
+        for listener in self.agent_listeners:
+            listener.end(self.loss)
+
+    def loss(self) -> TurnLost:
+        """Return a new exception that says why it was lost."""
+        assert self._lost is not None
+        reason, death = self._lost
+        error = TurnLost(reason, self.result())
+        error.__cause__ = None if death is None else death.exception()
+        return error
+
+    @property
+    def lost(self) -> bool:
+        """Whether its end was not observed and will not be."""
+        return self._lost is not None
+
+    def result(self) -> TurnResult:
+        """Return the result. Its items are structured on the first call after the end."""
+        if self._result is None:
+            result = self.reducer.result(self.id or "", self.thread.id, self.meter.usage, self.agents_usage)
+            if not self.ended.is_set():
+                return result
+            self._result = result
+        return self._result
+
+    def _close(self, status: str) -> None:
+        self.started.set()
+        self.ended.set()
+        spending, self.spending = self.spending, None
+        if spending is not None:
+            spending.close()
+        if self._record is not None and self._record.status is None:
+            self._record.id = self.id or self.active_id
+            self._record.ended_at, self._record.status = trio.current_time(), status
+            self._record.usage = self.meter.usage
+            self._instruments.call("turn_ended", self._record)
+        for callbacks in (self.callbacks, self.agent_callbacks):
+            if callbacks is not None:
+                callbacks.cancel()
+
+
+class ThreadListener(Protocol):
+    """A subscriber to all events of a thread. Called by the reader."""
+
+    def put(self, event: Event) -> None:
+        """Handle an event."""
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Handle the end of the connection: no more events will arrive."""
+
+
+class ThreadState:
+    """One thread of the server that this client has seen.
+
+    Attributes:
+        id: Its id.
+        turn: Its open turn, no matter which client started it.
+        parent: The turn that spawned it, if it is a child agent's.
+        listeners: Subscribers to all of its events.
+        series: The sequence of turns that the server starts by itself, also set between two of them.
+        cwd: Its working directory, as last reported.
+        flags: What the server reports it is waiting for on this thread, such as ``waitingOnApproval``.
+        held_requests: Number of its requests that are with a callback of this client.
+        meter: What its turns use, including the agents they spawn.
+        handles: The handles of this client for it.
+        pending: The handles whose request to resume it is in flight.
+        is_mute: Whether the client asked to be unsubscribed from it.
+        unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
+        starting_turn_id: A turn that may have been about to run when the thread was opened.
+        past_turn_ids: Ids of its latest ended turns.
+        past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
+    """
+
+    def __init__(self, thread_id: str) -> None:
+        self.id = thread_id
+        self.turn: TurnState | None = None
+        self.parent: TurnState | None = None
+        self.listeners: list[ThreadListener] = []
+        self.series: Series | None = None
+        self._policy: Policy | None = None
+        self._tools: Toolbox | None = None
+        self.starting_turn_id: str | None = None
+        self.cwd: str | None = None
+        self.flags: tuple[str, ...] = ()
+        self.held_requests = 0
+        self.meter: Meter = Meter("thread")
+        self.handles: tuple[object, ...] = ()
+        self.pending: tuple[PendingHandle, ...] = ()
+        self.is_mute: bool = False
+        self.unsubscribed: trio.Event | None = None
+        self.past_turn_ids: tuple[str, ...] = ()
+        self.past_turns: tuple[TurnState, ...] = ()
+
+    @cached_property
+    def shell_lock(self) -> trio.Lock:
+        """Held until the item of a shell command is known."""
+        return trio.Lock()
+
+    @property
+    def policy(self) -> Policy | None:
+        """The policy given for this thread. A policy passed to a pending resume already counts."""
+        given = (pending.policy for pending in reversed(self.pending))
+        return next((policy for policy in given if policy is not None), self._policy)
+
+    @property
+    def tools(self) -> Toolbox | None:
+        """The tools given for this thread. Tools passed to a pending resume already count."""
+        given = (pending.tools for pending in reversed(self.pending))
+        return next((tools for tools in given if tools is not None), self._tools)
+
+    @property
+    def owner(self) -> TurnState | None:
+        """The open turn of this client that this thread works for: its own, or that of the turn that spawned it."""
+        seen: set[str] = set()
+        state: ThreadState | None = self
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if state.turn is not None and state.turn.owned:
+                return state.turn
+            parent = state.parent
+            if parent is not None and parent.owned:
+                return parent
+            state = parent.thread if parent is not None else None
+        return None
+
+    def ancestors(self) -> list[str]:
+        """Ids of the threads above it, starting with the one that spawned it; empty if it was not spawned."""
+        above: list[str] = []
+        parent = self.parent
+        while parent is not None and parent.thread.id not in above:
+            above.append(parent.thread.id)
+            parent = parent.thread.parent
+        return above
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether its events are needed: by a handle, an own or agent's turn, or a scope that may have to end it."""
+        if self.handles or self.pending:
+            return True
+        if self.turn is not None and (self.turn.owned or self.parent is not None):
+            return True
+        return self.is_still_to_end
+
+    @property
+    def is_still_to_end(self) -> bool:
+        """Whether a turn above it is running or has a scope that may have to end what was started here."""
+        seen: set[str] = set()
+        parent = self.parent
+        while parent is not None and parent.thread.id not in seen:
+            # The scope of a turn exits after the turn ends, and goes through its agents then.
+            if not parent.ended.is_set() or (parent.owned and not parent.is_over):
+                return True
+            seen.add(parent.thread.id)
+            parent = parent.thread.parent
+        return False
+
+    def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
+        """Add what one of its turns used, here and for the turns above that it works for and their threads."""
+        seen: set[str] = set()
+        state: ThreadState | None = self
+        while state is not None and state.id not in seen:
+            seen.add(state.id)
+            if turn is not None:
+                turn.meter.add(used)
+                if len(seen) > 1:
+                    turn.agents_usage = plus(turn.agents_usage, used)
+            state.meter.add(used)
+            turn = state.parent
+            state = None if turn is None else turn.thread
+
+    def expect(self, pending: PendingHandle) -> None:
+        """Register a handle whose request to resume it is about to be written."""
+        # If the client is already subscribed, it knows what runs there, so no message must wait for the response.
+        told = bool(self.handles) or self.is_still_to_end or (self.turn is not None and self.turn.owned)
+        pending.holds = self.is_mute or not told
+        self.pending += (pending,)
+
+    def admit(self, pending: PendingHandle, handle: object, cwd: str | None) -> None:
+        """Register a handle for it, now that the server has opened it.
+
+        A policy or tools given for another handle stay in effect unless replaced; otherwise the fallback would
+        decide.
+        """
+        self.dismiss(pending)
+        if pending.policy is not None or not self.handles:
+            self._policy = pending.policy
+        if pending.tools is not None or not self.handles:
+            self._tools = pending.tools
+        if pending.budget is not None:
+            self.meter = Meter("thread", pending.budget)
+        self.cwd = cwd
+        if not pending.is_overtaken:
+            self.is_mute = False
+        self.handles += (handle,)
+
+    def dismiss(self, pending: PendingHandle) -> None:
+        """Undo :meth:`expect`."""
+        self.pending = tuple(each for each in self.pending if each is not pending)
+
+    def check_open(self, handle: object) -> None:
+        """Check that a handle for it is still open.
+
+        Raises:
+            ThreadClosed: Its scope has exited.
+        """
+        if handle not in self.handles:
+            raise ThreadClosed(self.id)
+
+    def check_free(self) -> None:
+        """Check that a turn may start.
+
+        Raises:
+            TurnActive: A turn is open, or the next one of a sequence is about to start.
+            ThreadClosed: Its end would not be reported to this client.
+        """
+        if self.is_mute:
+            raise ThreadClosed(self.id)
+        if self.turn is not None or self.series is not None:
+            raise TurnActive(self.id, None if self.turn is None else self.turn.id)
+
+    def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
+        """Create the state of a turn that the server started by itself."""
+        if self.series is None:
+            self.turn = TurnState(self, turn_id, instruments=instruments)
+        else:
+            self.turn = self.series.next_turn(turn_id)
+        return self.turn
+
+    def note_ended(self, turn_id: str) -> None:
+        """Remember an ended turn that the response to a pending resume may report as open."""
+        if turn_id not in self.past_turn_ids:
+            self.past_turn_ids = (*self.past_turn_ids, turn_id)[-PAST_TURNS_KEPT:]
+
+    def close_turn(self, turn: TurnState) -> None:
+        """Remove a turn that has ended."""
+        if self.parent is not None and (turn.reducer.terminals or turn.reducer.children):
+            self.past_turns += (turn,)
+        if self.turn is turn:
+            self.turn = None
+        ids = {turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None}
+        self.past_turn_ids = (*self.past_turn_ids, *ids)[-PAST_TURNS_KEPT:]

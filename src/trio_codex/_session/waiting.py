@@ -1,0 +1,113 @@
+"""What a silent turn is waiting for, and how long it may stay silent."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_codex._link.timeouts import RESOLUTION
+from trio_codex.errors import TurnStalled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trio_codex._link.dispatch import CallbackGroup
+    from trio_codex._link.timeouts import Timeouts
+    from trio_codex._session.router import Router
+    from trio_codex._session.turn_state import ThreadState, TurnState
+
+
+class WaitingOn(enum.StrEnum):
+    """What an open turn is waiting for. Its agents count as part of it."""
+
+    model = "model"
+    """The model, presumably, because nothing else is in progress."""
+    tool = "tool"
+    """A running command, tool or agent. Background commands count too."""
+    approval = "approval"
+    """A request being handled by a policy of this client."""
+    unseen_approval = "unseen approval"
+    """A request that the server is waiting on but never sent to this client, so that the client cannot answer it."""
+
+
+def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:
+    """Return what a turn is waiting for; ``None`` if it has ended."""
+    if turn.ended.is_set():
+        return None
+    threads = list(_threads(router, turn))
+    if any(thread.held_requests for thread in threads):
+        return WaitingOn.approval
+    if any(thread.flags for thread in threads):
+        return WaitingOn.unseen_approval
+    if any(thread.turn is not None and thread.turn.reducer.running for thread in threads):
+        return WaitingOn.tool
+    return WaitingOn.model
+
+
+def last_event_at(router: Router, turn: TurnState) -> float:
+    """Return when the last event of a turn or of one of its agents arrived, on Trio's clock."""
+    turns = (thread.turn for thread in _threads(router, turn))
+    return max((one.last_event_at for one in turns if one is not None), default=turn.last_event_at)
+
+
+def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
+    """Return the threads that work for a turn: its own, and those of its agents with open turns."""
+    unvisited, seen = [turn.thread], {turn.thread.id}
+    while unvisited:
+        thread = unvisited.pop()
+        yield thread
+        if thread.turn is None:
+            continue
+        for child_id in thread.turn.reducer.children:
+            child = router.find(child_id)
+            if child is not None and child.turn is not None and child_id not in seen:
+                seen.add(child_id)
+                unvisited.append(child)
+
+
+def callbacks_of(router: Router, turn: TurnState) -> list[CallbackGroup]:
+    """Return the callbacks of a turn and, while it is open, those of its agents, which may outlive it."""
+    groups = [turn.callbacks]
+    if not turn.ended.is_set():
+        turns = (thread.turn for thread in _threads(router, turn))
+        groups += [one.agent_callbacks for one in turns if one is not None]
+    return [group for group in groups if group is not None]
+
+
+async def wait_answered(groups: list[CallbackGroup]) -> None:
+    """Wait until all these callbacks have finished."""
+    await trio.lowlevel.checkpoint()
+    for callbacks in groups:
+        await callbacks.wait_empty()
+
+
+async def watch_idle(
+    router: Router, timeouts: Timeouts, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
+) -> None:
+    """Call ``fail`` once a turn has been silent for longer than ``limit`` for no known reason.
+
+    Returns without calling it if the turn has ended. Time spent on a request that a policy is handling does not
+    count, however long it takes. Neither does time spent on a tool, since the server itself reports it as running.
+    """
+    explained_until = turn.last_event_at
+    while True:
+        silent_since = max(explained_until, last_event_at(router, turn))
+        await timeouts.sleep(max(0, limit - timeouts.listened_since(silent_since)))
+        # Only now is it known what the pipe held, and whether this client was reading for the whole period.
+        rest = limit - timeouts.listened_since(silent_since)
+        if last_event_at(router, turn) > silent_since or rest > RESOLUTION:
+            continue
+        match waiting_on(router, turn):
+            case None:
+                return
+            case WaitingOn.approval:
+                await wait_answered(callbacks_of(router, turn))
+                explained_until = trio.current_time()
+            case WaitingOn.tool:
+                # Its end is an event, which restarts the timer.
+                await timeouts.sleep(limit)
+            case unexplained:
+                fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))
+                return

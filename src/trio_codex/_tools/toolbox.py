@@ -1,0 +1,124 @@
+"""The tools of a client or a thread, and the limits on their concurrent calls."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakValueDictionary
+
+import trio
+
+from trio_codex import wire
+from trio_codex._core.arguments import check_collection, described
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_codex._tools.tool import Tool
+    from trio_codex._values.tool_result import ToolResult
+    from trio_codex.policies import ToolCallRequest
+
+    AnyTool: TypeAlias = Tool[Any, Any]
+
+
+class Toolbox:
+    """Tools by name, and the limits on their calls.
+
+    Args:
+        tools: The tools.
+        beside: The toolbox of the client; limits apply across all toolboxes of a client.
+
+    Raises:
+        ValueError: Two tools have the same name.
+        TypeError: The tools are not a list of tools, or one cannot be described to the agent.
+    """
+
+    def __init__(self, tools: Iterable[AnyTool] = (), beside: Toolbox | None = None) -> None:
+        self._tools: dict[tuple[str | None, str], AnyTool] = {}
+        # Keyed by the function, not the tool: each lookup of a method creates a new tool.
+        self._limiters: WeakValueDictionary[Hashable, trio.CapacityLimiter] = (
+            WeakValueDictionary() if beside is None else beside._limiters
+        )
+        self._places: dict[AnyTool, trio.CapacityLimiter] = {}
+        check_collection("tools", tools, "write tools=[…], with functions made into tools by @tool")
+        for tool in tools:
+            _check(tool)
+            key = _key(tool)
+            if key in self._tools:
+                raise ValueError(f"there are two tools named {tool.full_name}")
+            self._tools[key] = tool
+        self.specs()
+
+    def __len__(self) -> int:
+        return len(self._tools)
+
+    def find(self, namespace: str | None, name: str) -> AnyTool | None:
+        """Return the tool of this name."""
+        return self._tools.get((namespace, name))
+
+    def specs(self, own: Toolbox | None = None) -> list[wire.DynamicToolSpec]:
+        """Return the descriptions of the tools for the server.
+
+        Args:
+            own: Tools of a thread, which replace those with the same name.
+
+        Raises:
+            ValueError: A namespace has two descriptions.
+            TypeError: A tool cannot be described.
+        """
+        specs: list[wire.DynamicToolSpec] = []
+        namespaces: dict[str, tuple[str, list[wire.DynamicToolNamespaceTool]]] = {}
+        for tool in (self._tools if own is None else self._tools | own._tools).values():
+            spec, space = tool.spec(), tool.namespace
+            if space is None:
+                specs.append(spec)
+                continue
+            description, inner = namespaces.get(space.name, ("", []))
+            if description and space.description and description != space.description:
+                raise ValueError(f"the namespace {space.name} has two descriptions")
+            inner.append(
+                wire.FunctionDynamicToolNamespaceTool(
+                    name=spec.name,
+                    description=spec.description,
+                    input_schema=spec.input_schema,
+                    defer_loading=spec.defer_loading,
+                )
+            )
+            namespaces[space.name] = (description or space.description, inner)
+        specs += [
+            wire.NamespaceDynamicToolSpec(name=name, description=description, tools=inner)
+            for name, (description, inner) in namespaces.items()
+        ]
+        return specs
+
+    async def call(self, request: ToolCallRequest) -> ToolResult:
+        """Call a tool. Failures are reported to the agent: this never raises an :class:`Exception`.
+
+        Cancellation propagates, and so do ``KeyboardInterrupt`` and ``SystemExit``.
+        """
+        from trio_codex._tools.calling import call
+
+        return await call(self.find(request.namespace, request.tool), request, self._place)
+
+    def _place(self, tool: AnyTool) -> AbstractAsyncContextManager[object]:
+        if tool.limit is None:
+            return nullcontext()
+        limiter = self._places.get(tool)
+        if limiter is None:
+            called = (tool.function, tool.full_name, tool.limit)
+            limiter = self._limiters.get(called) or trio.CapacityLimiter(tool.limit)
+            self._places[tool] = self._limiters[called] = limiter
+        return limiter
+
+
+def _check(tool: object) -> None:
+    # Imported only when there is a tool: most clients have none.
+    from trio_codex._tools.tool import Tool
+
+    if not isinstance(tool, Tool):
+        raise TypeError(f"tools expects tools, got {described(tool)}: put @tool on an async function")
+
+
+def _key(tool: AnyTool) -> tuple[str | None, str]:
+    return (None if tool.namespace is None else tool.namespace.name, tool.name)

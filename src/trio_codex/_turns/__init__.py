@@ -1,1 +1,0 @@
-"""Turns and goals: input, events, outcome and cost."""

@@ -1,0 +1,211 @@
+"""Configuration of a client: values that are validated on creation, and no behavior."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import attrs
+
+from trio_codex._core.arguments import check_type
+from trio_codex._core.framing import MAX_LINE_BYTES
+from trio_codex._core.several import several
+from trio_codex._values.paths import expand
+from trio_codex.errors import SpawnError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+VERSION: Final = "0.1.0"
+
+
+def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
+    for override in value:
+        if "=" not in override:
+            raise ValueError(f"a config override is key=value, not {override!r}")
+
+
+def _names(value: Iterable[str]) -> Sequence[str]:
+    return several(value)
+
+
+def _inherited(value: bool | Iterable[str]) -> bool | Collection[str]:
+    return value if isinstance(value, bool) else several(value)
+
+
+def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
+    if value is None:
+        return {}
+    hint = 'write env={"NAME": "value"}, and None as a value to remove a name'
+    check_type("env", value, Mapping, hint)
+    for name, text in value.items():
+        check_type("a name of env", name, str, hint)
+        if text is not None:
+            check_type(f"env[{name!r}]", text, str, hint)
+    return dict(value)
+
+
+def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
+    check_type("event_buffer", value, EventBuffer, "write EventBuffer(events=…, size=…)")
+
+
+def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
+    """Expand a leading ``~`` to a home directory. Leave any other path unchanged."""
+    return expand(path) if os.fspath(path).startswith("~") else path
+
+
+@attrs.frozen
+class EventBuffer:
+    """Bounds of a consumer's buffer. Beyond either, its iteration raises ``SubscriptionOverflow``.
+
+    Attributes:
+        events: Maximum number of events.
+        size: Maximum size in bytes.
+    """
+
+    events: int = attrs.field(default=8192, validator=attrs.validators.gt(0))
+    size: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class CodexConfig:
+    """Configuration of a client and its server. All times are in seconds.
+
+    Attributes:
+        codex_bin: The binary. The default is the one installed by the ``runtime`` extra, else ``codex`` on ``PATH``.
+        launch_args_override: The complete argument vector, instead of ``[codex_bin, "app-server"]``.
+        config_overrides: ``key=value`` pairs, as for ``codex -c``; values are TOML.
+        cwd: Working directory of the server. The default is that of this process. Here and in ``codex_home``, a
+            leading ``~`` is the home directory of this process.
+        env: Overrides for the environment selected by ``inherit_env``; ``None`` as a value removes a variable.
+        inherit_env: ``True`` for the whole environment of this process, ``False`` for none of it, or the names to
+            keep.
+        guard: Run the server under a guard process where possible: on Linux, with a Python interpreter to run the
+            guard. Without it, a command that moved to a session of its own outlives the server once the command's
+            parent has exited, and the server and everything below it outlive this program if it is killed by SIGKILL.
+        guard_python: The interpreter that runs the guard. The default is the one running this program. A frozen
+            program, or one that embeds Python, has none: it uses one from the installation in ``sys.exec_prefix``, or
+            no guard if there is none.
+        codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative path is
+            resolved against the server's working directory.
+        client_name: The name that the client sends to the server.
+        client_title: The display name of the client.
+        client_version: The version of the client.
+        experimental_api: Enable the experimental part of the protocol. Without it the server rejects experimental
+            methods and fields.
+        opt_out_notifications: Methods of notifications that the server should not send.
+        request_window: Maximum number of requests in flight. The server silently drops requests beyond about 128.
+        max_line_bytes: Maximum size of an inbound line in bytes. A longer line is discarded, and what it belongs to
+            fails.
+        event_buffer: Bounds of each consumer's buffer.
+        start_timeout: Time from starting the process to the response to ``initialize``.
+        request_timeout: Timeout for requests that the server answers immediately.
+        interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
+        stop_grace: Time for the server to exit by itself when the client closes.
+        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``: kill
+            the server, which also loses its other turns, or abandon the turn and report it as lost.
+
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type, such as a bare string where a list is expected.
+    """
+
+    codex_bin: str | os.PathLike[str] | None = None
+    launch_args_override: Sequence[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_names)
+    )
+    config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
+    cwd: str | os.PathLike[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_home_expanded)
+    )
+    env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
+    inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
+    guard: bool = True
+    guard_python: str | os.PathLike[str] | None = None
+    codex_home: str | os.PathLike[str] | None = attrs.field(
+        default=None, converter=attrs.converters.optional(_home_expanded)
+    )
+    client_name: str = "trio_codex"
+    client_title: str = "trio-codex"
+    client_version: str = VERSION
+    experimental_api: bool = True
+    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
+    request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
+    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
+    event_buffer: EventBuffer = attrs.field(factory=EventBuffer, validator=_event_buffer)
+    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
+    interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    stop_grace: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
+    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
+        default="kill", validator=attrs.validators.in_(("kill", "abandon"))
+    )
+
+    def need_experimental_api(self, what: str) -> None:
+        """Raise ``ValueError`` if ``experimental_api`` is off."""
+        if not self.experimental_api:
+            raise ValueError(
+                f"{what} are a part of the protocol that needs CodexConfig(experimental_api=True)"
+            )
+
+    def environment(self) -> dict[str, str]:
+        """Return the server's environment."""
+        if self.inherit_env is True:
+            environment = dict(os.environ)
+        elif self.inherit_env is False:
+            environment = {}
+        else:
+            environment = {name: os.environ[name] for name in self.inherit_env if name in os.environ}
+        if self.codex_home is not None:
+            environment["CODEX_HOME"] = os.fspath(self.codex_home)
+        for name, value in self.env.items():
+            if value is None:
+                environment.pop(name, None)
+            else:
+                environment[name] = value
+        return environment
+
+    def home(self) -> Path:
+        """Return the ``CODEX_HOME`` that the server will use, whether or not it exists.
+
+        Raises:
+            SpawnError: It is unknown: neither ``CODEX_HOME`` nor ``HOME`` is set, and the user has no passwd entry.
+        """
+        environment = self.environment()
+        home = environment.get("CODEX_HOME") or Path(environment.get("HOME") or _own_home(), ".codex")
+        return Path(self.cwd or "", home)
+
+    def state_home(self) -> Path:
+        """Return the directory in which the server will keep its databases.
+
+        Raises:
+            SpawnError: As in :meth:`home`.
+        """
+        directory = self.environment().get("CODEX_SQLITE_HOME")
+        return Path(self.cwd or "", directory) if directory else self.home()
+
+    def command_line(self, binary: str) -> list[str]:
+        """Return the server's argument vector."""
+        if self.launch_args_override is not None:
+            return list(self.launch_args_override)
+        overrides = [part for override in self.config_overrides for part in ("-c", override)]
+        return [binary, *overrides, "app-server"]
+
+
+def _own_home() -> Path:
+    """Return the user's home directory, determined the way a server without ``HOME`` determines it."""
+    if sys.platform == "win32":
+        return Path.home()
+    import pwd
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise SpawnError(
+            "there is no home directory: HOME is not set, and this user has no passwd entry",
+            phase="find",
+            mend="Set HOME, or codex_home to the directory of the server's configuration and threads.",
+        ) from None
