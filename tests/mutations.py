@@ -197,7 +197,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G6", "a cancelled request gives its line back", "_link/calls.py",
-        '            call.letter.line = b""\n', '            call.letter.line = b""\n            self._flow.refused(call.letter)\n',
+        '            call.queued_line.line = b""\n', '            call.queued_line.line = b""\n            self._flow.refused(call.queued_line)\n',
         "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
     ),
     Mutation(
@@ -207,19 +207,19 @@ MUTATIONS = [
     ),
     Mutation(
         "G6", "a refusal acknowledges earlier lines", "_link/calls.py",
-        "            self._flow.refused(call.letter)\n            self._repeat_later(call, error)\n",
-        "            self._flow.acknowledge(call.letter)\n            self._repeat_later(call, error)\n",
+        "            self._flow.refused(call.queued_line)\n            self._repeat_later(call, error)\n",
+        "            self._flow.acknowledge(call.queued_line)\n            self._repeat_later(call, error)\n",
         "tests/runtime/test_flow.py::test_a_refusal_acknowledges_no_other_line",
     ),
     Mutation(
         "G6", "a refusal for overload is final", "_link/calls.py",
-        "        if type(error) is ServerBusyError:\n            self._flow.refused(call.letter)\n            self._repeat_later",
-        "        if False:\n            self._flow.refused(call.letter)\n            self._repeat_later",
+        "        if type(error) is ServerBusyError:\n            self._flow.refused(call.queued_line)\n            self._repeat_later",
+        "        if False:\n            self._flow.refused(call.queued_line)\n            self._repeat_later",
         "tests/runtime/test_flow.py::test_a_refusal_for_overload_is_repeated_until_the_request_is_taken",
     ),
     Mutation(
         "G6", "a wait for credits has no bound", "_link/calls.py",
-        'if call.lane == "deferred" and self._flow.holds(call):', "if False:",
+        'if call.request_class == "deferred" and self._flow.holds(call):', "if False:",
         "tests/runtime/test_flow.py::test_a_server_that_takes_nothing_any_more_fails_everybody_in_time",
     ),
     Mutation(
@@ -229,12 +229,12 @@ MUTATIONS = [
     ),
     Mutation(
         "G7", "a cancelled write is forgotten half-way", "_link/write_queue.py",
-        "        letter.taken = True\n", "        letter.taken = False\n",
+        "        queued_line.taken = True\n", "        queued_line.taken = False\n",
         "tests/runtime/test_connection.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
     ),
     Mutation(
         "G7", "the rest of a line is forgotten", "_link/write_queue.py",
-        "            self._rest = letter.line[sent:]\n", "            self._rest = letter.line[:0]\n",
+        "            self._rest = queued_line.line[sent:]\n", "            self._rest = queued_line.line[:0]\n",
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
     Mutation(
@@ -424,7 +424,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G19", "what a person has to finish has the time of a request", "_session/session.py",
-        'timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
+        'timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
         "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
     ),
     Mutation(

@@ -27,7 +27,7 @@ SAMPLES = {
     errors.StartError: {
         "problem": "it did not come up",
         "phase": "handshake",
-        "mend": "install it",
+        "hint": "install it",
         "binary": "/bin/codex",
         "version": "0.163.0",
         "returncode": 3,
@@ -141,7 +141,7 @@ def test_every_error_says_something_readable(cls):
     error = cls(**SAMPLES[cls])
     text = str(error)
     assert "object at 0x" not in text
-    for name in ("problem", "reason", "message", "method", "phase", "stderr_tail", "mend", "path"):
+    for name in ("problem", "reason", "message", "method", "phase", "stderr_tail", "hint", "path"):
         if value := SAMPLES[cls].get(name):
             assert value.strip() in text
 
@@ -176,7 +176,7 @@ def test_a_code_of_zero_and_data_of_zero_are_kept():
 
 def test_fields_that_are_not_known_have_defaults_that_say_so():
     start = errors.StartError("p")
-    assert (start.phase, start.mend, start.binary, start.version) == ("spawn", None, None, None)
+    assert (start.phase, start.hint, start.binary, start.version) == ("spawn", None, None, None)
     assert (start.returncode, start.stderr_tail) == (None, "")
     assert str(start) == "p (phase: spawn)"
     broken = errors.ConnectionBroken("r")
@@ -244,3 +244,9 @@ def test_what_the_connection_ends_with_is_told_apart_by_who_ended_it():
     assert issubclass(errors.ServerExited, errors.ConnectionBroken)
     assert not issubclass(errors.ConnectionClosed, errors.ConnectionBroken)
     assert not issubclass(errors.RequestTimeout, errors.ConnectionBroken | TimeoutError)
+
+
+def test_the_former_name_of_a_hint_still_works_and_warns():
+    error = errors.StartError("it is broken", hint="mend it")
+    with pytest.warns(DeprecationWarning, match="now called hint"):
+        assert error.mend == "mend it"

@@ -306,7 +306,7 @@ def test_a_hook_may_be_overridden_on_the_instance():
     quiet, seen = Deaf(), []
     quiet.turn_ended = seen.append
     instruments = Instruments([quiet], Instrument)
-    instruments.call("turn_ended", "turn")
+    instruments.emit("turn_ended", "turn")
     assert set(instruments) == {"turn_ended"}
     assert seen == ["turn"]
 
@@ -323,13 +323,13 @@ class Reasons(Instrument):
 
 def test_instruments_that_are_equal_are_all_told():
     one, other = Reasons(), Reasons()
-    Instruments([one, other, one], Instrument).call("line_discarded", 1, "not JSON", 7)
+    Instruments([one, other, one], Instrument).emit("line_discarded", 1, "not JSON", 7)
     assert one.heard == other.heard == ["not JSON"]
 
 
 def test_what_an_instrument_has_heard_is_not_in_the_log_when_it_is_removed(caplog):
     instruments = Instruments([Reasons(["secret"])], Instrument)
-    instruments.call("line_discarded", "no such arguments")
+    instruments.emit("line_discarded", "no such arguments")
     assert not instruments
     [record] = caplog.records
     assert "line_discarded of Reasons raised" in record.getMessage()

@@ -49,6 +49,7 @@ so does its pickle.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import attrs
@@ -98,7 +99,7 @@ class StartError(CodexError):
     Attributes:
         problem: What went wrong, in one sentence.
         phase: ``"find"``, ``"spawn"``, ``"handshake"`` or ``"connect"``.
-        mend: How to fix it.
+        hint: How to fix it.
         binary: The path that was run or searched for.
         version: The version of the binary, if known.
         returncode: The exit status, negative for a signal; ``None`` if the process was still running.
@@ -107,11 +108,17 @@ class StartError(CodexError):
 
     problem: str
     phase: str = "spawn"
-    mend: str | None = None
+    hint: str | None = None
     binary: str | None = None
     version: str | None = None
     returncode: int | None = None
     stderr_tail: str = ""
+
+    @property
+    def mend(self) -> str | None:
+        """The former name of :attr:`hint`."""
+        warnings.warn("StartError.mend is now called hint", DeprecationWarning, stacklevel=2)
+        return self.hint
 
     def __str__(self) -> str:
         parts = [f"{self.problem} (phase: {self.phase}"]
@@ -123,8 +130,8 @@ class StartError(CodexError):
             parts.append(f"; {describe_exit(self.returncode)}")
         parts.append(")")
         parts.append(_last_words(self.stderr_tail))
-        if self.mend is not None:
-            parts.append(f"\n{self.mend}")
+        if self.hint is not None:
+            parts.append(f"\n{self.hint}")
         return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""How a client comes up and goes down: typed start errors with the mend, and nothing left."""
+"""How a client comes up and goes down: typed start errors with the hint, and nothing left."""
 
 import asyncio
 import copy
@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
-from trio_codex._api.open import MIN_REST_LENGTH, Opening
+from trio_codex._api.open import MIN_REST_LENGTH, ClientLifecycle
 from trio_codex._core.secrets import without_values
 from trio_codex._process.stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
@@ -40,14 +40,14 @@ async def test_no_binary_at_all(monkeypatch, tmp_path):
     error = await fails_to_start(CodexConfig(env={"PATH": str(tmp_path)}))
     assert type(error) is errors.SpawnError
     assert error.phase == "find"
-    assert "trio-codex[runtime]" in error.mend
+    assert "trio-codex[runtime]" in error.hint
 
 
 async def test_a_wrong_path(tmp_path):
     error = await fails_to_start(CodexConfig(codex_bin=tmp_path / "nowhere"))
     assert type(error) is errors.SpawnError
     assert error.phase == "find"
-    assert error.mend
+    assert error.hint
 
 
 async def test_a_file_that_is_no_program(tmp_path):
@@ -66,7 +66,7 @@ async def test_a_binary_that_exits_at_once():
     assert error.phase == "handshake"
     assert error.returncode == 7
     assert "out of order" in error.stderr_tail
-    assert error.mend
+    assert error.hint
 
 
 async def test_a_binary_that_hangs():
@@ -125,7 +125,7 @@ async def test_a_handshake_answered_with_nonsense():
 async def test_a_codex_home_that_does_not_exist(tmp_path):
     error = await fails_to_start(CodexConfig(codex_home=tmp_path / "nowhere"))
     assert error.returncode == 1
-    assert "codex_home" in error.mend
+    assert "codex_home" in error.hint
     assert error.version == "0.163.0"
 
 
@@ -218,7 +218,7 @@ async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown
 @pytest.mark.parametrize("length", range(2, 40))
 def test_the_longest_end_of_a_value_is_taken_out_wherever_the_text_was_cut(length):
     value = "abcabc" * 6 + "abab"
-    opening = Opening(CodexConfig(env={"KEY": value}), None)
+    opening = ClientLifecycle(CodexConfig(env={"KEY": value}), None)
     left = opening._redact(value[-length:] + " and more")
     assert left == (value[-length:] if length < MIN_REST_LENGTH else "<KEY>") + " and more"
 
@@ -226,7 +226,7 @@ def test_the_longest_end_of_a_value_is_taken_out_wherever_the_text_was_cut(lengt
 def test_redaction_takes_linear_time_in_the_length_of_a_value():
     """Comparing each end of these values takes 10 s."""
     config = CodexConfig(env={f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
-    opening = Opening(config, None)
+    opening = ClientLifecycle(config, None)
     began = time.process_time()
     assert opening._redact("7" * 4000 + "x") == "<CONTEXT_7>x"
     assert time.process_time() - began < 2

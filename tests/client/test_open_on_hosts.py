@@ -42,8 +42,8 @@ async def test_without_any_home_the_start_says_what_to_set(monkeypatch):
     error = await fails_to_start(CodexConfig())
     assert type(error) is errors.SpawnError
     assert "no passwd entry" in error.problem
-    assert "HOME" in error.mend
-    assert "codex_home" in error.mend
+    assert "HOME" in error.hint
+    assert "codex_home" in error.hint
     assert CodexConfig(codex_home="/somewhere").home().as_posix() == "/somewhere"
 
 
@@ -69,7 +69,7 @@ async def test_a_relative_binary_in_a_directory_that_is_gone_is_a_spawn_error(co
     assert type(error) is errors.SpawnError
     assert (error.phase, error.binary) == ("find", codex_bin)
     assert "working directory" in error.problem
-    assert error.mend
+    assert error.hint
 
 
 @pytest.mark.usefixtures("gone_directory")
@@ -104,8 +104,8 @@ async def test_an_interpreter_that_starts_nothing_is_named(tmp_path):
 async def test_an_interpreter_that_ends_at_once_is_named(tmp_path):
     error = await fails_to_start(CodexConfig(codex_bin="/bin/cat", guard_python="/bin/true"))
     assert type(error) is errors.SpawnError
-    assert "/bin/true" in error.mend
-    assert "guard=False" in error.mend
+    assert "/bin/true" in error.hint
+    assert "guard=False" in error.hint
 
 
 async def test_a_client_can_do_without_a_guard(monkeypatch):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trio_codex import CodexConfig
 from trio_codex._core.rpc import Notification
-from trio_codex._session.router import KEYS, Router
+from trio_codex._session.router import KEYED_NOTIFICATIONS, Router
 from trio_codex._session.turn_state import TurnState
 from trio_codex._values.turn_result import REDUCED
 from trio_codex.wire._registry import TEXT_DELTAS
@@ -82,4 +82,4 @@ def test_what_goes_straight_to_its_turn_gets_where_it_would_have_got(rows):
 
 def test_nothing_but_readers_of_a_turn_wants_its_text():
     handled = Router(CodexConfig().event_buffer)._handlers
-    assert not TEXT_DELTAS.keys() & {*handled, *REDUCED, *KEYS, "turn/completed"}
+    assert not TEXT_DELTAS.keys() & {*handled, *REDUCED, *KEYED_NOTIFICATIONS, "turn/completed"}

@@ -28,7 +28,7 @@ class Seen:
         opened: Whether ``open_codex()`` gave a client.
         error: What the start, ``thread_start()`` or the turn raised.
         later: What a request after that raised.
-        death: What ``wait_closed()`` gave, if the connection had ended.
+        close_reason: What ``wait_closed()`` gave, if the connection had ended.
         result: The turn's result.
         text: The text that was streamed.
         events: Methods and raw parameters of what is no part of a plain session: junk, notes, answers.
@@ -38,7 +38,7 @@ class Seen:
     opened: bool = False
     error: Exception | None = None
     later: Exception | None = None
-    death: Exception | None = None
+    close_reason: Exception | None = None
     result: object = None
     text: str = ""
     events: list = attrs.field(factory=list)
@@ -112,7 +112,7 @@ async def look_back(codex, seen):
         await codex.models()
     except errors.ConnectionBroken as exc:
         seen.later = exc
-        seen.death = await codex.wait_closed()
+        seen.close_reason = await codex.wait_closed()
     except errors.RequestTimeout as exc:
         seen.later = exc
     await trio.testing.wait_all_tasks_blocked()

@@ -68,17 +68,21 @@ async def test_a_server_that_dies_fails_what_waits_with_how_it_ended(fault, mome
         assert type(seen.error) is errors.StartError
         assert (seen.error.phase, seen.error.returncode) == ("handshake", SUDDEN[fault])
         return
-    assert type(seen.later) is type(seen.death) is errors.ServerExited
-    assert (seen.death.returncode, seen.death.pid, seen.death.phase) == (SUDDEN[fault], seen.pid, "running")
-    assert seen.later is not seen.death
-    assert seen.later.args == seen.death.args
+    assert type(seen.later) is type(seen.close_reason) is errors.ServerExited
+    assert (seen.close_reason.returncode, seen.close_reason.pid, seen.close_reason.phase) == (
+        SUDDEN[fault],
+        seen.pid,
+        "running",
+    )
+    assert seen.later is not seen.close_reason
+    assert seen.later.args == seen.close_reason.args
     if out < 3:  # the opening of the thread, or the start of the turn, was not answered
         assert type(seen.error) is errors.ServerExited
-        assert seen.error.args == seen.death.args
+        assert seen.error.args == seen.close_reason.args
     elif out < 6:
         assert type(seen.error) is errors.TurnLost
         assert type(seen.error.__cause__) is errors.ServerExited
-        assert seen.error.__cause__.args == seen.death.args
+        assert seen.error.__cause__.args == seen.close_reason.args
         assert seen.error.result.status is TurnStatus.lost
         assert seen.text == (MESSAGE if out == 5 else "")
     else:
@@ -113,16 +117,16 @@ async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, m
     elif out == 2:
         assert type(seen.error) is errors.RequestTimeout
         assert seen.error.method == "turn/start"
-        assert type(seen.death) is errors.ConnectionBroken
-        assert "that was starting" in seen.death.reason
-        assert seen.death.pid == seen.pid
+        assert type(seen.close_reason) is errors.ConnectionBroken
+        assert "that was starting" in seen.close_reason.reason
+        assert seen.close_reason.pid == seen.pid
     elif out < 6:  # the caller lost patience, the turn could not be ended, and the server had to go
         assert seen.error is None
         assert seen.result.status is TurnStatus.lost
         assert seen.text == (MESSAGE if out == 5 else "")
-        assert type(seen.death) is errors.ConnectionBroken
-        assert "turn-1" in seen.death.reason
-        assert seen.death.pid == seen.pid
+        assert type(seen.close_reason) is errors.ConnectionBroken
+        assert "turn-1" in seen.close_reason.reason
+        assert seen.close_reason.pid == seen.pid
     else:
         assert seen.error is None
         assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
@@ -147,7 +151,7 @@ async def test_a_line_that_never_comes_costs_no_more_than_the_budgets(point, tri
         case _:
             assert seen.error is None
             assert seen.result.status is TurnStatus.interrupted
-    assert seen.death is None
+    assert seen.close_reason is None
 
 
 # -- the server is odd, but does its work ------------------------------------------------------------------------------
@@ -220,7 +224,7 @@ async def test_a_stdout_that_is_closed_or_held_open_by_another_is_the_end_of_the
     assert type(seen.error) is errors.TurnLost or seen.error is death
     assert type(death) is (errors.ConnectionBroken if returncode is None else errors.ServerExited)
     assert (death.pid, death.returncode) == (seen.pid, returncode)
-    assert death.args == seen.later.args == seen.death.args
+    assert death.args == seen.later.args == seen.close_reason.args
 
 
 @pytest.mark.parametrize(
@@ -244,8 +248,8 @@ async def test_a_server_that_closes_its_stdin_is_mute_until_the_next_line_to_it_
     else:
         assert type(seen.error) is errors.RequestTimeout
     if where != "boot":
-        assert type(seen.death) is errors.ConnectionBroken
-        assert seen.death.pid == seen.pid
+        assert type(seen.close_reason) is errors.ConnectionBroken
+        assert seen.close_reason.pid == seen.pid
 
 
 # -- it does not read any more, with a large write under way -----------------------------------------------------------

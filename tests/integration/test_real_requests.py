@@ -9,7 +9,7 @@ import trio
 from questions import COMMAND, PERMISSIONS, SCENARIOS, running
 
 from trio_codex import Policy, TurnStatus, WaitingOn, errors, policies
-from trio_codex._link.write_queue import Outbox
+from trio_codex._link.write_queue import WriteQueue
 from trio_codex.testing import Command, ToolCall
 
 pytestmark = pytest.mark.real
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.real
 def sent(monkeypatch):
     """Every line that the client hands to the pipe, as it is written."""
     lines = []
-    take = Outbox._take
+    take = WriteQueue._take
 
     def recording(self, letter):
         lines.append(msgspec.json.decode(letter.line))
         take(self, letter)
 
-    monkeypatch.setattr(Outbox, "_take", recording)
+    monkeypatch.setattr(WriteQueue, "_take", recording)
     return lines
 
 

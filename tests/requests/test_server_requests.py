@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import wiregen
 from trio_codex import policies, wire
-from trio_codex._session.request_kinds import KINDS, Background
+from trio_codex._session.request_kinds import KINDS, RequestContext
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.policies import Policy
 from trio_codex.testing.strategies import wire_values
@@ -164,7 +164,7 @@ DECISIONS = {
 
 def question_of(method, params=None):
     decoded = _convert.decode_server_request(method, ASKED[method] if params is None else params)
-    return KINDS[method].ask(decoded, Background())
+    return KINDS[method].ask(decoded, RequestContext())
 
 
 def over_the_wire(answer):
@@ -213,7 +213,7 @@ def test_every_decision_goes_over_the_wire_as_the_schema_wants_it_or_is_none(met
 @given(st.data())
 def test_every_request_that_fits_the_schema_becomes_a_question_that_can_be_declined(method, data):
     params = data.draw(values_of(getattr(wire, SERVER_REQUESTS[method].params)))
-    question = KINDS[method].ask(params, Background())
+    question = KINDS[method].ask(params, RequestContext())
     assert question.params is params
     assert KINDS[method].answer(question, policies.decline()) is not None
 
@@ -357,5 +357,5 @@ def test_of_changes_that_are_not_all_readable_none_is_shown(unreadable):
     params = _convert.decode_server_request("item/fileChange/requestApproval", COMMAND)
     readable = {"path": "/w/a", "kind": {"type": "add"}, "diff": ""}
     shown = {"c": [readable], "mixed": [readable, unreadable]}
-    assert len(kind.ask(params, Background(changes=lambda _: shown["c"])).changes) == 1
-    assert kind.ask(params, Background(changes=lambda _: shown["mixed"])).changes == ()
+    assert len(kind.ask(params, RequestContext(changes=lambda _: shown["c"])).changes) == 1
+    assert kind.ask(params, RequestContext(changes=lambda _: shown["mixed"])).changes == ()

@@ -13,7 +13,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trio_codex import errors
 from trio_codex._core.rpc import JunkKind, ServerRequest
 from trio_codex._link import connection as _connection
-from trio_codex._link.call import Call, Death
+from trio_codex._link.call import Call, CloseReason
 from trio_codex._link.calls import BARRIER_METHOD
 from trio_codex._link.connection import (
     CHUNK_BYTES,
@@ -60,7 +60,7 @@ class StubReceiver:
         self.portions.append(lines)
         return -(-lines // self.consumers)
 
-    def on_death(self, death):
+    def on_close(self, death):
         self.deaths.append(death)
 
 
@@ -120,10 +120,12 @@ class Bench:
         self.services = services
         self.outcomes = {}
 
-    async def call(self, name, lane="window", params=None):
+    async def call(self, name, request_class="window", params=None):
         """Request ``name`` and keep the outcome under it."""
         try:
-            self.outcomes[name] = json.loads(bytes(await self.connection.calls.request(name, params, lane)))
+            self.outcomes[name] = json.loads(
+                bytes(await self.connection.calls.request(name, params, request_class))
+            )
         except errors.CodexError as exc:
             self.outcomes[name] = exc
 
@@ -239,7 +241,7 @@ async def test_an_answer_beyond_the_bound_fails_its_request_and_the_connection_l
         await bench.peer.answer(await bench.peer.request())
         await wait_all_tasks_blocked()
         assert bench.outcomes["next"] is None
-        assert bench.connection.death is None
+        assert bench.connection.close_reason is None
 
 
 async def test_what_is_not_json_is_refused_and_takes_no_place_in_the_window():
@@ -287,23 +289,23 @@ async def test_every_request_is_a_checkpoint_even_if_the_answer_is_there():
         await call.settled()
 
 
-@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
-async def test_a_cancelled_caller_sends_nothing(lane):
+@pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
+async def test_a_cancelled_caller_sends_nothing(request_class):
     async with connected() as bench:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await bench.connection.calls.request("a", None, lane)
+            await bench.connection.calls.request("a", None, request_class)
         assert scope.cancelled_caught
         assert bench.connection.calls.in_flight == 0
         await bench.peer.assert_silent()
 
 
-@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
-async def test_to_begin_a_call_is_a_cancellation_point_before_anything_is_queued(lane):
+@pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
+async def test_to_begin_a_call_is_a_cancellation_point_before_anything_is_queued(request_class):
     async with connected() as bench:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await bench.connection.calls.begin("a", None, lane)
+            await bench.connection.calls.begin("a", None, request_class)
         assert scope.cancelled_caught
         assert bench.connection.calls.in_flight == 0
         await bench.peer.assert_silent()
@@ -350,14 +352,14 @@ async def test_the_window_bounds_requests_in_progress_however_fast_their_lines_a
         assert len(bench.outcomes) == 20
 
 
-@pytest.mark.parametrize("lane", ["control", "deferred"])
-async def test_control_and_deferred_requests_pass_a_full_window_and_take_no_place_in_it(lane):
+@pytest.mark.parametrize("request_class", ["control", "deferred"])
+async def test_control_and_deferred_requests_pass_a_full_window_and_take_no_place_in_it(request_class):
     async with connected(window=2) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "a")
         nursery.start_soon(bench.call, "b")
         full = await bench.peer.requests(2)
         for number in range(10):
-            nursery.start_soon(bench.call, str(number), lane)
+            nursery.start_soon(bench.call, str(number), request_class)
         passed = await bench.peer.requests(10)
         await bench.peer.answer(*passed)
         await wait_all_tasks_blocked()
@@ -450,10 +452,10 @@ async def test_the_wait_for_the_window_counts_as_time_for_the_answer(autojump_cl
         assert bench.outcomes["b"].problem is None
 
 
-@pytest.mark.parametrize(("lane", "times_out"), [("deferred", False), ("control", True)])
-async def test_only_what_the_server_answers_at_once_times_out(autojump_clock, lane, times_out):
+@pytest.mark.parametrize(("request_class", "times_out"), [("deferred", False), ("control", True)])
+async def test_only_what_the_server_answers_at_once_times_out(autojump_clock, request_class, times_out):
     async with connected() as bench, trio.open_nursery() as nursery:
-        nursery.start_soon(bench.call, "a", lane)
+        nursery.start_soon(bench.call, "a", request_class)
         request = await bench.peer.request()
         await trio.sleep(1000)
         await bench.peer.answer(request)
@@ -643,7 +645,7 @@ async def test_messages_reach_the_receiver_in_order_with_one_end_per_portion():
         assert bench.receiver.got[3].size == len(big)
         assert bench.receiver.portions == [5]
         assert bench.connection.junk_lines == 3
-        assert bench.connection.death is None
+        assert bench.connection.close_reason is None
 
 
 LINE = b'{"method":"m","params":"%s"}\n' % (b"x" * 273)
@@ -828,7 +830,7 @@ async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an
         bench.window = 5
         await fail_everything(bench, nursery)
         await bench.peer.stream.aclose()
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         await wait_all_tasks_blocked()
         assert trio.current_time() <= 1
         outcomes = list(bench.outcomes.values())
@@ -842,14 +844,14 @@ async def test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an
         assert bench.receiver.deaths == [death]
         assert death.exception() is not death.exception()
         before = trio.current_time()
-        for lane in ("window", "deferred", "control"):
+        for request_class in ("window", "deferred", "control"):
             with pytest.raises(ServerExited) as caught:
-                await bench.connection.calls.request("late", None, lane)
+                await bench.connection.calls.request("late", None, request_class)
             assert caught.value not in outcomes
         with pytest.raises(ServerExited):
             bench.connection.check_open()
         assert trio.current_time() == before
-        assert await bench.connection.wait_dead() is death
+        assert await bench.connection.wait_ended() is death
         assert bench.connection.calls.in_flight == 0
 
 
@@ -861,7 +863,7 @@ async def test_a_diagnosis_that_never_comes_does_not_hold_up_the_end(autojump_cl
         bench.window = 2
         await fail_everything(bench, nursery)
         await bench.peer.stream.aclose()
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         await wait_all_tasks_blocked()
         assert trio.current_time() <= 1
         assert type(death.exception()) is ConnectionBroken
@@ -882,7 +884,7 @@ async def test_while_the_end_is_diagnosed_it_is_lost_only_once(autojump_clock):
         await wait_all_tasks_blocked()
         nursery.start_soon(bench.connection.lose, "second")
         await bench.peer.stream.aclose()
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         await bench.connection.lose("third")
         assert reasons == ["first"]
         assert death.exception().reason == "first"
@@ -900,7 +902,7 @@ async def test_what_still_comes_while_the_end_is_diagnosed_counts(autojump_clock
         nursery.start_soon(bench.connection.lose, "the process ended")
         await wait_all_tasks_blocked()
         await bench.peer.answer(request, result="in time")
-        await bench.connection.wait_dead()
+        await bench.connection.wait_ended()
         await wait_all_tasks_blocked()
         assert bench.outcomes == {"a": "in time"}
 
@@ -913,7 +915,7 @@ async def test_closing_during_the_diagnosis_wins(autojump_clock):
         nursery.start_soon(bench.connection.lose, "x")
         await wait_all_tasks_blocked()
         bench.connection.end(ConnectionClosed("closed"))
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         await trio.sleep(5)
         assert type(death.exception()) is ConnectionClosed
         assert len(bench.receiver.deaths) == 1
@@ -954,7 +956,7 @@ async def test_what_is_left_over_at_the_end_is_reported():
     async with connected() as bench:
         await bench.peer.stream.send_all(b'{"method":"a"}\n{"method":')
         await bench.peer.stream.aclose()
-        await bench.connection.wait_dead()
+        await bench.connection.wait_ended()
         assert bench.receiver.got[-1].kind is JunkKind.TRUNCATED
         assert bench.receiver.portions == [1, 1]
 
@@ -962,7 +964,7 @@ async def test_what_is_left_over_at_the_end_is_reported():
 async def test_the_end_of_the_stream_without_anything_left_over_reports_nothing():
     async with connected() as bench:
         await bench.peer.stream.aclose()
-        await bench.connection.wait_dead()
+        await bench.connection.wait_ended()
         assert bench.receiver.got == []
 
 
@@ -992,9 +994,9 @@ class BrokenStream(trio.abc.Stream):
 
 async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(autojump_clock):
     async with connected(streams=(BrokenStream(), None)) as bench, trio.open_nursery() as nursery:
-        for lane in ("window", "deferred", "control"):
-            nursery.start_soon(bench.call, lane, lane)
-        death = await bench.connection.wait_dead()
+        for request_class in ("window", "deferred", "control"):
+            nursery.start_soon(bench.call, request_class, request_class)
+        death = await bench.connection.wait_ended()
         await wait_all_tasks_blocked()
         assert trio.current_time() <= 1
         assert "reading" in death.exception().reason
@@ -1017,7 +1019,7 @@ async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypa
         nursery.start_soon(bench.call, "mine")
         await ask_and_answer(bench, 100, 1000)
         assert bench.connection._queued_reply_bytes < 12_000
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         assert type(death.exception()) is ConnectionBroken
         assert "does not read" in death.exception().reason
     assert type(bench.outcomes["mine"]) is ConnectionBroken
@@ -1029,7 +1031,7 @@ async def test_replies_that_the_server_reads_may_come_to_any_size(monkeypatch):
         for _ in range(50):
             await ask_and_answer(bench, 5, 1000)
             await wait_all_tasks_blocked()
-        assert bench.connection.death is None
+        assert bench.connection.close_reason is None
         assert bench.connection._queued_reply_bytes == 0
 
 
@@ -1038,7 +1040,7 @@ async def test_one_reply_may_be_longer_than_the_bound(monkeypatch):
     async with connected() as bench:
         await ask_and_answer(bench, 1, 100_000)
         await wait_all_tasks_blocked()
-        assert bench.connection.death is None
+        assert bench.connection.close_reason is None
 
 
 async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autojump_clock):
@@ -1051,7 +1053,7 @@ async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autoj
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(bench.call, "a")
-        await bench.connection.wait_dead()
+        await bench.connection.wait_ended()
         await wait_all_tasks_blocked()
         assert trio.current_time() <= 1
         assert type(bench.outcomes["a"]) is ConnectionBroken
@@ -1076,7 +1078,7 @@ async def test_a_stream_that_breaks_while_reading_is_the_end(cause):
     stream = BrokenStream(read_error=error)
     stream.reading.set()
     async with connected(streams=(stream, None)) as bench:
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         assert str(cause or error) in death.exception().reason
 
 
@@ -1085,7 +1087,7 @@ async def test_a_stream_that_we_closed_while_reading_is_the_end():
     stream.reading.set()
     async with connected(streams=(stream, None)) as bench:
         await bench.connection.wait_drained()
-        death = await bench.connection.wait_dead()
+        death = await bench.connection.wait_ended()
         assert type(death.exception()) is ConnectionBroken
 
 
@@ -1111,9 +1113,9 @@ async def test_when_new_requests_are_refused_those_that_end_something_still_pass
         nursery.start_soon(bench.call, "waiting for the window")
         await wait_all_tasks_blocked()
         bench.connection.refuse_new()
-        for lane in ("window", "deferred"):
+        for request_class in ("window", "deferred"):
             with pytest.raises(ConnectionClosed):
-                await bench.connection.calls.request("late", None, lane)
+                await bench.connection.calls.request("late", None, request_class)
         nursery.start_soon(bench.call, "interrupt", "control")
         await bench.peer.answer(await bench.peer.request(), request)
         await wait_all_tasks_blocked()
@@ -1152,12 +1154,12 @@ async def test_flush_does_not_wait_for_a_writer_that_broke(autojump_clock):
         bench.connection.notify("a")
         await bench.connection.flush()
         assert trio.current_time() <= 1
-        assert bench.connection.death is not None
+        assert bench.connection.close_reason is not None
 
 
 def test_a_death_gives_a_fresh_exception_each_time():
     error = ServerExited("r", "running", 1, 2, "tail")
-    death = Death(error)
+    death = CloseReason(error)
     first, second = death.exception(), death.exception()
     assert first is not second
     assert error not in (first, second)
@@ -1167,7 +1169,7 @@ def test_a_death_gives_a_fresh_exception_each_time():
 
 
 def test_a_death_tells_why_in_one_sentence_and_in_full():
-    death = Death(ServerExited("it exited", "running", 1, 2, "tail"))
+    death = CloseReason(ServerExited("it exited", "running", 1, 2, "tail"))
     assert death.reason == "it exited"
     assert str(death) == str(death.exception())
-    assert Death(ConnectionClosed("bye")).reason == "bye"
+    assert CloseReason(ConnectionClosed("bye")).reason == "bye"

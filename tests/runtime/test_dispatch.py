@@ -365,14 +365,14 @@ async def test_a_request_that_the_connection_has_forgotten_gets_no_answer(bench)
 async def test_an_id_that_the_server_uses_again_while_the_old_callback_still_ends_is_a_request_of_its_own(
     bench,
 ):
-    let_go = trio.Event()
+    reap_later = trio.Event()
 
     async def slow_to_end():
         try:
             await trio.sleep_forever()
         finally:
             with trio.CancelScope(shield=True):
-                await let_go.wait()
+                await reap_later.wait()
 
     bench.decide = slow_to_end
     bench.ask(0)
@@ -388,7 +388,7 @@ async def test_an_id_that_the_server_uses_again_while_the_old_callback_still_end
     bench.decide = decide
     bench.ask(0)
     await settled()
-    let_go.set()
+    reap_later.set()
     await settled()
     answered.set()
     await settled()

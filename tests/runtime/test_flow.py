@@ -79,7 +79,7 @@ class Receiver:
     def on_notifications(self, notifications): ...
     def on_oversize(self, notification): ...
     def on_junk(self, junk): ...
-    def on_death(self, death): ...
+    def on_close(self, death): ...
 
     def on_lines_end(self):
         return 0
@@ -96,22 +96,22 @@ class Session:
         self.outcomes = []
         self.scopes = []
 
-    def request(self, lane):
+    def request(self, request_class):
         self.outcomes.append(None)
         self.scopes.append(trio.CancelScope())
-        self.nursery.start_soon(self._request, len(self.outcomes) - 1, lane)
+        self.nursery.start_soon(self._request, len(self.outcomes) - 1, request_class)
 
-    async def _request(self, number, lane):
+    async def _request(self, number, request_class):
         self.outcomes[number] = "cancelled"
         with self.scopes[number]:
             self.outcomes[number] = "waits"
             try:
-                if lane == "deferred":
+                if request_class == "deferred":
                     # Its answer has no bound; its turn has.
                     with trio.move_on_after(100 * TIMEOUT):
-                        await self.connection.calls.request(lane, {}, lane)
+                        await self.connection.calls.request(request_class, {}, request_class)
                 else:
-                    await self.connection.calls.request(lane, {}, lane)
+                    await self.connection.calls.request(request_class, {}, request_class)
                 self.outcomes[number] = "answered"
             except errors.CodexError as exc:
                 self.outcomes[number] = type(exc)
@@ -286,11 +286,11 @@ def test_replies_wait_for_nothing_but_count():
     run(main)
 
 
-@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
-def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(lane):
+@pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
+def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(request_class):
     async def main(session):
         server = session.server
-        session.request(lane)
+        session.request(request_class)
         times = []
         for _ in range(20):
             await trio.sleep(1)
@@ -305,13 +305,13 @@ def test_a_refusal_for_overload_is_repeated_until_the_request_is_taken(lane):
     run(main)
 
 
-@pytest.mark.parametrize("lane", ["window", "deferred", "control"])
-def test_a_request_that_is_refused_for_all_of_its_time_fails_with_the_refusal(lane):
+@pytest.mark.parametrize("request_class", ["window", "deferred", "control"])
+def test_a_request_that_is_refused_for_all_of_its_time_fails_with_the_refusal(request_class):
     async def main(session):
         server = session.server
         server.policy = lambda line: server.answer(line, error=BUSY)
         began = trio.current_time()
-        session.request(lane)
+        session.request(request_class)
         while session.outcomes[0] in (None, "waits"):  # noqa: ASYNC110  # its time is what is asked for
             await trio.sleep(0.1)
         assert session.outcomes == [errors.ServerBusyError]

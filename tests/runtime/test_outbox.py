@@ -7,18 +7,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precondition, rule
 from trio.testing import wait_all_tasks_blocked
 
-from trio_codex._link import write_queue as _outbox
-from trio_codex._link.write_queue import BATCH_BYTES, Letter
+from trio_codex._link import write_queue as _write_queue
+from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
 from trio_codex._process.pipes import DirectSendStream
 
 
-class Outbox(_outbox.Outbox):
-    """One that makes the letters itself."""
+class WriteQueue(_write_queue.WriteQueue):
+    """One that makes the queued_lines itself."""
 
     def put(self, line, *, urgent=False):
-        letter = Letter(line)
-        super().put(letter, urgent=urgent)
-        return letter
+        queued_line = QueuedLine(line)
+        super().put(queued_line, urgent=urgent)
+        return queued_line
 
 
 def at_once(awaitable):
@@ -29,155 +29,155 @@ def at_once(awaitable):
 
 
 async def test_lines_come_out_whole_and_in_order():
-    outbox = Outbox()
-    letters = [outbox.put(line) for line in (b"a\n", b"b\n", b"c\n")]
-    assert not any(letter.taken for letter in letters)
+    write_queue = WriteQueue()
+    queued_lines = [write_queue.put(line) for line in (b"a\n", b"b\n", b"c\n")]
+    assert not any(queued_line.taken for queued_line in queued_lines)
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"a\nb\nc\n"
-    assert all(letter.taken for letter in letters)
+        assert await write_queue.take_batch() == b"a\nb\nc\n"
+    assert all(queued_line.taken for queued_line in queued_lines)
 
 
 async def test_urgent_lines_go_before_ordinary_ones_and_keep_their_order():
-    outbox = Outbox()
-    outbox.put(b"a\n")
-    outbox.put(b"1\n", urgent=True)
-    outbox.put(b"b\n")
-    outbox.put(b"2\n", urgent=True)
+    write_queue = WriteQueue()
+    write_queue.put(b"a\n")
+    write_queue.put(b"1\n", urgent=True)
+    write_queue.put(b"b\n")
+    write_queue.put(b"2\n", urgent=True)
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"1\n2\na\nb\n"
+        assert await write_queue.take_batch() == b"1\n2\na\nb\n"
 
 
 async def test_a_batch_is_bounded_and_leaves_the_rest_for_the_next():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     half = b"x" * (BATCH_BYTES // 2 - 1) + b"\n"
-    letters = [outbox.put(half) for _ in range(3)]
+    queued_lines = [write_queue.put(half) for _ in range(3)]
     with trio.fail_after(5):
-        assert await outbox.take_batch() == half + half
-        assert [letter.taken for letter in letters] == [True, True, False]
-        assert await outbox.take_batch() == half
+        assert await write_queue.take_batch() == half + half
+        assert [queued_line.taken for queued_line in queued_lines] == [True, True, False]
+        assert await write_queue.take_batch() == half
 
 
 async def test_a_line_beyond_the_batch_size_goes_alone_and_whole():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     huge = b"x" * (3 * BATCH_BYTES) + b"\n"
-    outbox.put(huge)
-    outbox.put(b"a\n")
+    write_queue.put(huge)
+    write_queue.put(b"a\n")
     with trio.fail_after(5):
-        assert await outbox.take_batch() == huge
-        assert await outbox.take_batch() == b"a\n"
+        assert await write_queue.take_batch() == huge
+        assert await write_queue.take_batch() == b"a\n"
 
 
 async def test_an_ordinary_line_does_not_overtake_an_urgent_one_that_did_not_fit():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     big = b"x" * (BATCH_BYTES - 100) + b"\n"
     for line in (b"1" + big, b"2" + big):
-        outbox.put(line, urgent=True)
-    outbox.put(b"\n")
+        write_queue.put(line, urgent=True)
+    write_queue.put(b"\n")
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"1" + big
-        assert await outbox.take_batch() == b"2" + big + b"\n"
+        assert await write_queue.take_batch() == b"1" + big
+        assert await write_queue.take_batch() == b"2" + big + b"\n"
 
 
 async def test_the_writer_waits_for_a_line_and_an_urgent_one_wakes_it_too():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     batches = []
 
     async def write():
-        while (batch := await outbox.take_batch()) is not None:
+        while (batch := await write_queue.take_batch()) is not None:
             batches.append(batch)
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
             await wait_all_tasks_blocked()
-            outbox.put(b"a\n")
-            outbox.put(b"b\n")
+            write_queue.put(b"a\n")
+            write_queue.put(b"b\n")
             await wait_all_tasks_blocked()
             assert batches == [b"a\nb\n"]
-            outbox.put(b"c\n", urgent=True)
+            write_queue.put(b"c\n", urgent=True)
             await wait_all_tasks_blocked()
             assert batches == [b"a\nb\n", b"c\n"]
-            outbox.close()
+            write_queue.close()
 
 
 async def test_a_line_that_was_taken_back_while_the_writer_was_waking_is_not_written():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     batches = []
 
     async def write():
-        while (batch := await outbox.take_batch()) is not None:
+        while (batch := await write_queue.take_batch()) is not None:
             batches.append(batch)
 
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(write)
             await wait_all_tasks_blocked()
-            assert outbox.take_back(outbox.put(b"a\n"))
+            assert write_queue.take_back(write_queue.put(b"a\n"))
             await wait_all_tasks_blocked()
             assert batches == []
-            outbox.put(b"b\n")
+            write_queue.put(b"b\n")
             await wait_all_tasks_blocked()
             assert batches == [b"b\n"]
-            outbox.finish()
+            write_queue.finish()
 
 
 @pytest.mark.parametrize("urgent", [True, False])
 async def test_a_line_can_be_taken_back_until_it_is_handed_over(urgent):
-    outbox = Outbox()
-    kept, undone = outbox.put(b"a\n", urgent=urgent), outbox.put(b"a\n", urgent=urgent)
-    assert outbox.take_back(undone)
-    assert not outbox.take_back(undone)
+    write_queue = WriteQueue()
+    kept, undone = write_queue.put(b"a\n", urgent=urgent), write_queue.put(b"a\n", urgent=urgent)
+    assert write_queue.take_back(undone)
+    assert not write_queue.take_back(undone)
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"a\n"
-    assert not outbox.take_back(kept)
+        assert await write_queue.take_batch() == b"a\n"
+    assert not write_queue.take_back(kept)
     assert kept.taken
     assert not undone.taken
 
 
 async def test_closing_drops_what_is_queued_and_what_comes_later():
-    outbox = Outbox()
-    letters = [outbox.put(b"a\n"), outbox.put(b"b\n", urgent=True)]
-    outbox.close()
-    letters.append(outbox.put(b"c\n"))
+    write_queue = WriteQueue()
+    queued_lines = [write_queue.put(b"a\n"), write_queue.put(b"b\n", urgent=True)]
+    write_queue.close()
+    queued_lines.append(write_queue.put(b"c\n"))
     with trio.fail_after(5):
-        assert await outbox.take_batch() is None
-        assert await outbox.take_batch() is None
-    assert not any(letter.taken for letter in letters)
-    assert not any(outbox.take_back(letter) for letter in letters)
+        assert await write_queue.take_batch() is None
+        assert await write_queue.take_batch() is None
+    assert not any(queued_line.taken for queued_line in queued_lines)
+    assert not any(write_queue.take_back(queued_line) for queued_line in queued_lines)
 
 
 async def test_finishing_gives_what_is_queued_first_and_takes_nothing_more():
-    outbox = Outbox()
-    outbox.put(b"a\n")
-    outbox.finish()
-    assert not outbox.take_back(outbox.put(b"b\n"))
+    write_queue = WriteQueue()
+    write_queue.put(b"a\n")
+    write_queue.finish()
+    assert not write_queue.take_back(write_queue.put(b"b\n"))
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"a\n"
-        assert await outbox.take_batch() is None
+        assert await write_queue.take_batch() == b"a\n"
+        assert await write_queue.take_batch() is None
 
 
-@pytest.mark.parametrize("end", [Outbox.close, Outbox.finish])
+@pytest.mark.parametrize("end", [WriteQueue.close, WriteQueue.finish])
 async def test_closing_and_finishing_wake_a_writer_that_waits(end):
-    outbox = Outbox()
+    write_queue = WriteQueue()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def write():
-                assert await outbox.take_batch() is None
+                assert await write_queue.take_batch() is None
 
             await wait_all_tasks_blocked()
-            end(outbox)
+            end(write_queue)
 
 
 async def test_a_writer_that_waits_can_be_cancelled_and_loses_nothing():
-    outbox = Outbox()
+    write_queue = WriteQueue()
     with trio.move_on_after(0) as scope:
-        await outbox.take_batch()
+        await write_queue.take_batch()
     assert scope.cancelled_caught
-    outbox.put(b"a\n")
+    write_queue.put(b"a\n")
     with trio.fail_after(5):
-        assert await outbox.take_batch() == b"a\n"
+        assert await write_queue.take_batch() == b"a\n"
 
 
 sizes = st.integers(1, 3) | st.integers(BATCH_BYTES // 3, BATCH_BYTES + 2)
@@ -185,12 +185,12 @@ sizes = st.integers(1, 3) | st.integers(BATCH_BYTES // 3, BATCH_BYTES + 2)
 
 @given(st.lists(st.tuples(sizes, st.booleans()), min_size=1, max_size=12))
 def test_urgent_lines_leave_before_ordinary_ones_whatever_their_sizes(lines):
-    outbox = Outbox()
+    write_queue = WriteQueue()
     for number, (size, urgent) in enumerate(lines):
-        outbox.put(b"%d%s%s\n" % (number, b"u" if urgent else b"o", b"." * size), urgent=urgent)
-    outbox.finish()
+        write_queue.put(b"%d%s%s\n" % (number, b"u" if urgent else b"o", b"." * size), urgent=urgent)
+    write_queue.finish()
     written = []
-    while (batch := at_once(outbox.take_batch())) is not None:
+    while (batch := at_once(write_queue.take_batch())) is not None:
         assert len(batch) <= BATCH_BYTES or batch.count(b"\n") == 1
         written += [line.rstrip(b".") for line in batch.splitlines()]
     assert written == [b"%du" % n for n, (_, urgent) in enumerate(lines) if urgent] + [
@@ -247,11 +247,11 @@ def test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them(actions):
 
 async def send_through(stream, actions):
     told = []
-    outbox = Outbox(stream.send_nowait, lambda letter: told.append(letter.line))
-    letters, undone = [], set()
+    write_queue = WriteQueue(stream.send_nowait, lambda queued_line: told.append(queued_line.line))
+    queued_lines, undone = [], set()
 
     async def write():
-        while (batch := await outbox.take_batch()) is not None:
+        while (batch := await write_queue.take_batch()) is not None:
             await stream.send_all(batch)
 
     with trio.fail_after(5):
@@ -260,41 +260,43 @@ async def send_through(stream, actions):
             await wait_all_tasks_blocked()
             for action, number, urgent in actions:
                 if action == "put":
-                    line = b"%s%d %s\n" % (b"u" if urgent else b"o", len(letters), b"." * number)
-                    letters.append(outbox.put(line, urgent=urgent))
+                    line = b"%s%d %s\n" % (b"u" if urgent else b"o", len(queued_lines), b"." * number)
+                    queued_lines.append(write_queue.put(line, urgent=urgent))
                 elif action == "room":
                     stream.make_room(number)
                 elif action == "run":
                     await wait_all_tasks_blocked()
-                elif number < len(letters) and outbox.take_back(letters[number]):
+                elif number < len(queued_lines) and write_queue.take_back(queued_lines[number]):
                     undone.add(number)
-            outbox.finish()
+            write_queue.finish()
             stream.make_room(10_000)
     lines = stream.wire.splitlines(keepends=True)
     assert lines == told
     for kind in (b"u", b"o"):
         assert [line for line in lines if line.startswith(kind)] == [
-            letter.line
-            for number, letter in enumerate(letters)
-            if number not in undone and letter.line.startswith(kind)
+            queued_line.line
+            for number, queued_line in enumerate(queued_lines)
+            if number not in undone and queued_line.line.startswith(kind)
         ]
-    assert [letter.taken for letter in letters] == [n not in undone for n in range(len(letters))]
+    assert [queued_line.taken for queued_line in queued_lines] == [
+        n not in undone for n in range(len(queued_lines))
+    ]
 
 
 async def test_a_line_is_written_at_once_while_nothing_waits():
     stream, taken = Narrow(), []
     stream.make_room(100)
-    outbox = Outbox(stream.send_nowait, lambda letter: taken.append(letter.line))
+    write_queue = WriteQueue(stream.send_nowait, lambda queued_line: taken.append(queued_line.line))
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(outbox.take_batch)
+            nursery.start_soon(write_queue.take_batch)
             await wait_all_tasks_blocked()
-            assert outbox.put(b"a\n").taken
-            assert outbox.put(b"b\n", urgent=True).taken
+            assert write_queue.put(b"a\n").taken
+            assert write_queue.put(b"b\n", urgent=True).taken
             assert stream.wire == b"a\nb\n"
             assert taken == [b"a\n", b"b\n"]
-            outbox.close()
-            assert not outbox.put(b"c\n").taken
+            write_queue.close()
+            assert not write_queue.put(b"c\n").taken
             assert stream.wire == b"a\nb\n"
 
 
@@ -303,59 +305,59 @@ async def test_a_stream_that_is_broken_is_left_to_the_writer(error):
     def send_nowait(_):
         raise error
 
-    outbox = Outbox(send_nowait)
+    write_queue = WriteQueue(send_nowait)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def write():
-                assert await outbox.take_batch() == b"a\n"
+                assert await write_queue.take_batch() == b"a\n"
 
             await wait_all_tasks_blocked()
-            assert not outbox.put(b"a\n").taken
+            assert not write_queue.put(b"a\n").taken
 
 
 class Letters(RuleBasedStateMachine):
-    """Each letter is written once, in the order of its kind, or taken back, or dropped by the end."""
+    """Each queued_line is written once, in the order of its kind, or taken back, or dropped by the end."""
 
-    letters = Bundle("letters")
+    queued_lines = Bundle("queued_lines")
 
     def __init__(self):
         super().__init__()
-        self.outbox = Outbox()
+        self.write_queue = WriteQueue()
         self.queued = {False: [], True: []}
         self.number = 0
         self.closed = False
 
-    @rule(target=letters, urgent=st.booleans(), size=sizes)
+    @rule(target=queued_lines, urgent=st.booleans(), size=sizes)
     def put(self, urgent, size):
         self.number += 1
-        letter = self.outbox.put(b"%d %s\n" % (self.number, b"." * size), urgent=urgent)
-        assert not letter.taken
+        queued_line = self.write_queue.put(b"%d %s\n" % (self.number, b"." * size), urgent=urgent)
+        assert not queued_line.taken
         if not self.closed:
-            self.queued[urgent].append(letter)
-        return letter
+            self.queued[urgent].append(queued_line)
+        return queued_line
 
-    def model_remove(self, letter):
+    def model_remove(self, queued_line):
         for queue in self.queued.values():
-            if letter in queue:
-                queue.remove(letter)
+            if queued_line in queue:
+                queue.remove(queued_line)
                 return True
         return False
 
-    @rule(letter=letters)
-    def take_back(self, letter):
-        assert self.outbox.take_back(letter) == self.model_remove(letter)
+    @rule(queued_line=queued_lines)
+    def take_back(self, queued_line):
+        assert self.write_queue.take_back(queued_line) == self.model_remove(queued_line)
 
-    @rule(letter=consumes(letters))
-    def take_back_twice(self, letter):
-        self.take_back(letter)
-        assert not self.outbox.take_back(letter)
+    @rule(queued_line=consumes(queued_lines))
+    def take_back_twice(self, queued_line):
+        self.take_back(queued_line)
+        assert not self.write_queue.take_back(queued_line)
 
     @precondition(lambda self: any(self.queued.values()) or self.closed)
     @rule()
     def take_batch(self):
-        batch = at_once(self.outbox.take_batch())
+        batch = at_once(self.write_queue.take_batch())
         if batch is None:
             assert self.closed
             assert not any(self.queued.values())
@@ -364,16 +366,16 @@ class Letters(RuleBasedStateMachine):
         for line in batch.splitlines(keepends=True):
             queue = next(queue for queue in self.queued.values() if queue and queue[0].line == line)
             assert queue.pop(0).taken
-        assert not any(letter.taken for queue in self.queued.values() for letter in queue)
+        assert not any(queued_line.taken for queue in self.queued.values() for queued_line in queue)
 
     @rule()
     def finish(self):
-        self.outbox.finish()
+        self.write_queue.finish()
         self.closed = True
 
     @rule()
     def close(self):
-        self.outbox.close()
+        self.write_queue.close()
         self.queued = {False: [], True: []}
         self.closed = True
 

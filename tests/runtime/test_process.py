@@ -138,7 +138,7 @@ async def test_what_cannot_be_run_is_a_spawn_error_with_its_reason(spawn, make, 
                 await process.started()
             assert caught.value.phase == "spawn"
             assert caught.value.binary == program
-            assert caught.value.mend
+            assert caught.value.hint
             assert isinstance(caught.value.__cause__, OSError)
             assert caught.value.__cause__.errno == number
         with pytest.raises(SpawnError) as again:

@@ -21,7 +21,7 @@ from trio_codex import wire
 from trio_codex._tools.docstring import parse_docstring
 from trio_codex._tools.json_schema import fields_schema, object_schema
 from trio_codex._tools.json_types import Field
-from trio_codex._tools.json_values import Unfit, fields_from_json, from_json, to_json
+from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json, to_json
 
 
 class Colour(enum.Enum):
@@ -302,7 +302,7 @@ def test_json_is_read_as_its_type(type_, json, value):
     ids=str,
 )  # fmt: skip
 def test_what_does_not_fit_is_told_with_its_place(type_, json, problems):
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(ValidationFailure) as caught:
         from_json(type_, json)
     assert caught.value.problems == problems
 
@@ -318,7 +318,7 @@ def test_a_validator_of_the_class_is_heard():
                 raise ValueError("must be even")
 
     assert from_json(Even, {"number": 2}) == Even(2)
-    with pytest.raises(Unfit, match="must be even"):
+    with pytest.raises(ValidationFailure, match="must be even"):
         from_json(Even, {"number": 1})
 
 
@@ -460,6 +460,6 @@ def test_whatever_a_model_says_is_read_or_refused_with_problems(data, signature)
     )
     json = data.draw(anything | st.fixed_dictionaries(dict.fromkeys(signature, anything)))
     validator = jsonschema.Draft202012Validator(fields_schema(fields, "made"))
-    with contextlib.suppress(Unfit):
+    with contextlib.suppress(ValidationFailure):
         fields_from_json(fields, json)
         assert validator.is_valid(json)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
 from trio_codex._tools.calling import result_of
 from trio_codex._tools.json_types import Field
-from trio_codex._tools.json_values import Unfit, fields_from_json, from_json
+from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
 from trio_codex.testing import fake_codex
@@ -329,7 +329,7 @@ def reads(type_, value):
     """What a parameter of this type gets; the text for the agent if it gets nothing."""
     try:
         return fields_from_json([Field("x", type_, True, attrs.NOTHING)], {"x": value}, spelled=True)["x"]
-    except Unfit as exc:
+    except ValidationFailure as exc:
         return str(exc)
 
 
@@ -385,7 +385,7 @@ def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
 
 
 def test_the_answer_of_a_model_is_read_strictly():
-    with pytest.raises(Unfit, match="expected an integer, got a string"):
+    with pytest.raises(ValidationFailure, match="expected an integer, got a string"):
         from_json(list[int], ["12"])
 
 

@@ -92,7 +92,7 @@ async def test_several_turns_are_one_goal():
             assert [turn.id for turn in result.turns] == ["one", "two"]
             assert [turn.final_response for turn in pursued.turns] == ["started", "reached"]
             assert result.final_response == "reached"
-            assert (thread._state.series, thread._state.listeners) == (None, [])
+            assert (thread._state.sequence, thread._state.listeners) == (None, [])
 
         asked = await begin(server)
         assert asked.params == {
@@ -663,7 +663,7 @@ async def test_a_turn_of_it_that_is_over_the_budget_of_its_thread_ends_it():
             with pytest.raises(errors.BudgetExceeded):
                 async with thread.goal("reach it"):
                     pytest.fail("the body must not run")
-            assert thread._state.series is None
+            assert thread._state.sequence is None
 
         await begin(server)
         await server.end_turn("one")

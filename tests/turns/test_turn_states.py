@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from trio_codex import CodexConfig, TurnStatus, errors
 from trio_codex._core.rpc import Notification, OversizeNotification
-from trio_codex._link.call import Death
+from trio_codex._link.call import CloseReason
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.hooks import Instruments
 from trio_codex._session.router import Router
@@ -253,7 +253,7 @@ class Turns(RuleBasedStateMachine):
     @rule()
     def die(self):
         self.dead = True
-        self.router.on_death(Death(errors.ConnectionBroken("gone")))
+        self.router.on_close(CloseReason(errors.ConnectionBroken("gone")))
         for thread, turn in self.open.items():
             if turn is not None:
                 self.ended(thread, turn, TurnStatus.lost)

@@ -19,7 +19,7 @@ from trio_codex._api.options import list_params, resume_params, sandbox_policy
 from trio_codex._api.paging import Pager
 from trio_codex._api.skills import Skills
 from trio_codex._api.thread import Thread, open_thread
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -92,7 +92,7 @@ class Codex:
         self.pid = pid
 
     def __repr__(self) -> str:
-        state = "" if self._session.connection.death is None else ", closed"
+        state = "" if self._session.connection.close_reason is None else ", closed"
         return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ class Codex:
 
         The end of the connection does not cancel the body of the client's scope.
         """
-        return (await self._session.connection.wait_dead()).exception()
+        return (await self._session.connection.wait_ended()).exception()
 
     async def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
@@ -218,7 +218,7 @@ class Codex:
         if size is not None and not tty:
             raise ValueError("only a terminal has a size")
         params = wire.CommandExecParams(
-            command=[os.fspath(part) for part in several(argv)],
+            command=[os.fspath(part) for part in as_tuple(argv)],
             process_id=f"process-{self._session.next_number()}",
             cwd=None if cwd is None else os.fspath(cwd),
             disable_output_cap=True,

@@ -14,7 +14,7 @@ import trio
 
 from trio_codex._api.exec_streams import RemoteInput, RemoteOutput
 from trio_codex._core.json import UNREADABLE
-from trio_codex._link.call import Death
+from trio_codex._link.call import CloseReason
 from trio_codex._session.ending import give_up_server
 from trio_codex._session.session import decode_result, encode
 from trio_codex.errors import (
@@ -64,7 +64,7 @@ class RemoteProcess:
         self._process_id = process_id
         self._call: Call | None = None
         self._returncode: int | None = None
-        self._failure: Death | None = None
+        self._failure: CloseReason | None = None
         self._ended = trio.Event()
         limit = session.config.event_buffer.size
         self._stdin = RemoteInput(self._begin_write)
@@ -182,18 +182,22 @@ class RemoteProcess:
             return
         what = f"the process {self._process_id} did not end within interrupt_grace"
         give_up_server(self._session, what)
-        self._end(None, self._session.connection.death or Death(RequestTimeout(f"{METHOD}/terminate", grace)))
+        self._end(
+            None,
+            self._session.connection.close_reason
+            or CloseReason(RequestTimeout(f"{METHOD}/terminate", grace)),
+        )
         call.give_up()
 
     async def _watch(self, call: Call) -> None:  # noqa: ASYNC910  # a task of its own
         try:
             response: wire.CommandExecResponse = decode_result(METHOD, await call.answer())
         except CodexError as exc:
-            self._end(None, Death(exc))
+            self._end(None, CloseReason(exc))
         else:
             self._end(response.exit_code, None)
 
-    def _end(self, returncode: int | None, failure: Death | None) -> None:
+    def _end(self, returncode: int | None, failure: CloseReason | None) -> None:
         if self.has_ended:
             return
         self._returncode, self._failure = returncode, failure
@@ -209,7 +213,7 @@ class RemoteProcess:
         try:
             piece = msgspec.json.decode(event.json, type=_Output)
         except UNREADABLE as exc:
-            lost = Death(DecodeError(OUTPUT_METHOD, "$", str(exc)))
+            lost = CloseReason(DecodeError(OUTPUT_METHOD, "$", str(exc)))
             for output in self._outputs.values():
                 output.end(lost.exception)
         else:
@@ -228,7 +232,7 @@ async def open_exec(
     assert params.process_id is not None
     session.connection.check_open()
     process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
-    session.router.lead(OUTPUT_METHOD, params.process_id, process)
+    session.router.route_key(OUTPUT_METHOD, params.process_id, process)
     try:
         await process.start(params, stdin=stdin)
         yield process
@@ -238,5 +242,5 @@ async def open_exec(
                 # Shielded and bounded internally.
                 await session.services.finish(process.finish)  # noqa: ASYNC102
         finally:
-            session.router.stop_leading(OUTPUT_METHOD, params.process_id)
+            session.router.unroute_key(OUTPUT_METHOD, params.process_id)
     process.raise_failure()

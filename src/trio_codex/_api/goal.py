@@ -14,12 +14,12 @@ import attrs
 import trio
 
 from trio_codex import wire
-from trio_codex._api.turn import Body, TurnText
+from trio_codex._api.turn import ScopeGuard, TurnText
 from trio_codex._core.json import object_of, parse_object, string_of
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry as _retry
-from trio_codex._session.budget import Spending
+from trio_codex._session.budget import BudgetTracker
 from trio_codex._session.ending import end_offspring, end_turn, give_up_server, interrupt, steer, steering
 from trio_codex._session.session import decode_result
 from trio_codex._session.turn_state import TurnState
@@ -95,7 +95,7 @@ class GoalState:
         self,
         session: Session,
         thread: ThreadState,
-        body: Body,
+        body: ScopeGuard,
         policy: Policy | None,
     ) -> None:
         self.events: Subscription[Event] = session.router.subscription()
@@ -116,19 +116,19 @@ class GoalState:
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def next_turn(self, turn_id: str) -> TurnState:
-        """See :class:`~trio_codex._session.turn_state.Series`."""
+        """See :class:`~trio_codex._session.turn_state.TurnSequence`."""
         router, thread = self._session.router, self._thread
         turn = TurnState(
             thread,
             turn_id,
-            events=_Leg(self),
+            events=_GoalTurnSink(self),
             callbacks=CallbackGroup(self._body.fail, self._context),
             policy=self._policy,
             instruments=router.instruments,
         )
         try:
             meters = (turn.meter, thread.meter, router.meter)
-            turn.spending = Spending(meters, self._body.scope, self._body.fail)
+            turn.budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
             # It runs regardless; ending the goal ends it.
             self._body.fail(exc)
@@ -249,11 +249,11 @@ class GoalState:
         """Stop the server from starting further turns by itself, except one it has already decided on."""
         params = {"threadId": self._thread.id, "status": "paused"}
         # This ends something, so it is sent even while the client is closing.
-        await self._session.request("thread/goal/set", params, lane="control")
+        await self._session.request("thread/goal/set", params, request_class="control")
 
     @trio.lowlevel.enable_ki_protection
     async def finish(self) -> None:
-        """End it on the server, with what its turns started. See :class:`~trio_codex._session.turn_state.Series`."""
+        """End it on the server, with what its turns started. See :class:`~trio_codex._session.turn_state.TurnSequence`."""
         await self._end_on_server()
         for turn in self.turns:
             # They were cancelled when their turn ended by itself, but may not have finished.
@@ -262,7 +262,7 @@ class GoalState:
 
     async def _end_on_server(self) -> None:
         await trio.lowlevel.checkpoint()
-        if self._session.connection.death is not None:
+        if self._session.connection.close_reason is not None:
             return
         was_interrupted = bool(self.turns) and self.turns[-1].was_interrupted
         if self.over.is_set() and not self.active and self.open_turn is None and not was_interrupted:
@@ -314,7 +314,7 @@ class GoalState:
     async def _end_turns(self, *, look_out: bool) -> None:
         """End the open turn, and the one that may still start although the goal is paused."""
         await trio.lowlevel.checkpoint()
-        while self._session.connection.death is None:
+        while self._session.connection.close_reason is None:
             if (turn := self.open_turn) is not None:
                 turn.left_early = True
                 await end_turn(self._session, turn)
@@ -328,7 +328,7 @@ class GoalState:
                 return
 
 
-class _Leg:
+class _GoalTurnSink:
     """Receives the events of one turn of a goal."""
 
     def __init__(self, goal: GoalState) -> None:
@@ -473,13 +473,13 @@ async def open_goal(
     session.connection.check_open()
     state.check_open(thread)
     state.check_free()
-    body = Body()
+    body = ScopeGuard()
     session.router.meter.check_something_left()
     state.meter.check_something_left()
     goal = GoalState(session, state, body, policy)
     goal.opener = thread
     # Reserve the thread before the first await: another task may be about to start a turn.
-    state.series = goal
+    state.sequence = goal
     state.listeners.append(goal)
     with body.watched():
         await goal.start(objective, token_budget)
@@ -487,12 +487,12 @@ async def open_goal(
     goal.events.release()
     try:
         # The client may have closed meanwhile. Then there is nothing to end and no nursery to end it in.
-        if session.connection.death is None or any(turn.callbacks for turn in goal.turns):
+        if session.connection.close_reason is None or any(turn.callbacks for turn in goal.turns):
             await body.finish(session, goal.finish)
     finally:
-        state.series = None
+        state.sequence = None
         state.listeners.remove(goal)
         for turn in goal.turns:
-            session.router.let_go_of_children(turn)
-        session.router.let_go(state)
+            session.router.discard_children(turn)
+        session.router.discard_if_unused(state)
     body.leave(goal.loss, lambda: goal.turns[-1].result() if goal.turns else None)

@@ -174,7 +174,7 @@ class LoginHandle:
     ) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         ended = self._result or self._news.ended(self.login_id)
-        if ended is None and self._session.connection.death is None:
+        if ended is None and self._session.connection.close_reason is None:
             # Shielded and bounded internally.
             await self._session.services.finish(cancel_login, self._session, self.login_id)  # noqa: ASYNC102
 

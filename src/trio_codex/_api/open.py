@@ -71,7 +71,7 @@ _PLAIN_NAMES: Final = frozenset(
     {"CODEX_HOME", "HOME", "LANG", "LC_ALL", "PATH", "PWD", "RUST_LOG", "TERM", "TMPDIR"}
 )
 
-_MENDS: Final = (
+_HINTS: Final = (
     (r"CODEX_HOME", "Create that directory, or set codex_home to one that exists."),
     (
         r"approval_policy|config\.toml|unknown configuration",
@@ -114,7 +114,7 @@ async def open_codex(
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
     _check_in_trio("open_codex()")
-    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
+    opening = ClientLifecycle(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     async with open_services(opening.close_with) as services:
         yield await opening.spawn(services)
 
@@ -148,7 +148,7 @@ async def connect_codex(
         ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
     """
     _check_in_trio("connect_codex()")
-    opening = Opening(CodexConfig() if config is None else config, policy, instruments, budget, tools)
+    opening = ClientLifecycle(CodexConfig() if config is None else config, policy, instruments, budget, tools)
     services = Services(nursery)
     nursery.start_soon(opening.sentinel, services)
     return await opening.connect(services, stream)
@@ -162,7 +162,7 @@ def _check_in_trio(function: str) -> None:
         )
 
 
-class Opening:
+class ClientLifecycle:
     """The startup and shutdown of one client."""
 
     def __init__(
@@ -184,7 +184,7 @@ class Opening:
         self._router = Router(config.event_buffer, budget, self._instruments)
         self._approvals = Approvals(self._router, policy, self._tools)
         if "decision_made" in self._instruments:
-            self._approvals.audit.tell = partial(self._instruments.call, "decision_made")
+            self._approvals.audit.tell = partial(self._instruments.emit, "decision_made")
         self._timeouts = Timeouts()
         self._services: Services | None = None
         self._process: ServerProcess | None = None
@@ -216,8 +216,8 @@ class Opening:
             return await self._spawn(services)
         except OSError as exc:  # no file descriptor is free, not even for an import
             binary = None if self._binary is None else self._binary.path
-            mend = "Look at the limits on descriptors and processes."
-            raise SpawnError(f"the server cannot be started: {exc}", "spawn", mend, binary) from exc
+            hint = "Look at the limits on descriptors and processes."
+            raise SpawnError(f"the server cannot be started: {exc}", "spawn", hint, binary) from exc
 
     async def _spawn(self, services: Services) -> Codex:
         from trio_codex._process.binary import find_binary
@@ -330,7 +330,7 @@ class Opening:
         connection.notify("initialized")
         self._phase = "running"
         metadata = ServerMetadata.of(response)
-        self._instruments.call("handshake_completed", self._instruments.connection, metadata)
+        self._instruments.emit("handshake_completed", self._instruments.connection, metadata)
         self._session_of().server_version = metadata.server_version
         return metadata
 
@@ -357,14 +357,14 @@ class Opening:
     def _start_error(self, cls: type[StartErrorT], problem: str) -> StartErrorT:
         process, binary = self._process, self._binary
         tail = "" if process is None else self._redact(process.stderr.tail())
-        mend = next(
-            (mend for pattern, mend in _MENDS if re.search(pattern, tail)),
+        hint = next(
+            (hint for pattern, hint in _HINTS if re.search(pattern, tail)),
             "Run trio-codex doctor to see why.",
         )
         return cls(
             problem,
             "connect" if process is None else "handshake",
-            None if process is None else mend,
+            None if process is None else hint,
             None if binary is None else binary.path,
             None if binary is None else binary.version,
             None if process is None else process.returncode,
@@ -403,7 +403,7 @@ class Opening:
     async def _close(self) -> None:
         config, connection = self._config, self._connection
         was_up = self._phase == "running"
-        if connection is not None and connection.death is None:
+        if connection is not None and connection.close_reason is None:
             if was_up:
                 self._phase = "close"
             connection.refuse_new()
@@ -411,7 +411,7 @@ class Opening:
                 async with trio.open_nursery() as nursery:
                     for turn in self._router.open_turns():
                         nursery.start_soon(end_turn, self._session_of(), turn)
-                    for series in self._router.open_series():
+                    for series in self._router.open_sequences():
                         nursery.start_soon(series.finish)
             with self._timeouts.move_on_after(FLUSH_SECONDS):
                 await connection.flush()
@@ -446,13 +446,13 @@ class Opening:
     def _note_spawned(self, pid: int) -> None:
         path, version = (None, None) if self._binary is None else (self._binary.path, self._binary.version)
         self._process_record = ProcessRecord(self._instruments.connection, pid, path, version)
-        self._instruments.call("process_spawned", self._process_record)
+        self._instruments.emit("process_spawned", self._process_record)
 
     def _note_exited(self, returncode: int | None) -> None:
         record, self._process_record = self._process_record, None
         if record is not None:
             record.returncode = returncode
-            self._instruments.call("process_exited", record)
+            self._instruments.emit("process_exited", record)
 
     async def _diagnose(self, reason: str) -> ConnectionBroken:
         process = self._process

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
 from trio_codex._core.arguments import check_positive, check_type, described
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 from trio_codex._session.budget import Budget
 from trio_codex._values.inputs import AbsolutePath, TurnInput, wire_input
 from trio_codex._values.paths import expand
@@ -414,7 +414,7 @@ def _given(
         members["cwd"] = os.fspath(cwd)
     # The server resolves a relative `cwd` itself but rejects relative workspace roots.
     if (roots := members.get("runtime_workspace_roots")) is not None:
-        members["runtime_workspace_roots"] = [absolute(root) for root in several(roots)]
+        members["runtime_workspace_roots"] = [absolute(root) for root in as_tuple(roots)]
     return members
 
 

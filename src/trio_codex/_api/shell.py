@@ -89,7 +89,7 @@ async def run_shell_command(
             state.listeners.append(found)
             stack.callback(_stop_listening, session, state, found)
             turn = None
-            if state.turn is None and state.series is None:
+            if state.turn is None and state.sequence is None:
                 scope = open_turn(session, thread, state, METHOD, params, only_announced=True)
                 turn = await stack.enter_async_context(scope)
             else:
@@ -122,4 +122,4 @@ async def _join_turn(
 
 def _stop_listening(session: Session, state: ThreadState, found: _ShellItem) -> None:
     state.listeners.remove(found)
-    session.router.let_go(state)
+    session.router.discard_if_unused(state)

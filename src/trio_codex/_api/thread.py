@@ -345,7 +345,7 @@ class Thread:
             events.release()
             self._state.listeners.remove(events)
             self._listeners = tuple(each for each in self._listeners if each is not events)
-            self._session.router.let_go(self._state)
+            self._session.router.discard_if_unused(self._state)
 
     # -- the thread itself -------------------------------------------------------------------------------------
 
@@ -494,19 +494,19 @@ class Thread:
             return
         self._state.handles = tuple(handle for handle in self._state.handles if handle is not self)
         try:
-            if self._session.connection.death is None:
+            if self._session.connection.close_reason is None:
                 # Shielded and bounded internally.
                 await self._session.services.finish(self._close)  # noqa: ASYNC102
         finally:
             for events in self._listeners:
                 events.end(partial(ThreadClosed, self.id))
-            self._session.router.let_go(self._state)
+            self._session.router.discard_if_unused(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
         session, state = self._session, self._state
-        if state.series is not None:
-            if state.series.opener is self:
-                await state.series.finish()
+        if state.sequence is not None:
+            if state.sequence.opener is self:
+                await state.sequence.finish()
         elif state.turn is not None and self._has_to_end(state.turn):
             state.turn.left_early = True
             await end_turn(session, state.turn)

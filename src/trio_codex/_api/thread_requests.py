@@ -1,4 +1,4 @@
-"""Opening a thread: the requests that start, resume and fork one, and how each is undone.
+"""ClientLifecycle a thread: the requests that start, resume and fork one, and how each is undone.
 
 A handle is registered before its request is written, so its policy and tools apply from the first message on. If
 opening is cancelled after the request was sent, or its response cannot be read, nothing stays open on the server.

@@ -14,7 +14,7 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.services import holds_cancelled
 from trio_codex._session import retry as _retry
-from trio_codex._session.budget import Meter, Spending
+from trio_codex._session.budget import BudgetTracker, Meter
 from trio_codex._session.ending import end_turn, interrupt, steer, steering
 from trio_codex._session.turn_state import TurnState
 from trio_codex._session.waiting import last_event_at, waiting_on, watch_idle
@@ -262,10 +262,10 @@ async def open_turn(
     # Check again: the scope may be entered long after it was created.
     state.check_open(thread)
     state.check_free()
-    body = Body()
+    body = ScopeGuard()
     # Check the budgets before instruments hear of the turn, because it may not be allowed to start.
     meter = Meter("turn", budget)
-    spending = Spending((meter, state.meter, session.router.meter), body.scope, body.fail)
+    budget_tracker = BudgetTracker((meter, state.meter, session.router.meter), body.scope, body.fail)
     events = session.router.subscription()
     turn = TurnState(
         state,
@@ -275,7 +275,7 @@ async def open_turn(
         instruments=session.router.instruments,
         only_announced=only_announced,
     )
-    turn.opener, turn.meter, turn.spending = thread, meter, spending
+    turn.opener, turn.meter, turn.budget_tracker = thread, meter, budget_tracker
     # Reserve the thread before the first await: another task may be about to start a turn too.
     state.turn = turn
     watch: trio.CancelScope | None = None
@@ -295,14 +295,14 @@ async def open_turn(
         turn.never_started()
     turn.left_early = not turn.ended.is_set()
     events.release()
-    interrupted = turn.was_interrupted and session.connection.death is None
+    interrupted = turn.was_interrupted and session.connection.close_reason is None
     if turn.left_early or interrupted or turn.callbacks:
         await body.finish(session, end_turn, session, turn)
-    session.router.let_go_of_children(turn)
+    session.router.discard_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)
 
 
-class Body:
+class ScopeGuard:
     """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
 
     Attributes:

@@ -65,16 +65,16 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
 
     events = session.router.subscription()
     # Subscribe before sending the request: the first change may arrive directly after its response.
-    session.router.lead(METHOD, watch_id, events)
+    session.router.route_key(METHOD, watch_id, events)
     try:
         params = wire.FsWatchParams(path=path, watch_id=watch_id)
         response: wire.FsWatchResponse = await session.acquire("fs/watch", params, stop)
         try:
             yield Watch(response.path, events)
         finally:
-            if session.connection.death is None:
+            if session.connection.close_reason is None:
                 # Shielded and bounded internally.
                 await session.services.finish(stop)  # noqa: ASYNC102
     finally:
-        session.router.stop_leading(METHOD, watch_id)
+        session.router.unroute_key(METHOD, watch_id)
         events.release()

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from trio_codex._core.rpc import RequestId
     from trio_codex._link.hooks import RequestOutcome, RequestRecord, RequestWatch
     from trio_codex._link.timeouts import Timeout, Timeouts
-    from trio_codex._link.write_queue import Letter
+    from trio_codex._link.write_queue import QueuedLine
     from trio_codex.errors import ServerBusyError
 
 
-Lane: TypeAlias = Literal["window", "deferred", "control"]
+RequestClass: TypeAlias = Literal["window", "deferred", "control"]
 """How a request travels. ``window``: the server answers it at once, so it counts as work in progress. ``deferred``: answered
 when something finishes. ``control``: ends or steers something, and gets through when the others have to wait."""
 
@@ -52,7 +52,7 @@ class Caller(Protocol):
         ...
 
 
-class Death:
+class CloseReason:
     """Why a connection ended. Written once, shared by everything that fails of it."""
 
     def __init__(self, error: CodexError) -> None:
@@ -78,9 +78,9 @@ class Call:
 
     Attributes:
         method: Its method.
-        lane: How it travels.
+        request_class: How it travels.
         request_id: Its id.
-        letter: Its line.
+        queued_line: Its line.
         has_place: Whether it counts in the request window.
         refusal: What the server last refused it with for its load; it did not take it then.
         refusals: How often it did.
@@ -95,26 +95,28 @@ class Call:
         "_record",
         "_result",
         "has_place",
-        "lane",
-        "letter",
         "method",
+        "queued_line",
         "refusal",
         "refusals",
         "refused_at",
+        "request_class",
         "request_id",
         "timer",
     )
 
-    def __init__(self, caller: Caller, method: str, lane: Lane, record: RequestRecord | None = None) -> None:
+    def __init__(
+        self, caller: Caller, method: str, request_class: RequestClass, record: RequestRecord | None = None
+    ) -> None:
         self.method: str = method
-        self.lane: Lane = lane
+        self.request_class: RequestClass = request_class
         self._caller = caller
         self._record = record
         self._answered = trio.Event()
         self._result: msgspec.Raw | None = None
         self._error: CodexError | None = None
         self.request_id: RequestId = 0
-        self.letter: Letter | None = None
+        self.queued_line: QueuedLine | None = None
         self.has_place: bool = False
         self.refusal: ServerBusyError | None = None
         self.refusals: int = 0
@@ -129,12 +131,12 @@ class Call:
     @property
     def waits(self) -> bool:
         """Whether its line is still here, so that the server knows nothing of it."""
-        return self.letter is not None and not self.letter.taken
+        return self.queued_line is not None and not self.queued_line.taken
 
     @property
     def sent(self) -> bool:
         """Whether the writer has its line: from then on the server may act on it."""
-        return self.letter is not None and self.letter.taken
+        return self.queued_line is not None and self.queued_line.taken
 
     async def answer(self) -> msgspec.Raw:
         """Wait for the answer. Being cancelled here does not give the call up.

@@ -17,16 +17,16 @@ import trio
 from trio_codex._link.call import Call
 from trio_codex._link.flow import FlowControl
 from trio_codex._link.hooks import Instruments, RequestWatch
-from trio_codex._link.write_queue import Letter
+from trio_codex._link.write_queue import QueuedLine
 from trio_codex.errors import CodexError, ConnectionClosed, RequestTimeout, ServerBusyError
 
 if TYPE_CHECKING:
     import msgspec
 
     from trio_codex._core.rpc import LateReply, RpcState
-    from trio_codex._link.call import Death, Lane
+    from trio_codex._link.call import CloseReason, RequestClass
     from trio_codex._link.timeouts import Timeouts
-    from trio_codex._link.write_queue import Outbox
+    from trio_codex._link.write_queue import WriteQueue
 
 BARRIER_METHOD: Final = "thread/loaded/list"
 BARRIER_PARAMS: Final = {"limit": 1}
@@ -42,7 +42,7 @@ class Calls:
 
     Args:
         rpc: Registers them, and makes their lines.
-        outbox: Where lines go.
+        write_queue: Where lines go.
         window: How many requests that are answered at once may be in progress.
         request_timeout: Seconds for a request that the server answers at once, and for the wait of any to be sent.
         timeouts: Everything that judges the server by its time.
@@ -57,21 +57,21 @@ class Calls:
     def __init__(
         self,
         rpc: RpcState[Call],
-        outbox: Outbox,
+        write_queue: WriteQueue,
         window: int,
         request_timeout: float,
         timeouts: Timeouts,
         instruments: Instruments,
     ) -> None:
         self._rpc = rpc
-        self._outbox = outbox
+        self._write_queue = write_queue
         self._flow = FlowControl(window)
         self._request_timeout = request_timeout
         self._instruments = instruments
         self._barrier: Call | None = None
         self._barrier_sent_at = 0.0
         self._refusing = False
-        self.death: Death | None = None
+        self.close_reason: CloseReason | None = None
         self.watch: RequestWatch = RequestWatch(instruments)
         self.timeouts: Timeouts = timeouts
 
@@ -81,7 +81,9 @@ class Calls:
         return self._rpc.pending - (self._barrier is not None)
 
     @trio.lowlevel.enable_ki_protection
-    async def request(self, method: str, params: object, lane: Lane = "window") -> msgspec.Raw:
+    async def request(
+        self, method: str, params: object, request_class: RequestClass = "window"
+    ) -> msgspec.Raw:
         """Send a request and wait for its answer.
 
         If the caller is cancelled, the line was either never handed to the writer or is written whole; its answer, if
@@ -93,8 +95,8 @@ class Calls:
             LocalProtocolError: ``params`` are not JSON; nothing was sent.
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
-        call = await self.begin(method, params, lane)
-        seconds = self._request_timeout if lane != "deferred" else math.inf
+        call = await self.begin(method, params, request_class)
+        seconds = self._request_timeout if request_class != "deferred" else math.inf
         timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
         try:
             return await call.answer()
@@ -103,7 +105,7 @@ class Calls:
             call.give_up()
 
     @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
-    async def begin(self, method: str, params: object, lane: Lane = "window") -> Call:
+    async def begin(self, method: str, params: object, request_class: RequestClass = "window") -> Call:
         """Send a request, now or when its turn comes; return the call.
 
         Raises:
@@ -111,12 +113,12 @@ class Calls:
         """
         # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.death is not None:
-            raise self.death.exception()
-        if self._refusing and lane != "control":
+        if self.close_reason is not None:
+            raise self.close_reason.exception()
+        if self._refusing and request_class != "control":
             raise ConnectionClosed
-        record = self.watch.queued(method, params, lane)
-        call = Call(self, method, lane, record)
+        record = self.watch.queued(method, params, request_class)
+        call = Call(self, method, request_class, record)
         try:
             trace = None if record is None else self._instruments.trace(record)
             call.request_id, line = self._rpc.request(method, params, call, trace)
@@ -125,17 +127,17 @@ class Calls:
             raise
         if record is not None:
             record.id = call.request_id
-        call.letter = Letter(line, record)
+        call.queued_line = QueuedLine(line, record)
         self._queue(call)
         return call  # noqa: ASYNC910  # the answer has to be waited for anyway
 
     def take_back(self, call: Call, error: CodexError | None = None) -> bool:
         """See :meth:`Call.take_back`; who still waits for it gets ``error``."""
-        letter = call.letter
-        if call.answered or letter is None or letter.taken:
+        queued_line = call.queued_line
+        if call.answered or queued_line is None or queued_line.taken:
             return False
         if not self._flow.remove(call):
-            if self._outbox.take_back(letter):
+            if self._write_queue.take_back(queued_line):
                 self._flow.taken_back()
             elif call.timer is None:
                 return False
@@ -156,9 +158,9 @@ class Calls:
             call.timer = None
         if call.has_place:
             self._flow.leave_window(call)
-        if call.letter is not None:
+        if call.queued_line is not None:
             # It will not be sent again, and may hold images.
-            call.letter.line = b""
+            call.queued_line.line = b""
         if call is self._barrier:
             self._barrier = None
             if self._flow.needs_barrier:
@@ -185,61 +187,61 @@ class Calls:
             self._send(call)
             return
         self._send_admitted()
-        if call.lane == "deferred" and self._flow.holds(call):
+        if call.request_class == "deferred" and self._flow.holds(call):
             # Nothing else bounds this wait, which is for what is ahead of it and not for its answer.
             seconds = self._request_timeout
             call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
 
     def _send_admitted(self) -> None:
         """Send the requests whose turn it is."""
-        if self._flow.waits and self.death is None:
+        if self._flow.waits and self.close_reason is None:
             for call in self._flow.admit():
                 self._send(call)
 
     def _send_barrier(self) -> None:
         """Send a barrier, unless one is out."""
-        if self._barrier is None and self.death is None:
+        if self._barrier is None and self.close_reason is None:
             self._barrier = call = Call(self, BARRIER_METHOD, "control")
             self._barrier_sent_at = trio.current_time()
             call.request_id, line = self._rpc.request(BARRIER_METHOD, BARRIER_PARAMS, call)
-            call.letter = Letter(line)
+            call.queued_line = QueuedLine(line)
             self._send(call)
 
     def _send(self, call: Call) -> None:
-        assert call.letter is not None
+        assert call.queued_line is not None
         if call.timer is not None:
             self.timeouts.end(call.timer)
             call.timer = None
-        self.put(call.letter, urgent=call.lane == "control")
+        self.put(call.queued_line, urgent=call.request_class == "control")
 
-    def put(self, letter: Letter, *, urgent: bool = False) -> None:
+    def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
         """Send a line of whatever kind; each counts."""
         self._flow.queued()
-        self._outbox.put(letter, urgent=urgent)
+        self._write_queue.put(queued_line, urgent=urgent)
 
-    def note_sent(self, letter: Letter) -> None:
+    def note_sent(self, queued_line: QueuedLine) -> None:
         """Note that a line is being written. For the queue that it was in."""
-        if letter.record is not None:
-            self.watch.sent(letter.record)
-        if self._flow.sent(letter):
+        if queued_line.record is not None:
+            self.watch.sent(queued_line.record)
+        if self._flow.sent(queued_line):
             self._send_barrier()
 
     def take_reply(self, call: Call, result: msgspec.Raw | None, error: CodexError | None) -> None:
         """Take the answer to a request, or its refusal. On the reader."""
         if type(error) is ServerBusyError:
-            self._flow.refused(call.letter)
+            self._flow.refused(call.queued_line)
             self._repeat_later(call, error)
             self._send_admitted()
         else:
-            self._flow.acknowledge(call.letter)
+            self._flow.acknowledge(call.queued_line)
             call.settle(result, error)
 
     def take_late_reply(self, late: LateReply[Call]) -> None:
         """Take the answer to a request that was given up: it says that the server has taken its line."""
         if type(late.error) is ServerBusyError:
-            self._flow.refused(late.token.letter)
+            self._flow.refused(late.token.queued_line)
         else:
-            self._flow.acknowledge(late.token.letter)
+            self._flow.acknowledge(late.token.queued_line)
         self._send_admitted()
 
     def _repeat_later(self, call: Call, refusal: ServerBusyError) -> None:
@@ -252,13 +254,13 @@ class Calls:
         if waited >= self._request_timeout and call is not self._barrier:
             call.settle(None, refusal)
             return
-        assert call.letter is not None
-        call.letter.taken = False
+        assert call.queued_line is not None
+        call.queued_line.taken = False
         self._rpc.reopen(call.request_id, call.method, call)
         delay = min(FIRST_RETRY_SECONDS * 2 ** min(call.refusals - 1, 10), LAST_RETRY_SECONDS)
         delay *= random.uniform(0.5, 1)
         call.timer = self.timeouts.start(delay, partial(self._repeat, call))
-        self._instruments.call("request_retried", call.method, call.refusals, delay)
+        self._instruments.emit("request_retried", call.method, call.refusals, delay)
 
     def _repeat(self, call: Call) -> None:
         call.timer = None
@@ -274,8 +276,8 @@ class Calls:
         for call in self._flow.waiting():
             self.take_back(call, ConnectionClosed())
 
-    def end(self, death: Death) -> None:
+    def end(self, death: CloseReason) -> None:
         """Fail every request: the connection has ended."""
-        self.death = death
+        self.close_reason = death
         for call in self._rpc.close():
             call.settle(None, death.exception())

@@ -25,11 +25,11 @@ from trio_codex._core.rpc import (
     ServerRequest,
 )
 from trio_codex._core.secrets import without_values
-from trio_codex._link.call import Call, Death
+from trio_codex._link.call import Call, CloseReason
 from trio_codex._link.calls import Calls
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._link.pace import LINES_AT_ONCE, Pace
-from trio_codex._link.write_queue import Letter, Outbox
+from trio_codex._link.write_queue import QueuedLine, WriteQueue
 from trio_codex._process.pipes import DirectSendStream
 from trio_codex.errors import CodexError, ConnectionBroken, RpcError
 
@@ -79,7 +79,7 @@ class Receiver(Protocol):
         """
         ...
 
-    def on_death(self, death: Death) -> None:
+    def on_close(self, death: CloseReason) -> None:
         """Fail what waits: nothing more will come."""
 
 
@@ -132,21 +132,23 @@ class Connection:
         self._lines = LineBuffer(max_line_bytes)
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(max_line_bytes)
-        self._outbox = Outbox(
+        self._write_queue = WriteQueue(
             send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
             self._note_sent,
         )
-        self.calls: Calls = Calls(self._rpc, self._outbox, window, request_timeout, timeouts, instruments)
+        self.calls: Calls = Calls(
+            self._rpc, self._write_queue, window, request_timeout, timeouts, instruments
+        )
         self._queued_reply_bytes = 0
         self._dying = False
         self._dead = trio.Event()
         self._drained = trio.Event()
         self._flushed = trio.Event()
-        self.death: Death | None = None
+        self.close_reason: CloseReason | None = None
 
     def start(self) -> None:
         """Start the reader and the writer."""
-        self._instruments.call("connection_opened", self._instruments.connection)
+        self._instruments.emit("connection_opened", self._instruments.connection)
         self._services.start_service(self._read)
         self._services.start_service(self._write)
 
@@ -154,7 +156,7 @@ class Connection:
 
     def notify(self, method: str) -> None:
         """Send a notification without parameters."""
-        self.calls.put(Letter(self._rpc.notification(method)))
+        self.calls.put(QueuedLine(self._rpc.notification(method)))
 
     @property
     def junk_lines(self) -> int:
@@ -190,7 +192,7 @@ class Connection:
             self._lose_to_unread_replies()
             return True
         self._queued_reply_bytes += len(line)
-        self.calls.put(Letter(line, is_reply=True), urgent=True)
+        self.calls.put(QueuedLine(line, is_reply=True), urgent=True)
         self.calls.watch.settled(request_id, outcome)
         return True
 
@@ -206,8 +208,8 @@ class Connection:
 
     def check_open(self) -> None:
         """Raise what every use raises once the connection has ended."""
-        if self.death is not None:
-            raise self.death.exception()
+        if self.close_reason is not None:
+            raise self.close_reason.exception()
 
     def refuse_new(self) -> None:
         """Refuse every further request but those that end something. The first step of closing."""
@@ -215,15 +217,15 @@ class Connection:
 
     def end(self, error: CodexError) -> None:
         """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
-        if self.death is not None:
+        if self.close_reason is not None:
             return
-        self.death = Death(error)
+        self.close_reason = CloseReason(error)
         self._dying = True
-        self.calls.end(self.death)
+        self.calls.end(self.close_reason)
         self.calls.watch.lost()
-        self._outbox.close()
-        self._receiver.on_death(self.death)
-        self._instruments.call("connection_ended", self._instruments.connection, error)
+        self._write_queue.close()
+        self._receiver.on_close(self.close_reason)
+        self._instruments.emit("connection_ended", self._instruments.connection, error)
         self._dead.set()
 
     async def lose(self, reason: str) -> None:
@@ -237,15 +239,15 @@ class Connection:
             error = await self._diagnose(reason)
         self.end(ConnectionBroken(reason) if error is None else error)
 
-    async def wait_dead(self) -> Death:
+    async def wait_ended(self) -> CloseReason:
         """Wait until the connection has ended, by whatever way."""
         await self._dead.wait()
-        assert self.death is not None
-        return self.death
+        assert self.close_reason is not None
+        return self.close_reason
 
     async def flush(self) -> None:
         """Wait until every queued line has been written. Take no further one."""
-        self._outbox.finish()
+        self._write_queue.finish()
         await self._flushed.wait()
 
     async def wait_drained(self) -> None:
@@ -254,18 +256,18 @@ class Connection:
 
     # -- the two services --------------------------------------------------------------------------------------
 
-    def _note_sent(self, letter: Letter) -> None:
+    def _note_sent(self, queued_line: QueuedLine) -> None:
         if "frame_sent" in self._instruments:
-            self._instruments.call("frame_sent", self._instruments.connection, letter.line[:-1])
-        if letter.is_reply:
+            self._instruments.emit("frame_sent", self._instruments.connection, queued_line.line[:-1])
+        if queued_line.is_reply:
             # It counts until it is acknowledged, but is never sent again.
-            self._queued_reply_bytes -= len(letter.line)
-            letter.line = b""
-        self.calls.note_sent(letter)
+            self._queued_reply_bytes -= len(queued_line.line)
+            queued_line.line = b""
+        self.calls.note_sent(queued_line)
 
     async def _write(self) -> None:
         try:
-            while (batch := await self._outbox.take_batch()) is not None:
+            while (batch := await self._write_queue.take_batch()) is not None:
                 await self._send_stream.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
@@ -286,7 +288,7 @@ class Connection:
                 timeouts.reader_is_busy = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
-        if self.death is None and (rest := self._lines.feed_eof()) is not None:
+        if self.close_reason is None and (rest := self._lines.feed_eof()) is not None:
             self._take_portion([rest])
         self._drained.set()
         await self.lose(reason)
@@ -299,7 +301,7 @@ class Connection:
     async def _take_lines(self, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
         """Take the lines of a chunk, a portion at a time."""
         done = 0
-        while done < len(frames) and self.death is None:
+        while done < len(frames) and self.close_reason is None:
             portion = frames[done : done + self._pace.lines]
             done += len(portion)
             self._take_portion(portion)
@@ -321,9 +323,9 @@ class Connection:
         instruments = self._instruments
         for frame in frames:
             if isinstance(frame, Line):
-                instruments.call("frame_received", instruments.connection, bytes(frame))
+                instruments.emit("frame_received", instruments.connection, bytes(frame))
             elif isinstance(frame, OversizeLine):
-                instruments.call(
+                instruments.emit(
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
                 )
 
@@ -347,5 +349,5 @@ class Connection:
     def _take_junk(self, junk: Junk) -> None:
         logger.debug("%s: a line of %d bytes", junk.kind.value, junk.size)
         if self._instruments and junk.kind is not JunkKind.TOO_LONG:
-            self._instruments.call("line_discarded", self._instruments.connection, junk.kind.value, junk.size)
+            self._instruments.emit("line_discarded", self._instruments.connection, junk.kind.value, junk.size)
         self._receiver.on_junk(junk)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from trio_codex._link.call import Call
-    from trio_codex._link.write_queue import Letter
+    from trio_codex._link.write_queue import QueuedLine
 
 LINES: Final = 64
 """Unacknowledged lines up to which an ordinary request is written: half of the server's queue, which others share."""
@@ -38,7 +38,7 @@ class FlowControl:
     """The window, the credits, and the calls that wait for either.
 
     Args:
-        window: How many requests of the lane ``window`` may be in progress.
+        window: How many requests of the request_class ``window`` may be in progress.
     """
 
     def __init__(self, window: int) -> None:
@@ -48,7 +48,7 @@ class FlowControl:
         self._control: OrderedDict[Call, None] = OrderedDict()
         self._queued = 0
         """Lines in the write queue."""
-        self._unacknowledged: dict[Letter, None] = {}
+        self._unacknowledged: dict[QueuedLine, None] = {}
         self.waits: bool = False
         """Whether calls wait. Asked for each answer, so it is kept."""
 
@@ -68,7 +68,7 @@ class FlowControl:
         """Let a call be sent at once, or make it wait for its turn; return whether it may be sent."""
         # Most may, and this is a part of every round trip.
         if not self.waits and self._queued + len(self._unacknowledged) < LINES:
-            if call.lane != "window" or call.has_place:
+            if call.request_class != "window" or call.has_place:
                 return True
             if self._window_places > 0:
                 self._window_places -= 1
@@ -79,9 +79,9 @@ class FlowControl:
 
     def _add(self, call: Call) -> None:
         self.waits = True
-        if call.lane == "control":
+        if call.request_class == "control":
             self._control[call] = None
-        elif call.lane == "deferred" or call.has_place:
+        elif call.request_class == "deferred" or call.has_place:
             self._ordinary[call] = None
         elif self._window_places > 0:
             self._window_places -= 1
@@ -134,20 +134,20 @@ class FlowControl:
         """Discount a line that was removed from the write queue."""
         self._queued -= 1
 
-    def sent(self, line: Letter) -> bool:
+    def sent(self, line: QueuedLine) -> bool:
         """Count a line that is being written; return whether a barrier is needed for it to be acknowledged soon."""
         self._queued -= 1
         self._unacknowledged[line] = None
         return self.needs_barrier
 
-    def acknowledge(self, line: Letter | None) -> None:
+    def acknowledge(self, line: QueuedLine | None) -> None:
         """Discount a line whose answer came, and those that were sent before it."""
         if line is None or line not in self._unacknowledged:
             return
         if next(iter(self._unacknowledged)) is line:
             del self._unacknowledged[line]
             return
-        taken: list[Letter] = []
+        taken: list[QueuedLine] = []
         for earlier in self._unacknowledged:
             taken.append(earlier)
             if earlier is line:
@@ -155,7 +155,7 @@ class FlowControl:
         for earlier in taken:
             del self._unacknowledged[earlier]
 
-    def refused(self, line: Letter | None) -> None:
+    def refused(self, line: QueuedLine | None) -> None:
         """Discount a line that the server refused to queue. This says nothing about the others."""
         if line is not None:
             self._unacknowledged.pop(line, None)

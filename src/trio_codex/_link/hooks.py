@@ -4,7 +4,7 @@ A client has one :class:`Instruments`. Each call site first checks whether any i
 then creates its arguments. Without instruments this costs one lookup in an empty dictionary::
 
     if "frame_sent" in instruments:
-        instruments.call("frame_sent", instruments.connection, line)
+        instruments.emit("frame_sent", instruments.connection, line)
 
 The hooks are the public methods of the base class, which documents them (:class:`trio_codex.instruments.Instrument`).
 """
@@ -130,7 +130,7 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
                 if getattr(method, "__func__", method) is not getattr(base, hook):
                     self.setdefault(hook, {})[id(instrument)] = instrument, method
 
-    def call(self, hook: str, /, *args: object) -> None:
+    def emit(self, hook: str, /, *args: object) -> None:
         """Call a hook on every instrument that overrides it. An instrument that raises is removed."""
         for instrument, method in list(self.get(hook, {}).values()):
             try:
@@ -187,13 +187,13 @@ class RequestWatch:
         if not self._instruments:
             return None
         record = RequestRecord(self._instruments.connection, method, params, lane, trio.current_time())
-        self._instruments.call("request_queued", record)
+        self._instruments.emit("request_queued", record)
         return record
 
     def sent(self, record: RequestRecord) -> None:
         """Report that the writer took the request."""
         record.sent_at = trio.current_time()
-        self._instruments.call("request_sent", record)
+        self._instruments.emit("request_sent", record)
 
     def ended(
         self, record: RequestRecord | None, outcome: RequestOutcome, error: CodexError | None = None
@@ -201,7 +201,7 @@ class RequestWatch:
         """Report the outcome of a request."""
         if record is not None:
             record.ended_at, record.outcome, record.error = trio.current_time(), outcome, error
-            self._instruments.call("request_ended", record)
+            self._instruments.emit("request_ended", record)
 
     def asked(self, request: ServerRequest) -> None:
         """Report a server request."""
@@ -210,13 +210,13 @@ class RequestWatch:
                 self._instruments.connection, request.id, request.method, request.params, trio.current_time()
             )
             self._server_requests[request.id] = record
-            self._instruments.call("server_request_received", record)
+            self._instruments.emit("server_request_received", record)
 
     def settled(self, request_id: RequestId, outcome: ServerRequestOutcome) -> None:
         """Report the outcome of a server request."""
         if (record := self._server_requests.pop(request_id, None)) is not None:
             record.ended_at, record.outcome = trio.current_time(), outcome
-            self._instruments.call("server_request_ended", record)
+            self._instruments.emit("server_request_ended", record)
 
     def lost(self) -> None:
         """Report the server requests that were open when the connection ended."""

@@ -69,11 +69,11 @@ class Wakeups:
         return [subscription.wake() for subscription in due]
 
 
-class _Standing(msgspec.Struct, eq=False):
+class _Placeholder(msgspec.Struct, eq=False):
     """An internal buffer entry, converted to an event when the consumer reads it."""
 
 
-class _Growing(_Standing, Generic[E], eq=False):
+class _Growing(_Placeholder, Generic[E], eq=False):
     """Deltas of one item, merged while they are buffered."""
 
     key: Hashable
@@ -83,7 +83,7 @@ class _Growing(_Standing, Generic[E], eq=False):
     count: int = 1
 
 
-class _Overflow(_Standing, eq=False):
+class _Overflow(_Placeholder, eq=False):
     error: SubscriptionOverflow
     size: int = 0
 
@@ -235,7 +235,7 @@ class Subscription(Generic[E]):
                 self._raise_end()
         entry = buffer.popleft()
         self._bytes -= entry.size
-        if isinstance(entry, _Standing):
+        if isinstance(entry, _Placeholder):
             return self._redeemed(entry)
         return entry
 
@@ -262,7 +262,7 @@ class Subscription(Generic[E]):
         self._consumer = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _redeemed(self, entry: _Standing) -> E:
+    def _redeemed(self, entry: _Placeholder) -> E:
         """Return the event that an internal entry stands for."""
         if isinstance(entry, _Overflow):
             raise entry.error

@@ -23,7 +23,7 @@ BATCH_BYTES: Final = 256 * 1024
 """Lines are batched up to this size, which saves system calls and limits what an urgent line waits for."""
 
 
-class Letter:
+class QueuedLine:
     """One outgoing line.
 
     Attributes:
@@ -42,26 +42,26 @@ class Letter:
         self.record: RequestRecord | None = record
 
 
-class Outbox:
+class WriteQueue:
     """The queue in front of the writer task, with a fast path that bypasses it.
 
-    It needs no length limit: each letter has a sender that waits for its effect, and the connection limits replies.
+    It needs no length limit: each queued_line has a sender that waits for its effect, and the connection limits replies.
 
     Args:
         send_nowait: Writes as much of a line as possible without blocking, and returns how much that was; ``None`` if
             the stream does not support this. It is called only while the writer waits in :meth:`take_batch`.
-        on_taken: Called with each letter that is handed over.
+        on_taken: Called with each queued_line that is handed over.
     """
 
     def __init__(
         self,
         send_nowait: Callable[[bytes], int] | None = None,
-        on_taken: Callable[[Letter], object] | None = None,
+        on_taken: Callable[[QueuedLine], object] | None = None,
     ) -> None:
         self._send_nowait = send_nowait
         self._on_taken = on_taken
-        self._urgent: deque[Letter] = deque()
-        self._ordinary: deque[Letter] = deque()
+        self._urgent: deque[QueuedLine] = deque()
+        self._ordinary: deque[QueuedLine] = deque()
         self._rest = b""
         """The rest of a line that was partly written directly. It is sent before everything else."""
         self._idle = False
@@ -69,51 +69,51 @@ class Outbox:
         self._filled = trio.Event()
         self._closed = False
 
-    def put(self, letter: Letter, *, urgent: bool = False) -> None:
+    def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
         """Send a line directly, or queue it; urgent lines (replies, interrupts) are sent before ordinary ones.
 
         Order is kept within each kind.
 
         Args:
-            letter: The line.
+            queued_line: The line.
             urgent: Whether to send it before ordinary ones.
         """
-        if not self._closed and not self._send_now(letter):
-            (self._urgent if urgent else self._ordinary).append(letter)
+        if not self._closed and not self._send_now(queued_line):
+            (self._urgent if urgent else self._ordinary).append(queued_line)
             self._wake()
 
-    def _send_now(self, letter: Letter) -> bool:
+    def _send_now(self, queued_line: QueuedLine) -> bool:
         """Write a line without the writer if the queue is empty; return whether it was taken."""
         if not self._idle or self._send_nowait is None:
             return False
         try:
-            sent = self._send_nowait(letter.line)
+            sent = self._send_nowait(queued_line.line)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False  # the writer gets the same error and handles it
         if sent == 0:
             return False
-        if sent < len(letter.line):
-            self._rest = letter.line[sent:]
+        if sent < len(queued_line.line):
+            self._rest = queued_line.line[sent:]
             self._wake()
-        self._take(letter)
+        self._take(queued_line)
         return True
 
     def _wake(self) -> None:
         self._idle = False
         self._filled.set()
 
-    def _take(self, letter: Letter) -> None:
-        letter.taken = True
+    def _take(self, queued_line: QueuedLine) -> None:
+        queued_line.taken = True
         if self._on_taken is not None:
-            self._on_taken(letter)
+            self._on_taken(queued_line)
 
-    def take_back(self, letter: Letter) -> bool:
-        """Remove a letter that was not taken yet; return whether that succeeded."""
-        if letter.taken:
+    def take_back(self, queued_line: QueuedLine) -> bool:
+        """Remove a queued_line that was not taken yet; return whether that succeeded."""
+        if queued_line.taken:
             return False
         for queue in (self._ordinary, self._urgent):
             try:
-                queue.remove(letter)
+                queue.remove(queued_line)
             except ValueError:
                 continue
             return True
@@ -149,8 +149,8 @@ class Outbox:
         while queue := self._urgent or self._ordinary:
             if size and size + len(queue[0].line) > BATCH_BYTES:
                 break
-            letter = queue.popleft()
-            batch.append(letter.line)
-            size += len(letter.line)
-            self._take(letter)
+            queued_line = queue.popleft()
+            batch.append(queued_line.line)
+            size += len(queued_line.line)
+            self._take(queued_line)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

@@ -32,13 +32,13 @@ VERSION_SECONDS: Final = 10.0
 
 PACKAGE: Final = "codex_cli_bin"
 
-_MEND: Final = (
+_HINT: Final = (
     "Install the binary with trio-codex[runtime], put codex on PATH, or pass its path as codex_bin."
 )
 _VERSION: Final = re.compile(r"(\d+)\.(\d+)\.(\d+)(-[0-9A-Za-z.-]+)?")
 
 Source = Literal["explicit", "package", "path"]
-Standing = Literal["tested", "older", "newer", "unknown"]
+VersionStatus = Literal["tested", "older", "newer", "unknown"]
 
 
 @attrs.frozen
@@ -74,12 +74,12 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
     found = shutil.which("codex", path=env_path)
     if found is None:
         raise SpawnError(
-            "there is no codex binary: neither a package nor PATH has one", phase="find", mend=_MEND
+            "there is no codex binary: neither a package nor PATH has one", phase="find", hint=_HINT
         )
     return Binary(_behind_shim(_absolute(found)), "path")
 
 
-def check_version(version: str | None) -> Standing:
+def check_version(version: str | None) -> VersionStatus:
     """Compare ``version`` with the tested range. A pre-release counts as older than its release."""
     key = _key(version)
     oldest, newest = _key(TESTED[0]), _key(TESTED[1])
@@ -136,7 +136,7 @@ def _explicit(name: str, env_path: str | None) -> Binary:
     elif not os.access(path, os.X_OK):
         problem = "codex_bin is not executable"
     if problem is not None:
-        raise SpawnError(problem, phase="find", mend=_MEND, binary=path)
+        raise SpawnError(problem, phase="find", hint=_HINT, binary=path)
     return Binary(_behind_shim(path), "explicit")
 
 
@@ -147,7 +147,7 @@ def _absolute(path: str) -> str:
         raise SpawnError(
             f"a relative path leads nowhere from a working directory that is gone ({error.strerror})",
             phase="find",
-            mend="Change to a directory that exists, or pass an absolute path as codex_bin.",
+            hint="Change to a directory that exists, or pass an absolute path as codex_bin.",
             binary=path,
         ) from error
 
@@ -163,7 +163,7 @@ def _packaged() -> Binary | None:
         raise SpawnError(
             f"the package {PACKAGE} holds no binary",
             phase="find",
-            mend="Install openai-codex-cli-bin again.",
+            hint="Install openai-codex-cli-bin again.",
             binary=str(path),
         )
     return Binary(str(path), "package", _packaged_version(package))

@@ -20,7 +20,7 @@ import trio
 
 from trio_codex._process import guard
 from trio_codex._process.pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
-from trio_codex._process.server import ServerProcess, let_go, sip
+from trio_codex._process.server import ServerProcess, reap_later, sip
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class GuardedProcess(ServerProcess):
             raise SpawnError(
                 f"the guard process cannot be started: {error.strerror}",
                 phase="spawn",
-                mend=f"It is run by {python}: set guard_python to another Python interpreter, or guard=False."
+                hint=f"It is run by {python}: set guard_python to another Python interpreter, or guard=False."
                 if isinstance(error, FileNotFoundError | PermissionError)
                 else "Look at the limits on descriptors and processes.",
                 binary=argv[0],
@@ -83,7 +83,7 @@ class GuardedProcess(ServerProcess):
             _hang_up(self._control)
             if self._guard_fd >= 0:
                 os.close(self._guard_fd)
-            let_go(self._popen)
+            reap_later(self._popen)
 
     def _start_guard(self, plan: bytes) -> None:
         """Start the guard. If that fails in any way, no descriptor stays open and no process is left."""
@@ -109,7 +109,7 @@ class GuardedProcess(ServerProcess):
                 pass_fds=passed,
                 start_new_session=True,  # Ctrl-C in the terminal is only for the client
             )
-            ours.callback(let_go, self._popen)
+            ours.callback(reap_later, self._popen)
             self._guard_fd = guard.open_pidfd(self._popen.pid)
             ours.pop_all()
 
@@ -148,7 +148,7 @@ class GuardedProcess(ServerProcess):
                 # just
                 # started notices the death of its keeper, and kills what it started.
                 self._popen.kill()
-            let_go(self._popen)
+            reap_later(self._popen)
         self._stopped.set()
 
     async def _settle(self, done: Callable[[], bool]) -> None:
@@ -240,7 +240,7 @@ class GuardedProcess(ServerProcess):
                 "Pass a cwd that exists and that you may enter.",
                 OSError(number, os.strerror(number), os.fspath(self._cwd or "")),
             )
-        mend = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
+        hint = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
         problem = f"the server cannot be run: {os.strerror(number)}"
         if number == errno.ENOEXEC:
             problem = (
@@ -251,13 +251,13 @@ class GuardedProcess(ServerProcess):
         elif os.path.isdir(binary):
             problem = "the server cannot be run: it is a directory"
         elif number == errno.E2BIG:
-            mend = "Shorten its arguments and its environment: the system bounds their size."
-        return self._spawn_error(problem, mend, OSError(number, os.strerror(number), binary))
+            hint = "Shorten its arguments and its environment: the system bounds their size."
+        return self._spawn_error(problem, hint, OSError(number, os.strerror(number), binary))
 
-    def _spawn_error(self, problem: str, mend: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
+    def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
         def make() -> SpawnError:
             error = SpawnError(
-                problem, phase="spawn", mend=mend, binary=self._argv[0], stderr_tail=self.stderr.tail()
+                problem, phase="spawn", hint=hint, binary=self._argv[0], stderr_tail=self.stderr.tail()
             )
             error.__cause__ = cause
             return error

@@ -204,7 +204,7 @@ class ServerProcess(ABC):
         raise trio.ClosedResourceError("the process was let go before it had ended")
 
 
-def let_go(process: _Pollable) -> None:
+def reap_later(process: _Pollable) -> None:
     """Schedule a child that has not exited yet to be reaped at a later spawn."""
     _unreaped.append(process)
 
@@ -259,7 +259,7 @@ def spawn_server(
             raise SpawnError(
                 "there is no Python interpreter to run the guard process",
                 phase="spawn",
-                mend="Set guard_python to one, or guard=False.",
+                hint="Set guard_python to one, or guard=False.",
                 binary=argv[0],
             )
         return GuardedProcess(argv, env, cwd, python)

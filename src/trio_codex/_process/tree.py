@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trio_codex._process.pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
-from trio_codex._process.server import END_BOUND, ServerProcess, let_go, sip
+from trio_codex._process.server import END_BOUND, ServerProcess, reap_later, sip
 from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class GroupProcess(ServerProcess):
             refusal = SpawnError(
                 f"the server cannot be run: {error.strerror}{f': {error.filename}' if error.filename else ''}",
                 phase="spawn",
-                mend="Look at the limits on descriptors and processes."
+                hint="Look at the limits on descriptors and processes."
                 if error.filename is None
                 else "Pass the path of a codex binary for this system as codex_bin, and a cwd that exists.",
                 binary=self._argv[0],
@@ -149,7 +149,7 @@ class GroupProcess(ServerProcess):
             return
         if self._process.poll() is None:
             self._process.kill()
-            let_go(self._process)
+            reap_later(self._process)
         for stream in self._ends():
             stream.close()
 

@@ -14,7 +14,7 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.audit import DecidedBy, Entry
-from trio_codex._session.request_kinds import KINDS, Background, Kind, failed_call
+from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
 from trio_codex._session.router import UNKNOWN_REQUEST_METHOD
 from trio_codex._session.unknown_requests import unknown_kind
 from trio_codex._values.event import route
@@ -203,12 +203,12 @@ class _Asking:
         return answer
 
 
-def _background(state: ThreadState | None, where: Route | None) -> Background:
+def _background(state: ThreadState | None, where: Route | None) -> RequestContext:
     named = (None, None) if where is None else (where.thread_id or where.conversationId, where.turn_id)
     if state is None:
-        return Background(named=named)
+        return RequestContext(named=named)
     turn = state.turn
     ancestors = tuple(state.ancestors())
     if turn is None:
-        return Background(ancestors=ancestors, cwd=state.cwd, named=named)
-    return Background(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get, named=named)
+        return RequestContext(ancestors=ancestors, cwd=state.cwd, named=named)
+    return RequestContext(ancestors=ancestors, cwd=state.cwd, changes=turn.reducer.changes.get, named=named)

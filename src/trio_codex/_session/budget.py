@@ -132,7 +132,7 @@ class Meter:
         )
 
 
-class Spending:
+class BudgetTracker:
     """Tracks one turn in several meters, from its start to its end.
 
     Args:

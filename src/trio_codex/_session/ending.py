@@ -57,7 +57,7 @@ async def end_turn(session: Session, turn: TurnState) -> None:
             await _end_on_server(session, turn)
         ended_there = True
         await wait_answered(groups)
-    if not scope.cancelled_caught or session.connection.death is not None:
+    if not scope.cancelled_caught or session.connection.close_reason is not None:
         return
     if ended_there:
         # There is nothing to kill: the callback is user code, and the client's nursery keeps waiting for it.
@@ -71,13 +71,13 @@ async def _end_on_server(session: Session, turn: TurnState) -> None:
         session.router.note_left(turn)
     early = not turn.ended.is_set()
     if early:
-        await _insist_on_interrupt(session, turn)
+        await _interrupt_until_ended(session, turn)
     if early or turn.left_early or turn.was_interrupted:
         await end_offspring(session, turn, set())
     await trio.lowlevel.checkpoint()
 
 
-async def _insist_on_interrupt(session: Session, turn: TurnState) -> None:
+async def _interrupt_until_ended(session: Session, turn: TurnState) -> None:
     """Interrupt a turn and wait until it ends, whatever the server answers. The caller sets the timeout."""
     await trio.lowlevel.checkpoint()
     while not turn.ended.is_set():
@@ -136,7 +136,9 @@ async def interrupt(session: Session, turn: TurnState) -> None:
         # If the turn ends first, the response may never arrive (Q2).
         await wait_any(call.settled, turn.ended.wait)
 
-    await _insist(session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id}, settled)
+    await _retry_until_accepted(
+        session, turn, "turn/interrupt", lambda turn_id: {**params, "turnId": turn_id}, settled
+    )
 
 
 async def interrupt_soon(session: Session, turn: TurnState) -> None:
@@ -181,10 +183,10 @@ async def steer(session: Session, turn: TurnState, params: Callable[[str], dict[
             return
         raise session.connection.calls.overdue(call, session.config.request_timeout)
 
-    return await _insist(session, turn, "turn/steer", params, answered)
+    return await _retry_until_accepted(session, turn, "turn/steer", params, answered)
 
 
-async def _insist(
+async def _retry_until_accepted(
     session: Session,
     turn: TurnState,
     method: str,
@@ -293,7 +295,7 @@ async def _end_child(session: Session, child: ThreadState, seen: set[str]) -> No
     await trio.lowlevel.checkpoint()
     turn = child.turn
     if turn is not None and (turn.is_over or not turn.owned):
-        await _insist_on_interrupt(session, turn)
+        await _interrupt_until_ended(session, turn)
     for past in child.past_turns:
         await end_offspring(session, past, seen)
 

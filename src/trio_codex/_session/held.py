@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Message: TypeAlias = Event | ServerRequest
 
 HELD_BYTES: Final = 4 * 1024 * 1024
-"""Maximum size of held messages: what a busy turn writes in a few seconds. Opening a thread takes milliseconds."""
+"""Maximum size of held messages: what a busy turn writes in a few seconds. ClientLifecycle a thread takes milliseconds."""
 
 MESSAGE_BYTES: Final = 200
 """Size of a held message, in addition to its parameters."""
@@ -105,7 +105,7 @@ class Openings:
                     del self._named[thread_id]
             self._release(opened)
         if thread_id is not None and (state := self._router.find(thread_id)) is not None:
-            self._router.let_go(state)
+            self._router.discard_if_unused(state)
 
     def hold(self, thread_id: str, message: Message, where: Route | None = None) -> bool:
         """Hold a message if its thread is being opened. Return whether it is held. Called by the reader."""

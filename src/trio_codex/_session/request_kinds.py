@@ -53,7 +53,7 @@ NO_REASON: Final = "declined by the client"
 
 
 @attrs.frozen(kw_only=True)
-class Background:
+class RequestContext:
     """The context that a question needs beside its own parameters.
 
     Attributes:
@@ -84,7 +84,7 @@ class Kind:
 
     callback: str
     denial: Answer
-    ask: Callable[[Any, Background], Any]
+    ask: Callable[[Any, RequestContext], Any]
     answer: Callable[[Any, object], Answer | None]
     cancel_interrupts: bool = False
 
@@ -93,7 +93,7 @@ class Kind:
 
 
 def _ask_command(
-    params: wire.CommandExecutionRequestApprovalParams, background: Background
+    params: wire.CommandExecutionRequestApprovalParams, background: RequestContext
 ) -> CommandRequest:
     proposed = params.proposed_execpolicy_amendment
     return CommandRequest(
@@ -113,7 +113,7 @@ def _ask_command(
     )
 
 
-def _ask_legacy_command(params: wire.ExecCommandApprovalParams, background: Background) -> CommandRequest:
+def _ask_legacy_command(params: wire.ExecCommandApprovalParams, background: RequestContext) -> CommandRequest:
     return CommandRequest(
         thread_id=params.conversation_id,
         turn_id=None,
@@ -181,7 +181,7 @@ def _decided(decision: object) -> Answer:
 
 
 def _ask_file_change(
-    params: wire.FileChangeRequestApprovalParams, background: Background
+    params: wire.FileChangeRequestApprovalParams, background: RequestContext
 ) -> FileChangeRequest:
     return FileChangeRequest(
         thread_id=params.thread_id,
@@ -197,7 +197,7 @@ def _ask_file_change(
 
 
 def _ask_legacy_file_change(
-    params: wire.ApplyPatchApprovalParams, background: Background
+    params: wire.ApplyPatchApprovalParams, background: RequestContext
 ) -> FileChangeRequest:
     changes: list[dict[str, Any]] = []
     for path, change in params.file_changes.items():
@@ -232,7 +232,7 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
 
 
 def _ask_permissions(
-    params: wire.PermissionsRequestApprovalParams, background: Background
+    params: wire.PermissionsRequestApprovalParams, background: RequestContext
 ) -> PermissionsRequest:
     return PermissionsRequest(
         thread_id=params.thread_id,
@@ -263,7 +263,7 @@ def _answer_permissions(request: PermissionsRequest, decision: object) -> Answer
 # -- questions -----------------------------------------------------------------------------------------------------
 
 
-def _ask_user_input(params: wire.ToolRequestUserInputParams, background: Background) -> UserInputRequest:
+def _ask_user_input(params: wire.ToolRequestUserInputParams, background: RequestContext) -> UserInputRequest:
     return UserInputRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
@@ -288,7 +288,7 @@ def _answer_user_input(request: UserInputRequest, decision: object) -> Answer | 
 
 
 def _ask_elicitation(
-    params: wire.McpServerElicitationRequestParams, background: Background
+    params: wire.McpServerElicitationRequestParams, background: RequestContext
 ) -> ElicitationRequest:
     if isinstance(params, wire.UnknownVariant):
         raise DecodeError("mcpServer/elicitation/request", "$.mode", f"there is no mode {params.tag!r}")
@@ -357,7 +357,7 @@ def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer
 # -- actions -------------------------------------------------------------------------------------------------------
 
 
-def _ask_tool_call(params: wire.DynamicToolCallParams, background: Background) -> ToolCallRequest:
+def _ask_tool_call(params: wire.DynamicToolCallParams, background: RequestContext) -> ToolCallRequest:
     return ToolCallRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
@@ -388,7 +388,7 @@ def failed_call(text: str) -> Answer:
     return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
 
 
-def _ask_auth_refresh(params: wire.ChatgptAuthTokensRefreshParams, _: Background) -> AuthRefreshRequest:
+def _ask_auth_refresh(params: wire.ChatgptAuthTokensRefreshParams, _: RequestContext) -> AuthRefreshRequest:
     return AuthRefreshRequest(
         reason=params.reason, previous_account_id=params.previous_account_id, params=params
     )
@@ -403,7 +403,7 @@ def _answer_auth_refresh(_: AuthRefreshRequest, decision: object) -> Answer | No
             return _refusal(decision)
 
 
-def _ask_attestation(params: wire.AttestationGenerateParams, _: Background) -> AttestationRequest:
+def _ask_attestation(params: wire.AttestationGenerateParams, _: RequestContext) -> AttestationRequest:
     return AttestationRequest(params=params)
 
 
@@ -415,7 +415,7 @@ def _answer_attestation(_: AttestationRequest, decision: object) -> Answer | Non
             return _refusal(decision)
 
 
-def _ask_current_time(params: wire.CurrentTimeReadParams, background: Background) -> CurrentTimeRequest:
+def _ask_current_time(params: wire.CurrentTimeReadParams, background: RequestContext) -> CurrentTimeRequest:
     return CurrentTimeRequest(
         thread_id=params.thread_id, turn_id=None, ancestors=background.ancestors, params=params
     )

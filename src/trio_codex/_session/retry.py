@@ -50,7 +50,7 @@ class _Attempt:
         """Notify the instruments of the client whose request was rejected that it is about to be retried."""
         method = error.method if isinstance(error, ServerBusyError) else None
         if method is not None and method in self.asked:
-            self.asked[method].call("request_retried", method, number, delay)
+            self.asked[method].emit("request_retried", method, number, delay)
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("trio_codex_attempt", default=None)

@@ -19,7 +19,7 @@ from trio_codex._link.subscriptions import Subscription, Wakeups
 from trio_codex._session.audit import REVIEW_COMPLETED, REVIEW_STARTED
 from trio_codex._session.budget import Meter
 from trio_codex._session.held import Message, Openings, UnknownThreads
-from trio_codex._session.turn_state import Series, ThreadListener, ThreadState, TurnState
+from trio_codex._session.turn_state import ThreadListener, ThreadState, TurnSequence, TurnState
 from trio_codex._values.event import DeltaMerger, Event, Route, ids_of_ended, route
 from trio_codex._values.turn_result import REDUCED
 from trio_codex._values.usage import USAGE_METHOD, UsageCounters, reported_turn_id
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from trio_codex._core.rpc import Junk, Notification, OversizeNotification, ServerRequest
-    from trio_codex._link.call import Death
+    from trio_codex._link.call import CloseReason
     from trio_codex._link.dispatch import Dispatcher
     from trio_codex._session.audit import Audit
     from trio_codex._session.budget import Budget
@@ -69,7 +69,7 @@ LEFT_TURNS_KEPT: Final = 64
 """Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
 
 
-KEYS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
+KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
 """Notifications routed by a name that the client chose, such as a process id, and the member that holds that name."""
 
 
@@ -113,7 +113,7 @@ class Router:
         self._named: dict[tuple[str, str], ThreadListener] = {}
         self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
-        self._death: Death | None = None
+        self._close_reason: CloseReason | None = None
         self._handlers: dict[str, Callable[[Event, Route], None]] = {
             "turn/started": self._on_turn_started,
             USAGE_METHOD: self._on_usage,
@@ -139,12 +139,12 @@ class Router:
 
     def open_turns(self) -> list[TurnState]:
         """Return the open turns that belong to scopes of this client, except those in a sequence."""
-        idle = (state.turn for state in self._threads.values() if state.series is None)
+        idle = (state.turn for state in self._threads.values() if state.sequence is None)
         return [turn for turn in idle if turn is not None and turn.owned]
 
-    def open_series(self) -> list[Series]:
+    def open_sequences(self) -> list[TurnSequence]:
         """Return the open sequences of turns."""
-        return [state.series for state in self._threads.values() if state.series is not None]
+        return [state.sequence for state in self._threads.values() if state.sequence is not None]
 
     def note_left(self, turn: TurnState) -> None:
         """Remember that a turn was left early or interrupted: an agent that it is just spawning must end too."""
@@ -155,10 +155,10 @@ class Router:
         subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
         if "buffer_overflowed" in self.instruments:
             subscription.on_overflow = partial(
-                self.instruments.call, "buffer_overflowed", self.instruments.connection
+                self.instruments.emit, "buffer_overflowed", self.instruments.connection
             )
-        if self._death is not None:
-            subscription.end(self._death.exception)
+        if self._close_reason is not None:
+            subscription.end(self._close_reason.exception)
         return subscription
 
     def listen(self, *methods: str) -> Subscription[Event]:
@@ -192,24 +192,24 @@ class Router:
                 if not subscriptions:
                     del self._listeners[method]
 
-    def lead(self, method: str, name: str, listener: ThreadListener) -> None:
-        """Route notifications of a method in :data:`KEYS` with this name to a listener."""
+    def route_key(self, method: str, name: str, listener: ThreadListener) -> None:
+        """Route notifications of a method in :data:`KEYED_NOTIFICATIONS` with this name to a listener."""
         self._named[method, name] = listener
 
-    def stop_leading(self, method: str, name: str) -> None:
-        """Undo :meth:`lead`."""
+    def unroute_key(self, method: str, name: str) -> None:
+        """Undo :meth:`route_key`."""
         del self._named[method, name]
 
-    def let_go(self, state: ThreadState) -> None:
+    def discard_if_unused(self, state: ThreadState) -> None:
         """Discard a thread that is no longer referenced here."""
-        if state.is_followed or state.series or state.listeners or state.unsubscribed is not None:
+        if state.is_followed or state.sequence or state.listeners or state.unsubscribed is not None:
             return
         self._unknown.discard(state.id)
         if self._threads.pop(state.id, None) is not None:
             for past in state.past_turns:
-                self.let_go_of_children(past)
+                self.discard_children(past)
 
-    def let_go_of_children(self, turn: TurnState) -> None:
+    def discard_children(self, turn: TurnState) -> None:
         """Discard the agents of a turn whose scope has exited, except those still running."""
         turn.is_over = True
         for child_id in turn.reducer.children:
@@ -217,8 +217,8 @@ class Router:
             if child is not None and child.parent is turn:
                 past_turns, child.past_turns = child.past_turns, ()
                 for past in past_turns:
-                    self.let_go_of_children(past)
-                self.let_go(child)
+                    self.discard_children(past)
+                self.discard_if_unused(child)
 
     # -- for the reader ----------------------------------------------------------------------------------------
 
@@ -243,13 +243,13 @@ class Router:
             ):
                 turn.take(event, now)
             else:
-                self._lead(event, where, now)
+                self._route(event, where, now)
 
-    def _lead(self, event: Event, where: Route, now: float) -> None:
+    def _route(self, event: Event, where: Route, now: float) -> None:
         """Route any event to its consumers."""
         method = event.method
         if "event_received" in self.instruments:
-            self.instruments.call("event_received", self.instruments.connection, event)
+            self.instruments.emit("event_received", self.instruments.connection, event)
         heard = False
         if method in self._listeners or self._listeners_to_all:
             heard = self._publish(event)
@@ -260,9 +260,9 @@ class Router:
         if (handle := self._handlers.get(method)) is not None:
             handle(event, where)
         if thread_id is not None:
-            self._lead_to_thread(thread_id, event, where, now)
-        elif method in KEYS:
-            self._lead_by_name(event)
+            self._route_to_thread(thread_id, event, where, now)
+        elif method in KEYED_NOTIFICATIONS:
+            self._route_by_key(event)
         elif not heard and event.size <= UNHEARD_BYTES:
             self._unheard.append(event)
 
@@ -275,9 +275,9 @@ class Router:
         if (handle := self._handlers.get(message.method)) is not None:
             handle(message, where)
         if (thread_id := where.thread_id) is not None:
-            self._lead_to_thread(thread_id, message, where, trio.current_time())
+            self._route_to_thread(thread_id, message, where, trio.current_time())
 
-    def _lead_to_thread(self, thread_id: str, event: Event, where: Route, now: float) -> None:
+    def _route_to_thread(self, thread_id: str, event: Event, where: Route, now: float) -> None:
         """Route an event to the listeners and the turn of its thread."""
         state = self._threads.get(thread_id)
         if state is None:
@@ -336,9 +336,9 @@ class Router:
         """Wake the consumers that have something to read. Return the size of the fullest buffer."""
         return max(self._wakeups.flush(), default=0)
 
-    def on_death(self, death: Death) -> None:
+    def on_close(self, death: CloseReason) -> None:
         """End every turn as lost and every subscription with the cause."""
-        self._death = death
+        self._close_reason = death
         self.openings.clear()
         self.dispatcher.cancel()
         self.audit.close()
@@ -372,10 +372,10 @@ class Router:
             listener.put(event)
         return bool(listeners)
 
-    def _lead_by_name(self, event: Event) -> None:
+    def _route_by_key(self, event: Event) -> None:
         """Send an event to the listener registered for the name in it."""
         try:
-            name = getattr(msgspec.json.decode(event.json, type=_Name), KEYS[event.method])
+            name = getattr(msgspec.json.decode(event.json, type=_Name), KEYED_NOTIFICATIONS[event.method])
         except UNREADABLE:
             return
         if (listener := self._named.get((event.method, name))) is not None:
@@ -486,8 +486,8 @@ class Router:
         state.close_turn(turn)
         if not turn.owned and state.parent is None:
             # No scope does this later.
-            self.let_go_of_children(turn)
-        self.let_go(state)
+            self.discard_children(turn)
+        self.discard_if_unused(state)
 
     def _adopt_children(self, turn: TurnState) -> None:
         for child_id in turn.reducer.children:
@@ -501,7 +501,7 @@ class _Resolved(msgspec.Struct):
 
 
 class _Name(msgspec.Struct):
-    """The name by which a client identifies what an event belongs to. See :data:`KEYS`."""
+    """The name by which a client identifies what an event belongs to. See :data:`KEYED_NOTIFICATIONS`."""
 
     processId: str | None = None
     watchId: str | None = None

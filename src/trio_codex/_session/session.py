@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_codex import wire
     from trio_codex._api.login import LoginNews
-    from trio_codex._link.call import Call, Lane
+    from trio_codex._link.call import Call, RequestClass
     from trio_codex._link.connection import Connection
     from trio_codex._link.services import Services
     from trio_codex._link.timeouts import Timeouts
@@ -109,21 +109,23 @@ class Session:
         method: str,
         params: wire.Wire | Mapping[str, Any] | None = None,
         *,
-        lane: Lane | None = None,
+        request_class: RequestClass | None = None,
     ) -> Any:
         """Send a request and return its typed result.
 
         Args:
             method: The method.
             params: The parameters.
-            lane: The request class, if not the default of the method.
+            request_class: The request class, if not the default of the method.
 
         Raises:
             CodexError: As :meth:`Connection.request <trio_codex._link.connection.Connection.request>`, or
                 ``DecodeError``.
         """
         with noting(method, self.router.instruments):
-            raw = await self.connection.calls.request(method, encode(params), lane or lane_of(method))
+            raw = await self.connection.calls.request(
+                method, encode(params), request_class or request_class_of(method)
+            )
         return decode_result(method, raw)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
@@ -133,7 +135,7 @@ class Session:
             CodexError: As in :meth:`request`.
         """
         with noting(method, self.router.instruments):
-            raw = await self.connection.calls.request(method, encode(params), lane_of(method))
+            raw = await self.connection.calls.request(method, encode(params), request_class_of(method))
         return parse_result(method, raw)
 
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
@@ -150,7 +152,7 @@ class Session:
         with self.timeouts.move_on_after(self.config.interrupt_grace) as scope:
             while True:
                 try:
-                    await self.request(method, params, lane="control")
+                    await self.request(method, params, request_class="control")
                 except ServerBusyError:
                     # ``request_timeout`` was shorter.
                     continue
@@ -166,7 +168,7 @@ class Session:
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose response is awaited elsewhere."""
         note_asked(method, self.router.instruments)
-        return await self.connection.calls.begin(method, encode(params), lane_of(method))
+        return await self.connection.calls.begin(method, encode(params), request_class_of(method))
 
     @trio.lowlevel.enable_ki_protection
     async def acquire(
@@ -190,7 +192,7 @@ class Session:
         decode = decode or decode_result
         call = await self.begin(method, params)
         answer = None
-        timeout = math.inf if lane_of(method) == "deferred" else self.config.request_timeout
+        timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout
         try:
             answer = await call.answer_within(timeout)
             return decode(method, answer)
@@ -216,12 +218,12 @@ class Session:
             # If it failed, or the connection ended, there is nothing left to undo.
             await undo(decode(call.method, await call.answer()))
             return
-        if self.connection.death is None and not call.answered:
+        if self.connection.close_reason is None and not call.answered:
             logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)
         call.give_up()
 
 
-def lane_of(method: str) -> Lane:
+def request_class_of(method: str) -> RequestClass:
     """Return the request class of a method. Unknown methods count as ones answered immediately."""
     spec = CLIENT_REQUESTS.get(method)
     if spec is None:

@@ -71,7 +71,7 @@ def take_snapshot(
         was_deaf: Whether the client received nothing about the thread before.
     """
     turn_id = string_of(newest.get("id"))
-    if turn_id is None or thread.series is not None:
+    if turn_id is None or thread.sequence is not None:
         return
     if was_deaf and thread.turn is not None:
         _end_if_missed(thread, thread.turn, turn_id, newest)

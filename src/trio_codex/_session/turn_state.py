@@ -22,10 +22,10 @@ from trio_codex.instruments._base import TurnRecord
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trio_codex._link.call import Call, Death
+    from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.subscriptions import Subscription
-    from trio_codex._session.budget import Spending
+    from trio_codex._session.budget import BudgetTracker
     from trio_codex._session.snapshot import PendingHandle
     from trio_codex._tools.toolbox import Toolbox
     from trio_codex._values.event import Event
@@ -52,7 +52,7 @@ class TurnEvents(Protocol):
         """Discard buffered events and ignore later ones."""
 
 
-class Series(Protocol):
+class TurnSequence(Protocol):
     """Represents a sequence of turns that the server starts by itself, such as those of a goal."""
 
     opener: object
@@ -86,7 +86,7 @@ class TurnState:
         last_event_at: When its last event arrived, on Trio's clock.
         meter: What it uses, including the agents it spawned.
         agents_usage: The part of that used by the agents.
-        spending: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
+        budget_tracker: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
         agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
         start: The call that starts it, until its response is known.
         only_announced: Whether the response to that call has no turn id, so that only the announcement does (Q5).
@@ -123,12 +123,12 @@ class TurnState:
         self.last_event_at: float = trio.current_time()
         self.meter: Meter = Meter("turn")
         self.agents_usage: TokenUsage | None = None
-        self.spending: Spending | None = None
+        self.budget_tracker: BudgetTracker | None = None
         self.agent_listeners: tuple[Subscription[Event], ...] = ()
         self.start: Call | None = None
         self.left_early = False
         self.is_over = False
-        self._lost: tuple[str, Death | None] | None = None
+        self._lost: tuple[str, CloseReason | None] | None = None
         self._result: TurnResult | None = None
         self._instruments = instruments
         self._record: TurnRecord | None = None
@@ -136,7 +136,7 @@ class TurnState:
             self._record = TurnRecord(
                 instruments.connection, thread.id, self.owned, self.last_event_at, turn_id
             )
-            instruments.call("turn_started", self._record)
+            instruments.emit("turn_started", self._record)
 
     @property
     def owned(self) -> bool:
@@ -197,14 +197,14 @@ class TurnState:
         """Record that the server refused to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
-        if self.spending is not None:
-            self.spending.never_started()
+        if self.budget_tracker is not None:
+            self.budget_tracker.never_started()
         self._close("refused")
 
     def check_time(self) -> None:
-        """See :meth:`~trio_codex._session.budget.Spending.check_time`."""
-        if self.spending is not None:
-            self.spending.check_time()
+        """See :meth:`~trio_codex._session.budget.BudgetTracker.check_time`."""
+        if self.budget_tracker is not None:
+            self.budget_tracker.check_time()
 
     def take(self, event: Event, now: float) -> None:
         """Process an event of this turn that arrived at the given Trio time."""
@@ -224,7 +224,7 @@ class TurnState:
         for listener in self.agent_listeners:
             listener.end()
 
-    def lose(self, reason: str, death: Death | None = None) -> None:
+    def lose(self, reason: str, death: CloseReason | None = None) -> None:
         """Record that its end will not be observed."""
         if self.ended.is_set():
             return
@@ -261,14 +261,14 @@ class TurnState:
     def _close(self, status: str) -> None:
         self.started.set()
         self.ended.set()
-        spending, self.spending = self.spending, None
-        if spending is not None:
-            spending.close()
+        budget_tracker, self.budget_tracker = self.budget_tracker, None
+        if budget_tracker is not None:
+            budget_tracker.close()
         if self._record is not None and self._record.status is None:
             self._record.id = self.id or self.active_id
             self._record.ended_at, self._record.status = trio.current_time(), status
             self._record.usage = self.meter.usage
-            self._instruments.call("turn_ended", self._record)
+            self._instruments.emit("turn_ended", self._record)
         for callbacks in (self.callbacks, self.agent_callbacks):
             if callbacks is not None:
                 callbacks.cancel()
@@ -311,7 +311,7 @@ class ThreadState:
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
         self.listeners: list[ThreadListener] = []
-        self.series: Series | None = None
+        self.sequence: TurnSequence | None = None
         self._policy: Policy | None = None
         self._tools: Toolbox | None = None
         self.starting_turn_id: str | None = None
@@ -450,15 +450,15 @@ class ThreadState:
         """
         if self.is_mute:
             raise ThreadClosed(self.id)
-        if self.turn is not None or self.series is not None:
+        if self.turn is not None or self.sequence is not None:
             raise TurnActive(self.id, None if self.turn is None else self.turn.id)
 
     def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
         """Create the state of a turn that the server started by itself."""
-        if self.series is None:
+        if self.sequence is None:
             self.turn = TurnState(self, turn_id, instruments=instruments)
         else:
-            self.turn = self.series.next_turn(turn_id)
+            self.turn = self.sequence.next_turn(turn_id)
         return self.turn
 
     def note_ended(self, turn_id: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from trio_codex._link.dispatch import Answer
-from trio_codex._session.request_kinds import NO_REASON, Background, Kind
+from trio_codex._session.request_kinds import NO_REASON, Kind, RequestContext
 from trio_codex.policies import Cancel, Decline, UnknownRequest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _answer_unknown(_: UnknownRequest, decision: object) -> Answer | None:
 def unknown_kind(method: str) -> Kind:
     """Return the handling of a request that is not in the table."""
 
-    def ask(params: Any, background: Background) -> UnknownRequest:
+    def ask(params: Any, background: RequestContext) -> UnknownRequest:
         thread_id, turn_id = background.named
         return UnknownRequest(method=method, thread_id=thread_id, turn_id=turn_id, params=params)
 

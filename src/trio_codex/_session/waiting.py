@@ -25,7 +25,7 @@ class WaitingOn(enum.StrEnum):
     model = "model"
     """The model, presumably, because nothing else is in progress."""
     tool = "tool"
-    """A running command, tool or agent. Background commands count too."""
+    """A running command, tool or agent. RequestContext commands count too."""
     approval = "approval"
     """A request being handled by a policy of this client."""
     unseen_approval = "unseen approval"

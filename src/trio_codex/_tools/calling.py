@@ -10,7 +10,7 @@ import trio
 from trio_codex._core.exceptions import describe_error, leaves_of, text_of
 from trio_codex._core.log import logger
 from trio_codex._link.services import cancelled_and_failed
-from trio_codex._tools.json_values import Unfit, to_json
+from trio_codex._tools.json_values import ValidationFailure, to_json
 from trio_codex._tools.tool import ToolError
 from trio_codex._values.tool_result import Image, ToolResult, image
 
@@ -59,7 +59,7 @@ async def _run(
 ) -> ToolResult:
     try:
         bound = tool.bind(request)
-    except Unfit as exc:
+    except ValidationFailure as exc:
         await trio.lowlevel.checkpoint()
         return ToolResult.of_text(f"Invalid arguments: {exc}", success=False)
     async with place(tool):

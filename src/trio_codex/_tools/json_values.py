@@ -47,7 +47,7 @@ from trio_codex._tools.json_types import (
     unwrapped,
 )
 from trio_codex.wire import _convert
-from trio_codex.wire._unions import Misfit, is_wire, scalar
+from trio_codex.wire._unions import Mismatch, is_wire, scalar
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 
@@ -64,7 +64,7 @@ CHOICES_SHOWN: Final = 20
 """How many members of an enum an error lists; more would hide the rest of the message."""
 
 
-class Unfit(Exception):
+class ValidationFailure(Exception):
     """A JSON value does not fit a type.
 
     Attributes:
@@ -80,14 +80,14 @@ def from_json(type_: type | Type, value: object) -> Any:
     """Convert a parsed JSON value to a type.
 
     Raises:
-        Unfit: The value does not fit the type.
+        ValidationFailure: The value does not fit the type.
         TypeError: The type is not supported.
     """
     hook = _converter().get_structure_hook(type_)
     try:
         return hook(value, type_)
     except Exception as exc:
-        raise Unfit(list(_problems(exc, ""))) from exc
+        raise ValidationFailure(list(_problems(exc, ""))) from exc
 
 
 def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = False) -> dict[str, Any]:
@@ -99,11 +99,11 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
         spelled: Whether to accept numbers and booleans written as strings.
 
     Raises:
-        Unfit: The object does not fit the fields.
+        ValidationFailure: The object does not fit the fields.
         TypeError: A type is not supported.
     """
     if not isinstance(value, dict):
-        raise Unfit([str(Misfit("an object", value))])
+        raise ValidationFailure([str(Mismatch("an object", value))])
     given = cast("dict[str, Any]", value)
     read: dict[str, Any] = {}
     problems: list[str] = []
@@ -121,7 +121,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
     unknown = given.keys() - {field.name for field in fields}
     problems += [f"{name}: is not known" for name in sorted(unknown)]
     if problems:
-        raise Unfit(problems)
+        raise ValidationFailure(problems)
     return read
 
 
@@ -175,7 +175,7 @@ def _checked(kind: type, called: str, inner: Hook) -> Hook:
 
     def structure(value: Any, type_: Any) -> Any:
         if value.__class__ is not kind:
-            raise Misfit(called, value)
+            raise Mismatch(called, value)
         return inner(value, type_)
 
     return structure
@@ -390,7 +390,7 @@ def _problems(error: BaseException, path: str) -> Iterator[str]:
         yield _at(path, f"fits none of these ({'; '.join(told)})")
     elif isinstance(error, KeyError):
         yield _at(path, "is missing")
-    elif isinstance(error, (Misfit, ValueError, TypeError)):
+    elif isinstance(error, (Mismatch, ValueError, TypeError)):
         text = str(error)
         yield _at(path, text[:1].lower() + text[1:])
     else:

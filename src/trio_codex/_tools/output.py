@@ -15,7 +15,7 @@ import msgspec
 from trio_codex._core.arguments import described
 from trio_codex._tools.json_schema import fields_schema, object_schema
 from trio_codex._tools.json_types import Field, is_object, unwrapped
-from trio_codex._tools.json_values import Unfit, fields_from_json, from_json
+from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json
 from trio_codex._values.turn_result import TurnResult, TurnStatus
 
 if TYPE_CHECKING:
@@ -55,16 +55,16 @@ class OutputType(Generic[T]):
             return result
         try:
             return attrs.evolve(result, output=self._read(result.final_response))
-        except Unfit as exc:
+        except ValidationFailure as exc:
             return attrs.evolve(result, problem=str(exc))
 
     def _read(self, text: str | None) -> T:
         if text is None:
-            raise Unfit(["there is none"])
+            raise ValidationFailure(["there is none"])
         try:
             json = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as exc:
-            raise Unfit([f"it is not JSON: {exc}"]) from None
+            raise ValidationFailure([f"it is not JSON: {exc}"]) from None
         if self._wrapper:
             value: T = fields_from_json(self._wrapper, json)[WRAPPED]
             return value

@@ -203,7 +203,7 @@ class Tool(Generic[P, R_co]):
         """Convert the agent's arguments to those of the function.
 
         Raises:
-            Unfit: The arguments do not fit the parameters.
+            ValidationFailure: The arguments do not fit the parameters.
         """
         from trio_codex._tools.json_values import fields_from_json
 

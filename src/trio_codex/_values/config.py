@@ -12,7 +12,7 @@ import attrs
 
 from trio_codex._core.arguments import check_type
 from trio_codex._core.framing import MAX_LINE_BYTES
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.errors import SpawnError
 
@@ -29,11 +29,11 @@ def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> N
 
 
 def _names(value: Iterable[str]) -> Sequence[str]:
-    return several(value)
+    return as_tuple(value)
 
 
 def _inherited(value: bool | Iterable[str]) -> bool | Collection[str]:
-    return value if isinstance(value, bool) else several(value)
+    return value if isinstance(value, bool) else as_tuple(value)
 
 
 def _freeze_environment(value: Mapping[str, str | None] | None) -> Mapping[str, str | None]:
@@ -207,5 +207,5 @@ def _own_home() -> Path:
         raise SpawnError(
             "there is no home directory: HOME is not set, and this user has no passwd entry",
             phase="find",
-            mend="Set HOME, or codex_home to the directory of the server's configuration and threads.",
+            hint="Set HOME, or codex_home to the directory of the server's configuration and threads.",
         ) from None

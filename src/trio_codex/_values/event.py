@@ -172,7 +172,7 @@ class DeltaMerger:
     def merged(self, first: Event, text: str, count: int) -> Event:
         """See :class:`~trio_codex._link.subscriptions.Merger`."""
         if count > 1 and "deltas_merged" in self._instruments:
-            self._instruments.call("deltas_merged", self._instruments.connection, first.method, count)
+            self._instruments.emit("deltas_merged", self._instruments.connection, first.method, count)
         raw = {**first.raw, TEXT_DELTAS[first.method].text: text}
         json = msgspec.json.encode(raw)
         return Event(first.method, json, len(json), first.emitted_at, first.merged + count - 1)

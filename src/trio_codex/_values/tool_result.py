@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trio_codex import wire
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -66,7 +66,7 @@ def image(source: bytes | str | os.PathLike[str], media_type: str | None = None)
 def _items(
     content: Iterable[str | Image | wire.DynamicToolCallOutputContentItem],
 ) -> tuple[wire.DynamicToolCallOutputContentItem, ...]:
-    return tuple(map(_item, several(content)))
+    return tuple(map(_item, as_tuple(content)))
 
 
 def _item(

@@ -63,14 +63,14 @@ class Finding:
         name: The part.
         status: The status.
         value: The result in one line.
-        mend: How to fix a problem.
+        hint: How to fix a problem.
         details: The result in machine-readable form.
     """
 
     name: str
     status: Status
     value: str
-    mend: str | None = None
+    hint: str | None = None
     details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
 
 
@@ -81,16 +81,16 @@ class Examination:
         self.config = config
         self.findings: list[Finding] = []
 
-    def note(self, name: str, status: Status, value: str, mend: str | None = None, **details: Any) -> None:
+    def note(self, name: str, status: Status, value: str, hint: str | None = None, **details: Any) -> None:
         """Add a finding."""
-        self.findings.append(Finding(name, status, one_line(value), mend and one_line(mend), details))
+        self.findings.append(Finding(name, status, one_line(value), hint and one_line(hint), details))
 
     def note_error(self, name: str, error: CodexError) -> None:
         """Add an error as a finding."""
-        cause, mend = explain(error)
-        if mend and NO_DOCTOR in mend:
-            mend = NO_SERVER
-        self.note(name, "problem", cause, mend)
+        cause, hint = explain(error)
+        if hint and NO_DOCTOR in hint:
+            hint = NO_SERVER
+        self.note(name, "problem", cause, hint)
 
     @property
     def problems(self) -> list[Finding]:
@@ -110,7 +110,7 @@ async def examine(*, config: CodexConfig, as_json: bool) -> int:
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
         cause = f"{problems[0].name}: {problems[0].value}"
-        click.echo(f"trio-codex: {sentence(cause, problems[0].mend)}{more}", err=True)
+        click.echo(f"trio-codex: {sentence(cause, problems[0].hint)}{more}", err=True)
     return 1 if problems else 0
 
 
@@ -170,13 +170,13 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
                 **details,
             )
         case _:
-            mend = (
+            hint = (
                 "Update codex."
                 if standing == "older"
                 else "If something is odd, try the tested version first."
             )
             examination.note(
-                "version", "warning", f"{version}, {standing} than the tested {tested}", mend, **details
+                "version", "warning", f"{version}, {standing} than the tested {tested}", hint, **details
             )
 
 
@@ -217,8 +217,8 @@ def _note_home(examination: Examination, codex: Codex) -> None:
     if os.access(home, os.W_OK | os.X_OK):
         examination.note("CODEX_HOME", "ok", home, path=home)
     else:
-        mend = "Make it writable for this user, or choose another with --codex-home."
-        examination.note("CODEX_HOME", "problem", f"{home} is not writable", mend, path=home)
+        hint = "Make it writable for this user, or choose another with --codex-home."
+        examination.note("CODEX_HOME", "problem", f"{home} is not writable", hint, path=home)
 
 
 async def _start_thread(codex: Codex, examination: Examination) -> None:
@@ -282,10 +282,10 @@ async def _try_sandbox(codex: Codex, examination: Examination) -> None:
     helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
     if answer.exit_code != 0:
         told = answer.stderr.strip() or f"exit status {answer.exit_code}"
-        mend = None
+        hint = None
         if sys.platform == "linux":
-            mend = "Install bubblewrap, and allow this user to make user namespaces."
-        examination.note("sandbox", "problem", f"a command cannot run in it: {told}", mend, helper=helper)
+            hint = "Install bubblewrap, and allow this user to make user namespaces."
+        examination.note("sandbox", "problem", f"a command cannot run in it: {told}", hint, helper=helper)
     elif sys.platform == "linux":
         which = helper or "the bundled bubblewrap, as there is none on PATH"
         examination.note("sandbox", "ok", f"a command ran in it; helper: {which}", helper=helper)
@@ -323,5 +323,5 @@ def _print_table(examination: Examination) -> None:
         # Leave wrapping to the terminal, so that paths can be copied from it.
         line = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"), value)
         console.print(line, soft_wrap=True)
-        if finding.mend:
-            console.print(Text.assemble((f"  {'':<{width}}→ ", style), finding.mend), soft_wrap=True)
+        if finding.hint:
+            console.print(Text.assemble((f"  {'':<{width}}→ ", style), finding.hint), soft_wrap=True)

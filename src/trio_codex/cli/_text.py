@@ -113,7 +113,7 @@ def explain(error: CodexError) -> tuple[str, str | None]:
         case StartError():
             where = f" ({error.binary})" if error.binary else ""
             told = _told(error.stderr_tail)
-            return one_line(f"{_as_options(error.problem)}{where}{told}"), _as_options(error.mend)
+            return one_line(f"{_as_options(error.problem)}{where}{told}"), _as_options(error.hint)
         case ConnectionBroken():
             return one_line(f"{error.reason}{_told(error.stderr_tail)}"), None
         case RpcError() if "failed to load configuration" in error.message:
@@ -125,9 +125,9 @@ def explain(error: CodexError) -> tuple[str, str | None]:
             return one_line(str(error)), None
 
 
-def sentence(cause: str, mend: str | None) -> str:
+def sentence(cause: str, hint: str | None) -> str:
     """Join a cause and its fix in one line."""
-    return cause if mend is None else f"{cause.rstrip('.')}. {one_line(mend)}"
+    return cause if hint is None else f"{cause.rstrip('.')}. {one_line(hint)}"
 
 
 def _as_options(text: str | None) -> str:

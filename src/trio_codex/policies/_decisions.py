@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex._values.tool_result import ToolResult
 
@@ -26,7 +26,7 @@ def _one_of(*values: str) -> Any:
 
 
 def _words(value: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if value is None else several(value)
+    return None if value is None else as_tuple(value)
 
 
 @attrs.frozen
@@ -253,7 +253,7 @@ def grant(
     from trio_codex import wire
 
     readable, writable = [
-        [os.path.abspath(expand(path)) for path in several(paths)] or None for paths in (read, write)
+        [os.path.abspath(expand(path)) for path in as_tuple(paths)] or None for paths in (read, write)
     ]
     files = wire.AdditionalFileSystemPermissions(read=readable, write=writable)
     permissions = wire.GrantedPermissionProfile(

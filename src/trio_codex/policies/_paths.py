@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_codex import wire
-from trio_codex._core.several import several
+from trio_codex._core.sequences import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy
@@ -164,7 +164,7 @@ def allow_paths(
         ValueError: A root begins with ``~``, and the home directory is unknown.
     """
     writable = Roots(roots)
-    readable = Roots([*roots, *several(read)])
+    readable = Roots([*roots, *as_tuple(read)])
 
     async def allow_paths(request: FileChangeRequest) -> Accept | Abstain:
         await trio.lowlevel.checkpoint()

@@ -66,8 +66,8 @@ def write_order(data: bytes) -> bytes:
     return _order(b"w", data)
 
 
-def _order(letter: bytes, body: bytes) -> bytes:
-    return _ORDER.pack(letter, len(body)) + body
+def _order(queued_line: bytes, body: bytes) -> bytes:
+    return _ORDER.pack(queued_line, len(body)) + body
 
 
 class ProcessStream(trio.abc.Stream):

@@ -4,7 +4,7 @@ A separate, stdlib-only program, run as ``python -I -S _relay.py SOCKET``. It ow
 children, and deals in bytes, not lines: bytes from the script go to stdout, and bytes from stdin go to the script.
 :mod:`._fake_process` is the script's side of the socket and defines each fault.
 
-The script sends orders: a letter, the size of the payload in four bytes, and the payload.
+The script sends orders: a queued_line, the size of the payload in four bytes, and the payload.
 """
 
 import os
@@ -90,17 +90,17 @@ class Relay:
             os._exit(0)
         self._orders += data
         while len(self._orders) >= ORDER.size:
-            letter, size = ORDER.unpack_from(self._orders)
+            queued_line, size = ORDER.unpack_from(self._orders)
             end = ORDER.size + size
             if len(self._orders) < end:
                 return
             body = bytes(self._orders[ORDER.size : end])
             del self._orders[:end]
-            if letter == b"w":
+            if queued_line == b"w":
                 self._write(body)
-            elif letter == b"r":
+            elif queued_line == b"r":
                 self._reads = True
-            elif letter == b"s":
+            elif queued_line == b"s":
                 self._strike(body.decode())
             else:
                 self._at_eof.append(body.decode())

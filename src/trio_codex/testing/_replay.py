@@ -16,7 +16,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig
-from trio_codex._api.open import Opening
+from trio_codex._api.open import ClientLifecycle
 from trio_codex._link.services import open_services
 from trio_codex.recording import Recording, RecordingError, read_recording
 from trio_codex.recording._recorder import LONGEST_LINE
@@ -82,7 +82,7 @@ async def replay(
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
     player = _Player(recording, connection, strict, timed)
-    opening = Opening(config or CodexConfig(), policy, instruments, budget, tools)
+    opening = ClientLifecycle(config or CodexConfig(), policy, instruments, budget, tools)
     try:
         async with open_services(opening.close_with) as services:
             services.start_service(player.listen)

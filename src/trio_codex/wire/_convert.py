@@ -36,7 +36,7 @@ from trio_codex.wire._flat import Text, flat_reader
 from trio_codex.wire._index import HOME
 from trio_codex.wire._unions import (
     Hook,
-    Misfit,
+    Mismatch,
     Type,
     is_wire,
     literal_hook,
@@ -84,7 +84,7 @@ def _structure_sequence(type_: Type, converter: Converter) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value.__class__ is not list:
-            raise Misfit("an array", value)
+            raise Mismatch("an array", value)
         return inner(value, None)
 
     return structure
@@ -95,7 +95,7 @@ def _structure_mapping(type_: Type, converter: Converter) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value.__class__ is not dict:
-            raise Misfit("an object", value)
+            raise Mismatch("an object", value)
         return inner(value, None)
 
     return structure
@@ -168,7 +168,7 @@ def _keep_unknown(cls: type[Wire], inner: Hook) -> Hook:
 def _only_objects(inner: Hook) -> Hook:
     def structure(value: JSON, _: Any) -> Any:
         if value.__class__ is not dict:
-            raise Misfit("an object", value)
+            raise Mismatch("an object", value)
         return inner(value, None)
 
     return structure
@@ -276,7 +276,7 @@ def _problem(error: Exception) -> str:
     match error:
         case KeyError():
             return "required field missing"
-        case Misfit():
+        case Mismatch():
             return str(error)
         case _:
             return error.__class__.__name__  # its text may hold a part of the value

@@ -47,7 +47,7 @@ def origin(type_: Type) -> Any:
     return typing.get_origin(type_)
 
 
-class Misfit(Exception):
+class Mismatch(Exception):
     """A raw value does not fit its type. The text names kinds, never the value, which may be a secret."""
 
     def __init__(self, expected: str, value: JSON) -> None:
@@ -60,12 +60,12 @@ def scalar(*kinds: type) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value.__class__ not in kinds:
-            raise Misfit(expected, value)
+            raise Mismatch(expected, value)
         return value
 
     def structure_one(value: JSON, _: Any) -> Any:
         if value.__class__ is not kind:
-            raise Misfit(expected, value)
+            raise Mismatch(expected, value)
         return value
 
     kind, *more = kinds
@@ -78,7 +78,7 @@ def literal_hook(values: Sequence[str]) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value not in values:
-            raise Misfit(expected, value)
+            raise Mismatch(expected, value)
         return value
 
     return structure
@@ -90,7 +90,7 @@ def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
 
     def structure(value: JSON, _: Any) -> Any:
         if value.__class__ is not str:
-            raise Misfit("a string", value)
+            raise Mismatch("a string", value)
         return members.get(value, value)
 
     return structure
@@ -136,7 +136,7 @@ def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hoo
     def structure(value: JSON, _: Any) -> Any:
         hook = by_kind.get(value.__class__)
         if hook is None:
-            raise Misfit(expected, value)
+            raise Mismatch(expected, value)
         return hook(value, None)
 
     return structure

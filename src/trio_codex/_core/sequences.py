@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def several(values: Iterable[T]) -> tuple[T, ...]:
+def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
     """Return several values as a tuple.
 
     Raises:
