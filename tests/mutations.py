@@ -13,7 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")

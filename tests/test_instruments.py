@@ -146,7 +146,7 @@ async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent()
         with trio.move_on_after(1) as scope:
             scope.cancel()
             await codex.models()
-        call = await codex._session.begin("model/list", None)
+        call = await codex._session.server.begin("model/list", None)
         assert call.take_back()
     # Of a request that was cancelled before it was asked for, nothing is told.
     assert [request.outcome for request in seen.of("request_ended")] == ["answered", "unsent"]

@@ -26,7 +26,7 @@ from benchmarks.measuring import growth_exponent
 from benchmarks.run import NAMES, run_benchmark
 from benchmarks.traffic import prepare_results, prepare_turn
 from trio_codex import CodexConfig, EventBuffer, TurnStatus, connect_codex
-from trio_codex._process.pipes import DirectSendStream
+from trio_codex._link.channel import DirectSendStream
 
 OURS = str(Path(trio_codex.__file__).parent)
 

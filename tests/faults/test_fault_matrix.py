@@ -272,7 +272,7 @@ async def test_a_large_write_to_a_server_that_does_not_read_holds_up_nobody(then
             for params in ({"searchTerm": "x" * 8_000_000}, {}, {}):
                 nursery.start_soon(ask, codex, params)
             if then == "killed":
-                codex._session.kill()
+                codex._session.connection._channel.kill()
                 death = await codex.wait_closed()
                 assert (type(death), death.returncode) == (errors.ServerExited, -signal.SIGKILL)
     expected = errors.ServerExited if then == "killed" else errors.RequestTimeout

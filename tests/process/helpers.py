@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from trio_codex._process import guard as _guard
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 HERE = Path(__file__).parent
 ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}

@@ -12,16 +12,12 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core.rpc import JunkKind, ServerRequest
+from trio_codex._core.secrets import Secrets
 from trio_codex._link import connection as _connection
 from trio_codex._link.call import Call, CloseReason
 from trio_codex._link.calls import BARRIER_METHOD
-from trio_codex._link.connection import (
-    CHUNK_BYTES,
-    DIAGNOSIS_SECONDS,
-    LONG_LINE_CHUNK_BYTES,
-    SHARED_CHUNK_BYTES,
-    Connection,
-)
+from trio_codex._link.channel import CHUNK_BYTES, LONG_LINE_CHUNK_BYTES, SHARED_CHUNK_BYTES, LineChannel
+from trio_codex._link.connection import DIAGNOSIS_SECONDS, Connection, Limits
 from trio_codex._link.pace import LINES_AT_ONCE
 from trio_codex._link.services import open_services
 from trio_codex._link.subscriptions import Subscription, Wakeups
@@ -134,6 +130,17 @@ async def explain(reason):
     return ConnectionBroken(reason, "running", 77, None, "tail")
 
 
+class Channel(LineChannel):
+    """A channel that diagnoses as the test says."""
+
+    def __init__(self, stream, max_message_bytes, diagnose):
+        super().__init__(stream, stream, max_message_bytes)
+        self._diagnose = diagnose
+
+    async def diagnose(self, reason, phase):
+        return await self._diagnose(reason)
+
+
 @asynccontextmanager
 async def connected(
     *,
@@ -153,19 +160,10 @@ async def connected(
         services.stop()
 
     async with open_services(close) as services:
-        connection = Connection(
-            services,
-            client_end,
-            client_end,
-            receiver,
-            window=window,
-            request_timeout=request_timeout,
-            max_line_bytes=max_line_bytes,
-            diagnose=diagnose,
-            timeouts=timeouts,
-        )
+        channel = Channel(client_end, max_line_bytes, diagnose)
+        connection = Connection(services, channel, Limits(window, request_timeout), timeouts, Secrets({}))
         services.start_service(timeouts.watch)
-        connection.start()
+        connection.start(receiver)
         with fail_soon():
             yield Bench(connection, Peer(server_end), receiver, services)
 

@@ -15,7 +15,7 @@ import trio.testing
 
 from process.helpers import ENV, descriptors, drain, fake, gone, nothing_left, read_line, running, runs, until
 from trio_codex._process import server as _process
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 from trio_codex._process.stderr import StderrRing
 from trio_codex.errors import SpawnError
 

@@ -645,8 +645,8 @@ async def test_commands_of_an_agent_are_ended_also_if_the_agent_that_spawned_it_
         await accept_interrupt(server, "thread-1", "turn-1")
         await (await expect_termination(server, "grandchild", "11")).answer({"terminated": True})
         await trio.testing.wait_all_tasks_blocked()
-        router = codex._session.router
-        assert [router.find(name) for name in ("child", "grandchild")] == [None, None]
+        threads = codex._session.threads
+        assert [threads.find(name) for name in ("child", "grandchild")] == [None, None]
 
 
 async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_they_end():
@@ -660,8 +660,8 @@ async def test_agents_that_outlive_their_root_are_forgotten_in_whatever_order_th
         await server.end_turn("grandchild-turn", "grandchild")
         await server.end_turn("child-turn", "child")
         await trio.testing.wait_all_tasks_blocked()
-        router = codex._session.router
-        assert [router.find(name) for name in ("child", "grandchild")] == [None, None]
+        threads = codex._session.threads
+        assert [threads.find(name) for name in ("child", "grandchild")] == [None, None]
 
 
 async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():
@@ -678,11 +678,11 @@ async def test_the_agents_of_a_turn_are_forgotten_with_it_unless_they_run_on():
         await server.end_turn("done-turn", "done")
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        router = codex._session.router
-        assert [router.find(name) is None for name in ("done", "running")] == [True, False]
+        threads = codex._session.threads
+        assert [threads.find(name) is None for name in ("done", "running")] == [True, False]
         await server.end_turn("running-turn", "running")
         await trio.testing.wait_all_tasks_blocked()
-        assert router.find("running") is None
+        assert threads.find("running") is None
 
 
 async def test_an_agent_that_is_announced_after_its_root_was_left_is_ended_too():

@@ -15,10 +15,10 @@ from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
-    from trio_codex._api.codex import ServerMetadata
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
-    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
+    from trio_codex.instruments._decisions import DecisionRecord
 
     from ._base import ProcessRecord, TurnRecord
 

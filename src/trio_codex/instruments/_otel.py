@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from trio_codex._api.codex import ServerMetadata
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
-    from trio_codex._session.audit import DecisionRecord
     from trio_codex._values.event import Event
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
+    from trio_codex.instruments._decisions import DecisionRecord
 
     from ._base import ProcessRecord, TurnRecord
 

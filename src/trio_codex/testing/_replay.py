@@ -15,8 +15,8 @@ import msgspec
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig
-from trio_codex._api.open import ClientLifecycle
+from trio_codex import Codex, CodexConfig
+from trio_codex._api.lifecycle import ClientLifecycle
 from trio_codex._link.services import open_services
 from trio_codex.recording import Recording, RecordingError, read_recording
 from trio_codex.recording._recorder import LONGEST_LINE
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from trio_codex import Budget, Codex, Policy
+    from trio_codex import Budget, Policy
     from trio_codex._tools.toolbox import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
@@ -82,12 +82,12 @@ async def replay(
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
     player = _Player(recording, connection, strict, timed)
-    opening = ClientLifecycle(config or CodexConfig(), policy, instruments, budget, tools)
+    client = ClientLifecycle(config or CodexConfig(), policy, tools, budget, instruments)
     try:
-        async with open_services(opening.close_with) as services:
+        async with open_services(client.close_with) as services:
             services.start_service(player.listen)
             services.start_service(player.play)
-            yield await opening.connect(services, player.stream)
+            yield Codex(await client.connect(services, player.stream), client)
     except Exception:
         # The body saw the mismatch as a broken connection.
         player.check()
