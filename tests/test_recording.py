@@ -583,11 +583,11 @@ def test_what_is_redacted_does_not_depend_on_what_was_read_before():
         "import sys\n"
         "from trio_codex import wire\n"
         "from trio_codex.recording import _redaction\n"
-        "from trio_codex.wire import _convert, _index\n"
+        "from trio_codex.wire import _index, _lookup\n"
         "if 'resolved' in sys.argv:\n"
         "    for name in _index.HOME:\n"
         "        if isinstance(found := getattr(wire, name), type) and issubclass(found, wire.Wire):\n"
-        "            _convert.fields_of(found)\n"
+        "            _lookup.fields_of(found)\n"
         "known = _redaction._vocabulary()\n"
         "print(sorted(known.free), sorted(known.names), sorted(known.words), sorted(known.wordy))\n"
     )

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _RESERVED = frozenset({"self", "wire", "cast"})
-"""Names that the bodies use: a parameter must not hide them."""
+"""Names that the bodies use. A parameter must not shadow them."""
 
 
 def emit(protocol: ir.Protocol, header: str) -> str:
-    """Write the module."""
+    """Emit the module."""
     groups: dict[str | None, list[ir.Request]] = {}
     for request in protocol.methods.requests:
         group, _ = names.method_name(request.method)
@@ -41,15 +41,15 @@ def emit(protocol: ir.Protocol, header: str) -> str:
     for group, requests in sorted(named.items()):
         prefix = requests[0].method.partition("/")[0]
         lines += ["", f"class {_class_name(group)}(Group):"]
-        lines += [f'    """The requests ``{prefix}/…``."""', ""]
+        lines += [f'    """Requests with the prefix ``{prefix}/``."""', ""]
         lines += _methods(protocol, requests)
-    lines += ["", "class Api(Group):", '    """Every request of the client, typed."""', ""]
+    lines += ["", "class Api(Group):", '    """Every request of the client, as a typed coroutine."""', ""]
     for group, requests in sorted(named.items()):
         prefix = requests[0].method.partition("/")[0]
         lines += [
             "    @cached_property",
             f"    def {group}(self) -> {_class_name(group)}:",
-            f'        """The requests ``{prefix}/…``."""',
+            f'        """Requests with the prefix ``{prefix}/``."""',
             f"        return {_class_name(group)}(self._request)",
             "",
         ]
@@ -68,14 +68,14 @@ def _methods(protocol: ir.Protocol, requests: list[ir.Request]) -> Iterator[str]
     for request in requests:
         _, name = names.method_name(request.method)
         if name in taken:
-            raise WiregenError(f"two methods want the name {name}")
+            raise WiregenError(f"two methods map to the name {name}")
         taken.add(name)
         yield from _Method.of(protocol, request).write(name)
 
 
 @attrs.frozen(kw_only=True)
 class _Method:
-    """One coroutine on its way to text."""
+    """The parts of one coroutine."""
 
     request: ir.Request
     result: str
@@ -86,7 +86,7 @@ class _Method:
 
     @classmethod
     def of(cls, protocol: ir.Protocol, request: ir.Request) -> _Method:
-        """Work out the signature from the params type."""
+        """Derive the signature from the params type."""
         definitions = protocol.definitions
         params = None if request.params is None else definitions[request.params]
         parameters: list[str] = ["self"]
@@ -104,7 +104,7 @@ class _Method:
             arguments = f"wire.{params.name}({given})"
         else:
             parameters += [f"params: {type_text(ir.Ref(params.name), definitions, prefix='wire.')}", "/"]
-            described.append(entry("params", f"One of the variants of `wire.{params.name}`."))
+            described.append(entry("params", f"A variant of `wire.{params.name}`."))
             arguments = "params"
         result_text = type_text(ir.Ref(request.result), definitions, prefix="wire.")
         return cls(
@@ -117,21 +117,38 @@ class _Method:
         )
 
     def write(self, name: str) -> Iterator[str]:
-        """Write the coroutine."""
+        """Emit the coroutine."""
         method = self.request.method
-        notes = [experimental(self.request), f"Sends ``{method}``." if self.summary else "", "A checkpoint."]
+        notes = [
+            experimental(self.request),
+            f"Sends ``{method}``." if self.summary else "",
+            "This is a checkpoint.",
+        ]
         if self.request.deferred:
-            notes.append("The answer may take as long as it takes: no ``request_timeout`` applies.")
+            notes.append("The response may take arbitrarily long, so ``request_timeout`` does not apply.")
         yield f"    async def {name}({', '.join(self.parameters)}) -> {self.result}:"
         yield from docstring(
             self.summary or f"Send `{method}`.",
             " ".join(filter(None, notes)),
             *self.sections,
-            "Raises:\n    RpcError: The server refused.\n    ConnectionBroken: The connection ended first.",
+            "\n".join(["Raises:", *(entry(name, text) for name, text in self._errors())]),
             indent=8,
         )
         yield f"        return cast({quote(self.result)}, await self._request({quote(method)}, {self.arguments}))"
         yield ""
+
+    def _errors(self) -> Iterator[tuple[str, str]]:
+        yield "RpcError", "The server rejected the request."
+        if not self.request.deferred:
+            yield (
+                "RequestTimeout",
+                "The server did not answer within ``request_timeout``. It may still act on the request.",
+            )
+        if len(self.parameters) > 1:
+            yield "LocalProtocolError", "The params are not JSON; nothing was sent."
+        yield "RemoteProtocolError", "The response cannot be read."
+        yield "ConnectionBroken", "The connection ended first."
+        yield "ConnectionClosed", "You closed the connection."
 
 
 def _summary(request: ir.Request, params: ir.Definition | None) -> str:

@@ -1,4 +1,4 @@
-"""The tables of ``trio_codex.wire`` that are data: where each name lives, and what each method carries."""
+"""The generated tables of ``trio_codex.wire``: the module of each name, and the types of each method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wiregen.render import quote
 
 
 def emit_index(protocol: ir.Protocol, header: str) -> str:
-    """Write ``_index.py``: the names for type checkers, and the look-up table for the lazy package."""
+    """Emit ``_index.py``: the imports for type checkers, and the lookup table of the lazy package."""
     modules: dict[str, list[str]] = {}
     for name, module in sorted(protocol.home.items()):
         modules.setdefault(module, []).append(name)
@@ -15,7 +15,7 @@ def emit_index(protocol: ir.Protocol, header: str) -> str:
     modules["_registry"] = list(tables_)
     lines = [
         header,
-        '"""Where each name of the lazy package lives. Type checkers read the imports, the interpreter the table."""',
+        '"""The module of each name of the lazy package: as imports for type checkers, and as a table at run time."""',
         "",
         "from __future__ import annotations",
         "",
@@ -35,18 +35,18 @@ def emit_index(protocol: ir.Protocol, header: str) -> str:
     lines += [
         "}",
         "HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names.split()}",
-        '"""The module of each name."""',
+        '"""The module that defines each name."""',
         "",
     ]
     return "\n".join(lines)
 
 
 def emit_registry(protocol: ir.Protocol, header: str) -> str:
-    """Write ``_registry.py``: the method tables."""
+    """Emit ``_registry.py``: the method tables."""
     methods = protocol.methods
     lines = [
         header,
-        '"""What each method carries, by the names of types: looking one up imports nothing."""',
+        '"""The types of each method. They are given by name, so that a lookup imports nothing."""',
         "",
         "from __future__ import annotations",
         "",
@@ -71,23 +71,27 @@ def emit_registry(protocol: ir.Protocol, header: str) -> str:
     lines.append("NOTIFICATIONS: Final[Mapping[str, str]] = {")
     for notification in methods.notifications:
         lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")
-    lines += ["}", '"""Notifications of the server: the type of their params."""', ""]
+    lines += ["}", '"""Notifications of the server, with the type of their params."""', ""]
     unlisted = ", ".join(quote(method) for method in sorted(tables.UNLISTED))
     lines += [
         f"UNLISTED_NOTIFICATIONS: Final = frozenset({{{unlisted}}})",
-        '"""Notifications whose types the schema has, but that its list of notifications leaves out."""',
+        '"""Notifications that the schema has types for, but does not list."""',
         "",
     ]
     lines.append("CLIENT_NOTIFICATIONS: Final[Mapping[str, str | None]] = {")
     for notification in methods.client_notifications:
         lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")
-    lines += ["}", '"""Notifications of the client: the type of their params, if they have any."""', ""]
+    lines += [
+        "}",
+        '"""Notifications of the client, with the type of their params; ``None`` if they have no params."""',
+        "",
+    ]
     lines.append("TEXT_DELTAS: Final[Mapping[str, TextDelta]] = {")
     for method, (text, key) in tables.TEXT_DELTAS.items():
         lines.append(f"    {quote(method)}: TextDelta({quote(text)}, {key!r}),")
     lines += [
         "}",
-        '"""Notifications whose neighbours with one key can be merged by joining their text."""',
+        '"""Notifications of which adjacent ones with the same key can be merged by concatenating their text."""',
         "",
     ]
     return "\n".join(lines)

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from trio_codex import wire
 from trio_codex.wire import JSON, NULL, Null, UnknownVariant, Wire
 from trio_codex.wire._base import wire_name
-from trio_codex.wire._convert import fields_of
 from trio_codex.wire._index import HOME
+from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._unions import is_wire, origin
 
 from ._build import GIVEN, THREAD_ID, TURN_ID
