@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wiregen import WiregenError, elisions, ir, names
+from trio_codex.wire._schema import ir
+from wiregen import WiregenError, elisions, names
 from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from wiregen.protocol import Protocol
+
 _DECORATOR = "@attrs.frozen(kw_only=True, eq=False, repr=False)"
 """Without methods of their own, 600 classes import in half the time: :class:`Wire` has generic ones."""
 
 
-def emit(protocol: ir.Protocol, header: str) -> dict[str, str]:
+def emit(protocol: Protocol, header: str) -> dict[str, str]:
     """Write every domain module.
 
     Returns:
@@ -32,7 +35,7 @@ def emit(protocol: ir.Protocol, header: str) -> dict[str, str]:
     }
 
 
-def _uses(protocol: ir.Protocol) -> dict[str, str]:
+def _uses(protocol: Protocol) -> dict[str, str]:
     """Say what each payload is for: most have no description of their own."""
     methods = protocol.methods
     uses: dict[str, str] = {}
@@ -53,7 +56,7 @@ def _uses(protocol: ir.Protocol) -> dict[str, str]:
 class _Module:
     """One module on its way to text."""
 
-    protocol: ir.Protocol
+    protocol: Protocol
     module: str
     uses: Mapping[str, str]
     needed: set[str] = attrs.field(factory=set[str])
