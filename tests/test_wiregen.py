@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import pytest
 
+from trio_codex.wire._schema import ir, read
+from trio_codex.wire._schema.built_in import BuiltIn
+from trio_codex.wire._schema.values import Values
 from wiregen import (
     WiregenError,
     __main__,
@@ -18,7 +21,6 @@ from wiregen import (
     emit_api,
     emit_types,
     generate,
-    ir,
     lower,
     methods,
     names,
@@ -30,12 +32,14 @@ from wiregen import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from wiregen.protocol import Protocol
 
 
 @pytest.fixture(scope="module")
-def protocol() -> ir.Protocol:
+def protocol() -> Protocol:
     return generate.build()
 
 
@@ -101,7 +105,7 @@ def test_an_error_of_the_generator_is_shown(
 ) -> None:
     monkeypatch.setitem(tables.DEFERRED, "no/such", "a reason")
     assert __main__.main(["--check"]) == 1
-    assert capsys.readouterr().err == "wiregen: DEFERRED speaks of no/such, which the schema does not have\n"
+    assert capsys.readouterr().err == "wiregen: DEFERRED mentions no/such, which the schema does not have\n"
 
 
 def test_pin_vendors_first(
@@ -145,13 +149,14 @@ def test_pinning_vendors_what_the_binary_prints(tmp_path: Path, monkeypatch: pyt
 
 def test_one_name_cannot_mean_two_things() -> None:
     text = {"type": "string", "title": "Id"}
-    assert schema._flatten({"Id": text, "v2": {"Id": {"type": "string"}}}) == {"Id": {"type": "string"}}
+    same = {"Id": text, "v2": {"Id": {"type": "string"}}}
+    assert schema._flatten({"definitions": same}) == {"Id": {"type": "string"}}
     with pytest.raises(WiregenError, match="two different definitions of Id"):
-        schema._flatten({"Id": text, "v2": {"Id": {"type": "integer"}}})
+        schema._flatten({"definitions": {"Id": text, "v2": {"Id": {"type": "integer"}}}})
 
 
 def test_a_patch_asserts_what_it_replaces(bundle: schema.Bundle) -> None:
-    definitions: dict[str, Any] = json.loads(json.dumps(dict(bundle.definitions)))
+    definitions: dict[str, Any] = json.loads(json.dumps(bundle.definitions.raw))
     with pytest.raises(WiregenError, match="the patch expects"):
         patches.apply(definitions)
     definitions["TurnSettingsUpdateParams"]["properties"]["serviceTier"]["description"] = "Nothing special."
@@ -225,24 +230,24 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (_set("CONTROL", {"no/such"}), "CONTROL speaks of no/such"),
+        (_set("CONTROL", {"no/such"}), "CONTROL mentions no/such"),
         (
             _set("RESULTS", {**tables.RESULTS, "no/such": "LogoutAccountResponse"}),
-            "RESULTS speaks of no/such",
+            "RESULTS mentions no/such",
         ),
         (
             _set("RESULTS", {**tables.RESULTS, "thread/start": "NoSuch"}),
-            "should be NoSuch, which is not there",
+            "should be NoSuch, which the schema does not have",
         ),
         (_set("RESULTS", {}), "needs a row in tables.RESULTS"),
-        (_set("TEXT_DELTAS", {**tables.TEXT_DELTAS, "no/such": ("a", ())}), "TEXT_DELTAS speaks of no/such"),
-        (_set("TEXT_DELTAS", {"item/plan/delta": ("text", ())}), "speaks of text"),
+        (_set("TEXT_DELTAS", {**tables.TEXT_DELTAS, "no/such": ("a", ())}), "TEXT_DELTAS mentions no/such"),
+        (_set("TEXT_DELTAS", {"item/plan/delta": ("text", ())}), "mentions text"),
         (_set("TEXT_DELTAS", {"turn/started": ("turn", ())}), "turn of turn/started is not a string"),
         (_set("NOT_TEXT_DELTAS", {}), "text or not?"),
-        (_set("UNLISTED", {"no/such": "NoSuch"}), "UNLISTED speaks of NoSuch"),
+        (_set("UNLISTED", {"no/such": "NoSuch"}), "UNLISTED mentions NoSuch"),
         (_set("UNLISTED", {"turn/started": "TurnStartedNotification"}), "the schema lists turn/started now"),
-        (_set("ENVELOPES", {*tables.ENVELOPES, "NoSuch"}), "speaks of NoSuch"),
-        (_set("ENVELOPES", {*tables.ENVELOPES, "Turn"}), "refers to Turn, which is no value"),
+        (_set("ENVELOPES", {*tables.ENVELOPES, "NoSuch"}), "mentions NoSuch"),
+        (_set("ENVELOPES", {*tables.ENVELOPES, "Turn"}), "refers to Turn, which is not a value"),
         (
             lambda monkeypatch: monkeypatch.setattr(elisions, "TEXT", {"noSuch"}),
             "no class has the elided noSuch",
@@ -270,7 +275,7 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
             lambda monkeypatch: monkeypatch.setitem(
                 names.VARIANTS, ("HookMetadata", "mcpTool"), "CommandHookMetadata"
             ),
-            "two definitions want the name CommandHookMetadata",
+            "two definitions have the name CommandHookMetadata",
         ),
     ],
 )
@@ -289,9 +294,9 @@ TAGGED = {"type": {"type": "string", "enum": ["a"]}}
 
 
 def lowered(schema_: Any, **more: Any) -> dict[str, ir.Definition]:
-    definitions = {"Thing": schema_, **more}
-    context = lower._Context(definitions=definitions, stable=definitions, sent_only=frozenset())
-    return {found.name: found for found in context.definition("Thing", schema_)}
+    definitions = read.Schema({"Thing": schema_, **more})
+    context = lower._Context(definitions=definitions, stable=definitions, sent_only=set())
+    return {found.name: found for found in context.definition("Thing")}
 
 
 def fields_of(schema_: Any) -> dict[str, ir.Field]:
@@ -319,37 +324,19 @@ def test_what_may_be_null_and_what_may_be_left_out_are_two_things() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schema_", "type_"),
-    [
-        (True, ir.ANY),
-        ({"description": "anything"}, ir.ANY),
-        ({"type": "integer", "format": "int64"}, ir.INT),
-        ({"type": ["array", "null"], "items": STRING}, ir.Union((ir.Seq(ir.STR), ir.NONE))),
-        (
-            {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
-            ir.Map(ir.Union((ir.STR, ir.NONE))),
-        ),
-        ({"anyOf": [{"type": "null"}, STRING]}, ir.Union((ir.STR, ir.NONE))),
-        ({"anyOf": [STRING, True]}, ir.ANY),
-        ({"anyOf": [STRING, STRING]}, ir.STR),
-    ],
-)
-def test_types_are_lowered(schema_: Any, type_: ir.Type) -> None:
-    context = lower._Context(definitions={}, stable={}, sent_only=frozenset())
-    assert context.type(schema_, "here") == type_
-
-
-@pytest.mark.parametrize(
     ("schema_", "problem"),
     [
         ({"type": "number"}, "cannot lower Thing"),
-        ({"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}, "cannot lower the type of Thing.a"),
-        ({"type": "object", "properties": {"a": {"$ref": "#/definitions/NoSuch"}}}, "which is no value"),
+        ({"type": "object", "properties": {"a": {"type": "string", "pattern": "x"}}}, "a rule: Thing.a: pattern"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/definitions/NoSuch"}}}, "which is not a value"),
+        ({"type": "object", "properties": {"a": {"type": "object", "properties": {}}}}, "Thing.a: it has an object without a name"),
+        ({"type": "object", "properties": {"a": {"type": ["string", "object"]}}}, "Thing.a: it has an object without a name"),
+        ({"type": "object", "properties": {"a": {"allOf": [STRING, STRING]}}}, "a rule: Thing.a: allOf"),
         ({"type": "object", "properties": {"a": STRING, "_a": STRING}}, "cannot be named a"),
         ({"type": "object", "properties": {"evolve": STRING}}, "cannot be named evolve"),
         ({"type": "object", "additionalProperties": True, "properties": {"additional": STRING}}, "cannot be named"),
-        ({"type": "string", "enum": ["a-b", "a_b"]}, "have one name"),
-        ({"oneOf": [{"type": "object", "properties": TAGGED}, {"type": "object", "properties": TAGGED}]}, "have one tag"),
+        ({"type": "string", "enum": ["a-b", "a_b"]}, "have the same name"),
+        ({"oneOf": [{"type": "object", "properties": TAGGED}, {"type": "object", "properties": TAGGED}]}, "have the same tag"),
         (
             {"oneOf": [{"type": "object", "title": "AThing", "properties": TAGGED,
                         "anyOf": [{"properties": {"a": STRING, "b": STRING}}]}]},
@@ -362,19 +349,39 @@ def test_what_cannot_be_lowered_is_an_error(schema_: Any, problem: str) -> None:
         lowered(schema_)
 
 
-def test_a_choice_between_properties_is_told_in_the_docstring(protocol: ir.Protocol) -> None:
+def test_the_wire_classes_are_read_back_as_what_they_were_generated_from(protocol: Protocol) -> None:
+    built_in = BuiltIn()
+
+    def content(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> object:
+        found = Values.of(type_, definitions)
+        return found.kinds(), found.any, found.unknown, found.strings, {one.name for one in found.objects}
+
+    for name, definition in protocol.definitions.items():
+        found = built_in[name]
+        assert content(ir.Ref(name), protocol.definitions) == content(ir.Ref(name), built_in)
+        if isinstance(definition, ir.Class):
+            assert isinstance(found, ir.Class)
+            for attribute in ("name", "tag", "key", "closed", "open"):
+                assert getattr(found, attribute) == getattr(definition, attribute)
+            for ours, theirs in zip(found.fields, definition.fields, strict=True):
+                assert (ours.name, ours.wire, ours.clears) == (theirs.name, theirs.wire, theirs.clears)
+                assert ours.required == (theirs.default is ir.MISSING)
+                assert content(ours.type, built_in) == content(theirs.type, protocol.definitions)
+
+
+def test_a_choice_between_properties_is_told_in_the_docstring(protocol: Protocol) -> None:
     image = protocol.class_("ImageUserInput")
     assert "Exactly one of `url` and `file_id` is given." in image.doc
 
 
-def test_only_a_class_is_a_class(protocol: ir.Protocol) -> None:
+def test_only_a_class_is_a_class(protocol: Protocol) -> None:
     with pytest.raises(WiregenError, match="TurnStatus is not a class"):
         protocol.class_("TurnStatus")
 
 
 def test_params_with_a_type_of_their_own_are_an_error() -> None:
-    with pytest.raises(WiregenError, match="neither a type nor null"):
-        methods._params("a/b", {"type": "string"})
+    with pytest.raises(WiregenError, match="neither a definition nor null"):
+        methods._params("a/b", ir.STR)
     with pytest.raises(WiregenError, match="a/b has no params"):
         methods._present("a/b", None)
 
@@ -382,7 +389,7 @@ def test_params_with_a_type_of_their_own_are_an_error() -> None:
 # -- the split into domains ----------------------------------------------------------------------------------------
 
 
-def test_a_domain_needs_only_earlier_ones(protocol: ir.Protocol) -> None:
+def test_a_domain_needs_only_earlier_ones(protocol: Protocol) -> None:
     order = [domain.module for domain in domains.DOMAINS]
     for name, definition in protocol.definitions.items():
         for other in definition.refs():
@@ -390,7 +397,7 @@ def test_a_domain_needs_only_earlier_ones(protocol: ir.Protocol) -> None:
                 assert order.index(protocol.home[other]) <= order.index(protocol.home[name])
 
 
-def test_a_variant_lives_with_its_union(protocol: ir.Protocol) -> None:
+def test_a_variant_lives_with_its_union(protocol: Protocol) -> None:
     for name, definition in protocol.definitions.items():
         if definition.parent is not None:
             assert protocol.home[name] == protocol.home[definition.parent]
@@ -426,7 +433,7 @@ def test_types_are_written_without_repetition() -> None:
     assert render.type_text(nested, {"Kind": enum}) == "Sequence[Kind | str | None] | Kind | str | None"
 
 
-def test_a_parameter_cannot_hide_what_the_body_needs(protocol: ir.Protocol) -> None:
+def test_a_parameter_cannot_hide_what_the_body_needs(protocol: Protocol) -> None:
     request = protocol.methods.requests[0]
     field = ir.Field(name="wire", wire="wire", type=ir.STR)
     with pytest.raises(WiregenError, match="which its body needs"):
@@ -435,7 +442,7 @@ def test_a_parameter_cannot_hide_what_the_body_needs(protocol: ir.Protocol) -> N
         emit_api._parameter(request, attrs.evolve(field, name="flag", default=False), protocol)
 
 
-def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: ir.Protocol) -> None:
+def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: Protocol) -> None:
     module = emit_types._Module(protocol=protocol, module="_turns", uses={})
     field = ir.Field(name="view", wire="view", type=ir.Ref("TurnItemsView"), default="later")
     with pytest.raises(WiregenError, match="the default 'later' of view is not in TurnItemsView"):
@@ -443,14 +450,14 @@ def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: ir.Protocol
     assert module._default(attrs.evolve(field, default="full")) == " = TurnItemsView.full"
 
 
-def test_a_function_name_is_given_once(protocol: ir.Protocol) -> None:
+def test_a_function_name_is_given_once(protocol: Protocol) -> None:
     request = protocol.methods.requests[0]
     with pytest.raises(WiregenError, match="two methods map to the name initialize"):
         list(emit_api._methods(protocol, [request, request]))
 
 
 def test_a_group_that_is_a_method_too_must_be_flat(
-    protocol: ir.Protocol, monkeypatch: pytest.MonkeyPatch
+    protocol: Protocol, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "FLAT_GROUPS", frozenset())
     with pytest.raises(WiregenError, match="both a group and a method"):

@@ -16,7 +16,8 @@ from wiregen import WiregenError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from wiregen.ir import Definition, Methods
+    from trio_codex.wire._schema.ir import Definition
+    from wiregen.protocol import Methods
 
 
 @attrs.frozen

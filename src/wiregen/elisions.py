@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wiregen import WiregenError, ir
+from trio_codex.wire._schema import ir
+from wiregen import WiregenError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

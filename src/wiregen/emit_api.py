@@ -6,19 +6,22 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wiregen import WiregenError, ir, names, tables
+from trio_codex.wire._schema import ir
+from wiregen import WiregenError, names, tables
 from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from wiregen.protocol import Protocol, Request
+
 _RESERVED = frozenset({"self", "wire", "cast"})
 """Names that the bodies use. A parameter must not shadow them."""
 
 
-def emit(protocol: ir.Protocol, header: str) -> str:
+def emit(protocol: Protocol, header: str) -> str:
     """Emit the module."""
-    groups: dict[str | None, list[ir.Request]] = {}
+    groups: dict[str | None, list[Request]] = {}
     for request in protocol.methods.requests:
         group, _ = names.method_name(request.method)
         groups.setdefault(group, []).append(request)
@@ -63,7 +66,7 @@ def _class_name(group: str) -> str:
     return "".join(word.capitalize() for word in group.split("_")) + "Api"
 
 
-def _methods(protocol: ir.Protocol, requests: list[ir.Request]) -> Iterator[str]:
+def _methods(protocol: Protocol, requests: list[Request]) -> Iterator[str]:
     taken: set[str] = set()
     for request in requests:
         _, name = names.method_name(request.method)
@@ -77,7 +80,7 @@ def _methods(protocol: ir.Protocol, requests: list[ir.Request]) -> Iterator[str]
 class _Method:
     """The parts of one coroutine."""
 
-    request: ir.Request
+    request: Request
     result: str
     summary: str
     parameters: list[str]
@@ -85,7 +88,7 @@ class _Method:
     sections: list[str]
 
     @classmethod
-    def of(cls, protocol: ir.Protocol, request: ir.Request) -> _Method:
+    def of(cls, protocol: Protocol, request: Request) -> _Method:
         """Derive the signature from the params type."""
         definitions = protocol.definitions
         params = None if request.params is None else definitions[request.params]
@@ -151,13 +154,13 @@ class _Method:
         yield "ConnectionClosed", "You closed the connection."
 
 
-def _summary(request: ir.Request, params: ir.Definition | None) -> str:
+def _summary(request: Request, params: ir.Definition | None) -> str:
     if request.doc and request.doc not in tables.NO_DESCRIPTIONS:
         return request.doc
     return "" if params is None else params.doc
 
 
-def _parameter(request: ir.Request, field: ir.Field, protocol: ir.Protocol) -> str:
+def _parameter(request: Request, field: ir.Field, protocol: Protocol) -> str:
     if field.name in _RESERVED:
         raise WiregenError(f"{request.method} has a parameter {field.name}, which its body needs")
     text = f"{field.name}: {type_text(field.type, protocol.definitions, prefix='wire.')}"

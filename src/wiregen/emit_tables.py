@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from wiregen import ir, tables
+from typing import TYPE_CHECKING
+
+from wiregen import tables
 from wiregen.render import quote
 
+if TYPE_CHECKING:
+    from wiregen.protocol import Protocol
 
-def emit_index(protocol: ir.Protocol, header: str) -> str:
+def emit_index(protocol: Protocol, header: str) -> str:
     """Emit ``_index.py``: the imports for type checkers, and the lookup table of the lazy package."""
     modules: dict[str, list[str]] = {}
     for name, module in sorted(protocol.home.items()):
@@ -41,7 +45,7 @@ def emit_index(protocol: ir.Protocol, header: str) -> str:
     return "\n".join(lines)
 
 
-def emit_registry(protocol: ir.Protocol, header: str) -> str:
+def emit_registry(protocol: Protocol, header: str) -> str:
     """Emit ``_registry.py``: the method tables."""
     methods = protocol.methods
     lines = [

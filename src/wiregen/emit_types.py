@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from wiregen import WiregenError, elisions, ir, names
+from trio_codex.wire._schema import ir
+from wiregen import WiregenError, elisions, names
 from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from wiregen.protocol import Protocol
+
 _DECORATOR = "@attrs.frozen(kw_only=True, eq=False, repr=False)"
 """Classes inherit ``__eq__`` and ``__repr__`` from :class:`Wire`, which halves the import time of 600 classes."""
 
 
-def emit(protocol: ir.Protocol, header: str) -> dict[str, str]:
+def emit(protocol: Protocol, header: str) -> dict[str, str]:
     """Emit every domain module.
 
     Returns:
@@ -32,7 +35,7 @@ def emit(protocol: ir.Protocol, header: str) -> dict[str, str]:
     }
 
 
-def _uses(protocol: ir.Protocol) -> dict[str, str]:
+def _uses(protocol: Protocol) -> dict[str, str]:
     """Return a summary for each payload. Most have no description in the schema."""
     methods = protocol.methods
     uses: dict[str, str] = {}
@@ -53,7 +56,7 @@ def _uses(protocol: ir.Protocol) -> dict[str, str]:
 class _Module:
     """The parts of one module."""
 
-    protocol: ir.Protocol
+    protocol: Protocol
     module: str
     uses: Mapping[str, str]
     needed: set[str] = attrs.field(factory=set[str])

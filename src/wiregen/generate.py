@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from wiregen import domains, elisions, emit_api, emit_tables, emit_types, ir, lower, methods, output, schema
+from wiregen import domains, elisions, emit_api, emit_tables, emit_types, lower, methods, output, schema
+from wiregen.protocol import Protocol
 
 
-def build() -> ir.Protocol:
+def build() -> Protocol:
     """Read, lower and judge the vendored schema.
 
     Raises:
@@ -15,7 +16,7 @@ def build() -> ir.Protocol:
     tables = methods.build(bundle)
     definitions = lower.lower(bundle, tables)
     elisions.check(definitions)
-    return ir.Protocol(
+    return Protocol(
         version=bundle.version,
         digest=bundle.digest,
         definitions=definitions,

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from trio_codex.wire._schema import ir
 from wiregen import WiregenError, tables
-from wiregen.ir import Methods, Notification, Request, ServerRequest
+from wiregen.protocol import Methods, Notification, Request, ServerRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
+    from trio_codex.wire._schema.read import Schema
     from wiregen.schema import Bundle
 
 
 def build(bundle: Bundle) -> Methods:
-    """Make all method tables.
+    """Build all method tables.
 
     Raises:
-        WiregenError: A table speaks of a method that is not there, or a type cannot be found.
+        WiregenError: A table mentions a method that the schema does not have, or a type cannot be found.
     """
-    stable = {method for method, _, _ in _rows(bundle.stable["ClientRequest"])}
-    stable_server = {method for method, _, _ in _rows(bundle.stable["ServerRequest"])}
+    stable = bundle.stable.methods("ClientRequest")
+    stable_server = bundle.stable.methods("ServerRequest")
     requests = tuple(
         Request(
             method=method,
@@ -31,7 +33,7 @@ def build(bundle: Bundle) -> Methods:
             deferred=method in tables.DEFERRED,
             control=method in tables.CONTROL,
         )
-        for method, params, doc in _rows(bundle.definitions["ClientRequest"])
+        for method, params, doc in _rows(bundle.definitions, "ClientRequest")
     )
     server_requests = tuple(
         ServerRequest(
@@ -40,11 +42,11 @@ def build(bundle: Bundle) -> Methods:
             response=_result(method, params, bundle.definitions),
             experimental=method not in stable_server,
         )
-        for method, params, _ in _rows(bundle.definitions["ServerRequest"])
+        for method, params, _ in _rows(bundle.definitions, "ServerRequest")
     )
     listed = {
         method: _present(method, params)
-        for method, params, _ in _rows(bundle.definitions["ServerNotification"])
+        for method, params, _ in _rows(bundle.definitions, "ServerNotification")
     }
     if found := sorted(listed.keys() & tables.UNLISTED.keys()):
         raise WiregenError(f"the schema lists {', '.join(found)} now: remove them from tables.UNLISTED")
@@ -54,7 +56,7 @@ def build(bundle: Bundle) -> Methods:
     )
     client_notifications = tuple(
         Notification(method=method, params=params)
-        for method, params, _ in _rows(bundle.definitions["ClientNotification"])
+        for method, params, _ in _rows(bundle.definitions, "ClientNotification")
     )
     _check(requests, notifications, bundle.definitions)
     return Methods(
@@ -65,25 +67,23 @@ def build(bundle: Bundle) -> Methods:
     )
 
 
-def _rows(envelope: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
-    """Give method, params type and description of each variant of an envelope."""
-    rows: list[tuple[str, str | None, str]] = []
-    for variant in envelope["oneOf"]:
-        properties = variant["properties"]
-        (method,) = properties["method"]["enum"]
-        rows.append((method, _params(method, properties.get("params")), variant.get("description", "")))
-    return rows
+def _rows(definitions: Schema, envelope: str) -> list[tuple[str, str | None, str]]:
+    """Return the method, params type and description of each variant of an envelope."""
+    return [
+        (method, _params(method, found.params), found.doc)
+        for method, found in definitions.methods(envelope).items()
+    ]
 
 
-def _params(method: str, schema: Any) -> str | None:
-    """Give the params type: a definition, or one that may be null (then we send an object), or none at all."""
-    match schema:
-        case None | {"type": "null"}:
+def _params(method: str, type_: ir.Type) -> str | None:
+    """Return the params type: a definition, possibly nullable (the client sends an object), or ``None``."""
+    match type_:
+        case ir.NONE:
             return None
-        case {"$ref": str(ref)} | {"anyOf": [{"$ref": str(ref)}, {"type": "null"}]}:
-            return ref.rpartition("/")[2]
+        case ir.Ref(name) | ir.Union((ir.Ref(name), ir.NONE)):
+            return name
         case _:
-            raise WiregenError(f"the params of {method} are neither a type nor null: {schema}")
+            raise WiregenError(f"the params of {method} are neither a definition nor null: {type_}")
 
 
 def _present(method: str, params: str | None) -> str:
@@ -92,7 +92,7 @@ def _present(method: str, params: str | None) -> str:
     return params
 
 
-def _result(method: str, params: str | None, definitions: Mapping[str, Any]) -> str:
+def _result(method: str, params: str | None, definitions: Schema) -> str:
     if method in tables.RESULTS:
         result = tables.RESULTS[method]
     elif params is not None and params.endswith("Params"):
@@ -100,14 +100,12 @@ def _result(method: str, params: str | None, definitions: Mapping[str, Any]) -> 
     else:
         raise WiregenError(f"{method} needs a row in tables.RESULTS")
     if result not in definitions:
-        raise WiregenError(f"the result of {method} should be {result}, which is not there")
+        raise WiregenError(f"the result of {method} should be {result}, which the schema does not have")
     return result
 
 
-def _check(
-    requests: Iterable[Request], notifications: Iterable[Notification], definitions: Mapping[str, Any]
-) -> None:
-    """Hold every table against the schema."""
+def _check(requests: Iterable[Request], notifications: Iterable[Notification], definitions: Schema) -> None:
+    """Check every table against the schema."""
     known = {request.method for request in requests}
     _require("DEFERRED", tables.DEFERRED, known)
     _require("CONTROL", tables.CONTROL, known)
@@ -116,9 +114,10 @@ def _check(
     _require("TEXT_DELTAS", tables.TEXT_DELTAS, payloads)
     _require("NOT_TEXT_DELTAS", tables.NOT_TEXT_DELTAS, payloads)
     for method, (text, key) in tables.TEXT_DELTAS.items():
-        properties = definitions[payloads[method]]["properties"]
-        _require(f"TEXT_DELTAS[{method!r}]", (text, *key), properties)
-        if properties[text].get("type") != "string":
+        payload = definitions[payloads[method]]
+        types = {field.wire: field.type for field in payload.fields} if isinstance(payload, ir.Class) else {}
+        _require(f"TEXT_DELTAS[{method!r}]", (text, *key), types)
+        if types[text] != ir.STR:
             raise WiregenError(f"{text} of {method} is not a string")
     deltas = {method for method in payloads if "delta" in method.lower()}
     if unjudged := deltas - tables.TEXT_DELTAS.keys() - tables.NOT_TEXT_DELTAS.keys():
@@ -127,4 +126,4 @@ def _check(
 
 def _require(table: str, names: Iterable[str], known: Collection[str]) -> None:
     if unknown := [name for name in names if name not in known]:
-        raise WiregenError(f"{table} speaks of {', '.join(unknown)}, which the schema does not have")
+        raise WiregenError(f"{table} mentions {', '.join(unknown)}, which the schema does not have")

@@ -52,7 +52,6 @@ def apply(definitions: dict[str, Any]) -> None:
             raise WiregenError(f"{definition}.{name} is no longer described with {words!r} but as {text!r}")
         if name in definitions[definition].get("required", ()):
             raise WiregenError(f"{definition}.{name} is required now: NULL has no use there")
-        schema["x-clears"] = True
     for path, (old, new) in REPLACED.items():
         _replace(definitions, path, old, new)
 

@@ -6,10 +6,13 @@ import re
 import textwrap
 from typing import TYPE_CHECKING
 
-from wiregen import ir
+from trio_codex.wire._schema import ir
+from wiregen import WiregenError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from wiregen.protocol import Request
 
 WIDTH = 116
 """Columns of a docstring; the formatter does not wrap them."""
@@ -34,6 +37,8 @@ def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefi
                 return " | ".join(sorted(parts, key=lambda part: part == "None"))
             case ir.Ref():
                 return " | ".join(alternatives(inner))
+            case ir.Class():
+                raise WiregenError(f"an object without a name has no annotation: {inner}")
 
     def alternatives(inner: ir.Type) -> tuple[str, ...]:
         """Give what a member contributes to a union: for an open enum that is two types."""
@@ -87,7 +92,7 @@ def entry(name: str, text: str) -> str:
     return f"    {name}: {' '.join(prose(text).split())}"
 
 
-def experimental(what: ir.Definition | ir.Field | ir.Request) -> str:
+def experimental(what: ir.Definition | ir.Field | Request) -> str:
     """Write the note that something is experimental, unless its description begins with that."""
     return "Experimental." if what.experimental and not what.doc.upper().startswith("EXPERIMENTAL") else ""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from trio_codex.wire._schema.read import BUNDLE, Schema, flatten
 from wiregen import WiregenError, patches
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 SCHEMA = Path(__file__).parent / "schema"
 PINNED = SCHEMA / "PINNED.json"
-BUNDLE = "codex_app_server_protocol.schemas.json"
-"""The one file of the binary's output that holds all definitions."""
 FILES = {"experimental": f"experimental/{BUNDLE}.gz", "stable": f"stable/{BUNDLE}.gz"}
 """The vendored files. Hashes are of what is inside, byte for byte what the binary wrote."""
 
@@ -33,10 +32,10 @@ class Bundle:
     version: str
     digest: str
     """The SHA-256 of the experimental bundle."""
-    definitions: Mapping[str, Any]
+    definitions: Schema
     """The experimental surface, which includes the stable one; patched."""
-    stable: Mapping[str, Any]
-    """The stable surface, as it came."""
+    stable: Schema
+    """The stable surface, unpatched."""
 
 
 def load() -> Bundle:
@@ -51,23 +50,23 @@ def load() -> Bundle:
         data = gzip.decompress((SCHEMA / name).read_bytes())
         if hashlib.sha256(data).hexdigest() != pinned["sha256"][surface]:
             raise WiregenError(f"{name} is not the pinned file: run `python -m wiregen --pin`")
-        content[surface] = _flatten(json.loads(data)["definitions"])
+        content[surface] = _flatten(json.loads(data))
     patches.apply(content["experimental"])
     return Bundle(
         version=pinned["version"],
         digest=pinned["sha256"]["experimental"],
-        definitions=content["experimental"],
-        stable=content["stable"],
+        definitions=Schema(content["experimental"]),
+        stable=Schema(content["stable"]),
     )
 
 
-def _flatten(definitions: dict[str, Any]) -> dict[str, Any]:
-    """Put both levels of definitions into one: no name of the first is in ``v2`` with another meaning."""
-    inner = definitions.pop("v2")
-    for name in definitions.keys() & inner.keys():
-        if _meaning(definitions[name]) != _meaning(inner[name]):
+def _flatten(bundle: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the two levels of definitions, where no name may have two meanings."""
+    outer, inner = bundle["definitions"], bundle["definitions"]["v2"]
+    for name in outer.keys() & inner.keys():
+        if _meaning(outer[name]) != _meaning(inner[name]):
             raise WiregenError(f"there are two different definitions of {name}")
-    return {**definitions, **inner}
+    return flatten(bundle)
 
 
 def _meaning(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,28 @@
 """Compare the protocol of another binary with the built-in one.
 
-The method tables and wire classes, as imported, are compared with the JSON schema that a binary prints. Neither the
-generator nor its copy of the schema is needed. This module is independent of processes and terminals.
+Both are compared in one representation, that of :mod:`trio_codex.wire._schema`: one side is read from the imported wire
+classes and method tables, the other from the JSON schema that a binary prints. This module knows no JSON Schema, no
+processes and no terminals.
 
 A difference *matters* if something built in is removed or incompatible: a method, field, enum value or union member
-that the binary no longer has; a field that it does not accept or does not send; a kind of value that we could not parse
-or it would refuse. Additions do not matter: they stay unknown, and unknowns are values.
+that the binary no longer has; a field that it does not accept or does not send; a kind of value that the client could
+not parse or the server would refuse. Additions do not matter: they stay unknown, and unknowns are values.
 
-This can depend on the direction: a new required field is harmless in what we receive, but not in what we send. Each
-type is compared once for each direction that it is used in.
+This can depend on the direction: a new required field is harmless in what the client receives, but not in what it
+sends. Each type is compared once for each direction that it is used in.
 """
 
 from __future__ import annotations
 
-from collections import abc
-from enum import StrEnum
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex import wire
 from trio_codex.wire import _registry
-from trio_codex.wire._base import Null, Wire, wire_name
-from trio_codex.wire._lookup import fields_of
+from trio_codex.wire._schema import ir
+from trio_codex.wire._schema.built_in import BuiltIn
+from trio_codex.wire._schema.read import Schema, flatten
+from trio_codex.wire._schema.values import Values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -39,10 +38,6 @@ Kind: TypeAlias = Literal[
     "member",
 ]
 Change: TypeAlias = Literal["added", "gone", "changed"]
-Schema: TypeAlias = Any
-
-SCALARS: Final = {"string": str, "integer": int, "number": float, "boolean": bool, "null": NoneType}
-WORDS: Final = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
 
 
 @attrs.frozen(order=True)
@@ -82,52 +77,17 @@ def compare(bundle: Mapping[str, Any]) -> list[Difference]:
         NotASchema: It does not define the four method tables, or has a form that no known version has.
     """
     try:
-        definitions = dict(bundle["definitions"])
-        definitions.update(definitions.pop("v2", {}))
-        comparison = _Comparison(definitions)
+        comparison = _Comparison(BuiltIn(), Schema(flatten(bundle)))
         comparison.methods()
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise NotASchema(f"it has an unknown form ({type(error).__name__}: {error})") from error
     return sorted(comparison.found.values())
 
 
-@attrs.frozen
-class _Union:
-    """The possible kinds of a value, flattened: aliases and references are resolved on both sides."""
-
-    scalars: frozenset[type] = frozenset()
-    values: frozenset[str] | None = None
-    """The allowed strings; any string is allowed if ``str`` is among the scalars."""
-    objects: tuple[Any, ...] = ()
-    item: Any = None
-    """The items, if it is an array."""
-    value: Any = None
-    """The values, if it is an object with arbitrary keys."""
-    any: bool = False
-    unknown: bool = False
-    """Whether other objects are allowed, too."""
-
-    def describe(self) -> str:
-        words = sorted(WORDS[scalar] for scalar in self.scalars if scalar is not NoneType)
-        words += ["enum"] if self.values is not None and str not in self.scalars else []
-        words += ["object"] if self.objects or self.value is not None or self.unknown else []
-        words += ["array"] if self.item is not None else []
-        words += ["null"] if NoneType in self.scalars else []
-        return "anything" if self.any else " or ".join(words)
-
-
-@attrs.frozen
-class _Object:
-    """An object of the schema: its properties, and its name if it has one."""
-
-    name: str | None
-    properties: Mapping[str, Schema]
-    required: frozenset[str]
-
-
 @attrs.define
 class _Comparison:
-    definitions: Mapping[str, Schema]
+    ours: Mapping[str, ir.Definition]
+    theirs: Schema
     found: dict[tuple[str, ...], Difference] = attrs.field(factory=dict[tuple[str, ...], Difference])
     seen: set[tuple[object, ...]] = attrs.field(factory=set[tuple[object, ...]])
 
@@ -139,163 +99,134 @@ class _Comparison:
         self.table("request", "ClientRequest", requests, sent=True)
         asked = {name: (spec.params, spec.response) for name, spec in _registry.SERVER_REQUESTS.items()}
         self.table("server request", "ServerRequest", asked, sent=False)
-        told = {name: (params, None) for name, params in _registry.NOTIFICATIONS.items()}
-        self.table("notification", "ServerNotification", told, sent=False)
-        tell = {name: (params, None) for name, params in _registry.CLIENT_NOTIFICATIONS.items()}
-        self.table("client notification", "ClientNotification", tell, sent=True)
+        received = {name: (params, None) for name, params in _registry.NOTIFICATIONS.items()}
+        self.table("notification", "ServerNotification", received, sent=False)
+        sent = {name: (params, None) for name, params in _registry.CLIENT_NOTIFICATIONS.items()}
+        self.table("client notification", "ClientNotification", sent, sent=True)
 
     def table(
         self, kind: Kind, envelope: str, ours: Mapping[str, tuple[str | None, str | None]], *, sent: bool
     ) -> None:
-        """Compare one table: methods, and the types of their payloads and results."""
-        rows = {
-            row["properties"]["method"]["enum"][0]: row["properties"].get("params", {"type": "null"})
-            for row in self.definitions[envelope]["oneOf"]
-        }
-        for method in rows.keys() - ours.keys():
+        """Compare one table: methods, and the types of their params and results."""
+        theirs = self.theirs.methods(envelope)
+        for method in theirs.keys() - ours.keys():
             self.note(kind, "added", method)
         for method, (params, answer) in ours.items():
-            unlisted = method in _registry.UNLISTED_NOTIFICATIONS and method not in rows
-            if unlisted and params is not None and params in self.definitions:
-                self.value(params, getattr(wire, params), self.definitions[params], sent=sent)
+            unlisted = method in _registry.UNLISTED_NOTIFICATIONS and method not in theirs
+            if unlisted and params is not None and params in self.theirs:
+                self.value(params, ir.Ref(params), ir.Ref(params), sent=sent)
                 continue
-            if method not in rows:
+            if method not in theirs:
                 self.note(kind, "gone", method, matters=True)
                 continue
-            self.payload(kind, method, params, rows[method], sent=sent)
-            if answer is not None and answer not in self.definitions:
+            self.params(kind, method, params, theirs[method].params, sent=sent)
+            if answer is not None and answer not in self.theirs:
                 self.note("type", "gone", answer, f"the answer to {method}", matters=True)
             elif answer is not None:
-                self.value(answer, getattr(wire, answer), self.definitions[answer], sent=not sent)
+                self.value(answer, ir.Ref(answer), ir.Ref(answer), sent=not sent)
 
-    def payload(self, kind: Kind, method: str, params: str | None, schema: Schema, *, sent: bool) -> None:
-        """Compare the payload of a method: a type, a nullable type (for which we send an object), or nothing."""
-        theirs = self.flat(schema)
-        takes = theirs != _Union(scalars=frozenset({NoneType}))
-        if params is None or not takes:
-            if takes != (params is not None):
-                detail = f"{'with' if takes else 'without'} params"
-                self.note(kind, "changed", method, detail, matters=True)
-            return
-        ours = self.flat_type(getattr(wire, params))
-        nullable = frozenset({NoneType})
-        ours = attrs.evolve(ours, scalars=ours.scalars - nullable)
-        theirs = attrs.evolve(theirs, scalars=theirs.scalars - nullable)
-        self.unions(params, ours, theirs, sent=sent, name=self.name(schema))
+    def params(self, kind: Kind, method: str, params: str | None, type_: ir.Type, *, sent: bool) -> None:
+        """Compare the params of a method: a type, a nullable type (the client sends an object), or nothing."""
+        theirs = Values.of(type_, self.theirs)
+        takes = theirs != Values(scalars=frozenset({ir.NONE}))
+        if params is not None and takes:
+            ours = Values.of(ir.Ref(params), self.ours).without_null()
+            self.values(params, ours, theirs.without_null(), sent=sent, name=_name(type_))
+        elif takes or params is not None:
+            self.note(kind, "changed", method, f"{'with' if takes else 'without'} params", matters=True)
 
     # -- values ----------------------------------------------------------------------------------------------------
 
-    def value(self, where: str, type_: Any, schema: Schema, *, sent: bool) -> None:
+    def value(self, where: str, ours: ir.Type, theirs: ir.Type, *, sent: bool) -> None:
         """Compare the values allowed in one place."""
-        self.unions(where, self.flat_type(type_), self.flat(schema), sent=sent, name=self.name(schema))
+        mine, others = Values.of(ours, self.ours), Values.of(theirs, self.theirs)
+        self.values(where, mine, others, sent=sent, name=_name(theirs))
 
-    def unions(self, where: str, ours: _Union, theirs: _Union, *, sent: bool, name: str | None) -> None:
-        """Compare two sets of kinds of values, and then each kind with its counterpart.
+    def values(self, where: str, ours: Values, theirs: Values, *, sent: bool, name: str | None) -> None:
+        """Compare the kinds of values allowed in one place, and then each kind with its counterpart.
 
         ``where`` is the place, and ``name`` the schema's definition there, for messages about its members.
         """
         if ours.any:
             return  # any value is passed through
-        if theirs.any or self.kinds(ours) != self.kinds(theirs):
+        if theirs.any or ours.kinds() != theirs.kinds():
             needed, offered = (ours, theirs) if sent else (theirs, ours)
             self.note(
                 "field" if "." in where else "type",
                 "changed",
                 where,
                 f"{ours.describe()} → {theirs.describe()}",
-                matters=not offered.any and (needed.any or not self.kinds(needed) <= self.kinds(offered)),
+                matters=not offered.any and (needed.any or not needed.kinds() <= offered.kinds()),
             )
-        self.enums(name or where, ours, theirs, sent=sent)
-        for part in ("item", "value"):
-            mine, other = getattr(ours, part), getattr(theirs, part)
+        self.strings(name or where, ours, theirs, sent=sent)
+        for mine, other in ((ours.item, theirs.item), (ours.value, theirs.value)):
             if mine is not None and other is not None:
                 self.value(f"{where}[]", mine, other, sent=sent)
         self.members(name or where, ours, theirs, sent=sent)
 
-    @staticmethod
-    def kinds(union: _Union) -> frozenset[str]:
-        """Return the kinds of JSON allowed for a value; a number may be an integer."""
-        kinds = {WORDS[scalar] for scalar in union.scalars}
-        kinds |= {"integer"} if float in union.scalars else set()
-        kinds |= {"string"} if union.values is not None else set()
-        kinds |= {"array"} if union.item is not None else set()
-        kinds |= {"object"} if union.objects or union.value is not None or union.unknown else set()
-        return frozenset(kinds)
-
-    def enums(self, where: str, ours: _Union, theirs: _Union, *, sent: bool) -> None:
+    def strings(self, where: str, ours: Values, theirs: Values, *, sent: bool) -> None:
         """Compare the allowed strings of a value."""
-        closed = ours.values is not None and str not in ours.scalars
-        if ours.values is None or theirs.values is None:
-            if theirs.values is not None and str in ours.scalars and str not in theirs.scalars:
+        if ours.strings is None or theirs.strings is None:
+            if theirs.closed and ir.STR in ours.scalars and ours.strings is None:
                 self.note("type", "changed", where, "any string → enum", matters=sent)
-            elif ours.values is not None and str in theirs.scalars:
-                self.note("type", "changed", where, "enum → any string", matters=closed and not sent)
+            elif ours.strings is not None and ir.STR in theirs.scalars:
+                self.note("type", "changed", where, "enum → any string", matters=ours.closed and not sent)
             return
-        for value in theirs.values - ours.values:
-            self.note("enum value", "added", f"{where}: {value}", matters=closed and not sent)
-        if str not in theirs.scalars:
-            for value in ours.values - theirs.values:
+        for value in theirs.strings - ours.strings:
+            self.note("enum value", "added", f"{where}: {value}", matters=ours.closed and not sent)
+        if theirs.closed:
+            for value in ours.strings - theirs.strings:
                 self.note("enum value", "gone", f"{where}: {value}", matters=True)
 
-    def members(self, where: str, ours: _Union, theirs: _Union, *, sent: bool) -> None:
+    def members(self, where: str, ours: Values, theirs: Values, *, sent: bool) -> None:
         """Compare the allowed objects of a value."""
         mine, others = list(ours.objects), list(theirs.objects)
-        for cls, other in [*_pairs(mine, others)]:
-            mine.remove(cls)
+        for class_, other in [*_pairs(mine, others)]:
+            mine.remove(class_)
             others.remove(other)
-            self.fields(cls, other, sent=sent)
+            self.fields(class_, other, sent=sent)
         if theirs.unknown or theirs.value is not None:
             return  # any object is allowed
-        for cls in mine if theirs.objects else ():
-            self.note("member", "gone", f"{where}: {_label(cls)}", matters=True)
+        for class_ in mine if theirs.objects else ():
+            label = _tag(class_) or class_.key or class_.name
+            self.note("member", "gone", f"{where}: {label}", matters=True)
         for other in others if ours.objects else ():
-            name = _label_of(other)
-            self.note("member", "added", f"{where}: {name}", matters=not sent and not ours.unknown)
+            self.note("member", "added", f"{where}: {_label(other)}", matters=not sent and not ours.unknown)
 
-    def fields(self, cls: type[Wire], other: _Object, *, sent: bool) -> None:
+    def fields(self, ours: ir.Class, theirs: ir.Class, *, sent: bool) -> None:
         """Compare a class with an object."""
-        row = (cls, other.name, frozenset(other.properties), sent)
+        row = (ours.name, theirs.name, frozenset(_names(theirs)), sent)
         if row in self.seen:
             return
         self.seen.add(row)
-        shape = cls.__wire__
-        if shape.key is not None and shape.key in other.properties:
-            (other,) = self.flat(other.properties[shape.key]).objects or (other,)
-        ours = {
-            wire_name(cls, field.name): field
-            for field in fields_of(cls)
-            if not (shape.open and field.name == "additional")
-        }
-        for name in other.properties.keys() - ours.keys():
-            must = sent and name in other.required
-            self.note("field", "added", f"{cls.__name__}.{name}", "required" if must else "", matters=must)
-        for name, field in ours.items():
-            if field.name == shape.tag:
+        fields = {field.wire: field for field in theirs.fields}
+        if ours.key in fields:
+            (theirs,) = Values.of(fields[ours.key].type, self.theirs).objects or (theirs,)
+            fields = {field.wire: field for field in theirs.fields}
+        for name in fields.keys() - {field.wire for field in ours.fields}:
+            must = sent and fields[name].required
+            self.note("field", "added", f"{ours.name}.{name}", "required" if must else "", matters=must)
+        for field in ours.fields:
+            if field.name == ours.tag:
                 continue
-            where = f"{cls.__name__}.{name}"
-            if name not in other.properties:
+            where = f"{ours.name}.{field.wire}"
+            if field.wire not in fields:
                 self.note("field", "gone", where, matters=True)
             else:
-                self.field(where, field, other.properties[name], required=name in other.required, sent=sent)
+                self.field(where, field, fields[field.wire], sent=sent)
 
-    def field(
-        self, where: str, field: attrs.Attribute[Any], schema: Schema, *, required: bool, sent: bool
-    ) -> None:
+    def field(self, where: str, ours: ir.Field, theirs: ir.Field, *, sent: bool) -> None:
         """Compare one field: whether it is required, whether it is nullable, and its values."""
-        ours, theirs = self.flat_type(field.type), self.flat(schema)
-        constant = get_origin(field.type) is Literal
-        must = field.default is attrs.NOTHING
-        if must != required and not constant:
-            detail = "required" if required else "no longer required"
+        mine, others = Values.of(ours.type, self.ours), Values.of(theirs.type, self.theirs)
+        if ours.required != theirs.required and not isinstance(ours.type, ir.Const):
+            detail = "required" if theirs.required else "no longer required"
             # A required nullable field reads as null if it is absent: an older server may not have it.
-            excused = not sent and NoneType in ours.scalars
-            self.note("field", "changed", where, detail, matters=required == sent and not excused)
-        null = frozenset({NoneType})
-        if not (must and required) and Null not in get_args(field.type):
+            excused = not sent and ir.NONE in mine.scalars
+            self.note("field", "changed", where, detail, matters=theirs.required == sent and not excused)
+        if not (ours.required and theirs.required) and not ours.clears:
             # A null is left out when sent, and read as the default when received.
-            theirs = attrs.evolve(theirs, scalars=theirs.scalars - null)
-            ours = attrs.evolve(ours, scalars=ours.scalars - null)
-        self.unions(where, ours, theirs, sent=sent, name=self.name(schema))
+            mine, others = mine.without_null(), others.without_null()
+        self.values(where, mine, others, sent=sent, name=_name(theirs.type))
 
     def note(self, kind: Kind, change: Change, name: str, detail: str = "", *, matters: bool = False) -> None:
         """Record a difference. It matters if it matters in either direction."""
@@ -303,176 +234,53 @@ class _Comparison:
         if known is None or matters:
             self.found[kind, change, name, detail] = Difference(kind, change, name, detail, matters)
 
-    # -- the built-in types ----------------------------------------------------------------------------------------
 
-    def flat_type(self, type_: Any) -> _Union:
-        """Flatten a resolved annotation."""
-        union = _Union()
-        for part in _parts(type_):
-            if part is Any:
-                return _Union(any=True)
-            if part is wire.UnknownVariant:
-                union = attrs.evolve(union, unknown=True)
-            elif part is Null:
-                union = attrs.evolve(union, scalars=union.scalars | {NoneType})
-            elif part in WORDS:
-                union = attrs.evolve(union, scalars=union.scalars | {part})
-            elif isinstance(part, type) and issubclass(part, StrEnum):
-                values = frozenset(member.value for member in part)
-                union = attrs.evolve(union, values=(union.values or frozenset()) | values)
-            elif get_origin(part) is Literal:
-                union = attrs.evolve(union, values=(union.values or frozenset()) | frozenset(get_args(part)))
-            elif get_origin(part) is abc.Sequence:
-                union = attrs.evolve(union, item=get_args(part)[0])
-            elif get_origin(part) is abc.Mapping:
-                union = attrs.evolve(union, value=get_args(part)[1])
-            else:
-                union = attrs.evolve(union, objects=(*union.objects, part))
-        return union
-
-    # -- the schema ------------------------------------------------------------------------------------------------
-
-    def flat(self, schema: Schema, name: str | None = None) -> _Union:
-        """Flatten a schema: follow references and alternatives down to kinds of JSON."""
-        union = _Union()
-        for part_name, part in self.alternatives(schema, name):
-            if part is True:
-                return _Union(any=True)
-            kinds = part.get("type", ())
-            for kind in (kinds,) if isinstance(kinds, str) else kinds:
-                union = self.with_kind(union, kind, part, part_name)
-            if not kinds:
-                return _Union(any=True)
-        return union
-
-    def with_kind(self, union: _Union, kind: str, schema: Schema, name: str | None) -> _Union:
-        """Add one kind of JSON to a union."""
-        match kind:
-            case "string" if "enum" in schema:
-                return attrs.evolve(union, values=(union.values or frozenset()) | frozenset(schema["enum"]))
-            case "array":
-                return attrs.evolve(union, item=schema.get("items", True))
-            case "object" if "properties" in schema or "anyOf" in schema:
-                return attrs.evolve(union, objects=(*union.objects, self.object(name, schema)))
-            case "object" if schema.get("additionalProperties", False) is not False:
-                return attrs.evolve(union, value=schema["additionalProperties"])
-            case "object" if isinstance(schema["type"], list):
-                return attrs.evolve(union, unknown=True)  # "a string or an object" without further detail
-            case "object":
-                return attrs.evolve(union, objects=(*union.objects, self.object(name, schema)))
-            case _:
-                return attrs.evolve(union, scalars=union.scalars | {SCALARS[kind]})
-
-    def alternatives(self, schema: Schema, name: str | None = None) -> Iterator[tuple[str | None, Schema]]:
-        """Yield the alternatives of a schema, each with the name of its definition."""
-        if schema is True:
-            yield name, True
-        elif "$ref" in schema:
-            target = schema["$ref"].rpartition("/")[2]
-            yield from self.alternatives(self.definitions[target], target)
-        elif "allOf" in schema:
-            (only,) = schema["allOf"]
-            yield from self.alternatives(only, name)
-        elif "oneOf" in schema or ("anyOf" in schema and not _is_choice(schema)):
-            several = schema.get("oneOf") or schema["anyOf"]
-            common = schema if "properties" in schema else None
-            for one in several:
-                # The name of the definition does not apply to a variant of its union.
-                yield from self.alternatives(one if common is None else _merged(common, one))
-        else:
-            yield name, schema
-
-    def name(self, schema: Schema) -> str | None:
-        """Return the definition that a schema refers to, possibly as nullable."""
-        for part in (
-            (schema, *schema.get("allOf", ()), *schema.get("anyOf", ())) if schema is not True else ()
-        ):
-            if "$ref" in part:
-                return str(part["$ref"].rpartition("/")[2])
-        return None
-
-    def object(self, name: str | None, schema: Schema) -> _Object:
-        """Parse an object; a choice between properties makes them optional."""
-        properties = dict(schema.get("properties", {}))
-        for choice in schema.get("anyOf", ()):
-            properties |= choice.get("properties", {})
-        return _Object(name, properties, frozenset(schema.get("required", ())))
+def _name(type_: ir.Type) -> str | None:
+    """Return the definition that a type refers to, possibly as nullable."""
+    return next((part.name for part in ir.members(type_) if isinstance(part, ir.Ref)), None)
 
 
-def _is_choice(schema: Mapping[str, Any]) -> bool:
-    """Return whether ``anyOf`` is a choice between properties of one object rather than between values."""
-    return schema.get("type") == "object" and all(
-        "properties" in one and "$ref" not in one for one in schema["anyOf"]
+def _tag(class_: ir.Class) -> str | None:
+    return next((ir.constant(field.type) for field in class_.fields if field.name == class_.tag), None)
+
+
+def _names(class_: ir.Class) -> set[str]:
+    return {field.wire for field in class_.fields} if class_.key is None else {class_.key}
+
+
+def _label(other: ir.Class) -> str:
+    """Name a member of a union in the schema: by its tag, else by its definition, else by its properties."""
+    constants = (ir.constant(field.type) for field in other.fields)
+    return (
+        next(filter(None, constants), None)
+        or other.name
+        or ", ".join(sorted(_names(other)))
+        or "an empty object"
     )
 
 
-def _merged(common: Mapping[str, Any], variant: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Add the properties beside the ``oneOf`` to a variant."""
-    return {
-        **variant,
-        "properties": {**common["properties"], **variant.get("properties", {})},
-        "required": [*common.get("required", ()), *variant.get("required", ())],
-    }
-
-
-def _parts(type_: Any) -> tuple[Any, ...]:
-    return get_args(type_) if get_origin(type_) in (Union, UnionType) else (type_,)
-
-
-def _label(cls: type[Wire]) -> str:
-    """Name a union member as on the wire: by its tag, else by its only key, else by its class."""
-    return _tag(cls) or cls.__wire__.key or cls.__name__
-
-
-def _tag(cls: type[Wire]) -> str | None:
-    return next((str(field.default) for field in cls.__attrs_attrs__ if field.name == cls.__wire__.tag), None)
-
-
-def _names(cls: type[Wire]) -> frozenset[str]:
-    if cls.__wire__.key is not None:
-        return frozenset({cls.__wire__.key})
-    return frozenset(wire_name(cls, field.name) for field in cls.__attrs_attrs__)
-
-
-def _pairs(classes: Sequence[type[Wire]], others: Sequence[_Object]) -> Iterator[tuple[type[Wire], _Object]]:
+def _pairs(ours: Sequence[ir.Class], theirs: Sequence[ir.Class]) -> Iterator[tuple[ir.Class, ir.Class]]:
     """Match each class to an object in the schema: by tag, else by name, else by common properties."""
-    left = list(others)
-    if len(classes) == len(left) == 1 and _tag(classes[0]) is None:
-        yield classes[0], left[0]
+    left = list(theirs)
+    if len(ours) == len(left) == 1 and _tag(ours[0]) is None:
+        yield ours[0], left[0]
         return
-    untagged = list[type[Wire]]()
-    for cls in classes:
-        tag, attribute = _tag(cls), cls.__wire__.tag
-        if tag is None or attribute is None:
-            untagged.append(cls)
-            continue
-        name = wire_name(cls, attribute)
-        for other in left:
-            if tag in _constants(other.properties.get(name)):
+    untagged = [class_ for class_ in ours if _tag(class_) is None]
+    for class_ in ours:
+        tag = next(((field.wire, _tag(class_)) for field in class_.fields if field.name == class_.tag), None)
+        for other in left if tag is not None else ():
+            if tag in {(field.wire, ir.constant(field.type)) for field in other.fields}:
                 left.remove(other)
-                yield cls, other
+                yield class_, other
                 break
     likeness = [
-        (cls.__name__ == other.name, len(shared) / len(_names(cls) | other.properties.keys()), cls, other)
-        for cls in untagged
+        (class_.name == other.name, len(shared) / len(_names(class_) | _names(other)), class_, other)
+        for class_ in untagged
         for other in left
-        if (shared := _names(cls) & other.properties.keys()) or cls.__name__ == other.name
+        if (shared := _names(class_) & _names(other)) or class_.name == other.name
     ]
-    taken = list[Any]()
-    for _, _, cls, other in sorted(likeness, key=lambda row: row[:2], reverse=True):
-        if not any(one is cls or one is other for one in taken):
-            taken += [cls, other]
-            yield cls, other
-
-
-def _label_of(other: _Object) -> str:
-    constants = [value for schema in other.properties.values() for value in _constants(schema)]
-    return (
-        constants[0] if constants else other.name or ", ".join(sorted(other.properties)) or "an empty object"
-    )
-
-
-def _constants(schema: Mapping[str, Any] | bool | None) -> Sequence[str]:
-    """Return the only string that a property allows, or nothing if it allows several."""
-    values: Sequence[str] = schema.get("enum", ()) if isinstance(schema, abc.Mapping) else ()
-    return values if len(values) == 1 else ()
+    taken = list[ir.Class]()
+    for _, _, class_, other in sorted(likeness, key=lambda row: row[:2], reverse=True):
+        if not any(one is class_ or one is other for one in taken):
+            taken += [class_, other]
+            yield class_, other

@@ -1,0 +1,286 @@
+"""The intermediate representation of a protocol: types, definitions and methods, as attrs values.
+
+A schema is read into it with the names of the wire (:mod:`~trio_codex.wire._schema.read`), and so are the wire classes
+(:mod:`~trio_codex.wire._schema.built_in`). The code generator replaces those names with Python names. This module knows
+neither JSON Schema nor Python text.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+# -- types ---------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Plain:
+    """A type that Python has: ``str``, ``int``, ``float``, ``bool``, ``None``; or ``JSON``; or the ``Null`` sentinel."""
+
+    name: str
+
+
+@attrs.frozen
+class Ref:
+    """A definition, by its name."""
+
+    name: str
+
+
+@attrs.frozen
+class Const:
+    """One of a fixed set of strings.
+
+    Attributes:
+        values: The strings.
+        docs: Their descriptions, if they have any. These take no part in comparisons.
+    """
+
+    values: tuple[str, ...]
+    docs: tuple[str, ...] = attrs.field(default=(), eq=False)
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Iterate over the strings, each with its description."""
+        return zip_longest(self.values, self.docs, fillvalue="")
+
+
+@attrs.frozen
+class Seq:
+    """An array."""
+
+    item: Type
+
+
+@attrs.frozen
+class Map:
+    """An object with arbitrary keys."""
+
+    value: Type
+
+
+@attrs.frozen
+class Union:
+    """One of several types, in this order."""
+
+    members: tuple[Type, ...]
+
+
+class Missing:
+    """The type of :data:`MISSING`."""
+
+
+MISSING = Missing()
+"""A field without a default."""
+
+Default: TypeAlias = Missing | bool | int | str | tuple[str, ...] | None
+"""The value of an absent field. A tuple stands for a list, created for each object."""
+
+
+@attrs.frozen(kw_only=True)
+class Field:
+    """A property of an object.
+
+    Attributes:
+        name: The name of the attribute; in a schema, the name on the wire.
+        wire: The name on the wire.
+        type: The type of its values.
+        required: Whether the object must have it.
+        default: The value of an absent field, or :data:`MISSING`.
+        doc: The description.
+        experimental: Whether the stable surface lacks it.
+        clears: Whether null differs from absence: it clears or disables.
+    """
+
+    name: str
+    wire: str
+    type: Type
+    required: bool = False
+    default: Default = MISSING
+    doc: str = ""
+    experimental: bool = False
+    clears: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Class:
+    """An object, as a definition or, without a name, inside another type.
+
+    Attributes:
+        name: The name of the definition; empty if the object is part of another definition.
+        doc: The description.
+        title: The title in the schema.
+        fields: The properties.
+        choices: Properties of which exactly one must be present.
+        parent: The union that the object is a variant of. Both are defined in one module.
+        tag: The name of the field that tells variants of a union apart.
+        key: The single key that the fields are nested under.
+        closed: Whether the schema allows no other properties.
+        open: Whether other properties carry data.
+        experimental: Whether the stable surface lacks it.
+    """
+
+    name: str = ""
+    doc: str = ""
+    title: str | None = None
+    fields: tuple[Field, ...] = ()
+    choices: tuple[str, ...] = ()
+    parent: str | None = None
+    tag: str | None = None
+    key: str | None = None
+    closed: bool = False
+    open: bool = False
+    experimental: bool = False
+
+    def refs(self) -> Iterator[str]:
+        """Iterate over the names of the definitions that the fields mention."""
+        for field in self.fields:
+            yield from refs(field.type)
+
+
+Type: TypeAlias = Plain | Ref | Const | Seq | Map | Union | Class
+
+STR, INT, FLOAT, BOOL, NONE, ANY, NULL = map(Plain, ("str", "int", "float", "bool", "None", "JSON", "Null"))
+UNKNOWN = Ref("UnknownVariant")
+"""Any other object: the last member of every union that may grow."""
+
+
+def members(type_: Type) -> tuple[Type, ...]:
+    """Return the members of a union; a type that is no union is its own only member."""
+    return type_.members if isinstance(type_, Union) else (type_,)
+
+
+def union(types: Iterable[Type]) -> Type:
+    """Join types: one constant with all strings first, null last. Raw JSON absorbs the others."""
+    strings: list[Const] = []
+    flat: list[Type] = []
+    for member in (member for type_ in types for member in members(type_)):
+        if isinstance(member, Const):
+            strings.append(member)
+        elif isinstance(member, Class) or member not in flat:
+            flat.append(member)
+    if ANY in flat:
+        return ANY
+    if strings:
+        described = {value: doc for one in strings for value, doc in one.described()}
+        flat.insert(0, Const(tuple(described), tuple(described.values())))
+    flat.sort(key=lambda member: member == NONE)
+    return flat[0] if len(flat) == 1 else Union(tuple(flat))
+
+
+def optional(inner: Type) -> Type:
+    """Return ``inner | None``. Raw JSON already includes null."""
+    return union((inner, NONE))
+
+
+def constant(type_: Type) -> str | None:
+    """Return the only string that a type allows, or ``None`` if it allows anything else."""
+    return type_.values[0] if isinstance(type_, Const) and len(type_.values) == 1 else None
+
+
+def replace(type_: Type, convert: Callable[[Ref | Class], Type]) -> Type:
+    """Replace each reference and each nameless object within a type."""
+    match type_:
+        case Ref() | Class():
+            return convert(type_)
+        case Seq(item):
+            return Seq(replace(item, convert))
+        case Map(value):
+            return Map(replace(value, convert))
+        case Union():
+            return union(replace(member, convert) for member in type_.members)
+        case _:
+            return type_
+
+
+def refs(type_: Type) -> Iterator[str]:
+    """Iterate over the names of the definitions that a type mentions."""
+    match type_:
+        case Ref(name):
+            yield name
+        case Seq(inner) | Map(inner):
+            yield from refs(inner)
+        case Union(several):
+            for member in several:
+                yield from refs(member)
+        case Class():
+            yield from type_.refs()
+        case _:
+            pass
+
+
+# -- definitions ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Member:
+    """A value of an enum."""
+
+    name: str
+    value: str
+    doc: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class Enum:
+    """A named set of known strings."""
+
+    name: str
+    doc: str = ""
+    members: tuple[Member, ...]
+    parent: str | None = None
+    experimental: bool = False
+
+    def refs(self) -> Iterator[str]:
+        """Iterate over nothing: an enum mentions no definition."""
+        return iter(())
+
+
+@attrs.frozen(kw_only=True)
+class Alias:
+    """A name for a type: a union, or a string with a meaning."""
+
+    name: str
+    doc: str = ""
+    type: Type
+    parent: str | None = None
+    experimental: bool = False
+
+    def refs(self) -> Iterator[str]:
+        """Iterate over the names of the definitions that the type mentions."""
+        return refs(self.type)
+
+
+Definition: TypeAlias = Class | Enum | Alias
+
+
+def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> set[str]:
+    """Return the names of the definitions that ``roots`` mention directly or indirectly, and the roots themselves."""
+    seen: set[str] = set()
+    pending = list(roots)
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            pending.extend(definitions[name].refs())
+    return seen
+
+
+# -- methods -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Method:
+    """A request or a notification.
+
+    Attributes:
+        params: The type of its params, which is :data:`NONE` if it has none.
+        doc: The description.
+    """
+
+    params: Type
+    doc: str = ""

@@ -1,0 +1,156 @@
+"""The intermediate representation of a schema: what is read from it, and what reading ignores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trio_codex.wire._schema import ir
+from trio_codex.wire._schema.read import Schema, flatten
+
+STRING = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema_", "type_"),
+    [
+        (True, ir.ANY),
+        ({"description": "anything"}, ir.ANY),
+        ({"type": "integer", "format": "int64"}, ir.INT),
+        ({"type": ["array", "null"], "items": STRING}, ir.Union((ir.Seq(ir.STR), ir.NONE))),
+        (
+            {"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+            ir.Map(ir.Union((ir.STR, ir.NONE))),
+        ),
+        ({"anyOf": [{"type": "null"}, STRING]}, ir.Union((ir.STR, ir.NONE))),
+        ({"anyOf": [STRING, True]}, ir.ANY),
+        ({"anyOf": [STRING, STRING]}, ir.STR),
+        ({"allOf": [{"$ref": "#/definitions/v2/Thing"}]}, ir.Ref("Thing")),
+        ({"type": ["string", "null"], "enum": ["a", None]}, ir.Union((ir.Const(("a",)), ir.NONE))),
+        (
+            {"oneOf": [{"type": "null"}, STRING, {"enum": ["a"], "type": "string"}]},
+            ir.Union((ir.Const(("a",)), ir.STR, ir.NONE)),
+        ),
+        ({"oneOf": [{"type": "object"}]}, ir.Union((ir.Class(),))),
+        ({"type": "object", "additionalProperties": False}, ir.Class(closed=True)),
+        ({"type": ["string", "object"]}, ir.Union((ir.STR, ir.UNKNOWN))),
+    ],
+)
+def test_types_are_read(schema_: Any, type_: ir.Type) -> None:
+    assert Schema({}).type(schema_, "here") == type_
+
+
+def test_an_object_has_its_properties_and_those_of_which_one_is_chosen() -> None:
+    schema = {
+        "type": "object",
+        "title": "AThing",
+        "description": "Some thing.",
+        "required": ["a"],
+        "properties": {"a": {**STRING, "description": "The first."}, "b": {"type": "array", "default": []}},
+        "anyOf": [{"properties": {"c": STRING}}, {"properties": {"d": True}}],
+    }
+    assert Schema({"Thing": schema})["Thing"] == ir.Class(
+        name="Thing",
+        title="AThing",
+        doc="Some thing.",
+        choices=("c", "d"),
+        fields=(
+            ir.Field(name="a", wire="a", type=ir.STR, required=True, doc="The first."),
+            ir.Field(name="b", wire="b", type=ir.Seq(ir.ANY), default=()),
+            ir.Field(name="c", wire="c", type=ir.STR, default=None),
+            ir.Field(name="d", wire="d", type=ir.ANY, default=None),
+        ),
+    )
+
+
+def test_variants_share_the_properties_beside_them() -> None:
+    shared = {"properties": {"a": STRING}, "required": ["a"]}
+    variants = [{"type": "object", "properties": {"b": STRING}, "required": ["b"]}, {"type": "object"}]
+    found = Schema({}).type({"type": "object", **shared, "oneOf": variants}, "here")
+    assert isinstance(found, ir.Union)
+    assert [[(field.wire, field.required) for field in one.fields] for one in found.members] == [
+        [("a", True), ("b", True)],
+        [("a", True)],
+    ]
+
+
+def test_an_enum_has_the_description_of_each_value() -> None:
+    alternatives = [
+        {**STRING, "enum": ["a", "b"], "description": "Both."},
+        {**STRING, "enum": ["c"], "description": "C."},
+    ]
+    found = Schema({"Kind": {"oneOf": alternatives, "description": "A kind."}})["Kind"]
+    assert isinstance(found, ir.Enum)
+    assert found.doc == "A kind."
+    assert [(member.value, member.doc) for member in found.members] == [("a", ""), ("b", ""), ("c", "C.")]
+
+
+def test_the_only_value_of_an_enum_leaves_the_description_to_the_enum() -> None:
+    found = Schema({"Kind": {"oneOf": [{**STRING, "enum": ["a"], "description": "A."}]}})["Kind"]
+    assert found == ir.Enum(name="Kind", members=(ir.Member(name="a", value="a"),))
+
+
+@pytest.mark.parametrize(
+    ("schema", "ignored"),
+    [
+        ({"type": "string", "pattern": "x"}, "Thing: pattern"),
+        ({"type": "object", "properties": {"a": {"type": "integer", "enum": [1]}}}, "Thing.a: enum"),
+        ({"$ref": "#/definitions/Thing", "type": "string"}, "Thing: type"),
+        ({"type": "array", "items": {"const": "a", "type": "string"}}, "Thing[]: const"),
+        ({"type": "frob"}, "Thing: frob"),
+        ({"allOf": [STRING, STRING]}, "Thing: allOf"),
+        (
+            {"type": "object", "anyOf": [{"properties": {"a": True, "b": True}}]},
+            "Thing: an anyOf that is more than a choice between properties",
+        ),
+    ],
+)
+def test_what_has_no_meaning_is_recorded_with_its_place(schema: Any, ignored: str) -> None:
+    found = Schema({"Thing": schema})
+    assert found["Thing"].name == "Thing"
+    assert found.ignored == [ignored]
+
+
+def test_a_definition_is_read_when_it_is_used_so_that_an_odd_one_fails_only_there() -> None:
+    schema = Schema({"Good": STRING, "Odd": 1})
+    assert [*schema] == ["Good", "Odd"]
+    assert len(schema) == 2
+    assert schema["Good"] is schema["Good"]
+    with pytest.raises(AttributeError):
+        schema["Odd"]
+
+
+def test_a_method_without_params_has_the_params_null() -> None:
+    rows = [
+        {"properties": {"method": {"enum": ["a"]}}, "description": "Does A."},
+        {"properties": {"method": {"enum": ["b"]}, "params": {"$ref": "#/definitions/BParams"}}},
+    ]
+    assert Schema({"ClientRequest": {"oneOf": rows}}).methods("ClientRequest") == {
+        "a": ir.Method(ir.NONE, "Does A."),
+        "b": ir.Method(ir.Ref("BParams")),
+    }
+
+
+def test_definitions_of_the_second_level_come_first() -> None:
+    assert flatten({"definitions": {"A": 1, "B": 1, "v2": {"B": 2}}}) == {"A": 1, "B": 2}
+    assert flatten({"definitions": {"A": 1}}) == {"A": 1}
+
+
+def test_what_is_reachable_includes_the_roots_and_ends_in_a_circle() -> None:
+    definitions = {
+        "A": ir.Alias(name="A", type=ir.Union((ir.Seq(ir.Ref("B")), ir.NONE))),
+        "B": ir.Class(
+            name="B",
+            fields=(
+                ir.Field(
+                    name="a",
+                    wire="a",
+                    type=ir.Class(fields=(ir.Field(name="b", wire="b", type=ir.Map(ir.Ref("A"))),)),
+                ),
+            ),
+        ),
+        "C": ir.Enum(name="C", members=()),
+    }
+    assert ir.reachable(["A"], definitions) == {"A", "B"}
+    assert ir.reachable(["C"], definitions) == {"C"}
