@@ -105,7 +105,7 @@ async def test_when_the_time_is_over_it_decides_by_itself_and_the_callback_is_ca
             ended.append(trio.current_time())
 
     decision = await decide(with_timeout(Policy(command=linger), 10))
-    assert decision == policies.decline("nobody decided in time")
+    assert decision == policies.decline("no decision before the timeout")
     assert decision.rule == "with_timeout: 10 s"
     assert ended == [10]
     assert await decide(with_timeout(Policy(command=linger), 5, policies.abstain())) == policies.abstain()

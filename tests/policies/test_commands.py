@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from trio_codex import policies, wire
 from trio_codex.policies import Abstain, Accept
-from trio_codex.policies._shell import command_of, plain_command
+from trio_codex.policies._shell import command_of, simple_command
 
 allow_commands = partial(policies.allow_commands, trust_repositories=True)
 """Here git is a program like any other: only the words count."""
@@ -108,7 +108,7 @@ async def test_it_decides_on_nothing_but_commands():
     ["", " ", "*", "* x", "...", "... x", "git ... x", "git sta*", "git '*'*", "git status; ls", "git | x",
      "git $x", "a 'b", "ls ~", "x\0y z", [], [...], ["git", ..., "x"], [""], ["git", "\0"], "git\nstatus"],
 )  # fmt: skip
-def test_a_pattern_that_is_no_plain_command_is_refused(pattern):
+def test_a_pattern_that_is_no_simple_command_is_refused(pattern):
     with pytest.raises(ValueError, match=r"pattern|NUL"):
         allow_commands(pattern)
 
@@ -167,8 +167,8 @@ HIDING = [
 
 
 @pytest.mark.parametrize("script", HIDING)
-async def test_a_script_that_might_be_more_than_one_plain_command_matches_nothing(script):
-    assert plain_command(script) is None
+async def test_a_script_that_might_be_more_than_one_simple_command_matches_nothing(script):
+    assert simple_command(script) is None
     anything = allow_commands("git ...", "rm ...", ["[", ...], ["%1", ...], ["-", ...], ["PATH=/tmp", ...])
     for line in (script, in_shell(script), in_shell(script, "/bin/sh", "-c")):
         assert await decide(anything, line) == Abstain()
@@ -214,7 +214,7 @@ def test_arguments_behind_a_shell_match_just_as_they_do_without_it(argv):
 )
 def test_whatever_is_quoted_is_read_unless_it_is_a_reserved_word(argv):
     assume(argv[0] and "=" not in argv[0])
-    assert plain_command(shlex.join(argv)) == (None if argv[0] in RESERVED else tuple(argv))
+    assert simple_command(shlex.join(argv)) == (None if argv[0] in RESERVED else tuple(argv))
 
 
 RESERVED = frozenset(["case", "coproc", "declare", "do", "done", "elif", "else", "end", "esac", "export", "fi", "float", "for", "foreach", "function", "if", "in", "integer", "local", "nocorrect", "noglob", "readonly", "repeat", "select", "then", "time", "typeset", "until", "while"])  # fmt: skip
@@ -278,7 +278,7 @@ def test_what_is_read_as_plain_is_split_by_a_real_shell_in_the_same_way(shell, t
     @example("'' \"\" a''")
     def compare(script):
         # Behind another first word: it is the words that are compared, and nothing generated is run.
-        mine = plain_command(f"show {script}")
+        mine = simple_command(f"show {script}")
         if mine is None:
             return
         read.append(script)
@@ -290,6 +290,6 @@ def test_what_is_read_as_plain_is_split_by_a_real_shell_in_the_same_way(shell, t
 
 @given(script=st.lists(PIECES, max_size=8).map("".join))
 def test_what_bash_cannot_parse_is_never_read(script):
-    if plain_command(script) is not None:
+    if simple_command(script) is not None:
         done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, timeout=10, check=False)
         assert (done.returncode, done.stderr) == (0, b"")

@@ -188,11 +188,14 @@ def test_no_switch_keeps_git_from_the_filters_of_the_working_tree_so_it_is_not_t
     line = git_command("log").replace(" log ", " status --ignore-submodules=all #")
     assert repository.runs_a_program(line)
     for subcommand in ("status", "diff", "blame", "grep", "commit", "-c"):
-        with pytest.raises(ValueError, match=f"git {subcommand} may run programs that the repository names"):
+        with pytest.raises(
+            ValueError,
+            match=f"git {subcommand} is not supported, because it may run programs named in the repository",
+        ):
             allow_git("log", subcommand)
-        with pytest.raises(ValueError, match="knows log, show"):
+        with pytest.raises(ValueError, match="supported are log, show"):
             git_command(subcommand)
-    with pytest.raises(ValueError, match="name the git commands"):
+    with pytest.raises(ValueError, match="allow_git needs at least one subcommand of: log, show"):
         allow_git()
 
 

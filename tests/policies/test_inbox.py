@@ -132,7 +132,7 @@ async def test_a_decision_that_does_not_fit_is_refused_and_the_request_can_still
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     for wrong in (policies.answers({}), None, True, policies.accept):
-        with pytest.raises(TypeError, match="is no decision on a command request"):
+        with pytest.raises(TypeError, match="cannot answer a command request with "):
             await pending.answer(wrong)
     await pending.accept()
     await wait_all_tasks_blocked()
@@ -161,8 +161,8 @@ async def test_an_answer_and_a_withdrawal_at_the_same_time_are_no_success_that_g
     (pending,) = await take(inbox)
 
     if answered_first:
-        woken = pending._given
-        pending._given = SimpleNamespace(set=lambda: (woken.set(), request.scope.cancel()))
+        woken = pending._answered
+        pending._answered = SimpleNamespace(set=lambda: (woken.set(), request.scope.cancel()))
     else:
         request.scope.cancel()
     with pytest.raises(RequestWithdrawn):
@@ -186,9 +186,9 @@ async def test_an_answer_that_is_cancelled_first_was_not_given(nursery, inbox):
 async def test_an_answer_that_is_cancelled_once_it_was_given_was_given(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
-    give = pending._given.set
+    give = pending._answered.set
     with trio.CancelScope() as scope:
-        pending._given = SimpleNamespace(set=lambda: (give(), scope.cancel()))
+        pending._answered = SimpleNamespace(set=lambda: (give(), scope.cancel()))
         await pending.accept()
     assert not scope.cancelled_caught
     assert request.decision == pending.decision == policies.accept()
@@ -379,7 +379,7 @@ async def play(steps):
                 assert set(inbox.pending) <= set(given)
             nursery.cancel_scope.cancel()
     assert inbox.pending == ()
-    assert not inbox._box.untold
+    assert not inbox._state.undelivered
 
 
 TestInterleavings = Interleavings.TestCase
