@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.policies import ToolCallRequest
 
 NO_SUCH_TOOL = "This client has no such tool."

@@ -15,6 +15,7 @@ from typing import (
     Final,
     Generic,
     ParamSpec,
+    TypeAlias,
     TypeVar,
     cast,
     get_args,
@@ -218,6 +219,10 @@ class Tool(Generic[P, R_co]):
     @functools.cached_property
     def _parameters(self) -> _Parameters:
         return _Parameters.of(self.function, self.name)
+
+
+AnyTool: TypeAlias = Tool[Any, Any]
+"""A tool with any parameters and any result."""
 
 
 @attrs.frozen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex._tools.tool import Tool
+    from trio_codex._tools.tool import AnyTool as AnyTool
     from trio_codex._values.tool_result import ToolResult
     from trio_codex.policies import ToolCallRequest
-
-    AnyTool: TypeAlias = Tool[Any, Any]
 
 
 class Toolbox:

@@ -13,7 +13,7 @@ from ._model import MockModel
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
     from trio_codex import Budget, Codex, Policy
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
 
