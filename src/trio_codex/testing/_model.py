@@ -1,7 +1,7 @@
 """A mock model: a Responses endpoint on loopback that sends scripted responses.
 
-Matches requests to responses, records requests, and plays responses. ``_script`` defines the contents of a response,
-``_queue`` the order of responses, and ``_serve`` the HTTP server.
+Matches requests to responses, records requests, and plays responses. ``_items`` and ``_response`` define the contents of
+a response, ``_queue`` the order of responses, and ``_serve`` the HTTP server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 
 from ._queue import Match, Route, Script
 from ._request import ModelRequest, without_secrets
-from ._script import Response
+from ._response import Response
 from ._serve import HOST, Receive, Send, serve
 from ._steps import Cut, Frame, HTTPFailure, Step
 
