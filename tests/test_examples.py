@@ -41,7 +41,7 @@ OUTPUT = {
     """,
     "models_and_metadata": r"""
         codex 0\.163\.0 on linux, pid \d+
-        mock-model: The model stand-in of trio-codex \(efforts: low, medium\)
+        mock-model: The mock model of trio-codex \(efforts: low, medium\)
         Mock, with effort low: I am\.
     """,
     "threads": r"""
@@ -155,7 +155,7 @@ OUTPUT = {
     """,
     "tools": r"""
         find completed: \[\{"shelf":"B","number":12\}\]
-        find failed: Invalid arguments: text: is missing; word: is not known
+        find failed: Invalid arguments: text: is missing; word: is not a known field
         borrow completed: B12 is yours for 3 days\.
         The spool is yours for three days\.
         borrowed: B12

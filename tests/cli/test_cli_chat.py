@@ -60,7 +60,7 @@ async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model,
         await terminal.expect("Again.\n")
         await terminal.expect("tokens: 10 in, 5 out · in total: 30 in, 15 out")
         await terminal.send("\x04")
-        await terminal.expect("To go on later: trio-codex chat --resume ")
+        await terminal.expect("To continue later: trio-codex chat --resume ")
         assert await terminal.end() == 0
     assert processes_with(home.codex_home) == []
 
@@ -73,10 +73,10 @@ async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_
         await terminal.send("/status\n")
         await terminal.expect("waits for: model; the last event came ")
         await terminal.send("/fork\n")
-        await terminal.expect("not while a turn runs")
+        await terminal.expect("not available while a turn is running")
         await terminal.send("In green\x17blue.\n")
         await terminal.expect("» In blue.\n")
-        await terminal.expect("↪ given to the running turn")
+        await terminal.expect("↪ sent to the running turn")
         await terminal.expect("Blue it is.")
         await terminal.expect("tokens: ")
         await terminal.send("/quit\n")
@@ -98,7 +98,7 @@ async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(mod
         await terminal.send("\x03")
         await terminal.expect("»  ")
         await terminal.send("\x03")
-        await terminal.expect("Ctrl-C again leaves")
+        await terminal.expect("press Ctrl-C again or Ctrl-D to quit")
         await terminal.send("\x03")
         assert await terminal.end() == 0
         mode = termios.tcgetattr(terminal._stream.fileno())[3]
@@ -150,7 +150,7 @@ async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn_alone(
         await terminal.send("Make x.\n")
         await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
-        await terminal.expect("no longer asked")
+        await terminal.expect("withdrawn: no answer is needed")
         await terminal.expect("interrupted after ")
         await terminal.expect(PROMPT)
         await terminal.send("\x04")
@@ -166,13 +166,13 @@ async def test_commands_change_the_model_and_the_thread(model, home):
         await terminal.send("/fork\n")
         await terminal.expect("✗ ")
         await terminal.send("/nonsense\n")
-        await terminal.expect("there is no command /nonsense")
+        await terminal.expect("unknown command /nonsense")
         await terminal.send("/help\n")
         await terminal.expect("/resume [ID]   go on with a stored thread")
         await terminal.send("/status\n")
         await terminal.expect("none is running")
         await terminal.send("/model other-model\n")
-        await terminal.expect("use other-model")
+        await terminal.expect("later turns will use other-model")
         await terminal.send("/model\n")
         await terminal.expect("not among those the server lists")
         await terminal.send("/etc/hosts says what?\n")
@@ -186,12 +186,12 @@ async def test_commands_change_the_model_and_the_thread(model, home):
         await terminal.expect("tokens: ")
         await terminal.send("/resume\n")
         await terminal.expect("[2]  ")
-        await terminal.expect("number, or nothing to stay » ")
+        await terminal.expect("number, or Enter to stay » ")
         await terminal.send("3\n")
-        await terminal.expect("a number from 1 to 2, please")
-        await terminal.expect("number, or nothing to stay » ")
+        await terminal.expect("enter a number from 1 to 2")
+        await terminal.expect("number, or Enter to stay » ")
         await terminal.send("2\n")
-        for line in ("the last turn was\n", "  » /etc/hosts says what?\n", "  “ First.\n"):
+        for line in ("last turn:\n", "  » /etc/hosts says what?\n", "  “ First.\n"):
             await terminal.expect(line)
         await terminal.send("Back here.\n")
         await terminal.expect("Third.\n")
@@ -218,7 +218,7 @@ async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(
         os.kill(server, signal.SIGKILL)
         await terminal.expect("trio-codex: ")
         await terminal.expect("SIGKILL")
-        await terminal.expect("To go on: trio-codex chat --resume ")
+        await terminal.expect("To continue: trio-codex chat --resume ")
         assert await terminal.end() == 1
     assert "Traceback" not in terminal.seen
     assert processes_with(home.codex_home) == []
@@ -233,7 +233,7 @@ async def test_without_a_terminal_each_line_is_a_turn_and_a_failed_one_is_status
     assert ended.status == 1
     assert ended.out == "It is *here*.\nNothing.\n"
     assert "  │ seen\n" in ended.err
-    assert "choosing needs a terminal; say /resume ID" in ended.err
+    assert "there is no terminal to choose on: use /resume ID" in ended.err
     assert "429" in ended.err.splitlines()[-1]
     assert "\x1b" not in ended.err
     assert [request.last_user_text for request in model.requests[:2]] == ["Where?", "Run it."]
@@ -272,12 +272,12 @@ async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
     model.run_command("sleep 60")
     async with chatting(home, "-s", "danger-full-access") as terminal:
         await terminal.send("Sleep.\n")
-        await terminal.expect("a tool is at work")
+        await terminal.expect("a tool is running")
         await terminal.send("Wake up.\n")
-        await terminal.expect("↪ given to the running turn")
+        await terminal.expect("↪ sent to the running turn")
         await terminal.send("\x03")
         await terminal.expect("interrupted after ")
-        await terminal.expect("it came too late for the agent: Wake up.")
+        await terminal.expect("not delivered before the turn ended: Wake up.")
         await terminal.expect(PROMPT)
         await terminal.send("\x04")
         assert await terminal.end() == 0

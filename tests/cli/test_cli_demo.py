@@ -31,7 +31,7 @@ async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_ste
     ended = await run_cli("demo", TMPDIR=temporary, PATH=f"{broken}:{os.environ['PATH']}")
     assert ended.status == 1
     assert "A policy decides what the agent may do" in ended.complaint
-    assert "notes.txt is there" in ended.complaint
+    assert "notes.txt exists" in ended.complaint
     assert processes_with(temporary) == []
     assert os.listdir(temporary) == []
 

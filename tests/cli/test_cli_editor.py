@@ -11,7 +11,7 @@ from trio_codex.cli._chat_progress import ChatProgress, lines_of
 from trio_codex.cli._editor import END_OF_INPUT, LineEditor
 from trio_codex.cli._markdown import MarkdownStream
 from trio_codex.cli._render import Screen
-from trio_codex.cli._terminal import NobodyThereError, StdinLines
+from trio_codex.cli._terminal import InputEndedError, StdinLines
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_lines_come_from_a_file_as_from_a_pipe(file, monkeypatch):
         monkeypatch.setattr(sys, "stdin", file)
         lines = StdinLines(Screen())
         assert [await lines.line() for _ in range(4)] == ["one", "twö", "", "last"]
-        with pytest.raises(NobodyThereError):
+        with pytest.raises(InputEndedError):
             await lines.line()
 
 

@@ -38,32 +38,32 @@ def test_a_session_is_shown_as_it_was(shown):
     assert err == ""
     told = [re.sub(r"\d+ ms", "N ms", line) for line in lines if line]
     assert told == [
-        "recorded without its content",
-        "the connection opens",
+        "recorded without content",
+        "connection opened",
         "→ thread/start",
         "▶ look it up",
         "→ look_up",
         "? item/tool/call  look_up",
         "= done by tool, look_up, after N ms",
         "it is there",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ run it",
         "$ echo granted",
         "? item/commandExecution/requestApproval  /bin/bash -c 'echo granted'",
         "= accept (session) by client, policy_for.<locals>.command, after N ms",
         "  ✓ · N ms",
         "it is done",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ talk",
         "a long",
         "↪ shorter",
         "short",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ talk on",
         "on and",
         "■ interrupt",
-        "● the turn is interrupted · N ms",
-        "the connection ended: ConnectionClosed",
+        "● turn interrupted · N ms",
+        "connection ended: ConnectionClosed",
     ]
 
 
@@ -101,8 +101,8 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     )
     lines, _ = shown(path)
     assert lines[:5] == [
-        "1│ the connection opens",
-        "2│ the connection opens",
+        "1│ connection opened",
+        "2│ connection opened",
         "1│ ▶ (no text)",
         "1│ ✗ turn/start: no such (-32600)",
         "1│ ✗ a request: what (5)",
@@ -113,8 +113,8 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     assert "\x1b" not in lines[47]
     assert lines[48:] == [
         "2│ = withdrawn by default, after 0 ms: over",
-        "2│ ! a line of 9 bytes was discarded: not JSON",
-        "2│ the connection ended: ServerExited (exit status 1)",
+        "2│ ! discarded a line of 9 bytes: not JSON",
+        "2│ connection ended: ServerExited (exit status 1)",
     ]
 
 
@@ -145,8 +145,8 @@ def test_a_recording_that_breaks_off_within_a_line_says_so_and_is_no_success(sho
     path = write(tmp_path / "torn.jsonl", Entry(0.0, 1, "opened"))
     path.write_bytes(path.read_bytes() + b'{"at":1.0,"connec')
     lines, _ = shown(path, status=1)
-    assert lines[0] == "the connection opens"
-    assert "breaks off here, in the middle of a line" in lines[-1]
+    assert lines[0] == "connection opened"
+    assert "ends in the middle of a line" in lines[-1]
 
 
 def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
@@ -154,4 +154,4 @@ def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
     path.write_text("hello")
     _, err = shown(path, status=1)
     assert err.count("\n") == 1
-    assert "no recording" in err
+    assert "is not a recording" in err

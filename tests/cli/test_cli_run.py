@@ -105,8 +105,8 @@ async def test_a_failed_turn_is_status_1_and_one_line_that_says_why(model, home,
     [
         ([], False, ""),
         (["--approve", "never"], False, ""),
-        (["--approve", "ask"], False, "declined, as there is no terminal to ask on: touch x.txt"),
-        (["--approve", "always"], True, "WARNING: --approve always accepts whatever"),
+        (["--approve", "ask"], False, "declined, because there is no terminal to ask on: touch x.txt"),
+        (["--approve", "always"], True, "WARNING: --approve always accepts every request"),
     ],
 )
 async def test_without_a_terminal_nothing_is_accepted_unless_everything_is(model, home, args, exists, said):
@@ -123,7 +123,7 @@ async def test_without_a_terminal_file_changes_are_declined_by_name(model, home)
     model.say("So be it.")
     ended = await run_cli("run", "--approve", "ask", "Write notes.", home=home)
     assert ended.status == 0
-    assert "notes.txt" in ended.err.partition("declined, as there is no terminal")[2].splitlines()[0]
+    assert "notes.txt" in ended.err.partition("declined, because there is no terminal")[2].splitlines()[0]
     assert not (home.workspace / "notes.txt").exists()
 
 

@@ -111,7 +111,7 @@ async def test_the_end_of_input_declines(model, home):
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
         await terminal.send("\x04")
-        await terminal.expect("nobody to answer")
+        await terminal.expect("declined: the input has ended")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
     assert not (home.workspace / "x.txt").exists()
@@ -122,7 +122,7 @@ async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn(model,
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
-        await terminal.expect("no longer asked")
+        await terminal.expect("withdrawn: no answer is needed")
         await terminal.expect("trio-codex: interrupted")
         assert await terminal.end() == 130
     assert "Traceback" not in terminal.seen
@@ -157,10 +157,10 @@ async def test_always_has_the_server_remember_how_such_commands_begin(model, hom
         model.run_command(f"touch {name}.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x and y.", home=home) as terminal:
-        await terminal.expect("[a] allows for good what begins with touch x.txt")
+        await terminal.expect("[a] permanently allows commands that begin with touch x.txt")
         await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
         await terminal.send("a\n")
-        await terminal.expect("accepted, and for good what begins with touch x.txt")
+        await terminal.expect("accepted, with all later commands that begin with touch x.txt")
         await terminal.expect("stop the turn > ")
         await terminal.send("n\n")
         assert await terminal.end() == 0
@@ -211,8 +211,8 @@ async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking
         await terminal.expect("[y]es  [n]o  [q] no, stop the turn > ")
         await terminal.send("y\n")
         for asked, answer in [
-            ("(number, empty: none) > ", "9"), ("a number from 1 to 2, please", ""), ("(number, empty: none) > ", "goodbye"),
-            ("(yes or no, empty: False) > ", ""), ("Name: Whom to greet", ""), ("(text) > ", ""), ("this is needed", ""),
+            ("(number, empty: none) > ", "9"), ("enter a number from 1 to 2", ""), ("(number, empty: none) > ", "goodbye"),
+            ("(yes or no, empty: False) > ", ""), ("Name: Whom to greet", ""), ("(text) > ", ""), ("an answer is required", ""),
             ("(text) > ", "Ada"), ("(integer, empty: 1) > ", "0"), ("at least 1", ""), ("(integer, empty: 1) > ", "2"),
         ]:  # fmt: skip
             await terminal.expect(asked)
@@ -230,7 +230,7 @@ async def test_a_tool_of_an_mcp_server_is_approved_with_what_the_server_offers(m
     model.respond(ToolCall("ask_url", namespace="mcp__held"))
     model.say("So be it.")
     async with on_terminal("run", "Call it.", home=asking_home) as terminal:
-        await terminal.expect("? Let the agent call Plain tool of held?")
+        await terminal.expect("? Allow the agent to call Plain tool of held?")
         await terminal.expect("x = 1")
         await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
         await terminal.send("s\n")
@@ -241,7 +241,7 @@ async def test_a_tool_of_an_mcp_server_is_approved_with_what_the_server_offers(m
         await terminal.send("n\n")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
-    assert terminal.seen.count("? Let the agent call") == 1
+    assert terminal.seen.count("? Allow the agent to call") == 1
     assert '{"action": "decline"' in str(model.requests[-1].body["input"][-1]["output"])
 
 
@@ -286,7 +286,7 @@ async def test_a_withdrawn_request_cancels_its_question_and_the_next_one_is_aske
             assert "second" not in capsys.readouterr().err
             first.cancel()
             await trio.testing.wait_all_tasks_blocked()
-            assert "no longer asked" in (shown := capsys.readouterr().err)
+            assert "withdrawn: no answer is needed" in (shown := capsys.readouterr().err)
             assert "second" in shown
             os.write(master, b"y\n")
     assert decisions == [policies.accept()]
@@ -353,10 +353,10 @@ async def test_where_only_options_count_nothing_else_is_an_answer(asker, capsys)
     assert await answer(
         asked, master, asked.policy.user_input, request, b"3\n", b"green\n", b"red\n"
     ) == policies.answers({"q": "Red"})
-    assert capsys.readouterr().err.count("a number from 1 to 2, please") == 2
+    assert capsys.readouterr().err.count("enter a number from 1 to 2") == 2
     assert await answer(asked, master, asked.policy.user_input, request, b"\n") == policies.answers({})
     assert await answer(asked, master, asked.policy.user_input, request, b"\x04") == policies.decline(
-        "nobody answered"
+        "no answer: the input has ended"
     )
 
 

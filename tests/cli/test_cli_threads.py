@@ -67,7 +67,7 @@ async def test_threads_are_archived_and_brought_back_and_one_that_is_missing_sto
     archived = await run_cli("threads", "list", "--archived", "--json", home=home)
     assert {thread["id"] for thread in archived.events} == set(stored[:2])
     ended = await run_cli("threads", "unarchive", *stored[:2], home=home)
-    assert (ended.status, ended.out) == (0, "".join(f"brought back {each}\n" for each in stored[:2]))
+    assert (ended.status, ended.out) == (0, "".join(f"restored {each}\n" for each in stored[:2]))
     assert (await run_cli("threads", "list", "--archived", home=home)).out == "no archived threads\n"
 
 
@@ -78,7 +78,7 @@ async def test_deleting_asks_on_the_terminal_and_refuses_without_one(home, store
     for answer, status, said in [("n", 1, "nothing was deleted"), ("y", 0, f"deleted {stored[0]}")]:
         async with on_terminal("threads", "delete", stored[0], home=home) as terminal:
             await terminal.expect(
-                f"  {stored[0]}  Where is it?\n? Delete this thread for good? [y]es  [n]o > "
+                f"  {stored[0]}  Where is it?\n? Permanently delete this thread? [y]es  [n]o > "
             )
             await terminal.send(f"{answer}\n")
             await terminal.expect(said)

@@ -80,7 +80,7 @@ async def test_what_several_tasks_tell_it_before_it_runs_and_at_once_is_all_done
 
 
 async def test_a_request_that_nobody_expected_or_that_the_protocol_does_not_have_fails_the_test():
-    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+    with pytest.raises(AssertionError, match="unexpected requests: model/list"):
         async with fake_process(IMPATIENT) as (config, _), open_codex(config) as codex:
             with pytest.raises(errors.RequestTimeout):
                 await codex.models()
@@ -258,15 +258,15 @@ async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
     async with fake_codex() as (_, server):
         with pytest.raises(ValueError, match="no fault 'explode'"):
             server.fault("explode")
-        with pytest.raises(ValueError, match="one of a process"):
+        with pytest.raises(ValueError, match="needs a process"):
             server.fault("exit", 3)
-        with pytest.raises(ValueError, match="one of a process"):
+        with pytest.raises(ValueError, match="needs a process"):
             await server.strike("exit", 3)
-        with pytest.raises(ValueError, match="'junk' of a process"):
+        with pytest.raises(ValueError, match="no process fault 'junk'"):
             await server.strike("junk")
         with pytest.raises(ValueError, match="does not take 'twice'"):
             server.fault("junk", "twice")
-        with pytest.raises(ValueError, match="one of the whole line"):
+        with pytest.raises(ValueError, match="applies to a whole line"):
             server.fault("junk", moment="during")
     async with fake_process() as (_, server):
         for fault, argument in (("exit", "3"), ("kill", "SIGKILL"), ("grandchild", "cousin"), ("hang", 5)):

@@ -23,8 +23,12 @@ def leaf_of(group):
 @pytest.mark.parametrize(
     ("method", "params", "complaint"),
     [
-        ("turn/start", {"threadId": 5, "input": []}, r"no TurnStartParams: $.threadId: expected a string"),
-        ("turn/start", {"input": []}, "no TurnStartParams"),
+        (
+            "turn/start",
+            {"threadId": 5, "input": []},
+            r"not a valid TurnStartParams: $.threadId: expected a string",
+        ),
+        ("turn/start", {"input": []}, "not a valid TurnStartParams"),
         ("turn/start", {"threadId": "t", "input": [], "colour": 1}, "does not have: $.colour"),
         (
             "turn/start",
@@ -63,11 +67,14 @@ async def test_an_answer_of_the_client_is_looked_at_too():
             await client_end.receive_some()
             await client_end.send_all(b'{"id":1,"result":{"decision":5}}\n')
             await trio.sleep_forever()
-    assert "the client answered item/fileChange/requestApproval, which is no" in leaf_of(caught.value)
+    assert (
+        "the client answered item/fileChange/requestApproval, which is not a valid FileChangeRequestApprovalResponse"
+        in leaf_of(caught.value)
+    )
 
 
 async def test_a_request_that_nobody_expected_fails_the_test_at_its_end():
-    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+    with pytest.raises(AssertionError, match="unexpected requests: model/list"):
         async with fake_codex() as (codex, _):
             await ask_in_vain(codex)
     async with fake_codex(strict=False) as (codex, _):

@@ -10,7 +10,7 @@ async def test_it_keeps_the_last_frames_and_the_beginning_of_each():
     async with fake_codex(instruments=[log]) as (codex, _):
         await codex.thread_start()
     first, sent, received = str(log).splitlines()
-    assert first == "(3 frames before these)"
+    assert first == "(3 earlier frames)"
     assert " → {" in sent
     assert " ← {" in received
     assert received.endswith("bytes more")

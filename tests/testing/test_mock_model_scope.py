@@ -397,7 +397,7 @@ async def test_a_model_without_a_port_does_not_start(monkeypatch: pytest.MonkeyP
 
 async def test_a_missing_hypercorn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypercorn.config", None)
-    with pytest.raises(ImportError, match="the extra testing"):
+    with pytest.raises(ImportError, match="the testing extra"):
         async with MockModel():
             pytest.fail("it was entered")
 

@@ -290,14 +290,14 @@ def test_json_is_read_as_its_type(type_, json, value):
         (dict[str, int], {"a b": "c"}, ["['a b']: expected an integer, got a string"]),
         (Square, {"side": "a"}, ["side: expected a number, got a string"]),
         (Square, {}, ["side: is missing"]),
-        (Square, {"side": 1, "b": 1, "a": 1}, ["a: is not known", "b: is not known"]),
+        (Square, {"side": 1, "b": 1, "a": 1}, ["a: is not a known field", "b: is not a known field"]),
         (Options, {"verbose": 1}, ["verbose: expected a boolean, got an integer"]),
         (Tree, {"value": 1, "children": [{"value": 1}, {"value": ""}]},
             ["children[1].value: expected an integer, got a string"]),
         (Square | None, {"side": ""}, ["side: expected a number, got a string"]),
         (Square | Circle, {"x": 1},
-            ["fits none of these (as Square: side: is missing, x: is not known;"
-             " as Circle: radius: is missing, x: is not known)"]),
+            ["matches none of these types (as Square: side: is missing, x: is not a known field;"
+             " as Circle: radius: is missing, x: is not a known field)"]),
     ],
     ids=str,
 )  # fmt: skip

@@ -82,7 +82,7 @@ def test_the_final_response_is_read_as_the_type(type_, text, value):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "there is none"),
+        (None, "there is no final response"),
         ("Here you are: {}", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("{}", "steps: is missing"),

@@ -28,6 +28,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import typeddicts
 
+from trio_codex._core.arguments import described
 from trio_codex._core.json import UNREADABLE
 from trio_codex._tools.json_types import (
     ARRAYS,
@@ -51,7 +52,7 @@ from trio_codex.wire._unions import Mismatch, is_wire, scalar
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 
-# To type checkers, the parameters and results of these are unknown.
+# cattrs declares no types for the parameters and results of these.
 _make_class_hook: Final = cast("Callable[..., Hook]", gen.make_dict_structure_fn)
 _make_typed_dict_hook: Final = cast("Callable[..., Hook]", typeddicts.make_dict_structure_fn)  # pyright: ignore[reportUnknownMemberType]
 _make_mapping_hook: Final = cast("Callable[..., Hook]", gen.make_mapping_structure_fn)  # pyright: ignore[reportUnknownMemberType]
@@ -61,14 +62,14 @@ _NAMED_TUPLES: Final = cast(
 )
 
 CHOICES_SHOWN: Final = 20
-"""How many members of an enum an error lists; more would hide the rest of the message."""
+"""Maximum number of enum members that an error lists; more would hide the rest of the message."""
 
 
 class ValidationFailure(Exception):
     """A JSON value does not fit a type.
 
     Attributes:
-        problems: What is wrong, each with its path, such as ``items[2].name: is missing``.
+        problems: The problems, each with its path, as in ``items[2].name: is missing``.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -119,7 +120,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
             except Exception as exc:
                 problems += _problems(exc, field.name)
     unknown = given.keys() - {field.name for field in fields}
-    problems += [f"{name}: is not known" for name in sorted(unknown)]
+    problems += [f"{name}: is not a known field" for name in sorted(unknown)]
     if problems:
         raise ValidationFailure(problems)
     return read
@@ -143,7 +144,7 @@ def to_json(value: object) -> bytes:
 def _encode_other(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"cannot serialize {described(value)} as JSON")
 
 
 @functools.cache
@@ -230,7 +231,7 @@ def _leaf_hook(type_: Type) -> Hook:
     try:
         msgspec.json.schema(type_)
     except TypeError:
-        raise TypeError(f"{type_!r} cannot be read from JSON") from None
+        raise TypeError(f"{type_!r} cannot be converted from JSON") from None
     return lambda value, _: msgspec.convert(value, type_)
 
 
@@ -384,10 +385,10 @@ def _problems(error: BaseException, path: str) -> Iterator[str]:
         for inner in error.exceptions:
             yield from _problems(inner, path + _step(inner, path))
     elif isinstance(error, ForbiddenExtraKeysError):
-        yield from (f"{_below(path, name)}: is not known" for name in sorted(error.extra_fields))
+        yield from (f"{_below(path, name)}: is not a known field" for name in sorted(error.extra_fields))
     elif isinstance(error, _NoMember):
-        told = (f"as {_name(part)}: {', '.join(_problems(inner, ''))}" for part, inner in error.pairs)
-        yield _at(path, f"fits none of these ({'; '.join(told)})")
+        failures = (f"as {_name(part)}: {', '.join(_problems(inner, ''))}" for part, inner in error.pairs)
+        yield _at(path, f"matches none of these types ({'; '.join(failures)})")
     elif isinstance(error, KeyError):
         yield _at(path, "is missing")
     elif isinstance(error, (Mismatch, ValueError, TypeError)):

@@ -1,6 +1,6 @@
 """A line editor without I/O: the effect of each key on the line.
 
-The terminal's own line discipline would suffice if nothing else wrote to the terminal meanwhile.
+The terminal's own line editing does not suffice, because other output appears while the user types.
 """
 
 from __future__ import annotations

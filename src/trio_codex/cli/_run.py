@@ -90,7 +90,7 @@ def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> t
     """Return the approval policy for the server and the policy that answers: the asker's, if there is a terminal."""
     if approve == "always":
         screen.note(
-            "WARNING: --approve always accepts whatever the agent asks for, outside the sandbox too",
+            "WARNING: --approve always accepts every request of the agent, including outside the sandbox",
             "bold red",
         )
         return "on-request", policies.accept_all

@@ -54,7 +54,7 @@ class Script:
         """Answer the next request with these steps.
 
         Raises:
-            ValueError: If a step follows one that ends the response, or anything but a pause precedes an
+            ValueError: A step follows one that ends the response, or anything but a pause precedes an
                 ``HTTPFailure``.
         """
         self._responses.append(Response(*self._hold(steps)))

@@ -112,7 +112,9 @@ class _Player:
         self._hangs_up = entries[-1].reason not in (None, "ConnectionClosed")
         lines = [entry for entry in entries if entry.kind in ("sent", "received")]
         if any(entry.message is None and entry.size > LONGEST_LINE for entry in lines):
-            raise RecordingError("a line that was too long to be recorded cannot be played")
+            raise RecordingError(
+                "the recording cannot be replayed: it has a line that was too long to be recorded"
+            )
         # JSON other than an object is junk, in either direction.
         self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
         self._redaction = recording.redaction
@@ -138,7 +140,7 @@ class _Player:
         # Count everything that has arrived: the server may still have been reproducing a delay.
         missing = [*self._unsent][len(self._came) :]
         if self._strict and missing:
-            raise ReplayMismatch(f"the client left and did not send\n{_shown(missing[0].message)}")
+            raise ReplayMismatch(f"the client disconnected without sending\n{_shown(missing[0].message)}")
 
     # -- from the client ---------------------------------------------------------------------------------------
 
@@ -188,7 +190,9 @@ class _Player:
             await self._own.aclose()
         while (message := await self._next()) is not None:
             if self._strict and "id" in message:
-                await self._fail(f"the recording is over, and the client sent\n{_shown(message)}")
+                await self._fail(
+                    f"the client sent a message after the end of the recording\n{_shown(message)}"
+                )
                 return
             await self._answer_beyond(message)
 
@@ -230,7 +234,9 @@ class _Player:
         difference = difflib.unified_diff(
             _shown(expected).splitlines(), _shown(got).splitlines(), "recorded", "sent", n=99, lineterm=""
         )
-        await self._fail("\n".join(["the client sent something else than was recorded", *difference]))
+        await self._fail(
+            "\n".join(["the client sent a message that differs from the recorded one", *difference])
+        )
         return False
 
     async def _answer_beyond(self, message: dict[str, Any]) -> None:
@@ -238,7 +244,7 @@ class _Player:
         await trio.lowlevel.checkpoint()
         if "method" not in message or "id" not in message:
             return
-        error = {"code": NO_ANSWER, "message": f"the recording has no answer to {message['method']}"}
+        error = {"code": NO_ANSWER, "message": f"the recording has no response to {message['method']}"}
         answer = self._answers.get(message["method"], {"error": error})
         await self._send({**answer, "id": message["id"]})
 

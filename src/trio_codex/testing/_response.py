@@ -117,7 +117,7 @@ def _check_steps(instance: Response, attribute: Any, steps: tuple[Step, ...]) ->
     if any(step.ends for step in steps[:-1]):
         raise ValueError("nothing can follow a step that ends the response")
     if instance.is_refusal and not all(isinstance(step, Pause) for step in steps[:-1]):
-        raise ValueError("only pauses can stand before an HTTPFailure")
+        raise ValueError("only pauses may precede an HTTPFailure")
 
 
 @attrs.frozen(init=False)

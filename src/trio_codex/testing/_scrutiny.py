@@ -31,9 +31,9 @@ def _violation(what: str, name: str, raw: Any) -> str | None:
     try:
         value = wire.decode(type_, raw)
     except DecodeError as exc:
-        return f"{what}, which is no {name}: {exc.path}: {exc.problem}"
+        return f"{what}, which is not a valid {name}: {exc.path}: {exc.problem}"
     unknown = list(_unknown_fields(raw, wire.encode(value), "$"))
-    return f"{what} with what {name} does not have: {', '.join(unknown)}" if unknown else None
+    return f"{what} with fields that {name} does not have: {', '.join(unknown)}" if unknown else None
 
 
 def _unknown_fields(raw: Any, known: Any, path: str) -> Iterator[str]:
