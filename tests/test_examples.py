@@ -28,10 +28,10 @@ OUTPUT = {
         Blue\.
     """,
     "login": r"""
-        nobody is logged in
+        not logged in
         open https://auth\.openai\.com/oauth/authorize
-        nobody came; the login ended: .+
-        nobody is logged in
+        no user completed the login; it ended: .+
+        not logged in
     """,
     "mcp_servers": r"""
         notes is connected: ask, ask_url, plain, safe
@@ -57,10 +57,10 @@ OUTPUT = {
         < Blue\.
         > Mix the two\.
         < Violet\.
-        with its second turn taken back:
+        with its second turn rolled back:
         > Pick a colour\.
         < Red\.
-        archived: \['Colours'\]; back again: Colours
+        archived: \['Colours'\]; unarchived: Colours
     """,
     "usage_and_budgets": r"""
         the turn used 25 tokens, the thread 25 tokens
@@ -78,7 +78,7 @@ OUTPUT = {
         Count the files\. -> There are 4\.
         Sort them\. -> Half of them are sorted\.
         the server exited: killed by SIGKILL \(phase: running, pid \d+\)
-        You were interrupted\. Look what is done already, and go on\. -> The rest is sorted, too\.
+        You were interrupted\. Check what is already done, and continue\. -> The rest is sorted, too\.
         Report\. -> 4 files, sorted\.
         left to do: 0
     """,
