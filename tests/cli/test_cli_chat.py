@@ -24,14 +24,14 @@ TYPE = "type to steer, Ctrl-C interrupts"
 
 @asynccontextmanager
 async def chatting(home, *args):
-    """Give a terminal with a chat that waits for input."""
+    """Start a chat on a terminal, and wait for its prompt."""
     async with on_terminal("chat", *args, home=home) as terminal:
         await terminal.expect(PROMPT)
         yield terminal
 
 
 async def begin_to_count(terminal):
-    """Start a turn that goes on until it is interrupted or steered, if the model hangs after ``Counting``."""
+    """Start a turn that runs until it is interrupted or steered. The model must hang after ``Counting``."""
     await terminal.send("Count.\n")
     await terminal.expect("Counting")
     await terminal.expect(TYPE)
@@ -65,7 +65,7 @@ async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model,
     assert processes_with(home.codex_home) == []
 
 
-async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_then(model, home):
+async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_are_available(model, home):
     model.hang("Counting")
     model.say("Blue it is.")
     async with chatting(home) as terminal:
@@ -85,7 +85,7 @@ async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_
     assert len(model.requests) == 2
 
 
-async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(model, home):
+async def test_ctrl_c_interrupts_the_turn_then_clears_the_line_then_quits(model, home):
     model.hang("Counting")
     async with chatting(home) as terminal:
         await begin_to_count(terminal)
@@ -108,7 +108,7 @@ async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(mod
     assert processes_with(home.codex_home) == []
 
 
-async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, home):
+async def test_the_end_of_input_during_a_turn_interrupts_it_and_quits(model, home):
     model.hang("Counting")
     async with chatting(home) as terminal:
         await begin_to_count(terminal)
@@ -118,7 +118,7 @@ async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, ho
     await model.requests[0].closed.wait()
 
 
-async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typed(model, home):
+async def test_a_question_takes_over_the_terminal_and_restores_the_typed_line(model, home):
     gate = Gate()
     model.respond(Text("Wait."), gate, Command("touch x.txt", escalate="I want to"), Patch(ADD_NOTES))
     model.hang("So be it.")
@@ -144,7 +144,7 @@ async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typ
     assert terminal.seen.count("+one") == 1
 
 
-async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn_alone(model, home):
+async def test_ctrl_c_at_a_question_withdraws_it_and_interrupts_only_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with chatting(home) as terminal:
         await terminal.send("Make x.\n")
@@ -206,7 +206,7 @@ async def test_commands_change_the_model_and_the_thread(model, home):
 
 
 @pytest.mark.parametrize("is_idle", [False, True])
-async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(model, home, is_idle):
+async def test_a_server_crash_ends_the_chat_with_the_cause_and_how_to_continue(model, home, is_idle):
     model.say("Yes.")
     model.hang("Counting")
     async with chatting(home) as terminal:
@@ -239,7 +239,7 @@ async def test_without_a_terminal_each_line_is_a_turn_and_a_failed_one_is_status
     assert [request.last_user_text for request in model.requests[:2]] == ["Where?", "Run it."]
 
 
-async def test_a_stored_thread_is_gone_on_with_and_one_that_is_missing_is_one_line(model, home):
+async def test_a_stored_thread_is_resumed_and_a_missing_one_is_reported_on_one_line(model, home):
     model.say("First.")
     model.say("Second.")
     ended = await run_cli("chat", home=home, stdin=b"Hello.\n")
@@ -268,7 +268,7 @@ async def test_without_a_terminal_ctrl_c_interrupts_the_turn_and_ends_the_chat(m
     assert len(model.requests) == 1
 
 
-async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
+async def test_lines_that_an_interrupted_turn_did_not_receive_are_listed(model, home):
     model.run_command("sleep 60")
     async with chatting(home, "-s", "danger-full-access") as terminal:
         await terminal.send("Sleep.\n")
@@ -292,12 +292,12 @@ def no_input(monkeypatch):
         yield
 
 
-async def test_a_step_does_not_wait_for_somebody_once_the_connection_has_ended(no_input):
+async def test_a_step_does_not_wait_for_input_after_the_connection_has_ended(no_input):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             chat = Chat(codex, Screen(), {}, "/", ())
             await server.hang_up()
-            # As when this runs between two steps, of which there is none to cancel yet.
+            # As if this ran between two steps, when there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

@@ -1,4 +1,4 @@
-"""``replay``: a recording as a timeline."""
+"""``trio-codex replay``: a recording as a timeline."""
 
 import re
 import time
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture
 def shown(capsys, monkeypatch):
-    """Show a recording; give the lines without their times."""
+    """Show a recording, and return its lines without their times."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def show(path, *options, status=0):
@@ -33,7 +33,7 @@ def write(path, *entries):
     return path
 
 
-def test_a_session_is_shown_as_it_was(shown):
+def test_a_recorded_session_is_shown_as_a_timeline(shown):
     lines, err = shown(GOLDEN / "session.readable.jsonl")
     assert err == ""
     told = [re.sub(r"\d+ ms", "N ms", line) for line in lines if line]
@@ -67,13 +67,13 @@ def test_a_session_is_shown_as_it_was(shown):
     ]
 
 
-def test_it_can_be_shown_in_its_own_time(shown):
+def test_a_recording_can_be_shown_at_its_original_speed(shown):
     start = time.monotonic()
     shown(GOLDEN / "session.redacted.jsonl", "--speed", "4")
     assert time.monotonic() - start > 0.1
 
 
-def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(shown, tmp_path):
+def test_changes_errors_discarded_lines_and_several_connections_are_shown(shown, tmp_path):
     change = {"path": "/w/a.txt", "kind": {"type": "add"}, "diff": "".join(f"{n}\n" for n in range(50))}
     item = {"type": "fileChange", "id": "f", "changes": [change], "status": "completed"}
     of_turn = {"threadId": "t", "turnId": "u", "completedAtMs": 1}
@@ -118,7 +118,7 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     ]
 
 
-def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
+def test_control_characters_in_a_recording_are_escaped(shown, tmp_path):
     evil = "\x1b]0;title\x07\x1b[2J"
     turn = {"id": "u", "items": [], "status": evil, "error": None}
     path = write(
@@ -141,7 +141,7 @@ def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_recording_that_breaks_off_within_a_line_says_so_and_is_no_success(shown, tmp_path):
+def test_a_truncated_recording_is_reported_with_a_failure_status(shown, tmp_path):
     path = write(tmp_path / "torn.jsonl", Entry(0.0, 1, "opened"))
     path.write_bytes(path.read_bytes() + b'{"at":1.0,"connec')
     lines, _ = shown(path, status=1)
@@ -149,7 +149,7 @@ def test_a_recording_that_breaks_off_within_a_line_says_so_and_is_no_success(sho
     assert "ends in the middle of a line" in lines[-1]
 
 
-def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
+def test_a_file_that_is_not_a_recording_is_reported_on_one_line(shown, tmp_path):
     path = tmp_path / "none"
     path.write_text("hello")
     _, err = shown(path, status=1)

@@ -1,4 +1,4 @@
-"""The builders: everything that a server can say can be made with the least it needs, and fits the schema."""
+"""The builders: every message of a server can be built from minimal fields, and matches the schema."""
 
 import gzip
 import json

@@ -1,9 +1,9 @@
-"""The instrument behind the plugin: what it keeps, and how it shows it."""
+"""The instrument that keeps the last frames for the pytest plugin."""
 
 from trio_codex.testing import LastFrames, fake_codex
 
 
-async def test_it_keeps_the_last_frames_and_the_beginning_of_each():
+async def test_the_last_frames_are_kept_and_long_ones_truncated():
     log = LastFrames(frames=2, width=30)
     assert not log
     assert str(log) == ""
@@ -17,7 +17,7 @@ async def test_it_keeps_the_last_frames_and_the_beginning_of_each():
     assert len(received) < 80
 
 
-async def test_it_shows_bytes_that_are_no_text_and_why_a_line_was_discarded():
+async def test_invalid_utf8_and_the_reason_of_a_discarded_line_are_shown():
     log = LastFrames()
     async with fake_codex(instruments=[log]) as (codex, server):
         await server.send_line(b"\xff\xfe")
