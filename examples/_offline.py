@@ -82,7 +82,7 @@ def _write_script(example: str, model: MockModel) -> None:
             model.say("One of the two was allowed.")
         case "user_input":
             questions = (
-                Question("colour", "Which colour?", "Red", "Blue"),
+                Question("color", "Which color?", "Red", "Blue"),
                 Question("size", "Which size?", "Small", "Large"),
             )
             model.respond(UserInput(*questions))
@@ -129,7 +129,7 @@ def _write_script(example: str, model: MockModel) -> None:
         case "agents":
             counted = Gate()
             model.script("Count the files.").respond(Text("There are 3."), _Open(counted))
-            # The server may tell the turn that the agent has ended while it is open, and ask the model once more.
+            # The server may report the end of the agent to the open turn, and then send the model another request.
             turn = model.script("Let an agent count", default=Response(Text("3 files.")))
             turn.respond(ToolCall("spawn_agent", {"message": "Count the files."}, namespace="multi_agent_v1"))
             turn.respond(counted, Text("3 files."))
@@ -140,9 +140,9 @@ def _write_script(example: str, model: MockModel) -> None:
         case "structured_output":
             model.say(
                 '{"title": "Fix the leak", "steps": [{"what": "Find it.", "minutes": 20},',
-                ' {"what": "Mend it.", "minutes": null}]}',
+                ' {"what": "Fix it.", "minutes": null}]}',
             )
-            model.say("Here is your plan: first find it, then mend it.")
+            model.say("Here is your plan: first find it, then fix it.")
         case "chat":
             model.say("Hello ", "Ada.")
             model.say("It is Ada.")

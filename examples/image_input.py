@@ -34,7 +34,7 @@ async def main() -> None:
             path = Path(directory) / "red.png"
             await trio.Path(path).write_bytes(png(255, 0, 0))
             # The server reads the file.
-            result = await thread.run([TextInput("Which colour is this?"), LocalImageInput(path)])
+            result = await thread.run([TextInput("Which color is this?"), LocalImageInput(path)])
         print(result.final_response)
 
         url = "data:image/png;base64," + base64.b64encode(png(0, 0, 255)).decode()

@@ -14,7 +14,7 @@ LISTING = {("/bin/bash", "-c", "ls"), ("/bin/bash", "-lc", "ls")}
 
 
 async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
-    """Answer each request in a task of its own, as a user interface would."""
+    """Answer each request in a separate task, as a user interface would."""
     async with trio.open_nursery() as nursery:
         with iterating:  # the inbox never ends, but the pending answers do
             async for pending in inbox:

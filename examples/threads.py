@@ -26,9 +26,9 @@ async def main() -> None:
     """Run the example."""
     async with example_config("threads") as config, open_codex(config) as codex:
         thread = await codex.thread_start()
-        await thread.run("Pick a colour.")
+        await thread.run("Pick a color.")
         second = await thread.run("Pick another one.")
-        await thread.set_name("Colours")
+        await thread.set_name("Colors")
         await print_history("the thread", thread)
 
         fork = await thread.fork()

@@ -35,7 +35,7 @@ async def main() -> None:
         config = attrs.evolve(config, config_overrides=["features.default_mode_request_user_input=true"])
         async with open_codex(config, policy=Policy(user_input=choose)) as codex:
             thread = await codex.thread_start()
-            result = await thread.run("Paint the fence. Ask me about the colour and the size first.")
+            result = await thread.run("Paint the fence. Ask me about the color and the size first.")
             print(result.final_response)
 
 

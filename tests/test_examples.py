@@ -46,21 +46,21 @@ OUTPUT = {
     """,
     "threads": r"""
         the thread:
-        > Pick a colour\.
+        > Pick a color\.
         < Red\.
         > Pick another one\.
         < Blue\.
         its fork:
-        > Pick a colour\.
+        > Pick a color\.
         < Red\.
         > Pick another one\.
         < Blue\.
         > Mix the two\.
         < Violet\.
         with its second turn rolled back:
-        > Pick a colour\.
+        > Pick a color\.
         < Red\.
-        archived: \['Colours'\]; unarchived: Colours
+        archived: \['Colors'\]; unarchived: Colors
     """,
     "usage_and_budgets": r"""
         the turn used 25 tokens, the thread 25 tokens
@@ -139,8 +139,8 @@ OUTPUT = {
     "structured_output": r"""
         Fix the leak
         20 minutes: Find it\.
-        60 minutes: Mend it\.
-        no plan: Here is your plan: first find it, then mend it\.
+        60 minutes: Fix it\.
+        no plan: Here is your plan: first find it, then fix it\.
     """,
     "review": r"""
         No mistakes found\.
@@ -167,7 +167,7 @@ OUTPUT = {
         -> interrupted
     """,
     "user_input": r"""
-        Which colour\? \(Red, Blue\) -> Blue
+        Which color\? \(Red, Blue\) -> Blue
         Which size\? \(Small, Large\) -> Large
         A large blue fence it is\.
     """,

@@ -186,11 +186,11 @@ async def test_permissions_are_granted_for_the_turn(model, asking_home):
 
 async def test_questions_of_the_agent_are_answered_by_number_or_free_text(model, asking_home):
     model.respond(
-        UserInput(Question("colour", "Which colour?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
+        UserInput(Question("color", "Which color?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
     )
     model.say("So be it.")
     async with on_terminal("run", "Paint.", home=asking_home) as terminal:
-        await terminal.expect("? The agent has 2 questions:\n  Which colour?\n    [1] Red")
+        await terminal.expect("? The agent has 2 questions:\n  Which color?\n    [1] Red")
         await terminal.expect("[2] Blue")
         await terminal.expect("(number, or your own words, empty: none) > ")
         await terminal.send("2\n")
@@ -200,7 +200,7 @@ async def test_questions_of_the_agent_are_answered_by_number_or_free_text(model,
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
     told = model.requests[-1].body["input"][-1]["output"]
-    assert json.loads(told) == {"answers": {"colour": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
+    assert json.loads(told) == {"answers": {"color": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
 
 
 async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking_home):
@@ -382,11 +382,11 @@ async def test_a_form_that_a_terminal_cannot_show_is_declined(asker):
 
 async def test_every_kind_of_form_field_is_parsed_and_validated(asker):
     asked, master = asker
-    colours = [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]
+    colors = [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]
     schema = {
         "properties": {
-            "several": {"type": "array", "items": {"anyOf": colours}, "maxItems": 2},
-            "one": {"type": "string", "oneOf": colours},
+            "several": {"type": "array", "items": {"anyOf": colors}, "maxItems": 2},
+            "one": {"type": "string", "oneOf": colors},
             "old": {"type": "string", "enum": ["x", "y"], "enumNames": ["Ex", "Why"]},
             "ratio": {"type": "number", "maximum": 1},
             "text": {"type": "string", "minLength": 2},

@@ -28,7 +28,7 @@ async def grant(policy, files, **more):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Create ``root`` with links to its inside and outside, and ``outside`` with a link into ``root``."""
+    """Create ``root``, with links within it and out of it, and ``outside``, with links into ``root``."""
     for name in ("root/sub", "outside/dir"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "root/file").touch()

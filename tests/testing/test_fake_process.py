@@ -86,7 +86,7 @@ async def test_an_unexpected_or_invalid_request_fails_the_test():
                 await codex.models()
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # at any depth of groups
         async with fake_codex(process=True) as (codex, _):
-            await codex.request("turn/start", {"colour": 1})
+            await codex.request("turn/start", {"color": 1})
     assert caught.group_contains(AssertionError, match="turn/start")
 
 

@@ -29,7 +29,7 @@ def leaf_of(group):
             r"not a valid TurnStartParams: $.threadId: expected a string",
         ),
         ("turn/start", {"input": []}, "not a valid TurnStartParams"),
-        ("turn/start", {"threadId": "t", "input": [], "colour": 1}, "does not have: $.colour"),
+        ("turn/start", {"threadId": "t", "input": [], "color": 1}, "does not have: $.color"),
         (
             "turn/start",
             {"threadId": "t", "input": [{"type": "text", "text": "x", "bold": True}]},
@@ -46,11 +46,11 @@ async def test_a_request_that_violates_the_protocol_fails_the_test_at_once(metho
 
 async def test_validation_can_be_disabled_and_ignores_unknown_methods():
     async with fake_codex(validate=False, strict=False) as (codex, server), trio.open_nursery() as nursery:
-        nursery.start_soon(codex.request, "turn/start", {"colour": 1})
-        assert (await server.expect("turn/start")).params == {"colour": 1}
+        nursery.start_soon(codex.request, "turn/start", {"color": 1})
+        assert (await server.expect("turn/start")).params == {"color": 1}
         nursery.cancel_scope.cancel()
     async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
-        nursery.start_soon(codex.request, "my/own", {"colour": 1})
+        nursery.start_soon(codex.request, "my/own", {"color": 1})
         await (await server.expect("my/own")).answer({})
 
 

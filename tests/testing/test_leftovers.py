@@ -80,7 +80,7 @@ async def test_an_ending_task_gets_a_grace_period_in_trio_time(autojump_clock):
     assert 0.5 <= trio.current_time() < 1
 
 
-async def test_what_the_body_raises_leaves_as_itself(release):
+async def test_an_exception_from_the_body_propagates_unchanged(release):
     async with trio.open_nursery() as nursery:
         with pytest.raises(ZeroDivisionError):
             async with assert_nothing_left(grace=0):

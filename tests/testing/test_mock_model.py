@@ -148,21 +148,21 @@ async def test_a_patch_asks_the_client_and_changes_files() -> None:
 
 async def test_a_question_reaches_the_user_and_its_answer_the_model() -> None:
     async with played(features={"default_mode_request_user_input": True}) as (model, server):
-        model.ask_user(Question("colour", "Which one?", "Red", "Blue", header="Colour"))
+        model.ask_user(Question("color", "Which one?", "Red", "Blue", header="Color"))
         model.say("done")
         turn = await server.start_turn(await server.start_thread(), "go")
         request = await server.asked("item/tool/requestUserInput")
         (question,) = request["params"]["questions"]
         assert (question["id"], question["header"], question["question"]) == (
-            "colour",
-            "Colour",
+            "color",
+            "Color",
             "Which one?",
         )
         assert [option["label"] for option in question["options"]] == ["Red", "Blue"]
-        await server.send(id=request["id"], result={"answers": {"colour": {"answers": ["Blue"]}}})
+        await server.send(id=request["id"], result={"answers": {"color": {"answers": ["Blue"]}}})
         await server.turn_end(turn)
         (output,) = model.requests[1].function_outputs.values()
-        assert json.loads(output) == {"answers": {"colour": {"answers": ["Blue"]}}}
+        assert json.loads(output) == {"answers": {"color": {"answers": ["Blue"]}}}
 
 
 async def test_permissions_are_requested_from_the_client() -> None:

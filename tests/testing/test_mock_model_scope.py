@@ -267,7 +267,7 @@ async def test_a_gate_holds_back_the_response_that_has_a_matcher() -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), KeyboardInterrupt(), ExceptionGroup("mine", [OSError()])]
 )
-async def test_what_the_body_raises_leaves_as_itself(error: BaseException) -> None:
+async def test_an_exception_from_the_body_propagates_unchanged(error: BaseException) -> None:
     with trio.fail_after(LIMIT):
         with pytest.raises(type(error)) as caught:
             async with MockModel():

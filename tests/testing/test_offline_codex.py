@@ -68,7 +68,7 @@ async def test_a_second_server_can_use_the_same_home_and_a_model_of_the_caller()
         model.assert_all_used()
 
 
-async def test_what_the_body_raises_leaves_as_itself():
+async def test_an_exception_from_the_body_propagates_unchanged():
     with pytest.raises(ZeroDivisionError):
         async with offline_codex():
             raise ZeroDivisionError

@@ -80,7 +80,7 @@ def test_a_phase_is_said_only_if_there_is_one() -> None:
     assert "phase" not in events(Response(Text("x")))[1]["item"]
 
 
-def test_a_delay_stands_between_deltas_only() -> None:
+def test_the_delay_is_only_between_deltas() -> None:
     assert [each for each in events(Response(Text("a", "b", "c", delay=0.5))) if isinstance(each, Pause)] == [
         Delay(0.5),
         Delay(0.5),

@@ -24,7 +24,7 @@ from trio_codex._tools.json_types import Field
 from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json, to_json
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     red = "r"
     blue = "b"
 
@@ -107,7 +107,7 @@ def property_of(type_, *, strict=False):
         (UserId, {"type": "integer"}),
         (datetime.date, {"type": "string", "format": "date", "description": "ISO 8601 date"}),
         (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
-        (Colour, {"type": "string", "enum": ["r", "b"]}),
+        (Color, {"type": "string", "enum": ["r", "b"]}),
         (Level, {"type": "integer", "enum": [1, 2]}),
         (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
         (Literal["a", None], {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]}),  # noqa: PYI061  # the form under test
@@ -242,7 +242,7 @@ def test_the_error_for_an_undefined_annotation_names_it():
         (float, 1, 1.0),
         (int, 3.0, 3),
         (Annotated[int, msgspec.Meta(ge=1)], 3.0, 3),
-        (Colour, "b", Colour.blue),
+        (Color, "b", Color.blue),
         (Level, 2, Level.high),
         (Mixed, None, Mixed.nothing),
         (Literal["a", 1], 1, 1),
@@ -278,8 +278,8 @@ def test_json_is_converted_to_its_type(type_, json, value):
         (int, 1.5, ["expected an integer, got a number"]),
         (str, 1, ["expected a string, got an integer"]),
         (list[str], "abc", ["expected an array, got a string"]),
-        (Colour, "x", ["expected one of 'r', 'b'"]),
-        (Colour, [], ["expected one of 'r', 'b'"]),
+        (Color, "x", ["expected one of 'r', 'b'"]),
+        (Color, [], ["expected one of 'r', 'b'"]),
         (Level, "1", ["expected one of 1, 2"]),
         (Literal[1], True, ["expected 1"]),
         (Annotated[int, msgspec.Meta(ge=1)], 0, ["expected `int` >= 1"]),
@@ -384,7 +384,7 @@ leaves = st.sampled_from(
         (float, st.floats(allow_nan=False, allow_infinity=False)),
         (bool, st.booleans()),
         (type(None), st.none()),
-        (Colour, st.sampled_from(["r", "b"])),
+        (Color, st.sampled_from(["r", "b"])),
         (Level, st.sampled_from([1, 2])),
         (Literal["a", 2, None], st.sampled_from(["a", 2, None])),  # noqa: PYI061  # as above
         (Path, st.sampled_from(["a", "/b/c", "."])),

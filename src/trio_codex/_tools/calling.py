@@ -1,4 +1,4 @@
-"""Call a tool, and turn what it returns or raises into a result."""
+"""Call a tool, and convert its return value or exception to a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convert JSON from a model to values of any type, strictly, and back; errors are in terms of the JSON.
+"""Strictly convert JSON from a model to values of any type, and back. Errors refer to the JSON, not to the types.
 
 cattrs converts composite values, msgspec converts leaves. The only coercion is for numbers and booleans in tool
 arguments, which models sometimes write as strings: ``"12"`` and ``"true"`` are accepted where a string is not. Unknown
@@ -66,7 +66,7 @@ CHOICES_SHOWN: Final = 20
 
 
 class ValidationFailure(Exception):
-    """A JSON value does not fit a type.
+    """A JSON value does not match a type.
 
     Attributes:
         problems: The problems, each with its path, as in ``items[2].name: is missing``.
@@ -81,7 +81,7 @@ def from_json(type_: type | Type, value: object) -> Any:
     """Convert a parsed JSON value to a type.
 
     Raises:
-        ValidationFailure: The value does not fit the type.
+        ValidationFailure: The value does not match the type.
         TypeError: The type is not supported.
     """
     hook = _converter().get_structure_hook(type_)
@@ -100,7 +100,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
         spelled: Whether to accept numbers and booleans written as strings.
 
     Raises:
-        ValidationFailure: The object does not fit the fields.
+        ValidationFailure: The object does not match the fields.
         TypeError: A type is not supported.
     """
     if not isinstance(value, dict):
@@ -332,7 +332,7 @@ def _tuple_hook(items: tuple[Type, ...], converter: Converter) -> Hook:
 
 
 def _union_hook(type_: Type, converter: Converter) -> Hook:
-    """Return a hook for the first member that fits. Nothing is coerced, so the order rarely matters."""
+    """Return a hook for the first member that matches. Nothing is coerced, so the order rarely matters."""
     parts = members(type_) or ()
     hooks: list[Hook] = []
     nullable = takes_null(type_)
@@ -355,21 +355,21 @@ def _union_hook(type_: Type, converter: Converter) -> Hook:
 
 
 def _spelled_union_hook(type_: Type, converter: Converter) -> Hook:
-    """Return a hook that prefers an exact fit; a string is read as a number or boolean only if it fits no member."""
+    """Return a hook that prefers an exact match; a string is converted to a number or boolean only if it matches no member."""
     strict = _converter().get_structure_hook(type_)
     lenient = _union_hook(type_, converter)
 
     def structure(value: Any, _: Any) -> Any:
         try:
             return strict(value, type_)
-        except Exception:  # the second attempt reports it
+        except Exception:  # the second attempt reports the error
             return lenient(value, type_)
 
     return structure
 
 
 class _NoMember(Exception):
-    """No member of a union fits."""
+    """No member of a union matches."""
 
     def __init__(self, parts: list[Type], errors: list[Exception]) -> None:
         super().__init__()
@@ -380,7 +380,7 @@ class _NoMember(Exception):
 
 
 def _problems(error: BaseException, path: str) -> Iterator[str]:
-    """Describe what is wrong, in terms of the JSON."""
+    """Yield a description of each problem, with its path in the JSON."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
             yield from _problems(inner, path + _step(inner, path))

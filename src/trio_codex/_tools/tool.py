@@ -206,7 +206,7 @@ class Tool(Generic[P, R_co]):
         """Convert the agent's arguments to those of the function.
 
         Raises:
-            ValidationFailure: The arguments do not fit the parameters.
+            ValidationFailure: The arguments do not match the parameters.
         """
         from trio_codex._tools.json_values import fields_from_json
 

@@ -197,9 +197,9 @@ class Asker:
         prompt.append(" > ")
         while True:
             line = await self._terminal.line(prompt)
-            if (choice := chosen.get(line.lower())) is not None:
-                self._screen.note(f"  {choice.confirmation}", "dim")
-                return choice.decision
+            if (answer := chosen.get(line.lower())) is not None:
+                self._screen.note(f"  {answer.confirmation}", "dim")
+                return answer.decision
 
 
 def _lasting(request: CommandRequest) -> list[_Choice]:

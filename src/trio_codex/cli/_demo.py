@@ -1,6 +1,6 @@
 """``trio-codex demo``: show and check the guarantees of trio-codex.
 
-The server is real; only the model is a scripted mock. A step that does not hold its guarantee ends the demo.
+The server is real; only the model is a scripted mock. The demo ends at the first check that fails.
 """
 
 from __future__ import annotations
@@ -319,7 +319,7 @@ def _runs(pid: int) -> bool:
 
 
 def _processes_of(home: OfflineHome) -> list[int] | None:
-    """Return the processes with this ``CODEX_HOME``; ``None`` if the system does not show that."""
+    """Return the processes with this ``CODEX_HOME``; ``None`` if the system does not list them."""
     if not Path("/proc/self/environ").exists():
         return None
     mark = f"CODEX_HOME={home.codex_home}".encode()

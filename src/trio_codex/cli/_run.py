@@ -148,6 +148,6 @@ class Notes(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The library's tasks must not fail if stderr is not writable; the command's next line does.
+        # An unwritable stderr must not fail a task of the library; the next write of the command raises the error.
         with contextlib.suppress(OSError):
             self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")

@@ -49,7 +49,7 @@ def allow_commands(
     an expansion, an assignment or a comment matches no pattern. Neither does a request to reach a host, to write to a
     running terminal, or for additional permissions.
 
-    Limits: a pattern constrains arguments, not what a program does with them. ``find ...`` also allows
+    Limits: a pattern constrains only the arguments of a program, not its actions. ``find ...`` also allows
     ``find . -delete``; a pattern for ``env``, ``sudo``, ``xargs`` or ``bash`` allows whatever program they run. An
     accepted command runs outside the sandbox, and many programs run code from files that the agent can write:
     ``git status`` runs programs named in ``.git/config``, ``make`` runs the ``Makefile``, ``pytest`` runs

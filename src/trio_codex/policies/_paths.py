@@ -78,7 +78,7 @@ class Roots:
 def _resolved(path: str) -> str:
     """Follow every symbolic link in the existing part of an absolute path.
 
-    ``os.path.realpath`` does not suit: it treats links that it cannot read as ordinary files, and it follows links in
+    ``os.path.realpath`` cannot be used: it treats links that it cannot read as ordinary files, and it follows links in
     ``/proc``, whose targets differ between processes.
 
     Raises:

@@ -131,7 +131,7 @@ class ProcessStream(trio.abc.Stream):
         await self._process.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what the process read. See :class:`trio.abc.ReceiveStream`."""
+        """Return bytes that the process read. See :class:`trio.abc.ReceiveStream`."""
         assert self._process is not None
         try:
             data = bytes(await self._process.receive_some(max_bytes))

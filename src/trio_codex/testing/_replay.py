@@ -37,7 +37,7 @@ NO_ANSWER: Final = -32601
 
 
 class ReplayMismatch(AssertionError):
-    """The client sent something different from what was recorded."""
+    """The client sent a message that differs from the recorded one."""
 
 
 @asynccontextmanager
@@ -172,7 +172,7 @@ class _Player:
     # -- from the server ----------------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Play the recording, then answer what the client sends beyond it."""
+        """Play the recording, then answer further messages from the client."""
         await trio.lowlevel.checkpoint()
         methods = {entry.message["id"]: entry.method for entry in self._entries if _is_request(entry)}
         at = self._opened_at
@@ -265,7 +265,7 @@ def _are_alike(recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
 
 
 def _comparable(message: dict[str, Any]) -> dict[str, Any]:
-    """Drop what differs on each run: the id of a request, and its trace."""
+    """Remove the members that differ between runs: the id of a request, and its trace context."""
     volatile = {"id", "trace"} if "method" in message else {"trace"}
     return {name: value for name, value in message.items() if name not in volatile}
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def violation_of_request(method: str, params: Any) -> str | None:
-    """Return what is wrong with a client request; ``None`` if it is valid or its method is unknown."""
+    """Return a description of an invalid client request; ``None`` if it is valid or its method is unknown."""
     spec = wire.CLIENT_REQUESTS.get(method)
     if spec is None or spec.params is None:
         return None
@@ -21,7 +21,7 @@ def violation_of_request(method: str, params: Any) -> str | None:
 
 
 def violation_of_answer(method: str, result: Any) -> str | None:
-    """Return what is wrong with a client's result for a server request."""
+    """Return a description of a client's invalid result for a server request; ``None`` if it is valid."""
     spec = wire.SERVER_REQUESTS.get(method)
     return None if spec is None else _violation(f"the client answered {method}", spec.response, result)
 

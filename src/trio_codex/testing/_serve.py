@@ -76,7 +76,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
             # Outside the handlers, so that the nursery's exception group does not become its context.
             raise chosen
     finally:
-        # A reference cycle between an exception and a frame would keep their sockets open.
+        # Break the reference cycle between an exception and its frame, which would keep sockets open.
         del body_error, chosen
         errors.clear()
 
