@@ -34,7 +34,7 @@ def test_there_is_one_of_a_policy_and_one_of_a_tool_and_each_has_fewer_than_15_l
     assert max(len([line for line in file.splitlines() if line]) for file in FILES) < LINES
 
 
-def test_they_pass_in_less_than_50_ms_each_and_start_no_process(pytester):
+def test_each_documented_test_takes_less_than_50_ms_and_starts_no_process(pytester):
     pytester.makeini("[pytest]\ntrio_mode = true\naddopts = --strict-markers\nfilterwarnings = error")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_policy=FILES[0], test_tool=FILES[1])

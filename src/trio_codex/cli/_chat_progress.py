@@ -98,7 +98,7 @@ class ChatProgress(Progress):
 
 
 def lines_of(output: str) -> list[str]:
-    """Return the printable lines of a command's output; of overwritten text only the last version."""
+    """Return the printable lines of a command's output, with only the last version of overwritten text."""
     lines = output.removesuffix("\n").split("\n") if output else []
     return [clipped(line.rstrip("\r").rpartition("\r")[2]) for line in lines]
 
