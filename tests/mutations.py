@@ -96,7 +96,7 @@ MUTATIONS = [
     Mutation(
         "G1", "a full disk is a traceback", "cli/_commands.py",
         "    except OSError as exc:\n        return _complain", "    except EOFError as exc:\n        return _complain",
-        "tests/cli/test_cli_streams.py::test_a_full_disk_is_one_line",
+        "tests/cli/test_cli_streams.py::test_a_full_disk_is_reported_on_one_line",
     ),
     Mutation(
         "G2", "a turn that is left is not interrupted", "_session/ending.py",
@@ -275,7 +275,7 @@ MUTATIONS = [
     Mutation(
         "G9", "an accepted git runs the monitor of the repository", "policies/_git.py",
         '    "core.fsmonitor=false",', '    "core.fsmonitor2=false",',
-        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does",
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does",
     ),
     Mutation(
         "G9", "a pattern for git accepts what the repository names", "policies/_commands.py",
@@ -285,17 +285,17 @@ MUTATIONS = [
     Mutation(
         "G9", "an accepted git has any options", "policies/_git.py",
         'argument.startswith("-") and not options.fullmatch(argument)', "False",
-        "tests/policies/test_git.py::test_only_options_that_are_known_to_read_are_accepted",
+        "tests/policies/test_git.py::test_only_options_that_are_known_to_be_read_only_are_accepted",
     ),
     Mutation(
         "G9", "roots are resolved at each decision", "policies/_paths.py",
         "for root in self._roots) for place", "for root in map(_resolved, self._shown.split(os.pathsep))) for place",
-        "tests/policies/test_paths.py::test_a_root_keeps_what_it_meant_when_the_policy_was_made",
+        "tests/policies/test_paths.py::test_a_root_keeps_its_target_from_the_creation_of_the_policy",
     ),
     Mutation(
         "G9", "links of /proc are followed", "policies/_paths.py",
         'links > LONGEST_CHAIN or _is_below(step, "/proc")', "links > LONGEST_CHAIN",
-        "tests/policies/test_paths.py::test_a_link_that_leads_elsewhere_in_each_process_leads_out",
+        "tests/policies/test_paths.py::test_a_link_through_proc_is_outside_every_root",
     ),
     Mutation(
         "G9", "a relative path is below the present directory of this process", "_values/paths.py",
@@ -475,12 +475,12 @@ MUTATIONS = [
     Mutation(
         "API", "a tool may have a name under which it is never offered", "_tools/tool.py",
         "if self.namespace is None and self.name in _TAKEN_NAMES:", "if self.name in ():",
-        "tests/tools/test_tools.py::test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace",
+        "tests/tools/test_tools.py::test_a_name_of_a_server_tool_is_rejected_outside_a_namespace",
     ),
     Mutation(
         "API", "numbers in strings are refused", "_tools/tool.py",
         ", spelled=True)", ")",
-        "tests/tools/test_tools.py::test_numbers_that_come_as_strings_reach_the_tool_as_numbers",
+        "tests/tools/test_tools.py::test_numbers_sent_as_strings_reach_the_tool_as_numbers",
     ),
     Mutation(
         "G9", "nobody may answer an unknown request", "_session/asking.py",
@@ -492,7 +492,7 @@ MUTATIONS = [
         "G9", "a question shows a part of what would be granted", "cli/_questions.py",
         '    yield from (f"write {path}" for path in files.write or ())\n',
         '    yield from (f"write {path}" for path in (() if files.entries else files.write or ()))\n',
-        "tests/cli/test_cli_questions.py::test_all_that_would_be_granted_is_shown_and_each_of_it_once",
+        "tests/cli/test_cli_questions.py::test_every_requested_permission_is_shown_exactly_once",
     ),
 ]  # fmt: skip
 

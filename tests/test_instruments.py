@@ -515,7 +515,7 @@ async def test_the_log_tells_what_happened_and_what_went_wrong(caplog):
         [level] = {level for level, text in told if all(word in text for word in words)}
         return level
 
-    assert level_of("is up", "0.163.0") == "INFO"
+    assert level_of("opened", "0.163.0") == "INFO"
     assert level_of("thread/start", "answered") == "DEBUG"
     assert level_of("turn/start", "refused", "InvalidRequestError (-32600)") == "WARNING"
     assert level_of("turn turn-1", "completed") == "INFO"

@@ -153,7 +153,7 @@ async def test_tools_that_contradict_each_other_are_refused_before_a_thread_is_u
         return ""
 
     async with scripted() as (codex, server):
-        with pytest.raises(ValueError, match="two tools named twice"):
+        with pytest.raises(ValueError, match="two tools are named twice"):
             await codex.thread_unarchive("thread-1", tools=[twice, twice])
         assert server.unexpected() == []
 

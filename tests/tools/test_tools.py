@@ -1,4 +1,4 @@
-"""Tools: what becomes of a function, of its calls, and of what they return and raise. No server but a scripted one."""
+"""Tools: their descriptions, arguments, results and failures. The server is scripted."""
 
 import contextvars
 import functools
@@ -75,7 +75,7 @@ async def weather(city: str, days: Annotated[int, "Up to ten."] = 1) -> str:
     return f"{city}: sunny for {days}"
 
 
-# -- what becomes of a function ------------------------------------------------------------------------------------
+# -- descriptions --------------------------------------------------------------------------------------------------
 
 
 async def test_a_tool_is_still_its_function():
@@ -101,7 +101,7 @@ def test_a_tool_describes_itself_by_its_signature_and_docstring():
     }
 
 
-def test_a_tool_may_be_described_otherwise():
+def test_a_tool_can_override_its_name_and_description():
     @tool(name="other", description="Another.", namespace=Namespace("app", "All of it."), defer_loading=True)
     async def function() -> None: ...
 
@@ -170,7 +170,7 @@ async def test_a_partial_function_is_a_tool_without_its_bound_parameters():
     assert texts(await call(bern, arguments={"days": 3})) == ["Bern: sunny for 3"]
 
 
-def test_a_partial_function_is_described_as_what_it_is_of_unless_somebody_describes_it():
+def test_a_partial_function_has_the_description_of_its_function_by_default():
     bern = functools.partial(keyword_weather, city="Bern")
     made = tool(bern, name="bern")
     assert (made.description, inspect.getdoc(made)) == ("Tell.", inspect.getdoc(keyword_weather))
@@ -179,7 +179,7 @@ def test_a_partial_function_is_described_as_what_it_is_of_unless_somebody_descri
     assert tool(bern, name="bern").description == "Tell of Bern."
 
 
-async def test_a_parameter_annotated_as_the_request_gets_it_and_is_not_in_the_schema():
+async def test_a_parameter_annotated_as_the_request_receives_it_and_is_absent_from_the_schema():
     @tool
     async def who(request: ToolCallRequest, maybe: ToolCallRequest | None = None) -> str:
         await trio.lowlevel.checkpoint()
@@ -210,7 +210,7 @@ async def test_a_parameter_annotated_as_the_request_gets_it_and_is_not_in_the_sc
     ],
     ids=str,
 )
-def test_what_the_server_would_refuse_is_refused_at_once(options, problem):
+def test_names_that_the_server_would_refuse_are_rejected_at_once(options, problem):
     with pytest.raises(ValueError, match=problem):
         tool(weather.function, **options)
 
@@ -227,9 +227,9 @@ TAKEN = (
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace(name):
+def test_a_name_of_a_server_tool_is_rejected_outside_a_namespace(name):
     with pytest.raises(
-        ValueError, match=f"a tool of its own named '{name}' .* give it another name, or a namespace"
+        ValueError, match=f"its own tool named '{name}' .* choose another name, or use a namespace"
     ):
         tool(name=name)(get)
     assert tool(name=name, namespace="app")(get).full_name == f"app.{name}"
@@ -238,23 +238,21 @@ def test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace(
 @pytest.mark.parametrize(
     "make", [lambda: tool(name="update_plan")(get), lambda: tool(get, name="update_plan")]
 )
-def test_a_name_that_the_server_takes_in_some_configurations_is_a_warning_at_the_line_that_uses_it(make):
-    with pytest.warns(
-        UserWarning, match="a tool of its own named 'update_plan' and does not offer"
-    ) as caught:
+def test_a_name_that_is_sometimes_taken_causes_a_warning_at_the_line_that_uses_it(make):
+    with pytest.warns(UserWarning, match="its own tool named 'update_plan' and never offers") as caught:
         make()
     (warning,) = caught
     assert warning.filename == __file__
 
 
-def test_the_description_of_a_namespace_has_a_bound_and_only_one_version():
+def test_the_description_of_a_namespace_is_bounded_and_unique():
     with pytest.raises(ValueError, match="1024"):
         Namespace("app", "x" * 1025)
     one = tool(weather.function, namespace=Namespace("app", "One."), name="one")
     two = tool(weather.function, namespace=Namespace("app", "Two."), name="two")
     silent = tool(weather.function, namespace="app", name="three")
     assert Toolbox([silent, one]).specs()[0].description == "One."
-    with pytest.raises(ValueError, match="two descriptions"):
+    with pytest.raises(ValueError, match="two different descriptions"):
         Toolbox([one, two])
 
 
@@ -269,24 +267,24 @@ async def _fine(name: int) -> "Nowhere": ...  # noqa: F821
     ("function", "problem"),
     [(_variadic, "names"), (_bare, "annotation"), (_complex, "complex"), (_lost, "Nowhere")],
 )
-def test_a_signature_that_cannot_be_described_is_refused_before_anything_is_sent(function, problem):
+def test_an_unsupported_signature_is_rejected_before_anything_is_sent(function, problem):
     made = tool(function)
     with pytest.raises(TypeError, match=problem):
         Toolbox([made])
 
 
-def test_only_the_parameters_have_to_be_found_at_run_time():
+def test_only_annotations_of_parameters_must_be_defined_at_run_time():
     Toolbox([tool(_fine)])
 
 
-def test_only_async_functions_become_tools_and_only_tools_get_into_a_toolbox():
+def test_only_async_functions_become_tools_and_only_tools_are_accepted():
     with pytest.raises(TypeError, match="async"):
         tool(print)
     with pytest.raises(TypeError, match="@tool"):
         Toolbox([weather.function])
 
 
-def test_two_tools_of_the_same_name_are_refused_and_a_namespace_tells_them_apart():
+def test_two_tools_with_the_same_name_are_rejected_unless_their_namespaces_differ():
     spaced = tool(weather.function, namespace="app")
     box = Toolbox([weather, spaced])
     assert box.find(None, "weather") is weather
@@ -296,7 +294,7 @@ def test_two_tools_of_the_same_name_are_refused_and_a_namespace_tells_them_apart
         Toolbox([spaced, tool(weather.function, namespace="app")])
 
 
-# -- what a tool is given ------------------------------------------------------------------------------------------
+# -- arguments -----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen
@@ -311,14 +309,14 @@ class Box:
         ({"city": 5}, "city: expected a string, got an integer"),
         ({}, "city: is missing"),
         (None, "city: is missing"),
-        ({"city": "Bern", "day": 1}, "day: is not known"),
+        ({"city": "Bern", "day": 1}, "day: is not a known field"),
         ({"city": "Bern", "days": "two"}, "days: expected an integer, got a string"),
         ([], "expected an object, got an array"),
-        ({"city": 1, "x": 2}, "city: expected a string, got an integer; x: is not known"),
+        ({"city": 1, "x": 2}, "city: expected a string, got an integer; x: is not a known field"),
     ],
     ids=str,
 )
-async def test_bad_arguments_are_told_to_the_agent(arguments, problem, caplog):
+async def test_invalid_arguments_are_reported_to_the_agent(arguments, problem, caplog):
     result = await call(weather, arguments=arguments)
     assert texts(result) == [f"Invalid arguments: {problem}"]
     assert not result.success
@@ -326,7 +324,7 @@ async def test_bad_arguments_are_told_to_the_agent(arguments, problem, caplog):
 
 
 def reads(type_, value):
-    """What a parameter of this type gets; the text for the agent if it gets nothing."""
+    """Return the value that a parameter of this type receives, or the error for the agent."""
     try:
         return fields_from_json([Field("x", type_, True, attrs.NOTHING)], {"x": value}, spelled=True)["x"]
     except ValidationFailure as exc:
@@ -338,7 +336,7 @@ def same(one, other):
 
 
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans())
-def test_a_number_or_a_boolean_that_comes_as_a_string_is_read_without_loss(value):
+def test_numbers_and_booleans_written_as_strings_are_converted_without_loss(value):
     text = json.dumps(value)
     assert same(reads(type(value), text), value)
     assert same(reads(list[type(value)], [text, value])[0], value)
@@ -349,7 +347,7 @@ def test_a_number_or_a_boolean_that_comes_as_a_string_is_read_without_loss(value
 
 
 @given(st.sampled_from([int, float, bool]), st.text("0123456789.+-eE_ \ntrufalsNI\udcff") | st.text())
-def test_a_string_that_is_not_the_json_of_a_number_or_a_boolean_is_told_to_the_agent(type_, text):
+def test_a_string_that_is_not_a_json_number_or_boolean_is_reported_to_the_agent(type_, text):
     value = reads(type_, text)
     if isinstance(value, str):
         assert "got a string" in value
@@ -360,7 +358,7 @@ def test_a_string_that_is_not_the_json_of_a_number_or_a_boolean_is_told_to_the_a
     assert type_ is float or isinstance(json.loads(text), type_)
 
 
-async def test_numbers_that_come_as_strings_reach_the_tool_as_numbers():
+async def test_numbers_sent_as_strings_reach_the_tool_as_numbers():
     @tool
     async def order(count: int, price: float, gift: bool, note: str | int = 0) -> str:
         await trio.lowlevel.checkpoint()
@@ -375,7 +373,7 @@ def test_only_true_and_false_are_booleans(text):
     assert reads(bool, text) == "x: expected a boolean, got a string"
 
 
-def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
+def test_a_union_prefers_a_string_over_the_number_that_it_spells():
     assert reads(int | Literal["auto"], "auto") == "auto"
     assert same(reads(int | Literal["12"], "12"), "12")
     assert same(reads(int | Literal["auto"], "12"), 12)
@@ -384,12 +382,12 @@ def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
     assert reads(Annotated[int, msgspec.Meta(ge=50)], "12") == "x: expected `int` >= 50"
 
 
-def test_the_answer_of_a_model_is_read_strictly():
+def test_the_structured_answer_of_a_model_is_converted_strictly():
     with pytest.raises(ValidationFailure, match="expected an integer, got a string"):
         from_json(list[int], ["12"])
 
 
-async def test_arguments_come_as_values_of_their_types_and_what_is_absent_as_its_default():
+async def test_arguments_have_their_annotated_types_and_absent_ones_their_defaults():
     seen = []
 
     @tool
@@ -404,7 +402,7 @@ async def test_arguments_come_as_values_of_their_types_and_what_is_absent_as_its
     assert seen == [(Box(1), [Box(3)], "none", True)]
 
 
-# -- what a tool gives back ----------------------------------------------------------------------------------------
+# -- results ------------------------------------------------------------------------------------------------------
 
 IMAGE = wire.InputImageDynamicToolCallOutputContentItem(
     image_url="data:image/png;base64,iVBORw0KGgogcmVzdA=="
@@ -432,16 +430,16 @@ def as_text(text):
     ],
     ids=repr,
 )
-def test_what_is_returned_becomes_content(value, content):
+def test_return_values_become_the_content_of_a_result(value, content):
     assert result_of(value) == ToolResult(content)
 
 
-def test_the_content_of_a_result_is_a_list_and_no_text():
+def test_the_content_of_a_result_must_not_be_a_bare_string():
     with pytest.raises(TypeError, match="as a list"):
         ToolResult("no")
 
 
-async def test_a_result_of_its_own_may_be_a_failure():
+async def test_a_tool_can_return_a_failed_result():
     @tool
     async def refuse() -> ToolResult:
         await trio.lowlevel.checkpoint()
@@ -451,18 +449,18 @@ async def test_a_result_of_its_own_may_be_a_failure():
     assert (texts(result), result.success) == (["no"], False)
 
 
-async def test_what_cannot_be_written_is_a_failed_call(caplog):
+async def test_a_return_value_that_cannot_be_serialized_fails_the_call(caplog):
     @tool
     async def strange() -> object:
         await trio.lowlevel.checkpoint()
         return object()
 
     result = await call(strange)
-    assert (texts(result), result.success) == (["TypeError: a object cannot be written as JSON"], False)
+    assert (texts(result), result.success) == (["TypeError: cannot serialize an object as JSON"], False)
     assert len(caplog.records) == 1
 
 
-async def test_lone_surrogates_are_spelt_out_for_the_server_would_drop_the_line():
+async def test_lone_surrogates_are_escaped_because_the_server_drops_lines_with_them():
     @tool
     async def names(*, fail: bool = False) -> str:
         await trio.lowlevel.checkpoint()
@@ -478,7 +476,7 @@ async def test_lone_surrogates_are_spelt_out_for_the_server_would_drop_the_line(
     assert ToolResult([as_text("f\ud800")]) == ToolResult(["f\\ud800"])
 
 
-def test_an_image_is_told_by_its_first_bytes_and_may_come_from_a_file_or_a_url(tmp_path):
+def test_the_media_type_of_an_image_is_detected_from_its_first_bytes(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     assert image(tmp_path / "a.png").url == IMAGE.image_url
     assert image("https://example.org/a.png") == Image("https://example.org/a.png")
@@ -491,7 +489,7 @@ def test_an_image_is_told_by_its_first_bytes_and_may_come_from_a_file_or_a_url(t
         image(str(tmp_path / "a.png"))
 
 
-# -- how a call fails ----------------------------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------------------------------
 
 
 async def raising(exc):
@@ -503,13 +501,13 @@ async def raising(exc):
     return await call(fail)
 
 
-async def test_a_tool_error_is_a_text_for_the_agent_and_nothing_for_the_log(caplog):
+async def test_a_tool_error_is_reported_to_the_agent_and_not_logged(caplog):
     result = await raising(ToolError("there is no such city"))
     assert (texts(result), result.success) == (["there is no such city"], False)
     assert not caplog.records
 
 
-async def test_any_other_error_is_told_with_its_type_and_logged_with_its_traceback(caplog):
+async def test_any_other_error_is_reported_with_its_type_and_logged_with_its_traceback(caplog):
     result = await raising(ZeroDivisionError("by zero"))
     assert (texts(result), result.success) == (["ZeroDivisionError: by zero"], False)
     (record,) = caplog.records
@@ -520,7 +518,7 @@ async def test_any_other_error_is_told_with_its_type_and_logged_with_its_traceba
     assert texts(await raising(TimeoutError())) == ["TimeoutError"]
 
 
-async def test_a_group_of_errors_is_told_as_its_members(caplog):
+async def test_an_exception_group_is_reported_as_its_members(caplog):
     assert texts(await raising(ExceptionGroup("", [ToolError("a")]))) == ["a"]
     assert not caplog.records
     group = ExceptionGroup("", [ToolError("a"), ExceptionGroup("", [ValueError("b")])])
@@ -529,14 +527,14 @@ async def test_a_group_of_errors_is_told_as_its_members(caplog):
 
 
 @pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-async def test_an_exit_request_is_not_swallowed(exc):
+async def test_system_exit_and_keyboard_interrupt_propagate(exc):
     with pytest.raises(type(exc)):
         await raising(exc)
     with pytest.RaisesGroup(type(exc), ValueError):
         await raising(BaseExceptionGroup("", [exc, ValueError()]))
 
 
-async def test_a_call_that_takes_longer_than_its_timeout_has_failed(autojump_clock):
+async def test_a_call_that_exceeds_its_timeout_fails(autojump_clock):
     @tool(timeout=2.5)
     async def sleep(seconds: float) -> str:
         await trio.sleep(seconds)
@@ -548,7 +546,7 @@ async def test_a_call_that_takes_longer_than_its_timeout_has_failed(autojump_clo
     assert texts(await call(sleep, arguments={"seconds": 2})) == ["awake"]
 
 
-async def test_cancellation_goes_through_and_what_a_cancelled_tool_raises_is_only_logged(caplog):
+async def test_cancellation_propagates_and_errors_of_a_cancelled_tool_are_only_logged(caplog):
     @tool
     async def stubborn() -> None:
         async with trio.open_nursery() as nursery:
@@ -568,7 +566,7 @@ async def test_cancellation_goes_through_and_what_a_cancelled_tool_raises_is_onl
     assert [record.getMessage() for record in caplog.records] == ["the tool stubborn failed"]
 
 
-async def test_a_limit_holds_over_all_toolboxes_of_a_client_and_the_others_wait():
+async def test_a_limit_applies_across_all_toolboxes_of_a_client_and_further_calls_wait():
     running, most, gate = 0, 0, trio.Event()
 
     @tool(limit=2)
@@ -593,10 +591,12 @@ async def test_a_limit_holds_over_all_toolboxes_of_a_client_and_the_others_wait(
         assert running == 2
         gate.set()
     assert most == 2
-    assert [result.success for result in results].count(True) == 4  # the third box has no such tool
+    assert [result.success for result in results].count(
+        True
+    ) == 4  # the third toolbox does not have this tool
 
 
-async def test_the_limit_of_a_method_holds_for_its_object_however_often_it_is_looked_up():
+async def test_the_limit_of_a_method_applies_per_object_across_lookups():
     running, gate = [], trio.Event()
 
     class Counter:
@@ -616,7 +616,7 @@ async def test_the_limit_of_a_method_holds_for_its_object_however_often_it_is_lo
     assert running.count(one) == 2
 
 
-async def test_the_timeout_does_not_count_the_wait_for_a_place(autojump_clock):
+async def test_the_timeout_does_not_include_the_wait_for_the_limit(autojump_clock):
     @tool(limit=1, timeout=3)
     async def slow() -> None:
         await trio.sleep(2)
@@ -632,7 +632,7 @@ async def test_the_timeout_does_not_count_the_wait_for_a_place(autojump_clock):
     assert results == [True] * 4
 
 
-async def test_a_tool_that_nobody_holds_takes_its_limiter_with_it():
+async def test_the_limiter_of_an_unreferenced_tool_is_released():
     client = Toolbox()
 
     @tool(limit=1)
@@ -647,7 +647,7 @@ async def test_a_tool_that_nobody_holds_takes_its_limiter_with_it():
     assert len(client._limiters) == 0
 
 
-# -- at a client ---------------------------------------------------------------------------------------------------
+# -- in a client ---------------------------------------------------------------------------------------------------
 
 
 def asked(name, arguments=None, thread_id="thread-1", **more):
@@ -685,7 +685,7 @@ def say(text, name="say"):
     return tool(function, name=name)
 
 
-async def test_a_threads_own_tools_win_over_the_clients_and_both_over_a_policy():
+async def test_tools_of_a_thread_take_precedence_over_those_of_the_client_and_over_policies():
     async def policy(request: policies.ToolCallRequest) -> ToolResult:
         await trio.lowlevel.checkpoint()
         return ToolResult.of_text("policy")
@@ -719,7 +719,7 @@ async def test_every_thread_is_started_with_the_clients_tools_and_its_own():
                     await start.answer(DEFAULTS["thread/start"])
 
 
-async def test_without_tools_nothing_is_said_of_them():
+async def test_without_tools_the_request_does_not_mention_them():
     with trio.fail_after(5):
         async with fake_codex(CodexConfig(experimental_api=False)) as (codex, server):
             server.take_over("thread/start")
@@ -731,7 +731,7 @@ async def test_without_tools_nothing_is_said_of_them():
 
 
 @pytest.mark.parametrize("opening", ["thread_resume", "thread_fork"])
-async def test_a_resumed_or_forked_thread_gets_its_handlers_and_the_server_no_declaration(opening):
+async def test_tools_of_a_resumed_or_forked_thread_are_not_declared_to_the_server(opening):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             thread = await getattr(codex, opening)("thread-1", tools=[say("again")])
@@ -739,7 +739,7 @@ async def test_a_resumed_or_forked_thread_gets_its_handlers_and_the_server_no_de
             assert (await server.answer_to(0))["success"] is True
 
 
-async def test_tools_need_the_experimental_api_and_are_refused_before_anything_is_sent():
+async def test_tools_without_the_experimental_api_are_rejected_before_anything_is_sent():
     plain = CodexConfig(experimental_api=False, codex_bin="/nowhere")
     with pytest.raises(ValueError, match="experimental_api"):
         async with open_codex(plain, tools=[weather]):
@@ -759,7 +759,7 @@ async def test_tools_need_the_experimental_api_and_are_refused_before_anything_i
             assert server.unexpected() == []
 
 
-async def test_connecting_with_tools_that_cannot_be_leaves_the_nursery_empty():
+async def test_connecting_with_invalid_tools_leaves_the_nursery_empty():
     ours, _ = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
         with pytest.raises(ValueError, match="two tools"):
@@ -767,7 +767,7 @@ async def test_connecting_with_tools_that_cannot_be_leaves_the_nursery_empty():
         assert not nursery.child_tasks
 
 
-async def test_a_call_that_is_parked_when_its_turn_ends_is_cancelled_and_nothing_is_written():
+async def test_the_end_of_a_turn_cancels_its_pending_calls_without_a_response():
     started, ended = trio.Event(), trio.Event()
 
     @tool
@@ -787,7 +787,7 @@ async def test_a_call_that_is_parked_when_its_turn_ends_is_cancelled_and_nothing
                 await server.end_turn()
                 await ended.wait()
             server.give("ping", {})
-            await codex.request("ping")  # whatever was written before it has arrived
+            await codex.request("ping")  # everything written before has arrived
             assert 7 not in server.answers
 
 

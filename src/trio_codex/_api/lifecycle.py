@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from trio_codex._process.binary import Binary
     from trio_codex._process.server import ServerProcess
     from trio_codex._session.budget import Budget
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex._values.config import ClientConfig
     from trio_codex.policies import Policy
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 SCOPE: Final = "trio_codex"
 
 TOOL_ITEMS: Final = frozenset({"commandExecution", "mcpToolCall", "webSearch", "collabAgentToolCall"})
-"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and gets its span from
-that."""
+"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and that request has
+the span."""
 
 
 @attrs.define(eq=False)
