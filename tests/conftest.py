@@ -1,6 +1,7 @@
 """What every test gets: the hypothesis profile, and the proof that it left nothing behind.
 
-Profiles, chosen by ``HYPOTHESIS_PROFILE``: ``dev`` (the default), ``ci`` (the default where ``CI=true``), ``long``.
+Every run tries the same inputs, so that a failure is due to the change. For new ones, set ``HYPOTHESIS_PROFILE`` to
+``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
 """
 
 import os
@@ -12,9 +13,9 @@ from hypothesis import HealthCheck, settings
 
 from trio_codex.testing import assert_nothing_left
 
-settings.register_profile("dev", deadline=None)
-# The same inputs at each run: what fails there is what the change broke. New inputs are for the other two.
-settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
+settings.register_profile("dev", deadline=None, derandomize=True)
+settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
+settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile(
     "long", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -22,8 +23,10 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
 )
 
-# What samples of cancellations are drawn with: the same at each run in CI, and in all workers of a run; told at its end.
-os.environ.setdefault("SWEEP_SEED", "0" if os.environ.get("CI") == "true" else str(random.randrange(10**6)))
+# The seed of the samples of cancellations. Workers inherit a random one, and the summary of the run shows it.
+os.environ.setdefault("SWEEP_SEED", "0")
+if os.environ["SWEEP_SEED"] == "random":
+    os.environ["SWEEP_SEED"] = str(random.randrange(10**6))
 
 MOST_WORKERS = 4
 """A test may want to be on time while three others are at work."""
