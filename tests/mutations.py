@@ -74,17 +74,17 @@ MUTATIONS = [
     Mutation(
         "G1", "what the server leaves behind does not fall to the guard",
         "_process.guard:PR_SET_CHILD_SUBREAPER", constant(36, 0),
-        "tests/runtime/test_process.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
+        "tests/runtime/test_process_stop.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
     ),
     Mutation(
         "G1", "stdin stays open",
         "_process.server:ServerProcess.stop", drop("_close_stdin"),
-        "tests/runtime/test_process.py::test_a_gentle_server_ends_on_eof",
+        "tests/runtime/test_process_stop.py::test_a_gentle_server_ends_on_eof",
     ),
     Mutation(
         "G1", "SIGTERM is never sent",
         "_process.server:ServerProcess._end_server", drop("terminate"),
-        "tests/runtime/test_process.py::test_a_server_is_ended_by_what_it_takes",
+        "tests/runtime/test_process_stop.py::test_a_server_is_ended_by_what_it_takes",
     ),
     Mutation(
         "G1", "a guard keeps the blocked signals of the client",
@@ -194,12 +194,12 @@ MUTATIONS = [
     Mutation(
         "G5", "who waits is not told of the end",
         "_link.calls:Calls.end", drop("settle"),
-        "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
+        "tests/runtime/test_connection_end.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
     ),
     Mutation(
         "G5", "all who wait get one exception",
         "_link.call:CloseReason.exception", returns("self._error"),
-        "tests/runtime/test_connection.py::test_a_death_gives_a_fresh_exception_each_time",
+        "tests/runtime/test_connection_end.py::test_a_death_gives_a_fresh_exception_each_time",
     ),
     Mutation(
         "G5", "a server that was given up is not named",
@@ -244,7 +244,7 @@ MUTATIONS = [
     Mutation(
         "G7", "a cancelled write is forgotten half-way",
         "_link.write_queue:WriteQueue._take", value("taken", becomes="False"),
-        "tests/runtime/test_connection.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
+        "tests/runtime/test_connection_writing.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
     ),
     Mutation(
         "G7", "the rest of a line is forgotten",
@@ -329,7 +329,7 @@ MUTATIONS = [
     Mutation(
         "G10", "answers to a server that does not read pile up",
         "_link.connection:Connection._reply", never("QUEUED_REPLY_BYTES"),
-        "tests/runtime/test_connection.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
+        "tests/runtime/test_connection_end.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
     ),
     Mutation(
         "G10", "records of decisions are bounded in number only",
@@ -399,7 +399,7 @@ MUTATIONS = [
     Mutation(
         "G18", "names in maps of the user's are taken for the protocol's",
         "recording._redaction:_vocabulary", operand("Mapping["),
-        "tests/test_recording.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
+        "tests/test_recording_redaction.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
     ),
     Mutation(
         "G18", "root records into files of other users",
