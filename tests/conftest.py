@@ -14,14 +14,11 @@ from hypothesis import HealthCheck, settings
 from trio_codex.testing import assert_nothing_left
 
 settings.register_profile("dev", deadline=None, derandomize=True)
-settings.register_profile("ci", deadline=None, derandomize=True, max_examples=200)
 settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile(
     "long", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
 
 # The seed of the samples of cancellations. Workers inherit a random one, and the summary of the run shows it.
 os.environ.setdefault("SWEEP_SEED", "0")
@@ -29,14 +26,16 @@ if os.environ["SWEEP_SEED"] == "random":
     os.environ["SWEEP_SEED"] = str(random.randrange(10**6))
 
 MOST_WORKERS = 4
-"""A test may want to be on time while three others are at work."""
+"""Some tests have to be on time while the other workers are busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Share a run of everything among the processors. Parts of it, and tests that measure for minutes, are for one process."""
-    if os.environ.get("CI") == "true":
-        return 0  # nobody waits for it, and a machine that is late fails a test of moments now and then
+    """Distribute a run of everything over the processors.
+
+    Selected tests run in this process, where a debugger works and nothing has to start first; so do the tests that measure
+    for minutes. With ``-n 0``, a run of everything does, too.
+    """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(processors, MOST_WORKERS)
