@@ -4,6 +4,7 @@ Every run tries the same inputs, so that a failure is due to the change. For new
 ``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
 """
 
+import gc
 import os
 import random
 import signal
@@ -40,6 +41,12 @@ def pytest_xdist_auto_num_workers(config):
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = min(processors, MOST_WORKERS)
     return workers if everything and config.option.markexpr == "not long" and workers > 1 else 0
+
+
+def pytest_collection_finish():
+    """Exempt what was collected from garbage collection: it lives as long as the run, and tests that collect are fast."""
+    gc.collect()
+    gc.freeze()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
