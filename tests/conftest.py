@@ -8,6 +8,7 @@ import gc
 import os
 import random
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,6 +26,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
 os.environ.setdefault("SWEEP_SEED", "0")
 if os.environ["SWEEP_SEED"] == "random":
     os.environ["SWEEP_SEED"] = str(random.randrange(10**6))
+
+# Hundreds of interpreters that tests start import the package: without bytecode, each would compile it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 MOST_WORKERS = 4
 """Some tests have to be on time while the other workers are busy."""
