@@ -51,6 +51,12 @@ def test_every_break_can_be_made(mutation):
     mutated(ROOT / "src" / "trio_codex", mutation.where, mutation.operation)
 
 
+@every_mutation
+def test_every_break_names_a_test(mutation):
+    path, _, name = mutation.test.partition("::")
+    assert f"def {name or 'test_'}" in (ROOT / path).read_text()
+
+
 def test_every_guarantee_has_a_break():
     guarantees = re.findall(r"^## (G\d+)\.", (ROOT / "docs" / "guarantees.md").read_text(), re.MULTILINE)
     assert {*guarantees} <= Counter(mutation.guarantee for mutation in MUTATIONS).keys()
