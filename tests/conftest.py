@@ -44,8 +44,10 @@ def pytest_xdist_auto_num_workers(config):
     """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(processors, MOST_WORKERS)
-    return workers if everything and config.option.markexpr == "not long" and workers > 1 else 0
+    if not everything or config.option.markexpr != "not long" or processors == 1:
+        return 0
+    # One more than there are processors, because tests wait for the processes that they start.
+    return min(processors + 1, MOST_WORKERS)
 
 
 def pytest_collection_finish():
