@@ -10,6 +10,7 @@ from wiregen.render import quote
 if TYPE_CHECKING:
     from wiregen.protocol import Protocol
 
+
 def emit_index(protocol: Protocol, header: str) -> str:
     """Emit ``_index.py``: the imports for type checkers, and the lookup table of the lazy package."""
     modules: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ import sys
 import pytest
 import trio
 
-from faults.helpers import configured, left_of, play
+from faults.observed_session import configured, left_of, play
 from faults.server import ASKED, DRIFT, JUNK, MESSAGE, MESSAGES, POINTS
 from trio_codex import TurnStatus, errors, open_codex
 

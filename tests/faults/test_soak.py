@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from process.helpers import descriptors, until
+from process.running_server import descriptors, until
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex._process import guard as _guard
 from trio_codex.testing import MockModel, Response, Text, offline_home

@@ -10,7 +10,7 @@ import time
 import pytest
 import trio
 
-from process.helpers import ENV, HERE, descriptors, fake, gone, nothing_left, running, runs, until
+from process.running_server import ENV, HERE, descriptors, fake, gone, nothing_left, running, runs, until
 from trio_codex._process import guard as _guard
 from trio_codex._process.spawn import spawn_server
 

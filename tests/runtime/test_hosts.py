@@ -13,7 +13,7 @@ import sys
 import pytest
 import trio
 
-from process.helpers import ENV, HERE, fake, gone, nothing_left, running, runs, until
+from process.running_server import ENV, HERE, fake, gone, nothing_left, running, runs, until
 from trio_codex._process import guard as _guard
 from trio_codex._process import server as _process
 from trio_codex._process.spawn import find_guard_python, spawn_server

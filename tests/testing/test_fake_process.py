@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from faults.helpers import left_of
+from faults.observed_session import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left, fake_codex, fake_process, sweep_cancellation

@@ -1,13 +1,8 @@
-"""Tools: their descriptions, arguments, results and failures. The server is scripted."""
+"""Tools: the schema of a function, and the arguments that it is called with."""
 
-import contextvars
 import functools
-import gc
 import inspect
 import json
-import logging
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import attrs
@@ -17,62 +12,18 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
-from trio_codex._tools.calling import result_of
+from tools.tool_calls import Box, call, texts, weather
+from trio_codex import tool, wire
 from trio_codex._tools.json_types import Field
 from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
-from trio_codex.testing import fake_codex
-from trio_codex.testing._fake import DEFAULTS
-from trio_codex.tools import Image, Namespace, Tool, ToolError, ToolResult, image
-
-PNG = b"\x89PNG\r\n\x1a\n rest"
-
-
-def called(name, arguments=None, namespace=None):
-    params = wire.DynamicToolCallParams(
-        arguments=arguments,
-        call_id="c1",
-        thread_id="thread-1",
-        tool=name,
-        turn_id="turn-1",
-        namespace=namespace,
-    )
-    return ToolCallRequest(
-        thread_id="thread-1",
-        turn_id="turn-1",
-        call_id="c1",
-        tool=name,
-        namespace=namespace,
-        arguments=arguments,
-        params=params,
-    )
+from trio_codex.tools import Namespace, Tool, ToolResult
 
 
 async def get(key: str) -> str:
     await trio.lowlevel.checkpoint()
     return key
-
-
-async def call(*tools, arguments=None, namespace=None):
-    return await Toolbox(tools).call(called(tools[0].name, arguments, namespace))
-
-
-def texts(result):
-    return [item.text for item in result.content]
-
-
-@tool
-async def weather(city: str, days: Annotated[int, "Up to ten."] = 1) -> str:
-    """Tell the weather.
-
-    Args:
-        city: Where.
-        days: For how long.
-    """
-    await trio.lowlevel.checkpoint()
-    return f"{city}: sunny for {days}"
 
 
 # -- descriptions --------------------------------------------------------------------------------------------------
@@ -257,9 +208,17 @@ def test_the_description_of_a_namespace_is_bounded_and_unique():
 
 
 async def _variadic(*names: str) -> None: ...
+
+
 async def _bare(name) -> None: ...
+
+
 async def _complex(name: complex) -> None: ...
+
+
 async def _lost(name: "Nowhere") -> None: ...  # noqa: F821
+
+
 async def _fine(name: int) -> "Nowhere": ...  # noqa: F821
 
 
@@ -292,15 +251,6 @@ def test_two_tools_with_the_same_name_are_rejected_unless_their_namespaces_diffe
     assert box.find("app", "other") is None
     with pytest.raises(ValueError, match=r"app\.weather"):
         Toolbox([spaced, tool(weather.function, namespace="app")])
-
-
-# -- arguments -----------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Box:
-    width: int
-    depth: int = 2
 
 
 @pytest.mark.parametrize(
@@ -400,410 +350,3 @@ async def test_arguments_have_their_annotated_types_and_absent_ones_their_defaul
     )
     assert result.success, texts(result)
     assert seen == [(Box(1), [Box(3)], "none", True)]
-
-
-# -- results ------------------------------------------------------------------------------------------------------
-
-IMAGE = wire.InputImageDynamicToolCallOutputContentItem(
-    image_url="data:image/png;base64,iVBORw0KGgogcmVzdA=="
-)
-
-
-def as_text(text):
-    return wire.InputTextDynamicToolCallOutputContentItem(text=text)
-
-
-@pytest.mark.parametrize(
-    ("value", "content"),
-    [
-        ("text", [as_text("text")]),
-        ("", [as_text("")]),
-        (None, [as_text("done")]),
-        (3, [as_text("3")]),
-        (["a", "b"], [as_text('["a","b"]')]),
-        (Box(1), [as_text('{"width":1,"depth":2}')]),
-        (PNG, [IMAGE]),
-        (image(PNG), [IMAGE]),
-        (["a", PNG, 3], [as_text("a"), IMAGE, as_text("3")]),
-        (ToolResult(["a", image(PNG)]), [as_text("a"), IMAGE]),
-        (ToolResult((IMAGE,)), [IMAGE]),
-    ],
-    ids=repr,
-)
-def test_return_values_become_the_content_of_a_result(value, content):
-    assert result_of(value) == ToolResult(content)
-
-
-def test_the_content_of_a_result_must_not_be_a_bare_string():
-    with pytest.raises(TypeError, match="as a list"):
-        ToolResult("no")
-
-
-async def test_a_tool_can_return_a_failed_result():
-    @tool
-    async def refuse() -> ToolResult:
-        await trio.lowlevel.checkpoint()
-        return ToolResult.of_text("no", success=False)
-
-    result = await call(refuse)
-    assert (texts(result), result.success) == (["no"], False)
-
-
-async def test_a_return_value_that_cannot_be_serialized_fails_the_call(caplog):
-    @tool
-    async def strange() -> object:
-        await trio.lowlevel.checkpoint()
-        return object()
-
-    result = await call(strange)
-    assert (texts(result), result.success) == (["TypeError: cannot serialize an object as JSON"], False)
-    assert len(caplog.records) == 1
-
-
-async def test_lone_surrogates_are_escaped_because_the_server_drops_lines_with_them():
-    @tool
-    async def names(*, fail: bool = False) -> str:
-        await trio.lowlevel.checkpoint()
-        if fail:
-            raise ToolError("a\ud800")
-        return "b\ud800"
-
-    assert texts(await call(names)) == ["b\\ud800"]
-    assert texts(await call(names, arguments={"fail": True})) == ["a\\ud800"]
-    assert texts(result_of(["b\udcff", {"c": Path("d\udcff"), "é": b"e"}])) == [
-        r'["b\udcff",{"c":"d\udcff","\u00e9":"ZQ=="}]'
-    ]
-    assert ToolResult([as_text("f\ud800")]) == ToolResult(["f\\ud800"])
-
-
-def test_the_media_type_of_an_image_is_detected_from_its_first_bytes(tmp_path):
-    (tmp_path / "a.png").write_bytes(PNG)
-    assert image(tmp_path / "a.png").url == IMAGE.image_url
-    assert image("https://example.org/a.png") == Image("https://example.org/a.png")
-    assert image(b"RIFF....WEBP").url.startswith("data:image/webp;")
-    assert image(b"?", "image/x").url == "data:image/x;base64,Pw=="
-    assert "iVBOR" not in repr(image(PNG))
-    with pytest.raises(ValueError, match="media type"):
-        image(b"text")
-    with pytest.raises(ValueError, match="URL"):
-        image(str(tmp_path / "a.png"))
-
-
-# -- failures ------------------------------------------------------------------------------------------------------
-
-
-async def raising(exc):
-    @tool
-    async def fail() -> None:
-        await trio.lowlevel.checkpoint()
-        raise exc
-
-    return await call(fail)
-
-
-async def test_a_tool_error_is_reported_to_the_agent_and_not_logged(caplog):
-    result = await raising(ToolError("there is no such city"))
-    assert (texts(result), result.success) == (["there is no such city"], False)
-    assert not caplog.records
-
-
-async def test_any_other_error_is_reported_with_its_type_and_logged_with_its_traceback(caplog):
-    result = await raising(ZeroDivisionError("by zero"))
-    assert (texts(result), result.success) == (["ZeroDivisionError: by zero"], False)
-    (record,) = caplog.records
-    assert (record.levelno, record.name) == (logging.ERROR, "trio_codex")
-    assert "fail" in record.getMessage()
-    assert record.exc_info[0] is ZeroDivisionError
-    assert "Traceback" not in texts(result)[0]
-    assert texts(await raising(TimeoutError())) == ["TimeoutError"]
-
-
-async def test_an_exception_group_is_reported_as_its_members(caplog):
-    assert texts(await raising(ExceptionGroup("", [ToolError("a")]))) == ["a"]
-    assert not caplog.records
-    group = ExceptionGroup("", [ToolError("a"), ExceptionGroup("", [ValueError("b")])])
-    assert texts(await raising(group)) == ["a\nValueError: b"]
-    assert len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-async def test_system_exit_and_keyboard_interrupt_propagate(exc):
-    with pytest.raises(type(exc)):
-        await raising(exc)
-    with pytest.RaisesGroup(type(exc), ValueError):
-        await raising(BaseExceptionGroup("", [exc, ValueError()]))
-
-
-async def test_a_call_that_exceeds_its_timeout_fails(autojump_clock):
-    @tool(timeout=2.5)
-    async def sleep(seconds: float) -> str:
-        await trio.sleep(seconds)
-        return "awake"
-
-    result = await call(sleep, arguments={"seconds": 3})
-    assert not result.success
-    assert texts(result) == ["The tool was cancelled: it did not finish within 2.5 s."]
-    assert texts(await call(sleep, arguments={"seconds": 2})) == ["awake"]
-
-
-async def test_cancellation_propagates_and_errors_of_a_cancelled_tool_are_only_logged(caplog):
-    @tool
-    async def stubborn() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise ValueError("in cleanup")
-
-    for made in (stubborn, tool(trio.sleep_forever)):
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(functools.partial(call, made))
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-        assert scope.cancelled_caught
-    assert [record.getMessage() for record in caplog.records] == ["the tool stubborn failed"]
-
-
-async def test_a_limit_applies_across_all_toolboxes_of_a_client_and_further_calls_wait():
-    running, most, gate = 0, 0, trio.Event()
-
-    @tool(limit=2)
-    async def count() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await gate.wait()
-        running -= 1
-
-    client = Toolbox([count])
-    boxes = [client, Toolbox([count], client), Toolbox([], client)]
-    results = []
-
-    async def collect(box):
-        results.append(await box.call(called("count")))
-
-    async with trio.open_nursery() as nursery:
-        for box in boxes * 2:
-            nursery.start_soon(collect, box)
-        await trio.testing.wait_all_tasks_blocked()
-        assert running == 2
-        gate.set()
-    assert most == 2
-    assert [result.success for result in results].count(
-        True
-    ) == 4  # the third toolbox does not have this tool
-
-
-async def test_the_limit_of_a_method_applies_per_object_across_lookups():
-    running, gate = [], trio.Event()
-
-    class Counter:
-        @tool(limit=1)
-        async def count(self) -> None:
-            running.append(self)
-            await gate.wait()
-
-    one, other, client = Counter(), Counter(), Toolbox()
-    boxes = [Toolbox([counter.count], client) for counter in (one, one, other)]
-    async with trio.open_nursery() as nursery:
-        for box in boxes:
-            nursery.start_soon(box.call, called("count"))
-        await trio.testing.wait_all_tasks_blocked()
-        assert running in ([one, other], [other, one])
-        gate.set()
-    assert running.count(one) == 2
-
-
-async def test_the_timeout_does_not_include_the_wait_for_the_limit(autojump_clock):
-    @tool(limit=1, timeout=3)
-    async def slow() -> None:
-        await trio.sleep(2)
-
-    box, results = Toolbox([slow]), []
-
-    async def collect():
-        results.append((await box.call(called("slow"))).success)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(collect)
-    assert results == [True] * 4
-
-
-async def test_the_limiter_of_an_unreferenced_tool_is_released():
-    client = Toolbox()
-
-    @tool(limit=1)
-    async def short() -> None:
-        await trio.lowlevel.checkpoint()
-
-    box = Toolbox([short], client)
-    await box.call(called("short"))
-    assert len(client._limiters) == 1
-    del short, box
-    gc.collect()
-    assert len(client._limiters) == 0
-
-
-# -- in a client ---------------------------------------------------------------------------------------------------
-
-
-def asked(name, arguments=None, thread_id="thread-1", **more):
-    return {
-        "threadId": thread_id,
-        "turnId": "turn-1",
-        "callId": "c1",
-        "tool": name,
-        "namespace": None,
-        "arguments": arguments or {},
-        **more,
-    }
-
-
-@asynccontextmanager
-async def started_turn(server, thread):
-    accepted = trio.Event()
-
-    async def accept():
-        await server.accept_turn()
-        accepted.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept)
-        async with thread.turn("go") as turn:
-            await accepted.wait()
-            yield turn
-
-
-def say(text, name="say"):
-    async def function() -> str:
-        await trio.lowlevel.checkpoint()
-        return text
-
-    return tool(function, name=name)
-
-
-async def test_tools_of_a_thread_take_precedence_over_those_of_the_client_and_over_policies():
-    async def policy(request: policies.ToolCallRequest) -> ToolResult:
-        await trio.lowlevel.checkpoint()
-        return ToolResult.of_text("policy")
-
-    tools = [say("client"), say("client", "more")]
-    with trio.fail_after(5):
-        async with fake_codex(policy=Policy(tool_call=policy), tools=tools) as (codex, server):
-            own = say("thread")
-            await codex.thread_start(tools=[own])
-            for number, (name, text) in enumerate(
-                [("say", "thread"), ("more", "client"), ("other", "policy")]
-            ):
-                await server.ask(number, "item/tool/call", asked(name))
-                answer = await server.answer_to(number)
-                assert answer == {"contentItems": [{"type": "inputText", "text": text}], "success": True}
-            assert [str(record.decided_by) for record in codex.decisions] == ["tool", "tool", "client"]
-
-
-async def test_every_thread_is_started_with_the_clients_tools_and_its_own():
-    with trio.fail_after(5):
-        async with fake_codex(tools=[say("client"), say("client", "more")]) as (codex, server):
-            server.take_over("thread/start")
-            for own, names in (
-                ([say("thread"), say("thread", "third")], ["say", "more", "third"]),
-                ([], ["say", "more"]),
-            ):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(functools.partial(codex.thread_start, tools=own))
-                    start = await server.expect("thread/start")
-                    assert [spec["name"] for spec in start.params["dynamicTools"]] == names
-                    await start.answer(DEFAULTS["thread/start"])
-
-
-async def test_without_tools_the_request_does_not_mention_them():
-    with trio.fail_after(5):
-        async with fake_codex(CodexConfig(experimental_api=False)) as (codex, server):
-            server.take_over("thread/start")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(codex.thread_start)
-                start = await server.expect("thread/start")
-                assert "dynamicTools" not in start.params
-                await start.answer(DEFAULTS["thread/start"])
-
-
-@pytest.mark.parametrize("opening", ["thread_resume", "thread_fork"])
-async def test_tools_of_a_resumed_or_forked_thread_are_not_declared_to_the_server(opening):
-    with trio.fail_after(5):
-        async with fake_codex() as (codex, server):
-            thread = await getattr(codex, opening)("thread-1", tools=[say("again")])
-            await server.ask(0, "item/tool/call", asked("say", thread_id=thread.id))
-            assert (await server.answer_to(0))["success"] is True
-
-
-async def test_tools_without_the_experimental_api_are_rejected_before_anything_is_sent():
-    plain = CodexConfig(experimental_api=False, codex_bin="/nowhere")
-    with pytest.raises(ValueError, match="experimental_api"):
-        async with open_codex(plain, tools=[weather]):
-            pytest.fail("it opened")
-    with pytest.raises(ValueError, match="two tools"):
-        async with open_codex(CodexConfig(codex_bin="/nowhere"), tools=[weather, weather]):
-            pytest.fail("it opened")
-    with trio.fail_after(5):
-        async with fake_codex(plain) as (codex, server):
-            server.take_over("thread/start", "thread/resume")
-            with pytest.raises(ValueError, match="experimental_api"):
-                await codex.thread_start(tools=[weather])
-            with pytest.raises(ValueError, match="experimental_api"):
-                await codex.thread_resume("thread-1", tools=[weather])
-            with pytest.raises(ValueError, match="two tools"):
-                await codex.thread_fork("thread-1", tools=[weather, weather])
-            assert server.unexpected() == []
-
-
-async def test_connecting_with_invalid_tools_leaves_the_nursery_empty():
-    ours, _ = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(ValueError, match="two tools"):
-            await connect_codex(nursery, ours, tools=[weather, weather])
-        assert not nursery.child_tasks
-
-
-async def test_the_end_of_a_turn_cancels_its_pending_calls_without_a_response():
-    started, ended = trio.Event(), trio.Event()
-
-    @tool
-    async def park() -> None:
-        started.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.set()
-
-    with trio.fail_after(5):
-        async with fake_codex(tools=[park]) as (codex, server):
-            thread = await codex.thread_start()
-            async with started_turn(server, thread):
-                await server.ask(7, "item/tool/call", asked("park"))
-                await started.wait()
-                await server.end_turn()
-                await ended.wait()
-            server.give("ping", {})
-            await codex.request("ping")  # everything written before has arrived
-            assert 7 not in server.answers
-
-
-async def test_a_tool_runs_in_the_context_of_its_turn():
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
-
-    @tool
-    async def look() -> str:
-        await trio.lowlevel.checkpoint()
-        return variable.get()
-
-    with trio.fail_after(5):
-        async with fake_codex(tools=[look]) as (codex, server):
-            thread = await codex.thread_start()
-            variable.set("inside")
-            async with started_turn(server, thread):
-                await server.ask(0, "item/tool/call", asked("look"))
-                assert (await server.answer_to(0))["contentItems"][0]["text"] == "inside"
-                await server.end_turn()

@@ -26,6 +26,12 @@ def runs(pid):
     return process is not None and not process.zombie
 
 
+async def run_here(function, **options):
+    """In place of Trio's worker thread, which stays for some seconds after it has started a process."""
+    await trio.lowlevel.checkpoint()
+    return function()
+
+
 async def until(predicate):
     """Wait for what happens in another process and tells nobody; the caller sets the deadline."""
     while not predicate():  # noqa: ASYNC110
