@@ -85,7 +85,7 @@ async def test_a_client_is_not_started_with_an_argument_of_the_wrong_type(option
             pass
     ours, theirs = trio.testing.memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        with pytest.raises(TypeError, match=told):
+        with pytest.raises(TypeError, match=told.replace("expects a CodexConfig", "expects a ClientConfig")):
             await connect_codex(nursery, ours, **options)
     await ours.aclose()
     assert await theirs.receive_some() == b""

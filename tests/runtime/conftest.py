@@ -11,7 +11,7 @@ import trio
 
 from process.running_server import ENV, nothing_left, run_here, running
 from runtime.close_sequences import BODY_ERRORS
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import trio.testing
 
 from process.running_server import ENV, fake, gone, nothing_left, read_line, run_here, running, runs, until
 from trio_codex._process import server as _process
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 from trio_codex.errors import SpawnError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
