@@ -51,11 +51,13 @@ def lower(bundle: Bundle, methods: Methods) -> dict[str, ir.Definition]:
 
 def _sent_only(definitions: Schema, methods: Methods) -> set[str]:
     """Return the definitions that only the client sends: there, an absent field leaves the default to the server."""
-    sent = [request.params for request in methods.requests if request.params is not None]
-    sent += [request.response for request in methods.server_requests]
-    read = [request.result for request in methods.requests]
-    read += [request.params for request in methods.server_requests]
-    read += [notification.params for notification in methods.notifications if notification.params is not None]
+    requests, asked = methods["ClientRequest"].values(), methods["ServerRequest"].values()
+    sent = [name for request in requests for name in ir.refs(request.params)]
+    sent += [request.result for request in asked if request.result is not None]
+    read = [request.result for request in requests if request.result is not None]
+    read += [
+        name for one in (*asked, *methods["ServerNotification"].values()) for name in ir.refs(one.params)
+    ]
     return ir.reachable(sent, definitions) - ir.reachable(read, definitions)
 
 

@@ -8,7 +8,7 @@ neither JSON Schema nor Python text.
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
@@ -273,14 +273,23 @@ def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> se
 # -- methods -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Method:
-    """A request or a notification.
+    """A request or a notification."""
 
-    Attributes:
-        params: The type of its params, which is :data:`NONE` if it has none.
-        doc: The description.
-    """
-
-    params: Type
+    name: str
+    params: Type = NONE
+    result: str | None = None
+    """The definition of the result; ``None`` for a notification, and in a schema, which does not link the two."""
     doc: str = ""
+    experimental: bool = False
+
+    def refs(self) -> Iterator[str]:
+        """Iterate over the names of the definitions that the method mentions."""
+        yield from refs(self.params)
+        if self.result is not None:
+            yield self.result
+
+
+Table: TypeAlias = Literal["ClientRequest", "ServerRequest", "ServerNotification", "ClientNotification"]
+"""A table of methods, by the name of its envelope in the schema."""

@@ -65,14 +65,14 @@ class Schema(Mapping[str, ir.Definition]):
     def __len__(self) -> int:
         return len(self.raw)
 
-    def methods(self, envelope: str) -> dict[str, ir.Method]:
-        """Read a table of methods: the variants of an envelope such as ``ClientRequest``."""
+    def methods(self, table: ir.Table) -> dict[str, ir.Method]:
+        """Read a table of methods, which is the list of variants of an envelope."""
         found: dict[str, ir.Method] = {}
-        for variant in self.raw[envelope]["oneOf"]:
+        for variant in self.raw[table]["oneOf"]:
             properties = variant["properties"]
             for method in properties["method"]["enum"]:
                 params = self.type(properties.get("params", {"type": "null"}), method)
-                found[method] = ir.Method(params, variant.get("description", ""))
+                found[method] = ir.Method(name=method, params=params, doc=variant.get("description", ""))
         return found
 
     def _definition(self, name: str, schema: Mapping[str, Any]) -> ir.Definition:
@@ -171,12 +171,13 @@ class Schema(Mapping[str, ir.Definition]):
     def _field(self, name: str, schema: Any, where: str, *, required: bool) -> ir.Field:
         annotations: Mapping[str, Any] = {} if schema is True else schema
         default: Any = annotations.get("default")
+        default = tuple(default) if default.__class__ is list else default
         return ir.Field(
             name=name,
             wire=name,
             type=self.type(schema, where),
             required=required,
-            default=ir.MISSING if required else tuple(default) if isinstance(default, list) else default,
+            default=ir.MISSING if required else default,
             doc=annotations.get("description", ""),
         )
 
