@@ -1,7 +1,7 @@
-"""What the examples share: how to run each of them without an account and without a network.
+"""Shared code that runs each example without an account and without a network.
 
-With ``--offline`` the real ``codex`` talks to a scripted model instead of a real one, in a home of its own. Without it
-an example uses your own login and configuration. ``CODEX_BIN`` in the environment names another binary.
+With ``--offline``, the real ``codex`` binary runs in a temporary home and talks to a scripted model. Without it, an
+example uses your own login and configuration. Set ``CODEX_BIN`` in the environment to use another binary.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def example_config(example: str, *, offline: bool | None = None) -> AsyncGenerator[CodexConfig]:
-    """Give the configuration to run an example with.
+    """Provide the configuration for an example.
 
     Args:
-        example: Which; it chooses what the scripted model says.
-        offline: Whether to use the scripted model; by default if the command line says so.
+        example: The name of the example, which selects the script of the model.
+        offline: Whether to use the scripted model; by default this depends on ``--offline`` in the command line.
     """
     codex_bin = os.environ.get("CODEX_BIN")
     if not ("--offline" in sys.argv if offline is None else offline):
@@ -54,7 +54,7 @@ async def example_config(example: str, *, offline: bool | None = None) -> AsyncG
 
 @attrs.frozen
 class _Open(Pause):
-    """Lets another response go on that waits at a gate."""
+    """Opens a gate, so that another response continues."""
 
     gate: Gate
 
@@ -73,8 +73,8 @@ def _write_script(example: str, model: MockModel) -> None:
             model.say("Nothing ", "to ", "see ", "here.", phase="final_answer")
         case "approvals":
             model.run_command(git_command("log", "-3"), escalate="to see what changed")
-            model.run_command("df -h", escalate="to see how much room there is")
-            model.run_command("rm -rf build", escalate="to start afresh")
+            model.run_command("df -h", escalate="to see how much space is left")
+            model.run_command("rm -rf build", escalate="to start from scratch")
             model.say("Two of the three were allowed.")
         case "inbox":
             model.run_command("ls", escalate="to see what is here")
@@ -82,7 +82,7 @@ def _write_script(example: str, model: MockModel) -> None:
             model.say("One of the two was allowed.")
         case "user_input":
             questions = (
-                Question("colour", "Which colour?", "Red", "Blue"),
+                Question("color", "Which color?", "Red", "Blue"),
                 Question("size", "Which size?", "Small", "Large"),
             )
             model.respond(UserInput(*questions))
@@ -129,7 +129,7 @@ def _write_script(example: str, model: MockModel) -> None:
         case "agents":
             counted = Gate()
             model.script("Count the files.").respond(Text("There are 3."), _Open(counted))
-            # The server may tell the turn that the agent has ended while it is open, and ask the model once more.
+            # The server may report the end of the agent to the open turn, and then send the model another request.
             turn = model.script("Let an agent count", default=Response(Text("3 files.")))
             turn.respond(ToolCall("spawn_agent", {"message": "Count the files."}, namespace="multi_agent_v1"))
             turn.respond(counted, Text("3 files."))
@@ -140,9 +140,9 @@ def _write_script(example: str, model: MockModel) -> None:
         case "structured_output":
             model.say(
                 '{"title": "Fix the leak", "steps": [{"what": "Find it.", "minutes": 20},',
-                ' {"what": "Mend it.", "minutes": null}]}',
+                ' {"what": "Fix it.", "minutes": null}]}',
             )
-            model.say("Here is your plan: first find it, then mend it.")
+            model.say("Here is your plan: first find it, then fix it.")
         case "chat":
             model.say("Hello ", "Ada.")
             model.say("It is Ada.")

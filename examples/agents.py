@@ -1,4 +1,4 @@
-"""Watch the agents that a turn spawns, and see what they use.
+"""Watch the agents that a turn spawns, and count the tokens they use.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -10,7 +10,7 @@ from trio_codex import Event, Subscription, open_codex, wire
 
 
 async def print_messages(events: Subscription[Event]) -> None:
-    """Print what agents say. The events end with the turn."""
+    """Print the messages of agents. The events end with the turn."""
     names: dict[str | None, str] = {}
     async for event in events:
         match event.params:

@@ -1,4 +1,4 @@
-"""A turn with most of what can be chosen for one. What is not for one turn only stays for the thread's later turns.
+"""Set most options of a turn. Some apply to one turn only, and the others also to later turns of the thread.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -32,7 +32,7 @@ async def main() -> None:
             budget=Budget(tokens=100_000, seconds=300),
             output_schema=ANSWER,
             source="example",
-            # for this and the later turns
+            # for this turn and later ones
             approval_mode=ApprovalMode.ask,
             effort=model.supported_reasoning_efforts[0].reasoning_effort,
             model=model.model,
@@ -40,7 +40,7 @@ async def main() -> None:
             summary="concise",
         )
         print(result.final_response)
-        # The same settings can be changed without a turn.
+        # The same settings can also be changed without starting a turn.
         await thread.update_settings(approval_mode=ApprovalMode.deny_all, sandbox=Sandbox.read_only)
         print((await thread.run("And what is next to it?")).final_response)
 

@@ -1,6 +1,6 @@
-"""Chat on the terminal, in one thread, until the end of the input.
+"""Chat on the terminal, in one thread, until the input ends.
 
-Run it with your own Codex login, or with --offline against a scripted model (and scripted lines of yours).
+Run it with your own Codex login, or with --offline against a scripted model (and scripted input).
 """
 
 import sys
@@ -14,7 +14,7 @@ SCRIPTED = iter(["My name is Ada.", "What is my name?"])
 
 
 def read_line() -> str | None:
-    """Read a line from the terminal, in a thread of its own."""
+    """Read a line from the terminal in a worker thread."""
     if "--offline" in sys.argv:
         line = next(SCRIPTED, None)
         print("" if line is None else f"> {line}")
@@ -32,7 +32,7 @@ async def main() -> None:
         open_codex(config) as codex,
         await codex.thread_start() as thread,
     ):
-        # Ctrl-C does not wait for the line.
+        # Ctrl-C abandons the read.
         while (line := await trio.to_thread.run_sync(read_line, abandon_on_cancel=True)) is not None:  # type: ignore[call-arg, unused-ignore]  # not in trio-typing
             if not line.strip():
                 continue

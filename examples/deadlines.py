@@ -1,4 +1,4 @@
-"""Give a turn a deadline, and keep what it did until then.
+"""Give a turn a deadline, and keep the results it had by then.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -17,11 +17,11 @@ async def main() -> None:
     """Run the example."""
     async with example_config("deadlines") as config, open_codex(config) as codex:
         thread = await codex.thread_start()
-        # `await thread.run(…)` under the deadline would end the turn just as well, but what it had would be gone.
+        # `await thread.run(…)` would also end the turn at the deadline, but its partial result would be lost.
         async with thread.turn("Do the first half, then the second.") as turn:
             with trio.move_on_after(SECONDS) as deadline:
                 await turn.wait()
-        # Leaving the scope has interrupted it on the server, and waited until the server said that it has ended.
+        # Leaving the scope interrupted the turn on the server and waited for the server to report its end.
         if deadline.cancelled_caught:
             print(f"Out of time after {SECONDS} s; the turn is {turn.result.status}.")
         for item in turn.result.items:

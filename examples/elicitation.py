@@ -1,6 +1,6 @@
-"""Answer an MCP server that asks for a form, and decide which of its tools may be called.
+"""Answer an MCP server that asks the user to fill in a form, and decide which of its tools may be called.
 
-The server is the small one of ``trio_codex.testing``. Run it with your own Codex login, or with --offline against a scripted
+The MCP server is the one in ``trio_codex.testing``. Run this with your own Codex login, or with --offline against a scripted
 model.
 """
 
@@ -18,7 +18,7 @@ from trio_codex.testing import mcp_server
 async def decide(  # noqa: ASYNC124  # this one decides without waiting
     request: ElicitationRequest,
 ) -> ElicitationDecision:
-    """Fill in what is known, and let a tool be called with small arguments."""
+    """Fill in the known fields of a form, and allow tool calls with small arguments."""
     decision: ElicitationDecision = policies.decline()
     match request:
         case FormElicitation(schema={"properties": {"name": _}}):

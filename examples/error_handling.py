@@ -1,4 +1,4 @@
-"""What can go wrong with a turn, and how to tell it apart: the model refuses, or the server dies.
+"""Tell the failures of a turn apart: the model refuses, or the server crashes.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -22,7 +22,7 @@ async def main() -> None:
             try:
                 result = await thread.run(question)
                 print(f"answer: {result.final_response}")
-            except errors.TurnFailed as exc:  # no reason to give up the thread
+            except errors.TurnFailed as exc:  # the thread can still be used
                 match exc.result.error and exc.result.error.codex_error_info:
                     case wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=status):
                         print(f"failed: the model's provider refused, HTTP {status}")
@@ -33,9 +33,7 @@ async def main() -> None:
             async with thread.turn("Take your time.") as turn:
                 async for _ in turn.text():
                     os.kill(codex.pid, signal.SIGKILL)
-        except (
-            errors.TurnLost
-        ) as exc:  # every wait on a server that died ends with the cause, present and future ones
+        except errors.TurnLost as exc:  # every current and later wait on the crashed server raises the cause
             if isinstance(exc.__cause__, errors.ServerExited):
                 print(f"lost: {exc.__cause__.reason}")
         try:

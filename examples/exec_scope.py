@@ -1,6 +1,6 @@
-"""Run commands on the server as scopes: feed one, read it, and leave one that would run for ever.
+"""Run commands on the server as scopes: write to one, read its output, and leave one that would run forever.
 
-Run it with your own Codex login, or with --offline against a scripted model (which has nothing to say here).
+Run it with your own Codex login, or with --offline against a scripted model (which this example does not use).
 """
 
 import trio
@@ -23,7 +23,7 @@ async def main() -> None:
             async with codex.exec(["sh", "-c", script], sandbox=Sandbox.read_only) as process:
                 print((await process.stdout.receive_some()).decode(), end="")
                 await trio.sleep_forever()
-        # Here it has ended on the server: killed, and its exit status seen.
+        # Here the command has been killed on the server, and its exit status is known.
         print("left -> exit status", process.returncode)
 
 

@@ -1,4 +1,4 @@
-"""Pursue a goal over several turns of the server, and leave a second one early.
+"""Pursue a goal over several turns that the server starts, and leave a second goal early.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -15,7 +15,7 @@ async def main() -> None:
         thread = await codex.thread_start()
 
         async with thread.goal("All tests pass.", token_budget=100_000) as goal:
-            async for text in goal.text():  # of all its turns
+            async for text in goal.text():  # of all turns of the goal
                 print(text)
         print(f"-> {goal.result.status} after {len(goal.result.turns)} turns")
 
@@ -23,7 +23,7 @@ async def main() -> None:
             async for text in goal.text():
                 print(text)
                 break
-        # Here it is paused, and the turn that ran has ended.
+        # Here the goal is paused, and its running turn has ended.
         print(f"-> {goal.result.status}")
 
 

@@ -1,4 +1,4 @@
-"""Show the agent images: a file, and one that is only in memory.
+"""Show images to the agent: one from a file, and one from memory.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -16,7 +16,7 @@ from trio_codex import ImageInput, LocalImageInput, TextInput, open_codex
 
 
 def png(red: int, green: int, blue: int) -> bytes:
-    """Make an image of one pixel."""
+    """Create an image of one pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -34,7 +34,7 @@ async def main() -> None:
             path = Path(directory) / "red.png"
             await trio.Path(path).write_bytes(png(255, 0, 0))
             # The server reads the file.
-            result = await thread.run([TextInput("Which colour is this?"), LocalImageInput(path)])
+            result = await thread.run([TextInput("Which color is this?"), LocalImageInput(path)])
         print(result.final_response)
 
         url = "data:image/png;base64," + base64.b64encode(png(0, 0, 255)).decode()

@@ -1,4 +1,4 @@
-"""Let another task answer what the agent asks, here after a while; what nobody answers in time is declined.
+"""Answer the agent's requests in another task, after a while. Requests that time out are declined.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -14,15 +14,15 @@ LISTING = {("/bin/bash", "-c", "ls"), ("/bin/bash", "-lc", "ls")}
 
 
 async def answer_all(inbox: Inbox, iterating: trio.CancelScope) -> None:
-    """Answer each request in a task of its own, as a user interface would."""
+    """Answer each request in a separate task, as a user interface would."""
     async with trio.open_nursery() as nursery:
-        with iterating:  # an inbox has no end; the answers that are under way have
+        with iterating:  # the inbox never ends, but the pending answers do
             async for pending in inbox:
                 nursery.start_soon(answer, pending)
 
 
 async def answer(pending: Pending) -> None:
-    """Take some time for it, and more for what does not only look."""
+    """Answer after some time, and take longer for commands that do more than read."""
     match pending.request:
         case policies.CommandRequest(command=str(command), argv=argv) if argv in LISTING:
             await trio.sleep(0.1)

@@ -1,7 +1,7 @@
-"""Log in with ChatGPT in a browser, and see whose account it is.
+"""Log in with ChatGPT in a browser, and show the account.
 
-Run it with --device-code if the browser is on another machine. With --offline nobody comes to log in, so after a moment the
-scope of the login is left, which cancels it on the server.
+Run it with --device-code if the browser is on another machine. With --offline no user completes the login, so the login's
+scope is left after a moment, which cancels the login on the server.
 """
 
 import sys
@@ -13,14 +13,14 @@ from trio_codex import Codex, open_codex, wire
 
 
 async def print_account(codex: Codex) -> None:
-    """Say who is logged in."""
+    """Describe the account that is logged in."""
     match (await codex.account()).account:
         case wire.ChatgptAccount(email=email, plan_type=plan):
             print(f"logged in as {email} ({plan})")
         case wire.ApiKeyAccount():
             print("logged in with an API key")
         case _:
-            print("nobody is logged in")
+            print("not logged in")
 
 
 async def main() -> None:
@@ -37,9 +37,9 @@ async def main() -> None:
                 print(f"open {login.auth_url if not offline else login.auth_url.partition('?')[0]}")
             with trio.move_on_after(0.1 if offline else 600) as patience:
                 completed = await login.wait()
-                print("welcome" if completed.success else f"it did not work: {completed.error}")
+                print("welcome" if completed.success else f"the login failed: {completed.error}")
         if patience.cancelled_caught:
-            print(f"nobody came; the login ended: {(await login.wait()).error}")
+            print(f"no user completed the login; it ended: {(await login.wait()).error}")
         await print_account(codex)
 
 

@@ -1,4 +1,4 @@
-"""Run several agents at once, each in a thread of its own, on one server.
+"""Run several agents at the same time, each in its own thread, on one server.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -10,8 +10,8 @@ from trio_codex import Codex, Sandbox, open_codex, retry_on_overload
 
 
 async def review(codex: Codex, topic: str, findings: dict[str, str | None]) -> None:
-    """Let one agent review one topic."""
-    # A busy server refuses requests; a turn that was started is never repeated.
+    """Have one agent review one topic."""
+    # Retry while the server is overloaded. A turn that may have started is never repeated.
     thread = await retry_on_overload(
         lambda: codex.thread_start(sandbox=Sandbox.read_only, ephemeral=True), attempts=5
     )
@@ -28,7 +28,7 @@ async def main() -> None:
         open_codex(config) as codex,
         trio.open_nursery() as agents,
     ):
-        # If one of them fails, the others are cancelled: their turns end on the server before the error goes on.
+        # If one agent fails, the others are cancelled. Their turns end on the server before the error propagates.
         for topic in ("tests", "docs", "types"):
             agents.start_soon(review, codex, topic, findings)
     for topic, finding in sorted(findings.items()):

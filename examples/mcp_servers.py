@@ -1,7 +1,7 @@
-"""Look at the MCP servers of a thread, call a tool, and read a resource, without a turn.
+"""Inspect the MCP servers of a thread, call a tool, and read a resource, without a turn.
 
-The servers are the small one of ``trio_codex.testing``, and one that cannot start. Run it with your own Codex login, or with
---offline against a scripted model (which has nothing to say here).
+One server is the one in ``trio_codex.testing``, and the other cannot start. Run this with your own Codex login, or with
+--offline against a scripted model (which this example does not use).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is there to work with: the server, its models, and their reasoning efforts. Then choose among them.
+"""Show the server, its models and their reasoning efforts, and choose a model.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """

@@ -1,4 +1,4 @@
-"""Go on with a thread in another process: the server keeps it, by its id.
+"""Continue a thread in another process. The server stores threads by id.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -10,7 +10,7 @@ from trio_codex import CodexConfig, open_codex
 
 
 async def first_session(config: CodexConfig) -> str:
-    """Start a thread, say something, and give its id."""
+    """Start a thread, run a turn, and return the thread's id."""
     async with open_codex(config) as codex:
         thread = await codex.thread_start()
         await thread.run("Remember the number 42.")
@@ -19,7 +19,7 @@ async def first_session(config: CodexConfig) -> str:
 
 
 async def second_session(config: CodexConfig, thread_id: str) -> None:
-    """Open the thread again, on a new server."""
+    """Resume the thread on a new server."""
     async with open_codex(config) as codex:
         thread = await codex.thread_resume(thread_id)
         result = await thread.run("Which number was it?")

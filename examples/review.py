@@ -13,7 +13,7 @@ async def main() -> None:
     """Run the example."""
     async with example_config("review") as config, open_codex(config) as codex:
         thread = await codex.thread_start()
-        # Without an argument it is about what is not committed; wire.BaseBranchReviewTarget is about a branch.
+        # Without an argument, the review covers uncommitted changes; with wire.BaseBranchReviewTarget, a branch.
         async with thread.review("Look for mistakes in the tests.") as turn:
             result = await turn.wait()
         print(result.final_response)

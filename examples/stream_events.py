@@ -1,4 +1,4 @@
-"""Show everything that happens in a turn, as it happens.
+"""Show the events of a turn as they arrive.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -10,7 +10,7 @@ from trio_codex import Event, open_codex, wire
 
 
 def show(event: Event) -> None:
-    """Print one line for an event that is of interest."""
+    """Print one line for an event, if it is relevant."""
     match event.params:
         case wire.ItemStartedNotification(item=wire.CommandExecutionThreadItem(command=command)):
             print(f"$ {command}")

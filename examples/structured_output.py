@@ -1,4 +1,4 @@
-"""Get the answer as a value of your own type, and see what happens if the model says something else.
+"""Get the answer as a value of your own type, and handle an answer that does not match the type.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -23,8 +23,8 @@ class Plan:
     """A plan.
 
     Attributes:
-        title: A few words.
-        steps: What to do, in this order.
+        title: A short title.
+        steps: The steps, in order.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""Survive the death of the server: start another one, resume the thread, and do nothing twice.
+"""Recover from a crash of the server: start another one, resume the thread, and repeat nothing.
 
-Every task goes out under an id of its own. If the server dies meanwhile, the history of the thread tells whether it had
-accepted the task: then the agent is asked to go on, and the task is not sent again.
+Every task is sent with its own id. If the server crashes, the history of the thread shows whether the server had accepted
+the task. If so, the agent is asked to continue, and the task is not sent again.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -15,19 +15,19 @@ from _offline import example_config
 
 from trio_codex import Codex, CodexConfig, Thread, errors, open_codex, wire
 
-GO_ON = "You were interrupted. Look what is done already, and go on."
+CONTINUE = "You were interrupted. Check what is already done, and continue."
 RESTARTS = 3
 WRITER_SECONDS = 5
-"""How long the server of an earlier run may still have the thread open."""
+"""How long the server of an earlier run may keep the thread open."""
 
 
 @attrs.define
 class Job:
-    """What outlives a server. To outlive this program as well, keep it in a file.
+    """State that outlives a server. To outlive this program too, store it in a file.
 
     Attributes:
-        tasks: What is to be done, by id.
-        thread_id: Its thread.
+        tasks: The remaining tasks, by id.
+        thread_id: The id of the job's thread.
     """
 
     tasks: dict[str, str]
@@ -35,7 +35,7 @@ class Job:
 
 
 async def open_thread(codex: Codex, job: Job) -> tuple[Thread, dict[str, wire.Turn]]:
-    """Resume the thread of the job, or start it; with the turns that it has, by the ids of their messages."""
+    """Resume or start the thread of the job. Return it with its turns, by the ids of their messages."""
     accepted: dict[str, wire.Turn] = {}
     if job.thread_id is not None:
         try:
@@ -46,16 +46,16 @@ async def open_thread(codex: Codex, job: Job) -> tuple[Thread, dict[str, wire.Tu
                         accepted[item.client_id] = turn
             return thread, accepted
         except errors.ThreadInUse:
-            raise  # it is stored: in a new thread, everything would be done twice
+            raise  # the thread exists; a new one would repeat every task
         except errors.InvalidRequestError:
-            pass  # without a turn it was never stored
+            pass  # a thread without turns is not stored
     thread = await codex.thread_start()
     job.thread_id = thread.id
     return thread, accepted
 
 
 async def resume(codex: Codex, thread_id: str) -> Thread:
-    """Resume a thread, once no other server has it open."""
+    """Resume a thread as soon as no other server has it open."""
     deadline = trio.current_time() + WRITER_SECONDS
     while True:
         try:
@@ -67,18 +67,18 @@ async def resume(codex: Codex, thread_id: str) -> Thread:
 
 
 async def work(codex: Codex, job: Job) -> None:
-    """Do what is left."""
+    """Run the remaining tasks."""
     thread, accepted = await open_thread(codex, job)
     for message_id, task in list(job.tasks.items()):
         if message_id not in accepted:
             await do(codex, thread, task, message_id)
         elif accepted[message_id].status != "completed":
-            await do(codex, thread, GO_ON, None)
+            await do(codex, thread, CONTINUE, None)
         del job.tasks[message_id]
 
 
 async def do(codex: Codex, thread: Thread, text: str, message_id: str | None) -> None:
-    """Run one turn; kill the server in the midst of the second, to have something to survive."""
+    """Run one turn. Kill the server in the middle of the second task, to demonstrate the recovery."""
     async with thread.turn(text, client_user_message_id=message_id) as turn:
         async for piece in turn.text():
             print(f"{text} -> {piece}")
@@ -87,17 +87,17 @@ async def do(codex: Codex, thread: Thread, text: str, message_id: str | None) ->
 
 
 async def supervise(config: CodexConfig, job: Job) -> None:
-    """Start servers until the work is done, or too many have died."""
-    deaths = 0
+    """Start servers until the work is done or too many have crashed."""
+    crashes = 0
     while True:
         try:
             async with open_codex(config) as codex:
                 await work(codex, job)
             return
         except (errors.TurnLost, errors.ConnectionBroken) as exc:
-            # A failed turn, a refused request or a server that does not start is not cured by another server.
-            deaths += 1
-            if deaths > RESTARTS:
+            # A new server would not help with a failed turn, a refused request or a server that does not start.
+            crashes += 1
+            if crashes > RESTARTS:
                 raise
             print(f"{exc.__cause__ or exc}".splitlines()[0])
         await trio.sleep(0.1)

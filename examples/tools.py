@@ -1,4 +1,4 @@
-"""Give the agent tools of your own: a function, and a method of an object with a state, in a namespace with a limit.
+"""Give the agent custom tools: a function, and a method of a stateful object, in a namespace, with a limit.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -17,11 +17,11 @@ SHOP = Namespace("shop", "The tool shop on the ground floor.")
 
 @attrs.frozen
 class Part:
-    """A part of the stock.
+    """A part in stock.
 
     Attributes:
-        shelf: Its shelf.
-        number: Its number on the shelf.
+        shelf: The shelf that holds the part.
+        number: The number of the part on the shelf.
     """
 
     shelf: Literal["A", "B"]
@@ -33,13 +33,13 @@ STOCK = {"hammer": Part("A", 3), "spool": Part("B", 12)}
 
 @tool
 async def find(text: Annotated[str, "A word of the part's name."]) -> list[Part]:
-    """Find parts of the stock."""
+    """Find parts in stock."""
     await trio.lowlevel.checkpoint()
     return [part for name, part in STOCK.items() if text in name]
 
 
 class Shop:
-    """A shop with a list of what is borrowed."""
+    """A shop with a list of borrowed parts."""
 
     def __init__(self) -> None:
         self.borrowed: dict[Part, str] = {}
@@ -49,11 +49,11 @@ class Shop:
         """Borrow a part.
 
         Args:
-            part: Which.
-            request: Who asks; the agent does not see it.
-            days: For how long; a week at most.
+            part: The part.
+            request: The request, which the agent does not see.
+            days: Number of days, at most seven.
         """
-        await trio.sleep(0.01)  # the shopkeeper writes it down
+        await trio.sleep(0.01)  # stands for real I/O, such as a database
         if days > 7:
             raise ToolError("At most seven days.")
         self.borrowed[part] = request.thread_id

@@ -1,4 +1,4 @@
-"""Change a running turn's mind, and interrupt one.
+"""Steer a running turn, and interrupt one.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -20,7 +20,7 @@ async def main() -> None:
                 print(text, end="", flush=True)
                 if not steered:
                     steered = True
-                    # By default the server drops the message it is working on, and starts anew.
+                    # By default the server drops the unfinished message and starts a new one.
                     await turn.steer("Make it one sentence.")
         print(f"\n-> {turn.result.status}: {turn.result.final_response}")
 
@@ -31,7 +31,7 @@ async def main() -> None:
             await turn.interrupt()
             result = (
                 await turn.wait()
-            )  # that the interrupt was accepted proves nothing; this is the turn's end
+            )  # the server accepts an interrupt before the turn ends, so wait for the end
         print(f"-> {result.status}")
 
 

@@ -1,4 +1,4 @@
-"""Count tokens for a turn, a thread and the client, and end what uses too much.
+"""Count the tokens of a turn, a thread and the client, and end a turn that exceeds its budget.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -10,7 +10,7 @@ from trio_codex import Budget, TokenUsage, errors, open_codex
 
 
 def tokens(usage: TokenUsage | None) -> str:
-    """Say how many; what the server did not report is not zero."""
+    """Describe a number of tokens. If the server did not report one, it is unknown, not zero."""
     return "an unknown number of tokens" if usage is None else f"{usage.total_tokens} tokens"
 
 
@@ -26,7 +26,7 @@ async def main() -> None:
         try:
             await thread.run("Work until I say stop.", budget=Budget(tokens=100, seconds=600))
         except errors.BudgetExceeded as exc:
-            # The turn has ended on the server; what it left is in its result. There is none if it was not started.
+            # The turn has ended on the server, and its result holds what it produced. There is no result if it never started.
             print(f"{exc}; it is {exc.result.status if exc.result else 'not started'}")
         print(f"the client used {tokens(codex.usage)}")
 

@@ -1,4 +1,4 @@
-"""Answer the questions of an agent: by rule here, where a program with a user would ask the user.
+"""Answer the questions of an agent with fixed preferences; an interactive program would ask its user.
 
 Run it with your own Codex login, or with --offline against a scripted model.
 """
@@ -16,7 +16,7 @@ PREFERRED = {"Blue", "Large"}
 async def choose(  # noqa: ASYNC124  # this one decides without waiting
     request: UserInputRequest,
 ) -> UserInputDecision:
-    """Choose what is preferred, else the first option; where there are none, say so in words."""
+    """Choose the preferred option, or else the first one; without options, answer in words."""
     given: dict[str, str] = {}
     for question in request.questions:
         labels = [option.label for option in question.options or ()]
@@ -31,11 +31,11 @@ async def choose(  # noqa: ASYNC124  # this one decides without waiting
 async def main() -> None:
     """Run the example."""
     async with example_config("user_input") as config:
-        # Outside the plan mode the agent may only ask if this feature is on.
+        # Outside plan mode, the agent can ask questions only if this feature is enabled.
         config = attrs.evolve(config, config_overrides=["features.default_mode_request_user_input=true"])
         async with open_codex(config, policy=Policy(user_input=choose)) as codex:
             thread = await codex.thread_start()
-            result = await thread.run("Paint the fence. Ask me about the colour and the size first.")
+            result = await thread.run("Paint the fence. Ask me about the color and the size first.")
             print(result.final_response)
 
 

@@ -1,6 +1,6 @@
 """Watch a directory through the server, while a command changes it.
 
-Run it with your own Codex login, or with --offline against a scripted model (which has nothing to say here).
+Run it with your own Codex login, or with --offline against a scripted model (which this example does not use).
 """
 
 import tempfile

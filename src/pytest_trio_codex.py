@@ -1,7 +1,7 @@
-"""The pytest plugin of trio-codex: its test kit as fixtures, and the last frames on the wire of a test that failed.
+"""The pytest plugin of trio-codex: fixtures for its test kit, and the last frames on the wire when a test fails.
 
-pytest imports this in every project of an environment, whatever it tests. So it stands outside the package, and imports it
-only in a fixture that somebody asked for.
+pytest imports this module in every project of the environment. It is therefore outside the package, and imports the
+package only in a fixture that a test uses.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SERVERS: Final[pytest.StashKey[list[FakeServer]]] = pytest.StashKey()
 
 @pytest.fixture
 async def mock_model() -> AsyncGenerator[MockModel]:
-    """A model for the real server: a :class:`trio_codex.testing.MockModel`."""
+    """Provide a mock model for the real server; see :class:`trio_codex.testing.MockModel`."""
     from trio_codex.testing import MockModel
 
     async with MockModel() as model:
@@ -34,11 +34,11 @@ async def mock_model() -> AsyncGenerator[MockModel]:
 
 @pytest.fixture
 async def fake_codex(request: pytest.FixtureRequest) -> AsyncGenerator[tuple[Codex, FakeServer]]:
-    """A client and the scripted server in memory that it is connected to: :func:`trio_codex.testing.fake_codex`."""
+    """Provide a client and the scripted server that it is connected to; see :func:`trio_codex.testing.fake_codex`."""
     from trio_codex.testing import fake_codex
 
     options = _options(request)
-    # Whether it was all expected is asked once the test has passed: next to its own failure that would be noise.
+    # Unexpected requests are checked after a test has passed: beside its own failure they would be noise.
     strict = options.pop("strict", True)
     async with fake_codex(**options, strict=False) as (codex, server):
         if strict:
@@ -50,7 +50,7 @@ async def fake_codex(request: pytest.FixtureRequest) -> AsyncGenerator[tuple[Cod
 async def offline_codex(
     request: pytest.FixtureRequest, mock_model: MockModel
 ) -> AsyncGenerator[OfflineCodex]:
-    """A client of the real server, the model ``mock_model`` and a home: :func:`trio_codex.testing.offline_codex`."""
+    """Provide a client of the real server, with the fixture ``mock_model``; see :func:`trio_codex.testing.offline_codex`."""
     from trio_codex.testing import offline_codex
 
     async with offline_codex(**_options(request), model=mock_model) as offline:
@@ -58,13 +58,13 @@ async def offline_codex(
 
 
 def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """Join what the markers of a test say, the closest last, and watch the wire."""
+    """Merge the options of a test's markers, of which the closest takes precedence, and add an instrument for frames."""
     from trio_codex.testing import LastFrames
 
     options: dict[str, Any] = {}
     for marker in reversed(list(request.node.iter_markers("codex"))):
         if marker.args:
-            raise pytest.UsageError("the marker codex takes keyword arguments only")
+            raise pytest.UsageError("the marker codex takes only keyword arguments")
         options |= marker.kwargs
     log = LastFrames()
     request.node.stash.setdefault(_LOGS, []).append(log)
@@ -72,9 +72,9 @@ def _options(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Describe the marker."""
+    """Register the marker."""
     config.addinivalue_line(
-        "markers", "codex(**options): what the fixtures fake_codex and offline_codex are made with"
+        "markers", "codex(**options): options for the fixtures fake_codex and offline_codex"
     )
 
 
@@ -92,7 +92,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Fail a test that passed although its client sent what nobody expected."""
+    """Fail a test that passed although its client sent unexpected requests."""
     yield
     for server in item.stash.get(_SERVERS, None) or ():
         server.assert_all_expected()
@@ -102,7 +102,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what was on the wire of a test that failed."""
+    """Add the last frames to the report of a test that failed."""
     report = yield
     if report.failed:
         shown = [str(log) for log in item.stash.get(_LOGS, None) or () if log]

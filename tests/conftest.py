@@ -1,43 +1,59 @@
 """What every test gets: the hypothesis profile, and the proof that it left nothing behind.
 
-Profiles, chosen by ``HYPOTHESIS_PROFILE``: ``dev`` (the default), ``ci`` (the default where ``CI=true``), ``long``.
+Every run tries the same inputs, so that a failure is due to the change. For new ones, set ``HYPOTHESIS_PROFILE`` to
+``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
 """
 
+import gc
 import os
 import random
 import signal
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from trio_codex.testing import assert_nothing_left
 
-settings.register_profile("dev", deadline=None)
-# The same inputs at each run: what fails there is what the change broke. New inputs are for the other two.
-settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True)
+settings.register_profile("dev", deadline=None, derandomize=True)
+settings.register_profile("random", deadline=None, print_blob=True)
 settings.register_profile(
     "long", deadline=None, max_examples=5000, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev")
-)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or "dev")
 
-# What samples of cancellations are drawn with: the same at each run in CI, and in all workers of a run; told at its end.
-os.environ.setdefault("SWEEP_SEED", "0" if os.environ.get("CI") == "true" else str(random.randrange(10**6)))
+# The seed of the samples of cancellations. Workers inherit a random one, and the summary of the run shows it.
+os.environ.setdefault("SWEEP_SEED", "0")
+if os.environ["SWEEP_SEED"] == "random":
+    os.environ["SWEEP_SEED"] = str(random.randrange(10**6))
+
+# Hundreds of interpreters that tests start import the package: without bytecode, each would compile it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 MOST_WORKERS = 4
-"""A test may want to be on time while three others are at work."""
+"""Some tests have to be on time while the other workers are busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Share a run of everything among the processors. Parts of it, and tests that measure for minutes, are for one process."""
-    if os.environ.get("CI") == "true":
-        return 0  # nobody waits for it, and a machine that is late fails a test of moments now and then
+    """Distribute a run of everything over the processors.
+
+    Selected tests run in this process, where a debugger works and nothing has to start first; so do the tests that measure
+    for minutes. With ``-n 0``, a run of everything does, too.
+    """
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(processors, MOST_WORKERS)
-    return workers if everything and config.option.markexpr == "not long" and workers > 1 else 0
+    if not everything or config.option.markexpr != "not long" or processors == 1:
+        return 0
+    # One more than there are processors, because tests wait for the processes that they start.
+    return min(processors + 1, MOST_WORKERS)
+
+
+def pytest_collection_finish():
+    """Exempt what was collected from garbage collection: it lives as long as the run, and tests that collect are fast."""
+    gc.collect()
+    gc.freeze()
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

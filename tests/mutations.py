@@ -1,7 +1,11 @@
-"""One-line breaks of the library, each with the test that must fail of it: the proof that the guarantees are tested.
+"""Breaks of the library, each with the test that must fail because of it: the proof that the guarantees are tested.
+
+A break names a function and an operation (``mutation_operations.py``), so that it survives formatting and moved lines. If
+its function is renamed or moved, ``tests/test_mutations.py`` names the new place.
 
 Run as ``python tests/mutations.py``, or with numbers of guarantees (``G3 G8``) for some of them. Each break is made in a
-copy of the tree, and only there; ``tests/test_mutations.py`` is the same as a test.
+copy of the tree, and only there. A copy rather than an import hook, because the guard runs with ``-I -S``, which ignores
+hooks, and because some tests read the source.
 """
 
 import os
@@ -13,7 +17,26 @@ from pathlib import Path
 import attrs
 import trio
 
-from trio_codex._process.server import spawn_server
+from mutation_operations import (
+    always,
+    call,
+    catches,
+    condition,
+    constant,
+    drop,
+    iterable,
+    keyword,
+    mutated,
+    never,
+    operand,
+    read,
+    returns,
+    start,
+    statement,
+    value,
+    without_key,
+)
+from trio_codex._process.spawn import spawn_server
 
 ROOT = Path(__file__).parents[1]
 COPIED = ("src", "tests", "docs", "examples", "pyproject.toml", "README.md")
@@ -30,469 +53,453 @@ class Mutation:
     Attributes:
         guarantee: Which one it breaks.
         what: What the code does after it.
-        file: Where, below ``src/trio_codex``.
-        old: The lines that are replaced; they occur once.
-        new: By what.
+        where: A module below ``trio_codex`` and a function or variable in it, such as ``_link.calls:Calls.end``.
+        operation: What is changed there.
         test: The test that must fail.
     """
 
     guarantee: str
     what: str
-    file: str
-    old: str
-    new: str
+    where: str
+    operation: object
     test: str
 
     def apply(self, root):
         """Break the copy of the tree below ``root``."""
-        path = root / "src" / "trio_codex" / self.file
-        text = path.read_text()
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.file} holds {self.old!r} {text.count(self.old)} times, not once")
-        path.write_text(text.replace(self.old, self.new))
+        path, source = mutated(root / "src" / "trio_codex", self.where, self.operation)
+        path.write_text(source)
 
 
 MUTATIONS = [
     Mutation(
-        "G1", "what the server leaves behind does not fall to the guard", "_process/guard.py",
-        "PR_SET_CHILD_SUBREAPER = 36\n", "PR_SET_CHILD_SUBREAPER = 0\n",
-        "tests/runtime/test_process.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
+        "G1", "what the server leaves behind does not fall to the guard",
+        "_process.guard:PR_SET_CHILD_SUBREAPER", constant(36, 0),
+        "tests/runtime/test_process_stop.py::test_what_the_server_leaves_behind_is_ended_and_stdout_ends",
     ),
     Mutation(
-        "G1", "stdin stays open", "_process/server.py",
-        "        self._close_stdin()\n        try:", "        try:",
-        "tests/runtime/test_process.py::test_a_gentle_server_ends_on_eof",
+        "G1", "stdin stays open",
+        "_process.server:ServerProcess.stop", drop("_close_stdin"),
+        "tests/runtime/test_process_stop.py::test_a_gentle_server_ends_on_eof",
     ),
     Mutation(
-        "G1", "SIGTERM is never sent", "_process/server.py",
-        "            self.terminate()\n", "            pass\n",
-        "tests/runtime/test_process.py::test_a_server_is_ended_by_what_it_takes",
+        "G1", "SIGTERM is never sent",
+        "_process.server:ServerProcess._end_server", drop("terminate"),
+        "tests/runtime/test_process_stop.py::test_a_server_is_ended_by_what_it_takes",
     ),
     Mutation(
-        "G1", "a guard keeps the blocked signals of the client", "_process/guard.py",
-        "    signal.pthread_sigmask(signal.SIG_SETMASK, ())\n    os.set_inheritable", "    os.set_inheritable",
+        "G1", "a guard keeps the blocked signals of the client",
+        "_process.guard:main", drop("pthread_sigmask"),
         "tests/runtime/test_hosts.py::test_the_end_of_the_server_is_seen_where_the_program_does_not_want_sigchld",
     ),
     Mutation(
-        "G1", "nobody looks after the guard", "_process/guard.py",
-        "    if os.waitpid(child, 0)[1] != 0:\n", "    if os.waitpid(child, 0)[1] < 0:\n",
+        "G1", "nobody looks after the guard",
+        "_process.guard:keep", condition("waitpid", becomes="_ and False"),
         "tests/runtime/test_hosts.py::test_nothing_survives_a_guard_that_is_killed_not_even_orphans",
     ),
     Mutation(
-        "G1", "without a process table no child is known", "_process/guard.py",
-        " if table_is_ours() else own_children()\n", "\n",
+        "G1", "without a process table no child is known",
+        "_process.guard:Guard.signal_all", always("table_is_ours"),
         "tests/runtime/test_hosts.py::test_the_guard_ends_everything_where_the_system_lacks",
     ),
     Mutation(
-        "G1", "a forked copy keeps stdin open", "_process/pipes.py",
-        "                    self._socket.shutdown(socket.SHUT_WR)\n", "                    pass\n",
+        "G1", "a forked copy keeps stdin open",
+        "_process.pipes:PipeSendStream.close", drop("shutdown"),
         "tests/runtime/test_pipes.py::test_closing_is_the_end_also_while_a_forked_copy_holds_on",
     ),
     Mutation(
-        "G14", "a tree that does not end in time is a bug of the library", "_api/open.py",
-        "        except trio.ClosedResourceError:\n            # Closing", "        except trio.BusyResourceError:\n            # Closing",
+        "G14", "a tree that does not end in time is a bug of the library",
+        "_api.lifecycle:ClientLifecycle._watch", catches("ClosedResourceError", "trio.BusyResourceError"),
         "tests/client/test_open_on_hosts.py::test_a_tree_that_does_not_end_in_time_changes_nothing_about_how_the_body_leaves",
     ),
     Mutation(
-        "G1", "a full disk is a traceback", "cli/_commands.py",
-        "    except OSError as exc:\n        return _complain", "    except EOFError as exc:\n        return _complain",
-        "tests/cli/test_cli_streams.py::test_a_full_disk_is_one_line",
+        "G1", "a full disk is a traceback",
+        "cli._commands:_run", catches("OSError", "EOFError"),
+        "tests/cli/test_cli_streams.py::test_a_full_disk_is_reported_on_one_line",
     ),
     Mutation(
-        "G2", "a turn that is left is not interrupted", "_session/ending.py",
-        "            await interrupt(session, turn)\n        except ServerBusyError:\n",
-        "            await trio.lowlevel.checkpoint()\n        except ServerBusyError:\n",
+        "G2", "a turn that is left is not interrupted",
+        "_session.ending:TurnEnder._interrupt_until_ended", call("interrupt", becomes="trio.lowlevel.checkpoint()"),
         "tests/turns/test_turn.py::test_leaving_early_interrupts_once_and_waits_for_the_terminal_event",
     ),
     Mutation(
-        "G2", "an accepted interrupt counts as the end", "_session/ending.py",
-        "        await turn.ended.wait()\n\n\ndef give_up", "        return\n\n\ndef give_up",
+        "G2", "an accepted interrupt counts as the end",
+        "_session.ending:TurnEnder._interrupt_until_ended", statement("ended", "wait", becomes="return"),
         "tests/turns/test_turn.py::test_leaving_early_interrupts_once_and_waits_for_the_terminal_event",
     ),
     Mutation(
-        "G2", "a refused interrupt is not sent again", "_session/ending.py",
-        'elif "no active turn" not in exc.message:', "else:",
+        "G2", "a refused interrupt is not sent again",
+        "_session.ending:TurnEnder._retry_until_accepted", always("no active turn"),
         "tests/integration/test_real_turns.py::test_an_interrupt_right_after_the_start_is_not_lost",
     ),
     Mutation(
-        "G2", "agents are left alone", "_session/ending.py",
-        "    for child_id in turn.reducer.children:\n        child = session", "    for child_id in ():\n        child = session",
+        "G2", "agents are left alone",
+        "_session.ending:TurnEnder.end_offspring", iterable("children"),
         "tests/faults/test_process_trees.py::test_the_command_of_an_agent_ends_with_the_interrupted_turn_that_spawned_the_agent",
     ),
     Mutation(
-        "G2", "commands in the background are left alone", "_session/ending.py",
-        "    for process_id in turn.reducer.terminals.values():", "    for process_id in ():",
+        "G2", "commands in the background are left alone",
+        "_session.ending:TurnEnder.end_offspring", iterable("terminals"),
         "tests/integration/test_real_turns.py::test_a_background_command_of_a_cancelled_turn_is_gone_and_one_of_an_earlier_turn_is_not",
     ),
     Mutation(
-        "G2", "an idle handle ends the turn of another", "_api/thread.py",
-        "            return turn.opener is self\n", "            return True\n",
+        "G2", "an idle handle ends the turn of another",
+        "_api.thread:Thread._has_to_end", returns("True", "opener"),
         "tests/client/test_opening.py::test_leaving_an_idle_handle_ends_nothing_that_another_handle_of_the_thread_has_started",
     ),
     Mutation(
-        "G2", "a turn that runs when its thread is resumed is steered", "_session/snapshot.py",
-        "        if runs:\n            thread.begin_turn", "        if False:\n            thread.begin_turn",
+        "G2", "a turn that runs when its thread is resumed is steered",
+        "_session.snapshot:take_snapshot", drop("begin_turn"),
         "tests/client/test_opening.py::test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it_has_ended",
     ),
     Mutation(
-        "G2", "a thread is unsubscribed from behind a resume in flight", "_api/thread.py",
-        "        if state.handles or state.pending:\n            await", "        if state.handles:\n            await",
+        "G2", "a thread is unsubscribed from behind a resume in flight",
+        "_api.thread:Thread._close", operand("pending"),
         "tests/client/test_opening.py::test_a_resume_in_flight_keeps_the_thread_subscribed_when_its_only_handle_is_left",
     ),
     Mutation(
-        "G3", "an opening whose answer cannot be read is not undone", "_api/thread_requests.py",
-        "        await undo(answer)\n", "        pass\n",
+        "G3", "an opening whose answer cannot be read is not undone",
+        "_api.thread_requests:_undo_unread", drop("undo"),
         "tests/client/test_opening.py::test_an_opening_whose_answer_cannot_be_read_is_undone",
     ),
     Mutation(
-        "G3", "a cancelled opening is not undone", "_session/session.py",
-        "if answer is None and not call.take_back():", "if False:",
+        "G3", "a cancelled opening is not undone",
+        "_session.server:Server.acquire", never("take_back"),
         "tests/client/test_client.py::test_a_cancelled_opening_of_a_thread_is_undone",
     ),
     Mutation(
-        "G3", "entering a login is where it may be cancelled", "_api/login.py",
-        "        await trio.lowlevel.cancel_shielded_checkpoint()\n        return self\n", "        await trio.lowlevel.checkpoint()\n        return self\n",
+        "G3", "entering a login is where it may be cancelled",
+        "_api.login:LoginHandle.__aenter__", call("cancel_shielded_checkpoint", becomes="trio.lowlevel.checkpoint()"),
         "tests/client/test_login.py::test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_cancelled_on_the_server",
     ),
     Mutation(
-        "G3", "a cancelled start of a turn is forgotten", "_session/ending.py",
-        "    call = turn.start\n    if call is None:\n        return True", "    call = turn.start\n    if call is not None:\n        return False\n    if call is None:\n        return True",
+        "G3", "a cancelled start of a turn is forgotten",
+        "_session.ending:TurnEnder._was_started", statement("wait_any", becomes="return False"),
         "tests/turns/test_turn.py::test_a_cancelled_start_waits_for_the_answer_and_interrupts_the_turn",
     ),
     Mutation(
-        "G4", "the reader waits for callbacks", "_link/connection.py",
-        "            self._take_portion(portion)\n",
-        "            self._take_portion(portion)\n            while self._receiver.dispatcher._open:\n                await trio.sleep(0.01)\n",
+        "G4", "the reader waits for callbacks",
+        "_link.connection:Connection._take_lines", statement("_take_portion", becomes="_\nwhile receiver._dispatcher._open: await trio.sleep(0.01)"),
         "tests/requests/test_approvals.py::test_fifty_parked_approvals_hold_up_nothing_and_are_answered_in_any_order",
     ),
     Mutation(
-        "G4", "a log handler that raises ends the session", "_core/log.py",
-        "            _report(exc)\n", "            raise\n",
+        "G4", "a log handler that raises ends the session",
+        "_core.log:SafeLogger.log", statement("_report", becomes="raise"),
         "tests/requests/test_reader.py::test_a_log_handler_that_raises_ends_no_session",
     ),
     Mutation(
-        "G4", "a session imports from disk", "_api/loading.py",
-        "    hold(HELD)\n", "",
+        "G4", "a session imports from disk",
+        "_api.loading:load", drop("hold"),
         "tests/client/test_loading.py::test_a_session_of_every_kind_imports_nothing",
     ),
     Mutation(
-        "G5", "who waits is not told of the end", "_link/calls.py",
-        "            call.settle(None, death.exception())\n", "            pass\n",
-        "tests/runtime/test_connection.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
+        "G5", "who waits is not told of the end",
+        "_link.calls:Calls.end", drop("settle"),
+        "tests/runtime/test_connection_end.py::test_at_the_end_of_the_stream_every_wait_fails_within_a_second_with_an_exception_of_its_own",
     ),
     Mutation(
-        "G5", "all who wait get one exception", "_link/call.py",
-        "        fresh = type(self._error)(*self._error.args)\n", "        fresh = self._error\n",
-        "tests/runtime/test_connection.py::test_a_death_gives_a_fresh_exception_each_time",
+        "G5", "all who wait get one exception",
+        "_link.call:CloseReason.exception", returns("self._error"),
+        "tests/runtime/test_connection_end.py::test_a_death_gives_a_fresh_exception_each_time",
     ),
     Mutation(
-        "G5", "a server that was given up is not named", "_api/open.py",
-        "return ConnectionBroken(reason, self._phase, process.pid, None,", "return ConnectionBroken(reason, self._phase, None, None,",
+        "G5", "a server that was given up is not named",
+        "_process.channel:ProcessChannel.explain", read("pid", becomes="None"),
         "tests/faults/test_fault_matrix.py::test_a_server_that_goes_silent_costs_no_more_than_the_budgets",
     ),
     Mutation(
-        "G6", "there is no window", "_link/calls.py",
-        "FlowControl(window)", "FlowControl(window * 1000)",
+        "G6", "there is no window",
+        "_link.calls:Calls.__init__", call("FlowControl", becomes="FlowControl(1000 * window)"),
         "tests/runtime/test_connection.py::test_the_window_bounds_requests_in_progress_however_fast_their_lines_are_taken",
     ),
     Mutation(
-        "G6", "a cancelled request gives its line back", "_link/calls.py",
-        '            call.queued_line.line = b""\n', '            call.queued_line.line = b""\n            self._flow.refused(call.queued_line)\n',
+        "G6", "a cancelled request gives its line back",
+        "_link.calls:Calls.settled", statement("line", becomes="_\nself._flow.refused(call.queued_line)"),
         "tests/runtime/test_flow.py::test_lines_of_cancelled_requests_count_until_a_later_one_is_answered",
     ),
     Mutation(
-        "G6", "there are no barriers", "_link/flow.py",
-        "return len(self._unacknowledged) >= BARRIER_LINES", "return False",
+        "G6", "there are no barriers",
+        "_link.flow:FlowControl.needs_barrier", returns("False"),
         "tests/runtime/test_flow.py::test_replies_wait_for_nothing_but_count",
     ),
     Mutation(
-        "G6", "a refusal acknowledges earlier lines", "_link/calls.py",
-        "            self._flow.refused(call.queued_line)\n            self._repeat_later(call, error)\n",
-        "            self._flow.acknowledge(call.queued_line)\n            self._repeat_later(call, error)\n",
+        "G6", "a refusal acknowledges earlier lines",
+        "_link.calls:Calls.take_reply", call("refused", becomes="self._flow.acknowledge(call.queued_line)"),
         "tests/runtime/test_flow.py::test_a_refusal_acknowledges_no_other_line",
     ),
     Mutation(
-        "G6", "a refusal for overload is final", "_link/calls.py",
-        "        if type(error) is ServerBusyError:\n            self._flow.refused(call.queued_line)\n            self._repeat_later",
-        "        if False:\n            self._flow.refused(call.queued_line)\n            self._repeat_later",
+        "G6", "a refusal for overload is final",
+        "_link.calls:Calls.take_reply", never("ServerBusyError"),
         "tests/runtime/test_flow.py::test_a_refusal_for_overload_is_repeated_until_the_request_is_taken",
     ),
     Mutation(
-        "G6", "a wait for credits has no bound", "_link/calls.py",
-        'if call.request_class == "deferred" and self._flow.holds(call):', "if False:",
+        "G6", "a wait for credits has no bound",
+        "_link.calls:Calls._queue", never("holds"),
         "tests/runtime/test_flow.py::test_a_server_that_takes_nothing_any_more_fails_everybody_in_time",
     ),
     Mutation(
-        "G6", "an overload is not recognised", "_core/rpc.py",
-        "    -32001: errors.ServerBusyError,\n", "",
+        "G6", "an overload is not recognised",
+        "_core.rpc", without_key(-32001),
         "tests/core/test_rpc.py::test_the_code_alone_tells_the_class_whatever_the_data",
     ),
     Mutation(
-        "G7", "a cancelled write is forgotten half-way", "_link/write_queue.py",
-        "        queued_line.taken = True\n", "        queued_line.taken = False\n",
-        "tests/runtime/test_connection.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
+        "G7", "a cancelled write is forgotten half-way",
+        "_link.write_queue:WriteQueue._take", value("taken", becomes="False"),
+        "tests/runtime/test_connection_writing.py::test_a_call_can_be_taken_back_until_the_writer_has_it",
     ),
     Mutation(
-        "G7", "the rest of a line is forgotten", "_link/write_queue.py",
-        "            self._rest = queued_line.line[sent:]\n", "            self._rest = queued_line.line[:0]\n",
+        "G7", "the rest of a line is forgotten",
+        "_link.write_queue:WriteQueue._send_now", value("_rest", becomes="_[:0]"),
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
     Mutation(
-        "G7", "a line is written between the halves of another", "_link/write_queue.py",
-        "        if not self._idle or self._send_nowait is None:\n", "        if self._send_nowait is None:\n",
+        "G7", "a line is written between the halves of another",
+        "_link.write_queue:WriteQueue._send_now", never("_idle"),
         "tests/runtime/test_outbox.py::test_lines_reach_a_stream_whole_and_in_order_whoever_writes_them",
     ),
     Mutation(
-        "G8", "a callback that fails denies nothing", "_link/dispatch.py",
-        "                self._send(request.id, handler.denial)\n", "                pass\n",
+        "G8", "a callback that fails denies nothing",
+        "_link.dispatch:Dispatcher._answer", drop("_send", "denial"),
         "tests/runtime/test_dispatch.py::test_a_callback_that_raises_denies_and_fails_its_group_once",
     ),
     Mutation(
-        "G8", "a withdrawn request keeps its callback", "_link/dispatch.py",
-        'entry.why_withdrawn = "the server withdrew it"\n            entry.scope.cancel()\n', "pass\n",
+        "G8", "a withdrawn request keeps its callback",
+        "_link.dispatch:Dispatcher.withdraw", drop("cancel"),
         "tests/runtime/test_dispatch.py::test_a_request_that_is_withdrawn_while_its_callback_waits_cancels_it_and_gets_no_answer",
     ),
     Mutation(
-        "G8", "questions about a thread that is being resumed are not held", "_session/router.py",
-        "self.openings.hold(thread_id, request)", "False",
+        "G8", "questions about a thread that is being resumed are not held",
+        "_session.router:Router.on_server_request", operand("_is_held"),
         "tests/client/test_opening.py::test_a_file_change_that_was_parked_comes_with_the_content_that_only_the_answer_to_the_resume_has",
     ),
     Mutation(
-        "G8", "questions of another client's turn are answered", "_session/asking.py",
-        "    is_others = approvals.is_shared and", "    is_others = False and",
+        "G8", "questions of another client's turn are answered",
+        "_session.asking:resolve", operand("is_shared"),
         "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
     ),
     Mutation(
-        "G9", "commands are accepted by default", "_session/request_kinds.py",
-        '_DECLINED: Final = _decided("decline")', '_DECLINED: Final = _decided("accept")',
+        "G9", "commands are accepted by default",
+        "_session.request_kinds:_DECLINED", constant("decline", "accept"),
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
-        "G10", "threads that nobody has opened are kept for ever", "_session/held.py",
-        "        while self._bytes > UNKNOWN_BYTES:", "        while False:",
+        "G10", "threads that nobody has opened are kept for ever",
+        "_session.unknown:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
-        "G9", "an accepted git runs the monitor of the repository", "policies/_git.py",
-        '    "core.fsmonitor=false",', '    "core.fsmonitor2=false",',
-        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does",
+        "G9", "an accepted git runs the monitor of the repository",
+        "policies._git:PREFIX", constant("core.fsmonitor=false", "core.fsmonitor2=false"),
+        "tests/policies/test_git.py::test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does",
     ),
     Mutation(
-        "G9", "a pattern for git accepts what the repository names", "policies/_commands.py",
-        'pattern for pattern in read if pattern.program != "git"', "pattern for pattern in read",
+        "G9", "a pattern for git accepts what the repository names",
+        "policies._commands:allow_commands", call("tuple", "program", becomes="read"),
         "tests/policies/test_commands.py::test_a_pattern_for_git_accepts_nothing_and_warns_unless_repositories_are_trusted",
     ),
     Mutation(
-        "G9", "an accepted git has any options", "policies/_git.py",
-        'argument.startswith("-") and not options.fullmatch(argument)', "False",
-        "tests/policies/test_git.py::test_only_options_that_are_known_to_read_are_accepted",
+        "G9", "an accepted git has any options",
+        "policies._git:allow_git", operand("fullmatch"),
+        "tests/policies/test_git.py::test_only_options_that_are_known_to_be_read_only_are_accepted",
     ),
     Mutation(
-        "G9", "roots are resolved at each decision", "policies/_paths.py",
-        "for root in self._roots) for place", "for root in map(_resolved, self._shown.split(os.pathsep))) for place",
-        "tests/policies/test_paths.py::test_a_root_keeps_what_it_meant_when_the_policy_was_made",
+        "G9", "roots are resolved at each decision",
+        "policies._paths:Roots.hold", read("_roots", becomes="map(_resolved, self._shown.split(os.pathsep))"),
+        "tests/policies/test_paths.py::test_a_root_keeps_its_target_from_the_creation_of_the_policy",
     ),
     Mutation(
-        "G9", "links of /proc are followed", "policies/_paths.py",
-        'links > LONGEST_CHAIN or _is_below(step, "/proc")', "links > LONGEST_CHAIN",
-        "tests/policies/test_paths.py::test_a_link_that_leads_elsewhere_in_each_process_leads_out",
+        "G9", "links of /proc are followed",
+        "policies._paths:_resolved", operand("/proc"),
+        "tests/policies/test_paths.py::test_a_link_through_proc_is_outside_every_root",
     ),
     Mutation(
-        "G9", "a relative path is below the present directory of this process", "_values/paths.py",
-        'os.path.join(self.directory or "", expanded)', "os.path.abspath(expanded)",
+        "G9", "a relative path is below the present directory of this process",
+        "_values.paths:PathBase.absolute", call("join", becomes="os.path.abspath(expanded)"),
         "tests/client/test_relative_paths.py",
     ),
     Mutation(
-        "G10", "nothing is merged", "_link/subscriptions.py",
-        "        if len(self._buffer) >= self._lag:", "        if len(self._buffer) >= 1e9:",
+        "G10", "nothing is merged",
+        "_link.subscriptions:Subscription.put", never("_lag"),
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
     ),
     Mutation(
-        "G10", "merged text is lost", "_link/subscriptions.py",
-        "        growing.text.write(text)\n", "",
+        "G10", "merged text is lost",
+        "_link.subscriptions:Subscription._put_delta", drop("write"),
         "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
     ),
     Mutation(
-        "G10", "answers to a server that does not read pile up", "_link/connection.py",
-        "        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:\n", "        if False:\n",
-        "tests/runtime/test_connection.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
+        "G10", "answers to a server that does not read pile up",
+        "_link.connection:Connection._reply", never("QUEUED_REPLY_BYTES"),
+        "tests/runtime/test_connection_end.py::test_a_server_that_asks_and_does_not_read_ends_the_connection",
     ),
     Mutation(
-        "G10", "records of decisions are bounded in number only", "_session/audit.py",
-        "            self._kept_bytes > DECISIONS_BYTES and len(self._kept) > 1\n", "            False\n",
+        "G10", "records of decisions are bounded in number only",
+        "_session.audit:Audit.add", operand("DECISIONS_BYTES"),
         "tests/requests/test_audit.py::test_the_records_that_are_kept_are_bounded_in_bytes",
     ),
     Mutation(
-        "G5", "a long value of the environment holds up the end", "_api/open.py",
-        "    length = _overlap(value[1:], text)\n",
-        "    length = max(n for n in range(len(value)) if text.startswith(value[len(value) - n :]))\n",
+        "G5", "a long value of the environment holds up the end",
+        "_core.secrets:_without_rest", call("_overlap", becomes="max(n for n in range(len(value)) if text.startswith(value[len(value) - n :]))"),
         "tests/client/test_open.py::test_redaction_takes_linear_time_in_the_length_of_a_value",
     ),
     Mutation(
-        "G11", "an unknown status raises", "_values/turn_result.py",
-        "    except ValueError:\n        return told", "    except ValueError:\n        raise",
+        "G11", "an unknown status raises",
+        "_values.turn_result:_status", catches("ValueError", "EOFError"),
         "tests/faults/test_fault_matrix.py::test_a_turn_that_ends_in_an_unknown_way_has_ended",
     ),
     Mutation(
-        "G12", "other characters end a line, too", "_core/framing.py",
-        'bytes(chunk).split(b"\\n")', 'bytes(chunk).replace(b"\\r", b"\\n").split(b"\\n")',
+        "G12", "other characters end a line, too",
+        "_core.framing:LineBuffer.feed", start("chunk = bytes(chunk).replace(b'\\r', b'\\n')"),
         "tests/core/test_framing.py::test_nothing_but_a_newline_ends_a_line",
     ),
     Mutation(
-        "G12", "lines have no bound", "_core/framing.py",
-        "            self._unfinished = bytearray(_head(self._unfinished[:OVERSIZE_HEAD_BYTES] + piece))\n",
-        "            self._unfinished += piece\n",
+        "G12", "lines have no bound",
+        "_core.framing:LineBuffer._keep", statement("_head", becomes="self._unfinished += piece"),
         "tests/core/test_framing.py::test_a_line_beyond_the_bound_is_not_held_in_memory",
     ),
     Mutation(
-        "G13", "stderr is not drained", "_api/open.py",
-        "                services.start_service(process.drain_stderr)\n", "",
+        "G13", "stderr is not drained",
+        "_api.lifecycle:ClientLifecycle._spawn", drop("drain_stderr"),
         "tests/faults/test_fault_matrix.py::test_a_server_that_is_only_odd_does_its_work_and_is_ended",
     ),
     Mutation(
-        "G14", "what the body raises is wrapped in a group", "_link/services.py",
-        "becomes its context.\n        raise error\n",
-        'becomes its context.\n        raise BaseExceptionGroup("the client", [error])\n',
+        "G14", "what the body raises is wrapped in a group",
+        "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
         "tests/runtime/test_nursery.py::test_what_the_body_raises_leaves_as_itself",
     ),
     Mutation(
-        "G15", "a worker thread starts the server", "_process/guarded.py",
-        "    async def drain_stderr(self) -> None:\n        await trio.lowlevel.checkpoint()\n",
-        "    async def drain_stderr(self) -> None:\n        await trio.to_thread.run_sync(os.getpid)\n",
+        "G15", "a worker thread starts the server",
+        "_process.guarded:GuardedProcess.drain_stderr", call("checkpoint", becomes="trio.to_thread.run_sync(os.getpid)"),
         "tests/test_cancellation.py::test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing",
     ),
     Mutation(
-        "G15", "asyncio is imported", "_link/connection.py",
-        "import trio\n\n", "import asyncio\n\nimport trio\n\n",
+        "G15", "asyncio is imported",
+        "_link.connection", start("import asyncio"),
         "tests/test_layering.py::test_importing_the_client_imports_no_other_runtime_and_no_optional_package",
     ),
     Mutation(
-        "G16", "nobody waits for another first start", "_process/start_gate.py",
-        "                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n", "                pass\n",
+        "G16", "nobody waits for another first start",
+        "_process.start_gate:_acquire", drop("flock"),
         "tests/runtime/test_start_gate.py::test_sixteen_first_starts_on_one_fresh_home_all_succeed",
     ),
     Mutation(
-        "G17", "a full buffer is read without a cancellation point", "_link/subscriptions.py",
-        "            await checkpoint_if_cancelled()\n        else:", "            pass\n        else:",
+        "G17", "a full buffer is read without a cancellation point",
+        "_link.subscriptions:Subscription.__anext__", drop("checkpoint_if_cancelled"),
         "tests/runtime/test_subscriptions.py::test_a_read_that_lets_nobody_else_run_is_a_cancellation_point_too",
     ),
     Mutation(
-        "G18", "configured values are shown", "_api/open.py",
-        "_without_rest(text, value, name).replace(value, name)", "_without_rest(text, value, name)",
+        "G18", "configured values are shown",
+        "_core.secrets:Secrets.hide_in_tail", drop("replace"),
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown",
     ),
     Mutation(
-        "G18", "configured values are shown in refusals", "_link/connection.py",
-        "                error = without_values(error, self._hide)\n", "                pass\n",
+        "G18", "configured values are shown in refusals",
+        "_link.connection:Connection._take_other", drop("hide_in_error"),
         "tests/client/test_open.py::test_values_of_the_configured_environment_are_not_shown_in_refusals",
     ),
     Mutation(
-        "G18", "names in maps of the user's are taken for the protocol's", "recording/_redaction.py",
-        '"JSON" in type_ or type_.startswith("Mapping[")', '"JSON" in type_',
-        "tests/test_recording.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
+        "G18", "names in maps of the user's are taken for the protocol's",
+        "recording._redaction:_vocabulary", operand("Mapping["),
+        "tests/test_recording_redaction.py::test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere",
     ),
     Mutation(
-        "G18", "root records into files of other users", "recording/_recorder.py",
-        "        is_others = hasattr", "        is_others = not hasattr",
+        "G18", "root records into files of other users",
+        "recording._recorder:_open", operand("hasattr", becomes="not _"),
         "tests/test_recording.py::test_a_file_of_another_user_is_refused_and_left_as_it_was",
     ),
     Mutation(
-        "G18", "a recording goes through links", "recording/_recorder.py",
-        ' | getattr(os, "O_NOFOLLOW", 0)', "",
+        "G18", "a recording goes through links",
+        "recording._recorder:_open", call("O_NOFOLLOW", becomes="0"),
         "tests/test_recording.py::test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name",
     ),
     Mutation(
-        "G18", "a recording is replaced silently", "recording/_recorder.py",
-        "if is_file and found.st_size and not overwrite:", "if False:",
+        "G18", "a recording is replaced silently",
+        "recording._recorder:_open", never("overwrite"),
         "tests/test_recording.py::test_a_recording_is_replaced_only_if_that_was_asked_for",
     ),
     Mutation(
-        "G18", "deep nesting ends a recording", "recording/_recorder.py",
-        "            if _is_deep(message):\n", "            if False:\n",
+        "G18", "deep nesting ends a recording",
+        "recording._recorder:Recorder._note_line", never("_is_deep"),
         "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on",
     ),
     Mutation(
-        "G18", "each run of Trio has times of its own", "recording/_recorder.py",
-        "        if run is not self._run:\n", "        if self._run is None:\n",
+        "G18", "each run of Trio has times of its own",
+        "recording._recorder:_Clock.seconds", condition("run", "_run", becomes="self._run is None"),
         "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_go_on",
     ),
     Mutation(
-        "G19", "a request gives up by itself", "_link/calls.py",
-        "        self._request_timeout = request_timeout\n",
-        "        self._request_timeout = min(request_timeout, 600)\n",
+        "G19", "a request gives up by itself",
+        "_link.calls:Calls.__init__", value("_request_timeout", becomes="min(_, 600)"),
         "tests/test_deadlines.py::test_whoever_waits_waits_as_long_as_it_takes",
     ),
     Mutation(
-        "G19", "what a person has to finish has the time of a request", "_session/session.py",
-        'timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout\n', "timeout = self.config.request_timeout\n",
+        "G19", "what a person has to finish has the time of a request",
+        "_session.server:Server.acquire", never("request_class_of"),
         "tests/client/test_login.py::test_a_server_may_take_its_time_to_begin_a_login",
     ),
     Mutation(
-        "G19", "a stall counts against the server", "_link/timeouts.py",
-        "            self._stalled += late\n", "            pass\n",
+        "G19", "a stall counts against the server",
+        "_link.timeouts:Timeouts._note_lateness", drop("_stalled"),
         "tests/runtime/test_timeouts.py::test_the_time_of_a_stall_is_added_to_every_pending_timeout_and_logged",
     ),
     Mutation(
-        "G19", "the server is judged before what it said is read", "_link/timeouts.py",
-        "            await self._wait_for_reader()\n", "",
+        "G19", "the server is judged before what it said is read",
+        "_link.timeouts:Timeouts.watch", drop("_wait_for_reader"),
         "tests/runtime/test_timeouts.py::test_nothing_expires_while_the_reader_finds_bytes",
     ),
     Mutation(
-        "G19", "a cancel scope judges the server", "_session/ending.py",
-        "    with session.timeouts.move_on_after(grace) as scope:\n", "    with trio.move_on_after(session.config.interrupt_grace) as scope:\n",
+        "G19", "a cancel scope judges the server",
+        "_session.ending:TurnEnder.end_turn", value("scope", becomes="trio.move_on_after(self._server.config.interrupt_grace)"),
         "tests/test_deadlines.py::test_no_cancel_scope_with_a_deadline_judges_the_server",
     ),
     Mutation(
-        "G19", "a deadline is a bare number", "_api/turn.py",
-        "        await self._state.ended.wait()\n        if self._state.lost:", "        with trio.move_on_after(1e9):\n            await self._state.ended.wait()\n        if self._state.lost:",
+        "G19", "a deadline is a bare number",
+        "_api.turn:TurnHandle.wait", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
         "tests/test_deadlines.py::test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup",
     ),
     Mutation(
-        "G20", "the guard does not see the client's end", "_process/guard.py",
-        "            if not self.wait(None if deadline", "            if self.wait(None if deadline",
+        "G20", "the guard does not see the client's end",
+        "_process.guard:Guard.watch", condition("wait", becomes="not _"),
         "tests/runtime/test_guard.py::test_when_the_client_is_killed_nothing_is_left",
     ),
     Mutation(
-        "API", "a callback that cannot be one is accepted", "policies/_policy.py",
-        "            _check_callback(kind, getattr(self, kind))\n", "            pass\n",
+        "API", "a callback that cannot be one is accepted",
+        "policies._policy:Policy.__attrs_post_init__", drop("_check_callback"),
         "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",
     ),
     Mutation(
-        "API", "arguments are looked at when they are first used", "_api/options.py",
-        "        check_policies([policy])\n", "        check_policies([])\n",
+        "API", "arguments are looked at when they are first used",
+        "_api.options:check_given", call("check_policies", becomes="check_policies([])"),
         "tests/client/test_arguments.py::test_a_thread_is_not_started_with_an_option_of_the_wrong_type",
     ),
     Mutation(
-        "API", "an image is lost without a word", "_values/inputs.py",
-        '    if detail == "low":\n', '    if detail == "none":\n',
+        "API", "an image is lost without a word",
+        "_values.inputs:_warn_of_low", constant("low", "none"),
         "tests/turns/test_inputs.py::test_an_image_that_the_server_would_leave_out_is_a_warning_at_the_line_that_makes_it",
     ),
     Mutation(
-        "G11", "notifications that the schema does not list have no type", "wire/_registry.py",
-        '    "rawResponseItem/completed": "RawResponseItemCompletedNotification",\n', "",
+        "G11", "notifications that the schema does not list have no type",
+        "wire._registry", without_key("rawResponseItem/completed"),
         "tests/integration/test_real_turns.py::test_the_raw_items_of_the_model_arrive_typed",
     ),
     Mutation(
-        "API", "a tool may have a name under which it is never offered", "_tools/tool.py",
-        "if self.namespace is None and self.name in _TAKEN_NAMES:", "if self.name in ():",
-        "tests/tools/test_tools.py::test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace",
+        "API", "a tool may have a name under which it is never offered",
+        "_tools.tool:Tool.__attrs_post_init__", never("_TAKEN_NAMES"),
+        "tests/tools/test_tools.py::test_a_name_of_a_server_tool_is_rejected_outside_a_namespace",
     ),
     Mutation(
-        "API", "numbers in strings are refused", "_tools/tool.py",
-        ", spelled=True)", ")",
-        "tests/tools/test_tools.py::test_numbers_that_come_as_strings_reach_the_tool_as_numbers",
+        "API", "numbers in strings are refused",
+        "_tools.tool:Tool.bind", keyword("spelled", becomes="False"),
+        "tests/tools/test_tools.py::test_numbers_sent_as_strings_reach_the_tool_as_numbers",
     ),
     Mutation(
-        "G9", "nobody may answer an unknown request", "_session/asking.py",
-        "        kind = unknown_kind(method)\n",
-        "        return _deny(approvals, entry, unknown_kind(method).denial, method)\n",
+        "G9", "nobody may answer an unknown request",
+        "_session.asking:resolve", statement("unknown_kind", becomes="return _deny(approvals, entry, unknown_kind(method).denial, method)"),
         "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones",
     ),
     Mutation(
-        "G9", "a question shows a part of what would be granted", "cli/_questions.py",
-        '    yield from (f"write {path}" for path in files.write or ())\n',
-        '    yield from (f"write {path}" for path in (() if files.entries else files.write or ()))\n',
-        "tests/cli/test_cli_questions.py::test_all_that_would_be_granted_is_shown_and_each_of_it_once",
+        "G9", "a question shows a part of what would be granted",
+        "cli._questions:_wanted", iterable("write", becomes="() if files.entries else _"),
+        "tests/cli/test_cli_questions.py::test_every_requested_permission_is_shown_exactly_once",
     ),
 ]  # fmt: skip
 

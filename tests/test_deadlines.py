@@ -162,14 +162,16 @@ BOUNDS = {
         "CALLBACK_SHARE",
         "delay",
     },  # a share of interrupt_grace, and the time to the next try
-    "_api/goal": {
+    "_api/goal": {"NEXT_TURN_SECONDS"},
+    "_session/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
-    "_api/open": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
     "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
     "_link/timeouts": {"seconds"},  # the sleep of the task that expires all others
     "_process/server": {"END_BOUND", "ask_at", "kill_at"},  # of stop(), whose grace is the caller's
-    "_process/tree": {"END_BOUND"},
+    "_process/group": {"END_BOUND"},
     "_tools/calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
 }
 """Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
@@ -233,7 +235,17 @@ def test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanu
         where = "/".join(path.relative_to(root).with_suffix("").parts)
         for line, names in deadlines_of(path):
             seen += 1
-            bounds = names - {"config", "self", "session", "min", "math", "inf", "trio", "current_time"}
+            bounds = names - {
+                "config",
+                "self",
+                "session",
+                "server",
+                "min",
+                "math",
+                "inf",
+                "trio",
+                "current_time",
+            }
             assert bounds, f"{where}:{line}: a deadline of a bare number"
             unknown = bounds - BUDGETS - BOUNDS.get(where, set())
             assert not unknown, f"{where}:{line}: what does {', '.join(unknown)} bound, and whose wait is it?"

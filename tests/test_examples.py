@@ -28,10 +28,10 @@ OUTPUT = {
         Blue\.
     """,
     "login": r"""
-        nobody is logged in
+        not logged in
         open https://auth\.openai\.com/oauth/authorize
-        nobody came; the login ended: .+
-        nobody is logged in
+        no user completed the login; it ended: .+
+        not logged in
     """,
     "mcp_servers": r"""
         notes is connected: ask, ask_url, plain, safe
@@ -41,26 +41,26 @@ OUTPUT = {
     """,
     "models_and_metadata": r"""
         codex 0\.163\.0 on linux, pid \d+
-        mock-model: The model stand-in of trio-codex \(efforts: low, medium\)
+        mock-model: The mock model of trio-codex \(efforts: low, medium\)
         Mock, with effort low: I am\.
     """,
     "threads": r"""
         the thread:
-        > Pick a colour\.
+        > Pick a color\.
         < Red\.
         > Pick another one\.
         < Blue\.
         its fork:
-        > Pick a colour\.
+        > Pick a color\.
         < Red\.
         > Pick another one\.
         < Blue\.
         > Mix the two\.
         < Violet\.
-        with its second turn taken back:
-        > Pick a colour\.
+        with its second turn rolled back:
+        > Pick a color\.
         < Red\.
-        archived: \['Colours'\]; back again: Colours
+        archived: \['Colors'\]; unarchived: Colors
     """,
     "usage_and_budgets": r"""
         the turn used 25 tokens, the thread 25 tokens
@@ -78,7 +78,7 @@ OUTPUT = {
         Count the files\. -> There are 4\.
         Sort them\. -> Half of them are sorted\.
         the server exited: killed by SIGKILL \(phase: running, pid \d+\)
-        You were interrupted\. Look what is done already, and go on\. -> The rest is sorted, too\.
+        You were interrupted\. Check what is already done, and continue\. -> The rest is sorted, too\.
         Report\. -> 4 files, sorted\.
         left to do: 0
     """,
@@ -139,8 +139,8 @@ OUTPUT = {
     "structured_output": r"""
         Fix the leak
         20 minutes: Find it\.
-        60 minutes: Mend it\.
-        no plan: Here is your plan: first find it, then mend it\.
+        60 minutes: Fix it\.
+        no plan: Here is your plan: first find it, then fix it\.
     """,
     "review": r"""
         No mistakes found\.
@@ -155,7 +155,7 @@ OUTPUT = {
     """,
     "tools": r"""
         find completed: \[\{"shelf":"B","number":12\}\]
-        find failed: Invalid arguments: text: is missing; word: is not known
+        find failed: Invalid arguments: text: is missing; word: is not a known field
         borrow completed: B12 is yours for 3 days\.
         The spool is yours for three days\.
         borrowed: B12
@@ -167,7 +167,7 @@ OUTPUT = {
         -> interrupted
     """,
     "user_input": r"""
-        Which colour\? \(Red, Blue\) -> Blue
+        Which color\? \(Red, Blue\) -> Blue
         Which size\? \(Small, Large\) -> Large
         A large blue fence it is\.
     """,

@@ -146,7 +146,7 @@ async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent()
         with trio.move_on_after(1) as scope:
             scope.cancel()
             await codex.models()
-        call = await codex._session.begin("model/list", None)
+        call = await codex._session.server.begin("model/list", None)
         assert call.take_back()
     # Of a request that was cancelled before it was asked for, nothing is told.
     assert [request.outcome for request in seen.of("request_ended")] == ["answered", "unsent"]
@@ -515,7 +515,7 @@ async def test_the_log_tells_what_happened_and_what_went_wrong(caplog):
         [level] = {level for level, text in told if all(word in text for word in words)}
         return level
 
-    assert level_of("is up", "0.163.0") == "INFO"
+    assert level_of("opened", "0.163.0") == "INFO"
     assert level_of("thread/start", "answered") == "DEBUG"
     assert level_of("turn/start", "refused", "InvalidRequestError (-32600)") == "WARNING"
     assert level_of("turn turn-1", "completed") == "INFO"

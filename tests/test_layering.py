@@ -13,28 +13,36 @@ import trio_codex
 ROOT = Path(trio_codex.__file__).parent
 TESTS = Path(__file__).parent
 
-SANS_IO, WIRE, SHELL, API, ABOVE = range(5)
+FLOORS = (
+    ("errors", "_core", "wire"),
+    ("_link", "_process"),
+    ("_values", "policies", "_tools", "tools", "instruments"),
+    ("_session",),
+    ("_api", "binary", "recording", "trio_codex"),
+    ("testing",),
+    ("cli", "__main__"),
+)
+"""The floors, lowest first. What stands on one floor is ordered too: imports go to the left and down, never to the right.
+``trio_codex`` is the package itself, which re-exports."""
 
-LAYERS = {
-    SANS_IO: "errors _core",
-    WIRE: "wire",
-    SHELL: "_link _process",
-    API: ("_api _session _tools _values binary instruments policies recording tools trio_codex"),
-    ABOVE: "cli testing __main__",
-}
-"""What each package and public module is. ``trio_codex`` is the package itself: it re-exports."""
+ORDER = [unit for floor in FLOORS for unit in floor]
 
-LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names.split()}
+FLOOR_OF = {unit: number for number, floor in enumerate(FLOORS) for unit in floor}
 
-TYPE_ONLY_EXCEPTIONS = {("errors", "_values")}
-"""An error that carries a value of a higher layer may name its type to type checkers."""
+BOTTOM, LINK, API = 0, 1, 4
 
 NEVER_IMPORTED = {
-    SANS_IO: {"trio", "cattrs", "subprocess", "socket", "os", "select"},
-    WIRE: {"trio", "subprocess", "socket"},
-    SHELL: {"cattrs"},
+    "errors": {"trio", "cattrs", "subprocess", "socket"},
+    "_core": {"trio", "cattrs", "subprocess", "socket", "os", "select"},
+    "wire": {"trio", "subprocess", "socket"},
+    "_link": {"cattrs", "subprocess"},
+    "_process": {"cattrs", "msgspec"},
+    "_session": {"subprocess", "socket"},
 }
-"""What a layer never knows, outside the project."""
+"""What a room never knows, outside the project."""
+
+NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
+"""What a room never knows although it is below."""
 
 STDLIB_ONLY = {"trio_codex._process.guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""
@@ -50,11 +58,6 @@ def unit_of(dotted):
     """``trio_codex.wire._base`` belongs to ``wire``, ``trio_codex._core.rpc`` to ``_core``."""
     parts = dotted.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
-
-
-def layer_of(unit):
-    """Its layer; the API's for a module that has none, which is another test's to report."""
-    return LAYER_OF.get(unit, API)
 
 
 def dotted_name(path):
@@ -96,32 +99,65 @@ def imports_of(path):
 
 def upward_edges(path):
     mine = unit_of(dotted_name(path))
-    for name, type_only in imports_of(path):
-        if name.split(".")[0] != "trio_codex":
-            continue
+    for name, _ in imports_of(path):
         theirs = unit_of(name)
-        allowed = type_only and (mine, theirs) in TYPE_ONLY_EXCEPTIONS
-        if layer_of(theirs) > layer_of(mine) and not allowed:
+        if name.split(".")[0] == "trio_codex" and ORDER.index(theirs) > ORDER.index(mine):
             yield f"{mine} → {theirs}"
 
 
-@every_module
-def test_every_module_has_a_layer(path):
-    assert unit_of(dotted_name(path)) in LAYER_OF, "name its layer in LAYERS above (see CONTRIBUTING.md)"
+def circles(edges):
+    """Every set of nodes that reach each other, of a graph as a mapping of nodes to what they point to."""
+
+    def reached(start):
+        seen, todo = set(), list(edges[start])
+        while todo:
+            if (node := todo.pop()) not in seen:
+                seen.add(node)
+                todo += edges.get(node, ())
+        return seen
+
+    reach = {node: reached(node) for node in edges}
+    return {
+        frozenset(other for other in edges if other in reach[node] and node in reach[other])
+        for node in edges
+        if node in reach[node]
+    }
 
 
 @every_module
-def test_imports_go_downward_only(path):
+def test_every_module_has_a_floor(path):
+    assert unit_of(dotted_name(path)) in FLOOR_OF, "name its floor in FLOORS above (see CONTRIBUTING.md)"
+
+
+@every_module
+def test_imports_go_down_only(path):
     assert list(upward_edges(path)) == []
 
 
+def test_no_files_import_each_other_in_a_circle():
+    edges = {
+        dotted_name(path): {name for name, _ in imports_of(path)} - {dotted_name(path)} for path in MODULES
+    }
+    assert circles(edges) == set()
+
+
+def test_a_circle_is_seen_however_long_it_is_and_whatever_hangs_on_it():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == set()
+    assert circles({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": {"x"}}) == {frozenset("abc")}
+    assert circles({"a": {"b"}, "b": {"a"}, "c": {"d", "a"}, "d": {"c"}}) == {
+        frozenset("ab"),
+        frozenset("cd"),
+    }
+    assert circles({"a": {"a"}}) == {frozenset("a")}
+
+
 @every_module
-def test_no_layer_knows_what_it_must_not_know(path):
+def test_no_room_knows_what_it_must_not_know(path):
     unit = unit_of(dotted_name(path))
     imported = {name.split(".")[0] for name, _ in imports_of(path)}
-    assert not imported & NEVER_IMPORTED.get(layer_of(unit), set())
-    if layer_of(unit) == SHELL:
-        assert "wire" not in {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
+    assert not imported & NEVER_IMPORTED.get(unit, set())
+    units = {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
+    assert not units & NEVER_KNOWN.get(unit, set())
     if dotted_name(path) in STDLIB_ONLY:
         assert imported <= sys.stdlib_module_names
 
@@ -129,10 +165,10 @@ def test_no_layer_knows_what_it_must_not_know(path):
 @every_module
 def test_what_is_above_the_api_uses_no_private_module_of_it(path):
     unit = unit_of(dotted_name(path))
-    if layer_of(unit) != ABOVE or unit == "testing":
+    if FLOOR_OF.get(unit, API) <= API or unit == "testing":
         return
     used = {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
-    assert not {name for name in used if name.startswith("_") and layer_of(name) != ABOVE}
+    assert not {name for name in used if name.startswith("_") and FLOOR_OF[name] <= API}
 
 
 @every_module
@@ -185,8 +221,6 @@ def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path)
         (tmp_path / "_core" / "rpc.py").write_text(source)
         assert list(upward_edges(tmp_path / "_core" / "rpc.py")) == edges
     (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._values.turn_result import T")
-    assert list(upward_edges(tmp_path / "errors.py")) == []
-    (tmp_path / "errors.py").write_text("from trio_codex._values.turn_result import T")
     assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _values"]
 
 

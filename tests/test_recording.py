@@ -1,20 +1,14 @@
 """Recordings: what is in them, what is not, and that a client which is played one sees and does the same again."""
 
 import gc
-import json
 import os
-import re
 import stat
-import subprocess
-import sys
 from contextlib import AsyncExitStack
 
 import attrs
 import msgspec
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from recorded_session import (
@@ -35,8 +29,6 @@ from trio_codex.recording import Entry, Recorder, RecordingError, Redaction, rea
 from trio_codex.recording import _recorder as recorder_module
 from trio_codex.testing import ReplayMismatch, fake_codex, replay
 from trio_codex.testing import _replay as replay_module
-from trio_codex.testing.strategies import json_values, wire_values
-from trio_codex.wire._registry import NOTIFICATIONS
 
 COMMAND_APPROVAL = "item/commandExecution/requestApproval"
 
@@ -178,14 +170,20 @@ async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
     with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)-.*thread/start.*\+.*model/list"):
         async with replay(path) as codex:
             await codex.models()
-    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)is over.*model/list"):
+    with (
+        trio.fail_after(5),
+        pytest.raises(ReplayMismatch, match=r"(?s)after the end of the recording.*model/list"),
+    ):
         async with replay(path) as codex:
             await codex.thread_start()
             await codex.models()
 
 
 async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
-    with trio.fail_after(5), pytest.raises(ReplayMismatch, match=r"(?s)did not send.*turn/start"):
+    with (
+        trio.fail_after(5),
+        pytest.raises(ReplayMismatch, match=r"(?s)disconnected without sending.*turn/start"),
+    ):
         async with replay(REDACTED, tools=tools_for(Seen())) as codex:
             await codex.thread_start()
     with trio.fail_after(5), pytest.raises(ValueError, match="mine"):
@@ -207,7 +205,10 @@ async def test_a_client_that_leaves_while_the_server_takes_its_time_is_told_too(
             nursery.start_soon(serve, server)
             await codex.models()
             await codex.thread_archive("t")
-    with trio.fail_after(60), pytest.raises(ReplayMismatch, match=r"did not send(.|\n)*thread/archive"):
+    with (
+        trio.fail_after(60),
+        pytest.raises(ReplayMismatch, match=r"disconnected without sending(.|\n)*thread/archive"),
+    ):
         async with replay(path, timed=True) as codex:
             with trio.move_on_after(1):
                 await codex.models()
@@ -266,7 +267,7 @@ async def test_leniently_requests_are_answered_by_their_methods_whatever_they_sa
                 await codex.thread_start(model="another")
                 assert (await codex.models()).data == []
             assert (await codex.models()).data == []
-            with pytest.raises(errors.RpcError, match="no answer to account/read"):
+            with pytest.raises(errors.RpcError, match="no response to account/read"):
                 await codex.request("account/read")
 
 
@@ -361,7 +362,7 @@ def test_a_recording_goes_through_no_link_and_into_no_file_that_has_another_name
     (tmp_path / "dangling").symlink_to("nowhere")
     os.link(elsewhere, tmp_path / "twin")
     for name in ("link", "dangling", "twin"):
-        with pytest.raises(OSError, match=r"symbolic links|several names"):
+        with pytest.raises(OSError, match=r"symbolic links|several hard links"):
             Recorder(tmp_path / name, overwrite=overwrite)
     assert elsewhere.read_bytes() == b""
     assert not (tmp_path / "nowhere").exists()
@@ -500,8 +501,8 @@ def test_a_file_that_broke_off_is_read_up_to_there_and_one_that_is_none_is_refus
     assert len(torn.entries) == len(entire.entries) - 1
     assert (torn.truncated, entire.truncated) == (True, False)
     for content, problem in (
-        (b"", "no recording"),
-        (b"{}\n", "no recording"),
+        (b"", "is not a recording"),
+        (b"{}\n", "is not a recording"),
         (whole.replace(b'"recording":1', b'"recording":9', 1), "later version"),
         (whole.split(b"\n")[0] + b"\nnothing\n", "line 2"),
     ):
@@ -532,172 +533,3 @@ async def test_after_it_was_closed_nothing_is_recorded_and_nothing_fails(tmp_pat
             await codex.thread_start()
     assert read_recording(tmp_path / "closed.jsonl").entries == ()
     assert not caplog.records
-
-
-# -- what is taken out ---------------------------------------------------------------------------------------------
-
-SECRET = "hunter2 & Söhne"
-
-
-def redacted(message, **options):
-    return Redaction(**options).message(message)
-
-
-def test_structure_ids_methods_words_numbers_and_sizes_stay():
-    message = {
-        "method": "item/started",
-        "params": {
-            "threadId": "01a1fb82-0f92", "turnId": "t", "startedAtMs": 5,
-            "item": {
-                "type": "commandExecution", "id": "call_1", "command": "rm -r\nx", "cwd": "/home/me",
-                "status": "inProgress", "exitCode": None, "durationMs": 7,
-            },
-        },
-    }  # fmt: skip
-    item = {**message["params"]["item"], "command": "xxxxx\nx", "cwd": "xxxxxxxx"}
-    assert redacted(message) == {**message, "params": {**message["params"], "item": item}}
-    assert redacted(message, paths=True)["params"]["item"]["cwd"] == "/home/me"
-    assert redacted(message, keep={"command"})["params"]["item"]["command"] == "rm -r\nx"
-
-
-def test_json_of_any_form_loses_its_names_and_numbers_too():
-    message = {
-        "id": 3,
-        "method": "item/tool/call",
-        "params": {
-            "threadId": "t", "tool": "lookup", "callId": "c",
-            "arguments": {"pin": 4711, "id": "secret-id", "flag": True, "deep": [{"status": "completed"}, None]},
-        },
-    }  # fmt: skip
-    assert redacted(message)["params"]["arguments"] == {
-        "key-1": 0,
-        "id": "xxxxxxxxx",
-        "key-3": True,
-        "key-4": [{"status": "xxxxxxxxx"}, None],
-    }
-    assert redacted(message)["params"]["tool"] == "lookup"
-
-
-def test_what_is_redacted_does_not_depend_on_what_was_read_before():
-    script = (
-        "import sys\n"
-        "from trio_codex import wire\n"
-        "from trio_codex.recording import _redaction\n"
-        "from trio_codex.wire import _convert, _index\n"
-        "if 'resolved' in sys.argv:\n"
-        "    for name in _index.HOME:\n"
-        "        if isinstance(found := getattr(wire, name), type) and issubclass(found, wire.Wire):\n"
-        "            _convert.fields_of(found)\n"
-        "known = _redaction._vocabulary()\n"
-        "print(sorted(known.free), sorted(known.names), sorted(known.words), sorted(known.wordy))\n"
-    )
-    fresh, resolved = (
-        subprocess.run([sys.executable, "-c", script, *given], capture_output=True, check=True).stdout
-        for given in ([], ["resolved"])
-    )
-    assert b"arguments" in fresh
-    assert fresh == resolved
-
-
-def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():
-    message = {"id": 1, "result": {"fileChanges": {"/etc/a": {"type": "add", "content": "x y"}}}}
-    assert redacted(message)["result"]["fileChanges"] == {"key-1": {"type": "add", "content": "xxx"}}
-    kept = redacted(message, paths=True)["result"]["fileChanges"]
-    assert kept == {"/etc/a": {"type": "add", "content": "xxx"}}
-
-
-def test_what_is_no_message_is_json_of_any_form():
-    line = {"level": "info", "user": "Ada", "pin": 4711, "secret name": {"id": "a-b"}}
-    left = redacted(line)
-    assert not {"Ada", "4711", "secret name", "a-b"} & set(re.findall(r"[\w -]+", json.dumps(left)))
-    assert redacted(left) == left
-
-
-def test_names_that_the_protocol_does_not_know_can_be_kept_too():
-    message = {"id": 3, "method": "item/tool/call", "params": {"arguments": {"hamlet": "Bern", "zip": 3000}}}
-    assert redacted(message, keep={"hamlet"})["params"]["arguments"] == {"hamlet": "Bern", "key-2": 0}
-
-
-@pytest.mark.parametrize(
-    "member",
-    [
-        {"accountId": "acct-1"}, {"userId": "user-7"}, {"accessToken": "token"}, {"id": "two words"}, {"email": "a@b"},
-        {"model": "two words"}, {"prompt": "completed"}, {"name": "Ada"}, {"env": {"KEY": "value"}},
-    ],
-)  # fmt: skip
-def test_what_identifies_a_person_or_may_be_content_goes(member):
-    [text] = member.values()
-    text = text if isinstance(text, str) else text["KEY"]
-    assert text not in json.dumps(redacted({"method": "m", "params": member}))
-
-
-NAMES = [
-    "id", "threadId", "session_id", "SESSION_ID", "model", "server", "status", "tool", "type", "version", "role", "method", "env",
-    "processHandle", "mimeType", "config", "PATH", "name",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "where",
-    [
-        lambda given: {"method": "command/exec", "params": {"env": given}},
-        lambda given: {"method": "process/spawn", "params": {"env": given}},
-        lambda given: {"method": "thread/start", "params": {"config": {"shell_environment_policy": {"set": given}}}},
-        lambda given: {"method": "thread/start", "params": {"config": given}},
-        lambda given: {"method": "config/value/write", "params": {"keyPath": "mcp_servers.x.env", "value": given}},
-        lambda given: {"method": "config/batchWrite", "params": {"edits": [{"keyPath": "env", "value": given}]}},
-        lambda given: {"method": "turn/start", "params": {"responsesapiClientMetadata": given}},
-        lambda given: {"method": "feedback/upload", "params": {"tags": given}},
-        lambda given: {"id": 1, "result": {"action": "accept", "content": given}},
-        lambda given: {"id": 1, "result": {"config": {"mcp_servers": {"x": {"env": given}}}}},
-        lambda given: {"id": 1, "error": {"code": 1, "message": "no", "data": given}},
-    ],
-)  # fmt: skip
-def test_in_a_map_of_the_users_every_value_goes_whatever_its_name_means_elsewhere(where):
-    for value in ("hunter2-Secret.Token", "completed", "turn/start"):
-        left = redacted({**where(dict.fromkeys(NAMES, value)), "method": "m"})
-        assert value not in json.dumps(left)
-
-
-def test_of_an_error_stays_what_the_client_reads_in_it():
-    for text, left in (
-        ("no active turn to interrupt", "no active turn"),
-        ("Invalid request: unknown variant `a/b`, expected", "unknown variant `a/b`"),
-        ("secret", "xxxxxx"),
-    ):
-        error = redacted({"id": 1, "error": {"code": -32600, "message": text, "data": {"a": 1}}})["error"]
-        assert (error["code"], error["message"]) == (-32600, left)
-    said = {"id": 1, "error": {"code": -1, "message": "no active turn to interrupt"}}
-    assert redacted(said, keep={"message"}) == redacted(said, keep={"error"}) == said
-    assert redacted({"id": 1, "error": "secret"})["error"] == "xxxxxx"
-    assert redacted(["secret", 5]) == ["xxxxxx", 0]
-
-
-@given(st.text())
-def test_a_text_keeps_its_length_and_its_line_breaks(text):
-    assert Redaction().text(text) == "".join("\n" if char == "\n" else "x" for char in text)
-
-
-@given(json_values(), st.sampled_from(sorted(NOTIFICATIONS)))
-def test_redacting_twice_changes_nothing_more(params, method):
-    once = redacted({"method": method, "params": params})
-    assert redacted(once) == once
-
-
-@given(st.data())
-def test_what_was_typed_is_typed_without_its_content(data):
-    method = data.draw(st.sampled_from(sorted(NOTIFICATIONS)))
-    params = wire.encode(data.draw(wire_values(getattr(wire, NOTIFICATIONS[method]))))
-    left = redacted({"method": method, "params": params})["params"]
-    assert type(wire.decode_notification(method, left)) is type(wire.decode_notification(method, params))
-
-
-@given(st.recursive(st.just(SECRET), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_no_text_of_more_than_a_word_survives_anywhere(value):
-    for name in ("result", "params", "error"):
-        assert SECRET not in json.dumps(redacted({"id": 1, name: value}), ensure_ascii=False)
-
-
-def test_an_entry_leaves_out_what_it_does_not_have():
-    line = msgspec.json.encode(Entry(0.5, 1, "opened"))
-    assert json.loads(line) == {"at": 0.5, "connection": 1, "kind": "opened"}

@@ -457,7 +457,7 @@ def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: Protocol) -
 
 def test_a_function_name_is_given_once(protocol: Protocol) -> None:
     request = protocol.methods["ClientRequest"]["initialize"]
-    with pytest.raises(WiregenError, match="two methods want the name initialize"):
+    with pytest.raises(WiregenError, match="two methods map to the name initialize"):
         list(emit_api._methods(protocol, [request, request]))
 
 

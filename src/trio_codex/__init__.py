@@ -9,10 +9,7 @@ from typing import TYPE_CHECKING, Any
 from trio_codex import errors as errors
 from trio_codex import wire as wire
 from trio_codex._api.codex import Codex as Codex
-from trio_codex._api.codex import ServerMetadata as ServerMetadata
 from trio_codex._api.exec import RemoteProcess as RemoteProcess
-from trio_codex._api.goal import Goal as Goal
-from trio_codex._api.goal import GoalResult as GoalResult
 from trio_codex._api.history import ItemsView as ItemsView
 from trio_codex._api.history import TurnsView as TurnsView
 from trio_codex._api.login import LoginHandle as LoginHandle
@@ -33,18 +30,19 @@ from trio_codex._api.options import TurnOptions as TurnOptions
 from trio_codex._api.paging import Pager as Pager
 from trio_codex._api.skills import Skills as Skills
 from trio_codex._api.terminals import Terminals as Terminals
+from trio_codex._api.thread import Goal as Goal
 from trio_codex._api.thread import Thread as Thread
-from trio_codex._api.turn import Turn as Turn
+from trio_codex._api.thread import Turn as Turn
 from trio_codex._api.turn import TurnText as TurnText
 from trio_codex._api.watch import Watch as Watch
 from trio_codex._link.subscriptions import Subscription as Subscription
-from trio_codex._session.audit import DecidedBy as DecidedBy
-from trio_codex._session.audit import DecisionRecord as DecisionRecord
 from trio_codex._session.budget import Budget as Budget
+from trio_codex._session.goal import GoalResult as GoalResult
 from trio_codex._session.retry import is_retryable_error as is_retryable_error
 from trio_codex._session.retry import retry_on_overload as retry_on_overload
 from trio_codex._session.waiting import WaitingOn as WaitingOn
 from trio_codex._values.config import VERSION as _VERSION
+from trio_codex._values.config import ClientConfig as ClientConfig
 from trio_codex._values.config import CodexConfig as CodexConfig
 from trio_codex._values.config import EventBuffer as EventBuffer
 from trio_codex._values.event import Event as Event
@@ -72,9 +70,12 @@ from trio_codex._values.inputs import (
 from trio_codex._values.inputs import (
     TurnInput as TurnInput,
 )
+from trio_codex._values.metadata import ServerMetadata as ServerMetadata
 from trio_codex._values.turn_result import TurnResult as TurnResult
 from trio_codex._values.turn_result import TurnStatus as TurnStatus
 from trio_codex._values.usage import TokenUsage as TokenUsage
+from trio_codex.instruments._decisions import DecidedBy as DecidedBy
+from trio_codex.instruments._decisions import DecisionRecord as DecisionRecord
 
 if TYPE_CHECKING:
     from trio_codex import policies as policies

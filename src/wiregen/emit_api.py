@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from wiregen.protocol import Protocol
 
 _RESERVED = frozenset({"self", "wire", "cast"})
-"""Names that the bodies use: a parameter must not hide them."""
+"""Names that the bodies use. A parameter must not shadow them."""
 
 
 def emit(protocol: Protocol, header: str) -> str:
-    """Write the module."""
+    """Emit the module."""
     groups: dict[str | None, list[ir.Method]] = {}
     for request in protocol.methods["ClientRequest"].values():
         group, _ = names.method_name(request.name)
@@ -44,15 +44,15 @@ def emit(protocol: Protocol, header: str) -> str:
     for group, requests in sorted(named.items()):
         prefix = requests[0].name.partition("/")[0]
         lines += ["", f"class {_class_name(group)}(Group):"]
-        lines += [f'    """The requests ``{prefix}/…``."""', ""]
+        lines += [f'    """Requests with the prefix ``{prefix}/``."""', ""]
         lines += _methods(protocol, requests)
-    lines += ["", "class Api(Group):", '    """Every request of the client, typed."""', ""]
+    lines += ["", "class Api(Group):", '    """Every request of the client, as a typed coroutine."""', ""]
     for group, requests in sorted(named.items()):
         prefix = requests[0].name.partition("/")[0]
         lines += [
             "    @cached_property",
             f"    def {group}(self) -> {_class_name(group)}:",
-            f'        """The requests ``{prefix}/…``."""',
+            f'        """Requests with the prefix ``{prefix}/``."""',
             f"        return {_class_name(group)}(self._request)",
             "",
         ]
@@ -71,14 +71,14 @@ def _methods(protocol: Protocol, requests: list[ir.Method]) -> Iterator[str]:
     for request in requests:
         _, name = names.method_name(request.name)
         if name in taken:
-            raise WiregenError(f"two methods want the name {name}")
+            raise WiregenError(f"two methods map to the name {name}")
         taken.add(name)
         yield from _Method.of(protocol, request).write(name)
 
 
 @attrs.frozen(kw_only=True)
 class _Method:
-    """One coroutine on its way to text."""
+    """The parts of one coroutine."""
 
     request: ir.Method
     result: str
@@ -89,7 +89,7 @@ class _Method:
 
     @classmethod
     def of(cls, protocol: Protocol, request: ir.Method) -> _Method:
-        """Work out the signature from the params type."""
+        """Derive the signature from the params type."""
         definitions = protocol.definitions
         params = definitions[request.params.name] if isinstance(request.params, ir.Ref) else None
         parameters: list[str] = ["self"]
@@ -107,7 +107,7 @@ class _Method:
             arguments = f"wire.{params.name}({given})"
         else:
             parameters += [f"params: {type_text(ir.Ref(params.name), definitions, prefix='wire.')}", "/"]
-            described.append(entry("params", f"One of the variants of `wire.{params.name}`."))
+            described.append(entry("params", f"A variant of `wire.{params.name}`."))
             arguments = "params"
         result_text = type_text(ir.Ref(str(request.result)), definitions, prefix="wire.")
         return cls(
@@ -120,21 +120,38 @@ class _Method:
         )
 
     def write(self, name: str) -> Iterator[str]:
-        """Write the coroutine."""
+        """Emit the coroutine."""
         method = self.request.name
-        notes = [experimental(self.request), f"Sends ``{method}``." if self.summary else "", "A checkpoint."]
+        notes = [
+            experimental(self.request),
+            f"Sends ``{method}``." if self.summary else "",
+            "This is a checkpoint.",
+        ]
         if method in tables.DEFERRED:
-            notes.append("The answer may take as long as it takes: no ``request_timeout`` applies.")
+            notes.append("The response may take arbitrarily long, so ``request_timeout`` does not apply.")
         yield f"    async def {name}({', '.join(self.parameters)}) -> {self.result}:"
         yield from docstring(
             self.summary or f"Send `{method}`.",
             " ".join(filter(None, notes)),
             *self.sections,
-            "Raises:\n    RpcError: The server refused.\n    ConnectionBroken: The connection ended first.",
+            "\n".join(["Raises:", *(entry(name, text) for name, text in self._errors())]),
             indent=8,
         )
         yield f"        return cast({quote(self.result)}, await self._request({quote(method)}, {self.arguments}))"
         yield ""
+
+    def _errors(self) -> Iterator[tuple[str, str]]:
+        yield "RpcError", "The server rejected the request."
+        if self.request.name not in tables.DEFERRED:
+            yield (
+                "RequestTimeout",
+                "The server did not answer within ``request_timeout``. It may still act on the request.",
+            )
+        if len(self.parameters) > 1:
+            yield "LocalProtocolError", "The params are not JSON; nothing was sent."
+        yield "RemoteProtocolError", "The response cannot be read."
+        yield "ConnectionBroken", "The connection ended first."
+        yield "ConnectionClosed", "You closed the connection."
 
 
 def _summary(request: ir.Method, params: ir.Definition | None) -> str:

@@ -1,4 +1,4 @@
-"""The tables of ``trio_codex.wire`` that are data: where each name lives, and what each method carries."""
+"""The generated tables of ``trio_codex.wire``: the module of each name, and the types of each method."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def emit_index(protocol: Protocol, header: str) -> str:
-    """Write ``_index.py``: the names for type checkers, and the look-up table for the lazy package."""
+    """Emit ``_index.py``: the imports for type checkers, and the lookup table of the lazy package."""
     modules: dict[str, list[str]] = {}
     for name, module in sorted(protocol.home.items()):
         modules.setdefault(module, []).append(name)
@@ -23,7 +23,7 @@ def emit_index(protocol: Protocol, header: str) -> str:
     modules["_registry"] = list(tables_)
     lines = [
         header,
-        '"""Where each name of the lazy package lives. Type checkers read the imports, the interpreter the table."""',
+        '"""The module of each name of the lazy package: as imports for type checkers, and as a table at run time."""',
         "",
         "from __future__ import annotations",
         "",
@@ -43,19 +43,19 @@ def emit_index(protocol: Protocol, header: str) -> str:
     lines += [
         "}",
         "HOME: dict[str, str] = {name: module for module, names in _NAMES.items() for name in names.split()}",
-        '"""The module of each name."""',
+        '"""The module that defines each name."""',
         "",
     ]
     return "\n".join(lines)
 
 
 def emit_registry(protocol: Protocol, header: str) -> str:
-    """Write ``_registry.py``: the method tables."""
+    """Emit ``_registry.py``: the method tables."""
     methods = protocol.methods
     unlisted = ", ".join(quote(method) for method in sorted(tables.UNLISTED))
     lines = [
         header,
-        '"""What each method carries, by the names of types: looking one up imports nothing."""',
+        '"""The types of each method. They are given by name, so that a lookup imports nothing."""',
         "",
         "from __future__ import annotations",
         "",
@@ -70,19 +70,19 @@ def emit_registry(protocol: Protocol, header: str) -> str:
             _specs("ServerRequestSpec", methods["ServerRequest"]),
         ),
         *_table(
-            "NOTIFICATIONS", "str", "Notifications of the server: the type of their params.",
+            "NOTIFICATIONS", "str", "Notifications of the server, with the type of their params.",
             {name: _params(method) for name, method in methods["ServerNotification"].items()},
         ),
         f"UNLISTED_NOTIFICATIONS: Final = frozenset({{{unlisted}}})",
-        '"""Notifications whose types the schema has, but that its list of notifications leaves out."""',
+        '"""Notifications that the schema has types for, but does not list."""',
         "",
         *_table(
             "CLIENT_NOTIFICATIONS", "str | None",
-            "Notifications of the client: the type of their params, if they have any.",
+            "Notifications of the client, with the type of their params; ``None`` if they have no params.",
             {name: _params(method) for name, method in methods["ClientNotification"].items()},
         ),
         *_table(
-            "TEXT_DELTAS", "TextDelta", "Notifications whose neighbours with one key can be merged by joining their text.",
+            "TEXT_DELTAS", "TextDelta", "Notifications of which adjacent ones with the same key can be merged by concatenating their text.",
             {name: f"TextDelta({quote(text)}, {key!r})" for name, (text, key) in tables.TEXT_DELTAS.items()},
         ),
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The domain modules of ``trio_codex.wire``: enums, classes, and the aliases that join them."""
+"""The domain modules of ``trio_codex.wire``: enums, classes and type aliases."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from wiregen.protocol import Protocol
 
 _DECORATOR = "@attrs.frozen(kw_only=True, eq=False, repr=False)"
-"""Without methods of their own, 600 classes import in half the time: :class:`Wire` has generic ones."""
+"""Classes inherit ``__eq__`` and ``__repr__`` from :class:`Wire`, which halves the import time of 600 classes."""
 
 
 def emit(protocol: Protocol, header: str) -> dict[str, str]:
-    """Write every domain module.
+    """Emit every domain module.
 
     Returns:
         The text by module name.
@@ -36,10 +36,10 @@ def emit(protocol: Protocol, header: str) -> dict[str, str]:
 
 
 def _uses(protocol: Protocol) -> dict[str, str]:
-    """Say what each payload is for: most have no description of their own."""
+    """Return a summary for each payload. Most have no description in the schema."""
     texts: dict[ir.Table, tuple[str, str]] = {
         "ClientRequest": ("Params of the request", "Result of the request"),
-        "ServerRequest": ("Params of the server's request", "Answer to the server's request"),
+        "ServerRequest": ("Params of the server request", "Response to the server request"),
         "ServerNotification": ("Params of the notification", ""),
     }
     uses: dict[str, str] = {}
@@ -52,16 +52,16 @@ def _uses(protocol: Protocol) -> dict[str, str]:
 
 @attrs.define(kw_only=True)
 class _Module:
-    """One module on its way to text."""
+    """The parts of one module."""
 
     protocol: Protocol
     module: str
     uses: Mapping[str, str]
     needed: set[str] = attrs.field(factory=set[str])
-    """Definitions of other modules that must be there when this one is imported: aliases and defaults use them."""
+    """Definitions of other modules that aliases and defaults use, so they are needed at import time."""
 
     def write(self, definitions: Sequence[ir.Definition], header: str) -> str:
-        """Write the module."""
+        """Emit the module."""
         enums = [item for item in definitions if isinstance(item, ir.Enum)]
         classes = [item for item in definitions if isinstance(item, ir.Class)]
         aliases = _in_order([item for item in definitions if isinstance(item, ir.Alias)])
@@ -77,7 +77,7 @@ class _Module:
     # -- imports ---------------------------------------------------------------------------------------------------
 
     def _prologue(self, definitions: Iterable[ir.Definition]) -> list[str]:
-        """Write the imports. Annotations are never evaluated on import, so what only they need costs nothing."""
+        """Emit the imports. Annotations are not evaluated at import time, so their names are imported type-only."""
         home = self.protocol.home
         foreign = {
             name
@@ -106,7 +106,7 @@ class _Module:
         return lines
 
     def _need(self, name: str) -> str:
-        """Note that a definition is used on import."""
+        """Record that a definition is needed at import time."""
         if self.protocol.home.get(name, self.module) != self.module:
             self.needed.add(name)
         return name
@@ -147,8 +147,8 @@ class _Module:
             return self.uses[class_.name]
         if class_.parent is not None:
             tag = next((field.default for field in class_.fields if field.name == class_.tag), class_.key)
-            return f"A `{class_.parent}`" + ("." if tag is None else f": `{tag}`.")
-        return f"`{class_.name}` of the protocol."
+            return f"A variant of `{class_.parent}`" + ("." if tag is None else f", `{tag}`.")
+        return f"The type `{class_.name}`."
 
     def _default(self, field: ir.Field) -> str:
         match field.default:
@@ -166,7 +166,7 @@ class _Module:
                 return f" = {value!r}"
 
     def _text_default(self, field: ir.Field, type_: ir.Type, value: str) -> str:
-        """Write a text default: as a member of the enum, if the field has one."""
+        """Emit the default of a string field, as an enum member if the type of the field is an enum."""
         definitions = self.protocol.definitions
         for name in ir.refs(type_):
             target = definitions[name]
@@ -180,7 +180,7 @@ class _Module:
         return quote(value)
 
     def _shape(self, class_: ir.Class) -> str:
-        """Write what :class:`Shape` holds of a class; nothing if that is what every class has."""
+        """Emit the arguments of a class's :class:`Shape`; an empty string if all have their defaults."""
         renamed = {field.name: field.wire for field in class_.fields if field.name != field.wire}
         elided = elisions.elided(class_, self.protocol.definitions)
         clears = {field.name for field in class_.fields if field.clears}
@@ -202,12 +202,12 @@ class _Module:
         is_short_name = alias.name in names.EXTRA_ALIASES
         text = type_text(alias.type, {} if is_short_name else self.protocol.definitions)
         lines = ["", f"{alias.name}: TypeAlias = {text}"]
-        lines += docstring(alias.doc or f"`{alias.name}` of the protocol.", experimental(alias), indent=0)
+        lines += docstring(alias.doc or f"The type `{alias.name}`.", experimental(alias), indent=0)
         return lines
 
 
 def _in_order(aliases: list[ir.Alias]) -> list[ir.Alias]:
-    """Put aliases after those that they mention."""
+    """Sort aliases so that each follows those it mentions."""
     by_name = {alias.name: alias for alias in aliases}
     done: dict[str, ir.Alias] = {}
 

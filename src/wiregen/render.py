@@ -97,7 +97,7 @@ def experimental(what: ir.Definition | ir.Field | ir.Method) -> str:
 
 def field_doc(field: ir.Field) -> str:
     """Write what there is to say of a field."""
-    clears = "`NULL` sends null, `None` leaves it out." if field.clears else ""
+    clears = "`NULL` sends null, and `None` omits the field." if field.clears else ""
     parts = (field.doc, clears, experimental(field))
     return " ".join(part if part.endswith((".", ")", ":")) else f"{part}." for part in parts if part)
 

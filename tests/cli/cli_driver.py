@@ -1,4 +1,4 @@
-"""Runs the command line as its users do: as a process, with pipes or on a terminal of its own."""
+"""Run the command line as a process, with pipes or on a pseudo-terminal."""
 
 import contextlib
 import fcntl
@@ -16,12 +16,12 @@ import trio
 
 COMMAND = [sys.executable, "-m", "trio_codex.cli"]
 SRC = str(Path(__file__).parents[2] / "src")
-# A terminal sends Ctrl-C to the foreground of its session, so the process has to be in one that it controls.
+# A terminal sends Ctrl-C to the foreground of its session, so the process needs a session with this terminal.
 ON_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 NEWLINE = re.compile(r"\r+\n")
 SECONDS = 15
-"""For a process that does what it should; it takes about 1 s."""
+"""Timeout of a process in seconds; it takes about 1 s."""
 
 
 def environment(home=None, **more):
@@ -41,7 +41,7 @@ def environment(home=None, **more):
 
 
 class Process:
-    """A process and its pipes. Trio's own way to start one leaves a thread behind for a while."""
+    """A process and its pipes. Not started with Trio's `open_process`, which leaves a thread behind for a while."""
 
     def __init__(self, command, *, home=None, pipes=None, **more):
         pipe = subprocess.PIPE
@@ -75,7 +75,7 @@ class Process:
         return self._process.wait()
 
     async def aclose(self):
-        """End it, if it has not ended."""
+        """Kill the process if it is still running."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -91,7 +91,7 @@ def _stream(pipe):
 
 
 class Ended:
-    """What a process left."""
+    """The exit status and output of a process."""
 
     def __init__(self, status, out, err):
         self.status = status
@@ -113,7 +113,7 @@ class Ended:
 
 @contextlib.asynccontextmanager
 async def started_cli(*args, home=None, command=None, **more):
-    """Start it with pipes; wait for its end, or end it if the test fails."""
+    """Start the command with pipes. Wait for its exit, or kill it if the test fails."""
     process = Process([*(command or COMMAND), *map(str, args)], home=home, **more)
     try:
         with trio.fail_after(SECONDS):
@@ -125,7 +125,7 @@ async def started_cli(*args, home=None, command=None, **more):
 
 
 async def run_cli(*args, home=None, stdin=b"", command=None, **more):
-    """Run it to its end, without a terminal."""
+    """Run the command to its exit, without a terminal."""
     told = {}
 
     async def read(name, stream):
@@ -135,18 +135,18 @@ async def run_cli(*args, home=None, stdin=b"", command=None, **more):
     async with started as process, trio.open_nursery() as nursery:
         nursery.start_soon(read, "out", process.stdout)
         nursery.start_soon(read, "err", process.stderr)
-        with contextlib.suppress(trio.BrokenResourceError):  # it has ended without reading it
+        with contextlib.suppress(trio.BrokenResourceError):  # it exited without reading its input
             await process.stdin.send_all(stdin)
         await process.stdin.aclose()
     return Ended(process.returncode, told["out"], told["err"])
 
 
 async def read_until(stream, text):
-    """Read a stream until it said ``text``; give all that was read."""
+    """Read a stream up to ``text``, and return everything that was read."""
     seen = b""
     while text.encode() not in seen:
         chunk = await stream.receive_some()
-        assert chunk, f"it ended without {text!r}: {seen!r}"
+        assert chunk, f"the stream ended without {text!r}: {seen!r}"
         seen += chunk
     return seen.decode()
 
@@ -156,7 +156,7 @@ async def rest(stream):
 
 
 class Terminal:
-    """A terminal with the command on it."""
+    """A pseudo-terminal with the command running on it."""
 
     def __init__(self, master, process):
         self._stream = trio.lowlevel.FdStream(master)
@@ -166,20 +166,20 @@ class Terminal:
         self._read_to = 0
 
     async def expect(self, text):
-        """Wait until it shows ``text``, after what was expected before."""
+        """Wait until the terminal shows ``text``, after the previously expected text."""
         while (at := self.seen.find(text, self._read_to)) < 0:
             more = False
             with trio.move_on_after(SECONDS):
                 more = await self._more()
-            assert more, f"it never showed {text!r}:\n{self.seen}"
+            assert more, f"the terminal never showed {text!r}:\n{self.seen}"
         self._read_to = at + len(text)
 
     async def send(self, text):
-        """Type."""
+        """Type text."""
         await self._stream.send_all(text.encode())
 
     async def end(self):
-        """Wait for the end of the process; give its status."""
+        """Wait for the process to exit, and return its status."""
         while await self._more():
             pass
         return await self.process.wait()
@@ -188,8 +188,8 @@ class Terminal:
         try:
             chunk = await self._stream.receive_some()
         except (OSError, trio.BrokenResourceError):
-            chunk = b""  # nobody has the terminal open any more
-        # From the beginning: what was read to must stay where it is, however the bytes come in pieces.
+            chunk = b""  # no process has the terminal open
+        # Decode from the beginning, so that positions stay valid even if a chunk splits a character.
         self._bytes += chunk
         self.seen = NEWLINE.sub("\n", ESCAPES.sub("", self._bytes.decode("utf-8", "replace")))
         return bool(chunk)
@@ -200,7 +200,7 @@ class Terminal:
 
 @contextlib.asynccontextmanager
 async def on_terminal(*args, home, columns=120):
-    """Start it on a terminal."""
+    """Start the command on a terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     command = [sys.executable, "-I", "-S", "-c", ON_TERMINAL, *COMMAND, *map(str, args)]
@@ -217,7 +217,7 @@ async def on_terminal(*args, home, columns=120):
 
 
 def processes_with(mark):
-    """Ids of the processes, zombies not among them, that have ``mark`` in their environment."""
+    """Return the ids of the processes, except zombies, that have ``mark`` in their environment."""
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -227,7 +227,7 @@ def processes_with(mark):
 
 
 def script(path, text):
-    """Write a program."""
+    """Write an executable script."""
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return path

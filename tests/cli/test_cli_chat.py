@@ -24,14 +24,14 @@ TYPE = "type to steer, Ctrl-C interrupts"
 
 @asynccontextmanager
 async def chatting(home, *args):
-    """Give a terminal with a chat that waits for input."""
+    """Start a chat on a terminal, and wait for its prompt."""
     async with on_terminal("chat", *args, home=home) as terminal:
         await terminal.expect(PROMPT)
         yield terminal
 
 
 async def begin_to_count(terminal):
-    """Start a turn that goes on until it is interrupted or steered, if the model hangs after ``Counting``."""
+    """Start a turn that runs until it is interrupted or steered. The model must hang after ``Counting``."""
     await terminal.send("Count.\n")
     await terminal.expect("Counting")
     await terminal.expect(TYPE)
@@ -60,23 +60,23 @@ async def test_answers_are_markdown_and_output_diffs_and_tokens_are_shown(model,
         await terminal.expect("Again.\n")
         await terminal.expect("tokens: 10 in, 5 out · in total: 30 in, 15 out")
         await terminal.send("\x04")
-        await terminal.expect("To go on later: trio-codex chat --resume ")
+        await terminal.expect("To continue later: trio-codex chat --resume ")
         assert await terminal.end() == 0
     assert processes_with(home.codex_home) == []
 
 
-async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_then(model, home):
+async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_are_available(model, home):
     model.hang("Counting")
     model.say("Blue it is.")
     async with chatting(home) as terminal:
         await begin_to_count(terminal)
         await terminal.send("/status\n")
-        await terminal.expect("waits for: model; the last event came ")
+        await terminal.expect("waiting for: model; last event ")
         await terminal.send("/fork\n")
-        await terminal.expect("not while a turn runs")
+        await terminal.expect("not available while a turn is running")
         await terminal.send("In green\x17blue.\n")
         await terminal.expect("» In blue.\n")
-        await terminal.expect("↪ given to the running turn")
+        await terminal.expect("↪ sent to the running turn")
         await terminal.expect("Blue it is.")
         await terminal.expect("tokens: ")
         await terminal.send("/quit\n")
@@ -85,7 +85,7 @@ async def test_a_line_typed_during_a_turn_steers_it_and_only_some_commands_work_
     assert len(model.requests) == 2
 
 
-async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(model, home):
+async def test_ctrl_c_interrupts_the_turn_then_clears_the_line_then_quits(model, home):
     model.hang("Counting")
     async with chatting(home) as terminal:
         await begin_to_count(terminal)
@@ -98,7 +98,7 @@ async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(mod
         await terminal.send("\x03")
         await terminal.expect("»  ")
         await terminal.send("\x03")
-        await terminal.expect("Ctrl-C again leaves")
+        await terminal.expect("press Ctrl-C again or Ctrl-D to quit")
         await terminal.send("\x03")
         assert await terminal.end() == 0
         mode = termios.tcgetattr(terminal._stream.fileno())[3]
@@ -108,7 +108,7 @@ async def test_ctrl_c_interrupts_the_turn_clears_the_line_and_leaves_at_last(mod
     assert processes_with(home.codex_home) == []
 
 
-async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, home):
+async def test_the_end_of_input_during_a_turn_interrupts_it_and_quits(model, home):
     model.hang("Counting")
     async with chatting(home) as terminal:
         await begin_to_count(terminal)
@@ -118,7 +118,7 @@ async def test_the_end_of_input_during_a_turn_interrupts_it_and_leaves(model, ho
     await model.requests[0].closed.wait()
 
 
-async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typed(model, home):
+async def test_a_question_takes_over_the_terminal_and_restores_the_typed_line(model, home):
     gate = Gate()
     model.respond(Text("Wait."), gate, Command("touch x.txt", escalate="I want to"), Patch(ADD_NOTES))
     model.hang("So be it.")
@@ -144,13 +144,13 @@ async def test_a_question_takes_the_terminal_and_gives_it_back_with_what_was_typ
     assert terminal.seen.count("+one") == 1
 
 
-async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn_alone(model, home):
+async def test_ctrl_c_at_a_question_withdraws_it_and_interrupts_only_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with chatting(home) as terminal:
         await terminal.send("Make x.\n")
         await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
-        await terminal.expect("no longer asked")
+        await terminal.expect("withdrawn: no answer is needed")
         await terminal.expect("interrupted after ")
         await terminal.expect(PROMPT)
         await terminal.send("\x04")
@@ -166,15 +166,15 @@ async def test_commands_change_the_model_and_the_thread(model, home):
         await terminal.send("/fork\n")
         await terminal.expect("✗ ")
         await terminal.send("/nonsense\n")
-        await terminal.expect("there is no command /nonsense")
+        await terminal.expect("unknown command /nonsense")
         await terminal.send("/help\n")
-        await terminal.expect("/resume [ID]   go on with a stored thread")
+        await terminal.expect("/resume [ID]   resume a stored thread")
         await terminal.send("/status\n")
         await terminal.expect("none is running")
         await terminal.send("/model other-model\n")
-        await terminal.expect("use other-model")
+        await terminal.expect("later turns will use other-model")
         await terminal.send("/model\n")
-        await terminal.expect("not among those the server lists")
+        await terminal.expect("not listed by the server")
         await terminal.send("/etc/hosts says what?\n")
         await terminal.expect("First.\n")
         await terminal.expect("tokens: ")
@@ -186,12 +186,12 @@ async def test_commands_change_the_model_and_the_thread(model, home):
         await terminal.expect("tokens: ")
         await terminal.send("/resume\n")
         await terminal.expect("[2]  ")
-        await terminal.expect("number, or nothing to stay » ")
+        await terminal.expect("number, or Enter to stay » ")
         await terminal.send("3\n")
-        await terminal.expect("a number from 1 to 2, please")
-        await terminal.expect("number, or nothing to stay » ")
+        await terminal.expect("enter a number from 1 to 2")
+        await terminal.expect("number, or Enter to stay » ")
         await terminal.send("2\n")
-        for line in ("the last turn was\n", "  » /etc/hosts says what?\n", "  “ First.\n"):
+        for line in ("last turn:\n", "  » /etc/hosts says what?\n", "  “ First.\n"):
             await terminal.expect(line)
         await terminal.send("Back here.\n")
         await terminal.expect("Third.\n")
@@ -206,7 +206,7 @@ async def test_commands_change_the_model_and_the_thread(model, home):
 
 
 @pytest.mark.parametrize("is_idle", [False, True])
-async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(model, home, is_idle):
+async def test_a_server_crash_ends_the_chat_with_the_cause_and_how_to_continue(model, home, is_idle):
     model.say("Yes.")
     model.hang("Counting")
     async with chatting(home) as terminal:
@@ -218,7 +218,7 @@ async def test_a_server_that_dies_ends_the_chat_with_the_cause_and_how_to_go_on(
         os.kill(server, signal.SIGKILL)
         await terminal.expect("trio-codex: ")
         await terminal.expect("SIGKILL")
-        await terminal.expect("To go on: trio-codex chat --resume ")
+        await terminal.expect("To continue: trio-codex chat --resume ")
         assert await terminal.end() == 1
     assert "Traceback" not in terminal.seen
     assert processes_with(home.codex_home) == []
@@ -233,13 +233,13 @@ async def test_without_a_terminal_each_line_is_a_turn_and_a_failed_one_is_status
     assert ended.status == 1
     assert ended.out == "It is *here*.\nNothing.\n"
     assert "  │ seen\n" in ended.err
-    assert "choosing needs a terminal; say /resume ID" in ended.err
+    assert "there is no terminal to choose on: use /resume ID" in ended.err
     assert "429" in ended.err.splitlines()[-1]
     assert "\x1b" not in ended.err
     assert [request.last_user_text for request in model.requests[:2]] == ["Where?", "Run it."]
 
 
-async def test_a_stored_thread_is_gone_on_with_and_one_that_is_missing_is_one_line(model, home):
+async def test_a_stored_thread_is_resumed_and_a_missing_one_is_reported_on_one_line(model, home):
     model.say("First.")
     model.say("Second.")
     ended = await run_cli("chat", home=home, stdin=b"Hello.\n")
@@ -268,16 +268,16 @@ async def test_without_a_terminal_ctrl_c_interrupts_the_turn_and_ends_the_chat(m
     assert len(model.requests) == 1
 
 
-async def test_what_an_interrupted_turn_did_not_take_up_is_named(model, home):
+async def test_lines_that_an_interrupted_turn_did_not_receive_are_listed(model, home):
     model.run_command("sleep 60")
     async with chatting(home, "-s", "danger-full-access") as terminal:
         await terminal.send("Sleep.\n")
-        await terminal.expect("a tool is at work")
+        await terminal.expect("a tool is running")
         await terminal.send("Wake up.\n")
-        await terminal.expect("↪ given to the running turn")
+        await terminal.expect("↪ sent to the running turn")
         await terminal.send("\x03")
         await terminal.expect("interrupted after ")
-        await terminal.expect("it came too late for the agent: Wake up.")
+        await terminal.expect("not delivered before the turn ended: Wake up.")
         await terminal.expect(PROMPT)
         await terminal.send("\x04")
         assert await terminal.end() == 0
@@ -292,12 +292,12 @@ def no_input(monkeypatch):
         yield
 
 
-async def test_a_step_does_not_wait_for_somebody_once_the_connection_has_ended(no_input):
+async def test_a_step_does_not_wait_for_input_after_the_connection_has_ended(no_input):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             chat = Chat(codex, Screen(), {}, "/", ())
             await server.hang_up()
-            # As when this runs between two steps, of which there is none to cancel yet.
+            # As if this ran between two steps, when there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

@@ -1,4 +1,4 @@
-"""``trio-codex demo`` keeps its promises, and notices when one is not kept."""
+"""``trio-codex demo``: its checks pass, and a check that fails is reported."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from trio_codex.cli._demo import _started
 pytestmark = pytest.mark.real
 
 
-async def test_the_demo_holds_in_ten_seconds_and_leaves_nothing(tmp_path):
+async def test_the_demo_passes_within_ten_seconds_and_leaves_nothing(tmp_path):
     with trio.fail_after(10):
         ended = await run_cli("demo", TMPDIR=tmp_path)
     assert (ended.status, ended.err) == (0, "")
@@ -23,7 +23,7 @@ async def test_the_demo_holds_in_ten_seconds_and_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_step(tmp_path):
+async def test_a_failed_check_ends_the_demo_with_the_name_of_the_step(tmp_path):
     broken, temporary = tmp_path / "bin", tmp_path / "tmp"
     broken.mkdir()
     temporary.mkdir()
@@ -31,12 +31,12 @@ async def test_a_promise_that_is_not_kept_ends_the_demo_with_the_name_of_the_ste
     ended = await run_cli("demo", TMPDIR=temporary, PATH=f"{broken}:{os.environ['PATH']}")
     assert ended.status == 1
     assert "A policy decides what the agent may do" in ended.complaint
-    assert "notes.txt is there" in ended.complaint
+    assert "notes.txt exists" in ended.complaint
     assert processes_with(temporary) == []
     assert os.listdir(temporary) == []
 
 
-async def test_a_command_that_begins_late_is_waited_for(tmp_path, autojump_clock):
+async def test_the_demo_waits_for_a_command_that_starts_late(tmp_path, autojump_clock):
     path = tmp_path / "command.pid"
 
     async def write():
@@ -51,7 +51,7 @@ async def test_a_command_that_begins_late_is_waited_for(tmp_path, autojump_clock
 
 
 @pytest.mark.parametrize("package", ["click", "rich", "hypercorn"])
-async def test_a_missing_extra_is_one_line_that_names_it(package):
+async def test_a_missing_extra_is_reported_on_one_line(package):
     without = f"import sys; sys.modules[{package!r}] = None; from trio_codex.cli import main; main()"
     ended = await run_cli("demo", command=[sys.executable, "-c", without])
     assert ended.status == 1

@@ -1,4 +1,4 @@
-"""What keys do to a line, when Markdown is final, and where lines of stdin come from."""
+"""The line editor, the final parts of streamed Markdown, and lines from stdin."""
 
 import sys
 
@@ -11,7 +11,7 @@ from trio_codex.cli._chat_progress import ChatProgress, lines_of
 from trio_codex.cli._editor import END_OF_INPUT, LineEditor
 from trio_codex.cli._markdown import MarkdownStream
 from trio_codex.cli._render import Screen
-from trio_codex.cli._terminal import NobodyThereError, StdinLines
+from trio_codex.cli._terminal import InputEndedError, StdinLines
 
 
 @pytest.mark.parametrize(
@@ -34,14 +34,14 @@ from trio_codex.cli._terminal import NobodyThereError, StdinLines
         ("\x1b[15~\x1bq\x00ok\n", ["ok"]),
     ],
 )
-def test_keys_edit_the_line_whatever_pieces_they_come_in(typed, lines):
+def test_keys_edit_the_line_however_the_input_is_split(typed, lines):
     data = typed.encode()
     assert list(LineEditor().feed(data)) == lines
     editor = LineEditor()
     assert [line for byte in data for line in editor.feed(bytes([byte]))] == lines
 
 
-def test_a_line_that_is_too_long_is_shown_around_its_cursor():
+def test_a_long_line_is_shown_around_its_cursor():
     editor = LineEditor()
     assert list(editor.feed(b"0123456789")) == []
     assert editor.shown(20).plain == "0123456789 "
@@ -54,7 +54,7 @@ def test_a_line_that_is_too_long_is_shown_around_its_cursor():
     assert editor.shown(4).plain == "…⏎ "
 
 
-def test_markdown_is_final_when_another_block_has_begun():
+def test_a_markdown_block_is_final_when_the_next_one_begins():
     text = "# Head\n\nA para\ngraph.\n\n- one\n\n  still one\n- two\n\n```py\n\n# no heading\n\n```\nThe end."
     stream = MarkdownStream()
     finals = [final for char in text for final in [stream.feed(char)] if final]
@@ -64,7 +64,7 @@ def test_markdown_is_final_when_another_block_has_begun():
     assert stream.tail == ""
 
 
-def test_of_a_line_that_a_command_wrote_over_the_last_state_counts():
+def test_only_the_last_state_of_an_overwritten_line_is_shown():
     assert lines_of("10 %\r50 %\r100 %\r\n\x1b[31mred\x1b[0m\x07\n") == ["100 %", "red\\x07"]
     assert lines_of("") == []
 
@@ -86,17 +86,19 @@ def file(tmp_path):
         yield file
 
 
-async def test_lines_come_from_a_file_as_from_a_pipe(file, monkeypatch):
+async def test_lines_can_be_read_from_a_file(file, monkeypatch):
     with trio.fail_after(5):
         monkeypatch.setattr(sys, "stdin", file)
         lines = StdinLines(Screen())
         assert [await lines.line() for _ in range(4)] == ["one", "twö", "", "last"]
-        with pytest.raises(NobodyThereError):
+        with pytest.raises(InputEndedError):
             await lines.line()
 
 
 @pytest.mark.parametrize(("reached", "unsent"), [([], ["Blue."]), (["Blue."], [])])
-def test_a_steer_that_the_turn_ended_before_is_the_next_message(file, monkeypatch, reached, unsent):
+def test_a_line_that_arrives_after_the_end_of_the_turn_is_the_next_message(
+    file, monkeypatch, reached, unsent
+):
     monkeypatch.setattr(sys, "stdin", file)
     chat = Chat(None, Screen(), {}, "/", ())
     progress = ChatProgress(chat._screen, "/", None, ())

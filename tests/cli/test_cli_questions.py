@@ -1,4 +1,4 @@
-"""What a question on the terminal says of what would be granted."""
+"""The description of requested permissions in a question on the terminal."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def request(**files):
         ({"entries": [], "write": ["/b"]}, ["write /b"]),
     ],
 )
-def test_all_that_would_be_granted_is_shown_and_each_of_it_once(files, shown):
+def test_every_requested_permission_is_shown_exactly_once(files, shown):
     asked = request(**files)
     assert list(wanted(asked)) == shown
     lines = [line.plain.strip() for line in permissions_question(asked)]

@@ -1,4 +1,4 @@
-"""``replay``: a recording as a timeline."""
+"""``trio-codex replay``: a recording as a timeline."""
 
 import re
 import time
@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture
 def shown(capsys, monkeypatch):
-    """Show a recording; give the lines without their times."""
+    """Show a recording, and return its lines without their times."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def show(path, *options, status=0):
@@ -33,47 +33,47 @@ def write(path, *entries):
     return path
 
 
-def test_a_session_is_shown_as_it_was(shown):
+def test_a_recorded_session_is_shown_as_a_timeline(shown):
     lines, err = shown(GOLDEN / "session.readable.jsonl")
     assert err == ""
     told = [re.sub(r"\d+ ms", "N ms", line) for line in lines if line]
     assert told == [
-        "recorded without its content",
-        "the connection opens",
+        "recorded without content",
+        "connection opened",
         "→ thread/start",
         "▶ look it up",
         "→ look_up",
         "? item/tool/call  look_up",
         "= done by tool, look_up, after N ms",
         "it is there",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ run it",
         "$ echo granted",
         "? item/commandExecution/requestApproval  /bin/bash -c 'echo granted'",
         "= accept (session) by client, policy_for.<locals>.command, after N ms",
         "  ✓ · N ms",
         "it is done",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ talk",
         "a long",
         "↪ shorter",
         "short",
-        "● the turn is completed · N ms",
+        "● turn completed · N ms",
         "▶ talk on",
         "on and",
         "■ interrupt",
-        "● the turn is interrupted · N ms",
-        "the connection ended: ConnectionClosed",
+        "● turn interrupted · N ms",
+        "connection ended: ConnectionClosed",
     ]
 
 
-def test_it_can_be_shown_in_its_own_time(shown):
+def test_a_recording_can_be_shown_at_its_original_speed(shown):
     start = time.monotonic()
     shown(GOLDEN / "session.redacted.jsonl", "--speed", "4")
     assert time.monotonic() - start > 0.1
 
 
-def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(shown, tmp_path):
+def test_changes_errors_discarded_lines_and_several_connections_are_shown(shown, tmp_path):
     change = {"path": "/w/a.txt", "kind": {"type": "add"}, "diff": "".join(f"{n}\n" for n in range(50))}
     item = {"type": "fileChange", "id": "f", "changes": [change], "status": "completed"}
     of_turn = {"threadId": "t", "turnId": "u", "completedAtMs": 1}
@@ -101,8 +101,8 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     )
     lines, _ = shown(path)
     assert lines[:5] == [
-        "1│ the connection opens",
-        "2│ the connection opens",
+        "1│ connection opened",
+        "2│ connection opened",
         "1│ ▶ (no text)",
         "1│ ✗ turn/start: no such (-32600)",
         "1│ ✗ a request: what (5)",
@@ -113,12 +113,12 @@ def test_changes_refusals_lines_that_were_lost_and_other_connections_are_shown(s
     assert "\x1b" not in lines[47]
     assert lines[48:] == [
         "2│ = withdrawn by default, after 0 ms: over",
-        "2│ ! a line of 9 bytes was discarded: not JSON",
-        "2│ the connection ended: ServerExited (exit status 1)",
+        "2│ ! discarded a line of 9 bytes: not JSON",
+        "2│ connection ended: ServerExited (exit status 1)",
     ]
 
 
-def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
+def test_control_characters_in_a_recording_are_escaped(shown, tmp_path):
     evil = "\x1b]0;title\x07\x1b[2J"
     turn = {"id": "u", "items": [], "status": evil, "error": None}
     path = write(
@@ -141,17 +141,17 @@ def test_nothing_in_a_recording_acts_on_the_terminal(shown, tmp_path):
     assert "\x1b" not in "".join(lines)
 
 
-def test_a_recording_that_breaks_off_within_a_line_says_so_and_is_no_success(shown, tmp_path):
+def test_a_truncated_recording_is_reported_with_a_failure_status(shown, tmp_path):
     path = write(tmp_path / "torn.jsonl", Entry(0.0, 1, "opened"))
     path.write_bytes(path.read_bytes() + b'{"at":1.0,"connec')
     lines, _ = shown(path, status=1)
-    assert lines[0] == "the connection opens"
-    assert "breaks off here, in the middle of a line" in lines[-1]
+    assert lines[0] == "connection opened"
+    assert "ends in the middle of a line" in lines[-1]
 
 
-def test_what_is_no_recording_is_one_line_on_stderr(shown, tmp_path):
+def test_a_file_that_is_not_a_recording_is_reported_on_one_line(shown, tmp_path):
     path = tmp_path / "none"
     path.write_text("hello")
     _, err = shown(path, status=1)
     assert err.count("\n") == 1
-    assert "no recording" in err
+    assert "is not a recording" in err

@@ -1,4 +1,4 @@
-"""``trio-codex run`` with pipes: what goes where, how it ends, and who decides."""
+"""``trio-codex run`` with pipes: its streams, its exit status, and approvals."""
 
 import json
 import os
@@ -39,14 +39,14 @@ async def test_commands_and_their_failures_are_shown_and_only_the_last_message_i
     assert "\x1b" not in ended.err
 
 
-async def test_the_final_answer_is_the_answer_whatever_comes_after_it(model, home):
+async def test_the_final_answer_is_printed_even_if_other_messages_follow(model, home):
     model.respond(Text("So far."), Text("It is here.", phase="final_answer"), Text("By the way."))
     ended = await run_cli("run", "Where is it?", home=home)
     assert (ended.status, ended.out) == (0, "It is here.\n")
     assert [line for line in ended.err.splitlines() if line.startswith("“")] == ["“ So far.", "“ By the way."]
 
 
-async def test_json_is_one_line_per_event_and_the_result_last(model, home):
+async def test_json_output_has_one_line_per_event_and_ends_with_the_result(model, home):
     model.say("It is ", "here.")
     ended = await run_cli("run", "--json", "Where is it?", home=home)
     assert (ended.status, ended.err) == (0, "")
@@ -85,7 +85,7 @@ async def test_model_and_overrides_reach_the_server(model, home):
 
 
 @pytest.mark.parametrize("mode", ["--json", None])
-async def test_a_failed_turn_is_status_1_and_one_line_that_says_why(model, home, mode):
+async def test_a_failed_turn_exits_with_status_1_and_the_reason_on_one_line(model, home, mode):
     model.fail(429, message="slow down")
     ended = await run_cli("run", "Hi.", *filter(None, [mode]), home=home)
     assert ended.status == 1
@@ -105,11 +105,13 @@ async def test_a_failed_turn_is_status_1_and_one_line_that_says_why(model, home,
     [
         ([], False, ""),
         (["--approve", "never"], False, ""),
-        (["--approve", "ask"], False, "declined, as there is no terminal to ask on: touch x.txt"),
-        (["--approve", "always"], True, "WARNING: --approve always accepts whatever"),
+        (["--approve", "ask"], False, "declined, because there is no terminal to ask on: touch x.txt"),
+        (["--approve", "always"], True, "WARNING: --approve always accepts every request"),
     ],
 )
-async def test_without_a_terminal_nothing_is_accepted_unless_everything_is(model, home, args, exists, said):
+async def test_without_a_terminal_requests_are_declined_unless_all_are_accepted(
+    model, home, args, exists, said
+):
     model.run_command("touch x.txt", escalate="I want to")
     model.say("So be it.")
     ended = await run_cli("run", *args, "Make x.", home=home)
@@ -123,7 +125,7 @@ async def test_without_a_terminal_file_changes_are_declined_by_name(model, home)
     model.say("So be it.")
     ended = await run_cli("run", "--approve", "ask", "Write notes.", home=home)
     assert ended.status == 0
-    assert "notes.txt" in ended.err.partition("declined, as there is no terminal")[2].splitlines()[0]
+    assert "notes.txt" in ended.err.partition("declined, because there is no terminal")[2].splitlines()[0]
     assert not (home.workspace / "notes.txt").exists()
 
 
@@ -157,7 +159,7 @@ async def test_ctrl_c_interrupts_the_turn_on_the_server(model, home, mode):
     assert processes_with(home.codex_home) == []
 
 
-async def test_a_server_that_dies_in_mid_turn_is_one_line_and_a_lost_result(model, home):
+async def test_a_server_crash_during_a_turn_is_reported_on_one_line_with_a_lost_result(model, home):
     model.hang("one")
     async with started_cli("run", "--json", "Count.", home=home) as process:
         await read_until(process.stdout, '"delta": "one"')
@@ -172,15 +174,15 @@ async def test_a_server_that_dies_in_mid_turn_is_one_line_and_a_lost_result(mode
 
 
 def is_server(pid):
-    """Whether it is the real binary, and not what we started it with."""
+    """Return whether a process is the real binary, rather than the program that started it."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:  # it has ended since it was found
+    except FileNotFoundError:  # it has exited meanwhile
         return False
     return command.split(b"\0")[0].endswith(b"/bin/codex")
 
 
-async def test_when_nobody_reads_the_output_the_turn_ends_without_a_word(model, home):
+async def test_a_broken_output_pipe_ends_the_turn_silently(model, home):
     gate = Gate()
     model.hang("one", gate, "two")
     async with started_cli("run", "--json", "Count.", home=home) as process:
@@ -193,7 +195,7 @@ async def test_when_nobody_reads_the_output_the_turn_ends_without_a_word(model, 
     assert processes_with(home.codex_home) == []
 
 
-async def test_a_configuration_that_cannot_be_read_is_one_line_with_the_mend(model, home):
+async def test_an_invalid_configuration_is_reported_on_one_line_with_a_hint(model, home):
     (home.codex_home / "config.toml").write_text("model = 3\n")
     ended = await run_cli("run", "Hi.", home=home)
     assert ended.status == 1
@@ -202,7 +204,7 @@ async def test_a_configuration_that_cannot_be_read_is_one_line_with_the_mend(mod
     assert processes_with(home.codex_home) == []
 
 
-async def test_a_missing_home_is_one_line_with_the_mend(home):
+async def test_a_missing_home_is_reported_on_one_line_with_a_hint(home):
     ended = await run_cli("run", "--codex-home", "/nonexistent/home", "Hi.", home=home)
     assert ended.status == 1
     assert "/nonexistent/home" in ended.complaint
@@ -222,7 +224,7 @@ BAD_USAGE = [
 ]
 
 
-async def test_bad_usage_is_one_line_that_says_where_help_is():
+async def test_a_usage_error_is_reported_on_one_line_that_points_to_the_help():
     async def use(args):
         ended = await run_cli(*args)
         assert (ended.status, ended.out) == (2, ""), args
@@ -233,7 +235,7 @@ async def test_bad_usage_is_one_line_that_says_where_help_is():
             nursery.start_soon(use, args)
 
 
-async def test_help_and_version_say_what_there_is():
+async def test_help_lists_the_commands_and_version_shows_the_version():
     ended = await run_cli()
     assert (ended.status, ended.err) == (0, "")
     for command in ("demo", "run", "doctor"):

@@ -1,4 +1,4 @@
-"""The command on a host that lacks a stream, or a directory, and Ctrl-C before anything has begun: one line at most."""
+"""The command with a missing stream or directory, and Ctrl-C during startup: at most one line of output."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ RECORDING = os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "
 
 
 def run(*arguments, redirect="", command=COMMAND, stdout=subprocess.PIPE):
-    """Run the command below a shell that redirects; its streams are pipes otherwise, and stdin is empty."""
+    """Run the command in a shell with this redirection. Other streams are pipes, and stdin is empty."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *command, *arguments],
         stdin=subprocess.DEVNULL,
@@ -36,13 +36,13 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("arguments", WRITERS.values(), ids=WRITERS)
-def test_a_closed_stdout_is_one_line(arguments):
+def test_a_closed_stdout_is_reported_on_one_line(arguments):
     done = run(*arguments, redirect=">&-")
     assert (done.returncode, done.stderr) == (1, "trio-codex: stdout is closed\n")
 
 
 @pytest.mark.parametrize("arguments", WRITERS.values(), ids=WRITERS)
-def test_a_full_disk_is_one_line(arguments):
+def test_a_full_disk_is_reported_on_one_line(arguments):
     done = run(*arguments, redirect=">/dev/full")
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
@@ -50,7 +50,7 @@ def test_a_full_disk_is_one_line(arguments):
     assert done.stderr.count("\n") == 1
 
 
-def test_output_that_is_only_written_at_the_end_is_not_lost_in_silence():
+def test_an_error_in_the_final_flush_of_stdout_is_reported():
     code = (
         "import sys\n"
         "from trio_codex.cli import _commands\n"
@@ -63,7 +63,7 @@ def test_output_that_is_only_written_at_the_end_is_not_lost_in_silence():
 
 
 @pytest.mark.parametrize("name", ["help", "replay", "doctor"])
-def test_a_command_whose_output_nobody_reads_ends_without_a_word(name):
+def test_a_broken_stdout_pipe_ends_the_command_silently(name):
     read, write = os.pipe()
     os.close(read)
     try:
@@ -74,7 +74,7 @@ def test_a_command_whose_output_nobody_reads_ends_without_a_word(name):
 
 
 @pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full"])
-def test_a_stderr_that_cannot_be_written_leaves_the_status(redirect):
+def test_an_unwritable_stderr_does_not_change_the_exit_status(redirect):
     done = run("replay", "/nowhere", redirect=redirect)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
     done = run("--version", redirect=redirect)
@@ -87,7 +87,7 @@ def test_a_stderr_that_cannot_be_written_leaves_the_status(redirect):
     [("<&-", "the prompt is empty"), ("0>/dev/null", "stdin cannot be read")],
     ids=["closed", "write-only"],
 )
-def test_a_stdin_that_cannot_be_read_is_one_line(redirect, problem):
+def test_an_unreadable_stdin_is_reported_on_one_line(redirect, problem):
     done = run("run", "-", redirect=redirect)
     assert done.returncode != 0
     assert problem in done.stderr
@@ -95,7 +95,7 @@ def test_a_stdin_that_cannot_be_read_is_one_line(redirect, problem):
 
 
 @pytest.mark.parametrize("arguments", [("run", "hello"), ("chat",), ("run", "-C", ".", "hello")], ids=str)
-def test_a_working_directory_that_is_gone_is_one_line(arguments, tmp_path):
+def test_a_deleted_working_directory_is_reported_on_one_line(arguments, tmp_path):
     script = f'mkdir "{tmp_path}/gone" && cd "{tmp_path}/gone" && rmdir "{tmp_path}/gone" && exec "$@"'
     done = run(*arguments, command=["/bin/sh", "-c", script, "sh", *COMMAND])
     assert done.returncode != 0

@@ -64,7 +64,7 @@ async def test_a_question_about_files_shows_the_diff(model, home, answer, exists
     assert (home.workspace / "notes.txt").exists() == exists
 
 
-async def test_for_the_session_is_not_asked_again(model, home):
+async def test_an_approval_for_the_session_is_not_asked_again(model, home):
     for _ in range(2):
         model.run_command("date >> x.txt", escalate="I want to")
     model.say("So be it.")
@@ -77,7 +77,7 @@ async def test_for_the_session_is_not_asked_again(model, home):
     assert len((home.workspace / "x.txt").read_text().splitlines()) == 2
 
 
-async def test_what_was_typed_before_the_question_is_no_answer_and_nonsense_is_asked_again(model, home):
+async def test_input_typed_before_the_question_is_discarded_and_invalid_answers_are_asked_again(model, home):
     gate = Gate()
     model.respond(Text("Wait."), gate, Command("touch x.txt", escalate="I want to"))
     model.say("So be it.")
@@ -94,7 +94,7 @@ async def test_what_was_typed_before_the_question_is_no_answer_and_nonsense_is_a
     assert not (home.workspace / "x.txt").exists()
 
 
-async def test_stop_interrupts_the_turn(model, home):
+async def test_the_answer_stop_interrupts_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
@@ -105,24 +105,24 @@ async def test_stop_interrupts_the_turn(model, home):
     assert len(model.requests) == 1
 
 
-async def test_the_end_of_input_declines(model, home):
+async def test_the_end_of_input_declines_the_request(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
         await terminal.send("\x04")
-        await terminal.expect("nobody to answer")
+        await terminal.expect("declined: the input has ended")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
     assert not (home.workspace / "x.txt").exists()
 
 
-async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn(model, home):
+async def test_ctrl_c_at_a_question_withdraws_it_and_interrupts_the_turn(model, home):
     model.run_command("touch x.txt", escalate="I want to")
     async with on_terminal("run", "Make x.", home=home) as terminal:
         await terminal.expect("stop the turn > ")
         await terminal.send("\x03")
-        await terminal.expect("no longer asked")
+        await terminal.expect("withdrawn: no answer is needed")
         await terminal.expect("trio-codex: interrupted")
         assert await terminal.end() == 130
     assert "Traceback" not in terminal.seen
@@ -130,7 +130,7 @@ async def test_ctrl_c_at_a_question_takes_it_back_and_interrupts_the_turn(model,
     assert processes_with(home.codex_home) == []
 
 
-async def test_ctrl_c_in_the_middle_of_the_answer_drops_the_stream_of_the_model(model, home):
+async def test_ctrl_c_during_the_answer_drops_the_stream_of_the_model(model, home):
     model.hang("Counting: ", "one")
     async with on_terminal("run", "Count.", home=home) as terminal:
         await terminal.expect("Counting: one")
@@ -152,15 +152,15 @@ async def test_a_command_cannot_hide_behind_escape_sequences(model, home):
         assert await terminal.end() == 0
 
 
-async def test_always_has_the_server_remember_how_such_commands_begin(model, home):
+async def test_the_answer_always_stores_the_prefix_of_the_command_on_the_server(model, home):
     for name in "xy":
         model.run_command(f"touch {name}.txt", escalate="I want to")
     model.say("So be it.")
     async with on_terminal("run", "Make x and y.", home=home) as terminal:
-        await terminal.expect("[a] allows for good what begins with touch x.txt")
+        await terminal.expect("[a] permanently allows commands that begin with touch x.txt")
         await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
         await terminal.send("a\n")
-        await terminal.expect("accepted, and for good what begins with touch x.txt")
+        await terminal.expect("accepted, with all later commands that begin with touch x.txt")
         await terminal.expect("stop the turn > ")
         await terminal.send("n\n")
         assert await terminal.end() == 0
@@ -184,13 +184,13 @@ async def test_permissions_are_granted_for_the_turn(model, asking_home):
     assert '"scope":"turn"' in told
 
 
-async def test_questions_of_the_agent_are_answered_by_number_or_in_own_words(model, asking_home):
+async def test_questions_of_the_agent_are_answered_by_number_or_free_text(model, asking_home):
     model.respond(
-        UserInput(Question("colour", "Which colour?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
+        UserInput(Question("color", "Which color?", "Red", "Blue"), Question("size", "How big?", "S", "M"))
     )
     model.say("So be it.")
     async with on_terminal("run", "Paint.", home=asking_home) as terminal:
-        await terminal.expect("? The agent has 2 questions:\n  Which colour?\n    [1] Red")
+        await terminal.expect("? The agent has 2 questions:\n  Which color?\n    [1] Red")
         await terminal.expect("[2] Blue")
         await terminal.expect("(number, or your own words, empty: none) > ")
         await terminal.send("2\n")
@@ -200,7 +200,7 @@ async def test_questions_of_the_agent_are_answered_by_number_or_in_own_words(mod
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
     told = model.requests[-1].body["input"][-1]["output"]
-    assert json.loads(told) == {"answers": {"colour": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
+    assert json.loads(told) == {"answers": {"color": {"answers": ["Blue"]}, "size": {"answers": ["larger"]}}}
 
 
 async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking_home):
@@ -211,8 +211,8 @@ async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking
         await terminal.expect("[y]es  [n]o  [q] no, stop the turn > ")
         await terminal.send("y\n")
         for asked, answer in [
-            ("(number, empty: none) > ", "9"), ("a number from 1 to 2, please", ""), ("(number, empty: none) > ", "goodbye"),
-            ("(yes or no, empty: False) > ", ""), ("Name: Whom to greet", ""), ("(text) > ", ""), ("this is needed", ""),
+            ("(number, empty: none) > ", "9"), ("enter a number from 1 to 2", ""), ("(number, empty: none) > ", "goodbye"),
+            ("(yes or no, empty: False) > ", ""), ("Name: Whom to greet", ""), ("(text) > ", ""), ("an answer is required", ""),
             ("(text) > ", "Ada"), ("(integer, empty: 1) > ", "0"), ("at least 1", ""), ("(integer, empty: 1) > ", "2"),
         ]:  # fmt: skip
             await terminal.expect(asked)
@@ -224,13 +224,13 @@ async def test_a_form_of_an_mcp_server_is_filled_in_field_by_field(model, asking
     assert '"content": {"greeting": "goodbye", "loud": false, "name": "Ada", "times": 2}' in told
 
 
-async def test_a_tool_of_an_mcp_server_is_approved_with_what_the_server_offers(model, asking_home):
+async def test_a_call_of_an_mcp_tool_is_approved_with_the_offered_scopes(model, asking_home):
     for _ in range(2):
         model.respond(ToolCall("plain", {"x": 1}, namespace="mcp__held"))
     model.respond(ToolCall("ask_url", namespace="mcp__held"))
     model.say("So be it.")
     async with on_terminal("run", "Call it.", home=asking_home) as terminal:
-        await terminal.expect("? Let the agent call Plain tool of held?")
+        await terminal.expect("? Allow the agent to call Plain tool of held?")
         await terminal.expect("x = 1")
         await terminal.expect("[s] yes, for the session  [a]lways  [n]o  [q] no, stop the turn > ")
         await terminal.send("s\n")
@@ -241,7 +241,7 @@ async def test_a_tool_of_an_mcp_server_is_approved_with_what_the_server_offers(m
         await terminal.send("n\n")
         await terminal.expect("So be it.")
         assert await terminal.end() == 0
-    assert terminal.seen.count("? Let the agent call") == 1
+    assert terminal.seen.count("? Allow the agent to call") == 1
     assert '{"action": "decline"' in str(model.requests[-1].body["input"][-1]["output"])
 
 
@@ -286,7 +286,7 @@ async def test_a_withdrawn_request_cancels_its_question_and_the_next_one_is_aske
             assert "second" not in capsys.readouterr().err
             first.cancel()
             await trio.testing.wait_all_tasks_blocked()
-            assert "no longer asked" in (shown := capsys.readouterr().err)
+            assert "withdrawn: no answer is needed" in (shown := capsys.readouterr().err)
             assert "second" in shown
             os.write(master, b"y\n")
     assert decisions == [policies.accept()]
@@ -307,7 +307,7 @@ async def os_write_soon(master):
 
 
 async def answer(asked, master, callback, request, *lines):
-    """Type a line each time that nothing else happens."""
+    """Type one line whenever all tasks are blocked."""
     decisions = []
 
     async def ask():
@@ -346,17 +346,17 @@ async def test_a_secret_is_not_echoed_and_the_terminal_echoes_again_afterwards(a
     assert os.read(master, 100) == b"seen"
 
 
-async def test_where_only_options_count_nothing_else_is_an_answer(asker, capsys):
+async def test_a_question_with_fixed_options_accepts_only_those(asker, capsys):
     asked, master = asker
     options = [wire.ToolRequestUserInputOption(label=label, description="") for label in ("Red", "Blue")]
     request = user_input(options=options, is_other=False)
     assert await answer(
         asked, master, asked.policy.user_input, request, b"3\n", b"green\n", b"red\n"
     ) == policies.answers({"q": "Red"})
-    assert capsys.readouterr().err.count("a number from 1 to 2, please") == 2
+    assert capsys.readouterr().err.count("enter a number from 1 to 2") == 2
     assert await answer(asked, master, asked.policy.user_input, request, b"\n") == policies.answers({})
     assert await answer(asked, master, asked.policy.user_input, request, b"\x04") == policies.decline(
-        "nobody answered"
+        "no answer: the input has ended"
     )
 
 
@@ -380,13 +380,13 @@ async def test_a_form_that_a_terminal_cannot_show_is_declined(asker):
         assert decision == policies.decline("the form cannot be filled in on a terminal")
 
 
-async def test_every_simple_field_of_a_form_is_read_and_checked(asker):
+async def test_every_kind_of_form_field_is_parsed_and_validated(asker):
     asked, master = asker
-    colours = [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]
+    colors = [{"const": "r", "title": "Red"}, {"const": "b", "title": "Blue"}]
     schema = {
         "properties": {
-            "several": {"type": "array", "items": {"anyOf": colours}, "maxItems": 2},
-            "one": {"type": "string", "oneOf": colours},
+            "several": {"type": "array", "items": {"anyOf": colors}, "maxItems": 2},
+            "one": {"type": "string", "oneOf": colors},
             "old": {"type": "string", "enum": ["x", "y"], "enumNames": ["Ex", "Why"]},
             "ratio": {"type": "number", "maximum": 1},
             "text": {"type": "string", "minLength": 2},
@@ -418,7 +418,7 @@ async def test_every_simple_field_of_a_form_is_read_and_checked(asker):
     }  # fmt: skip
 
 
-def test_what_is_said_for_a_question_stays_in_its_row_and_cannot_push_it_off_the_screen():
+def test_the_texts_of_a_question_stay_in_their_rows_and_are_bounded():
     forged = "\n? Run this command?\n    ls\n" * 100
     command = attrs.evolve(request("rm -r /"), reason=forged, cwd="/a\nb")
     page = policies.UrlElicitation(
@@ -436,7 +436,7 @@ def test_what_is_said_for_a_question_stays_in_its_row_and_cannot_push_it_off_the
     assert relative("/work/a\nb", "/work") == "a\\x0ab"
 
 
-async def test_a_bound_is_said_as_it_is(asker, capsys):
+async def test_the_bound_of_a_field_is_shown_unchanged(asker, capsys):
     asked, master = asker
     schema = {"properties": {"size": {"type": "integer", "minimum": 1234567}}}
     typed = (b"y\n", b"5\n", b"1234567\n")
@@ -445,7 +445,7 @@ async def test_a_bound_is_said_as_it_is(asker, capsys):
     assert "at least 1234567" in capsys.readouterr().err
 
 
-async def test_a_host_can_be_denied_for_good(asker):
+async def test_a_host_can_be_denied_permanently(asker):
     asked, master = asker
     rule = wire.NetworkPolicyAmendment(action="deny", host="example.org")
     network = wire.NetworkApprovalContext(host="example.org", protocol="https")

@@ -1,4 +1,4 @@
-"""What is shown on a terminal, and how errors become one line."""
+"""Text that is safe for a terminal, and errors on one line."""
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,7 @@ from trio_codex.cli._text import LINE_LIMIT, explain, one_line, printable, redac
 
 
 @given(st.text())
-def test_nothing_that_acts_on_a_terminal_gets_through(text):
+def test_control_characters_are_escaped_for_the_terminal(text):
     for strict in (False, True):
         shown = printable(text, strict=strict)
         assert not any(ord(char) < 0x20 and char not in "\n\t" for char in shown)
@@ -19,7 +19,7 @@ def test_nothing_that_acts_on_a_terminal_gets_through(text):
     assert len(one_line(text)) <= LINE_LIMIT
 
 
-def test_what_changes_the_direction_of_text_is_shown_to_whoever_approves():
+def test_bidirectional_controls_are_shown_to_the_approver():
     assert printable("a\u202eb\u200d", strict=True) == "a\\u202eb\\u200d"
     assert printable("👩‍🔧\u202e") == "👩‍🔧\u202e"
     assert printable("tab\tline\nend") == "tab\tline\nend"
@@ -36,11 +36,11 @@ def test_what_changes_the_direction_of_text_is_shown_to_whoever_approves():
         ("rm x", "rm x"),
     ],
 )
-def test_a_shell_is_left_out_only_where_nothing_is_lost(command, script):
+def test_the_shell_around_a_command_is_hidden_only_if_nothing_is_lost(command, script):
     assert script_of(command) == script
 
 
-def test_keys_are_taken_out():
+def test_keys_are_redacted():
     environment = {"MY_API_KEY": "correct-horse", "SHORT_KEY": "1", "HOME": "/home/user"}
     assert redacted("correct-horse at /home/user 1", environment) == "<MY_API_KEY> at /home/user 1"
     assert redacted("sk-0123456789abcdef", {}) == "<redacted>"

@@ -1,4 +1,4 @@
-"""``trio-codex threads``: what is listed and shown, and what becomes of threads."""
+"""``trio-codex threads``: list, show, archive, restore and delete threads."""
 
 import pytest
 from cli_driver import on_terminal, processes_with, run_cli
@@ -13,7 +13,7 @@ NO_SUCH = "01a1fbc2-0000-7000-8000-000000000000"
 
 @pytest.fixture
 async def stored(model, home):
-    """Three threads; the first has run a command."""
+    """Create three threads, of which the first has run a command."""
     model.respond(Text("Let me see."), Command("echo seen; exit 3"))
     model.say("It is\nhere.")
     for _ in range(2):
@@ -44,7 +44,7 @@ async def test_threads_are_listed_newest_first_as_a_table_and_as_json(home, stor
     assert thread["preview"] == "Third"
 
 
-async def test_a_thread_is_shown_with_its_items_in_short(home, stored):
+async def test_a_thread_is_shown_with_a_summary_of_its_items(home, stored):
     ended = await run_cli("threads", "show", stored[0], home=home)
     assert (ended.status, ended.err) == (0, "")
     lines = ended.out.splitlines()
@@ -59,7 +59,7 @@ async def test_a_thread_is_shown_with_its_items_in_short(home, stored):
     assert NO_SUCH in ended.complaint
 
 
-async def test_threads_are_archived_and_brought_back_and_one_that_is_missing_stops_no_other(home, stored):
+async def test_threads_are_archived_and_restored_and_a_missing_one_does_not_stop_the_others(home, stored):
     ended = await run_cli("threads", "archive", NO_SUCH, *stored[:2], home=home)
     assert ended.status == 1
     assert ended.out == "".join(f"archived {each}\n" for each in stored[:2])
@@ -67,18 +67,18 @@ async def test_threads_are_archived_and_brought_back_and_one_that_is_missing_sto
     archived = await run_cli("threads", "list", "--archived", "--json", home=home)
     assert {thread["id"] for thread in archived.events} == set(stored[:2])
     ended = await run_cli("threads", "unarchive", *stored[:2], home=home)
-    assert (ended.status, ended.out) == (0, "".join(f"brought back {each}\n" for each in stored[:2]))
+    assert (ended.status, ended.out) == (0, "".join(f"restored {each}\n" for each in stored[:2]))
     assert (await run_cli("threads", "list", "--archived", home=home)).out == "no archived threads\n"
 
 
-async def test_deleting_asks_on_the_terminal_and_refuses_without_one(home, stored):
+async def test_deleting_asks_for_confirmation_and_needs_a_terminal_for_it(home, stored):
     ended = await run_cli("threads", "delete", stored[0], home=home)
     assert ended.status == 2
     assert "--yes" in ended.complaint
     for answer, status, said in [("n", 1, "nothing was deleted"), ("y", 0, f"deleted {stored[0]}")]:
         async with on_terminal("threads", "delete", stored[0], home=home) as terminal:
             await terminal.expect(
-                f"  {stored[0]}  Where is it?\n? Delete this thread for good? [y]es  [n]o > "
+                f"  {stored[0]}  Where is it?\n? Permanently delete this thread? [y]es  [n]o > "
             )
             await terminal.send(f"{answer}\n")
             await terminal.expect(said)

@@ -51,7 +51,7 @@ OF_CLIENTS = [
     ({"tools": lookup}, "tools expects a list, got a Tool"),
     ({"tools": "lookup"}, TOOLS),
     ({"tools": None}, TOOLS),
-    ({"tools": [allow]}, "tools expects tools, got the function allow: put @tool on an async function"),
+    ({"tools": [allow]}, "tools expects functions decorated with @tool, got the function allow"),
     ({"instruments": LogInstrument()}, r"instruments expects a list, got a LogInstrument"),
     ({"instruments": [LogInstrument]}, "instruments expects an Instrument, got the class LogInstrument"),
     ({"instruments": ["log"]}, "instruments expects an Instrument, got a str"),
@@ -59,7 +59,7 @@ OF_CLIENTS = [
 OF_THREADS = [
     *OF_ALL,
     ({"tools": lookup}, "tools expects a list, got a Tool"),
-    ({"tools": ["lookup"]}, "tools expects tools, got a str"),
+    ({"tools": ["lookup"]}, "tools expects functions decorated with @tool, got a str"),
 ]
 OF_TURNS = [
     *OF_ALL,
@@ -144,7 +144,10 @@ async def test_neither_is_a_review_or_a_goal():
         (lambda: Budget(tokens="100"), "tokens expects a number, got a str"),
         (lambda: tool(lookup.function, limit="2"), "limit expects a number, got a str"),
         (lambda: tool(lookup.function, namespace=1), "namespace expects a Namespace, got an int"),
-        (lambda: tool(len), "a tool is an async function, got the function len: write async def"),
+        (
+            lambda: tool(len),
+            "a tool must be an async function, got the function len: define it with async def",
+        ),
     ],
 )
 def test_a_value_that_is_made_of_the_wrong_types_is_refused_when_it_is_made(make, told):

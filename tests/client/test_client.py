@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
-from trio_codex._session import router as _router
+from trio_codex._session import listeners as _listeners
 from trio_codex.testing import fake_codex
 from trio_codex.tools import tool
 
@@ -103,7 +103,9 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         asked = await server.expect("thread/start")
         scope.cancel()
         # Before the cancelled task runs, as when the reader comes first in the same turn of the scheduler.
-        codex._session.connection._take_portion([msgspec.json.encode({"id": asked.id, "result": opened})])
+        codex._session.connection._take_portion(
+            codex._session.router, [msgspec.json.encode({"id": asked.id, "result": opened})]
+        )
         await (await server.expect("thread/delete")).answer({})
         await trio.testing.wait_all_tasks_blocked()
         assert scope.cancelled_caught
@@ -151,7 +153,7 @@ async def test_tools_that_contradict_each_other_are_refused_before_a_thread_is_u
         return ""
 
     async with scripted() as (codex, server):
-        with pytest.raises(ValueError, match="two tools named twice"):
+        with pytest.raises(ValueError, match="two tools are named twice"):
             await codex.thread_unarchive("thread-1", tools=[twice, twice])
         assert server.unexpected() == []
 
@@ -373,7 +375,7 @@ async def test_what_concerns_no_thread_and_nobody_heard_comes_to_the_first_who_l
 
 async def test_what_nobody_heard_is_kept_only_if_it_is_small():
     async with scripted() as (codex, server):
-        for size in (_router.UNHEARD_BYTES, 10):
+        for size in (_listeners.UNHEARD_BYTES, 10):
             await server.notify("configWarning", {"summary": "x" * size})
         await trio.testing.wait_all_tasks_blocked()
         async with codex.events() as events:

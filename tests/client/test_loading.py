@@ -38,8 +38,9 @@ print(*(name for name in {names} if name not in sys.modules))
 """
 
 STARTING = {
-    "_api/open.py",
+    "_api/lifecycle.py",
     "_process/server.py",
+    "_process/spawn.py",
     "_process/guarded.py",
     "_process/guard.py",
     "_process/start_gate.py",

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, errors, wire
-from trio_codex._api.login import ENDED_KEPT
+from trio_codex._session.logins import ENDED_KEPT
 from trio_codex.testing import fake_codex
 
 BROWSER = {"type": "chatgpt", "loginId": "login-1", "authUrl": "https://auth.example/secret"}

@@ -13,8 +13,7 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
-from trio_codex._api.open import MIN_REST_LENGTH, ClientLifecycle
-from trio_codex._core.secrets import without_values
+from trio_codex._core.secrets import MIN_REST_LENGTH, Secrets
 from trio_codex._process.stderr import TAIL_BYTES
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
@@ -188,10 +187,9 @@ def test_data_of_a_refusal_that_no_function_can_follow_is_left_out():
     data = []
     for _ in range(100_000):
         data = [data]
-    error = without_values(
-        errors.InvalidParamsError(-32602, "no key", data, "m"), lambda text: text.replace("key", "…")
-    )
-    assert (type(error), error.message, error.data) == (errors.InvalidParamsError, "no …", None)
+    secrets = Secrets({"KEY": "s3cret-key"})
+    error = secrets.hide_in_error(errors.InvalidParamsError(-32602, "no s3cret-key", data, "m"))
+    assert (type(error), error.message, error.data) == (errors.InvalidParamsError, "no <KEY>", None)
 
 
 async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing_of_it():
@@ -218,17 +216,15 @@ async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown
 @pytest.mark.parametrize("length", range(2, 40))
 def test_the_longest_end_of_a_value_is_taken_out_wherever_the_text_was_cut(length):
     value = "abcabc" * 6 + "abab"
-    opening = ClientLifecycle(CodexConfig(env={"KEY": value}), None)
-    left = opening._redact(value[-length:] + " and more")
+    left = Secrets({"KEY": value}).hide_in_tail(value[-length:] + " and more")
     assert left == (value[-length:] if length < MIN_REST_LENGTH else "<KEY>") + " and more"
 
 
 def test_redaction_takes_linear_time_in_the_length_of_a_value():
     """Comparing each end of these values takes 10 s."""
-    config = CodexConfig(env={f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
-    opening = ClientLifecycle(config, None)
+    secrets = Secrets({f"CONTEXT_{digit}": f"{digit}" * 200_000 for digit in range(8)})
     began = time.process_time()
-    assert opening._redact("7" * 4000 + "x") == "<CONTEXT_7>x"
+    assert secrets.hide_in_tail("7" * 4000 + "x") == "<CONTEXT_7>x"
     assert time.process_time() - began < 2
 
 
@@ -306,7 +302,7 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
     ("end", "shown"), [("os.kill(os.getpid(), 9)", ""), ("os._exit(3)", "an old warning\n")]
 )
 async def test_an_old_warning_is_no_cause_of_what_a_signal_ended(monkeypatch, end, shown):
-    monkeypatch.setattr("trio_codex._api.open.LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr("trio_codex._process.channel.LAST_WORDS_SECONDS", 0)
     script = (
         ANSWERS
         + f"print('an old warning', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"

@@ -8,7 +8,8 @@ import trio
 import trio.testing
 
 from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
-from trio_codex._session.held import HELD_BYTES, UNKNOWN_BYTES
+from trio_codex._session.held import HELD_BYTES
+from trio_codex._session.unknown import UNKNOWN_BYTES
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS
 
@@ -186,7 +187,7 @@ async def test_what_is_held_is_bounded_in_bytes_and_a_turn_that_ended_meanwhile_
         await server.delta("x" * (HELD_BYTES // 2), turn_id="turn-9")
         await server.delta("x" * (HELD_BYTES // 2), turn_id="turn-9")
         await trio.testing.wait_all_tasks_blocked()
-        assert codex._session.router.openings._bytes <= HELD_BYTES
+        assert codex._session.router._openings._bytes <= HELD_BYTES
         await resume.answer(snapshot("turn-9"))
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(threads[0].run, "hi")
@@ -217,8 +218,8 @@ async def test_a_resume_that_fails_leaves_neither_its_policy_nor_anything_held(e
             await resume.answer(OPENED)
         await server.answer_to(7)
         assert [name for name, _ in asked] == ["client"]
-        assert codex._session.router.find("thread-1") is None
-        assert not codex._session.router.openings
+        assert codex._session.threads.find("thread-1") is None
+        assert not codex._session.router._openings
 
 
 # -- a turn that runs already --------------------------------------------------------------------------------------
@@ -393,7 +394,7 @@ async def test_leaving_a_thread_of_a_server_that_is_not_ours_leaves_the_turn_of_
         async with await codex.thread_resume("thread-1"):
             pass
         assert server.unexpected() == []
-        assert codex._session.router.find("thread-1") is None
+        assert codex._session.threads.find("thread-1") is None
 
 
 # -- what is left behind -------------------------------------------------------------------------------------------
@@ -427,21 +428,21 @@ async def test_an_opening_whose_answer_cannot_be_read_is_undone(method, undo):
         asked = await server.expect(undo)
         assert asked.params == {"threadId": "thread-1"}
         await asked.answer({"status": "unsubscribed"} if method == "thread/resume" else {})
-    assert codex._session.router.find("thread-1") is None
+    assert codex._session.threads.find("thread-1") is None
 
 
 async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end():
     async with scripted() as (codex, server):
-        router = codex._session.router
+        threads = codex._session.threads
         for number in range(2 * UNKNOWN_BYTES // 2400):
             await server.start_turn("turn-1", f"stranger-{number}")
         await trio.testing.wait_all_tasks_blocked()
-        assert router.find("stranger-0") is None
-        assert len(router._threads) <= UNKNOWN_BYTES // 2400
+        assert threads.find("stranger-0") is None
+        assert len(list(threads)) <= UNKNOWN_BYTES // 2400
         # The latest is known still: an item of its parent may name it as an agent.
-        latest = router.find(f"stranger-{number}")
+        latest = threads.find(f"stranger-{number}")
         assert latest.turn.id == "turn-1"
         huge = {"type": "agentMessage", "id": "m", "text": "x" * UNKNOWN_BYTES}
         await server.item("completed", huge, "turn-1", latest.id)
         await trio.testing.wait_all_tasks_blocked()
-        assert len(router._threads) == 0
+        assert len(list(threads)) == 0

@@ -286,10 +286,10 @@ async def test_the_instruments_of_the_client_that_was_refused_are_told(method, a
     assert refused.told == [(method, 1, 1), (method, 2, 2)]
     assert other.told == []
     assert stats.snapshot().retries == 2
-    told = [record.getMessage() for record in caplog.records if "tried again" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "will be retried" in record.getMessage()]
     assert told == [
-        f"{method} is tried again in 1.000 s, after attempt 1",
-        f"{method} is tried again in 2.000 s, after attempt 2",
+        f"{method} will be retried in 1.000 s, after failed attempt 1",
+        f"{method} will be retried in 2.000 s, after failed attempt 2",
     ]
 
 

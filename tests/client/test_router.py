@@ -1,17 +1,16 @@
 """Text of a turn goes a way of its own: it gets to the same places as on the way of everything else."""
 
 import json
-from types import SimpleNamespace
 
 import msgspec
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_codex import CodexConfig
+from bare_router import bare_router
 from trio_codex._core.rpc import Notification
-from trio_codex._session.router import KEYED_NOTIFICATIONS, Router
-from trio_codex._session.turn_state import TurnState
+from trio_codex._session.listeners import KEYED_NOTIFICATIONS
+from trio_codex._session.state import TurnState
 from trio_codex._values.turn_result import REDUCED
 from trio_codex.wire._registry import TEXT_DELTAS
 
@@ -34,20 +33,17 @@ class Everything:
 
 def client(*, shared):
     """A router with a turn on each of three threads: one that has started, one that is starting, and an agent's."""
-    router = Router(CodexConfig().event_buffer)
-    router.dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)
-    router.audit = SimpleNamespace(close=lambda: None, on_review=lambda _: None)
-    router.end_orphan = lambda _: None
+    router, threads, listeners = bare_router()
     turns = []
     for name, turn_id in (("1", "1"), ("2", None), ("3", "3")):
-        state = router.thread(name)
+        state = threads.thread(name)
         state.held = 1
-        state.turn = TurnState(state, turn_id, events=router.subscription())
+        state.turn = TurnState(state, turn_id, events=listeners.subscription())
         turns.append(state.turn)
-    router.thread("3").parent = turns[0]
+    threads.thread("3").parent = turns[0]
     listener = Everything()
     if shared:
-        router.attach(listener)
+        listeners.attach(listener)
     return router, turns, listener
 
 
@@ -81,5 +77,5 @@ def test_what_goes_straight_to_its_turn_gets_where_it_would_have_got(rows):
 
 
 def test_nothing_but_readers_of_a_turn_wants_its_text():
-    handled = Router(CodexConfig().event_buffer)._handlers
+    handled = bare_router()[0]._handlers
     assert not TEXT_DELTAS.keys() & {*handled, *REDUCED, *KEYED_NOTIFICATIONS, "turn/completed"}

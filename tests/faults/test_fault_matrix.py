@@ -9,7 +9,7 @@ import sys
 import pytest
 import trio
 
-from faults.helpers import configured, left_of, play
+from faults.observed_session import configured, left_of, play
 from faults.server import ASKED, DRIFT, JUNK, MESSAGE, MESSAGES, POINTS
 from trio_codex import TurnStatus, errors, open_codex
 
@@ -272,7 +272,7 @@ async def test_a_large_write_to_a_server_that_does_not_read_holds_up_nobody(then
             for params in ({"searchTerm": "x" * 8_000_000}, {}, {}):
                 nursery.start_soon(ask, codex, params)
             if then == "killed":
-                codex._session.kill()
+                codex._session.connection._channel.kill()
                 death = await codex.wait_closed()
                 assert (type(death), death.returncode) == (errors.ServerExited, -signal.SIGKILL)
     expected = errors.ServerExited if then == "killed" else errors.RequestTimeout

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from faults.trees import KINDS, grown, tree_of
-from process.helpers import gone, until
+from process.running_server import gone, until
 from trio_codex import CodexConfig, Sandbox, TurnStatus, errors, open_codex
 from trio_codex.testing import Command, Hang, MockModel, Response, Text, ToolCall, offline_home
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from faults.helpers import left_of
+from faults.observed_session import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.testing import MockModel, Response, Text, offline_home
 

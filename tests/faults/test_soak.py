@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from process.helpers import descriptors, until
+from process.running_server import descriptors, until
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex._process import guard as _guard
 from trio_codex.testing import MockModel, Response, Text, offline_home
@@ -153,4 +153,4 @@ async def test_one_session_of_a_thousand_turns_is_at_its_end_as_it_was_after_a_h
                     assert inventory() == before
                     assert held_by_the_library() - held < MEMORY_GROWTH
                     assert codex._session.connection.calls.in_flight == 0
-                    assert codex._session.router._threads == {}
+                    assert list(codex._session.threads) == []

@@ -10,7 +10,15 @@ from contextlib import suppress
 import atheris
 import msgspec
 
-MODULES = ["_core.framing", "_core.rpc", "_core.json", "wire._convert", "wire._flat", "wire._unions"]
+MODULES = [
+    "_core.framing",
+    "_core.rpc",
+    "_core.json",
+    "wire._convert",
+    "wire._converter",
+    "wire._flat",
+    "wire._unions",
+]
 
 with atheris.instrument_imports(include=[f"trio_codex.{name}" for name in MODULES]):
     from trio_codex import wire

@@ -9,7 +9,7 @@ from wsproto.events import AcceptConnection, Ping, Request, TextMessage
 
 from trio_codex import connect_codex
 from trio_codex._process.binary import find_binary
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 from trio_codex.testing import MockModel, offline_home
 
 

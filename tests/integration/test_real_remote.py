@@ -198,7 +198,7 @@ async def test_watches_tell_changes_apart_and_stop_with_their_scopes():
 
 
 async def goal_on_server(thread):
-    return (await thread._session.request("thread/goal/get", {"threadId": thread.id})).goal
+    return (await thread._session.server.request("thread/goal/get", {"threadId": thread.id})).goal
 
 
 async def test_a_goal_goes_on_from_turn_to_turn_until_it_is_reached():

@@ -180,7 +180,7 @@ async def test_calls_that_fail_are_told_to_the_model_and_the_turn_goes_on(caplog
             "not today",
             "ZeroDivisionError: by zero",
             "The tool was cancelled: it did not finish within 0.1 s.",
-            "Invalid arguments: place: expected an object, got a string; colour: is not known",
+            "Invalid arguments: place: expected an object, got a string; colour: is not a known field",
         ]
         calls = [item for item in result.items if isinstance(item, wire.DynamicToolCallThreadItem)]
         assert {(item.status, item.success) for item in calls} == {("failed", False)}

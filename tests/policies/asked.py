@@ -1,4 +1,4 @@
-"""Requests as the core would make them, for tests that call policies directly."""
+"""Requests in the form that the client creates, for tests that call policies directly."""
 
 from trio_codex import policies, wire
 
@@ -13,7 +13,7 @@ def command(line, cwd="/w", **more):
 
 
 def file_change(*changes, cwd=None, grant_root=None):
-    """Each change is a path, which is added, or a path and a kind."""
+    """Each change is the path of a new file, or a path and the kind of change."""
     params = wire.FileChangeRequestApprovalParams(item_id="i", started_at_ms=0, **OF_TURN)
     pairs = [(change, wire.AddPatchChangeKind()) if isinstance(change, str) else change for change in changes]
     return policies.FileChangeRequest(

@@ -1,4 +1,4 @@
-"""Policies made of policies: who decides, what is said of it, and what a deadline does."""
+"""Combined policies: which policy decides, what is logged, and what a timeout does."""
 
 import logging
 import math
@@ -41,7 +41,7 @@ def kinds_of(policy):
 # -- first_of ------------------------------------------------------------------------------------------------------
 
 
-async def test_the_first_that_does_not_abstain_decides_and_no_later_one_is_asked():
+async def test_first_of_returns_the_first_decision_and_asks_no_later_policy():
     policy = first_of(
         deciding(policies.abstain()), deciding(policies.decline("no"), "second"), Policy(command=fail)
     )
@@ -50,21 +50,21 @@ async def test_the_first_that_does_not_abstain_decides_and_no_later_one_is_asked
     assert decision.rule == "second"
 
 
-async def test_if_all_abstain_so_does_the_first_of_them():
+async def test_first_of_abstains_if_all_its_policies_abstain():
     assert (
         await decide(first_of(deciding(policies.abstain()), deciding(policies.abstain())))
         == policies.abstain()
     )
 
 
-async def test_what_none_of_them_handles_falls_through():
+async def test_first_of_handles_exactly_the_kinds_that_its_policies_handle():
     policy = first_of(policies.allow_commands("ls"), policies.allow_paths("."), policies.system_clock)
     assert kinds_of(policy) == {"command", "file_change", "permissions", "current_time"}
     assert not first_of()
     assert await policy.current_time(asked.current_time())
 
 
-async def test_a_rule_that_a_decision_names_is_kept_and_otherwise_the_policy_is_named():
+async def test_first_of_keeps_the_rule_of_a_decision_or_sets_it_to_the_policy_name():
     inner = first_of(policies.allow_commands("ls"), deciding(policies.accept()))
     policy = first_of(deciding(policies.abstain()), inner, policies.decline_all)
     assert (await decide(policy)).rule == "allow_commands: ls"
@@ -73,12 +73,12 @@ async def test_a_rule_that_a_decision_names_is_kept_and_otherwise_the_policy_is_
     assert first_of(policy, name="mine").name == "mine"
 
 
-async def test_an_error_of_a_policy_is_not_an_abstention():
+async def test_first_of_propagates_the_error_of_a_policy():
     with pytest.raises(RuntimeError, match="boom"):
         await decide(first_of(Policy(command=fail), policies.accept_all))
 
 
-async def test_first_of_is_cancelled_with_the_policy_that_it_asks():
+async def test_cancelling_first_of_cancels_the_current_policy():
     with trio.move_on_after(0) as scope:
         await decide(first_of(deciding(policies.abstain()), Policy(command=hang), policies.accept_all))
     assert scope.cancelled_caught
@@ -87,7 +87,7 @@ async def test_first_of_is_cancelled_with_the_policy_that_it_asks():
 # -- with_timeout --------------------------------------------------------------------------------------------------
 
 
-async def test_a_decision_in_time_is_taken_and_names_its_policy(mock_clock):
+async def test_a_decision_before_the_timeout_is_returned_with_the_policy_name(mock_clock):
     policy = with_timeout(deciding(policies.accept(), "quick"), 10)
     decision = await decide(policy)
     assert decision == policies.accept()
@@ -95,7 +95,7 @@ async def test_a_decision_in_time_is_taken_and_names_its_policy(mock_clock):
     assert kinds_of(policy) == {"command"}
 
 
-async def test_when_the_time_is_over_it_decides_by_itself_and_the_callback_is_cancelled(autojump_clock):
+async def test_a_timeout_cancels_the_callback_and_returns_the_fallback_decision(autojump_clock):
     ended = []
 
     async def linger(_):
@@ -105,21 +105,21 @@ async def test_when_the_time_is_over_it_decides_by_itself_and_the_callback_is_ca
             ended.append(trio.current_time())
 
     decision = await decide(with_timeout(Policy(command=linger), 10))
-    assert decision == policies.decline("nobody decided in time")
+    assert decision == policies.decline("no decision before the timeout")
     assert decision.rule == "with_timeout: 10 s"
     assert ended == [10]
     assert await decide(with_timeout(Policy(command=linger), 5, policies.abstain())) == policies.abstain()
     assert await decide(with_timeout(Policy(command=linger), 0, policies.cancel())) == policies.cancel()
 
 
-async def test_without_an_end_it_waits_for_ever(autojump_clock):
+async def test_an_infinite_timeout_never_cancels_the_callback(autojump_clock):
     with trio.move_on_after(1e6) as scope:
         await decide(with_timeout(Policy(command=hang), math.inf))
     assert scope.cancelled_caught
 
 
-def test_whatever_cancels_from_outside_wins_over_a_deadline_at_the_same_time():
-    """Both are due in the same instant: there must be no decision for a turn that is being left."""
+def test_an_outer_cancellation_wins_over_a_timeout_at_the_same_instant():
+    """Both expire at the same instant. A turn whose scope is cancelled must not receive a decision."""
 
     async def main():
         with trio.CancelScope() as outer:
@@ -131,18 +131,18 @@ def test_whatever_cancels_from_outside_wins_over_a_deadline_at_the_same_time():
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
-async def test_an_error_in_time_is_an_error(autojump_clock):
+async def test_an_error_before_the_timeout_propagates(autojump_clock):
     with pytest.raises(RuntimeError, match="boom"):
         await decide(with_timeout(Policy(command=fail), 10))
 
 
 @pytest.mark.parametrize("seconds", [-1, math.nan])
-def test_a_time_that_is_none_is_refused(seconds):
+def test_an_invalid_timeout_is_rejected(seconds):
     with pytest.raises(ValueError, match="seconds"):
         with_timeout(policies.decline_all, seconds)
 
 
-def test_what_is_no_decision_is_refused_before_it_is_needed():
+def test_a_fallback_that_is_not_a_decision_is_rejected_at_creation():
     with pytest.raises(TypeError, match="decision"):
         with_timeout(policies.decline_all, 1, "decline")
 
@@ -156,7 +156,7 @@ def log(caplog):
     return caplog
 
 
-async def test_each_decision_is_one_record_that_says_by_which_rule(log, autojump_clock):
+async def test_each_decision_is_logged_as_one_record_with_its_rule(log, autojump_clock):
     policy = logged(first_of(policies.allow_commands("ls *"), policies.decline_all))
     assert kinds_of(policy) == set(KINDS)
     await decide(policy, "ls secret")
@@ -169,7 +169,7 @@ async def test_each_decision_is_one_record_that_says_by_which_rule(log, autojump
     assert {record.levelno for record in log.records} == {logging.INFO}
 
 
-async def test_it_counts_seconds_and_tells_a_failure_and_a_withdrawal(log, autojump_clock):
+async def test_the_record_has_the_elapsed_seconds_and_names_failures_and_withdrawals(log, autojump_clock):
     await decide(logged(with_timeout(Policy(command=hang), 2.5)))
     with trio.move_on_after(1):
         await decide(logged(Policy(command=hang)))
@@ -180,7 +180,7 @@ async def test_it_counts_seconds_and_tells_a_failure_and_a_withdrawal(log, autoj
     ]  # fmt: skip
 
 
-async def test_what_was_asked_is_in_no_record_unless_it_is_asked_for(log):
+async def test_the_content_of_a_request_is_logged_only_on_demand(log):
     paths = first_of(policies.allow_paths("/secret"), policies.accept_all)
     for show in (False, True):
         policy = logged(paths, show=show, level=logging.DEBUG)
@@ -192,7 +192,7 @@ async def test_what_was_asked_is_in_no_record_unless_it_is_asked_for(log):
         log.clear()
 
 
-async def test_a_token_is_in_no_record_at_all(log):
+async def test_a_token_is_never_logged(log):
     async def attest(_):
         await trio.lowlevel.checkpoint()
         return policies.Attestation("s3cret")
@@ -202,7 +202,7 @@ async def test_a_token_is_in_no_record_at_all(log):
     assert "Attestation" in log.records[0].getMessage()
 
 
-async def test_the_records_go_where_they_are_wanted(caplog):
+async def test_the_records_use_the_given_logger_and_level(caplog):
     other = logging.getLogger("elsewhere")
     caplog.set_level(logging.WARNING, "elsewhere")
     await decide(logged(policies.accept_all, logger=other))

@@ -1,4 +1,4 @@
-"""Patterns over the arguments of commands, and what a shell may hide: nothing that is not surely one plain command."""
+"""Patterns for command arguments, and the scripts that a shell may run as anything but one simple command."""
 
 import os
 import shlex
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from trio_codex import policies, wire
 from trio_codex.policies import Abstain, Accept
-from trio_codex.policies._shell import command_of, plain_command
+from trio_codex.policies._shell import command_of, simple_command
 
 allow_commands = partial(policies.allow_commands, trust_repositories=True)
-"""Here git is a program like any other: only the words count."""
+"""These tests treat git like any other program."""
 
 PATTERNS = ("git status", "git show *", "ls ...", "grep -e '*' * ...", ["echo", "*", ...])
 
@@ -28,7 +28,7 @@ async def decide(policy, line, **more):
 
 
 def accepts(policy, line, **more):
-    """Whether it does; there is nothing to wait for in it."""
+    """Return whether a policy that does not block accepts a command."""
     decision = trio.run(lambda: decide(policy, line, **more))
     assert isinstance(decision, Accept | Abstain)
     return isinstance(decision, Accept)
@@ -90,14 +90,14 @@ async def test_a_pattern_matches_arguments(line, expected):
         assert isinstance(await decide(policy, shown), Accept if expected else Abstain), shown
 
 
-async def test_the_decision_is_for_once_and_names_its_pattern():
+async def test_the_decision_covers_one_request_and_names_its_pattern():
     decision = await decide(allow_commands("git diff", ["git", "show", "a b", ...]), "git show 'a b' c")
     assert decision == policies.accept()
     assert decision.rule == "allow_commands: git show 'a b' ..."
     assert (await decide(allow_commands("ls *", name="look"), "ls x")).rule == "look: ls *"
 
 
-async def test_it_decides_on_nothing_but_commands():
+async def test_allow_commands_decides_only_on_commands():
     policy = allow_commands("ls")
     assert policy.name == "allow_commands"
     assert [kind for kind in policies._policy.KINDS if getattr(policy, kind)] == ["command"]
@@ -108,16 +108,16 @@ async def test_it_decides_on_nothing_but_commands():
     ["", " ", "*", "* x", "...", "... x", "git ... x", "git sta*", "git '*'*", "git status; ls", "git | x",
      "git $x", "a 'b", "ls ~", "x\0y z", [], [...], ["git", ..., "x"], [""], ["git", "\0"], "git\nstatus"],
 )  # fmt: skip
-def test_a_pattern_that_is_no_plain_command_is_refused(pattern):
+def test_a_pattern_that_is_not_a_simple_command_is_rejected(pattern):
     with pytest.raises(ValueError, match=r"pattern|NUL"):
         allow_commands(pattern)
 
 
-async def test_no_pattern_accepts_nothing():
+async def test_without_patterns_nothing_is_accepted():
     assert await decide(allow_commands(), "ls") == Abstain()
 
 
-async def test_what_asks_for_more_than_running_a_command_is_left_to_others():
+async def test_a_request_for_more_than_running_a_command_is_not_decided():
     policy = allow_commands("ls")
     network = wire.NetworkApprovalContext(host="example.org", protocol="https")
     more = wire.AdditionalPermissionProfile(file_system=asked.files(asked.entry("write", "/etc")))
@@ -130,7 +130,7 @@ async def test_what_asks_for_more_than_running_a_command_is_left_to_others():
     assert await decide(policy, None) == Abstain()
 
 
-async def test_cwd_below_looks_where_a_directory_really_is(tmp_path):
+async def test_cwd_below_resolves_links_in_the_working_directory(tmp_path):
     inside, outside = tmp_path / "inside", tmp_path / "outside"
     (inside / "sub").mkdir(parents=True)
     outside.mkdir()
@@ -149,7 +149,7 @@ async def test_cwd_below_looks_where_a_directory_really_is(tmp_path):
 
 # -- what a shell may hide -----------------------------------------------------------------------------------------
 
-HIDING = [
+NOT_SIMPLE = [
     "git status; rm x", "git status && rm x", "git status & rm x", "git status | sh", "git status\nrm x",
     "git status || rm x", "git status > x", "git status 2>x", "git status < x", "git status <<EOF\nEOF",
     "git $(rm x)", "git `rm x`", 'git "$(rm x)"', 'git "`rm x`"', "git $'status'", 'git $"status"', "git ${x}",
@@ -166,9 +166,9 @@ HIDING = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("script", HIDING)
-async def test_a_script_that_might_be_more_than_one_plain_command_matches_nothing(script):
-    assert plain_command(script) is None
+@pytest.mark.parametrize("script", NOT_SIMPLE)
+async def test_a_script_that_may_not_be_a_simple_command_matches_nothing(script):
+    assert simple_command(script) is None
     anything = allow_commands("git ...", "rm ...", ["[", ...], ["%1", ...], ["-", ...], ["PATH=/tmp", ...])
     for line in (script, in_shell(script), in_shell(script, "/bin/sh", "-c")):
         assert await decide(anything, line) == Abstain()
@@ -183,7 +183,7 @@ async def test_a_script_that_might_be_more_than_one_plain_command_matches_nothin
         ["sudo", "git", "status"],
     ],
 )  # fmt: skip
-async def test_only_one_known_shell_is_looked_behind(argv):
+async def test_only_a_single_known_shell_is_unwrapped(argv):
     assert await decide(allow_commands("git ..."), shlex.join(argv)) == Abstain()
 
 
@@ -199,7 +199,7 @@ ARGV = st.lists(
 @example(["if", "x"])
 @example(["=x"])
 @example(["''", "'"])
-def test_arguments_behind_a_shell_match_just_as_they_do_without_it(argv):
+def test_a_command_matches_the_same_patterns_with_and_without_a_shell(argv):
     assume(argv[0] not in ("/bin/bash", "/bin/sh"))
     line = shlex.join(argv)
     plain = command_of(line)
@@ -212,9 +212,9 @@ def test_arguments_behind_a_shell_match_just_as_they_do_without_it(argv):
 @given(
     st.lists(st.from_regex(r"[a-z]{1,6}", fullmatch=True) | st.text("ab '\"$;*\n"), min_size=1, max_size=4)
 )
-def test_whatever_is_quoted_is_read_unless_it_is_a_reserved_word(argv):
+def test_quoted_arguments_are_parsed_unless_the_first_is_a_reserved_word(argv):
     assume(argv[0] and "=" not in argv[0])
-    assert plain_command(shlex.join(argv)) == (None if argv[0] in RESERVED else tuple(argv))
+    assert simple_command(shlex.join(argv)) == (None if argv[0] in RESERVED else tuple(argv))
 
 
 RESERVED = frozenset(["case", "coproc", "declare", "do", "done", "elif", "else", "end", "esac", "export", "fi", "float", "for", "foreach", "function", "if", "in", "integer", "local", "nocorrect", "noglob", "readonly", "repeat", "select", "then", "time", "typeset", "until", "while"])  # fmt: skip
@@ -259,7 +259,7 @@ PIECES = st.sampled_from(
 
 
 def argv_of(shell, script, directory):
-    """Give the words that a shell makes of a script, as arguments of a function that only prints them."""
+    """Return the words that a shell splits a script into, with a function that only prints its arguments."""
     source = f"show() {{ printf '%s\\0' \"$@\"; }}\nshow {script}\n"
     done = subprocess.run(
         [shell, "-c", source], capture_output=True, cwd=directory, env={"LC_ALL": "C.UTF-8"}, timeout=10, check=False
@@ -268,8 +268,8 @@ def argv_of(shell, script, directory):
 
 
 @pytest.mark.parametrize("shell", [shell for shell in ("bash", "dash", "zsh") if shutil.which(shell)])
-def test_what_is_read_as_plain_is_split_by_a_real_shell_in_the_same_way(shell, tmp_path):
-    (tmp_path / "a").touch()  # something for a pattern to match
+def test_a_real_shell_splits_a_simple_command_in_the_same_way(shell, tmp_path):
+    (tmp_path / "a").touch()  # a file that a glob pattern can match
     read = []
 
     @given(st.lists(PIECES, max_size=8).map("".join))
@@ -277,8 +277,8 @@ def test_what_is_read_as_plain_is_split_by_a_real_shell_in_the_same_way(shell, t
     @example('"\\a\\\\\\$"')
     @example("'' \"\" a''")
     def compare(script):
-        # Behind another first word: it is the words that are compared, and nothing generated is run.
-        mine = plain_command(f"show {script}")
+        # `show` comes first, so that nothing generated is executed.
+        mine = simple_command(f"show {script}")
         if mine is None:
             return
         read.append(script)
@@ -289,7 +289,7 @@ def test_what_is_read_as_plain_is_split_by_a_real_shell_in_the_same_way(shell, t
 
 
 @given(script=st.lists(PIECES, max_size=8).map("".join))
-def test_what_bash_cannot_parse_is_never_read(script):
-    if plain_command(script) is not None:
+def test_a_script_that_bash_cannot_parse_is_rejected(script):
+    if simple_command(script) is not None:
         done = subprocess.run(["bash", "-n", "-c", script], capture_output=True, timeout=10, check=False)
         assert (done.returncode, done.stderr) == (0, b"")

@@ -1,4 +1,4 @@
-"""Git in a repository that an agent has written: which programs plain git runs there, and that an accepted command runs none."""
+"""Git in a hostile repository: plain git runs its programs, and an accepted command runs none of them."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from trio_codex.policies import Abstain, Accept, allow_git, git_command
 
 EVERY = ("log", "show", "diff-tree", "ls-tree", "rev-parse")
 
-needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
 
 def accepts(policy, line, **more):
@@ -30,7 +30,7 @@ def accepts(policy, line, **more):
 
 
 class Repository:
-    """A repository with whatever git lets one name programs by; each notes in a file that it ran."""
+    """A repository whose configuration can name programs. Each program records in a file that it ran."""
 
     def __init__(self, root):
         self.root = root / "repository"
@@ -67,7 +67,7 @@ class Repository:
         self.git("config", key, self.program() if value is None else value, cwd=cwd)
 
     def runs_a_program(self, line):
-        """Run a line as the server would, and tell whether a program of the repository ran."""
+        """Run a line as the server does, and return whether a program of the repository ran."""
         self.mark.unlink(missing_ok=True)
         env = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "GIT_CONFIG_NOSYSTEM": "1"}
         subprocess.run(
@@ -157,10 +157,10 @@ def fetch_by_ssh(repository):
         (fetch_by_ssh, "git show HEAD:file"),
     ],
 )  # fmt: skip
-def test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_does(tmp_path, prepare, plain):
+def test_an_accepted_command_runs_no_program_of_the_repository_where_plain_git_does(tmp_path, prepare, plain):
     repository = Repository(tmp_path)
     prepare(repository)
-    assert repository.runs_a_program(plain), "the repository is not hostile at all"
+    assert repository.runs_a_program(plain), "plain git did not run the program of the repository"
     policy = allow_git(*EVERY)
     assert not accepts(policy, plain)
     for line in (
@@ -173,7 +173,7 @@ def test_an_accepted_command_runs_no_program_of_a_repository_where_plain_git_doe
 
 
 @needs_git
-def test_what_an_accepted_command_says_is_what_git_says(tmp_path):
+def test_an_accepted_command_prints_the_same_as_plain_git(tmp_path):
     repository = Repository(tmp_path)
     argv = shlex.split(git_command("log", "--oneline", "--", "file"))
     said = subprocess.run(argv, cwd=repository.root, check=True, capture_output=True, text=True).stdout
@@ -181,18 +181,21 @@ def test_what_an_accepted_command_says_is_what_git_says(tmp_path):
 
 
 @needs_git
-def test_no_switch_keeps_git_from_the_filters_of_the_working_tree_so_it_is_not_to_be_had(tmp_path):
+def test_git_status_is_not_supported_because_filters_cannot_be_disabled(tmp_path):
     repository = Repository(tmp_path)
     repository.set("filter.mine.clean")
     (repository.root / "file").write_text("owt\n")
     line = git_command("log").replace(" log ", " status --ignore-submodules=all #")
     assert repository.runs_a_program(line)
     for subcommand in ("status", "diff", "blame", "grep", "commit", "-c"):
-        with pytest.raises(ValueError, match=f"git {subcommand} may run programs that the repository names"):
+        with pytest.raises(
+            ValueError,
+            match=f"git {subcommand} is not supported, because it may run programs named in the repository",
+        ):
             allow_git("log", subcommand)
-        with pytest.raises(ValueError, match="knows log, show"):
+        with pytest.raises(ValueError, match="supported are log, show"):
             git_command(subcommand)
-    with pytest.raises(ValueError, match="name the git commands"):
+    with pytest.raises(ValueError, match="allow_git needs at least one subcommand of: log, show"):
         allow_git()
 
 
@@ -210,11 +213,11 @@ def test_no_switch_keeps_git_from_the_filters_of_the_working_tree_so_it_is_not_t
         (["--alternate-refs"], False), (["--", "--output=x"], False), (["--oneline\n"], False),
     ],
 )  # fmt: skip
-def test_only_options_that_are_known_to_read_are_accepted(arguments, expected):
+def test_only_options_that_are_known_to_be_read_only_are_accepted(arguments, expected):
     assert accepts(allow_git("log"), git_command("log", *arguments)) is expected
 
 
-def test_the_form_has_to_be_whole_and_the_subcommand_one_of_those_given():
+def test_a_command_must_have_the_complete_form_and_a_listed_subcommand():
     policy = allow_git("log", cwd_below="/w")
     line = git_command("log")
     assert accepts(policy, line)

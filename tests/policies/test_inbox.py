@@ -1,4 +1,4 @@
-"""Requests that wait in an inbox: given once, answered once, withdrawn with whoever asks."""
+"""Requests in an inbox: each is delivered once, answered once, and withdrawn when its caller is cancelled."""
 
 import functools
 import gc
@@ -21,7 +21,7 @@ from trio_codex.policies._policy import KINDS
 
 
 class Asked:
-    """A request on its way, as the core would have it: a task with a scope of its own."""
+    """A pending request, as the client runs it: a task with its own cancel scope."""
 
     def __init__(self, nursery, inbox, line):
         self.line = line
@@ -32,7 +32,7 @@ class Asked:
     async def _run(self, inbox):
         with self.scope:
             decision = await inbox.command(asked.command(self.line))
-            # As the core has it: what comes after a cancellation is not sent.
+            # Like the client: a decision after a cancellation is not sent.
             if not self.scope.cancel_called:
                 self.decision = decision
 
@@ -53,7 +53,7 @@ async def take(inbox, count=1):
         return [await inbox.__anext__() for _ in range(count)]
 
 
-async def test_it_is_a_policy_for_what_people_can_answer():
+async def test_an_inbox_is_a_policy_for_the_requests_that_people_can_answer():
     inbox = Inbox()
     assert isinstance(inbox, Policy)
     assert {kind for kind in KINDS if getattr(inbox, kind)} == set(FOR_PEOPLE)
@@ -66,7 +66,7 @@ async def test_it_is_a_policy_for_what_people_can_answer():
         Inbox(kinds=["commands"])
 
 
-async def test_a_request_is_given_once_and_its_answer_is_the_decision(nursery, inbox):
+async def test_a_request_is_delivered_once_and_its_answer_is_the_decision(nursery, inbox):
     request = await ask(nursery, inbox)
     assert repr(inbox) == "<Inbox 'inbox': 1 pending>"
     (pending,) = await take(inbox)
@@ -81,7 +81,7 @@ async def test_a_request_is_given_once_and_its_answer_is_the_decision(nursery, i
     assert request.decision == policies.accept("session")
 
 
-async def test_every_way_to_answer_is_a_decision(nursery, inbox):
+async def test_every_answer_method_results_in_its_decision(nursery, inbox):
     requests = [await ask(nursery, inbox) for _ in range(5)]
     one, two, three, four, five = await take(inbox, 5)
     await five.cancel()
@@ -96,7 +96,7 @@ async def test_every_way_to_answer_is_a_decision(nursery, inbox):
     ]  # fmt: skip
 
 
-async def test_a_second_answer_is_refused_and_changes_nothing(nursery, inbox):
+async def test_a_second_answer_is_rejected_and_has_no_effect(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     await pending.decline()
@@ -109,7 +109,7 @@ async def test_a_second_answer_is_refused_and_changes_nothing(nursery, inbox):
     assert request.decision == policies.decline()
 
 
-async def test_of_two_answers_at_the_same_time_one_is_refused(nursery, inbox):
+async def test_one_of_two_simultaneous_answers_is_rejected(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     outcomes = []
@@ -128,18 +128,18 @@ async def test_of_two_answers_at_the_same_time_one_is_refused(nursery, inbox):
     assert request.decision in outcomes
 
 
-async def test_a_decision_that_does_not_fit_is_refused_and_the_request_can_still_be_answered(nursery, inbox):
+async def test_an_unsuitable_decision_is_rejected_and_the_request_stays_open(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     for wrong in (policies.answers({}), None, True, policies.accept):
-        with pytest.raises(TypeError, match="is no decision on a command request"):
+        with pytest.raises(TypeError, match="cannot answer a command request with "):
             await pending.answer(wrong)
     await pending.accept()
     await wait_all_tasks_blocked()
     assert request.decision == policies.accept()
 
 
-async def test_answering_a_request_that_was_withdrawn_is_an_error(nursery, inbox):
+async def test_answering_a_withdrawn_request_raises(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     request.scope.cancel()
@@ -154,15 +154,13 @@ async def test_answering_a_request_that_was_withdrawn_is_an_error(nursery, inbox
 
 
 @pytest.mark.parametrize("answered_first", [True, False])
-async def test_an_answer_and_a_withdrawal_at_the_same_time_are_no_success_that_goes_nowhere(
-    nursery, inbox, answered_first
-):
+async def test_an_answer_that_races_with_a_withdrawal_is_not_reported_as_sent(nursery, inbox, answered_first):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
 
     if answered_first:
-        woken = pending._given
-        pending._given = SimpleNamespace(set=lambda: (woken.set(), request.scope.cancel()))
+        woken = pending._answered
+        pending._answered = SimpleNamespace(set=lambda: (woken.set(), request.scope.cancel()))
     else:
         request.scope.cancel()
     with pytest.raises(RequestWithdrawn):
@@ -171,7 +169,7 @@ async def test_an_answer_and_a_withdrawal_at_the_same_time_are_no_success_that_g
     assert request.decision is None
 
 
-async def test_an_answer_that_is_cancelled_first_was_not_given(nursery, inbox):
+async def test_an_answer_cancelled_before_its_checkpoint_has_no_effect(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
     with trio.CancelScope() as scope:
@@ -183,25 +181,25 @@ async def test_an_answer_that_is_cancelled_first_was_not_given(nursery, inbox):
     assert request.decision == policies.accept()
 
 
-async def test_an_answer_that_is_cancelled_once_it_was_given_was_given(nursery, inbox):
+async def test_an_answer_cancelled_after_its_decision_was_set_still_counts(nursery, inbox):
     request = await ask(nursery, inbox)
     (pending,) = await take(inbox)
-    give = pending._given.set
+    give = pending._answered.set
     with trio.CancelScope() as scope:
-        pending._given = SimpleNamespace(set=lambda: (give(), scope.cancel()))
+        pending._answered = SimpleNamespace(set=lambda: (give(), scope.cancel()))
         await pending.accept()
     assert not scope.cancelled_caught
     assert request.decision == pending.decision == policies.accept()
 
 
-async def test_each_iteration_is_a_checkpoint_also_if_there_is_a_request(nursery, inbox):
+async def test_each_iteration_is_a_checkpoint_even_if_a_request_is_ready(nursery, inbox):
     await ask(nursery, inbox)
     with trio.testing.assert_checkpoints():
         (pending,) = await take(inbox)
     await pending.accept()
 
 
-async def test_a_request_that_is_withdrawn_before_anybody_looked_is_left_out_and_forgotten(nursery, inbox):
+async def test_a_request_withdrawn_before_delivery_is_skipped_and_released(nursery, inbox):
     first = await ask(nursery, inbox, "first")
     await ask(nursery, inbox, "second")
     forgotten = weakref.ref(inbox.pending[0])
@@ -214,7 +212,7 @@ async def test_a_request_that_is_withdrawn_before_anybody_looked_is_left_out_and
     await pending.accept()
 
 
-async def test_several_consumers_share_the_requests_and_cancelling_one_loses_none(nursery, inbox):
+async def test_several_consumers_share_the_requests_and_cancelling_one_loses_none_of_them(nursery, inbox):
     got = []
 
     async def consume(scope):
@@ -236,7 +234,7 @@ async def test_several_consumers_share_the_requests_and_cancelling_one_loses_non
         scope.cancel()
 
 
-async def test_leaving_the_iteration_leaves_the_rest_for_the_next(nursery, inbox):
+async def test_undelivered_requests_stay_for_the_next_iteration(nursery, inbox):
     for name in "abc":
         await ask(nursery, inbox, name)
     async for pending in inbox:
@@ -247,14 +245,14 @@ async def test_leaving_the_iteration_leaves_the_rest_for_the_next(nursery, inbox
         await pending.accept()
 
 
-async def test_a_deadline_around_an_inbox_withdraws_what_nobody_answered(autojump_clock):
+async def test_a_timeout_around_an_inbox_withdraws_unanswered_requests(autojump_clock):
     inbox = Inbox()
     policy = policies.with_timeout(inbox, 60)
     assert (await policy.command(asked.command("ls"))).rule == "with_timeout: 60 s"
     assert inbox.pending == ()
 
 
-async def test_an_inbox_takes_any_kind_that_it_is_to_take(nursery):
+async def test_an_inbox_accepts_any_selection_of_kinds(nursery):
     inbox = Inbox(kinds=["current_time", "user_input"])
     decisions = []
 
@@ -277,7 +275,7 @@ async def test_an_inbox_takes_any_kind_that_it_is_to_take(nursery):
 
 
 class Interleavings(RuleBasedStateMachine):
-    """Asks, answers, withdraws, iterates and cancels; a model says what must come of it."""
+    """Sends, answers and withdraws requests, and starts and cancels consumers, in any order."""
 
     requests = Bundle("requests")
 
@@ -319,7 +317,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 async def play(steps):
-    """Carry out the steps, several at a time between two that settle, and check what each came to."""
+    """Run the steps concurrently up to each settle step, and check the outcome of each request."""
     inbox = Inbox()
     asked_so_far, by_request, given, outcomes = [], {}, [], []
 
@@ -343,7 +341,7 @@ async def play(steps):
     async def consume(scope):
         with scope:
             async for pending in inbox:
-                given.append(pending)  # noqa: PERF401  # as it comes: the iteration has no end
+                given.append(pending)  # noqa: PERF401  # the iteration never ends
 
     with trio.fail_after(1000):
         async with trio.open_nursery() as nursery:
@@ -368,7 +366,7 @@ async def play(steps):
             by_request |= {int(pending.request.command): pending for pending in inbox.pending}
             for which, request in enumerate(asked_so_far):
                 sent = [decision for each, decision in outcomes if each == which and decision is not None]
-                # What was said to have been answered was sent, and nothing else was; never twice.
+                # An answer that was reported as sent was sent exactly once, and no other was.
                 assert sent == ([] if request.decision is None else [request.decision])
                 if which in by_request:
                     pending = by_request[which]
@@ -379,7 +377,7 @@ async def play(steps):
                 assert set(inbox.pending) <= set(given)
             nursery.cancel_scope.cancel()
     assert inbox.pending == ()
-    assert not inbox._box.untold
+    assert not inbox._state.undelivered
 
 
 TestInterleavings = Interleavings.TestCase

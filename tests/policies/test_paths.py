@@ -1,4 +1,4 @@
-"""What lies below a root, on a real file system, and what is accepted and granted for it."""
+"""Which paths are below a root, on a real file system, and which requests are accepted and granted for it."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ async def grant(policy, files, **more):
 
 @pytest.fixture
 def tree(tmp_path):
-    """``root`` with links out of it and within it, and ``outside`` with one into it."""
+    """Create ``root``, with links within it and out of it, and ``outside``, with links into ``root``."""
     for name in ("root/sub", "outside/dir"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "root/file").touch()
@@ -55,7 +55,9 @@ BELOW = {
 
 
 @pytest.mark.parametrize(("path", "expected"), BELOW.items())
-async def test_a_change_is_accepted_if_it_is_below_a_root_however_its_path_is_read(tree, path, expected):
+async def test_a_change_is_accepted_if_its_path_is_below_a_root_under_every_interpretation(
+    tree, path, expected
+):
     for root in ("root", "link"):
         policy = allow_paths(tree / root)
         absolute = await decide(policy, f"{tree}/{path}")
@@ -64,14 +66,14 @@ async def test_a_change_is_accepted_if_it_is_below_a_root_however_its_path_is_re
         assert absolute == relative
 
 
-async def test_a_root_that_is_a_file_is_only_that_file(tree):
+async def test_a_root_that_is_a_file_covers_only_that_file(tree):
     policy = allow_paths(tree / "root/file")
     assert isinstance(await decide(policy, f"{tree}/root/file"), Accept)
     assert await decide(policy, f"{tree}/root/file2") == Abstain()
     assert await decide(policy, f"{tree}/root") == Abstain()
 
 
-async def test_every_path_of_a_change_has_to_be_below_and_there_has_to_be_one(tree):
+async def test_a_change_needs_at_least_one_path_and_all_of_them_below_a_root(tree):
     policy = allow_paths(tree / "root", tree / "outside/dir")
     inside, other, outside = f"{tree}/root/a", f"{tree}/outside/dir/b", f"{tree}/outside/c"
     decision = await decide(policy, inside, other)
@@ -85,10 +87,10 @@ async def test_every_path_of_a_change_has_to_be_below_and_there_has_to_be_one(tr
     assert await decide(policy, "root/a", cwd=".") == Abstain()
 
 
-async def test_the_target_of_a_move_counts_and_an_unknown_kind_is_left_to_others(tree):
+async def test_the_target_of_a_move_is_checked_and_an_unknown_kind_of_change_is_not_decided(tree):
     policy = allow_paths(tree / "root")
     inside, outside = f"{tree}/root/a", f"{tree}/outside/a"
-    move = lambda target: wire.UpdatePatchChangeKind(move_path=target)  # noqa: E731  # a name for three lines
+    move = lambda target: wire.UpdatePatchChangeKind(move_path=target)  # noqa: E731  # used three times
     assert isinstance(await decide(policy, (inside, move(f"{tree}/root/b"))), Accept)
     assert isinstance(await decide(policy, (inside, move(None))), Accept)
     assert isinstance(await decide(policy, (inside, wire.DeletePatchChangeKind())), Accept)
@@ -97,7 +99,7 @@ async def test_the_target_of_a_move_counts_and_an_unknown_kind_is_left_to_others
     assert await decide(policy, (inside, wire.UnknownVariant(tag="swap", raw={"type": "swap"}))) == Abstain()
 
 
-async def test_a_directory_to_write_to_for_the_session_has_to_be_below(tree):
+async def test_a_directory_requested_for_the_session_must_be_below_a_root(tree):
     policy = allow_paths(tree / "root")
     inside = f"{tree}/root/a"
     assert isinstance(await decide(policy, inside, grant_root=f"{tree}/root/sub"), Accept)
@@ -107,7 +109,7 @@ async def test_a_directory_to_write_to_for_the_session_has_to_be_below(tree):
     assert await decide(policy, grant_root=f"{tree}/root/sub") == Abstain()
 
 
-async def test_a_relative_root_is_below_the_working_directory_of_its_making(tree, monkeypatch):
+async def test_a_relative_root_refers_to_the_working_directory_at_creation(tree, monkeypatch):
     monkeypatch.chdir(tree)
     policy = allow_paths("root")
     monkeypatch.chdir("/")
@@ -125,33 +127,33 @@ def replace_parent(tree):
     tree.symlink_to(f"{tree}-moved/elsewhere")
 
 
-def replace_what_the_link_meant(tree):
+def replace_the_link(tree):
     (tree / "link").unlink()
     (tree / "link").symlink_to("outside")
 
 
-def make_a_link_of_what_was_not_there(tree):
+def create_a_link_at_the_root(tree):
     (tree / "later").symlink_to("outside")
 
 
-def make_a_link_above_what_was_not_there(tree):
+def create_a_link_above_the_root(tree):
     (tree / "outside/deep").mkdir()
     (tree / "later").symlink_to("outside")
 
 
-def make_a_link_of_what_a_link_led_to(tree):
+def create_a_link_at_the_target_of_the_root(tree):
     (tree / "outside/new").symlink_to("dir")
 
 
 @pytest.mark.parametrize(
     ("root", "change"),
     [
-        ("root", replace_root), ("link", replace_root), ("root", replace_parent), ("link", replace_what_the_link_meant),
-        ("later", make_a_link_of_what_was_not_there), ("later/deep", make_a_link_above_what_was_not_there),
-        ("root/dangling", make_a_link_of_what_a_link_led_to),
+        ("root", replace_root), ("link", replace_root), ("root", replace_parent), ("link", replace_the_link),
+        ("later", create_a_link_at_the_root), ("later/deep", create_a_link_above_the_root),
+        ("root/dangling", create_a_link_at_the_target_of_the_root),
     ],
 )  # fmt: skip
-async def test_a_root_keeps_what_it_meant_when_the_policy_was_made(tree, root, change):
+async def test_a_root_keeps_its_target_from_the_creation_of_the_policy(tree, root, change):
     policy = allow_paths(tree / root)
     commands = policies.allow_commands("ls", cwd_below=tree / root)
     before = await decide(policy, f"{tree}/{root}/x")
@@ -163,7 +165,7 @@ async def test_a_root_keeps_what_it_meant_when_the_policy_was_made(tree, root, c
     assert await commands.command(asked.command("ls", cwd=f"{tree}/{root}")) == Abstain()
 
 
-async def test_a_root_that_is_made_anew_is_the_same_root(tree):
+async def test_a_root_that_is_recreated_is_still_the_same_root(tree):
     policy = allow_paths(tree / "root", tree / "later")
     (tree / "root").rename(tree / "moved")
     (tree / "root").mkdir()
@@ -172,8 +174,8 @@ async def test_a_root_that_is_made_anew_is_the_same_root(tree):
     assert await decide(policy, f"{tree}/moved/x") == Abstain()
 
 
-@pytest.mark.skipif(not Path("/proc/self/cwd").is_dir(), reason="there is no /proc")
-async def test_a_link_that_leads_elsewhere_in_each_process_leads_out(tree, monkeypatch):
+@pytest.mark.skipif(not Path("/proc/self/cwd").is_dir(), reason="needs /proc")
+async def test_a_link_through_proc_is_outside_every_root(tree, monkeypatch):
     policy = allow_paths(tree / "root")
     monkeypatch.chdir(tree / "root")
     (tree / "root/here").symlink_to("/proc/self/cwd")
@@ -182,13 +184,13 @@ async def test_a_link_that_leads_elsewhere_in_each_process_leads_out(tree, monke
     assert await decide(policy, f"/proc/{os.getpid()}/root{tree}/root/x") == Abstain()
 
 
-async def test_a_loop_leads_nowhere_and_is_no_root(tree):
+async def test_a_loop_of_links_is_below_no_root_and_cannot_be_a_root(tree):
     assert await decide(allow_paths(tree / "root"), f"{tree}/root/loop/x") == Abstain()
     with pytest.raises(OSError, match=r"[Tt]oo many"):
         allow_paths(tree / "root/loop")
 
 
-async def test_what_cannot_be_looked_at_is_not_below(tree, monkeypatch):
+async def test_a_path_that_cannot_be_resolved_is_not_below_a_root(tree, monkeypatch):
     def closed(path):
         raise (
             PermissionError(errno.EACCES, "closed", path)
@@ -204,14 +206,14 @@ async def test_what_cannot_be_looked_at_is_not_below(tree, monkeypatch):
         allow_paths(tree / "root/sub")
 
 
-def test_granted_paths_are_those_of_the_present_working_directory(tree, monkeypatch):
+def test_granted_paths_are_resolved_against_the_current_working_directory(tree, monkeypatch):
     monkeypatch.setenv("HOME", "/h")
     monkeypatch.chdir(tree)
     files = policies.grant(read=["root", "~/a"], write=[tree / "b"]).permissions.file_system
     assert (files.read, files.write) == ([f"{tree}/root", "/h/a"], [f"{tree}/b"])
 
 
-async def test_a_tilde_is_the_home_directory_of_the_policys_making(tree, monkeypatch):
+async def test_a_tilde_is_expanded_when_the_policy_is_created(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree))
     policy = allow_paths("~/root")
     monkeypatch.setenv("HOME", "/")
@@ -221,7 +223,7 @@ async def test_a_tilde_is_the_home_directory_of_the_policys_making(tree, monkeyp
         allow_paths("~no-such-user/root")
 
 
-async def test_no_root_accepts_nothing():
+async def test_without_roots_nothing_is_accepted():
     assert await decide(allow_paths(), "/a") == Abstain()
     assert await grant(allow_paths(), asked.files(asked.entry("write", "/a"))) == Abstain()
 
@@ -240,7 +242,7 @@ def path(text):
     return {"type": "path", "path": str(text)}
 
 
-async def test_of_the_permissions_those_below_the_roots_are_granted(tree):
+async def test_only_permissions_below_the_roots_are_granted(tree):
     policy = allow_paths(tree / "root", read=[tree / "outside"])
     wanted = asked.files(
         asked.entry("write", f"{tree}/root/sub"), asked.entry("write", f"{tree}/outside"),
@@ -257,7 +259,7 @@ async def test_of_the_permissions_those_below_the_roots_are_granted(tree):
     assert decision.rule == f"allow_paths: {tree}/root:{tree}/outside"
 
 
-async def test_what_is_forbidden_along_with_a_permission_stays_forbidden(tree):
+async def test_requested_denials_are_kept_in_the_grant(tree):
     policy = allow_paths(tree / "root")
     secret = wire.GlobPatternFileSystemPath(pattern="**/*.env")
     wanted = asked.files(
@@ -271,7 +273,7 @@ async def test_what_is_forbidden_along_with_a_permission_stays_forbidden(tree):
     assert await grant(policy, asked.files(asked.entry("deny", f"{tree}/root/x"))) == Abstain()
 
 
-async def test_the_older_lists_of_paths_are_read_where_there_are_no_entries(tree):
+async def test_the_older_path_lists_are_used_if_there_are_no_entries(tree):
     policy = allow_paths(tree / "root")
     wanted = wire.AdditionalFileSystemPermissions(read=[f"{tree}/root", "/etc"], write=["/etc", "sub"])
     assert granted(await grant(policy, wanted, cwd=f"{tree}/root")) == [
@@ -280,7 +282,7 @@ async def test_the_older_lists_of_paths_are_read_where_there_are_no_entries(tree
     ]
 
 
-async def test_permissions_of_which_none_is_below_are_left_to_others(tree):
+async def test_permissions_with_none_below_a_root_are_not_decided(tree):
     policy = allow_paths(tree / "root")
     network = wire.AdditionalNetworkPermissions(enabled=True)
     assert await grant(policy, None, network=network) == Abstain()
@@ -303,9 +305,9 @@ TARGETS = st.sampled_from(
 @example({"out": "../outside"}, "out/../a")
 @example({"a/up": ".."}, "a/up/../b")
 @example({"up": "../.."}, "up/../../../../../dangling")
-def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(links, path):
+def test_a_file_created_at_an_accepted_path_is_below_the_root(links, path):
     with tempfile.TemporaryDirectory() as directory:
-        # Deeper than any of the paths leads up: whatever is made is made here.
+        # The root is deeper than any path climbs, so every created file is in this directory.
         bottom = Path(directory).resolve()
         top = bottom.joinpath(*"abcdefghi")
         root = top / "root"
@@ -322,7 +324,7 @@ def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(l
             try:
                 descriptor = os.open(reading, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
             except OSError:
-                continue  # there is something already, or it cannot be
+                continue  # it already exists, or cannot be created
             os.close(descriptor)
             (made,) = set(bottom.rglob("*")) - before
             if accepted:
@@ -339,7 +341,7 @@ def test_a_file_that_the_system_makes_under_an_accepted_path_is_below_the_root(l
     ],
     ids=["read", "write", "allow_paths", "exec_policy"],
 )
-def test_one_text_is_not_taken_for_its_letters_of_which_the_first_would_be_the_root_of_all_files(make):
+def test_a_bare_string_is_rejected_where_a_list_is_expected(make):
     with pytest.raises(TypeError, match="as a list"):
         make("/tmp")
     assert make(["/tmp"])

@@ -11,9 +11,9 @@ import trio
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from process.helpers import ENV, fake, read_line
+from process.running_server import ENV, fake, read_line
 from trio_codex._process import guard as _guard
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 
 async def main():

@@ -209,7 +209,7 @@ class Machine:
         for ask in self.asks:
             ask.gone |= ask.withdrawn
         session = self.codex._session
-        assert session.connection._rpc.server_requests == session.router.dispatcher._open.keys()
+        assert session.connection._rpc.server_requests == session.router._dispatcher._open.keys()
 
     # -- the client ------------------------------------------------------------------------------------------------
 
@@ -322,13 +322,13 @@ async def interpret(script, ending):
 
 
 def check(machine, ending):
-    router = machine.codex._session.router
+    session = machine.codex._session
     assert machine.at_it == {}
     assert machine.scopes == {}
-    assert router.dispatcher._open == {}
-    assert {thread_id: router.thread(thread_id).held_requests for thread_id in THREADS} == dict.fromkeys(
-        THREADS, 0
-    )
+    assert session.router._dispatcher._open == {}
+    assert {
+        thread_id: session.threads.thread(thread_id).held_requests for thread_id in THREADS
+    } == dict.fromkeys(THREADS, 0)
     records = {}
     for record in machine.codex.decisions:
         assert records.setdefault(key_of(record.request), record) is record, "it has two records"

@@ -154,4 +154,4 @@ async def test_a_log_instrument_goes_on_after_its_handler_has_raised(handler):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(play_turn, server, f"turn-{number}")
                 assert (await thread.run("x")).status is TurnStatus.completed
-    assert sum(message.endswith("a turn starts") for message in handler.messages) == 2
+    assert sum(message.endswith("turn started") for message in handler.messages) == 2

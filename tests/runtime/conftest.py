@@ -1,10 +1,17 @@
-"""What a program may do beside its client: fork."""
+"""The kinds of server processes, and what a program may do beside its client: fork."""
 
 import contextlib
+import functools
+import gc
 import os
 import signal
 
 import pytest
+import trio
+
+from process.running_server import ENV, nothing_left, run_here, running
+from runtime.close_sequences import BODY_ERRORS
+from trio_codex._process.server import spawn_server
 
 
 @contextlib.contextmanager
@@ -36,3 +43,34 @@ def _forked_copy(do=None):
 @pytest.fixture
 def forked_copy():
     return _forked_copy
+
+
+@pytest.fixture(params=[True, False], ids=["guarded", "group"])
+def spawn(request, monkeypatch):
+    """Both kinds of process; the second is what other systems get."""
+    if not request.param:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
+    return functools.partial(spawn_server, env=ENV, guarded=request.param)
+
+
+@pytest.fixture(params=[True, False], ids=["guarded", "group"])
+def run(request, monkeypatch):
+    if not request.param:
+        monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
+    return functools.partial(running, guarded=request.param)
+
+
+@pytest.fixture
+def no_leaks():
+    """Nothing of the server is left in this process; for the guarded process, which has no threads."""
+    gc.collect()
+    gc.freeze()  # the second collection is only about what the test made
+    with nothing_left():
+        yield
+        gc.collect()
+
+
+@pytest.fixture(params=BODY_ERRORS)
+def error(request):
+    """What the body of a nursery raises."""
+    return BODY_ERRORS[request.param]()

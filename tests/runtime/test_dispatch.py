@@ -56,7 +56,7 @@ class Bench:
         self.denial = DENIAL
         self.decide = None
         self.outcomes = []
-        self.dispatcher = Dispatcher(Services(nursery), self.connection, self.resolve)
+        self.dispatcher = Dispatcher(Services(nursery), self.connection)
 
     def resolve(self, request):
         return Handler(self.group, self.denial, self.decide and self.answer, self.settled)
@@ -68,7 +68,8 @@ class Bench:
         self.outcomes.append((outcome, reason))
 
     def ask(self, request_id=0, method="item/ask"):
-        self.dispatcher.dispatch(self.connection.opened(request_id, method))
+        request = self.connection.opened(request_id, method)
+        self.dispatcher.dispatch(request, self.resolve(request))
 
     def assert_idle(self):
         """Nothing of any request is left, here or at the connection."""
@@ -229,7 +230,7 @@ async def test_an_exit_request_in_a_callback_leaves_as_itself(exit_request, in_n
         try:
             async with open_services(close) as services:
                 handler = Handler(group, DENIAL, decide, lambda *_: None)
-                Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
+                Dispatcher(services, connection).dispatch(connection.opened(0), handler)
                 await trio.sleep_forever()
         except BaseException as exc:
             caught = exc
@@ -528,7 +529,7 @@ async def test_under_an_outer_cancellation_a_failing_callback_does_not_turn_into
     handler = Handler(CallbackGroup(failures.append), DENIAL, decide, lambda *_: None)
     with trio.fail_after(5), trio.CancelScope() as scope:
         async with open_services(close) as services:
-            Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
+            Dispatcher(services, connection).dispatch(connection.opened(0), handler)
             await wait_all_tasks_blocked()
             scope.cancel()
             await trio.sleep_forever()
@@ -550,7 +551,7 @@ async def test_under_an_outer_cancellation_a_callback_with_a_nursery_of_its_own_
     handler = Handler(group, DENIAL, decide, lambda *_: None)
     with trio.fail_after(5), trio.CancelScope() as scope:
         async with open_services(close) as services:
-            Dispatcher(services, connection, lambda _: handler).dispatch(connection.opened(0))
+            Dispatcher(services, connection).dispatch(connection.opened(0), handler)
             await wait_all_tasks_blocked()
             scope.cancel()
             await trio.sleep_forever()

@@ -11,8 +11,10 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trio_codex import errors
 from trio_codex._core.rpc import ServerRequest
+from trio_codex._core.secrets import Secrets
 from trio_codex._link.calls import BARRIER_METHOD
-from trio_codex._link.connection import Connection
+from trio_codex._link.channel import LineChannel
+from trio_codex._link.connection import Connection, Limits
 from trio_codex._link.flow import BARRIER_LINES, CONTROL_LINES, LINES
 from trio_codex._link.services import open_services
 from trio_codex._link.timeouts import Timeouts
@@ -129,22 +131,12 @@ def run(async_fn, *args, **options):
             await trio.aclose_forcefully(client_end)
             services.stop()
 
-        async def explain(reason):
-            return errors.ConnectionBroken(reason)
-
         async with open_services(close) as services, trio.open_nursery() as nursery:
-            connection = receiver.connection = Connection(
-                services,
-                client_end,
-                client_end,
-                receiver,
-                max_line_bytes=10_000,
-                diagnose=explain,
-                timeouts=timeouts,
-                **{"window": 64, "request_timeout": TIMEOUT, **options},
-            )
+            channel = LineChannel(client_end, client_end, 10_000)
+            limits = Limits(**{"window": 64, "request_timeout": TIMEOUT, **options})
+            connection = receiver.connection = Connection(services, channel, limits, timeouts, Secrets({}))
             services.start_service(timeouts.watch)
-            connection.start()
+            connection.start(receiver)
             server = Server(server_end)
             nursery.start_soon(server.read)
             with trio.fail_after(10_000):

@@ -10,9 +10,9 @@ import time
 import pytest
 import trio
 
-from process.helpers import ENV, HERE, descriptors, fake, gone, nothing_left, running, runs, until
+from process.running_server import ENV, HERE, descriptors, fake, gone, nothing_left, running, runs, until
 from trio_codex._process import guard as _guard
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is a guard on Linux only")
 
@@ -221,7 +221,7 @@ async def test_when_client_and_guard_are_killed_the_server_is_told():
 async def test_when_the_client_dies_while_the_guard_starts_nothing_is_started(tmp_path):
     code = (
         "import os, trio\n"
-        "from trio_codex._process.server import spawn_server\n"
+        "from trio_codex._process.spawn import spawn_server\n"
         "async def main():\n"
         f"    process = spawn_server(['/bin/sh', '-c', 'echo $$ >> {tmp_path}/pid; exec sleep 1000'], env={{}})\n"
         "    print(process._popen.pid, flush=True)\n"

@@ -13,10 +13,10 @@ import sys
 import pytest
 import trio
 
-from process.helpers import ENV, HERE, fake, gone, nothing_left, running, runs, until
+from process.running_server import ENV, HERE, fake, gone, nothing_left, running, runs, until
 from trio_codex._process import guard as _guard
 from trio_codex._process import server as _process
-from trio_codex._process.server import find_guard_python, spawn_server
+from trio_codex._process.spawn import find_guard_python, spawn_server
 from trio_codex.errors import SpawnError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")

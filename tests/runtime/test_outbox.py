@@ -1,5 +1,7 @@
 """The queue in front of the writer: order, and that a line is either taken back or handed over, never both."""
 
+from types import SimpleNamespace
+
 import pytest
 import trio
 from hypothesis import given
@@ -8,12 +10,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, precond
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex._link import write_queue as _write_queue
+from trio_codex._link.channel import DirectSendStream
 from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
-from trio_codex._process.pipes import DirectSendStream
 
 
 class WriteQueue(_write_queue.WriteQueue):
-    """One that makes the queued_lines itself."""
+    """One that makes the lines itself, for a channel that frames nothing."""
+
+    def __init__(self, send_nowait=lambda _: 0, on_taken=None):
+        super().__init__(SimpleNamespace(frame=lambda message: message, send_nowait=send_nowait), on_taken)
 
     def put(self, line, *, urgent=False):
         queued_line = QueuedLine(line)

@@ -1,8 +1,6 @@
 """The server process as the client sees it, on fakes and on the real binary."""
 
 import errno
-import functools
-import gc
 import json
 import os
 import signal
@@ -13,43 +11,23 @@ import pytest
 import trio
 import trio.testing
 
-from process.helpers import ENV, descriptors, drain, fake, gone, nothing_left, read_line, running, runs, until
+from process.running_server import (
+    ENV,
+    descriptors,
+    drain,
+    fake,
+    nothing_left,
+    read_line,
+    running,
+    runs,
+    until,
+)
 from trio_codex._process import server as _process
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 from trio_codex._process.stderr import StderrRing
 from trio_codex.errors import SpawnError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-
-
-@pytest.fixture(params=[True, False], ids=["guarded", "group"])
-def spawn(request, monkeypatch):
-    """Both kinds of process; the second is what other systems get."""
-    if not request.param:
-        monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
-    return functools.partial(spawn_server, env=ENV, guarded=request.param)
-
-
-async def _run_here(function, **options):
-    """In place of Trio's worker thread, which stays for some seconds after it has started a process."""
-    await trio.lowlevel.checkpoint()
-    return function()
-
-
-@pytest.fixture(params=[True, False], ids=["guarded", "group"])
-def run(request, monkeypatch):
-    if not request.param:
-        monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
-    return functools.partial(running, guarded=request.param)
-
-
-@pytest.fixture
-def no_leaks():
-    """Nothing of the server is left in this process; for the guarded process, which has no threads."""
-    gc.collect()
-    with nothing_left():
-        yield
-        gc.collect()
 
 
 # -- starting ------------------------------------------------------------------------------------------------------
@@ -343,252 +321,6 @@ async def test_terminate_and_kill_do_nothing_after_the_end(run):
     server.process.terminate()
     server.process.kill()
     assert server.process.returncode == -signal.SIGTERM
-
-
-# -- stop ----------------------------------------------------------------------------------------------------------
-
-
-async def test_a_gentle_server_ends_on_eof(run, no_leaks):
-    async with run(*fake("gentle")) as server:
-        assert await server.process.stop(5) == 0
-        assert await server.process.stop(5) == 0
-    await gone(server.process.pid, *[server.guard] if server.process.contained else [])
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "returncode"),
-    [("deaf", -signal.SIGTERM), ("stubborn", -signal.SIGKILL), ("mute", 0), ("chatter", 0)],
-)
-async def test_a_server_is_ended_by_what_it_takes(run, behaviour, returncode, no_leaks):
-    async with run(*fake(behaviour)) as server:
-        assert await server.process.stop(0.3) == returncode
-        assert not runs(server.process.pid)
-    await gone(server.process.pid)
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "returncode"), [("gentle", -signal.SIGTERM), ("stubborn", -signal.SIGKILL)]
-)
-async def test_a_stopped_server_is_ended(run, behaviour, returncode, no_leaks):
-    async with run(*fake(behaviour)) as server:
-        os.kill(server.process.pid, signal.SIGSTOP)
-        # SIGTERM wakes it; it then ends on that, or on the end of its stdin that it sees first.
-        assert await server.process.stop(0.3) in (returncode, 0)
-    await gone(server.process.pid)
-
-
-async def test_a_server_whose_stdout_nobody_drains_is_ended(spawn, no_leaks):
-    process = spawn(fake("chatter"))
-    with trio.fail_after(10):
-        await process.started()
-        assert await process.stop(0.5) == -signal.SIGTERM
-
-
-async def test_no_grace_is_no_grace(run, no_leaks):
-    async with run(*fake("deaf")) as server:  # it would end on SIGTERM
-        assert await server.process.stop(0) == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("behaviour", ["stubborn_child", "daemon"])
-async def test_what_the_server_leaves_behind_is_ended_and_stdout_ends(behaviour, no_leaks):
-    async with running(*fake(behaviour)) as server:
-        assert runs(server.pids[0])
-        assert await server.process.stop(5) == 0
-        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
-
-
-async def test_without_a_guard_what_was_below_in_its_group_is_ended_too(monkeypatch):
-    monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
-    async with running(*fake("stubborn_child"), guarded=False) as server:
-        await server.process.stop(5)
-        await gone(*server.pids)
-
-
-async def test_without_a_guard_children_in_other_sessions_are_found_by_psutil(monkeypatch):
-    monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
-    pytest.importorskip("psutil")
-    argv = ["/bin/sh", "-c", "setsid sleep 1000 & echo ready $!; cat"]
-    async with running(*argv, guarded=False) as server:
-        await until(lambda: os.getsid(server.pids[0]) == server.pids[0])
-        await server.process.stop(5)
-        await gone(*server.pids)
-
-
-async def test_when_the_server_dies_its_tree_is_ended_without_being_asked(no_leaks):
-    async with running(*fake("stubborn_daemon")) as server:
-        os.kill(server.process.pid, signal.SIGKILL)
-        await gone(server.process.pid, *server.pids)
-        assert await server.process.wait() == -signal.SIGKILL
-
-
-async def test_kill_tree_ends_everything_at_once(no_leaks):
-    async with running(*fake("stubborn_daemon")) as server:
-        await server.process.kill_tree()
-        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
-        assert server.process.returncode == -signal.SIGKILL
-
-
-async def test_kill_tree_cuts_a_stop_short(run):
-    async with run(*fake("stubborn")) as server, trio.open_nursery() as nursery:
-        nursery.start_soon(server.process.stop, 1000)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        await server.process.kill_tree()
-        assert server.process.returncode == -signal.SIGKILL
-
-
-@pytest.mark.parametrize("behaviour", ["gentle", "stubborn_daemon"])
-async def test_a_stop_under_cancellation_still_ends_everything(run, behaviour, no_leaks):
-    async with run(*fake(behaviour)) as server:
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await server.process.stop(1000)
-        assert scope.cancelled_caught
-        assert not runs(server.process.pid)
-        # The gentle one may be faster than the signal: its stdin is closed first.
-        assert server.process.returncode in (
-            (0, -signal.SIGKILL) if behaviour == "gentle" else (-signal.SIGKILL,)
-        )
-    if server.process.contained:
-        assert not any(map(runs, server.pids))
-    else:
-        for pid in server.pids:
-            os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize("after", [0.0, 0.01, 0.25])
-async def test_a_stop_that_is_cancelled_half_way_still_ends_everything(run, after, no_leaks):
-    async with run(*fake("stubborn")) as server:
-        with trio.move_on_after(after) as scope:
-            await server.process.stop(0.4)
-        assert scope.cancelled_caught
-        assert not runs(server.process.pid)
-        assert server.process.returncode == -signal.SIGKILL
-        assert await server.process.stop(0) == -signal.SIGKILL
-
-
-async def test_those_who_wait_are_told_when_it_is_stopped(run):
-    told = []
-
-    async def wait(process):
-        told.append(await process.wait())
-
-    async with run(*fake("stubborn")) as server, trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(wait, server.process)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        await server.process.kill_tree()
-    assert told == [-signal.SIGKILL] * 3
-
-
-async def test_tasks_on_the_streams_are_told_when_it_is_stopped(run):
-    async def send(process):
-        with pytest.raises(trio.ClosedResourceError):
-            await process.stdin.send_all(bytes(10_000_000))
-
-    async with run(*fake("deaf")) as server, trio.open_nursery() as nursery:
-        nursery.start_soon(send, server.process)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        await server.process.stop(0)
-        with pytest.raises(trio.ClosedResourceError):
-            await server.process.stdout.receive_some()
-
-
-async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
-    process = spawn(fake("stubborn"))
-    with trio.fail_after(10):
-        await process.kill_tree()
-        # How far it had come is a race, that it ended is none.
-        if process.pid is not None:
-            assert process.returncode == -signal.SIGKILL
-            assert not runs(process.pid)
-        else:
-            with pytest.raises((trio.ClosedResourceError, SpawnError)):
-                await process.started()
-
-
-async def test_those_who_wait_are_told_when_it_is_abandoned():
-    async def wait(process):
-        with pytest.raises(trio.ClosedResourceError):
-            await process.wait()
-
-    async with running(*fake("stubborn")) as server, trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(wait, server.process)
-        await trio.testing.wait_all_tasks_blocked(0.01)
-        server.process.abandon()
-    with trio.fail_after(10):
-        await until(lambda: not _process.reap())
-
-
-@pytest.mark.parametrize("started", [False, True])
-async def test_a_process_that_is_abandoned_ends_in_the_background(spawn, started):
-    with nothing_left():
-        process = spawn(fake("stubborn"))
-        if started:
-            with trio.fail_after(10):
-                await process.started()
-        process.abandon()
-        process.abandon()
-        pid = process.pid
-        with trio.fail_after(10):
-            if started:
-                await until(lambda: not runs(pid))
-            with pytest.raises(trio.ClosedResourceError):
-                await process.wait()
-            await process.stop(1)
-            await until(lambda: not _process.reap())
-
-
-async def test_a_process_that_is_forgotten_ends_in_the_background():
-    process = spawn_server(fake("stubborn_daemon"), env=ENV)
-    with trio.fail_after(10):
-        await process.started()
-        pids = [int(pid) for pid in (await read_line(process)).split()[1:]]
-        pid = process.pid
-        with pytest.warns(ResourceWarning) as caught:  # noqa: PT031
-            del process
-            gc.collect()
-        assert len(caught) == 1
-        await gone(*pids, pid)
-        await until(lambda: not _process.reap())
-
-
-async def test_a_dead_guard_costs_the_server_its_life(no_leaks):
-    async with running(*fake("stubborn_parent")) as server:
-        os.kill(server.guard, signal.SIGKILL)
-        assert await server.process.wait() == -signal.SIGKILL
-        await gone(server.process.pid)
-        await gone(*server.pids)
-
-
-async def test_a_stopped_guard_does_not_hold_up_the_end(no_leaks):
-    async with running(*fake("stubborn_daemon")) as server:
-        os.kill(server.guard, signal.SIGSTOP)
-        await server.process.stop(0.2)
-        assert not any(map(runs, [server.process.pid, server.guard, *server.pids]))
-
-
-async def test_two_servers_do_not_touch_each_others_trees(no_leaks):
-    async with running(*fake("daemon")) as one, running(*fake("daemon")) as other:
-        await one.process.kill_tree()
-        assert not any(map(runs, [one.process.pid, *one.pids]))
-        assert all(map(runs, [other.process.pid, other.guard, *other.pids]))
-        await other.process.stop(5)
-        assert other.process.returncode == 0
-
-
-async def test_fifty_servers_one_after_the_other_leave_nothing():
-    async def cycle():
-        process = spawn_server(["/bin/cat"], env=ENV)
-        with trio.fail_after(10):
-            await process.started()
-            assert await process.stop(5) == 0
-
-    await cycle()
-    gc.collect()
-    with nothing_left():
-        for _ in range(50):
-            await cycle()
 
 
 # -- stderr --------------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 import trio
 import trio.testing
 
-from process.helpers import descriptors, drain, read_line
+from process.running_server import descriptors, drain, read_line
 from trio_codex._process.binary import find_binary
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 from trio_codex._process.start_gate import start_gate
 
 fcntl = pytest.importorskip("fcntl")

@@ -1,4 +1,4 @@
-"""A raw JSON-RPC driver of the real app-server over stdio: just enough to prove what the model stand-in does to it."""
+"""A raw JSON-RPC driver of the real app-server over stdio, to test the mock model independently of the client."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping
 
 LIMIT = 10
-"""Seconds that a test may take."""
+"""Timeout of a test in seconds."""
 
 
 @attrs.define(eq=False)
 class AppServer:
-    """The real server; everything it says is kept in `log`."""
+    """The real server. Every message that it sends is kept in `log`."""
 
     home: OfflineHome
     stdin: trio.abc.SendStream
@@ -42,7 +42,7 @@ class AppServer:
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer[:] = rest
         self.log.append(json.loads(line))
-        return self.log[-1]  # noqa: ASYNC910  # a line that is there is not waited for
+        return self.log[-1]  # noqa: ASYNC910  # no checkpoint if a line is buffered
 
     async def send(self, **message: Any) -> None:
         await self.stdin.send_all(json.dumps(message).encode() + b"\n")
@@ -51,7 +51,7 @@ class AppServer:
         """Return the first message from position `start` of the log on that matches."""
         for message in self.log[start:]:
             if matches(message):
-                return message  # noqa: ASYNC910  # a message that is there is not waited for
+                return message  # noqa: ASYNC910  # no checkpoint if the message is in the log
         while not matches(message := await self._read()):
             pass
         return message
@@ -84,7 +84,7 @@ class AppServer:
         return (await self.find(lambda m: m.get("method") == method))["params"]
 
     async def asked(self, method: str) -> dict[str, Any]:
-        """Wait for a request of the server's own."""
+        """Wait for a request from the server."""
         return await self.find(lambda m: m.get("method") == method and "id" in m)
 
     def params_of(self, method: str) -> list[dict[str, Any]]:
@@ -97,7 +97,7 @@ class AppServer:
 
 @asynccontextmanager
 async def app_server(home: OfflineHome) -> AsyncGenerator[AppServer]:
-    # Without Trio's own `open_process`, whose worker thread would outlive the test.
+    # Not with Trio's `open_process`, whose worker thread would outlive the test.
     their_stdin, our_stdin = os.pipe()
     our_stdout, their_stdout = os.pipe()
     process = subprocess.Popen(  # noqa: ASYNC220
@@ -120,7 +120,7 @@ async def app_server(home: OfflineHome) -> AsyncGenerator[AppServer]:
         finally:
             with trio.move_on_after(3, shield=True):
                 await stdin.aclose()
-                # An undrained server does not exit; one that is drained exits right after it closes its stdout.
+                # The server exits only if its stdout is read; it then exits right after it closes stdout.
                 while await stdout.receive_some():
                     pass
             with suppress(subprocess.TimeoutExpired):
@@ -131,7 +131,7 @@ async def app_server(home: OfflineHome) -> AsyncGenerator[AppServer]:
 
 
 def processes_of(home: OfflineHome) -> list[int]:
-    """Ids of the processes that run in this home."""
+    """Return the ids of the processes that run in this home."""
     mark = f"CODEX_HOME={home.codex_home}".encode()
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
@@ -145,7 +145,7 @@ def processes_of(home: OfflineHome) -> list[int]:
 
 @asynccontextmanager
 async def played(**home_options: Any) -> AsyncGenerator[tuple[MockModel, AppServer]]:
-    """A model and a server on it, which leave nothing behind, within the time limit."""
+    """Run a server with a mock model within the time limit, and check that nothing is left."""
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             with offline_home(model, **home_options) as home:

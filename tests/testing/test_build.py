@@ -1,4 +1,4 @@
-"""The builders: everything that a server can say can be made with the least it needs, and fits the schema."""
+"""The builders: every message of a server can be built from minimal fields, and matches the schema."""
 
 import gzip
 import json
@@ -29,14 +29,14 @@ def problems(name, value):
 
 
 @pytest.mark.parametrize("method", wire.NOTIFICATIONS)
-def test_every_notification_can_be_made_and_fits_the_schema(method):
+def test_every_notification_can_be_built_and_matches_the_schema(method):
     value = notification(method)
     assert problems(wire.NOTIFICATIONS[method], value) == []
     assert wire.decode_notification(method, wire.encode(value)) == value
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_item_can_be_made_and_fits_the_schema(kind):
+def test_every_item_can_be_built_and_matches_the_schema(kind):
     value = item(kind)
     assert value.type == kind
     assert problems("ThreadItem", value) == []
@@ -44,20 +44,20 @@ def test_every_item_can_be_made_and_fits_the_schema(kind):
 
 
 @pytest.mark.parametrize("method", wire.SERVER_REQUESTS)
-def test_every_request_of_the_server_can_be_made_and_fits_the_schema(method):
+def test_every_server_request_can_be_built_and_matches_the_schema(method):
     value = server_request(method)
     assert problems(wire.SERVER_REQUESTS[method].params, value) == []
     assert wire.decode_server_request(method, wire.encode(value)) == value
 
 
 @pytest.mark.parametrize("method", wire.CLIENT_REQUESTS)
-def test_every_result_can_be_made_and_fits_the_schema(method):
+def test_every_result_can_be_built_and_matches_the_schema(method):
     value = result(method)
     assert problems(wire.CLIENT_REQUESTS[method].result, value) == []
     assert wire.decode_result(method, wire.encode(value)) == value
 
 
-def test_what_is_given_is_taken_and_the_rest_says_what_it_is():
+def test_given_fields_are_used_and_the_others_are_filled_in():
     delta = notification("item/agentMessage/delta", delta="hi", thread_id="other")
     assert delta == wire.AgentMessageDeltaNotification(
         delta="hi", thread_id="other", turn_id="turn-1", item_id="item-1"
@@ -68,23 +68,23 @@ def test_what_is_given_is_taken_and_the_rest_says_what_it_is():
     assert (turn.id, turn.status, turn.items) == ("turn-1", "failed", [])
 
 
-def test_what_has_started_is_in_progress_and_what_has_ended_is_completed():
+def test_the_status_is_in_progress_at_the_start_and_completed_at_the_end():
     assert notification("turn/started").turn.status is wire.TurnStatus.in_progress
     assert notification("turn/completed").turn.status is wire.TurnStatus.completed
 
 
-def test_fields_choose_among_the_forms_of_a_request():
+def test_the_given_fields_select_the_form_of_a_request():
     form = server_request("mcpServer/elicitation/request", message="m", url="https://example.org")
     assert isinstance(form, wire.Wire)
     assert form.url == "https://example.org"
 
 
-def test_what_the_protocol_does_not_have_is_an_error():
+def test_unknown_methods_and_fields_are_rejected():
     with pytest.raises(KeyError):
         notification("turn/teleported")
     with pytest.raises(KeyError):
         item("hologram")
-    with pytest.raises(TypeError, match="colour"):
-        item("plan", colour="red")
-    with pytest.raises(TypeError, match="colour"):
-        build(wire.Turn, colour="red")
+    with pytest.raises(TypeError, match="color"):
+        item("plan", color="red")
+    with pytest.raises(TypeError, match="color"):
+        build(wire.Turn, color="red")

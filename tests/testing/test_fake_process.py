@@ -1,4 +1,4 @@
-"""The scripted server as a process: the same script, a real pid, and what only a process can do wrong."""
+"""The scripted server as a process, with a real pid and the faults that only a process can have."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from faults.helpers import left_of
+from faults.observed_session import left_of
 from trio_codex import CodexConfig, TurnStatus, errors, open_codex
 from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left, fake_codex, fake_process, sweep_cancellation
@@ -65,7 +65,7 @@ async def test_both_sides_can_send_much_at_once():
             await asked.answer({})
 
 
-async def test_what_several_tasks_tell_it_before_it_runs_and_at_once_is_all_done():
+async def test_orders_from_several_tasks_before_the_process_starts_are_all_carried_out():
     async with fake_process(IMPATIENT, strict=False) as (config, server), trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(server.notify, "configWarning", {"summary": "x" * 1_000_000})
@@ -79,18 +79,18 @@ async def test_what_several_tasks_tell_it_before_it_runs_and_at_once_is_all_done
             await codex.thread_start()
 
 
-async def test_a_request_that_nobody_expected_or_that_the_protocol_does_not_have_fails_the_test():
-    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+async def test_an_unexpected_or_invalid_request_fails_the_test():
+    with pytest.raises(AssertionError, match="unexpected requests: model/list"):
         async with fake_process(IMPATIENT) as (config, _), open_codex(config) as codex:
             with pytest.raises(errors.RequestTimeout):
                 await codex.models()
-    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # at any depth of groups
         async with fake_codex(process=True) as (codex, _):
-            await codex.request("turn/start", {"colour": 1})
+            await codex.request("turn/start", {"color": 1})
     assert caught.group_contains(AssertionError, match="turn/start")
 
 
-async def test_the_script_goes_on_with_the_process_that_is_started_next():
+async def test_the_script_continues_with_the_next_process():
     async with fake_process(IMPATIENT) as (config, server):
         server.fault("kill", moment="during")
         with pytest.raises(errors.StartError) as failed:
@@ -107,7 +107,7 @@ async def test_the_script_goes_on_with_the_process_that_is_started_next():
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])
-async def test_it_goes_wrong_before_during_or_after_a_line(moment):
+async def test_a_process_fault_happens_before_during_or_after_a_line(moment):
     async with fake_codex(process=True) as (codex, server):
         async with codex.events() as events, trio.open_nursery() as nursery:
             server.fault("pause", moment=moment)
@@ -123,7 +123,7 @@ async def test_it_goes_wrong_before_during_or_after_a_line(moment):
         assert late == (moment == "after")
 
 
-async def test_before_it_reads_anything_and_when_its_stdin_ends():
+async def test_a_fault_can_happen_before_any_input_or_at_eof():
     async with fake_process(IMPATIENT) as (config, server):
         await server.strike("exit", 4)
         with pytest.raises(errors.StartError) as failed:
@@ -136,7 +136,9 @@ async def test_before_it_reads_anything_and_when_its_stdin_ends():
             await codex.thread_start()
         async with open_codex(config, instruments=[exits]):
             await server.strike("flood_stderr", "lines")
-            await server.strike("exit", 6)  # said before stdin ends, and so done before that is the end
+            await server.strike(
+                "exit", 6
+            )  # ordered before stdin ends, and so carried out before the process exits
         assert exits.returncodes == [5, 6]
 
 
@@ -154,20 +156,20 @@ OUTCOMES = {
     "grandchild": list,
     "flood_stderr": list,
 }
-"""What comes of a request that is sent when the process has done it."""
+"""The outcome of a request that is sent after the process fault."""
 
 
-async def test_every_fault_of_a_process_is_here():
+async def test_every_process_fault_is_tested():
     assert OUTCOMES.keys() == PROCESS_FAULTS
 
 
 @pytest.mark.parametrize("fault", OUTCOMES)
-async def test_what_comes_of_a_request_to_a_process_that_goes_wrong(fault):
-    # An end that is no exit is known a moment later: it might become one.
+async def test_each_process_fault_has_the_expected_effect_on_a_request(fault):
+    # The client reports a lost connection a moment later, because the process might still exit.
     patience = attrs.evolve(IMPATIENT, request_timeout=5) if fault == "close_stdout" else IMPATIENT
     async with fake_process(patience, strict=False) as (config, server), open_codex(config) as codex:
         server.give("model/list", {"data": []})
-        await server.strike("pause")  # so that the request finds it done, whatever comes first otherwise
+        await server.strike("pause")  # so that the fault has happened when the request arrives
         await server.strike(fault)
         await server.notify("configWarning", {"summary": "said before the request is read"})
         try:
@@ -177,14 +179,12 @@ async def test_what_comes_of_a_request_to_a_process_that_goes_wrong(fault):
     assert type(outcome) is OUTCOMES[fault]
 
 
-async def test_what_is_read_no_more_does_not_hold_up_what_is_written_however_slowly():
+async def test_a_process_that_reads_nothing_can_still_write_slowly():
     async with fake_codex(IMPATIENT, process=True) as (codex, server), codex.events() as events:
         for fault, seconds in (("deaf", 0), ("pause", 0.1), ("slow", 0.1)):
             start = trio.current_time()
             await server.strike(fault)
-            await server.notify(
-                "configWarning", {"summary": "x" * 3200}
-            )  # in a hundred pieces, if it is slow
+            await server.notify("configWarning", {"summary": "x" * 3200})  # a hundred writes, if it is slow
             assert (await events.__anext__()).method == "configWarning"
             assert trio.current_time() - start >= seconds
 
@@ -194,7 +194,7 @@ async def test_what_is_read_no_more_does_not_hold_up_what_is_written_however_slo
     [(["exit", 0], 0), (["stubborn"], -signal.SIGKILL), (["hang"], -signal.SIGTERM)],
     ids=["it obeys", "it ignores everything", "it does not read"],
 )
-async def test_however_it_behaves_it_is_ended_with_its_client(how, returncode):
+async def test_a_process_with_any_fault_ends_with_its_client(how, returncode):
     exits = Exits()
     async with fake_process(IMPATIENT) as (config, server):
         await server.strike(*how, at_eof=True)
@@ -204,7 +204,7 @@ async def test_however_it_behaves_it_is_ended_with_its_client(how, returncode):
 
 
 @pytest.mark.parametrize("name", ["TERM", "INT", "HUP", "SEGV"])
-async def test_it_is_killed_by_the_signal_that_is_named(name):
+async def test_a_process_dies_by_the_given_signal(name):
     async with fake_codex(process=True) as (codex, server):
         await server.strike("stubborn")
         await server.strike("kill", name)
@@ -231,7 +231,7 @@ async def test_a_grandchild_holds_the_streams_of_the_process_and_is_ended_with_i
 
 
 @pytest.mark.parametrize(("kind", "shown"), [("line", "xxx"), ("lines", "x\nx"), ("bytes", "\ufffd")])
-async def test_a_flood_on_stderr_is_of_what_is_named(kind, shown):
+async def test_a_flood_on_stderr_has_the_given_content(kind, shown):
     async with fake_codex(process=True) as (codex, server):
         await server.strike("flood_stderr", kind)
         await server.strike("exit", 3)
@@ -239,7 +239,7 @@ async def test_a_flood_on_stderr_is_of_what_is_named(kind, shown):
 
 
 @pytest.mark.long
-async def test_it_can_be_cancelled_anywhere_and_leaves_nothing():
+async def test_cancelling_fake_process_at_any_checkpoint_leaves_nothing():
     async def scenario(cancellation):
         async with assert_nothing_left():
             with cancellation:
@@ -254,19 +254,19 @@ async def test_it_can_be_cancelled_anywhere_and_leaves_nothing():
     assert sweep.tried > 20
 
 
-async def test_a_fault_that_is_none_or_that_only_a_process_has_is_refused():
+async def test_unknown_faults_and_faults_that_need_a_process_are_rejected():
     async with fake_codex() as (_, server):
         with pytest.raises(ValueError, match="no fault 'explode'"):
             server.fault("explode")
-        with pytest.raises(ValueError, match="one of a process"):
+        with pytest.raises(ValueError, match="needs a process"):
             server.fault("exit", 3)
-        with pytest.raises(ValueError, match="one of a process"):
+        with pytest.raises(ValueError, match="needs a process"):
             await server.strike("exit", 3)
-        with pytest.raises(ValueError, match="'junk' of a process"):
+        with pytest.raises(ValueError, match="no process fault 'junk'"):
             await server.strike("junk")
         with pytest.raises(ValueError, match="does not take 'twice'"):
             server.fault("junk", "twice")
-        with pytest.raises(ValueError, match="one of the whole line"):
+        with pytest.raises(ValueError, match="applies to a whole line"):
             server.fault("junk", moment="during")
     async with fake_process() as (_, server):
         for fault, argument in (("exit", "3"), ("kill", "SIGKILL"), ("grandchild", "cousin"), ("hang", 5)):

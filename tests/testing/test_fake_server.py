@@ -1,4 +1,4 @@
-"""The scripted peer: it looks at what the client sends, makes what it is asked to say, and goes wrong when it is told to."""
+"""The scripted server: it validates the client's messages, builds its own, and injects faults."""
 
 import pytest
 import trio
@@ -23,9 +23,13 @@ def leaf_of(group):
 @pytest.mark.parametrize(
     ("method", "params", "complaint"),
     [
-        ("turn/start", {"threadId": 5, "input": []}, r"no TurnStartParams: $.threadId: expected a string"),
-        ("turn/start", {"input": []}, "no TurnStartParams"),
-        ("turn/start", {"threadId": "t", "input": [], "colour": 1}, "does not have: $.colour"),
+        (
+            "turn/start",
+            {"threadId": 5, "input": []},
+            r"not a valid TurnStartParams: $.threadId: expected a string",
+        ),
+        ("turn/start", {"input": []}, "not a valid TurnStartParams"),
+        ("turn/start", {"threadId": "t", "input": [], "color": 1}, "does not have: $.color"),
         (
             "turn/start",
             {"threadId": "t", "input": [{"type": "text", "text": "x", "bold": True}]},
@@ -33,48 +37,51 @@ def leaf_of(group):
         ),
     ],
 )
-async def test_a_request_that_the_protocol_does_not_have_fails_the_test_at_once(method, params, complaint):
-    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+async def test_a_request_that_violates_the_protocol_fails_the_test_at_once(method, params, complaint):
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # at any depth of groups
         async with fake_codex() as (codex, _):
             await codex.request(method, params)
     assert complaint in leaf_of(caught.value)
 
 
-async def test_that_can_be_switched_off_and_what_the_protocol_does_not_name_is_let_be():
+async def test_validation_can_be_disabled_and_ignores_unknown_methods():
     async with fake_codex(validate=False, strict=False) as (codex, server), trio.open_nursery() as nursery:
-        nursery.start_soon(codex.request, "turn/start", {"colour": 1})
-        assert (await server.expect("turn/start")).params == {"colour": 1}
+        nursery.start_soon(codex.request, "turn/start", {"color": 1})
+        assert (await server.expect("turn/start")).params == {"color": 1}
         nursery.cancel_scope.cancel()
     async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
-        nursery.start_soon(codex.request, "my/own", {"colour": 1})
+        nursery.start_soon(codex.request, "my/own", {"color": 1})
         await (await server.expect("my/own")).answer({})
 
 
-async def test_an_answer_of_the_client_is_looked_at_too():
+async def test_the_responses_of_the_client_are_validated():
     async with fake_codex() as (_, server):
         await server.ask("q", "item/fileChange/requestApproval")
         assert await server.answer_to("q") == {"decision": "decline"}
     client_end, server_end = trio.testing.memory_stream_pair()
     bare = FakeServer(server_end)
-    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # however deep
+    with pytest.raises(BaseExceptionGroup) as caught:  # noqa: ASYNC401  # at any depth of groups
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bare.serve)
             nursery.start_soon(bare.ask, 1, "item/fileChange/requestApproval")
             await client_end.receive_some()
             await client_end.send_all(b'{"id":1,"result":{"decision":5}}\n')
             await trio.sleep_forever()
-    assert "the client answered item/fileChange/requestApproval, which is no" in leaf_of(caught.value)
+    assert (
+        "the client answered item/fileChange/requestApproval, which is not a valid FileChangeRequestApprovalResponse"
+        in leaf_of(caught.value)
+    )
 
 
-async def test_a_request_that_nobody_expected_fails_the_test_at_its_end():
-    with pytest.raises(AssertionError, match="what nobody expected: model/list"):
+async def test_an_unexpected_request_fails_the_test_at_its_end():
+    with pytest.raises(AssertionError, match="unexpected requests: model/list"):
         async with fake_codex() as (codex, _):
             await ask_in_vain(codex)
     async with fake_codex(strict=False) as (codex, _):
         await ask_in_vain(codex)
 
 
-async def test_what_it_says_is_made_of_the_fields_that_matter():
+async def test_messages_are_built_from_the_given_fields():
     async with fake_codex(policy=Policy(command=accept)) as (codex, server):
         thread = await codex.thread_start()
         async with trio.open_nursery() as nursery:
@@ -93,7 +100,7 @@ async def test_what_it_says_is_made_of_the_fields_that_matter():
     assert result.final_response == "done"
 
 
-async def test_a_fault_that_no_line_has_met_fails_the_test_at_its_end():
+async def test_an_unused_fault_fails_the_test_at_its_end():
     with pytest.raises(AssertionError, match="no line was sent after fault\\('junk'\\)"):
         async with fake_codex() as (codex, server):
             await codex.thread_start()
@@ -120,7 +127,7 @@ def item_turn():
 
 
 async def ask_models(server, codex):
-    """Let the client ask, and the server answer with whatever fault it has; give how that ended."""
+    """Send a request, have the server answer with its fault, and return the outcome."""
     async with trio.open_nursery() as nursery:
 
         async def serve():
@@ -144,7 +151,7 @@ async def ask_models(server, codex):
         ("hang_up", errors.ConnectionBroken, False),
     ],
 )
-async def test_its_next_line_goes_wrong_as_it_is_told(fault, outcome, lives, autojump_clock):
+async def test_a_fault_affects_the_next_line(fault, outcome, lives, autojump_clock):
     config = CodexConfig(max_line_bytes=10_000, request_timeout=3)
     async with fake_codex(config, strict=False) as (codex, server):
         server.fault(fault)
@@ -153,7 +160,7 @@ async def test_its_next_line_goes_wrong_as_it_is_told(fault, outcome, lives, aut
             assert await ask_models(server, codex) == []
 
 
-async def test_an_id_may_be_used_again_and_its_first_answer_is_not_taken_for_the_second():
+async def test_a_reused_request_id_does_not_return_the_earlier_response():
     async def decide(request):
         return policies.accept() if request.command == "ls" else policies.decline()
 

@@ -1,4 +1,4 @@
-"""The first tests of a new user, as the documentation shows them: short, fast, and without a process."""
+"""Run the first tests that the documentation shows a new user: short, fast, and without a process."""
 
 import re
 import statistics
@@ -10,12 +10,12 @@ pytest_plugins = ["pytester"]
 PAGE = Path(__file__).parents[2] / "docs" / "testing.md"
 
 FILES = re.findall(r"^```python\n(import pytest\n.*?)^```\n", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-"""Whole files of tests."""
+"""The code blocks in the documentation that are complete test files."""
 
 LINES, SECONDS = 15, 0.05
 
 ROUNDS = 11
-"""Of which the median counts: the first imports what the others find, and the machine has other things to do."""
+"""Number of rounds. The median counts: the first round includes imports, and the machine may be busy."""
 
 CONFTEST = f"""
 import subprocess
@@ -34,11 +34,11 @@ def test_there_is_one_of_a_policy_and_one_of_a_tool_and_each_has_fewer_than_15_l
     assert max(len([line for line in file.splitlines() if line]) for file in FILES) < LINES
 
 
-def test_they_pass_in_less_than_50_ms_each_and_start_no_process(pytester):
+def test_each_documented_test_takes_less_than_50_ms_and_starts_no_process(pytester):
     pytester.makeini("[pytest]\ntrio_mode = true\naddopts = --strict-markers\nfilterwarnings = error")
     pytester.makeconftest(CONFTEST)
     pytester.makepyfile(test_policy=FILES[0], test_tool=FILES[1])
-    # In a process of its own: what a run within this one imports is forgotten after it, and half known.
+    # In a separate process: a run inside this process would discard its imports only partly.
     result = pytester.runpytest_subprocess("--junitxml=durations.xml")
     took = {"test_policy": [], "test_tool": []}
     for case in ElementTree.parse("durations.xml").iter("testcase"):

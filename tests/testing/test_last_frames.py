@@ -1,23 +1,23 @@
-"""The instrument behind the plugin: what it keeps, and how it shows it."""
+"""The instrument that keeps the last frames for the pytest plugin."""
 
 from trio_codex.testing import LastFrames, fake_codex
 
 
-async def test_it_keeps_the_last_frames_and_the_beginning_of_each():
+async def test_the_last_frames_are_kept_and_long_ones_truncated():
     log = LastFrames(frames=2, width=30)
     assert not log
     assert str(log) == ""
     async with fake_codex(instruments=[log]) as (codex, _):
         await codex.thread_start()
     first, sent, received = str(log).splitlines()
-    assert first == "(3 frames before these)"
+    assert first == "(3 earlier frames)"
     assert " → {" in sent
     assert " ← {" in received
     assert received.endswith("bytes more")
     assert len(received) < 80
 
 
-async def test_it_shows_bytes_that_are_no_text_and_why_a_line_was_discarded():
+async def test_invalid_utf8_and_the_reason_of_a_discarded_line_are_shown():
     log = LastFrames()
     async with fake_codex(instruments=[log]) as (codex, server):
         await server.send_line(b"\xff\xfe")

@@ -1,4 +1,4 @@
-"""The proof that nothing is left: what it finds, what it waits for, and what it lets be."""
+"""The check for leftovers: what it finds, what it waits for, and what it ignores."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from trio_codex.testing import assert_nothing_left
 
 @pytest.fixture
 def release():
-    """Ends what a test has left."""
+    """Ends everything that a test left behind."""
     done = threading.Event()
     yield done
     done.set()
 
 
-def test_a_descriptor_a_thread_and_a_process_are_found(release):
+def test_leftover_descriptors_threads_and_processes_are_found(release):
     with pytest.raises(AssertionError, match=r"left behind: descriptor .*, process .*, thread .*") as caught:  # noqa: SIM117
         with assert_nothing_left(grace=0.05):
             reader, writer = os.pipe()
@@ -35,7 +35,7 @@ def test_a_descriptor_a_thread_and_a_process_are_found(release):
     assert f"process {process.pid}" in str(caught.value)
 
 
-def test_what_is_about_to_end_is_waited_for_and_what_is_named_may_stay(release):
+def test_ending_things_get_a_grace_period_and_ignored_ones_may_stay(release):
     with assert_nothing_left():
         thread = threading.Timer(0.1, lambda: None)
         thread.start()
@@ -47,7 +47,7 @@ def test_what_is_about_to_end_is_waited_for_and_what_is_named_may_stay(release):
     thread.join()
 
 
-def test_processes_that_end_while_they_are_looked_up_do_no_harm():
+def test_processes_that_end_during_the_inventory_are_ignored():
     several = subprocess.Popen(["sh", "-c", "while :; do (/bin/true); done"])
     try:
         for _ in range(1500):
@@ -58,7 +58,7 @@ def test_processes_that_end_while_they_are_looked_up_do_no_harm():
         several.wait()
 
 
-async def test_a_task_of_the_run_is_found_wherever_it_is():
+async def test_a_leftover_task_is_found_in_every_nursery_of_the_run():
     async def inner(task_status):  # noqa: ASYNC114
         async with trio.open_nursery() as deeper:
             deeper.start_soon(trio.sleep_forever, name="the one that stays")
@@ -74,13 +74,13 @@ async def test_a_task_of_the_run_is_found_wherever_it_is():
         nursery.cancel_scope.cancel()
 
 
-async def test_a_task_that_is_about_to_end_is_waited_for_in_the_time_of_the_run(autojump_clock):
+async def test_an_ending_task_gets_a_grace_period_in_trio_time(autojump_clock):
     async with trio.open_nursery() as nursery, assert_nothing_left(grace=60):
         nursery.start_soon(trio.sleep, 0.5)
     assert 0.5 <= trio.current_time() < 1
 
 
-async def test_what_the_body_raises_leaves_as_itself(release):
+async def test_an_exception_from_the_body_propagates_unchanged(release):
     async with trio.open_nursery() as nursery:
         with pytest.raises(ZeroDivisionError):
             async with assert_nothing_left(grace=0):
@@ -94,6 +94,6 @@ async def test_what_the_body_raises_leaves_as_itself(release):
     assert scope.cancelled_caught
 
 
-async def test_it_does_not_hold_up_a_run():
+async def test_the_synchronous_form_is_rejected_inside_a_run():
     with pytest.raises(RuntimeError, match="async with"), assert_nothing_left():
         pass

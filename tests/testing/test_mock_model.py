@@ -1,4 +1,4 @@
-"""The model stand-in, against the real app-server."""
+"""The mock model with the real app-server."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_response_has_any_number_of_items_in_order() -> None:
         assert len({each["id"] for each in messages}) == 2
 
 
-async def test_what_a_command_prints_reaches_the_model() -> None:
+async def test_the_output_of_a_command_reaches_the_model() -> None:
     async with played() as (model, server):
         model.run_command("echo from-the-command")
         model.say("done")
@@ -106,7 +106,7 @@ async def test_a_command_that_escalates_asks_the_client() -> None:
         assert (server.home.workspace / "made.txt").exists()
 
 
-async def test_a_command_runs_where_it_is_told_to() -> None:
+async def test_a_command_runs_in_its_workdir() -> None:
     async with played() as (model, server):
         model.run_command("pwd", workdir=str(server.home.tmp))
         model.say("done")
@@ -124,7 +124,7 @@ async def test_a_slow_command_becomes_a_background_terminal() -> None:
         assert "Process running with session ID" in output
 
 
-async def test_a_command_may_have_a_terminal() -> None:
+async def test_a_command_can_have_a_terminal() -> None:
     async with played() as (model, server):
         model.respond(Command("test -t 1 && echo is-a-tty", tty=True, call_id="my-call"))
         model.say("done")
@@ -148,24 +148,24 @@ async def test_a_patch_asks_the_client_and_changes_files() -> None:
 
 async def test_a_question_reaches_the_user_and_its_answer_the_model() -> None:
     async with played(features={"default_mode_request_user_input": True}) as (model, server):
-        model.ask_user(Question("colour", "Which one?", "Red", "Blue", header="Colour"))
+        model.ask_user(Question("color", "Which one?", "Red", "Blue", header="Color"))
         model.say("done")
         turn = await server.start_turn(await server.start_thread(), "go")
         request = await server.asked("item/tool/requestUserInput")
         (question,) = request["params"]["questions"]
         assert (question["id"], question["header"], question["question"]) == (
-            "colour",
-            "Colour",
+            "color",
+            "Color",
             "Which one?",
         )
         assert [option["label"] for option in question["options"]] == ["Red", "Blue"]
-        await server.send(id=request["id"], result={"answers": {"colour": {"answers": ["Blue"]}}})
+        await server.send(id=request["id"], result={"answers": {"color": {"answers": ["Blue"]}}})
         await server.turn_end(turn)
         (output,) = model.requests[1].function_outputs.values()
-        assert json.loads(output) == {"answers": {"colour": {"answers": ["Blue"]}}}
+        assert json.loads(output) == {"answers": {"color": {"answers": ["Blue"]}}}
 
 
-async def test_permissions_are_asked_for() -> None:
+async def test_permissions_are_requested_from_the_client() -> None:
     features = {"request_permissions_tool": True}
     async with played(approval_policy="on-request", features=features) as (model, server):
         path = str(server.home.tmp)
@@ -180,7 +180,7 @@ async def test_permissions_are_asked_for() -> None:
         assert (await server.turn_end(turn))["status"] == "completed"
 
 
-async def test_network_and_reading_are_permissions_too() -> None:
+async def test_network_and_read_access_can_be_requested() -> None:
     features = {"request_permissions_tool": True}
     async with played(approval_policy="on-request", features=features) as (model, server):
         model.request_permissions("to look", read=["/etc"], network=True)
@@ -234,7 +234,7 @@ async def test_a_dynamic_tool_is_called(namespace: str | None) -> None:
         assert ("lookup" if namespace is None else "app.lookup") in model.requests[0].tools
 
 
-async def test_broken_arguments_are_the_models_fault_and_it_is_told() -> None:
+async def test_invalid_arguments_are_reported_to_the_model() -> None:
     async with played() as (model, server):
         model.call_tool("exec_command", "{not json")
         model.say("sorry")
@@ -243,7 +243,7 @@ async def test_broken_arguments_are_the_models_fault_and_it_is_told() -> None:
         assert "failed to parse function arguments" in output
 
 
-async def test_an_item_of_any_kind_can_be_sent_raw() -> None:
+async def test_any_item_can_be_sent_raw() -> None:
     async with played() as (model, server):
         action = {"type": "search", "query": "trio"}
         item = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": action}
@@ -286,7 +286,7 @@ async def test_each_failure_of_the_model_has_its_error() -> None:
         model.assert_all_used()
 
 
-async def test_the_one_liners_fail_in_the_same_ways() -> None:
+async def test_the_convenience_methods_fail_in_the_same_ways() -> None:
     async with played() as (model, server):
         thread = await server.start_thread()
         model.fail(429, error="usage_limit_reached", headers={"Retry-After": "1"})
@@ -307,7 +307,7 @@ async def test_the_one_liners_fail_in_the_same_ways() -> None:
         assert "stream closed before response.completed" in errors[3]["message"]
 
 
-async def test_a_request_beyond_the_script_fails_the_turn_and_says_so() -> None:
+async def test_a_request_beyond_the_script_fails_the_turn_with_an_explanation() -> None:
     async with played() as (model, server):
         turn = await server.run_turn("unheard of")
         assert turn["status"] == "failed"
@@ -317,7 +317,7 @@ async def test_a_request_beyond_the_script_fails_the_turn_and_says_so() -> None:
             model.assert_all_used()
 
 
-async def test_the_default_answers_whatever_is_not_scripted() -> None:
+async def test_the_default_answers_requests_beyond_the_script() -> None:
     async with played() as (model, server):
         model.default = Response(Text("ok"))
         model.say("scripted")
@@ -330,7 +330,7 @@ async def test_the_default_answers_whatever_is_not_scripted() -> None:
         model.assert_all_used()
 
 
-def test_a_response_that_is_not_asked_for_is_reported() -> None:
+def test_an_unused_response_is_reported() -> None:
     model = MockModel()
     model.say("never")
     model.script("some text").say("neither")
@@ -363,13 +363,13 @@ async def test_a_gate_holds_back_the_next_response() -> None:
         assert (await server.turn_end(turn))["error"]["codexErrorInfo"] == "internalServerError"
 
 
-async def test_a_slow_stream_takes_its_time() -> None:
+async def test_the_delay_between_deltas_is_observed() -> None:
     async with played() as (model, server):
         model.respond(Text("a", "b", "c", delay=0.1))
         await server.run_turn("go")
         deltas = [each for each in server.log if each.get("method") == "item/agentMessage/delta"]
         assert [each["params"]["delta"] for each in deltas] == ["a", "b", "c"]
-        # Twice 0.1 s, less what the server may have been late with the first.
+        # Two delays of 0.1 s; the server may have received the first delta late.
         assert deltas[-1]["emittedAtMs"] - deltas[0]["emittedAtMs"] > 100
 
 
@@ -388,7 +388,7 @@ async def test_interrupting_a_turn_drops_the_stream_of_the_model() -> None:
         assert not request.completed
 
 
-async def test_concurrent_threads_have_scripts_of_their_own() -> None:
+async def test_concurrent_threads_can_have_separate_scripts() -> None:
     async with played() as (model, server):
         left, right = await server.start_thread(), await server.start_thread()
         gate = Gate()
@@ -406,7 +406,7 @@ async def test_concurrent_threads_have_scripts_of_their_own() -> None:
         model.assert_all_used()
 
 
-async def test_a_single_response_can_wait_for_its_request() -> None:
+async def test_a_single_response_can_be_reserved_for_a_matching_request() -> None:
     async with played() as (model, server):
         thread = await server.start_thread()
         model.respond(Text("for b"), when=lambda request: request.last_user_text == "b")
@@ -417,7 +417,7 @@ async def test_a_single_response_can_wait_for_its_request() -> None:
         model.assert_all_used()
 
 
-async def test_a_script_that_is_used_up_takes_nothing_from_the_common_one() -> None:
+async def test_a_used_up_script_does_not_fall_back_to_the_common_one() -> None:
     async with played() as (model, server):
         thread = await server.start_thread()
         script = model.script("mine")
@@ -431,7 +431,7 @@ async def test_a_script_that_is_used_up_takes_nothing_from_the_common_one() -> N
         assert model.left == 1
 
 
-async def test_a_request_tells_what_the_server_asked() -> None:
+async def test_a_recorded_request_has_the_contents_that_the_server_sent() -> None:
     schema = {
         "type": "object",
         "properties": {"n": {"type": "integer"}},
@@ -458,7 +458,7 @@ async def test_a_request_tells_what_the_server_asked() -> None:
         assert "authorization" not in first.headers
 
 
-async def test_a_child_agent_asks_as_a_thread_of_its_own() -> None:
+async def test_a_child_agent_sends_requests_with_its_own_thread_id() -> None:
     async with played() as (model, server):
         parent = await server.start_thread()
         script = model.script(thread_id=parent)
@@ -470,7 +470,7 @@ async def test_a_child_agent_asks_as_a_thread_of_its_own() -> None:
         assert {request.thread_id == parent for request in requests} == {True, False}
 
 
-async def test_the_server_sees_the_end_of_a_model_that_is_left_in_mid_stream() -> None:
+async def test_leaving_the_model_during_a_stream_disconnects_the_server() -> None:
     with trio.fail_after(LIMIT):
         async with AsyncExitStack() as outlives_the_model:
             async with MockModel() as model:

@@ -1,4 +1,4 @@
-"""The scope of the model stand-in and its HTTP side, with a client that is no more than a socket."""
+"""The scope of the mock model and its HTTP server, with a plain socket as the client."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
 LIMIT = 10
-"""Seconds that a test may take."""
+"""Timeout of a test in seconds."""
 
 
 @asynccontextmanager
@@ -54,7 +54,7 @@ async def until(stream: trio.SocketStream, text: bytes) -> bytes:
 
 
 async def asked(model: MockModel, body: bytes = b"{}", **options: str) -> bytes:
-    """Ask the model, and return the whole of its HTTP response."""
+    """Send a request to the model, and return the whole HTTP response."""
     async with connected(model) as stream:
         await stream.send_all(encoded(body, **options))
         return await everything(stream)
@@ -89,14 +89,14 @@ async def test_leaving_drops_a_client_that_does_not_read() -> None:
                 model.say(*["x" * 10_000] * 2_000)
                 await stream.send_all(encoded(b"{}"))
                 await model.wait_for_requests(1)
-                # Once both ends of the connection are full, hypercorn is stuck in a write that it shields.
+                # When the buffers on both sides are full, hypercorn blocks in a shielded write.
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 leaving = trio.current_time()
             assert trio.current_time() - leaving < 0.5
             assert not model.requests[0].completed
 
 
-async def test_a_client_that_goes_away_ends_its_stream() -> None:
+async def test_a_client_that_disconnects_ends_its_stream() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.hang()
@@ -108,7 +108,7 @@ async def test_a_client_that_goes_away_ends_its_stream() -> None:
             assert not request.completed
 
 
-async def test_a_client_that_goes_away_in_its_request_has_asked_nothing() -> None:
+async def test_a_client_that_disconnects_during_its_request_is_not_recorded() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.say("ok")
@@ -138,7 +138,7 @@ async def test_a_flood_of_deltas_arrives_whole() -> None:
             assert model.requests[0].completed
 
 
-async def test_http_failures_say_what_they_are_told_to() -> None:
+async def test_http_failures_have_the_scripted_status_and_body() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.fail(429, error="usage_limit_reached", message="no more", headers={"Retry-After": "7"})
@@ -156,7 +156,7 @@ async def test_http_failures_say_what_they_are_told_to() -> None:
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/v1/models"), ("GET", "/v1/responses"), ("POST", "/v1/responses/compact")]
 )
-async def test_nothing_but_responses_is_scripted(method: str, path: str) -> None:
+async def test_only_the_responses_endpoint_is_served(method: str, path: str) -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             assert (await asked(model, method=method, path=path)).startswith(b"HTTP/1.1 404 ")
@@ -178,7 +178,7 @@ async def test_a_websocket_is_refused() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"no json", b"[1]", b"\xff"])
-async def test_a_body_that_is_no_object_reads_as_empty(body: bytes) -> None:
+async def test_a_body_that_is_not_an_object_is_recorded_as_empty(body: bytes) -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.say("ok")
@@ -194,7 +194,7 @@ async def test_a_body_that_is_no_object_reads_as_empty(body: bytes) -> None:
             assert (request.thread_id, request.turn_id, request.output_schema) == (None, None, None)
 
 
-async def test_secrets_are_not_kept() -> None:
+async def test_secret_headers_are_not_stored() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.say("ok")
@@ -232,12 +232,12 @@ async def test_waiting_for_requests_fails_when_the_model_is_left() -> None:
 
     with trio.fail_after(LIMIT):
         async with trio.open_nursery() as nursery, MockModel() as model:
-            nursery.start_soon(wait, model)  # noqa: ASYNC111  # what happens then is the point
+            nursery.start_soon(wait, model)  # noqa: ASYNC111  # the test is about exactly this
             await trio.testing.wait_all_tasks_blocked()
         await wait(model)
 
 
-async def test_a_gate_can_be_waited_for_and_is_passed_once_open() -> None:
+async def test_a_gate_can_be_awaited_and_stays_open() -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model, trio.open_nursery() as nursery:
             gate = model.gate()
@@ -267,7 +267,7 @@ async def test_a_gate_holds_back_the_response_that_has_a_matcher() -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("mine"), KeyboardInterrupt(), ExceptionGroup("mine", [OSError()])]
 )
-async def test_what_the_body_raises_leaves_as_itself(error: BaseException) -> None:
+async def test_an_exception_from_the_body_propagates_unchanged(error: BaseException) -> None:
     with trio.fail_after(LIMIT):
         with pytest.raises(type(error)) as caught:
             async with MockModel():
@@ -276,7 +276,7 @@ async def test_what_the_body_raises_leaves_as_itself(error: BaseException) -> No
         assert caught.value.__context__ is None
 
 
-async def test_a_cancelled_body_is_cancelled_and_no_more() -> None:
+async def test_cancellation_of_the_body_propagates_as_itself() -> None:
     with trio.fail_after(LIMIT):
         with trio.CancelScope() as scope:
             async with MockModel() as model, connected(model) as stream:
@@ -299,14 +299,14 @@ async def test_the_bodys_error_wins_over_a_cancellation() -> None:
 
 
 async def ask_for_ever(script: Callable[[MockModel], object]) -> None:
-    """Ask a model that is scripted by `script`, and wait to be cancelled."""
+    """Send a request to a model with this script, and wait to be cancelled."""
     async with MockModel() as model:
         script(model)
         await asked(model)
         await trio.sleep_forever()
 
 
-async def test_a_predicate_that_raises_ends_the_body_and_leaves_as_itself() -> None:
+async def test_an_exception_of_a_predicate_cancels_the_body_and_propagates() -> None:
     error = ZeroDivisionError()
 
     def predicate(request: ModelRequest) -> bool:
@@ -333,7 +333,7 @@ async def test_a_predicates_error_wins_over_a_cancellation() -> None:
         await ask_in_a_nursery()
 
 
-async def test_a_step_of_ones_own_may_raise_too() -> None:
+async def test_an_exception_of_a_custom_step_propagates() -> None:
     class Broken(Step):
         def frames(self, slot: Slot) -> Iterator[bytes | Pause]:
             raise ZeroDivisionError
@@ -372,7 +372,9 @@ async def test_a_broken_http_server_ends_the_body(monkeypatch: pytest.MonkeyPatc
         assert isinstance(caught.value.__cause__, ExceptionGroup)
 
 
-async def test_a_ctrl_c_that_hits_the_http_server_leaves_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keyboard_interrupt_in_the_http_server_propagates_as_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def interrupted(*args: Any, **options: Any) -> None:
         await trio.lowlevel.checkpoint()
         raise KeyboardInterrupt
@@ -395,14 +397,14 @@ async def test_a_model_without_a_port_does_not_start(monkeypatch: pytest.MonkeyP
             pytest.fail("it was entered")
 
 
-async def test_a_missing_hypercorn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_error_for_missing_hypercorn_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "hypercorn.config", None)
-    with pytest.raises(ImportError, match="the extra testing"):
+    with pytest.raises(ImportError, match="the testing extra"):
         async with MockModel():
             pytest.fail("it was entered")
 
 
-async def test_a_model_has_an_address_once_it_is_entered_and_is_entered_once() -> None:
+async def test_a_model_can_be_entered_once_and_then_has_an_address() -> None:
     model = MockModel()
     with pytest.raises(RuntimeError, match="before it is entered"):
         _ = model.base_url
@@ -430,7 +432,9 @@ def _is_inheritable_socket(fd: int) -> bool:
         return False
 
 
-async def test_it_is_silent(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_model_writes_nothing_to_stdout_stderr_or_the_log(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     with trio.fail_after(LIMIT), caplog.at_level(logging.DEBUG):
         async with MockModel() as model:
             model.say("ok")
@@ -482,7 +486,7 @@ trio.run(main)
     assert run_python(code) == "False 1 True"
 
 
-def test_ctrl_c_leaves_as_keyboard_interrupt() -> None:
+def test_ctrl_c_propagates_as_keyboard_interrupt() -> None:
     code = """
 import os, signal, trio
 from trio_codex.testing import MockModel
@@ -499,7 +503,7 @@ except KeyboardInterrupt:
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
-async def test_a_request_counts_as_completed_when_the_server_has_the_last_of_its_answer(
+async def test_a_request_is_completed_when_the_last_bytes_of_its_response_are_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     play = _model._Player.play

@@ -1,4 +1,4 @@
-"""The real server, a model and a home as one scope."""
+"""The scope that runs the real server with a mock model and an offline home."""
 
 import pytest
 import trio
@@ -15,7 +15,7 @@ async def bounded():
         yield
 
 
-async def test_it_gives_a_client_the_model_and_the_home_and_leaves_nothing():
+async def test_offline_codex_yields_client_model_and_home_and_leaves_nothing():
     async with offline_codex() as (codex, model, home):
         model.say("hello")
         thread = await codex.thread_start()
@@ -25,7 +25,7 @@ async def test_it_gives_a_client_the_model_and_the_home_and_leaves_nothing():
     assert not home.codex_home.exists()
 
 
-async def test_its_options_are_those_of_the_client_and_of_the_home():
+async def test_offline_codex_accepts_the_options_of_the_client_and_the_home():
     called = []
 
     @tool
@@ -53,7 +53,7 @@ async def test_its_options_are_those_of_the_client_and_of_the_home():
         assert any("be brief" in text for text in model.requests[0].input_texts)
 
 
-async def test_a_second_server_runs_on_the_same_home_and_a_model_can_be_the_callers():
+async def test_a_second_server_can_use_the_same_home_and_a_model_of_the_caller():
     async with MockModel() as model:
         async with offline_codex(model=model) as offline:
             assert offline.model is model
@@ -68,7 +68,7 @@ async def test_a_second_server_runs_on_the_same_home_and_a_model_can_be_the_call
         model.assert_all_used()
 
 
-async def test_what_the_body_raises_leaves_as_itself():
+async def test_an_exception_from_the_body_propagates_unchanged():
     with pytest.raises(ZeroDivisionError):
         async with offline_codex():
             raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""The offline home: what is written, and that the real server is content with it."""
+"""The offline home: its files, and that the real server accepts them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
-def test_what_is_written_as_toml_reads_the_same(table: dict[str, Any]) -> None:
+def test_toml_survives_a_round_trip(table: dict[str, Any]) -> None:
     assert tomllib.loads(dump_toml(table)) == table
 
 
-def test_it_is_written_as_utf8_whatever_the_locale(tmp_path: Path) -> None:
+def test_the_configuration_is_written_as_utf8_in_every_locale(tmp_path: Path) -> None:
     code = (
         "import locale, sys; from trio_codex.testing import write_offline_home;"
         "assert locale.getpreferredencoding(False) != 'UTF-8';"
@@ -49,7 +49,7 @@ def test_it_is_written_as_utf8_whatever_the_locale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, b"bytes", {"inner": object()}, [1, {"inner": None}]])
-def test_what_toml_does_not_have_is_refused_with_its_place(value: object) -> None:
+def test_a_value_without_a_toml_form_is_rejected_with_its_path(value: object) -> None:
     with pytest.raises(TypeError, match=r"^outer"):
         dump_toml({"outer": value})
 
@@ -72,7 +72,7 @@ def test_a_home_keeps_codex_off_the_network(tmp_path: Path) -> None:
         assert list(empty.iterdir()) == []
 
 
-def test_a_home_can_be_changed_table_by_table(tmp_path: Path) -> None:
+def test_further_configuration_is_merged_table_by_table(tmp_path: Path) -> None:
     write_offline_home(
         tmp_path,
         URL,
@@ -102,12 +102,12 @@ def test_a_home_can_be_changed_table_by_table(tmp_path: Path) -> None:
     assert "model_catalog_json" not in config
 
 
-def test_a_home_takes_a_mapping_too(tmp_path: Path) -> None:
+def test_further_configuration_can_be_a_mapping(tmp_path: Path) -> None:
     write_offline_home(tmp_path, URL, config={"tools": {"update_plan": {"enabled": True}}})
     assert read(tmp_path)["tools"] == {"update_plan": {"enabled": True}}
 
 
-def test_broken_configuration_is_refused(tmp_path: Path) -> None:
+def test_invalid_toml_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(tomllib.TOMLDecodeError):
         write_offline_home(tmp_path, URL, config="= nonsense")
 
@@ -118,23 +118,23 @@ def test_a_temporary_home_is_removed() -> None:
     assert not home.codex_home.parent.exists()
 
 
-def test_a_model_that_is_not_open_has_no_home() -> None:
+def test_a_home_needs_a_model_that_was_entered() -> None:
     with pytest.raises(RuntimeError, match="before it is entered"), offline_home(MockModel()):
         pytest.fail("it was entered")
 
 
 @pytest.mark.real
-async def test_the_server_has_nothing_to_say_against_the_home() -> None:
+async def test_the_server_starts_in_the_home_without_warnings() -> None:
     async with played() as (model, server):
         model.say("ok")
         await server.run_turn("go")
         warnings = server.params_of("configWarning") + server.params_of("warning")
-        # Whether bubblewrap is installed is not the home's business.
+        # The home does not determine whether bubblewrap is installed.
         assert [each for each in warnings if "bubblewrap" not in json.dumps(each)] == []
 
 
 @pytest.mark.real
-async def test_a_home_has_odd_characters_in_its_path(tmp_path: Path) -> None:
+async def test_the_path_of_a_home_can_contain_special_characters(tmp_path: Path) -> None:
     with trio.fail_after(LIMIT):
         async with MockModel() as model:
             model.say("ok")
@@ -145,7 +145,7 @@ async def test_a_home_has_odd_characters_in_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-async def test_without_a_catalogue_there_is_no_apply_patch() -> None:
+async def test_without_a_catalog_there_is_no_apply_patch() -> None:
     async with played(catalog=False) as (model, server):
         model.say("ok")
         await server.run_turn("go")

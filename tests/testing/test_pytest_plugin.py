@@ -1,4 +1,4 @@
-"""The pytest plugin, in projects of somebody else."""
+"""The pytest plugin, in separate projects."""
 
 import pytest
 
@@ -30,12 +30,12 @@ def project(pytester):
     return pytester
 
 
-def test_a_policy_and_a_tool_are_tested_without_a_process(project):
+def test_a_policy_and_a_tool_can_be_tested_without_a_process(project):
     project.makepyfile(POLICY_AND_TOOL)
     project.runpytest().assert_outcomes(passed=1)
 
 
-def test_the_scripted_server_may_be_a_process(project):
+def test_the_scripted_server_can_be_a_process(project):
     project.makepyfile(
         """
         import pytest
@@ -51,7 +51,7 @@ def test_the_scripted_server_may_be_a_process(project):
     project.runpytest().assert_outcomes(passed=1)
 
 
-def test_the_closest_marker_wins_and_the_others_still_hold(project):
+def test_the_closest_marker_takes_precedence_and_the_others_are_merged(project):
     project.makepyfile(
         """
         import pytest
@@ -79,7 +79,7 @@ def test_the_closest_marker_wins_and_the_others_still_hold(project):
     project.runpytest().assert_outcomes(passed=2)
 
 
-def test_a_test_that_fails_shows_what_was_last_on_the_wire(project):
+def test_a_failed_test_shows_the_last_frames(project):
     project.makepyfile(
         """
         async def test_fails(fake_codex):
@@ -102,7 +102,7 @@ def test_a_test_that_fails_shows_what_was_last_on_the_wire(project):
     )
 
 
-def test_a_test_that_passes_shows_nothing_and_one_that_fails_without_a_client_neither(project):
+def test_no_frames_are_shown_for_a_passing_test_or_one_without_a_client(project):
     project.makepyfile(
         """
         async def test_passes(fake_codex):
@@ -117,7 +117,7 @@ def test_a_test_that_passes_shows_nothing_and_one_that_fails_without_a_client_ne
     result.stdout.no_fnmatch_line("*on the wire*")
 
 
-def test_a_request_that_nobody_expected_fails_a_test_that_passes_and_adds_nothing_to_one_that_fails(project):
+def test_an_unexpected_request_fails_only_a_test_that_would_pass(project):
     project.makepyfile(
         """
         import pytest
@@ -143,11 +143,11 @@ def test_a_request_that_nobody_expected_fails_a_test_that_passes_and_adds_nothin
     )
     result = project.runpytest()
     result.assert_outcomes(passed=1, failed=2)
-    raised = [line for line in result.outlines if line.startswith("E ") and "nobody expected" in line]
+    raised = [line for line in result.outlines if line.startswith("E ") and "unexpected requests" in line]
     assert len(raised) == 1
 
 
-def test_positional_arguments_of_the_marker_are_refused(project):
+def test_positional_arguments_of_the_marker_are_rejected(project):
     project.makepyfile(
         """
         import pytest
@@ -159,10 +159,10 @@ def test_positional_arguments_of_the_marker_are_refused(project):
     )
     result = project.runpytest()
     assert result.ret != 0
-    result.stdout.fnmatch_lines(["*takes keyword arguments only*"])
+    result.stdout.fnmatch_lines(["*takes only keyword arguments*"])
 
 
-def test_in_a_project_that_does_not_use_it_nothing_of_ours_is_imported(project):
+def test_the_package_is_not_imported_in_a_project_that_does_not_use_it(project):
     project.makeini("")
     project.makepyfile(
         """
@@ -177,7 +177,7 @@ def test_in_a_project_that_does_not_use_it_nothing_of_ours_is_imported(project):
 
 
 @pytest.mark.real
-def test_the_real_server_and_its_model_are_fixtures_that_belong_together(project):
+def test_the_fixtures_of_the_real_server_and_its_model_are_connected(project):
     project.makepyfile(
         """
         import pytest
@@ -197,7 +197,7 @@ def test_the_real_server_and_its_model_are_fixtures_that_belong_together(project
 
 @pytest.mark.parametrize("fixture", ["fake_codex", "offline_codex", "mock_model"])
 @pytest.mark.parametrize("test", ["async def test_it({}): pass", "def test_it({}): pass"])
-def test_a_fixture_outside_trio_says_what_to_set(pytester, test, fixture):
+def test_a_fixture_outside_trio_fails_with_a_hint_on_the_configuration(pytester, test, fixture):
     pytester.makepyfile(test.format(fixture))
     result = pytester.runpytest("-p", "no:warnings")
     result.assert_outcomes(errors=1)

@@ -1,4 +1,4 @@
-"""What a scripted response is made of, without a server."""
+"""The contents of scripted responses, without a server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from trio_codex.testing import (
 
 
 def events(response: Response, number: int = 0) -> list[Any]:
-    """Return the response's events as JSON, and what is not an event as it is."""
+    """Return the response's events as JSON, and its other frames unchanged."""
     return [decoded(frame) if isinstance(frame, bytes) else frame for frame in response.frames(number)]
 
 
@@ -55,7 +55,7 @@ def types(response: Response) -> list[Any]:
 
 
 def call(step: Step) -> dict[str, Any]:
-    """Return the one item that the step makes, with its arguments decoded."""
+    """Return the single item of a step, with its arguments decoded."""
     _, done, _ = events(Response(step))
     item = done["item"]
     if isinstance(item.get("arguments"), str):
@@ -80,7 +80,7 @@ def test_a_phase_is_said_only_if_there_is_one() -> None:
     assert "phase" not in events(Response(Text("x")))[1]["item"]
 
 
-def test_a_delay_stands_between_deltas_only() -> None:
+def test_the_delay_is_only_between_deltas() -> None:
     assert [each for each in events(Response(Text("a", "b", "c", delay=0.5))) if isinstance(each, Pause)] == [
         Delay(0.5),
         Delay(0.5),
@@ -166,7 +166,7 @@ def test_ids_differ_between_steps_and_responses() -> None:
     assert len(set(ids)) == 8
 
 
-def test_usage_is_told_at_the_end_wherever_it_stands() -> None:
+def test_usage_is_reported_at_the_end_of_the_response() -> None:
     usage = Usage(10, 4, cached_input_tokens=3, reasoning_output_tokens=2)
     for response in (Response(usage, Text("x")), Response(Usage(1, 1), Text("x"), usage)):
         assert events(response)[-1]["response"]["usage"] == {
@@ -185,11 +185,11 @@ def test_a_tool_call_names_its_namespace_and_call() -> None:
     assert "namespace" not in call(ToolCall("ask"))
 
 
-def test_text_arguments_are_sent_as_they_are() -> None:
+def test_string_arguments_are_sent_unchanged() -> None:
     assert events(Response(ToolCall("ask", "{not json")))[1]["item"]["arguments"] == "{not json"
 
 
-def test_a_command_says_no_more_than_it_has_to() -> None:
+def test_a_command_has_only_the_arguments_that_were_set() -> None:
     item = call(Command("ls"))
     assert item["name"] == "exec_command"
     assert item["arguments"] == {"cmd": "ls", "login": False, "yield_time_ms": 10_000}
@@ -224,7 +224,7 @@ def test_questions_have_options() -> None:
     assert second == raw
 
 
-def test_permissions_name_only_what_is_wanted() -> None:
+def test_a_permission_request_contains_only_the_given_permissions() -> None:
     item = call(Permissions("why", write=("/w",)))
     assert item["name"] == "request_permissions"
     assert item["arguments"] == {"reason": "why", "permissions": {"file_system": {"write": ["/w"]}}}
@@ -238,7 +238,7 @@ def test_a_plan_keeps_the_order_of_its_steps() -> None:
     assert call(Plan({}, explanation="why"))["arguments"]["explanation"] == "why"
 
 
-def test_a_raw_item_is_sent_as_it_is() -> None:
+def test_a_raw_item_is_sent_unchanged() -> None:
     assert call(RawItem({"type": "odd"})) == {"type": "odd"}
 
 
@@ -247,7 +247,7 @@ def test_responses_are_values() -> None:
     assert Response(Text("a")) != Response(Text("b"))
 
 
-def test_a_script_hands_out_its_responses_in_order_and_then_the_default() -> None:
+def test_a_script_returns_its_responses_in_order_and_then_the_default() -> None:
     script = Script(default=Response())
     script.say("a")
     script.say("b")
@@ -259,7 +259,7 @@ def test_a_script_hands_out_its_responses_in_order_and_then_the_default() -> Non
     assert Script().take() is None
 
 
-def test_each_one_liner_queues_one_response() -> None:
+def test_each_convenience_method_queues_one_response() -> None:
     script = Script()
     script.run_command("a", "b", escalate="why")
     script.apply_patch("p")
@@ -295,7 +295,7 @@ def message(text: str, role: str = "user") -> dict[str, Any]:
     return {"type": "message", "role": role, "content": [{"type": "input_text", "text": text}]}
 
 
-def test_what_the_server_says_for_the_user_is_not_the_users() -> None:
+def test_user_messages_that_the_server_writes_are_ignored() -> None:
     asked = request(
         message("<environment_context>\n<cwd>/</cwd>\n</environment_context>"),
         message("first"),
@@ -307,7 +307,7 @@ def test_what_the_server_says_for_the_user_is_not_the_users() -> None:
     assert len(asked.input_texts) == 5
 
 
-def test_outputs_of_tools_are_read_whatever_their_kind() -> None:
+def test_outputs_of_every_kind_of_tool_are_parsed() -> None:
     asked = request(
         {"type": "function_call_output", "call_id": "a", "output": "text"},
         {"type": "custom_tool_call_output", "call_id": "b", "output": [{"text": "x"}, {"text": "y"}]},
@@ -316,7 +316,7 @@ def test_outputs_of_tools_are_read_whatever_their_kind() -> None:
     assert asked.function_outputs == {"a": "text", "b": "x\ny"}
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in trio_codex.testing.__all__:
         assert getattr(trio_codex.testing, name) is not None
     assert set(trio_codex.testing.__all__) <= set(dir(trio_codex.testing))

@@ -1,4 +1,4 @@
-"""What hypothesis knows of the protocol: every type, and turns whose outcome is known."""
+"""Hypothesis strategies for every protocol type, and for turns with an expected result."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(Health
     "type_",
     [wire.ThreadItem, wire.Turn, wire.UserInput, wire.TurnStatus, Sequence[wire.Turn], wire.TurnStartParams],
 )
-def test_hypothesis_resolves_the_types_of_the_protocol_by_itself(type_):
+def test_hypothesis_resolves_the_types_of_the_protocol(type_):
     @FEW
     @given(st.from_type(type_))
     def check(value):
@@ -36,7 +36,7 @@ def test_hypothesis_resolves_the_types_of_the_protocol_by_itself(type_):
     check()
 
 
-def test_a_type_of_the_users_own_may_hold_them():
+def test_a_user_defined_type_can_contain_protocol_types():
     @attrs.frozen
     class Mine:
         item: wire.PlanThreadItem
@@ -52,7 +52,7 @@ def test_a_type_of_the_users_own_may_hold_them():
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(transcript=transcripts())
-async def test_a_client_takes_every_transcript_and_ends_with_the_result_that_it_says(transcript):
+async def test_a_client_derives_the_expected_result_from_every_transcript(transcript):
     await check_with_a_client(transcript)
 
 
@@ -79,7 +79,7 @@ async def check_with_a_client(transcript):
 
 
 def one(condition):
-    """Find a transcript, the same at each run: one of a rare kind may take a while."""
+    """Find a transcript with this property, deterministically. For a rare property the search may take a while."""
     return find(transcripts(), condition, settings=UNSHRUNK, random=random.Random(4))
 
 
@@ -89,7 +89,7 @@ def pieces_of(transcript, item):
 
 
 @pytest.mark.parametrize("kind", ["agentMessage", "plan", "commandExecution"])
-def test_the_pieces_of_an_item_come_to_its_text(kind):
+def test_the_deltas_of_an_item_add_up_to_its_text(kind):
     def in_pieces(transcript):
         of_kind = [item for item in transcript.items if item.type == kind]
         return any(any(pieces_of(transcript, item)) for item in of_kind)
@@ -116,7 +116,7 @@ def said_two_things(transcript):
 
 
 def overlap(transcript):
-    """Two items are under way at once, and both are completed."""
+    """Return whether two completed items overlap."""
     told = [(said.method, said.params.item.id) for said in transcript.said if hasattr(said.params, "item")]
     ids = [item_id for method, item_id in told if method == "item/completed"]
     starts = [told.index(("item/started", item_id)) for item_id in ids]
@@ -150,5 +150,5 @@ def started(transcript):
         "items that overlap",
     ],
 )
-async def test_there_are_transcripts_of_every_kind(condition):
+async def test_every_kind_of_transcript_is_generated(condition):
     await check_with_a_client(one(condition))

@@ -1,4 +1,4 @@
-"""Types as JSON Schema for a model, and what it says as values of those types: what fits, and what is told if not."""
+"""Convert types to JSON Schema for a model, and its JSON to values of those types, with errors for mismatches."""
 
 import contextlib
 import dataclasses
@@ -24,7 +24,7 @@ from trio_codex._tools.json_types import Field
 from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json, to_json
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     red = "r"
     blue = "b"
 
@@ -107,10 +107,10 @@ def property_of(type_, *, strict=False):
         (UserId, {"type": "integer"}),
         (datetime.date, {"type": "string", "format": "date", "description": "ISO 8601 date"}),
         (int | None, {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
-        (Colour, {"type": "string", "enum": ["r", "b"]}),
+        (Color, {"type": "string", "enum": ["r", "b"]}),
         (Level, {"type": "integer", "enum": [1, 2]}),
         (Literal["a", "b"], {"type": "string", "enum": ["a", "b"]}),
-        (Literal["a", None], {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]}),  # noqa: PYI061  # this very form
+        (Literal["a", None], {"anyOf": [{"type": "string", "enum": ["a"]}, {"type": "null"}]}),  # noqa: PYI061  # the form under test
         (list[int], {"type": "array", "items": {"type": "integer"}}),
         (list, {"type": "array"}),
         (set[int], {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}),
@@ -128,17 +128,17 @@ def property_of(type_, *, strict=False):
     ],
     ids=str,
 )
-def test_a_type_is_written_as_the_server_passes_it_on(type_, schema):
+def test_a_type_has_the_schema_that_the_server_passes_on(type_, schema):
     assert property_of(type_) == schema
 
 
-def test_a_mixed_tuple_is_exact_and_has_items_for_the_server_which_drops_prefix_items():
+def test_a_mixed_tuple_has_prefix_items_and_also_items_because_the_server_drops_the_former():
     schema = property_of(tuple[int, str])
     assert schema["prefixItems"] == [{"type": "integer"}, {"type": "string"}]
     assert schema["items"] == {"anyOf": schema["prefixItems"]}
 
 
-def test_a_class_is_described_by_its_docstring_and_those_of_its_bases_and_a_note_wins():
+def test_descriptions_come_from_docstrings_of_the_class_and_its_bases_or_from_annotations():
     schema = object_schema(Named)
     assert schema["description"] == "A square with a name."
     assert schema["properties"]["side"]["description"] == "How long each side is."
@@ -155,14 +155,14 @@ def test_a_class_is_described_by_its_docstring_and_those_of_its_bases_and_a_note
     ("cls", "required", "optional"),
     [(Circle, "radius", "name"), (Options, "verbose", "depth"), (Point, "x", "y")],
 )
-def test_every_kind_of_class_is_an_object_without_the_docstring_that_nobody_wrote(cls, required, optional):
+def test_every_kind_of_class_is_an_object_and_generated_docstrings_are_ignored(cls, required, optional):
     schema = object_schema(cls)
     assert schema["required"] == [required]
     assert list(schema["properties"]) == [required, optional]
     assert "description" not in schema
 
 
-def test_a_class_that_mentions_itself_refers_to_itself():
+def test_a_recursive_class_has_a_recursive_schema():
     schema = object_schema(Tree)
     assert schema["$defs"]["Tree"]["properties"]["children"]["items"] == {"$ref": "#/$defs/Tree"}
     jsonschema.Draft202012Validator(schema).validate({"value": 1, "children": [{"value": 2}]})
@@ -174,14 +174,14 @@ def test_two_classes_of_the_same_name_get_two_definitions():
     assert set(object_schema(holder)["$defs"]) == {"Square", "Square_2"}
 
 
-def test_a_default_that_is_no_json_is_left_out():
+def test_a_default_without_a_json_form_is_omitted():
     holder = attrs.make_class("Holder", {"a": attrs.field(type=Any, default=object())})
     assert object_schema(holder)["properties"] == {"a": {}}
     holder = attrs.make_class("Holder", {"a": attrs.field(type=str, default="\ud800")})
     assert object_schema(holder)["properties"] == {"a": {"type": "string"}}
 
 
-def test_the_strict_form_requires_everything_and_makes_what_has_a_default_nullable():
+def test_the_strict_form_requires_every_field_and_makes_fields_with_defaults_nullable():
     schema = object_schema(Tree, strict=True)
     assert schema["required"] == ["value", "children", "parent"]
     assert schema["$defs"]["Tree"]["additionalProperties"] is False
@@ -194,7 +194,7 @@ def test_the_strict_form_requires_everything_and_makes_what_has_a_default_nullab
     }
 
 
-def test_the_strict_form_has_no_keyword_that_the_model_s_api_does_not_document():
+def test_the_strict_form_uses_only_keywords_that_the_model_api_documents():
     bounded = property_of(Annotated[str, msgspec.Meta(max_length=3, pattern="a")], strict=True)
     assert bounded == {"type": "string", "pattern": "a"}
     assert property_of(decimal.Decimal, strict=True) == {"type": "string", "description": "Decimal number"}
@@ -205,7 +205,7 @@ def test_the_strict_form_has_no_keyword_that_the_model_s_api_does_not_document()
 
 
 @pytest.mark.parametrize("type_", [Any, dict[str, int], list, tuple[int, str], list[dict[str, int]]], ids=str)
-def test_the_strict_form_refuses_what_a_model_cannot_be_held_to(type_):
+def test_the_strict_form_rejects_types_that_cannot_constrain_a_model(type_):
     with pytest.raises(TypeError, match=r"Holder\.it"):
         property_of(type_, strict=True)
 
@@ -219,12 +219,12 @@ class Odd(enum.Enum):
     [complex, dict[int, str], Odd, msgspec.defstruct("Struct", ["a"]), list[complex], Square | complex],
     ids=str,
 )
-def test_what_has_no_schema_is_refused_with_its_place(type_):
+def test_a_type_without_a_schema_is_rejected_with_its_path(type_):
     with pytest.raises(TypeError, match=r"Holder\.it"):
         property_of(type_)
 
 
-def test_an_annotation_that_cannot_be_found_is_named():
+def test_the_error_for_an_undefined_annotation_names_it():
     @attrs.define
     class Forward:
         it: "Nowhere"  # noqa: F821
@@ -242,7 +242,7 @@ def test_an_annotation_that_cannot_be_found_is_named():
         (float, 1, 1.0),
         (int, 3.0, 3),
         (Annotated[int, msgspec.Meta(ge=1)], 3.0, 3),
-        (Colour, "b", Colour.blue),
+        (Color, "b", Color.blue),
         (Level, 2, Level.high),
         (Mixed, None, Mixed.nothing),
         (Literal["a", 1], 1, 1),
@@ -252,7 +252,7 @@ def test_an_annotation_that_cannot_be_found_is_named():
         (Options, {"verbose": True}, {"verbose": True}),
         (Square | Circle, {"radius": 1}, Circle(1)),
         (Tree, {"value": 1, "children": [{"value": 2}]}, Tree(1, [Tree(2)])),
-        (Circle, {"radius": 1, "name": None}, Circle(1)),  # null where null is no value: absent
+        (Circle, {"radius": 1, "name": None}, Circle(1)),  # null counts as absent where it is not a value
         (Options, {"verbose": True, "depth": None}, {"verbose": True}),
         (int | str, "1", "1"),
         (Path, "a/b", Path("a/b")),
@@ -264,7 +264,7 @@ def test_an_annotation_that_cannot_be_found_is_named():
     ],
     ids=str,
 )
-def test_json_is_read_as_its_type(type_, json, value):
+def test_json_is_converted_to_its_type(type_, json, value):
     read = from_json(type_, json)
     assert read == value
     assert type(read) is type(value)
@@ -278,8 +278,8 @@ def test_json_is_read_as_its_type(type_, json, value):
         (int, 1.5, ["expected an integer, got a number"]),
         (str, 1, ["expected a string, got an integer"]),
         (list[str], "abc", ["expected an array, got a string"]),
-        (Colour, "x", ["expected one of 'r', 'b'"]),
-        (Colour, [], ["expected one of 'r', 'b'"]),
+        (Color, "x", ["expected one of 'r', 'b'"]),
+        (Color, [], ["expected one of 'r', 'b'"]),
         (Level, "1", ["expected one of 1, 2"]),
         (Literal[1], True, ["expected 1"]),
         (Annotated[int, msgspec.Meta(ge=1)], 0, ["expected `int` >= 1"]),
@@ -290,24 +290,24 @@ def test_json_is_read_as_its_type(type_, json, value):
         (dict[str, int], {"a b": "c"}, ["['a b']: expected an integer, got a string"]),
         (Square, {"side": "a"}, ["side: expected a number, got a string"]),
         (Square, {}, ["side: is missing"]),
-        (Square, {"side": 1, "b": 1, "a": 1}, ["a: is not known", "b: is not known"]),
+        (Square, {"side": 1, "b": 1, "a": 1}, ["a: is not a known field", "b: is not a known field"]),
         (Options, {"verbose": 1}, ["verbose: expected a boolean, got an integer"]),
         (Tree, {"value": 1, "children": [{"value": 1}, {"value": ""}]},
             ["children[1].value: expected an integer, got a string"]),
         (Square | None, {"side": ""}, ["side: expected a number, got a string"]),
         (Square | Circle, {"x": 1},
-            ["fits none of these (as Square: side: is missing, x: is not known;"
-             " as Circle: radius: is missing, x: is not known)"]),
+            ["matches none of these types (as Square: side: is missing, x: is not a known field;"
+             " as Circle: radius: is missing, x: is not a known field)"]),
     ],
     ids=str,
 )  # fmt: skip
-def test_what_does_not_fit_is_told_with_its_place(type_, json, problems):
+def test_each_mismatch_is_reported_with_its_path(type_, json, problems):
     with pytest.raises(ValidationFailure) as caught:
         from_json(type_, json)
     assert caught.value.problems == problems
 
 
-def test_a_validator_of_the_class_is_heard():
+def test_the_error_of_a_class_validator_is_reported():
     @attrs.define
     class Even:
         number: int = attrs.field()
@@ -322,12 +322,12 @@ def test_a_validator_of_the_class_is_heard():
         from_json(Even, {"number": 1})
 
 
-def test_a_type_that_cannot_be_read_is_no_fault_of_the_value():
+def test_an_unsupported_type_raises_a_type_error_rather_than_a_validation_failure():
     with pytest.raises(TypeError, match="complex"):
         from_json(complex, 1)
 
 
-def test_values_are_written_as_they_are_read():
+def test_values_survive_a_round_trip_through_json():
     value = {
         "tree": Tree(1, [Tree(2)]),
         "point": Point(1),
@@ -348,7 +348,7 @@ def test_values_are_written_as_they_are_read():
         to_json(object())
 
 
-def test_a_docstring_is_parted_into_text_and_fields():
+def test_a_docstring_is_split_into_text_and_fields():
     parsed = parse_docstring(
         """Do it.
 
@@ -384,7 +384,7 @@ leaves = st.sampled_from(
         (float, st.floats(allow_nan=False, allow_infinity=False)),
         (bool, st.booleans()),
         (type(None), st.none()),
-        (Colour, st.sampled_from(["r", "b"])),
+        (Color, st.sampled_from(["r", "b"])),
         (Level, st.sampled_from([1, 2])),
         (Literal["a", 2, None], st.sampled_from(["a", 2, None])),  # noqa: PYI061  # as above
         (Path, st.sampled_from(["a", "/b/c", "."])),
@@ -433,7 +433,7 @@ annotations = st.recursive(leaves, nested, max_leaves=4)
 
 
 @given(st.data(), st.dictionaries(names, st.tuples(annotations, st.booleans()), max_size=4))
-def test_any_signature_has_a_schema_and_what_fits_it_is_read_and_written_back(data, signature):
+def test_arguments_that_match_the_schema_of_any_signature_survive_a_round_trip(data, signature):
     fields = [Field(name, pair[0], required, attrs.NOTHING) for name, (pair, required) in signature.items()]
     schema = fields_schema(fields, "made")
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -451,7 +451,7 @@ def test_any_signature_has_a_schema_and_what_fits_it_is_read_and_written_back(da
 
 
 @given(st.data(), st.dictionaries(names, annotations, min_size=1, max_size=3))
-def test_whatever_a_model_says_is_read_or_refused_with_problems(data, signature):
+def test_any_json_from_a_model_is_converted_or_rejected_with_problems(data, signature):
     fields = [Field(name, pair[0], True, attrs.NOTHING) for name, pair in signature.items()]
     anything = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,

@@ -1,4 +1,4 @@
-"""Typed output: the schema that is sent, and the value that the final response becomes, or why it does not."""
+"""Typed output: the schema sent to the model, and the conversion of the final response."""
 
 import copy
 import dataclasses
@@ -75,14 +75,14 @@ def settled(type_, text, status=TurnStatus.completed):
     ],
     ids=str,
 )
-def test_the_final_response_is_read_as_the_type(type_, text, value):
+def test_the_final_response_is_converted_to_the_type(type_, text, value):
     assert settled(type_, text).output == value
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "there is none"),
+        (None, "there is no final response"),
         ("Here you are: {}", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("{}", "steps: is missing"),
@@ -91,7 +91,7 @@ def test_the_final_response_is_read_as_the_type(type_, text, value):
     ],
     ids=["none", "prose", "deep", "missing", "wrong", "kind"],
 )
-def test_what_does_not_fit_is_told_when_the_output_is_read_and_keeps_the_text(text, problem):
+def test_reading_an_output_that_does_not_match_raises_with_the_text(text, problem):
     result = settled(Plan, text)
     assert result.final_response == text
     with pytest.raises(errors.OutputError, match=problem) as caught:
@@ -107,7 +107,7 @@ def test_a_turn_that_did_not_complete_has_no_output(status):
     assert settled(Plan, '{"steps": []}', status).output is None
 
 
-def test_what_is_no_object_is_wrapped_for_the_model_asks_for_one():
+def test_a_type_that_is_not_an_object_is_wrapped_in_one_for_the_model():
     assert OutputType(list[Step]).schema == {
         "type": "object",
         "properties": {"value": {"type": "array", "items": {"$ref": "#/$defs/Step"}}},
@@ -118,12 +118,12 @@ def test_what_is_no_object_is_wrapped_for_the_model_asks_for_one():
 
 
 @pytest.mark.parametrize("type_", [dict[str, int], Any, complex], ids=str)
-def test_a_type_that_a_model_cannot_be_held_to_is_refused(type_):
+def test_a_type_that_cannot_constrain_a_model_is_rejected(type_):
     with pytest.raises(TypeError, match="output_type"):
         OutputType(type_)
 
 
-# -- at a thread ---------------------------------------------------------------------------------------------------
+# -- in a thread ---------------------------------------------------------------------------------------------------
 
 
 async def answer(server, text, status="completed"):
@@ -135,7 +135,7 @@ async def answer(server, text, status="completed"):
 
 
 async def run(text, status="completed", **options):
-    """Run a turn that ends so; give its ``turn/start`` and its result, or what it raised."""
+    """Run a turn that ends in this way. Return its ``turn/start`` request and its result or exception."""
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             thread = await codex.thread_start()
@@ -153,14 +153,14 @@ async def run(text, status="completed", **options):
             return asked.params, outcome[0]
 
 
-async def test_a_run_sends_the_schema_and_gives_the_value():
+async def test_a_run_sends_the_schema_and_returns_the_value():
     params, result = await run('{"steps": []}', output_type=Plan)
     assert params["outputSchema"] == PLAN
     assert result.output == Plan([])
     assert result.final_response == '{"steps": []}'
 
 
-async def test_a_run_without_a_type_has_no_output_and_may_send_a_schema_of_its_own():
+async def test_a_run_without_a_type_has_no_output_and_may_send_a_custom_schema():
     schema = {"type": "object"}
     params, result = await run("{}", output_schema=schema)
     assert params["outputSchema"] == schema
@@ -185,7 +185,7 @@ async def test_null_may_be_an_output():
     assert (result.status, result.output) == ("completed", None)
 
 
-async def test_the_result_of_a_turn_scope_has_the_output_and_does_not_raise_before_it_is_read():
+async def test_the_result_of_a_turn_scope_raises_only_when_a_bad_output_is_read():
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             thread = await codex.thread_start()
@@ -203,7 +203,7 @@ async def test_the_result_of_a_turn_scope_has_the_output_and_does_not_raise_befo
                         _ = result.output
 
 
-async def test_two_schemas_or_an_impossible_type_are_refused_before_anything_is_sent():
+async def test_two_schemas_or_an_unsupported_type_are_rejected_before_anything_is_sent():
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             thread = await codex.thread_start()

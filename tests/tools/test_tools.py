@@ -1,13 +1,8 @@
-"""Tools: what becomes of a function, of its calls, and of what they return and raise. No server but a scripted one."""
+"""Tools: the schema of a function, and the arguments that it is called with."""
 
-import contextvars
 import functools
-import gc
 import inspect
 import json
-import logging
-from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import attrs
@@ -17,37 +12,13 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trio_codex import CodexConfig, Policy, connect_codex, open_codex, policies, tool, wire
-from trio_codex._tools.calling import result_of
+from tools.tool_calls import Box, call, texts, weather
+from trio_codex import tool, wire
 from trio_codex._tools.json_types import Field
 from trio_codex._tools.json_values import ValidationFailure, fields_from_json, from_json
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex.policies import ToolCallRequest
-from trio_codex.testing import fake_codex
-from trio_codex.testing._fake import DEFAULTS
-from trio_codex.tools import Image, Namespace, Tool, ToolError, ToolResult, image
-
-PNG = b"\x89PNG\r\n\x1a\n rest"
-
-
-def called(name, arguments=None, namespace=None):
-    params = wire.DynamicToolCallParams(
-        arguments=arguments,
-        call_id="c1",
-        thread_id="thread-1",
-        tool=name,
-        turn_id="turn-1",
-        namespace=namespace,
-    )
-    return ToolCallRequest(
-        thread_id="thread-1",
-        turn_id="turn-1",
-        call_id="c1",
-        tool=name,
-        namespace=namespace,
-        arguments=arguments,
-        params=params,
-    )
+from trio_codex.tools import Namespace, Tool, ToolResult
 
 
 async def get(key: str) -> str:
@@ -55,27 +26,7 @@ async def get(key: str) -> str:
     return key
 
 
-async def call(*tools, arguments=None, namespace=None):
-    return await Toolbox(tools).call(called(tools[0].name, arguments, namespace))
-
-
-def texts(result):
-    return [item.text for item in result.content]
-
-
-@tool
-async def weather(city: str, days: Annotated[int, "Up to ten."] = 1) -> str:
-    """Tell the weather.
-
-    Args:
-        city: Where.
-        days: For how long.
-    """
-    await trio.lowlevel.checkpoint()
-    return f"{city}: sunny for {days}"
-
-
-# -- what becomes of a function ------------------------------------------------------------------------------------
+# -- descriptions --------------------------------------------------------------------------------------------------
 
 
 async def test_a_tool_is_still_its_function():
@@ -101,7 +52,7 @@ def test_a_tool_describes_itself_by_its_signature_and_docstring():
     }
 
 
-def test_a_tool_may_be_described_otherwise():
+def test_a_tool_can_override_its_name_and_description():
     @tool(name="other", description="Another.", namespace=Namespace("app", "All of it."), defer_loading=True)
     async def function() -> None: ...
 
@@ -170,7 +121,7 @@ async def test_a_partial_function_is_a_tool_without_its_bound_parameters():
     assert texts(await call(bern, arguments={"days": 3})) == ["Bern: sunny for 3"]
 
 
-def test_a_partial_function_is_described_as_what_it_is_of_unless_somebody_describes_it():
+def test_a_partial_function_has_the_description_of_its_function_by_default():
     bern = functools.partial(keyword_weather, city="Bern")
     made = tool(bern, name="bern")
     assert (made.description, inspect.getdoc(made)) == ("Tell.", inspect.getdoc(keyword_weather))
@@ -179,7 +130,7 @@ def test_a_partial_function_is_described_as_what_it_is_of_unless_somebody_descri
     assert tool(bern, name="bern").description == "Tell of Bern."
 
 
-async def test_a_parameter_annotated_as_the_request_gets_it_and_is_not_in_the_schema():
+async def test_a_parameter_annotated_as_the_request_receives_it_and_is_absent_from_the_schema():
     @tool
     async def who(request: ToolCallRequest, maybe: ToolCallRequest | None = None) -> str:
         await trio.lowlevel.checkpoint()
@@ -210,7 +161,7 @@ async def test_a_parameter_annotated_as_the_request_gets_it_and_is_not_in_the_sc
     ],
     ids=str,
 )
-def test_what_the_server_would_refuse_is_refused_at_once(options, problem):
+def test_names_that_the_server_would_refuse_are_rejected_at_once(options, problem):
     with pytest.raises(ValueError, match=problem):
         tool(weather.function, **options)
 
@@ -227,9 +178,9 @@ TAKEN = (
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace(name):
+def test_a_name_of_a_server_tool_is_rejected_outside_a_namespace(name):
     with pytest.raises(
-        ValueError, match=f"a tool of its own named '{name}' .* give it another name, or a namespace"
+        ValueError, match=f"its own tool named '{name}' .* choose another name, or use a namespace"
     ):
         tool(name=name)(get)
     assert tool(name=name, namespace="app")(get).full_name == f"app.{name}"
@@ -238,30 +189,36 @@ def test_a_name_of_the_servers_own_tools_is_refused_unless_it_is_in_a_namespace(
 @pytest.mark.parametrize(
     "make", [lambda: tool(name="update_plan")(get), lambda: tool(get, name="update_plan")]
 )
-def test_a_name_that_the_server_takes_in_some_configurations_is_a_warning_at_the_line_that_uses_it(make):
-    with pytest.warns(
-        UserWarning, match="a tool of its own named 'update_plan' and does not offer"
-    ) as caught:
+def test_a_name_that_is_sometimes_taken_causes_a_warning_at_the_line_that_uses_it(make):
+    with pytest.warns(UserWarning, match="its own tool named 'update_plan' and never offers") as caught:
         make()
     (warning,) = caught
     assert warning.filename == __file__
 
 
-def test_the_description_of_a_namespace_has_a_bound_and_only_one_version():
+def test_the_description_of_a_namespace_is_bounded_and_unique():
     with pytest.raises(ValueError, match="1024"):
         Namespace("app", "x" * 1025)
     one = tool(weather.function, namespace=Namespace("app", "One."), name="one")
     two = tool(weather.function, namespace=Namespace("app", "Two."), name="two")
     silent = tool(weather.function, namespace="app", name="three")
     assert Toolbox([silent, one]).specs()[0].description == "One."
-    with pytest.raises(ValueError, match="two descriptions"):
+    with pytest.raises(ValueError, match="two different descriptions"):
         Toolbox([one, two])
 
 
 async def _variadic(*names: str) -> None: ...
+
+
 async def _bare(name) -> None: ...
+
+
 async def _complex(name: complex) -> None: ...
+
+
 async def _lost(name: "Nowhere") -> None: ...  # noqa: F821
+
+
 async def _fine(name: int) -> "Nowhere": ...  # noqa: F821
 
 
@@ -269,24 +226,24 @@ async def _fine(name: int) -> "Nowhere": ...  # noqa: F821
     ("function", "problem"),
     [(_variadic, "names"), (_bare, "annotation"), (_complex, "complex"), (_lost, "Nowhere")],
 )
-def test_a_signature_that_cannot_be_described_is_refused_before_anything_is_sent(function, problem):
+def test_an_unsupported_signature_is_rejected_before_anything_is_sent(function, problem):
     made = tool(function)
     with pytest.raises(TypeError, match=problem):
         Toolbox([made])
 
 
-def test_only_the_parameters_have_to_be_found_at_run_time():
+def test_only_annotations_of_parameters_must_be_defined_at_run_time():
     Toolbox([tool(_fine)])
 
 
-def test_only_async_functions_become_tools_and_only_tools_get_into_a_toolbox():
+def test_only_async_functions_become_tools_and_only_tools_are_accepted():
     with pytest.raises(TypeError, match="async"):
         tool(print)
     with pytest.raises(TypeError, match="@tool"):
         Toolbox([weather.function])
 
 
-def test_two_tools_of_the_same_name_are_refused_and_a_namespace_tells_them_apart():
+def test_two_tools_with_the_same_name_are_rejected_unless_their_namespaces_differ():
     spaced = tool(weather.function, namespace="app")
     box = Toolbox([weather, spaced])
     assert box.find(None, "weather") is weather
@@ -296,29 +253,20 @@ def test_two_tools_of_the_same_name_are_refused_and_a_namespace_tells_them_apart
         Toolbox([spaced, tool(weather.function, namespace="app")])
 
 
-# -- what a tool is given ------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class Box:
-    width: int
-    depth: int = 2
-
-
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
         ({"city": 5}, "city: expected a string, got an integer"),
         ({}, "city: is missing"),
         (None, "city: is missing"),
-        ({"city": "Bern", "day": 1}, "day: is not known"),
+        ({"city": "Bern", "day": 1}, "day: is not a known field"),
         ({"city": "Bern", "days": "two"}, "days: expected an integer, got a string"),
         ([], "expected an object, got an array"),
-        ({"city": 1, "x": 2}, "city: expected a string, got an integer; x: is not known"),
+        ({"city": 1, "x": 2}, "city: expected a string, got an integer; x: is not a known field"),
     ],
     ids=str,
 )
-async def test_bad_arguments_are_told_to_the_agent(arguments, problem, caplog):
+async def test_invalid_arguments_are_reported_to_the_agent(arguments, problem, caplog):
     result = await call(weather, arguments=arguments)
     assert texts(result) == [f"Invalid arguments: {problem}"]
     assert not result.success
@@ -326,7 +274,7 @@ async def test_bad_arguments_are_told_to_the_agent(arguments, problem, caplog):
 
 
 def reads(type_, value):
-    """What a parameter of this type gets; the text for the agent if it gets nothing."""
+    """Return the value that a parameter of this type receives, or the error for the agent."""
     try:
         return fields_from_json([Field("x", type_, True, attrs.NOTHING)], {"x": value}, spelled=True)["x"]
     except ValidationFailure as exc:
@@ -338,7 +286,7 @@ def same(one, other):
 
 
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.booleans())
-def test_a_number_or_a_boolean_that_comes_as_a_string_is_read_without_loss(value):
+def test_numbers_and_booleans_written_as_strings_are_converted_without_loss(value):
     text = json.dumps(value)
     assert same(reads(type(value), text), value)
     assert same(reads(list[type(value)], [text, value])[0], value)
@@ -349,7 +297,7 @@ def test_a_number_or_a_boolean_that_comes_as_a_string_is_read_without_loss(value
 
 
 @given(st.sampled_from([int, float, bool]), st.text("0123456789.+-eE_ \ntrufalsNI\udcff") | st.text())
-def test_a_string_that_is_not_the_json_of_a_number_or_a_boolean_is_told_to_the_agent(type_, text):
+def test_a_string_that_is_not_a_json_number_or_boolean_is_reported_to_the_agent(type_, text):
     value = reads(type_, text)
     if isinstance(value, str):
         assert "got a string" in value
@@ -360,7 +308,7 @@ def test_a_string_that_is_not_the_json_of_a_number_or_a_boolean_is_told_to_the_a
     assert type_ is float or isinstance(json.loads(text), type_)
 
 
-async def test_numbers_that_come_as_strings_reach_the_tool_as_numbers():
+async def test_numbers_sent_as_strings_reach_the_tool_as_numbers():
     @tool
     async def order(count: int, price: float, gift: bool, note: str | int = 0) -> str:
         await trio.lowlevel.checkpoint()
@@ -375,7 +323,7 @@ def test_only_true_and_false_are_booleans(text):
     assert reads(bool, text) == "x: expected a boolean, got a string"
 
 
-def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
+def test_a_union_prefers_a_string_over_the_number_that_it_spells():
     assert reads(int | Literal["auto"], "auto") == "auto"
     assert same(reads(int | Literal["12"], "12"), "12")
     assert same(reads(int | Literal["auto"], "12"), 12)
@@ -384,12 +332,12 @@ def test_a_union_reads_a_string_as_what_it_is_before_what_it_spells():
     assert reads(Annotated[int, msgspec.Meta(ge=50)], "12") == "x: expected `int` >= 50"
 
 
-def test_the_answer_of_a_model_is_read_strictly():
+def test_the_structured_answer_of_a_model_is_converted_strictly():
     with pytest.raises(ValidationFailure, match="expected an integer, got a string"):
         from_json(list[int], ["12"])
 
 
-async def test_arguments_come_as_values_of_their_types_and_what_is_absent_as_its_default():
+async def test_arguments_have_their_annotated_types_and_absent_ones_their_defaults():
     seen = []
 
     @tool
@@ -402,408 +350,3 @@ async def test_arguments_come_as_values_of_their_types_and_what_is_absent_as_its
     )
     assert result.success, texts(result)
     assert seen == [(Box(1), [Box(3)], "none", True)]
-
-
-# -- what a tool gives back ----------------------------------------------------------------------------------------
-
-IMAGE = wire.InputImageDynamicToolCallOutputContentItem(
-    image_url="data:image/png;base64,iVBORw0KGgogcmVzdA=="
-)
-
-
-def as_text(text):
-    return wire.InputTextDynamicToolCallOutputContentItem(text=text)
-
-
-@pytest.mark.parametrize(
-    ("value", "content"),
-    [
-        ("text", [as_text("text")]),
-        ("", [as_text("")]),
-        (None, [as_text("done")]),
-        (3, [as_text("3")]),
-        (["a", "b"], [as_text('["a","b"]')]),
-        (Box(1), [as_text('{"width":1,"depth":2}')]),
-        (PNG, [IMAGE]),
-        (image(PNG), [IMAGE]),
-        (["a", PNG, 3], [as_text("a"), IMAGE, as_text("3")]),
-        (ToolResult(["a", image(PNG)]), [as_text("a"), IMAGE]),
-        (ToolResult((IMAGE,)), [IMAGE]),
-    ],
-    ids=repr,
-)
-def test_what_is_returned_becomes_content(value, content):
-    assert result_of(value) == ToolResult(content)
-
-
-def test_the_content_of_a_result_is_a_list_and_no_text():
-    with pytest.raises(TypeError, match="as a list"):
-        ToolResult("no")
-
-
-async def test_a_result_of_its_own_may_be_a_failure():
-    @tool
-    async def refuse() -> ToolResult:
-        await trio.lowlevel.checkpoint()
-        return ToolResult.of_text("no", success=False)
-
-    result = await call(refuse)
-    assert (texts(result), result.success) == (["no"], False)
-
-
-async def test_what_cannot_be_written_is_a_failed_call(caplog):
-    @tool
-    async def strange() -> object:
-        await trio.lowlevel.checkpoint()
-        return object()
-
-    result = await call(strange)
-    assert (texts(result), result.success) == (["TypeError: a object cannot be written as JSON"], False)
-    assert len(caplog.records) == 1
-
-
-async def test_lone_surrogates_are_spelt_out_for_the_server_would_drop_the_line():
-    @tool
-    async def names(*, fail: bool = False) -> str:
-        await trio.lowlevel.checkpoint()
-        if fail:
-            raise ToolError("a\ud800")
-        return "b\ud800"
-
-    assert texts(await call(names)) == ["b\\ud800"]
-    assert texts(await call(names, arguments={"fail": True})) == ["a\\ud800"]
-    assert texts(result_of(["b\udcff", {"c": Path("d\udcff"), "é": b"e"}])) == [
-        r'["b\udcff",{"c":"d\udcff","\u00e9":"ZQ=="}]'
-    ]
-    assert ToolResult([as_text("f\ud800")]) == ToolResult(["f\\ud800"])
-
-
-def test_an_image_is_told_by_its_first_bytes_and_may_come_from_a_file_or_a_url(tmp_path):
-    (tmp_path / "a.png").write_bytes(PNG)
-    assert image(tmp_path / "a.png").url == IMAGE.image_url
-    assert image("https://example.org/a.png") == Image("https://example.org/a.png")
-    assert image(b"RIFF....WEBP").url.startswith("data:image/webp;")
-    assert image(b"?", "image/x").url == "data:image/x;base64,Pw=="
-    assert "iVBOR" not in repr(image(PNG))
-    with pytest.raises(ValueError, match="media type"):
-        image(b"text")
-    with pytest.raises(ValueError, match="URL"):
-        image(str(tmp_path / "a.png"))
-
-
-# -- how a call fails ----------------------------------------------------------------------------------------------
-
-
-async def raising(exc):
-    @tool
-    async def fail() -> None:
-        await trio.lowlevel.checkpoint()
-        raise exc
-
-    return await call(fail)
-
-
-async def test_a_tool_error_is_a_text_for_the_agent_and_nothing_for_the_log(caplog):
-    result = await raising(ToolError("there is no such city"))
-    assert (texts(result), result.success) == (["there is no such city"], False)
-    assert not caplog.records
-
-
-async def test_any_other_error_is_told_with_its_type_and_logged_with_its_traceback(caplog):
-    result = await raising(ZeroDivisionError("by zero"))
-    assert (texts(result), result.success) == (["ZeroDivisionError: by zero"], False)
-    (record,) = caplog.records
-    assert (record.levelno, record.name) == (logging.ERROR, "trio_codex")
-    assert "fail" in record.getMessage()
-    assert record.exc_info[0] is ZeroDivisionError
-    assert "Traceback" not in texts(result)[0]
-    assert texts(await raising(TimeoutError())) == ["TimeoutError"]
-
-
-async def test_a_group_of_errors_is_told_as_its_members(caplog):
-    assert texts(await raising(ExceptionGroup("", [ToolError("a")]))) == ["a"]
-    assert not caplog.records
-    group = ExceptionGroup("", [ToolError("a"), ExceptionGroup("", [ValueError("b")])])
-    assert texts(await raising(group)) == ["a\nValueError: b"]
-    assert len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("exc", [KeyboardInterrupt(), SystemExit(3)], ids=repr)
-async def test_an_exit_request_is_not_swallowed(exc):
-    with pytest.raises(type(exc)):
-        await raising(exc)
-    with pytest.RaisesGroup(type(exc), ValueError):
-        await raising(BaseExceptionGroup("", [exc, ValueError()]))
-
-
-async def test_a_call_that_takes_longer_than_its_timeout_has_failed(autojump_clock):
-    @tool(timeout=2.5)
-    async def sleep(seconds: float) -> str:
-        await trio.sleep(seconds)
-        return "awake"
-
-    result = await call(sleep, arguments={"seconds": 3})
-    assert not result.success
-    assert texts(result) == ["The tool was cancelled: it did not finish within 2.5 s."]
-    assert texts(await call(sleep, arguments={"seconds": 2})) == ["awake"]
-
-
-async def test_cancellation_goes_through_and_what_a_cancelled_tool_raises_is_only_logged(caplog):
-    @tool
-    async def stubborn() -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.sleep_forever)
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise ValueError("in cleanup")
-
-    for made in (stubborn, tool(trio.sleep_forever)):
-        with trio.CancelScope() as scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(functools.partial(call, made))
-                await trio.testing.wait_all_tasks_blocked()
-                scope.cancel()
-        assert scope.cancelled_caught
-    assert [record.getMessage() for record in caplog.records] == ["the tool stubborn failed"]
-
-
-async def test_a_limit_holds_over_all_toolboxes_of_a_client_and_the_others_wait():
-    running, most, gate = 0, 0, trio.Event()
-
-    @tool(limit=2)
-    async def count() -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        await gate.wait()
-        running -= 1
-
-    client = Toolbox([count])
-    boxes = [client, Toolbox([count], client), Toolbox([], client)]
-    results = []
-
-    async def collect(box):
-        results.append(await box.call(called("count")))
-
-    async with trio.open_nursery() as nursery:
-        for box in boxes * 2:
-            nursery.start_soon(collect, box)
-        await trio.testing.wait_all_tasks_blocked()
-        assert running == 2
-        gate.set()
-    assert most == 2
-    assert [result.success for result in results].count(True) == 4  # the third box has no such tool
-
-
-async def test_the_limit_of_a_method_holds_for_its_object_however_often_it_is_looked_up():
-    running, gate = [], trio.Event()
-
-    class Counter:
-        @tool(limit=1)
-        async def count(self) -> None:
-            running.append(self)
-            await gate.wait()
-
-    one, other, client = Counter(), Counter(), Toolbox()
-    boxes = [Toolbox([counter.count], client) for counter in (one, one, other)]
-    async with trio.open_nursery() as nursery:
-        for box in boxes:
-            nursery.start_soon(box.call, called("count"))
-        await trio.testing.wait_all_tasks_blocked()
-        assert running in ([one, other], [other, one])
-        gate.set()
-    assert running.count(one) == 2
-
-
-async def test_the_timeout_does_not_count_the_wait_for_a_place(autojump_clock):
-    @tool(limit=1, timeout=3)
-    async def slow() -> None:
-        await trio.sleep(2)
-
-    box, results = Toolbox([slow]), []
-
-    async def collect():
-        results.append((await box.call(called("slow"))).success)
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(4):
-            nursery.start_soon(collect)
-    assert results == [True] * 4
-
-
-async def test_a_tool_that_nobody_holds_takes_its_limiter_with_it():
-    client = Toolbox()
-
-    @tool(limit=1)
-    async def short() -> None:
-        await trio.lowlevel.checkpoint()
-
-    box = Toolbox([short], client)
-    await box.call(called("short"))
-    assert len(client._limiters) == 1
-    del short, box
-    gc.collect()
-    assert len(client._limiters) == 0
-
-
-# -- at a client ---------------------------------------------------------------------------------------------------
-
-
-def asked(name, arguments=None, thread_id="thread-1", **more):
-    return {
-        "threadId": thread_id,
-        "turnId": "turn-1",
-        "callId": "c1",
-        "tool": name,
-        "namespace": None,
-        "arguments": arguments or {},
-        **more,
-    }
-
-
-@asynccontextmanager
-async def started_turn(server, thread):
-    accepted = trio.Event()
-
-    async def accept():
-        await server.accept_turn()
-        accepted.set()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept)
-        async with thread.turn("go") as turn:
-            await accepted.wait()
-            yield turn
-
-
-def say(text, name="say"):
-    async def function() -> str:
-        await trio.lowlevel.checkpoint()
-        return text
-
-    return tool(function, name=name)
-
-
-async def test_a_threads_own_tools_win_over_the_clients_and_both_over_a_policy():
-    async def policy(request: policies.ToolCallRequest) -> ToolResult:
-        await trio.lowlevel.checkpoint()
-        return ToolResult.of_text("policy")
-
-    tools = [say("client"), say("client", "more")]
-    with trio.fail_after(5):
-        async with fake_codex(policy=Policy(tool_call=policy), tools=tools) as (codex, server):
-            own = say("thread")
-            await codex.thread_start(tools=[own])
-            for number, (name, text) in enumerate(
-                [("say", "thread"), ("more", "client"), ("other", "policy")]
-            ):
-                await server.ask(number, "item/tool/call", asked(name))
-                answer = await server.answer_to(number)
-                assert answer == {"contentItems": [{"type": "inputText", "text": text}], "success": True}
-            assert [str(record.decided_by) for record in codex.decisions] == ["tool", "tool", "client"]
-
-
-async def test_every_thread_is_started_with_the_clients_tools_and_its_own():
-    with trio.fail_after(5):
-        async with fake_codex(tools=[say("client"), say("client", "more")]) as (codex, server):
-            server.take_over("thread/start")
-            for own, names in (
-                ([say("thread"), say("thread", "third")], ["say", "more", "third"]),
-                ([], ["say", "more"]),
-            ):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(functools.partial(codex.thread_start, tools=own))
-                    start = await server.expect("thread/start")
-                    assert [spec["name"] for spec in start.params["dynamicTools"]] == names
-                    await start.answer(DEFAULTS["thread/start"])
-
-
-async def test_without_tools_nothing_is_said_of_them():
-    with trio.fail_after(5):
-        async with fake_codex(CodexConfig(experimental_api=False)) as (codex, server):
-            server.take_over("thread/start")
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(codex.thread_start)
-                start = await server.expect("thread/start")
-                assert "dynamicTools" not in start.params
-                await start.answer(DEFAULTS["thread/start"])
-
-
-@pytest.mark.parametrize("opening", ["thread_resume", "thread_fork"])
-async def test_a_resumed_or_forked_thread_gets_its_handlers_and_the_server_no_declaration(opening):
-    with trio.fail_after(5):
-        async with fake_codex() as (codex, server):
-            thread = await getattr(codex, opening)("thread-1", tools=[say("again")])
-            await server.ask(0, "item/tool/call", asked("say", thread_id=thread.id))
-            assert (await server.answer_to(0))["success"] is True
-
-
-async def test_tools_need_the_experimental_api_and_are_refused_before_anything_is_sent():
-    plain = CodexConfig(experimental_api=False, codex_bin="/nowhere")
-    with pytest.raises(ValueError, match="experimental_api"):
-        async with open_codex(plain, tools=[weather]):
-            pytest.fail("it opened")
-    with pytest.raises(ValueError, match="two tools"):
-        async with open_codex(CodexConfig(codex_bin="/nowhere"), tools=[weather, weather]):
-            pytest.fail("it opened")
-    with trio.fail_after(5):
-        async with fake_codex(plain) as (codex, server):
-            server.take_over("thread/start", "thread/resume")
-            with pytest.raises(ValueError, match="experimental_api"):
-                await codex.thread_start(tools=[weather])
-            with pytest.raises(ValueError, match="experimental_api"):
-                await codex.thread_resume("thread-1", tools=[weather])
-            with pytest.raises(ValueError, match="two tools"):
-                await codex.thread_fork("thread-1", tools=[weather, weather])
-            assert server.unexpected() == []
-
-
-async def test_connecting_with_tools_that_cannot_be_leaves_the_nursery_empty():
-    ours, _ = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        with pytest.raises(ValueError, match="two tools"):
-            await connect_codex(nursery, ours, tools=[weather, weather])
-        assert not nursery.child_tasks
-
-
-async def test_a_call_that_is_parked_when_its_turn_ends_is_cancelled_and_nothing_is_written():
-    started, ended = trio.Event(), trio.Event()
-
-    @tool
-    async def park() -> None:
-        started.set()
-        try:
-            await trio.sleep_forever()
-        finally:
-            ended.set()
-
-    with trio.fail_after(5):
-        async with fake_codex(tools=[park]) as (codex, server):
-            thread = await codex.thread_start()
-            async with started_turn(server, thread):
-                await server.ask(7, "item/tool/call", asked("park"))
-                await started.wait()
-                await server.end_turn()
-                await ended.wait()
-            server.give("ping", {})
-            await codex.request("ping")  # whatever was written before it has arrived
-            assert 7 not in server.answers
-
-
-async def test_a_tool_runs_in_the_context_of_its_turn():
-    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="outside")
-
-    @tool
-    async def look() -> str:
-        await trio.lowlevel.checkpoint()
-        return variable.get()
-
-    with trio.fail_after(5):
-        async with fake_codex(tools=[look]) as (codex, server):
-            thread = await codex.thread_start()
-            variable.set("inside")
-            async with started_turn(server, thread):
-                await server.ask(0, "item/tool/call", asked("look"))
-                assert (await server.answer_to(0))["contentItems"][0]["text"] == "inside"
-                await server.end_turn()

@@ -1,7 +1,6 @@
 """A turn has one end, the first, whatever the server sends and in whatever order; and its result is that end's."""
 
 import json
-from types import SimpleNamespace
 
 import attrs
 import msgspec
@@ -9,13 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from trio_codex import CodexConfig, TurnStatus, errors
+from bare_router import bare_router
+from trio_codex import TurnStatus, errors
 from trio_codex._core.rpc import Notification, OversizeNotification
 from trio_codex._link.call import CloseReason
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.hooks import Instruments
-from trio_codex._session.router import Router
-from trio_codex._session.turn_state import PAST_TURNS_KEPT, TurnState
+from trio_codex._session.state import PAST_TURNS_KEPT, TurnState
 from trio_codex.instruments import Instrument
 
 THREADS = st.sampled_from(["thread-1", "thread-1", "thread-2"])
@@ -103,11 +102,9 @@ class Turns(RuleBasedStateMachine):
     @initialize()
     def connect(self):
         self.counts = Counts()
-        self.router = Router(CodexConfig().event_buffer, None, Instruments([self.counts], Instrument))
-        self.router.dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)
-        self.router.audit = SimpleNamespace(close=lambda: None, on_review=lambda _: None)
-        self.router.end_orphan = lambda _: None
-        self.threads = {name: self.router.thread(name) for name in ("thread-1", "thread-2")}
+        self.instruments = Instruments([self.counts], Instrument)
+        self.router, registry, _ = bare_router(self.instruments)
+        self.threads = {name: registry.thread(name) for name in ("thread-1", "thread-2")}
         for state in self.threads.values():
             state.handles = (self,)
         self.open = dict.fromkeys(self.threads)
@@ -141,8 +138,8 @@ class Turns(RuleBasedStateMachine):
             self.threads[thread],
             events=Listener(),
             callbacks=CallbackGroup(),
-            instruments=self.router.instruments,
-            only_announced=only_announced,
+            instruments=self.instruments,
+            named_by_announcement=only_announced,
         )
         self.threads[thread].turn = state
         self.open[thread] = Turn(state, own=True, only_announced=only_announced)

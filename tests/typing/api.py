@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import assert_type
+from typing import Any, assert_type
 
 import trio
 
@@ -176,13 +176,13 @@ policy = Policy(command=on_command, file_change=on_file_change)
 def failing(error: errors.CodexError) -> None:
     match error:
         case errors.TurnFailed(result=result):
-            assert_type(result, TurnResult)
+            assert_type(result, Any)
         case errors.ServerExited(returncode=returncode, pid=pid):
             assert_type(returncode, int | None)
             assert_type(pid, int | None)
         case errors.BudgetExceeded(used=used, usage=usage):
             assert_type(used, float)
-            assert_type(usage, TokenUsage | None)
+            assert_type(usage, Any)
         case errors.RpcError(code=code, method=method):
             assert_type(code, int)
             assert_type(method, str | None)

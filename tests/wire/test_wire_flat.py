@@ -15,19 +15,16 @@ from wire_classes import QUICK
 
 from trio_codex import wire
 from trio_codex.testing.strategies import json_values, wire_values
-from trio_codex.wire import _convert
-from trio_codex.wire._flat import flat_reader
+from trio_codex.wire._flat import flat_decoder
+from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._registry import NOTIFICATIONS, TEXT_DELTAS
+from trio_codex.wire._unions import is_wire
 
 if TYPE_CHECKING:
     from trio_codex.wire._base import Wire
 
 CLASSES: dict[str, type[Wire]] = {method: getattr(wire, name) for method, name in NOTIFICATIONS.items()}
-READERS = {
-    method: flat_reader(cls, _convert.fields_of(cls))
-    for method, cls in CLASSES.items()
-    if _convert.is_wire(cls)
-}
+READERS = {method: flat_decoder(cls, fields_of(cls)) for method, cls in CLASSES.items() if is_wire(cls)}
 FLAT = sorted(method for method, read in READERS.items() if read is not None)
 DELTA = wire.AgentMessageDeltaNotification(delta="hi", item_id="i", thread_id="t", turn_id="u")
 
@@ -115,7 +112,7 @@ def test_classes_with_other_fields_are_left_to_the_long_way() -> None:
         wire.ThreadTokenUsageUpdatedNotification,
         wire.AgentMessageThreadItem,
     ):
-        assert flat_reader(cls, _convert.fields_of(cls)) is None
+        assert flat_decoder(cls, fields_of(cls)) is None
 
 
 def test_bad_bytes_in_what_is_passed_over_hide_nothing() -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from wire_classes import CLASSES, ENUMS
 
+import trio_codex
 from trio_codex import wire
-from trio_codex.wire import _convert
+from trio_codex.wire import _converter
 from trio_codex.wire._index import HOME
 
 PACKAGE = Path(wire.__file__).parent
@@ -79,7 +80,28 @@ def test_the_package_imports_nothing_above_it(path: Path) -> None:
 
 def test_only_the_converter_knows_cattrs() -> None:
     users = [path.name for path in PACKAGE.glob("*.py") if "cattrs" in _imported(path)]
-    assert users == ["_convert.py"]
+    assert users == ["_converter.py"]
+
+
+def test_the_package_itself_is_imported_by_none_of_its_modules() -> None:
+    """Its ``__init__`` imports them, type-only imports included."""
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                assert all(alias.name != "trio_codex.wire" for alias in node.names), path.name
+            elif isinstance(node, ast.ImportFrom) and path.stem != "__init__":
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                assert "trio_codex.wire" not in names | {node.module}, path.name
+
+
+def test_only_a_loads_hook_reads_a_class_without_cattrs() -> None:
+    users = [
+        path.name
+        for path in Path(trio_codex.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("flat_decoder")
+    ]
+    assert users == ["_converter.py"]
 
 
 def _imported(path: Path) -> set[str]:
@@ -95,9 +117,9 @@ def _imported(path: Path) -> set[str]:
 def test_every_class_has_hooks_in_all_converters() -> None:
     assert len(CLASSES) > 800
     for cls in CLASSES:
-        for reader in (_convert._FAST, _convert._DETAILED):
-            assert callable(reader.get_structure_hook(cls))
-        assert callable(_convert._WRITER.get_unstructure_hook(cls))
+        for converter in (_converter.CONVERTER, _converter._EXPLAINING):
+            assert callable(converter.get_structure_hook(cls))
+            assert callable(converter.get_unstructure_hook(cls))
 
 
 def test_every_class_is_slotted_and_frozen() -> None:

@@ -15,7 +15,7 @@ from wire_classes import ENUMS, QUICK, UNIONS, name_of
 from trio_codex import wire
 from trio_codex.errors import DecodeError
 from trio_codex.testing.strategies import json_values
-from trio_codex.wire import _convert
+from trio_codex.wire import _converter
 from trio_codex.wire._unions import open_enum, union_hook
 
 DELTA = {"delta": "hi", "itemId": "i", "threadId": "t", "turnId": "u"}
@@ -149,8 +149,8 @@ def test_an_unforeseen_error_does_not_tell_the_value_either() -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(wire.Turn, Odd(TURN))
     assert "s3cr3t" not in str(caught.value)
-    assert _convert._problem(RuntimeError("s3cr3t")) == "RuntimeError"
-    assert _convert._step(ClassValidationError("", [ValueError()], wire.Turn)) == ""
+    assert _converter._problem(RuntimeError("s3cr3t")) == "RuntimeError"
+    assert _converter._step(ClassValidationError("", [ValueError()], wire.Turn)) == ""
 
 
 # -- later versions ------------------------------------------------------------------------------------------------
@@ -162,6 +162,8 @@ def test_a_known_value_becomes_a_member_and_an_unknown_one_stays_text(enum: Any)
         assert wire.decode(enum, member.value) is member
         assert type(wire.encode(member)) is str
         assert wire.encode(member) == member.value
+    (member,) = wire.decode(Sequence[enum], [next(iter(enum)).value])
+    assert type(member) is enum
     later = wire.decode(enum, "~later")
     assert type(later) is str
     assert wire.encode(later) == "~later"

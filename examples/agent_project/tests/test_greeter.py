@@ -1,4 +1,4 @@
-"""The policy and the tool without a process; the whole agent on the real server, with a scripted model."""
+"""Test the policy and the tool without a process, and the whole agent on the real server with a scripted model."""
 
 import pytest
 from greeter import POLICY, greet, language

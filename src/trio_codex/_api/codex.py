@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
-import attrs
 import trio
 
 from trio_codex import wire
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from trio_codex._api.exec import RemoteProcess
     from trio_codex._api.generated import Api
     from trio_codex._api.history import ItemsView, TurnsView
+    from trio_codex._api.lifecycle import ClientLifecycle
     from trio_codex._api.login import LoginHandle
     from trio_codex._api.options import (
         Sandbox,
@@ -37,42 +36,12 @@ if TYPE_CHECKING:
     )
     from trio_codex._api.watch import Watch
     from trio_codex._link.subscriptions import Subscription
-    from trio_codex._session.audit import DecisionRecord
     from trio_codex._session.session import Session
     from trio_codex._values.event import Event
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError
-
-
-@attrs.frozen(kw_only=True)
-class ServerMetadata:
-    """What a server reports about itself.
-
-    Attributes:
-        user_agent: The user agent it sends to the model provider.
-        server_version: Its version, parsed from the user agent; ``None`` if the user agent has another form.
-        codex_home: Its ``CODEX_HOME``.
-        platform_family: ``"unix"`` or ``"windows"``.
-        platform_os: ``"linux"``, ``"macos"``, …
-    """
-
-    user_agent: str
-    server_version: str | None
-    codex_home: str | None
-    platform_family: str | None
-    platform_os: str | None
-
-    @classmethod
-    def of(cls, response: wire.InitializeResponse) -> ServerMetadata:
-        """Create it from the response to ``initialize``, which has no version field."""
-        version = re.search(r"/(\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", response.user_agent)
-        return cls(
-            user_agent=response.user_agent,
-            server_version=version[1] if version else None,
-            codex_home=response.codex_home,
-            platform_family=response.platform_family,
-            platform_os=response.platform_os,
-        )
+    from trio_codex.instruments._decisions import DecisionRecord
 
 
 class Codex:
@@ -85,11 +54,12 @@ class Codex:
         pid: The process id of the server; ``None`` if this client did not start it.
     """
 
-    def __init__(self, session: Session, metadata: ServerMetadata, pid: int | None) -> None:
+    def __init__(self, session: Session, lifecycle: ClientLifecycle) -> None:
         self._session = session
+        self._lifecycle = lifecycle
         self._api: Api | None = None
-        self.metadata = metadata
-        self.pid = pid
+        self.metadata: ServerMetadata = session.server.metadata
+        self.pid: int | None = lifecycle.pid
 
     def __repr__(self) -> str:
         state = "" if self._session.connection.close_reason is None else ", closed"
@@ -103,7 +73,7 @@ class Codex:
         if self._api is None:
             from trio_codex._api.generated import Api
 
-            self._api = Api(self._session.request)
+            self._api = Api(self._session.server.request)
         return self._api
 
     async def request(self, method: str, params: Mapping[str, Any] | wire.Wire | None = None) -> wire.JSON:
@@ -124,7 +94,7 @@ class Codex:
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
         """
-        return await self._session.request_json(method, params)
+        return await self._session.server.request_json(method, params)
 
     @asynccontextmanager
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
@@ -141,11 +111,11 @@ class Codex:
         """
         self._session.connection.check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
-        events = self._session.router.listen(*methods)
+        events = self._session.listeners.listen(*methods)
         try:
             yield events
         finally:
-            self._session.router.unlisten(events)
+            self._session.listeners.unlisten(events)
 
     async def wait_closed(self) -> CodexError:
         """Wait until the connection ends, and return the reason.
@@ -161,8 +131,8 @@ class Codex:
         bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
         """
         await trio.lowlevel.cancel_shielded_checkpoint()
-        if not self._session.closed.is_set():
-            await self._session.services.finish(self._session.close)
+        if not self._lifecycle.is_closed:
+            await self._session.services.finish(self._lifecycle.close)
 
     @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
@@ -219,7 +189,7 @@ class Codex:
             raise ValueError("only a terminal has a size")
         params = wire.CommandExecParams(
             command=[os.fspath(part) for part in as_tuple(argv)],
-            process_id=f"process-{self._session.next_number()}",
+            process_id=f"process-{self._session.server.next_number()}",
             cwd=None if cwd is None else os.fspath(cwd),
             disable_output_cap=True,
             disable_timeout=True,
@@ -250,7 +220,7 @@ class Codex:
         """
         from trio_codex._api.watch import open_watch
 
-        return open_watch(self._session, self._session.absolute(path))
+        return open_watch(self._session, self._session.server.absolute(path))
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -353,7 +323,7 @@ class Codex:
         Raises:
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
-        response: wire.ThreadListResponse = await self._session.request(
+        response: wire.ThreadListResponse = await self._session.server.request(
             "thread/list", list_params(cursor, limit, filters)
         )
         return response
@@ -380,7 +350,7 @@ class Codex:
         Raises:
             CodexError: As in :meth:`request`.
         """
-        await self._session.request("thread/archive", {"threadId": thread_id})
+        await self._session.server.request("thread/archive", {"threadId": thread_id})
 
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
         """Restore an archived thread and open it.
@@ -397,9 +367,9 @@ class Codex:
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         # Report invalid options before sending the first request.
-        resume_params(thread_id, options, self._session.absolute)
+        resume_params(thread_id, options, self._session.server.absolute)
         _opening.own_tools(self._session, options)
-        await self._session.request("thread/unarchive", {"threadId": thread_id})
+        await self._session.server.request("thread/unarchive", {"threadId": thread_id})
         # Until it is resumed, the server has the thread only on disk and would reject a turn (PROTOCOL Q16).
         return await self.thread_resume(thread_id, **options)
 
@@ -409,12 +379,12 @@ class Codex:
         Raises:
             CodexError: As in :meth:`request`.
         """
-        await self._session.request("thread/delete", {"threadId": thread_id})
+        await self._session.server.request("thread/delete", {"threadId": thread_id})
 
     @property
     def usage(self) -> TokenUsage | None:
         """Tokens used by all turns of this client, including their agents; ``None`` if none were reported."""
-        return self._session.router.meter.usage
+        return self._session.meter.usage
 
     # -- models and account ------------------------------------------------------------------------------------
 

@@ -15,8 +15,8 @@ import trio
 from trio_codex._api.exec_streams import RemoteInput, RemoteOutput
 from trio_codex._core.json import UNREADABLE
 from trio_codex._link.call import CloseReason
-from trio_codex._session.ending import give_up_server
-from trio_codex._session.session import decode_result, encode
+from trio_codex._session.server import decode_result, encode
+from trio_codex._values.sink import EventSink
 from trio_codex.errors import (
     CodexError,
     DecodeError,
@@ -27,7 +27,7 @@ from trio_codex.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator
 
     from trio_codex import wire
     from trio_codex._link.call import Call
@@ -127,10 +127,10 @@ class RemoteProcess:
         await self._request("resize", {"size": {"cols": cols, "rows": rows}})
 
     async def _request(self, verb: str, params: dict[str, object]) -> None:
-        await self._session.request(f"{METHOD}/{verb}", {"processId": self._process_id, **params})
+        await self._session.server.request(f"{METHOD}/{verb}", {"processId": self._process_id, **params})
 
     async def _begin_write(self, params: dict[str, object]) -> Call:
-        return await self._session.begin(f"{METHOD}/write", {"processId": self._process_id, **params})
+        return await self._session.server.begin(f"{METHOD}/write", {"processId": self._process_id, **params})
 
     # -- for its scope -----------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class RemoteProcess:
     async def start(self, params: wire.CommandExecParams, *, stdin: bool) -> None:
         """Start it, and wait until it is running or has ended."""
         session = self._session
-        self._call = await session.begin(METHOD, params)
+        self._call = await session.server.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
         # The first request is answered only at the end, but a write that follows it is answered immediately, with a
         # rejection if there is no such process. Both use the same queue, or the write could overtake the start.
@@ -177,11 +177,11 @@ class RemoteProcess:
             return
         with self._session.timeouts.move_on_after(grace):
             # Whatever happens to this request, only the response to the first one proves anything.
-            await self._session.end(f"{METHOD}/terminate", {"processId": self._process_id})
+            await self._session.server.end(f"{METHOD}/terminate", {"processId": self._process_id})
             await self._ended.wait()
             return
         what = f"the process {self._process_id} did not end within interrupt_grace"
-        give_up_server(self._session, what)
+        self._session.ender.give_up_server(what)
         self._end(
             None,
             self._session.connection.close_reason
@@ -206,21 +206,30 @@ class RemoteProcess:
         for output in self._outputs.values():
             output.end(None if failure is None else failure.exception)
 
-    # -- for the reader ----------------------------------------------------------------------------------------
+    def take_output(self, stream: str, data: bytes) -> None:
+        """Handle a piece of output. Called by the reader."""
+        self._outputs.get(stream, self._outputs["stdout"]).put(data)
+
+    def lose_output(self, error: DecodeError) -> None:
+        """Record that a piece of output cannot be read. Called by the reader."""
+        lost = CloseReason(error)
+        for output in self._outputs.values():
+            output.end(lost.exception)
+
+
+class _OutputSink(EventSink):
+    """Passes output on. When the connection ends, the pending call reports it."""
+
+    def __init__(self, process: RemoteProcess) -> None:
+        self._process = process
 
     def put(self, event: Event) -> None:
-        """Handle a piece of output."""
         try:
             piece = msgspec.json.decode(event.json, type=_Output)
         except UNREADABLE as exc:
-            lost = CloseReason(DecodeError(OUTPUT_METHOD, "$", str(exc)))
-            for output in self._outputs.values():
-                output.end(lost.exception)
+            self._process.lose_output(DecodeError(OUTPUT_METHOD, "$", str(exc)))
         else:
-            self._outputs.get(piece.stream, self._outputs["stdout"]).put(piece.deltaBase64)
-
-    def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Do nothing: when the connection ends, the pending call reports it."""
+            self._process.take_output(piece.stream, piece.deltaBase64)
 
 
 @asynccontextmanager
@@ -232,7 +241,7 @@ async def open_exec(
     assert params.process_id is not None
     session.connection.check_open()
     process = RemoteProcess(session, params.process_id, tty=bool(params.tty))
-    session.router.route_key(OUTPUT_METHOD, params.process_id, process)
+    session.listeners.route_key(OUTPUT_METHOD, params.process_id, _OutputSink(process))
     try:
         await process.start(params, stdin=stdin)
         yield process
@@ -242,5 +251,5 @@ async def open_exec(
                 # Shielded and bounded internally.
                 await session.services.finish(process.finish)  # noqa: ASYNC102
         finally:
-            session.router.unroute_key(OUTPUT_METHOD, params.process_id)
+            session.listeners.unroute_key(OUTPUT_METHOD, params.process_id)
     process.raise_failure()

@@ -14,38 +14,46 @@ from trio_codex._api.method_groups import TypedRequest as TypedRequest
 
 
 class AccountApi(Group):
-    """The requests ``account/…``."""
+    """Requests with the prefix ``account/``."""
 
     async def gateway_oauth_read(self) -> wire.GatewayOAuthReadResponse:
         """Send ``account/gatewayOAuth/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.GatewayOAuthReadResponse", await self._request("account/gatewayOAuth/read", None))
 
     async def gateway_oauth_login(self) -> wire.GatewayOAuthLoginResponse:
         """Send ``account/gatewayOAuth/login``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.GatewayOAuthLoginResponse", await self._request("account/gatewayOAuth/login", None))
 
     async def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.GatewayOAuthCancelResponse", await self._request("account/gatewayOAuth/cancel", None)
@@ -54,25 +62,31 @@ class AccountApi(Group):
     async def login_start(self, params: wire.LoginAccountParams, /) -> wire.LoginAccountResponse:
         """Send ``account/login/start``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
-            params: One of the variants of ``wire.LoginAccountParams``.
+            params: A variant of ``wire.LoginAccountParams``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.LoginAccountResponse", await self._request("account/login/start", params))
 
     async def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        Experimental. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.BedrockDiscoverResponse",
@@ -82,25 +96,32 @@ class AccountApi(Group):
     async def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        Experimental. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
-            params: One of the variants of ``wire.BedrockSetupParams``.
+            params: A variant of ``wire.BedrockSetupParams``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.BedrockSetupResponse", await self._request("account/bedrock/setup", params))
 
     async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        Experimental. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.BedrockCheckGovCloudRequirementsResponse",
@@ -112,11 +133,15 @@ class AccountApi(Group):
     async def login_cancel(self, *, login_id: str) -> wire.CancelLoginAccountResponse:
         """Send ``account/login/cancel``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CancelLoginAccountResponse",
@@ -126,11 +151,14 @@ class AccountApi(Group):
     async def logout(self) -> wire.LogoutAccountResponse:
         """Send ``account/logout``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.LogoutAccountResponse", await self._request("account/logout", None))
 
@@ -139,7 +167,7 @@ class AccountApi(Group):
     ) -> wire.GetAccountRateLimitsResponse:
         """Usage-read capabilities of the requesting client, never inferred from its experiment arm.
 
-        Sends ``account/rateLimits/read``. A checkpoint.
+        Sends ``account/rateLimits/read``. This is a checkpoint.
 
         Args:
             exclude_reset_credit_details: Skip the separate reset-credit detail lookup for background usage polls.
@@ -148,8 +176,12 @@ class AccountApi(Group):
                 users, allow the backend to record experiment exposure after ordinary usage is blocked.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.GetAccountRateLimitsResponse",
@@ -167,7 +199,7 @@ class AccountApi(Group):
     ) -> wire.ConsumeAccountRateLimitResetCreditResponse:
         """Send ``account/rateLimitResetCredit/consume``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             idempotency_key: Identifies one logical reset attempt. A UUID is recommended; reuse the same value when
@@ -176,8 +208,12 @@ class AccountApi(Group):
                 available credit.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ConsumeAccountRateLimitResetCreditResponse",
@@ -192,14 +228,18 @@ class AccountApi(Group):
     async def usage_read(self, *, thread_id: str | None = None) -> wire.GetAccountTokenUsageResponse:
         """Send ``account/usage/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             thread_id: When present, read estimated usage for this thread instead of account-wide token activity.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.GetAccountTokenUsageResponse",
@@ -209,11 +249,14 @@ class AccountApi(Group):
     async def workspace_messages_read(self) -> wire.GetWorkspaceMessagesResponse:
         """Send ``account/workspaceMessages/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.GetWorkspaceMessagesResponse", await self._request("account/workspaceMessages/read", None)
@@ -224,11 +267,15 @@ class AccountApi(Group):
     ) -> wire.SendAddCreditsNudgeEmailResponse:
         """Send ``account/sendAddCreditsNudgeEmail``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.SendAddCreditsNudgeEmailResponse",
@@ -241,7 +288,7 @@ class AccountApi(Group):
     async def read(self, *, refresh_token: bool | None = None) -> wire.GetAccountResponse:
         """Send ``account/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             refresh_token: When ``true``, requests a proactive token refresh before returning. In managed auth mode
@@ -249,8 +296,12 @@ class AccountApi(Group):
                 should refresh tokens themselves and call ``account/login/start`` with ``chatgptAuthTokens``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.GetAccountResponse",
@@ -259,14 +310,14 @@ class AccountApi(Group):
 
 
 class AppApi(Group):
-    """The requests ``app/…``."""
+    """Requests with the prefix ``app/``."""
 
     async def read(
         self, *, app_ids: Sequence[str], include_tools: bool | None = None, thread_id: str | None = None
     ) -> wire.AppsReadResponse:
         """Experimental: read metadata for specific apps/connectors.
 
-        Sends ``app/read``. A checkpoint.
+        Sends ``app/read``. This is a checkpoint.
 
         Args:
             app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while
@@ -275,8 +326,12 @@ class AppApi(Group):
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.AppsReadResponse",
@@ -296,7 +351,7 @@ class AppApi(Group):
     ) -> wire.AppsListResponse:
         """Experimental: list available apps/connectors.
 
-        Sends ``app/list``. A checkpoint.
+        Sends ``app/list``. This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -305,8 +360,12 @@ class AppApi(Group):
             thread_id: Optional thread id used to evaluate app feature gating from that thread's config.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.AppsListResponse",
@@ -323,7 +382,7 @@ class AppApi(Group):
     ) -> wire.AppsInstalledResponse:
         """Read the committed installed connector runtime snapshot.
 
-        Sends ``app/installed``. A checkpoint.
+        Sends ``app/installed``. This is a checkpoint.
 
         Args:
             force_refresh: When true and Apps are permitted, refresh and publish the hosted connector runtime tool
@@ -331,8 +390,12 @@ class AppApi(Group):
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.AppsInstalledResponse",
@@ -343,16 +406,19 @@ class AppApi(Group):
 
 
 class CollaborationModeApi(Group):
-    """The requests ``collaborationMode/…``."""
+    """Requests with the prefix ``collaborationMode/``."""
 
     async def list(self) -> wire.CollaborationModeListResponse:
         """Lists collaboration mode presets.
 
-        Experimental. Sends ``collaborationMode/list``. A checkpoint.
+        Experimental. Sends ``collaborationMode/list``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CollaborationModeListResponse",
@@ -361,7 +427,7 @@ class CollaborationModeApi(Group):
 
 
 class CommandApi(Group):
-    """The requests ``command/…``."""
+    """Requests with the prefix ``command/``."""
 
     async def exec(
         self,
@@ -383,8 +449,8 @@ class CommandApi(Group):
     ) -> wire.CommandExecResponse:
         """Execute a standalone command (argv vector) under the server's sandbox.
 
-        Sends ``command/exec``. A checkpoint. The answer may take as long as it takes: no ``request_timeout``
-        applies.
+        Sends ``command/exec``. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout``
+        does not apply.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -415,8 +481,11 @@ class CommandApi(Group):
             tty: Enable PTY mode. This implies ``streamStdin`` and ``streamStdoutStderr``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CommandExecResponse",
@@ -446,7 +515,7 @@ class CommandApi(Group):
     ) -> wire.CommandExecWriteResponse:
         """Write stdin bytes to a running ``command/exec`` session or close stdin.
 
-        Sends ``command/exec/write``. A checkpoint.
+        Sends ``command/exec/write``. This is a checkpoint.
 
         Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
@@ -454,8 +523,12 @@ class CommandApi(Group):
             delta_base64: Optional base64-encoded stdin bytes to write.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CommandExecWriteResponse",
@@ -470,14 +543,18 @@ class CommandApi(Group):
     async def exec_terminate(self, *, process_id: str) -> wire.CommandExecTerminateResponse:
         """Terminate a running ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/terminate``. A checkpoint.
+        Sends ``command/exec/terminate``. This is a checkpoint.
 
         Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CommandExecTerminateResponse",
@@ -491,15 +568,19 @@ class CommandApi(Group):
     ) -> wire.CommandExecResizeResponse:
         """Resize a running PTY-backed ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/resize``. A checkpoint.
+        Sends ``command/exec/resize``. This is a checkpoint.
 
         Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             size: New PTY size in character cells.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.CommandExecResizeResponse",
@@ -510,16 +591,19 @@ class CommandApi(Group):
 
 
 class ConfigApi(Group):
-    """The requests ``config/…``."""
+    """Requests with the prefix ``config/``."""
 
     async def mcp_server_reload(self) -> wire.McpServerRefreshResponse:
         """Send ``config/mcpServer/reload``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.McpServerRefreshResponse", await self._request("config/mcpServer/reload", None))
 
@@ -528,7 +612,7 @@ class ConfigApi(Group):
     ) -> wire.ConfigReadResponse:
         """Send ``config/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cwd: Optional working directory to resolve project config layers. If specified, return the effective
@@ -536,8 +620,12 @@ class ConfigApi(Group):
                 project/repo root).
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ConfigReadResponse",
@@ -555,14 +643,18 @@ class ConfigApi(Group):
     ) -> wire.ConfigWriteResponse:
         """Send ``config/value/write``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             file_path: Path to the config file to write; defaults to the user's ``config.toml`` when omitted.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ConfigWriteResponse",
@@ -588,7 +680,7 @@ class ConfigApi(Group):
     ) -> wire.ConfigWriteResponse:
         """Send ``config/batchWrite``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             file_path: Path to the config file to write; defaults to the user's ``config.toml`` when omitted.
@@ -597,8 +689,12 @@ class ConfigApi(Group):
                 not reloaded. The deprecated personality setting is also not reloaded.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ConfigWriteResponse",
@@ -615,16 +711,19 @@ class ConfigApi(Group):
 
 
 class ConfigRequirementsApi(Group):
-    """The requests ``configRequirements/…``."""
+    """Requests with the prefix ``configRequirements/``."""
 
     async def read(self) -> wire.ConfigRequirementsReadResponse:
         """Send ``configRequirements/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ConfigRequirementsReadResponse", await self._request("configRequirements/read", None)
@@ -632,7 +731,7 @@ class ConfigRequirementsApi(Group):
 
 
 class EnvironmentApi(Group):
-    """The requests ``environment/…``."""
+    """Requests with the prefix ``environment/``."""
 
     async def add(
         self,
@@ -646,7 +745,7 @@ class EnvironmentApi(Group):
     ) -> wire.EnvironmentAddResponse:
         """Adds or replaces a remote environment by id for later selection.
 
-        Experimental. Sends ``environment/add``. A checkpoint.
+        Experimental. Sends ``environment/add``. This is a checkpoint.
 
         Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
@@ -657,8 +756,12 @@ class EnvironmentApi(Group):
                 Requires a secure transport or a loopback destination.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.EnvironmentAddResponse",
@@ -678,11 +781,15 @@ class EnvironmentApi(Group):
     async def info(self, *, environment_id: str) -> wire.EnvironmentInfoResponse:
         """Reads information from a configured execution environment.
 
-        Experimental. Sends ``environment/info``. A checkpoint.
+        Experimental. Sends ``environment/info``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.EnvironmentInfoResponse",
@@ -694,14 +801,18 @@ class EnvironmentApi(Group):
     async def status(self, *, environment_id: str) -> wire.EnvironmentStatusResponse:
         """Reads the current status of a configured execution environment.
 
-        Experimental. Sends ``environment/status``. A checkpoint.
+        Experimental. Sends ``environment/status``. This is a checkpoint.
 
         Args:
             environment_id: Environment id to inspect.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.EnvironmentStatusResponse",
@@ -712,14 +823,14 @@ class EnvironmentApi(Group):
 
 
 class ExperimentalFeatureApi(Group):
-    """The requests ``experimentalFeature/…``."""
+    """Requests with the prefix ``experimentalFeature/``."""
 
     async def list(
         self, *, cursor: str | None = None, limit: int | None = None, thread_id: str | None = None
     ) -> wire.ExperimentalFeatureListResponse:
         """Send ``experimentalFeature/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -729,8 +840,12 @@ class ExperimentalFeatureApi(Group):
                 thread's cwd.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExperimentalFeatureListResponse",
@@ -745,15 +860,19 @@ class ExperimentalFeatureApi(Group):
     ) -> wire.ExperimentalFeatureEnablementSetResponse:
         """Send ``experimentalFeature/enablement/set``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             enablement: Process-wide runtime feature enablement keyed by canonical feature name. Only named features
                 are updated. Omitted features are left unchanged. Send an empty map for a no-op.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExperimentalFeatureEnablementSetResponse",
@@ -765,7 +884,7 @@ class ExperimentalFeatureApi(Group):
 
 
 class ExternalAgentConfigApi(Group):
-    """The requests ``externalAgentConfig/…``."""
+    """Requests with the prefix ``externalAgentConfig/``."""
 
     async def detect(
         self,
@@ -779,7 +898,7 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigDetectResponse:
         """Send ``externalAgentConfig/detect``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             cwds: Zero or more working directories to include for repo-scoped detection.
@@ -792,8 +911,11 @@ class ExternalAgentConfigApi(Group):
                 select the migration source.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExternalAgentConfigDetectResponse",
@@ -820,7 +942,7 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigImportResponse:
         """Send ``externalAgentConfig/import``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             migration_source: Migration-source selector used to produce the migration items. Pass the same value to
@@ -830,8 +952,11 @@ class ExternalAgentConfigApi(Group):
             source: Optional identifier for the product that initiated the import.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExternalAgentConfigImportResponse",
@@ -854,15 +979,19 @@ class ExternalAgentConfigApi(Group):
     ) -> wire.ExternalAgentConfigImportHistoryRecordResponse:
         """Send ``externalAgentConfig/import/recordHistory``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             item_type_results: Completed results grouped by imported item type.
             provider_id: Opaque provider identifier for the externally completed import.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExternalAgentConfigImportHistoryRecordResponse",
@@ -877,11 +1006,14 @@ class ExternalAgentConfigApi(Group):
     async def import_read_histories(self) -> wire.ExternalAgentConfigImportHistoriesReadResponse:
         """Send ``externalAgentConfig/import/readHistories``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ExternalAgentConfigImportHistoriesReadResponse",
@@ -890,7 +1022,7 @@ class ExternalAgentConfigApi(Group):
 
 
 class FeedbackApi(Group):
-    """The requests ``feedback/…``."""
+    """Requests with the prefix ``feedback/``."""
 
     async def upload(
         self,
@@ -904,11 +1036,14 @@ class FeedbackApi(Group):
     ) -> wire.FeedbackUploadResponse:
         """Send ``feedback/upload``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FeedbackUploadResponse",
@@ -927,19 +1062,23 @@ class FeedbackApi(Group):
 
 
 class FsApi(Group):
-    """The requests ``fs/…``."""
+    """Requests with the prefix ``fs/``."""
 
     async def read_file(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadFileResponse:
         """Read a file from the host filesystem.
 
-        Sends ``fs/readFile``. A checkpoint.
+        Sends ``fs/readFile``. This is a checkpoint.
 
         Args:
             path: Absolute path to read.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsReadFileResponse", await self._request("fs/readFile", wire.FsReadFileParams(path=path))
@@ -948,15 +1087,19 @@ class FsApi(Group):
     async def write_file(self, *, data_base64: str, path: wire.AbsolutePathBuf) -> wire.FsWriteFileResponse:
         """Write a file on the host filesystem.
 
-        Sends ``fs/writeFile``. A checkpoint.
+        Sends ``fs/writeFile``. This is a checkpoint.
 
         Args:
             data_base64: File contents encoded as base64.
             path: Absolute path to write.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsWriteFileResponse",
@@ -968,15 +1111,19 @@ class FsApi(Group):
     ) -> wire.FsCreateDirectoryResponse:
         """Create a directory on the host filesystem.
 
-        Sends ``fs/createDirectory``. A checkpoint.
+        Sends ``fs/createDirectory``. This is a checkpoint.
 
         Args:
             path: Absolute directory path to create.
             recursive: Whether parent directories should also be created. Defaults to ``true``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsCreateDirectoryResponse",
@@ -988,14 +1135,18 @@ class FsApi(Group):
     async def get_metadata(self, *, path: wire.AbsolutePathBuf) -> wire.FsGetMetadataResponse:
         """Request metadata for an absolute path.
 
-        Sends ``fs/getMetadata``. A checkpoint.
+        Sends ``fs/getMetadata``. This is a checkpoint.
 
         Args:
             path: Absolute path to inspect.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsGetMetadataResponse",
@@ -1005,14 +1156,18 @@ class FsApi(Group):
     async def read_directory(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadDirectoryResponse:
         """List direct child names for a directory.
 
-        Sends ``fs/readDirectory``. A checkpoint.
+        Sends ``fs/readDirectory``. This is a checkpoint.
 
         Args:
             path: Absolute directory path to read.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsReadDirectoryResponse",
@@ -1024,7 +1179,7 @@ class FsApi(Group):
     ) -> wire.FsRemoveResponse:
         """Remove a file or directory tree from the host filesystem.
 
-        Sends ``fs/remove``. A checkpoint.
+        Sends ``fs/remove``. This is a checkpoint.
 
         Args:
             path: Absolute path to remove.
@@ -1032,8 +1187,12 @@ class FsApi(Group):
             recursive: Whether directory removal should recurse. Defaults to ``true``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsRemoveResponse",
@@ -1051,7 +1210,7 @@ class FsApi(Group):
     ) -> wire.FsCopyResponse:
         """Copy a file or directory tree on the host filesystem.
 
-        Sends ``fs/copy``. A checkpoint.
+        Sends ``fs/copy``. This is a checkpoint.
 
         Args:
             destination_path: Absolute destination path.
@@ -1059,8 +1218,12 @@ class FsApi(Group):
             recursive: Required for directory copies; ignored for file copies.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsCopyResponse",
@@ -1075,15 +1238,19 @@ class FsApi(Group):
     async def watch(self, *, path: wire.AbsolutePathBuf, watch_id: str) -> wire.FsWatchResponse:
         """Start filesystem watch notifications for an absolute path.
 
-        Sends ``fs/watch``. A checkpoint.
+        Sends ``fs/watch``. This is a checkpoint.
 
         Args:
             path: Absolute file or directory path to watch.
             watch_id: Connection-scoped watch identifier used for ``fs/unwatch`` and ``fs/changed``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsWatchResponse",
@@ -1093,14 +1260,18 @@ class FsApi(Group):
     async def unwatch(self, *, watch_id: str) -> wire.FsUnwatchResponse:
         """Stop filesystem watch notifications for a prior ``fs/watch``.
 
-        Sends ``fs/unwatch``. A checkpoint.
+        Sends ``fs/unwatch``. This is a checkpoint.
 
         Args:
             watch_id: Watch identifier previously provided to ``fs/watch``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FsUnwatchResponse",
@@ -1109,19 +1280,23 @@ class FsApi(Group):
 
 
 class HooksApi(Group):
-    """The requests ``hooks/…``."""
+    """Requests with the prefix ``hooks/``."""
 
     async def list(self, *, cwds: Sequence[str] | None = None) -> wire.HooksListResponse:
         """Send ``hooks/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cwds: When empty, defaults to the current session working directory.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.HooksListResponse", await self._request("hooks/list", wire.HooksListParams(cwds=cwds))
@@ -1129,18 +1304,21 @@ class HooksApi(Group):
 
 
 class MarketplaceApi(Group):
-    """The requests ``marketplace/…``."""
+    """Requests with the prefix ``marketplace/``."""
 
     async def add(
         self, *, source: str, ref_name: str | None = None, sparse_paths: Sequence[str] | None = None
     ) -> wire.MarketplaceAddResponse:
         """Send ``marketplace/add``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.MarketplaceAddResponse",
@@ -1153,11 +1331,15 @@ class MarketplaceApi(Group):
     async def remove(self, *, marketplace_name: str) -> wire.MarketplaceRemoveResponse:
         """Send ``marketplace/remove``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.MarketplaceRemoveResponse",
@@ -1169,11 +1351,14 @@ class MarketplaceApi(Group):
     async def upgrade(self, *, marketplace_name: str | None = None) -> wire.MarketplaceUpgradeResponse:
         """Send ``marketplace/upgrade``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.MarketplaceUpgradeResponse",
@@ -1184,7 +1369,7 @@ class MarketplaceApi(Group):
 
 
 class McpServerApi(Group):
-    """The requests ``mcpServer/…``."""
+    """Requests with the prefix ``mcpServer/``."""
 
     async def oauth_login(
         self,
@@ -1197,14 +1382,17 @@ class McpServerApi(Group):
     ) -> wire.McpServerOauthLoginResponse:
         """Send ``mcpServer/oauth/login``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             client_registration: Registration strategy for this login only; omission selects automatic discovery.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.McpServerOauthLoginResponse",
@@ -1232,15 +1420,18 @@ class McpServerApi(Group):
     ) -> wire.McpResourceReadResponse:
         """Send ``mcpServer/resource/read``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             origin_call_id: Originating MCP tool call used to select the resource's app.
             target: Explicit hosted app/account. Omit to retain legacy resource discovery.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.McpResourceReadResponse",
@@ -1269,11 +1460,15 @@ class McpServerApi(Group):
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        Experimental. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.McpServerEventStreamStartResponse",
@@ -1293,11 +1488,15 @@ class McpServerApi(Group):
     async def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.McpServerEventStreamStopResponse",
@@ -1312,11 +1511,14 @@ class McpServerApi(Group):
     ) -> wire.McpServerToolCallResponse:
         """Send ``mcpServer/tool/call``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.McpServerToolCallResponse",
@@ -1330,7 +1532,7 @@ class McpServerApi(Group):
 
 
 class McpServerStatusApi(Group):
-    """The requests ``mcpServerStatus/…``."""
+    """Requests with the prefix ``mcpServerStatus/``."""
 
     async def list(
         self,
@@ -1343,7 +1545,7 @@ class McpServerStatusApi(Group):
     ) -> wire.ListMcpServerStatusResponse:
         """Send ``mcpServerStatus/list``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1353,8 +1555,11 @@ class McpServerStatusApi(Group):
             server_name: Limit discovery to one server. With a thread ID, reuse that thread's MCP connection.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ListMcpServerStatusResponse",
@@ -1368,20 +1573,24 @@ class McpServerStatusApi(Group):
 
 
 class MemoryApi(Group):
-    """The requests ``memory/…``."""
+    """Requests with the prefix ``memory/``."""
 
     async def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
                 1..=4096.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.MemoryStatusResponse",
@@ -1393,29 +1602,36 @@ class MemoryApi(Group):
     async def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.MemoryResetResponse", await self._request("memory/reset", None))
 
 
 class MockApi(Group):
-    """The requests ``mock/…``."""
+    """Requests with the prefix ``mock/``."""
 
     async def experimental_method(self, *, value: str | None = None) -> wire.MockExperimentalMethodResponse:
         """Test-only method used to validate experimental gating.
 
-        Experimental. Sends ``mock/experimentalMethod``. A checkpoint.
+        Experimental. Sends ``mock/experimentalMethod``. This is a checkpoint.
 
         Args:
             value: Test-only payload field.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.MockExperimentalMethodResponse",
@@ -1424,14 +1640,14 @@ class MockApi(Group):
 
 
 class ModelApi(Group):
-    """The requests ``model/…``."""
+    """Requests with the prefix ``model/``."""
 
     async def list(
         self, *, cursor: str | None = None, include_hidden: bool | None = None, limit: int | None = None
     ) -> wire.ModelListResponse:
         """Send ``model/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1439,8 +1655,12 @@ class ModelApi(Group):
             limit: Optional page size; defaults to a reasonable server-side value.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ModelListResponse",
@@ -1451,16 +1671,19 @@ class ModelApi(Group):
 
 
 class ModelProviderApi(Group):
-    """The requests ``modelProvider/…``."""
+    """Requests with the prefix ``modelProvider/``."""
 
     async def capabilities_read(self) -> wire.ModelProviderCapabilitiesReadResponse:
         """Send ``modelProvider/capabilities/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ModelProviderCapabilitiesReadResponse",
@@ -1471,14 +1694,14 @@ class ModelProviderApi(Group):
 
 
 class PermissionProfileApi(Group):
-    """The requests ``permissionProfile/…``."""
+    """Requests with the prefix ``permissionProfile/``."""
 
     async def list(
         self, *, cursor: str | None = None, cwd: str | None = None, limit: int | None = None
     ) -> wire.PermissionProfileListResponse:
         """Send ``permissionProfile/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
@@ -1486,8 +1709,12 @@ class PermissionProfileApi(Group):
             limit: Optional page size; defaults to the full result set.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PermissionProfileListResponse",
@@ -1499,7 +1726,7 @@ class PermissionProfileApi(Group):
 
 
 class PluginApi(Group):
-    """The requests ``plugin/…``."""
+    """Requests with the prefix ``plugin/``."""
 
     async def list(
         self,
@@ -1510,7 +1737,7 @@ class PluginApi(Group):
     ) -> wire.PluginListResponse:
         """Send ``plugin/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cwds: Optional working directories used to discover repo marketplaces. When omitted, only home-scoped
@@ -1520,8 +1747,12 @@ class PluginApi(Group):
                 plus the default remote catalog when enabled by feature flag.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginListResponse",
@@ -1544,11 +1775,15 @@ class PluginApi(Group):
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginSearchResponse",
@@ -1568,7 +1803,7 @@ class PluginApi(Group):
     ) -> wire.PluginInstalledResponse:
         """Send ``plugin/installed``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cwds: Optional working directories used to discover repo marketplaces.
@@ -1576,8 +1811,12 @@ class PluginApi(Group):
                 present locally. This is used by mention surfaces that intentionally expose install entrypoints.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginInstalledResponse",
@@ -1592,14 +1831,17 @@ class PluginApi(Group):
     async def reconcile(self, *, reason: str | None = None) -> wire.PluginReconcileResponse:
         """Send ``plugin/reconcile``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             reason: Optional client-provided reason recorded with the reconciliation attempt.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginReconcileResponse",
@@ -1615,11 +1857,15 @@ class PluginApi(Group):
     ) -> wire.PluginReadResponse:
         """Send ``plugin/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginReadResponse",
@@ -1638,11 +1884,15 @@ class PluginApi(Group):
     ) -> wire.PluginSkillReadResponse:
         """Send ``plugin/skill/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginSkillReadResponse",
@@ -1666,11 +1916,14 @@ class PluginApi(Group):
     ) -> wire.PluginShareSaveResponse:
         """Send ``plugin/share/save``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginShareSaveResponse",
@@ -1694,11 +1947,15 @@ class PluginApi(Group):
     ) -> wire.PluginShareUpdateTargetsResponse:
         """Send ``plugin/share/updateTargets``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginShareUpdateTargetsResponse",
@@ -1715,11 +1972,14 @@ class PluginApi(Group):
     async def share_list(self) -> wire.PluginShareListResponse:
         """Send ``plugin/share/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginShareListResponse",
@@ -1729,11 +1989,14 @@ class PluginApi(Group):
     async def share_checkout(self, *, remote_plugin_id: str) -> wire.PluginShareCheckoutResponse:
         """Send ``plugin/share/checkout``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginShareCheckoutResponse",
@@ -1745,11 +2008,15 @@ class PluginApi(Group):
     async def share_delete(self, *, remote_plugin_id: str) -> wire.PluginShareDeleteResponse:
         """Send ``plugin/share/delete``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginShareDeleteResponse",
@@ -1768,14 +2035,17 @@ class PluginApi(Group):
     ) -> wire.PluginInstallResponse:
         """Send ``plugin/install``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             install_attempt_id: Client-generated identifier used to correlate one installation attempt.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginInstallResponse",
@@ -1793,11 +2063,15 @@ class PluginApi(Group):
     async def uninstall(self, *, plugin_id: str) -> wire.PluginUninstallResponse:
         """Send ``plugin/uninstall``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.PluginUninstallResponse",
@@ -1806,7 +2080,7 @@ class PluginApi(Group):
 
 
 class ProcessApi(Group):
-    """The requests ``process/…``."""
+    """Requests with the prefix ``process/``."""
 
     async def spawn(
         self,
@@ -1824,7 +2098,7 @@ class ProcessApi(Group):
     ) -> wire.ProcessSpawnResponse:
         """Spawn a standalone process (argv vector) without a Codex sandbox.
 
-        Experimental. Sends ``process/spawn``. A checkpoint.
+        Experimental. Sends ``process/spawn``. This is a checkpoint.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -1834,18 +2108,23 @@ class ProcessApi(Group):
             env: Optional environment overrides merged into the app-server process environment. Matching names
                 override inherited values. Set a key to ``null`` to unset an inherited variable.
             output_bytes_cap: Optional per-stream stdout/stderr capture cap in bytes. When omitted, the server
-                default applies. Set to ``null`` to disable the cap. ``NULL`` sends null, ``None`` leaves it out.
+                default applies. Set to ``null`` to disable the cap. ``NULL`` sends null, and ``None`` omits the
+                field.
             size: Optional initial PTY size in character cells. Only valid when ``tty`` is true.
             stream_stdin: Allow follow-up ``process/writeStdin`` requests to write stdin bytes.
             stream_stdout_stderr: Stream stdout/stderr via ``process/outputDelta`` notifications. Streamed bytes are
                 not duplicated into the ``process/exited`` notification.
             timeout_ms: Optional timeout in milliseconds. When omitted, the server default applies. Set to ``null``
-                to disable the timeout. ``NULL`` sends null, ``None`` leaves it out.
+                to disable the timeout. ``NULL`` sends null, and ``None`` omits the field.
             tty: Enable PTY mode. This implies ``streamStdin`` and ``streamStdoutStderr``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProcessSpawnResponse",
@@ -1871,7 +2150,7 @@ class ProcessApi(Group):
     ) -> wire.ProcessWriteStdinResponse:
         """Write stdin bytes to a running ``process/spawn`` session or close stdin.
 
-        Experimental. Sends ``process/writeStdin``. A checkpoint.
+        Experimental. Sends ``process/writeStdin``. This is a checkpoint.
 
         Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
@@ -1879,8 +2158,12 @@ class ProcessApi(Group):
             delta_base64: Optional base64-encoded stdin bytes to write.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProcessWriteStdinResponse",
@@ -1895,14 +2178,18 @@ class ProcessApi(Group):
     async def kill(self, *, process_handle: str) -> wire.ProcessKillResponse:
         """Terminate a running ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/kill``. A checkpoint.
+        Experimental. Sends ``process/kill``. This is a checkpoint.
 
         Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProcessKillResponse",
@@ -1914,15 +2201,19 @@ class ProcessApi(Group):
     ) -> wire.ProcessResizePtyResponse:
         """Resize a running PTY-backed ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/resizePty``. A checkpoint.
+        Experimental. Sends ``process/resizePty``. This is a checkpoint.
 
         Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             size: New PTY size in character cells.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProcessResizePtyResponse",
@@ -1933,7 +2224,7 @@ class ProcessApi(Group):
 
 
 class ProjectApi(Group):
-    """The requests ``project/…``."""
+    """Requests with the prefix ``project/``."""
 
     async def list(
         self,
@@ -1945,15 +2236,19 @@ class ProjectApi(Group):
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
             sort_key: Defaults to position. Recency sorting always places empty projects last.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectListResponse",
@@ -1968,11 +2263,15 @@ class ProjectApi(Group):
     async def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectReadResponse",
@@ -1989,11 +2288,15 @@ class ProjectApi(Group):
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectCreateResponse",
@@ -2016,11 +2319,15 @@ class ProjectApi(Group):
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectImportResponse",
@@ -2046,11 +2353,15 @@ class ProjectApi(Group):
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectUpdateResponse",
@@ -2065,11 +2376,15 @@ class ProjectApi(Group):
     ) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectMoveResponse",
@@ -2082,11 +2397,15 @@ class ProjectApi(Group):
     async def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ProjectDeleteResponse",
@@ -2095,16 +2414,20 @@ class ProjectApi(Group):
 
 
 class RemoteControlApi(Group):
-    """The requests ``remoteControl/…``."""
+    """Requests with the prefix ``remoteControl/``."""
 
     async def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlEnableResponse",
@@ -2114,11 +2437,15 @@ class RemoteControlApi(Group):
     async def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlDisableResponse",
@@ -2130,11 +2457,14 @@ class RemoteControlApi(Group):
     async def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlStatusReadResponse", await self._request("remoteControl/status/read", None)
@@ -2145,11 +2475,15 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlPairingStartResponse",
@@ -2163,11 +2497,15 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlPairingStatusResponse",
@@ -2189,11 +2527,15 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlClientsListResponse",
@@ -2210,11 +2552,15 @@ class RemoteControlApi(Group):
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.RemoteControlClientsRevokeResponse",
@@ -2226,14 +2572,14 @@ class RemoteControlApi(Group):
 
 
 class ReviewApi(Group):
-    """The requests ``review/…``."""
+    """Requests with the prefix ``review/``."""
 
     async def start(
         self, *, target: wire.ReviewTarget, thread_id: str, delivery: wire.ReviewDelivery | str | None = None
     ) -> wire.ReviewStartResponse:
         """Send ``review/start``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             delivery: Where to run the review: inline (default) on the current thread or detached on a new thread
@@ -2241,8 +2587,12 @@ class ReviewApi(Group):
                 Use ``thread/start`` followed by an inline review for a separate review thread.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ReviewStartResponse",
@@ -2253,31 +2603,37 @@ class ReviewApi(Group):
 
 
 class RolloutApi(Group):
-    """The requests ``rollout/…``."""
+    """Requests with the prefix ``rollout/``."""
 
     async def compress(self) -> wire.RolloutCompressResponse:
         """Start a best-effort background compression pass for cold local rollouts.
 
-        Experimental. Sends ``rollout/compress``. A checkpoint.
+        Experimental. Sends ``rollout/compress``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast("wire.RolloutCompressResponse", await self._request("rollout/compress", None))
 
 
 class ServerApi(Group):
-    """The requests ``server/…``."""
+    """Requests with the prefix ``server/``."""
 
     async def diagnostics(self) -> wire.ServerDiagnosticsResponse:
         """Read content-free, process-local diagnostics.
 
-        Experimental. Sends ``server/diagnostics``. A checkpoint.
+        Experimental. Sends ``server/diagnostics``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ServerDiagnosticsResponse",
@@ -2286,22 +2642,26 @@ class ServerApi(Group):
 
 
 class SkillsApi(Group):
-    """The requests ``skills/…``."""
+    """Requests with the prefix ``skills/``."""
 
     async def list(
         self, *, cwds: Sequence[str] | None = None, force_reload: bool | None = None
     ) -> wire.SkillsListResponse:
         """Send ``skills/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cwds: When empty, defaults to the current session working directory.
             force_reload: When true, bypass the skills cache and re-scan skills from disk.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.SkillsListResponse",
@@ -2313,11 +2673,15 @@ class SkillsApi(Group):
     ) -> wire.SkillsExtraRootsSetResponse:
         """Send ``skills/extraRoots/set``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.SkillsExtraRootsSetResponse",
@@ -2331,15 +2695,19 @@ class SkillsApi(Group):
     ) -> wire.SkillsConfigWriteResponse:
         """Send ``skills/config/write``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             name: Name-based selector.
             path: Path-based selector.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.SkillsConfigWriteResponse",
@@ -2350,7 +2718,7 @@ class SkillsApi(Group):
 
 
 class ThreadApi(Group):
-    """The requests ``thread/…``."""
+    """Requests with the prefix ``thread/``."""
 
     async def start(
         self,
@@ -2385,7 +2753,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadStartResponse:
         """Send ``thread/start``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             allow_provider_model_fallback: Allow a provider with an authoritative static model catalog to replace an
@@ -2418,8 +2786,12 @@ class ThreadApi(Group):
             thread_source: Optional client-supplied analytics source classification for this thread.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadStartResponse",
@@ -2492,7 +2864,7 @@ class ThreadApi(Group):
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/resume``. A checkpoint.
+        Sends ``thread/resume``. This is a checkpoint.
 
         Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
@@ -2516,8 +2888,12 @@ class ThreadApi(Group):
                 Experimental.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadResumeResponse",
@@ -2581,7 +2957,7 @@ class ThreadApi(Group):
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/fork``. A checkpoint.
+        Sends ``thread/fork``. This is a checkpoint.
 
         Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
@@ -2610,8 +2986,12 @@ class ThreadApi(Group):
             thread_source: Optional client-supplied analytics source classification for this forked thread.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadForkResponse",
@@ -2646,11 +3026,15 @@ class ThreadApi(Group):
     async def archive(self, *, thread_id: str) -> wire.ThreadArchiveResponse:
         """Send ``thread/archive``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadArchiveResponse",
@@ -2660,11 +3044,15 @@ class ThreadApi(Group):
     async def delete(self, *, thread_id: str) -> wire.ThreadDeleteResponse:
         """Send ``thread/delete``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadDeleteResponse",
@@ -2674,11 +3062,15 @@ class ThreadApi(Group):
     async def unsubscribe(self, *, thread_id: str) -> wire.ThreadUnsubscribeResponse:
         """Send ``thread/unsubscribe``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadUnsubscribeResponse",
@@ -2691,14 +3083,18 @@ class ThreadApi(Group):
         This is used by external helpers to pause timeout accounting while a user approval or other elicitation is
         pending outside the app-server request flow.
 
-        Experimental. Sends ``thread/increment_elicitation``. A checkpoint.
+        Experimental. Sends ``thread/increment_elicitation``. This is a checkpoint.
 
         Args:
             thread_id: Thread whose out-of-band elicitation counter should be incremented.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadIncrementElicitationResponse",
@@ -2712,14 +3108,18 @@ class ThreadApi(Group):
 
         When the count reaches zero, timeout accounting resumes for the thread.
 
-        Experimental. Sends ``thread/decrement_elicitation``. A checkpoint.
+        Experimental. Sends ``thread/decrement_elicitation``. This is a checkpoint.
 
         Args:
             thread_id: Thread whose out-of-band elicitation counter should be decremented.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadDecrementElicitationResponse",
@@ -2731,11 +3131,15 @@ class ThreadApi(Group):
     async def name_set(self, *, name: str, thread_id: str) -> wire.ThreadSetNameResponse:
         """Send ``thread/name/set``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSetNameResponse",
@@ -2747,11 +3151,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadPredictionRequestResponse",
@@ -2772,14 +3180,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadGoalSetResponse:
         """Send ``thread/goal/set``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             origin: Missing provenance does not supply user authorization.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadGoalSetResponse",
@@ -2798,11 +3210,15 @@ class ThreadApi(Group):
     async def goal_get(self, *, thread_id: str) -> wire.ThreadGoalGetResponse:
         """Send ``thread/goal/get``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadGoalGetResponse",
@@ -2814,14 +3230,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadGoalClearResponse:
         """Send ``thread/goal/clear``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             origin: Missing provenance does not supply user authorization.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadGoalClearResponse",
@@ -2835,11 +3255,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueAddResponse",
@@ -2856,15 +3280,19 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to the standard thread-list page size.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueListResponse",
@@ -2879,11 +3307,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueUpdateResponse",
@@ -2900,11 +3332,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueDeleteResponse",
@@ -2919,11 +3355,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueReorderResponse",
@@ -2940,11 +3380,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadQueueStartResponse",
@@ -2964,7 +3408,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadMetadataUpdateResponse:
         """Send ``thread/metadata/update``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             daybreak_enabled: Save the client's Daybreak choice for this persistent thread. Omitted or null leaves
@@ -2975,8 +3419,12 @@ class ThreadApi(Group):
                 project ID to assign it. Experimental.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadMetadataUpdateResponse",
@@ -2996,11 +3444,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadAttachmentAddResponse:
         """Parameters for creating or locating an attachment on its owning thread.
 
-        Sends ``thread/attachment/add``. A checkpoint.
+        Sends ``thread/attachment/add``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadAttachmentAddResponse",
@@ -3020,11 +3472,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadAttachmentListResponse:
         """Parameters for listing attachments from one thread.
 
-        Sends ``thread/attachment/list``. A checkpoint.
+        Sends ``thread/attachment/list``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadAttachmentListResponse",
@@ -3045,14 +3501,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Sends ``thread/attachmentOwner/list``. A checkpoint.
+        Sends ``thread/attachmentOwner/list``. This is a checkpoint.
 
         Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadAttachmentOwnerListResponse",
@@ -3073,11 +3533,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadAttachmentRemoveResponse:
         """Parameters for deleting an attachment by its stable thread-local identity.
 
-        Sends ``thread/attachment/remove``. A checkpoint.
+        Sends ``thread/attachment/remove``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadAttachmentRemoveResponse",
@@ -3094,7 +3558,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadSectionMoveResponse:
         """Parameters for moving a thread within a server-owned section ordering.
 
-        Sends ``thread/section/move``. A checkpoint.
+        Sends ``thread/section/move``. This is a checkpoint.
 
         Args:
             section_id: Destination section, or ``null`` to remove the thread from its section.
@@ -3102,8 +3566,12 @@ class ThreadApi(Group):
             before_thread_id: Existing thread to insert before; omission or null appends to the section.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSectionMoveResponse",
@@ -3135,7 +3603,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             approval_policy: Override the approval policy for subsequent turns.
@@ -3155,12 +3623,16 @@ class ThreadApi(Group):
                 rewrite the thread's existing instructions.
             sandbox_policy: Override the sandbox policy for subsequent turns.
             service_tier: Override the service tier for subsequent turns. ``null`` clears the current service tier;
-                omission leaves it unchanged. ``NULL`` sends null, ``None`` leaves it out.
+                omission leaves it unchanged. ``NULL`` sends null, and ``None`` omits the field.
             summary: Override the reasoning summary for subsequent turns.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSettingsUpdateResponse",
@@ -3190,11 +3662,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadMemoryModeSetResponse",
@@ -3206,11 +3682,15 @@ class ThreadApi(Group):
     async def unarchive(self, *, thread_id: str) -> wire.ThreadUnarchiveResponse:
         """Send ``thread/unarchive``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadUnarchiveResponse",
@@ -3220,11 +3700,15 @@ class ThreadApi(Group):
     async def compact_start(self, *, thread_id: str) -> wire.ThreadCompactStartResponse:
         """Send ``thread/compact/start``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadCompactStartResponse",
@@ -3236,7 +3720,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadShellCommandResponse:
         """Send ``thread/shellCommand``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             command: Shell command string evaluated by the thread's configured shell. Unlike ``command/exec``, this
@@ -3247,8 +3731,12 @@ class ThreadApi(Group):
                 immediate RPC acknowledgement.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadShellCommandResponse",
@@ -3263,14 +3751,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadApproveGuardianDeniedActionResponse:
         """Send ``thread/approveGuardianDeniedAction``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             event: Serialized ``codex_protocol::protocol::GuardianAssessmentEvent``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadApproveGuardianDeniedActionResponse",
@@ -3285,11 +3777,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadBackgroundTerminalsCleanResponse",
@@ -3304,15 +3800,19 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadBackgroundTerminalsListResponse",
@@ -3327,11 +3827,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadBackgroundTerminalsTerminateResponse",
@@ -3346,14 +3850,18 @@ class ThreadApi(Group):
 
         This only changes persisted conversation history. It does not revert local file changes.
 
-        Sends ``thread/revert``. A checkpoint.
+        Sends ``thread/revert``. This is a checkpoint.
 
         Args:
             before_turn_id: Turn excluded from the replacement history, together with every later turn.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRevertResponse",
@@ -3384,7 +3892,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadListResponse:
         """Send ``thread/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             ancestor_thread_id: Optional ancestor thread filter. Returns spawned descendants at any depth, excluding
@@ -3406,10 +3914,11 @@ class ThreadApi(Group):
             parent_thread_id: Optional direct parent thread filter. Mutually exclusive with ``ancestorThreadId``.
                 Experimental.
             project_id: Omit to include every project, set to null for unassigned threads, or provide a project ID
-                to return only threads in that project. ``NULL`` sends null, ``None`` leaves it out. Experimental.
+                to return only threads in that project. ``NULL`` sends null, and ``None`` omits the field.
+                Experimental.
             search_term: Optional substring filter for the extracted thread title.
             section_id: Omit to include every section, set to ``null`` for unsectioned threads, or provide a section
-                ID to return only threads in that section. ``NULL`` sends null, ``None`` leaves it out.
+                ID to return only threads in that section. ``NULL`` sends null, and ``None`` omits the field.
             sort_direction: Optional sort direction; defaults to descending (newest first).
             sort_key: Optional sort key; defaults to created_at.
             source_kinds: Optional source filter; when set, only sessions from these source kinds are returned. When
@@ -3418,8 +3927,12 @@ class ThreadApi(Group):
                 metadata. Omitted or false preserves scan-and-repair behavior.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadListResponse",
@@ -3459,7 +3972,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             search_term: Required substring/full-text query for thread search.
@@ -3473,8 +3986,12 @@ class ThreadApi(Group):
                 omitted or empty, defaults to interactive sources.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSearchResponse",
@@ -3497,7 +4014,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadSearchOccurrencesResponse:
         """Parameters for searching visible message occurrences within one paginated thread.
 
-        Experimental. Sends ``thread/searchOccurrences``. A checkpoint.
+        Experimental. Sends ``thread/searchOccurrences``. This is a checkpoint.
 
         Args:
             search_term: Case-insensitive literal substring to find in visible user messages and both partial and
@@ -3506,8 +4023,12 @@ class ThreadApi(Group):
             limit: Optional occurrence page size.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSearchOccurrencesResponse",
@@ -3524,15 +4045,19 @@ class ThreadApi(Group):
     ) -> wire.ThreadLoadedListResponse:
         """Send ``thread/loaded/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to no limit.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadLoadedListResponse",
@@ -3544,7 +4069,7 @@ class ThreadApi(Group):
     async def read(self, *, thread_id: str, include_turns: bool | None = None) -> wire.ThreadReadResponse:
         """Send ``thread/read``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             include_turns: When true, include turns and their items from rollout history. Full-history hydration is
@@ -3552,8 +4077,12 @@ class ThreadApi(Group):
                 and ``thread/items/list``.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadReadResponse",
@@ -3567,15 +4096,19 @@ class ThreadApi(Group):
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadReadStateUpdateResponse",
@@ -3598,7 +4131,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadTurnsListResponse:
         """Send ``thread/turns/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque cursor to pass to the next call to continue after the last turn.
@@ -3607,8 +4140,12 @@ class ThreadApi(Group):
             sort_direction: Optional turn pagination direction; defaults to descending.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadTurnsListResponse",
@@ -3635,7 +4172,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadItemsListResponse:
         """Send ``thread/items/list``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             cursor: Opaque continuation cursor or an exclusive item anchor in the requested visible turn. An item
@@ -3646,8 +4183,12 @@ class ThreadApi(Group):
             turn_id: Optional turn id to filter by. When omitted, returns items across the thread.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadItemsListResponse",
@@ -3668,14 +4209,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Sends ``thread/items/read``. A checkpoint.
+        Experimental. Sends ``thread/items/read``. This is a checkpoint.
 
         Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadItemsReadResponse",
@@ -3690,14 +4235,18 @@ class ThreadApi(Group):
     ) -> wire.ThreadInjectItemsResponse:
         """Append raw Responses API items to the thread history without starting a user turn.
 
-        Sends ``thread/inject_items``. A checkpoint.
+        Sends ``thread/inject_items``. This is a checkpoint.
 
         Args:
             items: Raw Responses API items to append to the thread's model-visible history.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadInjectItemsResponse",
@@ -3732,7 +4281,7 @@ class ThreadApi(Group):
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
-        Experimental. Sends ``thread/realtime/start``. A checkpoint.
+        Experimental. Sends ``thread/realtime/start``. This is a checkpoint.
 
         Args:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
@@ -3766,8 +4315,12 @@ class ThreadApi(Group):
             version: Overrides the configured realtime protocol version for this session only.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeStartResponse",
@@ -3803,11 +4356,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadRealtimeAppendAudioResponse:
         """Experimental: append audio input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendAudio``. A checkpoint.
+        Experimental. Sends ``thread/realtime/appendAudio``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeAppendAudioResponse",
@@ -3822,11 +4379,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadRealtimeAppendTextResponse:
         """Experimental: append text input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendText``. A checkpoint.
+        Experimental. Sends ``thread/realtime/appendText``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeAppendTextResponse",
@@ -3841,11 +4402,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadRealtimeAppendSpeechResponse:
         """Experimental: append speakable text to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendSpeech``. A checkpoint.
+        Experimental. Sends ``thread/realtime/appendSpeech``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeAppendSpeechResponse",
@@ -3858,11 +4423,15 @@ class ThreadApi(Group):
     async def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
         """Experimental: stop thread realtime.
 
-        Experimental. Sends ``thread/realtime/stop``. A checkpoint.
+        Experimental. Sends ``thread/realtime/stop``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeStopResponse",
@@ -3874,11 +4443,15 @@ class ThreadApi(Group):
     ) -> wire.ThreadTimelineListResponse:
         """Experimental: list ordinary and realtime thread history in rollout order.
 
-        Experimental. Sends ``thread/timeline/list``. A checkpoint.
+        Experimental. Sends ``thread/timeline/list``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadTimelineListResponse",
@@ -3891,11 +4464,14 @@ class ThreadApi(Group):
     async def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
         """Experimental: list voices supported by thread realtime.
 
-        Experimental. Sends ``thread/realtime/listVoices``. A checkpoint.
+        Experimental. Sends ``thread/realtime/listVoices``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadRealtimeListVoicesResponse",
@@ -3904,22 +4480,26 @@ class ThreadApi(Group):
 
 
 class ThreadSectionApi(Group):
-    """The requests ``threadSection/…``."""
+    """Requests with the prefix ``threadSection/``."""
 
     async def list(
         self, *, cursor: str | None = None, limit: int | None = None
     ) -> wire.ThreadSectionListResponse:
         """Parameters for listing independently persisted thread sections.
 
-        Sends ``threadSection/list``. A checkpoint.
+        Sends ``threadSection/list``. This is a checkpoint.
 
         Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Maximum number of sections to return.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSectionListResponse",
@@ -3933,14 +4513,18 @@ class ThreadSectionApi(Group):
     ) -> wire.ThreadSectionCreateResponse:
         """Parameters for creating an independently persisted thread section.
 
-        Sends ``threadSection/create``. A checkpoint.
+        Sends ``threadSection/create``. This is a checkpoint.
 
         Args:
             name: The user-visible name of the section.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSectionCreateResponse",
@@ -3958,17 +4542,21 @@ class ThreadSectionApi(Group):
     ) -> wire.ThreadSectionUpdateResponse:
         """Parameters for updating an independently persisted thread section.
 
-        Sends ``threadSection/update``. A checkpoint.
+        Sends ``threadSection/update``. This is a checkpoint.
 
         Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
             appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
-                sends null, ``None`` leaves it out.
+                sends null, and ``None`` omits the field.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSectionUpdateResponse",
@@ -3981,14 +4569,18 @@ class ThreadSectionApi(Group):
     async def delete(self, *, section_id: str) -> wire.ThreadSectionDeleteResponse:
         """Parameters for deleting an independently persisted thread section.
 
-        Sends ``threadSection/delete``. A checkpoint.
+        Sends ``threadSection/delete``. This is a checkpoint.
 
         Args:
             section_id: The stable, server-generated identity of the section to delete.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.ThreadSectionDeleteResponse",
@@ -3999,7 +4591,7 @@ class ThreadSectionApi(Group):
 
 
 class TurnApi(Group):
-    """The requests ``turn/…``."""
+    """Requests with the prefix ``turn/``."""
 
     async def start(
         self,
@@ -4034,7 +4626,7 @@ class TurnApi(Group):
     ) -> wire.TurnStartResponse:
         """Send ``turn/start``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             additional_context: Optional client-provided context fragments keyed by an opaque source identifier.
@@ -4078,8 +4670,8 @@ class TurnApi(Group):
             runtime_workspace_roots: Replace the thread's runtime workspace roots for this turn and subsequent
                 turns. Paths must be absolute. Experimental.
             sandbox_policy: Override the sandbox policy for this turn and subsequent turns.
-            service_tier: Override the service tier for this turn and subsequent turns. ``NULL`` sends null,
-                ``None`` leaves it out.
+            service_tier: Override the service tier for this turn and subsequent turns. ``NULL`` sends null, and
+                ``None`` omits the field.
             service_tier_for_turn: Override the service tier only when this request starts a new turn. Use "default"
                 for standard speed. Omitted or null inherits the thread's tier. Does not change the thread's tier or
                 a turn being steered.
@@ -4088,8 +4680,12 @@ class TurnApi(Group):
                 request steers an already-active turn.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.TurnStartResponse",
@@ -4143,20 +4739,24 @@ class TurnApi(Group):
         Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication.
         Child sessions and consumers of frozen initial settings are unchanged.
 
-        Experimental. Sends ``turn/settings/update``. A checkpoint.
+        Experimental. Sends ``turn/settings/update``. This is a checkpoint.
 
         Args:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
             model: Omission or ``null`` leaves the model unchanged.
-            service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null,
-                ``None`` leaves it out.
+            service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null, and
+                ``None`` omits the field.
             summary: Omission or ``null`` leaves the summary preference unchanged.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.TurnSettingsUpdateResponse",
@@ -4186,7 +4786,7 @@ class TurnApi(Group):
     ) -> wire.TurnSteerResponse:
         """Send ``turn/steer``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Args:
             expected_turn_id: Required active turn id precondition. The request fails when it does not match the
@@ -4200,8 +4800,12 @@ class TurnApi(Group):
                 ``window_id`` cannot be overridden. Experimental.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.TurnSteerResponse",
@@ -4221,11 +4825,15 @@ class TurnApi(Group):
     async def interrupt(self, *, thread_id: str, turn_id: str) -> wire.TurnInterruptResponse:
         """Send ``turn/interrupt``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.TurnInterruptResponse",
@@ -4236,16 +4844,19 @@ class TurnApi(Group):
 
 
 class UserVerificationApi(Group):
-    """The requests ``userVerification/…``."""
+    """Requests with the prefix ``userVerification/``."""
 
     async def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.UserVerificationStatusResponse",
@@ -4255,11 +4866,14 @@ class UserVerificationApi(Group):
     async def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        Experimental. This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.UserVerificationEnrollResponse",
@@ -4269,11 +4883,14 @@ class UserVerificationApi(Group):
     async def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.UserVerificationDeleteResponse",
@@ -4285,8 +4902,8 @@ class UserVerificationApi(Group):
     ) -> wire.UserVerificationVerifyResponse:
         """Local signing primitive, independent of any pending elicitation.
 
-        Experimental. Sends ``userVerification/verify``. A checkpoint. The answer may take as long as it takes: no
-        ``request_timeout`` applies.
+        Experimental. Sends ``userVerification/verify``. This is a checkpoint. The response may take arbitrarily
+        long, so ``request_timeout`` does not apply.
 
         Args:
             challenge: Unpadded base64url encoding of 1–4096 challenge bytes.
@@ -4294,8 +4911,11 @@ class UserVerificationApi(Group):
             title: Display context already approved by the UI; 1–256 UTF-8 bytes.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.UserVerificationVerifyResponse",
@@ -4310,11 +4930,15 @@ class UserVerificationApi(Group):
 
         Use a fresh request ID for each operation and a distinct ID for this cancellation RPC.
 
-        Experimental. Sends ``userVerification/cancel``. A checkpoint.
+        Experimental. Sends ``userVerification/cancel``. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.UserVerificationCancelResponse",
@@ -4325,18 +4949,21 @@ class UserVerificationApi(Group):
 
 
 class WindowsSandboxApi(Group):
-    """The requests ``windowsSandbox/…``."""
+    """Requests with the prefix ``windowsSandbox/``."""
 
     async def setup_start(
         self, *, mode: wire.WindowsSandboxSetupMode | str, cwd: wire.AbsolutePathBuf | None = None
     ) -> wire.WindowsSandboxSetupStartResponse:
         """Send ``windowsSandbox/setupStart``.
 
-        A checkpoint. The answer may take as long as it takes: no ``request_timeout`` applies.
+        This is a checkpoint. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.WindowsSandboxSetupStartResponse",
@@ -4348,11 +4975,14 @@ class WindowsSandboxApi(Group):
     async def readiness(self) -> wire.WindowsSandboxReadinessResponse:
         """Send ``windowsSandbox/readiness``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.WindowsSandboxReadinessResponse", await self._request("windowsSandbox/readiness", None)
@@ -4360,171 +4990,171 @@ class WindowsSandboxApi(Group):
 
 
 class Api(Group):
-    """Every request of the client, typed."""
+    """Every request of the client, as a typed coroutine."""
 
     @cached_property
     def account(self) -> AccountApi:
-        """The requests ``account/…``."""
+        """Requests with the prefix ``account/``."""
         return AccountApi(self._request)
 
     @cached_property
     def app(self) -> AppApi:
-        """The requests ``app/…``."""
+        """Requests with the prefix ``app/``."""
         return AppApi(self._request)
 
     @cached_property
     def collaboration_mode(self) -> CollaborationModeApi:
-        """The requests ``collaborationMode/…``."""
+        """Requests with the prefix ``collaborationMode/``."""
         return CollaborationModeApi(self._request)
 
     @cached_property
     def command(self) -> CommandApi:
-        """The requests ``command/…``."""
+        """Requests with the prefix ``command/``."""
         return CommandApi(self._request)
 
     @cached_property
     def config(self) -> ConfigApi:
-        """The requests ``config/…``."""
+        """Requests with the prefix ``config/``."""
         return ConfigApi(self._request)
 
     @cached_property
     def config_requirements(self) -> ConfigRequirementsApi:
-        """The requests ``configRequirements/…``."""
+        """Requests with the prefix ``configRequirements/``."""
         return ConfigRequirementsApi(self._request)
 
     @cached_property
     def environment(self) -> EnvironmentApi:
-        """The requests ``environment/…``."""
+        """Requests with the prefix ``environment/``."""
         return EnvironmentApi(self._request)
 
     @cached_property
     def experimental_feature(self) -> ExperimentalFeatureApi:
-        """The requests ``experimentalFeature/…``."""
+        """Requests with the prefix ``experimentalFeature/``."""
         return ExperimentalFeatureApi(self._request)
 
     @cached_property
     def external_agent_config(self) -> ExternalAgentConfigApi:
-        """The requests ``externalAgentConfig/…``."""
+        """Requests with the prefix ``externalAgentConfig/``."""
         return ExternalAgentConfigApi(self._request)
 
     @cached_property
     def feedback(self) -> FeedbackApi:
-        """The requests ``feedback/…``."""
+        """Requests with the prefix ``feedback/``."""
         return FeedbackApi(self._request)
 
     @cached_property
     def fs(self) -> FsApi:
-        """The requests ``fs/…``."""
+        """Requests with the prefix ``fs/``."""
         return FsApi(self._request)
 
     @cached_property
     def hooks(self) -> HooksApi:
-        """The requests ``hooks/…``."""
+        """Requests with the prefix ``hooks/``."""
         return HooksApi(self._request)
 
     @cached_property
     def marketplace(self) -> MarketplaceApi:
-        """The requests ``marketplace/…``."""
+        """Requests with the prefix ``marketplace/``."""
         return MarketplaceApi(self._request)
 
     @cached_property
     def mcp_server(self) -> McpServerApi:
-        """The requests ``mcpServer/…``."""
+        """Requests with the prefix ``mcpServer/``."""
         return McpServerApi(self._request)
 
     @cached_property
     def mcp_server_status(self) -> McpServerStatusApi:
-        """The requests ``mcpServerStatus/…``."""
+        """Requests with the prefix ``mcpServerStatus/``."""
         return McpServerStatusApi(self._request)
 
     @cached_property
     def memory(self) -> MemoryApi:
-        """The requests ``memory/…``."""
+        """Requests with the prefix ``memory/``."""
         return MemoryApi(self._request)
 
     @cached_property
     def mock(self) -> MockApi:
-        """The requests ``mock/…``."""
+        """Requests with the prefix ``mock/``."""
         return MockApi(self._request)
 
     @cached_property
     def model(self) -> ModelApi:
-        """The requests ``model/…``."""
+        """Requests with the prefix ``model/``."""
         return ModelApi(self._request)
 
     @cached_property
     def model_provider(self) -> ModelProviderApi:
-        """The requests ``modelProvider/…``."""
+        """Requests with the prefix ``modelProvider/``."""
         return ModelProviderApi(self._request)
 
     @cached_property
     def permission_profile(self) -> PermissionProfileApi:
-        """The requests ``permissionProfile/…``."""
+        """Requests with the prefix ``permissionProfile/``."""
         return PermissionProfileApi(self._request)
 
     @cached_property
     def plugin(self) -> PluginApi:
-        """The requests ``plugin/…``."""
+        """Requests with the prefix ``plugin/``."""
         return PluginApi(self._request)
 
     @cached_property
     def process(self) -> ProcessApi:
-        """The requests ``process/…``."""
+        """Requests with the prefix ``process/``."""
         return ProcessApi(self._request)
 
     @cached_property
     def project(self) -> ProjectApi:
-        """The requests ``project/…``."""
+        """Requests with the prefix ``project/``."""
         return ProjectApi(self._request)
 
     @cached_property
     def remote_control(self) -> RemoteControlApi:
-        """The requests ``remoteControl/…``."""
+        """Requests with the prefix ``remoteControl/``."""
         return RemoteControlApi(self._request)
 
     @cached_property
     def review(self) -> ReviewApi:
-        """The requests ``review/…``."""
+        """Requests with the prefix ``review/``."""
         return ReviewApi(self._request)
 
     @cached_property
     def rollout(self) -> RolloutApi:
-        """The requests ``rollout/…``."""
+        """Requests with the prefix ``rollout/``."""
         return RolloutApi(self._request)
 
     @cached_property
     def server(self) -> ServerApi:
-        """The requests ``server/…``."""
+        """Requests with the prefix ``server/``."""
         return ServerApi(self._request)
 
     @cached_property
     def skills(self) -> SkillsApi:
-        """The requests ``skills/…``."""
+        """Requests with the prefix ``skills/``."""
         return SkillsApi(self._request)
 
     @cached_property
     def thread(self) -> ThreadApi:
-        """The requests ``thread/…``."""
+        """Requests with the prefix ``thread/``."""
         return ThreadApi(self._request)
 
     @cached_property
     def thread_section(self) -> ThreadSectionApi:
-        """The requests ``threadSection/…``."""
+        """Requests with the prefix ``threadSection/``."""
         return ThreadSectionApi(self._request)
 
     @cached_property
     def turn(self) -> TurnApi:
-        """The requests ``turn/…``."""
+        """Requests with the prefix ``turn/``."""
         return TurnApi(self._request)
 
     @cached_property
     def user_verification(self) -> UserVerificationApi:
-        """The requests ``userVerification/…``."""
+        """Requests with the prefix ``userVerification/``."""
         return UserVerificationApi(self._request)
 
     @cached_property
     def windows_sandbox(self) -> WindowsSandboxApi:
-        """The requests ``windowsSandbox/…``."""
+        """Requests with the prefix ``windowsSandbox/``."""
         return WindowsSandboxApi(self._request)
 
     async def initialize(
@@ -4532,11 +5162,15 @@ class Api(Group):
     ) -> wire.InitializeResponse:
         """Send ``initialize``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.InitializeResponse",
@@ -4550,11 +5184,15 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchResponse:
         """Send ``fuzzyFileSearch``.
 
-        A checkpoint.
+        This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FuzzyFileSearchResponse",
@@ -4569,11 +5207,15 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FuzzyFileSearchSessionStartResponse",
@@ -4588,11 +5230,15 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FuzzyFileSearchSessionUpdateResponse",
@@ -4607,11 +5253,15 @@ class Api(Group):
     ) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. A checkpoint.
+        Experimental. This is a checkpoint.
 
         Raises:
-            RpcError: The server refused.
+            RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
         """
         return cast(
             "wire.FuzzyFileSearchSessionStopResponse",

@@ -52,7 +52,7 @@ def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Tu
             limit=view.get("page_size"),
             sort_direction=view.get("sort_direction"),
         )
-        page: wire.ThreadTurnsListResponse = await session.request("thread/turns/list", params)
+        page: wire.ThreadTurnsListResponse = await session.server.request("thread/turns/list", params)
         return page.data, page.next_cursor
 
     return Pager("thread/turns/list", fetch)
@@ -69,7 +69,7 @@ def items_of(session: Session, thread_id: str, view: ItemsView) -> Pager[wire.Th
             sort_direction=view.get("sort_direction"),
             turn_id=view.get("turn_id"),
         )
-        page: wire.ThreadItemsListResponse = await session.request("thread/items/list", params)
+        page: wire.ThreadItemsListResponse = await session.server.request("thread/items/list", params)
         return page.data, page.next_cursor
 
     return Pager("thread/items/list", fetch)

@@ -58,6 +58,6 @@ def load() -> None:
         importlib.import_module(name)
     _convert.preload()
     hold(HELD)
-    if "trio_codex._process.tree" in sys.modules:
+    if "trio_codex._process.group" in sys.modules:
         with suppress(ImportError):  # optional: without it, closing ends the process group only
             importlib.import_module("psutil")

@@ -1,95 +1,20 @@
-"""Logins that the user completes in a browser: their handles, and the notifications that report how they ended.
-
-The server may report the end of a login before the client has processed the response that started it, so these
-notifications are collected from before that request on.
-"""
+"""Logins that the user completes in a browser, and their handles."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Self
 
 import trio
 
 from trio_codex import wire
+from trio_codex._session.logins import mcp_key
 from trio_codex.errors import DecodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import TracebackType
 
+    from trio_codex._session.logins import LoginNews
     from trio_codex._session.session import Session
-    from trio_codex._values.event import Event
-
-COMPLETED: Final = "account/login/completed"
-MCP_COMPLETED: Final = "mcpServer/oauthLogin/completed"
-
-ENDED_KEPT: Final = 64
-"""Number of ended logins that are remembered. A client has one or two pending at a time."""
-
-
-class LoginNews:
-    """Collects how logins end, for the lifetime of the client. A listener of the router."""
-
-    def __init__(self) -> None:
-        self._ended: OrderedDict[str, wire.Wire] = OrderedDict()
-        self._changed: trio.Event = trio.Event()
-        self._error: Callable[[], Exception] | None = None
-
-    def put(self, event: Event) -> None:
-        """Handle the end of a login."""
-        params = event.params
-        key = _key_of(params)
-        if key is not None:
-            self._ended[key] = params
-            if len(self._ended) > ENDED_KEPT:
-                self._ended.popitem(last=False)
-            self._wake()
-
-    def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record that no more will arrive, and why."""
-        self._error = error
-        self._wake()
-
-    def release(self) -> None:
-        """Forget all ended logins."""
-        self._ended.clear()
-
-    def forget(self, key: str) -> None:
-        """Forget how an earlier login with this key ended."""
-        self._ended.pop(key, None)
-
-    def ended(self, key: str) -> Any:
-        """Return how a login ended; ``None`` if it has not ended."""
-        return self._ended.get(key)
-
-    async def wait(self, key: str) -> Any:
-        """Wait for a login to end, and return how it ended."""
-        await trio.lowlevel.checkpoint()
-        while (ended := self._ended.get(key)) is None:
-            if self._error is not None:
-                raise self._error()
-            await self._changed.wait()
-        return ended
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-
-def _key_of(params: wire.Wire) -> str | None:
-    match params:
-        case wire.AccountLoginCompletedNotification(login_id=login_id):
-            return login_id
-        case wire.McpServerOauthLoginCompletedNotification(login_id=login_id, name=name):
-            return login_id or _mcp_key(name)
-        case _:
-            return None
-
-
-def _mcp_key(name: str) -> str:
-    """Return a substitute for the id of a login to an MCP server, which older servers do not provide."""
-    return f"mcpServer {name}"
 
 
 class LoginHandle:
@@ -155,7 +80,7 @@ class LoginHandle:
         Raises:
             CodexError: As for any request.
         """
-        response: wire.CancelLoginAccountResponse = await self._session.request(
+        response: wire.CancelLoginAccountResponse = await self._session.server.request(
             "account/login/cancel", {"loginId": self.login_id}
         )
         return response
@@ -216,33 +141,26 @@ async def start_login(
     session: Session, params: wire.ChatgptLoginAccountParams | wire.ChatgptDeviceCodeLoginAccountParams
 ) -> LoginHandle:
     """Start a login. If this is cancelled, so is the login."""
-    news = _hear(session)
+    news = session.logins
 
     async def undo(response: wire.LoginAccountResponse) -> None:
         await cancel_login(session, _handle(session, news, response).login_id)
 
-    return _handle(session, news, await session.acquire("account/login/start", params, undo))
+    return _handle(session, news, await session.server.acquire("account/login/start", params, undo))
 
 
 async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:
     """Start an OAuth login to an MCP server."""
-    news = _hear(session)
-    news.forget(_mcp_key(params.name))
-    response: wire.McpServerOauthLoginResponse = await session.request("mcpServer/oauth/login", params)
-    key = response.login_id or _mcp_key(params.name)
+    news = session.logins
+    news.forget(mcp_key(params.name))
+    response: wire.McpServerOauthLoginResponse = await session.server.request("mcpServer/oauth/login", params)
+    key = response.login_id or mcp_key(params.name)
     return McpLogin(news, params.name, response.authorization_url, key)
 
 
 async def cancel_login(session: Session, login_id: str) -> None:
     """Cancel a login within ``interrupt_grace``, unless it has ended by itself."""
-    await session.end("account/login/cancel", {"loginId": login_id})
-
-
-def _hear(session: Session) -> LoginNews:
-    if session.logins is None:
-        session.logins = LoginNews()
-        session.router.attach(session.logins, COMPLETED, MCP_COMPLETED)
-    return session.logins
+    await session.server.end("account/login/cancel", {"loginId": login_id})
 
 
 def _handle(session: Session, news: LoginNews, response: wire.LoginAccountResponse) -> LoginHandle:

@@ -46,7 +46,7 @@ class McpServers:
         Raises:
             CodexError: As in :meth:`Codex.request`.
         """
-        await self._session.request("config/mcpServer/reload")
+        await self._session.server.request("config/mcpServer/reload")
 
     async def login(
         self,
@@ -80,7 +80,7 @@ class McpServers:
         return await start_mcp_login(self._session, params)
 
     async def _request(self, method: str, **params: Any) -> Any:
-        return await self._session.request(method, params)
+        return await self._session.server.request(method, params)
 
 
 class ThreadMcpServers:

@@ -20,7 +20,7 @@ from trio_codex._values.paths import expand
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.policies import Policy
 
 E = TypeVar("E", bound=enum.StrEnum)

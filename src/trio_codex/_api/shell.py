@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trio_codex import wire
-from trio_codex._api.turn import open_turn
+from trio_codex._api.turn import TurnHandle, open_turn
 from trio_codex._core.json import object_of, parse_object, string_of
-from trio_codex._session.ending import end_turn
+from trio_codex._values.sink import EventSink
 from trio_codex.errors import TurnFailed
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from trio_codex._api.thread import Thread
     from trio_codex._session.session import Session
-    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._session.state import ThreadState
     from trio_codex._values.event import Event
 
 METHOD: Final = "thread/shellCommand"
@@ -32,7 +31,7 @@ TIME_LIMIT_MS: Final = 10 * 365 * 24 * 3600 * 1000
 """Ten years. By default the server applies a limit of one hour, and it has no value for "no limit"."""
 
 
-class _ShellItem:
+class _ShellItem(EventSink):
     """Watches the events of a thread for the item of one command.
 
     Attributes:
@@ -78,7 +77,7 @@ class _ShellItem:
 
 
 async def run_shell_command(
-    session: Session, thread: Thread, state: ThreadState, command: str
+    session: Session, thread: object, state: ThreadState, command: str
 ) -> wire.CommandExecutionThreadItem:
     """Run a command to its end. See :meth:`Thread.shell_command`."""
     params = wire.ThreadShellCommandParams(thread_id=state.id, command=command, timeout_ms=TIME_LIMIT_MS)
@@ -90,7 +89,9 @@ async def run_shell_command(
             stack.callback(_stop_listening, session, state, found)
             turn = None
             if state.turn is None and state.sequence is None:
-                scope = open_turn(session, thread, state, METHOD, params, only_announced=True)
+                scope = open_turn(
+                    TurnHandle, session, thread, state, METHOD, params, named_by_announcement=True
+                )
                 turn = await stack.enter_async_context(scope)
             else:
                 await stack.enter_async_context(_join_turn(session, state, params, found))
@@ -109,17 +110,17 @@ async def _join_turn(
 ) -> AsyncGenerator[None]:
     """Run a command in the turn that is open."""
     joined = state.turn
-    await session.request(METHOD, params)
+    await session.server.request(METHOD, params)
     try:
         yield
     except BaseException:
         # The turn may have ended before the server saw the request. Then the command has a turn of its own.
         turn = state.turn
         if turn is not None and turn is not joined and not turn.owned and turn.id == found.turn_id:
-            await session.services.finish(end_turn, session, turn)  # noqa: ASYNC102  # shielded and bounded inside
+            await session.services.finish(session.ender.end_turn, turn)  # noqa: ASYNC102  # shielded and bounded inside
         raise
 
 
 def _stop_listening(session: Session, state: ThreadState, found: _ShellItem) -> None:
     state.listeners.remove(found)
-    session.router.discard_if_unused(state)
+    session.threads.discard_if_unused(state)

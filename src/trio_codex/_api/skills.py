@@ -40,9 +40,9 @@ class Skills:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
         params = wire.SkillsListParams(
-            cwds=None if cwd is None else [self._session.absolute(cwd)], force_reload=rescan
+            cwds=None if cwd is None else [self._session.server.absolute(cwd)], force_reload=rescan
         )
-        response: wire.SkillsListResponse = await self._session.request("skills/list", params)
+        response: wire.SkillsListResponse = await self._session.server.request("skills/list", params)
         if not response.data:
             raise DecodeError("skills/list", "$.data", "it has no entry for the directory")
         return response.data[0]
@@ -82,13 +82,15 @@ class Skills:
         Raises:
             CodexError: As in :meth:`Codex.request`.
         """
-        params = wire.SkillsExtraRootsSetParams(extra_roots=[self._session.absolute(root) for root in roots])
-        await self._session.request("skills/extraRoots/set", params)
+        params = wire.SkillsExtraRootsSetParams(
+            extra_roots=[self._session.server.absolute(root) for root in roots]
+        )
+        await self._session.server.request("skills/extraRoots/set", params)
 
     async def _write(self, name: str | None, path: str | os.PathLike[str] | None, *, enabled: bool) -> None:
         if (name is None) == (path is None):
             raise ValueError("a skill is switched by its name or by its path")
         params = wire.SkillsConfigWriteParams(
-            enabled=enabled, name=name, path=None if path is None else self._session.absolute(path)
+            enabled=enabled, name=name, path=None if path is None else self._session.server.absolute(path)
         )
-        await self._session.request("skills/config/write", params)
+        await self._session.server.request("skills/config/write", params)

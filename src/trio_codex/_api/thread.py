@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 import trio
 
 from trio_codex import wire
-from trio_codex._api import thread_requests as _opening
+from trio_codex._api import thread_requests
+from trio_codex._api.goal import GoalHandle, open_goal
 from trio_codex._api.history import items_of, turns_of
 from trio_codex._api.mcp import ThreadMcpServers
 from trio_codex._api.options import check_given, settings_params, turn_params
 from trio_codex._api.shell import run_shell_command
 from trio_codex._api.terminals import Terminals
-from trio_codex._api.turn import Turn, open_turn
-from trio_codex._session.ending import end_turn
-from trio_codex._values.turn_result import TurnStatus
+from trio_codex._api.turn import TurnHandle, open_turn
+from trio_codex._values.turn_result import OutputT_co, TurnStatus
 from trio_codex._values.versions import check_turn
 from trio_codex.errors import OutputError, RpcError, ThreadClosed, TurnFailed
 
@@ -25,14 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Sequence
     from types import TracebackType, UnionType
 
-    from trio_codex._api.goal import Goal
     from trio_codex._api.history import ItemsView, TurnsView
     from trio_codex._api.options import ThreadForkOptions, ThreadSettings, TurnOptions
     from trio_codex._api.paging import Pager
     from trio_codex._api.thread_requests import Opened
     from trio_codex._link.subscriptions import Subscription
     from trio_codex._session.session import Session
-    from trio_codex._session.turn_state import TurnState
+    from trio_codex._session.state import TurnState
     from trio_codex._values.event import Event
     from trio_codex._values.inputs import TurnInput
     from trio_codex._values.turn_result import TurnResult
@@ -40,6 +39,24 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 T = TypeVar("T")
+
+
+class Turn(TurnHandle["Thread", OutputT_co]):
+    """One turn of a thread, inside ``async with thread.turn(…)``.
+
+    Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
+    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
+    scope does.
+    """
+
+
+class Goal(GoalHandle["Thread"]):
+    """A goal of a thread, inside ``async with thread.goal(…)``: one scope for several turns run by the server.
+
+    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last turn
+    and consume the same buffer, so only one task at a time may iterate. Breaking out of the iteration does not end
+    the goal; leaving its scope does.
+    """
 
 
 class Thread:
@@ -58,7 +75,7 @@ class Thread:
         self._session = session
         self._listeners: tuple[Subscription[Event], ...] = ()
         self.info: wire.Thread = response.thread
-        self._state = session.router.openings.admit(
+        self._state = session.router.admit(
             opened.pending, self, self.info.id, response.cwd, opened.newest_turn
         )
 
@@ -189,12 +206,13 @@ class Thread:
                 raise ValueError("output_type and output_schema exclude each other")
             output = OutputType(output_type)
             options = {**options, "output_schema": output.schema}
-        params = turn_params(self.id, value, options, self._session.absolute)
-        check_turn(params, self._session.server_version)
+        params = turn_params(self.id, value, options, self._session.server.absolute)
+        check_turn(params, self._session.server.metadata.server_version)
         budget = options.get("budget")
         if budget is not None and budget.turns is not None:
             raise ValueError("the budget of a turn has no limit of turns")
         return open_turn(
+            Turn,
             self._session,
             self,
             self._state,
@@ -234,7 +252,7 @@ class Thread:
         params = wire.ReviewStartParams(
             thread_id=self.id, target=wire.UncommittedChangesReviewTarget() if target is None else target
         )
-        return open_turn(self._session, self, self._state, "review/start", params, policy)
+        return open_turn(Turn, self._session, self, self._state, "review/start", params, policy)
 
     def goal(
         self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
@@ -264,11 +282,9 @@ class Thread:
             TypeError: ``policy`` is not a policy; nothing was sent.
             CodexError: As for any request.
         """
-        from trio_codex._api.goal import open_goal
-
         self._check_open()
         check_given({"policy": policy})
-        return open_goal(self._session, self, self._state, objective, token_budget, policy)
+        return open_goal(Goal, self._session, self, self._state, objective, token_budget, policy)
 
     async def compact(self) -> TurnResult:
         """Replace the thread's history with a summary written by the server, and wait until that is done.
@@ -285,7 +301,15 @@ class Thread:
         self._check_open()
         params = wire.ThreadCompactStartParams(thread_id=self.id)
         return await _to_end(
-            open_turn(self._session, self, self._state, "thread/compact/start", params, only_announced=True)
+            open_turn(
+                Turn,
+                self._session,
+                self,
+                self._state,
+                "thread/compact/start",
+                params,
+                named_by_announcement=True,
+            )
         )
 
     async def shell_command(self, command: str) -> wire.CommandExecutionThreadItem:
@@ -336,7 +360,7 @@ class Thread:
         """
         self._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
-        events = self._session.router.subscription()
+        events = self._session.subscription()
         self._state.listeners.append(events)
         self._listeners += (events,)
         try:
@@ -345,7 +369,7 @@ class Thread:
             events.release()
             self._state.listeners.remove(events)
             self._listeners = tuple(each for each in self._listeners if each is not events)
-            self._session.router.discard_if_unused(self._state)
+            self._session.threads.discard_if_unused(self._state)
 
     # -- the thread itself -------------------------------------------------------------------------------------
 
@@ -371,7 +395,7 @@ class Thread:
             CodexError: As for any request.
         """
         self._check_open()
-        await self._session.request("thread/settings/update", settings_params(self.id, settings))
+        await self._session.server.request("thread/settings/update", settings_params(self.id, settings))
 
     async def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of this one. The server rejects this before the first turn.
@@ -387,7 +411,7 @@ class Thread:
             CodexError: As for any request.
         """
         self._check_open()
-        return await open_thread(self._session, _opening.fork(self._session, self.id, options))
+        return await open_thread(self._session, thread_requests.fork(self._session, self.id, options))
 
     async def revert(self, before_turn_id: str) -> wire.Thread:
         """Remove a turn and everything after it from the history. Files are not changed.
@@ -457,14 +481,14 @@ class Thread:
         # Set first: even if this is cancelled, the request may have taken effect.
         self._state.is_mute = True
         try:
-            await _opening.unsubscribe(self._session, self._state)
+            await thread_requests.unsubscribe(self._session, self._state)
         except RpcError:
             self._state.is_mute = False
             raise
 
     async def _request(self, method: str, **params: Any) -> Any:
         self._check_open()
-        return await self._session.request(method, {"threadId": self.id, **params})
+        return await self._session.server.request(method, {"threadId": self.id, **params})
 
     def _check_open(self) -> None:
         self._session.connection.check_open()
@@ -500,7 +524,7 @@ class Thread:
         finally:
             for events in self._listeners:
                 events.end(partial(ThreadClosed, self.id))
-            self._session.router.discard_if_unused(self._state)
+            self._session.threads.discard_if_unused(self._state)
 
     async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
         session, state = self._session, self._state
@@ -508,16 +532,16 @@ class Thread:
             if state.sequence.opener is self:
                 await state.sequence.finish()
         elif state.turn is not None and self._has_to_end(state.turn):
-            state.turn.left_early = True
-            await end_turn(session, state.turn)
+            state.turn.machine.leave()
+            await session.ender.end_turn(state.turn)
         if state.handles or state.pending:
             await trio.lowlevel.checkpoint()
             return
         # If the thread is already archived, deleted or unloaded, or the connection has ended, nothing is left to end.
         # If a turn of another client is still running, its commands are left to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.owned):
-            await session.end("thread/backgroundTerminals/clean", {"threadId": self.id})
-        await _opening.unsubscribe_unless_followed(session, state)
+            await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
+        await thread_requests.unsubscribe_unless_followed(session, state)
 
     def _has_to_end(self, turn: TurnState) -> bool:
         """Return whether leaving this handle ends a turn: one it opened, or an unowned one if no handle is left."""
@@ -525,7 +549,7 @@ class Thread:
             return turn.opener is self
         # On a server that this client did not start, the turn belongs to another client.
         is_last = not (self._state.handles or self._state.pending or self._state.is_still_to_end)
-        return is_last and self._session.kill is not None
+        return is_last and self._session.connection.owned
 
 
 @trio.lowlevel.enable_ki_protection

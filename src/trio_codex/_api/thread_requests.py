@@ -1,4 +1,4 @@
-"""ClientLifecycle a thread: the requests that start, resume and fork one, and how each is undone.
+"""Opening a thread: the requests that start, resume and fork one, and how each is undone.
 
 A handle is registered before its request is written, so its policy and tools apply from the first message on. If
 opening is cancelled after the request was sent, or its response cannot be read, nothing stays open on the server.
@@ -14,8 +14,9 @@ import trio
 from trio_codex._api.options import check_given, fork_params, resume_params, start_params
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
-from trio_codex._session.session import parse_result
-from trio_codex._session.snapshot import PendingHandle, newest_turn
+from trio_codex._session.server import parse_result
+from trio_codex._session.snapshot import newest_turn
+from trio_codex._session.state import PendingHandle
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
 from trio_codex.errors import RemoteProtocolError
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         ThreadStartOptions,
     )
     from trio_codex._session.session import Session
-    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._session.state import ThreadState
 
     Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
 
@@ -77,7 +78,7 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
     """
     own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
-    params = start_params({**options, "dynamic_tools": tools or None}, session.absolute)
+    params = start_params({**options, "dynamic_tools": tools or None}, session.server.absolute)
     return await _open(session, "thread/start", params, _pending(None, options, own), "thread/delete")
 
 
@@ -89,7 +90,7 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
         CodexError: As for any request, and ``DecodeError``.
     """
     own = own_tools(session, options)
-    params = resume_params(thread_id, options, session.absolute, paged=session.config.experimental_api)
+    params = resume_params(thread_id, options, session.server.absolute, paged=session.config.experimental_api)
     pending = _pending(thread_id, options, own)
     opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
     if not options.get("include_turns", False) and opened.response.thread.turns:
@@ -107,7 +108,7 @@ async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> 
         CodexError: As for any request, and ``DecodeError``.
     """
     own = own_tools(session, options)
-    params = fork_params(thread_id, options, session.absolute)
+    params = fork_params(thread_id, options, session.server.absolute)
     return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
 
 
@@ -118,7 +119,7 @@ async def unsubscribe(session: Session, state: ThreadState) -> None:
         CodexError: As for any request.
     """
     params = {"threadId": state.id}
-    await _unsubscribe(state, lambda: session.request("thread/unsubscribe", params))
+    await _unsubscribe(state, lambda: session.server.request("thread/unsubscribe", params))
 
 
 async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
@@ -128,7 +129,7 @@ async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> N
     async def end() -> None:
         await trio.lowlevel.checkpoint()
         if not state.is_followed:
-            await session.end("thread/unsubscribe", params)
+            await session.server.end("thread/unsubscribe", params)
 
     await _unsubscribe(state, end)
 
@@ -165,7 +166,7 @@ async def _open(
                 "a thread stays open on the server: its id in the answer to %s cannot be read", method
             )
             return
-        state = router.find(thread_id)
+        state = session.threads.find(thread_id)
         if state is not None:
             state.dismiss(pending)
             if state.is_followed:
@@ -173,26 +174,26 @@ async def _open(
             if undo_method == "thread/unsubscribe":
                 await unsubscribe_unless_followed(session, state)
                 return
-        await session.end(undo_method, {"threadId": thread_id})
+        await session.server.end(undo_method, {"threadId": thread_id})
 
-    router.openings.expect(pending)
+    router.expect(pending)
     answer: msgspec.Raw | None = None
     try:
         if pending.thread_id is not None:
-            state = router.thread(pending.thread_id)
+            state = session.threads.thread(pending.thread_id)
             while state.unsubscribed is not None:
                 await state.unsubscribed.wait()
-        raw: msgspec.Raw = await session.acquire(method, params, undo, _unread)
+        raw: msgspec.Raw = await session.server.acquire(method, params, undo, _unread)
         answer = raw
         plain = parse_result(method, raw)
         response: Response = _convert.decode_result(method, plain)
     except RemoteProtocolError:
         # Not a cancellation point, and bounded internally.
         await session.services.finish(_undo_unread, session, undo, answer)  # noqa: ASYNC102, ASYNC120
-        router.openings.dismiss(pending)
+        router.dismiss(pending)
         raise
     except BaseException:
-        router.openings.dismiss(pending)
+        router.dismiss(pending)
         raise
     return Opened(pending, response, newest_turn(object_of(plain)))
 

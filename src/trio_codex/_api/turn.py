@@ -3,57 +3,48 @@
 from __future__ import annotations
 
 import contextvars
-import math
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVarTuple, Unpack
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 import trio
 
 from trio_codex._core.json import object_of, string_of
-from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
-from trio_codex._link.services import holds_cancelled
 from trio_codex._session import retry as _retry
 from trio_codex._session.budget import BudgetTracker, Meter
-from trio_codex._session.ending import end_turn, interrupt, steer, steering
-from trio_codex._session.turn_state import TurnState
+from trio_codex._session.scope_guard import ScopeGuard
+from trio_codex._session.state import TurnState
 from trio_codex._session.waiting import last_event_at, waiting_on, watch_idle
+from trio_codex._values.inputs import steer_params
 from trio_codex._values.turn_result import OutputT_co
-from trio_codex.errors import BudgetExceeded, DecodeError, RpcError, TurnActive
+from trio_codex.errors import DecodeError, RpcError, TurnActive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Coroutine
 
     from trio_codex import wire
-    from trio_codex._api.thread import Thread
     from trio_codex._link.subscriptions import Subscription
     from trio_codex._session.budget import Budget
     from trio_codex._session.session import Session
-    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._session.state import ThreadState
     from trio_codex._session.waiting import WaitingOn
     from trio_codex._tools.output import OutputType
     from trio_codex._values.event import Event
     from trio_codex._values.inputs import TurnInput
     from trio_codex._values.turn_result import TurnResult
     from trio_codex._values.usage import TokenUsage
-    from trio_codex.errors import CodexError
     from trio_codex.policies import Policy
 
-Ts = TypeVarTuple("Ts")
+ThreadT_co = TypeVar("ThreadT_co", covariant=True)
 
 
-class Turn(Generic[OutputT_co]):
-    """One turn of a thread, inside ``async with thread.turn(…)``.
-
-    Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
-    buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does.
-    """
+class TurnHandle(Generic[ThreadT_co, OutputT_co]):
+    """One turn, independent of the class of its thread. See :class:`~trio_codex.Turn`."""
 
     def __init__(
         self,
         session: Session,
-        thread: Thread,
+        thread: ThreadT_co,
         state: TurnState,
         events: Subscription[Event],
         output: OutputType[Any] | None = None,
@@ -74,7 +65,7 @@ class Turn(Generic[OutputT_co]):
         return self._state.id or ""
 
     @property
-    def thread(self) -> Thread:
+    def thread(self) -> ThreadT_co:
         """The thread of the turn."""
         return self._thread
 
@@ -109,7 +100,7 @@ class Turn(Generic[OutputT_co]):
             SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        events = self._session.router.subscription()
+        events = self._session.subscription()
         if self._state.ended.is_set():
             events.end(self._state.loss if self._state.lost else None)
         self._state.agent_listeners += (events,)
@@ -128,12 +119,12 @@ class Turn(Generic[OutputT_co]):
     @property
     def last_event_at(self) -> float:
         """When the last event of the turn or its agents arrived, on Trio's clock. The start counts as one."""
-        return last_event_at(self._session.router, self._state)
+        return last_event_at(self._session.threads, self._state)
 
     @property
     def waiting_on(self) -> WaitingOn | None:
         """What the turn is waiting for; ``None`` once it has ended. For how long, see :attr:`last_event_at`."""
-        return waiting_on(self._session.router, self._state)
+        return waiting_on(self._session.threads, self._state)
 
     def __aiter__(self) -> Subscription[Event]:
         # Return the buffer rather than self, which saves a call per event.
@@ -170,10 +161,10 @@ class Turn(Generic[OutputT_co]):
                 nothing was sent.
             CodexError: As for any request.
         """
-        params = steering(self._session, self._state.thread.id, value)
-        if not await steer(self._session, self._state, params):
+        params = steer_params(self._state.thread.id, value, self._session.server.absolute)
+        if not await self._session.ender.steer(self._state, params):
             # The turn has ended. Send the request anyway: the server's error says it best.
-            await self._session.request("turn/steer", params(self.id))
+            await self._session.server.request("turn/steer", params(self.id))
 
     async def interrupt(self) -> None:
         """Ask the server to interrupt the turn. Return once it has accepted, or once the turn has ended anyway.
@@ -184,7 +175,7 @@ class Turn(Generic[OutputT_co]):
         Raises:
             CodexError: As for any request.
         """
-        await interrupt(self._session, self._state)
+        await self._session.ender.interrupt(self._state)
 
     async def wait(self) -> TurnResult[OutputT_co]:
         """Wait for the turn to end. Buffered events are discarded.
@@ -232,8 +223,9 @@ class TurnText:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_turn(
+    make: type[TurnHandle[Any, Any]],
     session: Session,
-    thread: Thread,
+    thread: object,
     state: ThreadState,
     method: str,
     params: wire.Wire,
@@ -242,13 +234,14 @@ async def open_turn(
     idle_limit: float | None = None,
     budget: Budget | None = None,
     output: OutputType[Any] | None = None,
-    only_announced: bool = False,
-) -> AsyncGenerator[Turn[Any]]:
+    named_by_announcement: bool = False,
+) -> AsyncGenerator[Any]:
     """Start a turn, and end it on the server if its scope exits early. See :meth:`Thread.turn`.
 
     Args:
+        make: The class of the handle.
         session: The client.
-        thread: The handle that the turn refers to.
+        thread: The handle of the thread.
         state: The state of the thread.
         method: The method of the request that starts the turn.
         params: The parameters of that request.
@@ -256,7 +249,7 @@ async def open_turn(
         idle_limit: How long the turn may be silent for no known reason.
         budget: The budget of the turn.
         output: The type of the final response.
-        only_announced: Whether the response to the request has no turn id, so that only the announcement does.
+        named_by_announcement: Whether the response has no turn id, so that only the announcement does.
     """
     session.connection.check_open()
     # Check again: the scope may be entered long after it was created.
@@ -265,15 +258,15 @@ async def open_turn(
     body = ScopeGuard()
     # Check the budgets before instruments hear of the turn, because it may not be allowed to start.
     meter = Meter("turn", budget)
-    budget_tracker = BudgetTracker((meter, state.meter, session.router.meter), body.scope, body.fail)
-    events = session.router.subscription()
+    budget_tracker = BudgetTracker((meter, state.meter, session.meter), body.scope, body.fail)
+    events = session.subscription()
     turn = TurnState(
         state,
         events=events,
         callbacks=CallbackGroup(body.fail, contextvars.copy_context()),
         policy=policy,
-        instruments=session.router.instruments,
-        only_announced=only_announced,
+        instruments=session.instruments,
+        named_by_announcement=named_by_announcement,
     )
     turn.opener, turn.meter, turn.budget_tracker = thread, meter, budget_tracker
     # Reserve the thread before the first await: another task may be about to start a turn too.
@@ -285,90 +278,26 @@ async def open_turn(
         del params
         if idle_limit is not None:
             watch = session.services.start_service(
-                watch_idle, session.router, session.timeouts, turn, idle_limit, body.fail
+                watch_idle, session.threads, session.timeouts, turn, idle_limit, body.fail
             )
-        yield Turn(session, thread, turn, events, output)
+        yield make(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
     turn.check_time()
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
-    turn.left_early = not turn.ended.is_set()
+    turn.machine.leave()
     events.release()
     interrupted = turn.was_interrupted and session.connection.close_reason is None
-    if turn.left_early or interrupted or turn.callbacks:
-        await body.finish(session, end_turn, session, turn)
-    session.router.discard_children(turn)
+    if turn.machine.was_left or interrupted or turn.callbacks:
+        await body.finish(session.services, session.ender.end_turn, turn)
+    session.threads.discard_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)
-
-
-class ScopeGuard:
-    """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
-
-    Attributes:
-        scope: The cancel scope of the body.
-    """
-
-    def __init__(self) -> None:
-        self.scope: trio.CancelScope = trio.CancelScope()
-        self._error: BaseException | None = None
-        self._exit_request: KeyboardInterrupt | None = None
-        self._failures: list[CodexError] = []
-
-    def fail(self, error: CodexError) -> None:
-        """Cancel the body because a policy failed or a limit was exceeded."""
-        self._failures.append(error)
-        # This is now the reason for the cancellation, so a time budget must not be blamed.
-        self.scope.deadline = math.inf
-        self.scope.cancel()
-
-    @contextmanager
-    def watched(self) -> Generator[None]:
-        """Run the body, and keep its exception for :meth:`leave`."""
-        try:
-            with self.scope:
-                try:
-                    yield
-                except BaseException as exc:  # noqa: ASYNC103  # see below
-                    if holds_cancelled(exc):
-                        raise
-                    # Hide it from the cancel scope, which would take a group apart and build another.
-                    self._error = exc
-        except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
-            self._error = exc
-
-    async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
-        self, session: Session, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
-    ) -> None:
-        """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""
-        try:
-            await session.services.finish(async_fn, *args)
-        except KeyboardInterrupt as exc:
-            self._exit_request = exc
-
-    def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
-        """Raise the first of: an exit request, the body's exception, the reason for its cancellation, the loss."""
-        failures = [
-            failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
-            for failure in self._failures
-        ]
-        chosen = self._exit_request or self._error or next(iter(failures), None)
-        if chosen is None:
-            if loss is not None:
-                raise loss
-            return
-        for failure in failures:
-            if failure is not chosen:
-                chosen.add_note(f"Meanwhile also: {failure}")
-                if isinstance(chosen, trio.Cancelled):
-                    # If the cancellation is absorbed by its scope, so is this note.
-                    logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
-        raise chosen
 
 
 async def _start(session: Session, turn: TurnState, method: str, params: wire.Wire) -> None:
     try:
-        turn.start = await session.begin(method, params)
+        turn.start = await session.server.begin(method, params)
     except BaseException:
         turn.never_started()
         raise
@@ -382,7 +311,7 @@ async def _start(session: Session, turn: TurnState, method: str, params: wire.Wi
             turn.never_started()
             raise
         turn.bind(answer)
-        if turn.only_announced:
+        if turn.machine.id is None and turn.machine.can_be_ended:
             await turn.started.wait()
         elif turn.id is None:
             raise DecodeError(method, "$.turn.id", "the turn has no id")

@@ -58,17 +58,17 @@ class Watch:
 async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
     """Watch a path, and stop watching it on the server when the scope exits. See :meth:`Codex.watch`."""
     session.connection.check_open()
-    watch_id = f"watch-{session.next_number()}"
+    watch_id = f"watch-{session.server.next_number()}"
 
     async def stop(_: object = None) -> None:
-        await session.end("fs/unwatch", {"watchId": watch_id})
+        await session.server.end("fs/unwatch", {"watchId": watch_id})
 
-    events = session.router.subscription()
+    events = session.subscription()
     # Subscribe before sending the request: the first change may arrive directly after its response.
-    session.router.route_key(METHOD, watch_id, events)
+    session.listeners.route_key(METHOD, watch_id, events)
     try:
         params = wire.FsWatchParams(path=path, watch_id=watch_id)
-        response: wire.FsWatchResponse = await session.acquire("fs/watch", params, stop)
+        response: wire.FsWatchResponse = await session.server.acquire("fs/watch", params, stop)
         try:
             yield Watch(response.path, events)
         finally:
@@ -76,5 +76,5 @@ async def open_watch(session: Session, path: str) -> AsyncGenerator[Watch]:
                 # Shielded and bounded internally.
                 await session.services.finish(stop)  # noqa: ASYNC102
     finally:
-        session.router.unroute_key(METHOD, watch_id)
+        session.listeners.unroute_key(METHOD, watch_id)
         events.release()

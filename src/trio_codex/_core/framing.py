@@ -1,4 +1,4 @@
-r"""Split a byte stream into lines, and encode messages as lines.
+r"""Split a byte stream into lines, and encode messages that fit into one.
 
 A frame ends with the byte ``\n`` and nothing else; U+2028, ``\r`` and NUL inside a line are data. Splitting takes
 linear time, however the bytes are chunked. A line beyond the limit does not end the stream: its head is kept, because
@@ -129,8 +129,8 @@ def _head(line: Line) -> bytes:
     return bytes(line[:OVERSIZE_HEAD_BYTES])
 
 
-def encode_line(message: object) -> bytes:
-    """Encode one JSON-RPC message as a line.
+def encode_message(message: object) -> bytes:
+    """Encode one JSON-RPC message. It holds no newline.
 
     Raises:
         LocalProtocolError: The message holds a value that JSON cannot represent. A lone surrogate (as from
@@ -148,7 +148,7 @@ def encode_line(message: object) -> bytes:
         raise LocalProtocolError(f"not JSON: {exc}") from None
     if b"\n" in text:
         raise LocalProtocolError("raw JSON in it holds a newline, which would break the line")
-    return text + b"\n"
+    return text
 
 
 def _opaque(_: object) -> None:

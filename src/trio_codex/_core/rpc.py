@@ -22,7 +22,7 @@ from trio_codex._core.framing import (
     Line,
     OversizeLine,
     TruncatedLine,
-    encode_line,
+    encode_message,
 )
 from trio_codex._core.json import UNREADABLE, integer_of, object_of, string_of
 
@@ -179,14 +179,14 @@ class RpcState(Generic[T]):
         }
         if trace is not None:
             message["trace"] = trace
-        line = encode_line(message)
+        line = encode_message(message)
         self._next_id += 1
         self._pending[request_id] = _Pending(method, token)
         return request_id, line
 
     def notification(self, method: str, params: object = None) -> bytes:
         """Return the line of a client notification."""
-        return encode_line({"method": method} if params is None else {"method": method, "params": params})
+        return encode_message({"method": method} if params is None else {"method": method, "params": params})
 
     def forget(self, request_id: RequestId) -> None:
         """Unregister a request whose line was never written."""
@@ -269,7 +269,7 @@ class RpcState(Generic[T]):
     def _answer(self, request_id: RequestId, message: object) -> bytes | None:
         if request_id not in self._server_requests:
             return None
-        line = encode_line(message)
+        line = encode_message(message)
         del self._server_requests[request_id]
         return line
 

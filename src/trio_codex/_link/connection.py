@@ -1,16 +1,17 @@
-"""One connection: owns its reader, its writer, the requests on their way, and its one death.
+"""One connection: its reader, its writer, the requests on their way, and its one end.
 
-Knows streams, lines and calls. What notifications and server requests mean is up to the :class:`Receiver`, which is
-called on the reader and must not wait.
+It knows messages and calls, not what they mean: the :class:`Receiver` decides that. The receiver is called on the
+reader, so it must neither block nor raise.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+import attrs
 import trio
 
-from trio_codex._core.framing import Frame, Line, LineBuffer, OversizeLine
+from trio_codex._core.framing import Frame, Line, OversizeLine
 from trio_codex._core.log import logger
 from trio_codex._core.rpc import (
     Inbound,
@@ -24,30 +25,21 @@ from trio_codex._core.rpc import (
     RpcState,
     ServerRequest,
 )
-from trio_codex._core.secrets import without_values
 from trio_codex._link.call import Call, CloseReason
 from trio_codex._link.calls import Calls
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._link.pace import LINES_AT_ONCE, Pace
 from trio_codex._link.write_queue import QueuedLine, WriteQueue
-from trio_codex._process.pipes import DirectSendStream
 from trio_codex.errors import CodexError, ConnectionBroken, RpcError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from trio_codex._core.secrets import Secrets
+    from trio_codex._link.channel import Channel
     from trio_codex._link.hooks import ServerRequestOutcome
     from trio_codex._link.services import Services
     from trio_codex._link.timeouts import Timeouts
-
-CHUNK_BYTES: Final = 64 * 1024
-"""What is read at once: it stays in the cache of the processor."""
-
-LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
-"""What is read at once in the middle of a long line. More is memory that has to be asked for each time, which costs more."""
-
-SHARED_CHUNK_BYTES: Final = 1024 * 1024
-"""What is read at once where hundreds of consumers share it: what the pipe holds at most."""
 
 QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
 """Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
@@ -83,76 +75,93 @@ class Receiver(Protocol):
         """Fail what waits: nothing more will come."""
 
 
-class Connection:
-    """Requests, replies and notifications over one pair of byte streams.
-
-    Args:
-        services: Where its tasks run.
-        send_stream: Where lines go.
-        receive_stream: Where lines come from.
-        receiver: Who gets inbound messages.
-        window: How many requests may be in flight at once.
-        request_timeout: Seconds for a request that the server answers at once.
-        max_line_bytes: Bound of one inbound line.
-        diagnose: Tells why the connection ended, given what the stream said; it should not take longer than
-            :data:`DIAGNOSIS_SECONDS`.
-        timeouts: Everything that judges the server by its time. Somebody else runs its service.
-        instruments: Who is told what happens.
-        hide: Takes secrets out of what the server says in refusals.
+@attrs.frozen
+class Limits:
+    """The limits of requests.
 
     Attributes:
-        death: Why it ended; ``None`` while it lives.
-        calls: The requests of ours.
-        timeouts: Everything that judges the server by its time.
+        window: How many requests that the server answers immediately may be in progress.
+        request_timeout: Seconds for one of these, and for the wait of any request to be sent.
+    """
+
+    window: int
+    request_timeout: float
+
+
+class Connection:
+    """Requests, replies and notifications over one channel.
+
+    Args:
+        services: Runs its tasks.
+        channel: Carries the messages.
+        limits: The limits of requests.
+        timeouts: All timeouts that measure how responsive the server is. Their service runs elsewhere.
+        secrets: What errors must not show.
+        instruments: Notified of what happens.
+
+    Attributes:
+        close_reason: Why it ended; ``None`` while it is open.
+        calls: The client's requests.
+        instruments: Notified of what happens.
+        timeouts: All timeouts that measure how responsive the server is.
     """
 
     def __init__(
         self,
         services: Services,
-        send_stream: trio.abc.SendStream,
-        receive_stream: trio.abc.ReceiveStream,
-        receiver: Receiver,
-        *,
-        window: int,
-        request_timeout: float,
-        max_line_bytes: int,
-        diagnose: Callable[[str], Awaitable[ConnectionBroken]],
+        channel: Channel,
+        limits: Limits,
         timeouts: Timeouts,
+        secrets: Secrets,
         instruments: Instruments = NO_INSTRUMENTS,
-        hide: Callable[[str], str] = str,
     ) -> None:
         self._services = services
-        self._send_stream = send_stream
-        self._receive_stream = receive_stream
-        self._receiver = receiver
-        self._diagnose = diagnose
-        self._instruments = instruments
+        self._channel = channel
+        self._secrets = secrets
+        self.instruments: Instruments = instruments
         self.timeouts: Timeouts = timeouts
-        self._hide = hide
-        self._lines = LineBuffer(max_line_bytes)
+        self._receiver: Receiver | None = None
+        self._phase = "start"
         self._pace = Pace()
-        self._rpc: RpcState[Call] = RpcState(max_line_bytes)
-        self._write_queue = WriteQueue(
-            send_stream.send_nowait if isinstance(send_stream, DirectSendStream) else None,
-            self._note_sent,
-        )
+        self._rpc: RpcState[Call] = RpcState(channel.max_message_bytes)
+        self._write_queue = WriteQueue(channel, self._note_sent)
         self.calls: Calls = Calls(
-            self._rpc, self._write_queue, window, request_timeout, timeouts, instruments
+            self._rpc, self._write_queue, limits.window, limits.request_timeout, timeouts, instruments
         )
         self._queued_reply_bytes = 0
-        self._dying = False
-        self._dead = trio.Event()
+        self._ending = False
+        self._ended = trio.Event()
         self._drained = trio.Event()
         self._flushed = trio.Event()
         self.close_reason: CloseReason | None = None
 
-    def start(self) -> None:
-        """Start the reader and the writer."""
-        self._instruments.emit("connection_opened", self._instruments.connection)
-        self._services.start_service(self._read)
+    @property
+    def owned(self) -> bool:
+        """Whether this client started the server."""
+        return self._channel.owned
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the handshake is done and closing has not begun."""
+        return self._phase == "running"
+
+    def start(self, receiver: Receiver) -> None:
+        """Start the reader and the writer.
+
+        Args:
+            receiver: Handles inbound messages.
+        """
+        self._receiver = receiver
+        self.instruments.emit("connection_opened", self.instruments.connection)
+        self._services.start_service(self._read, receiver)
         self._services.start_service(self._write)
 
     # -- requests of ours --------------------------------------------------------------------------------------
+
+    def established(self) -> None:
+        """Complete the handshake: send ``initialized``."""
+        self._phase = "running"
+        self.notify("initialized")
 
     def notify(self, method: str) -> None:
         """Send a notification without parameters."""
@@ -198,7 +207,7 @@ class Connection:
 
     def _lose_to_unread_replies(self) -> None:
         """End the connection to a server that asks and does not read the answers."""
-        if not self._dying:
+        if not self._ending:
             size = self._queued_reply_bytes // 2**20
             self._services.start_service(
                 self.lose, f"the server does not read: {size} MiB of answers to its requests wait"
@@ -212,7 +221,9 @@ class Connection:
             raise self.close_reason.exception()
 
     def refuse_new(self) -> None:
-        """Refuse every further request but those that end something. The first step of closing."""
+        """Refuse all further requests except those that end something. The first step of closing."""
+        if self._phase == "running":
+            self._phase = "close"
         self.calls.refuse_new()
 
     def end(self, error: CodexError) -> None:
@@ -220,28 +231,34 @@ class Connection:
         if self.close_reason is not None:
             return
         self.close_reason = CloseReason(error)
-        self._dying = True
+        self._ending = True
         self.calls.end(self.close_reason)
         self.calls.watch.lost()
         self._write_queue.close()
-        self._receiver.on_close(self.close_reason)
-        self._instruments.emit("connection_ended", self._instruments.connection, error)
-        self._dead.set()
+        if self._receiver is not None:
+            self._receiver.on_close(self.close_reason)
+        self.instruments.emit("connection_ended", self.instruments.connection, error)
+        self._ended.set()
 
     async def lose(self, reason: str) -> None:
         """End the connection because it broke, as soon as it is known why."""
-        if self._dying:
+        if self._ending:
             await trio.lowlevel.checkpoint()
             return
-        self._dying = True
+        self._ending = True
         error: ConnectionBroken | None = None
         with self.timeouts.move_on_after(2 * DIAGNOSIS_SECONDS):
-            error = await self._diagnose(reason)
-        self.end(ConnectionBroken(reason) if error is None else error)
+            error = await self._channel.diagnose(reason, self._phase)
+        self.end(error or self._channel.explain(reason, self._phase))
+
+    def give_up(self, reason: str) -> None:
+        """End the connection to an unresponsive server, and kill the server if this client started it."""
+        self.end(self._channel.explain(reason, self._phase))
+        self._channel.kill()
 
     async def wait_ended(self) -> CloseReason:
         """Wait until the connection has ended, by whatever way."""
-        await self._dead.wait()
+        await self._ended.wait()
         assert self.close_reason is not None
         return self.close_reason
 
@@ -257,8 +274,8 @@ class Connection:
     # -- the two services --------------------------------------------------------------------------------------
 
     def _note_sent(self, queued_line: QueuedLine) -> None:
-        if "frame_sent" in self._instruments:
-            self._instruments.emit("frame_sent", self._instruments.connection, queued_line.line[:-1])
+        if "frame_sent" in self.instruments:
+            self.instruments.emit("frame_sent", self.instruments.connection, queued_line.line)
         if queued_line.is_reply:
             # It counts until it is acknowledged, but is never sent again.
             self._queued_reply_bytes -= len(queued_line.line)
@@ -268,7 +285,7 @@ class Connection:
     async def _write(self) -> None:
         try:
             while (batch := await self._write_queue.take_batch()) is not None:
-                await self._send_stream.send_all(batch)
+                await self._channel.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
             with self.timeouts.move_on_after(DIAGNOSIS_SECONDS):
@@ -277,50 +294,43 @@ class Connection:
         finally:
             self._flushed.set()
 
-    async def _read(self) -> None:
+    async def _read(self, receiver: Receiver) -> None:
         reason = "the server closed the connection"
-        timeouts = self.timeouts
+        channel, timeouts, pace = self._channel, self.timeouts, self._pace
         try:
-            while chunk := await self._receive_stream.receive_some(self._wanted_bytes()):
+            while (frames := await channel.receive(shared=pace.lines > LINES_AT_ONCE)) is not None:
                 timeouts.reads += 1
                 timeouts.reader_is_busy = True
-                await self._take_lines(self._lines.feed(chunk))
+                await self._take_lines(receiver, frames)
                 timeouts.reader_is_busy = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
-        if self.close_reason is None and (rest := self._lines.feed_eof()) is not None:
-            self._take_portion([rest])
         self._drained.set()
         await self.lose(reason)
 
-    def _wanted_bytes(self) -> int:
-        if self._pace.lines > LINES_AT_ONCE:
-            return SHARED_CHUNK_BYTES
-        return LONG_LINE_CHUNK_BYTES if self._lines.unfinished_bytes >= CHUNK_BYTES else CHUNK_BYTES
-
-    async def _take_lines(self, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
+    async def _take_lines(self, receiver: Receiver, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
         """Take the lines of a chunk, a portion at a time."""
         done = 0
         while done < len(frames) and self.close_reason is None:
             portion = frames[done : done + self._pace.lines]
             done += len(portion)
-            self._take_portion(portion)
+            self._take_portion(receiver, portion)
             if done < len(frames):
                 await trio.lowlevel.checkpoint()
 
-    def _take_portion(self, frames: Sequence[Frame]) -> None:
+    def _take_portion(self, receiver: Receiver, frames: Sequence[Frame]) -> None:
         """Take what some lines say, and wake whom they concern."""
-        if self._instruments:
+        if self.instruments:
             self._tell(frames)
         for message in self._rpc.receive(frames):
             if isinstance(message, list):
-                self._receiver.on_notifications(message)
+                receiver.on_notifications(message)
             else:
-                self._take_other(message)
-        self._pace.note(len(frames), self._receiver.on_lines_end())
+                self._take_other(receiver, message)
+        self._pace.note(len(frames), receiver.on_lines_end())
 
     def _tell(self, frames: Iterable[Frame]) -> None:
-        instruments = self._instruments
+        instruments = self.instruments
         for frame in frames:
             if isinstance(frame, Line):
                 instruments.emit("frame_received", instruments.connection, bytes(frame))
@@ -329,25 +339,25 @@ class Connection:
                     "line_discarded", instruments.connection, JunkKind.TOO_LONG.value, frame.size
                 )
 
-    def _take_other(self, message: Inbound[Call]) -> None:
+    def _take_other(self, receiver: Receiver, message: Inbound[Call]) -> None:
         if isinstance(message, Reply):
             error = message.error
             if isinstance(error, RpcError):
-                error = without_values(error, self._hide)
+                error = self._secrets.hide_in_error(error)
             self.calls.take_reply(message.token, message.result, error)
         elif isinstance(message, LateReply):
             self.calls.take_late_reply(message)
-            self._take_junk(message.junk)
+            self._take_junk(receiver, message.junk)
         elif isinstance(message, ServerRequest):
             self.calls.watch.asked(message)
-            self._receiver.on_server_request(message)
+            receiver.on_server_request(message)
         elif isinstance(message, OversizeNotification):
-            self._receiver.on_oversize(message)
+            receiver.on_oversize(message)
         else:
-            self._take_junk(message)
+            self._take_junk(receiver, message)
 
-    def _take_junk(self, junk: Junk) -> None:
+    def _take_junk(self, receiver: Receiver, junk: Junk) -> None:
         logger.debug("%s: a line of %d bytes", junk.kind.value, junk.size)
-        if self._instruments and junk.kind is not JunkKind.TOO_LONG:
-            self._instruments.emit("line_discarded", self._instruments.connection, junk.kind.value, junk.size)
-        self._receiver.on_junk(junk)
+        if self.instruments and junk.kind is not JunkKind.TOO_LONG:
+            self.instruments.emit("line_discarded", self.instruments.connection, junk.kind.value, junk.size)
+        receiver.on_junk(junk)

@@ -136,20 +136,20 @@ class Dispatcher:
     Args:
         services: Runs the callbacks.
         connection: Sends the answers.
-        resolve: Returns the handler of a request, or ``None`` to leave it to another client. Called on the reader.
     """
 
-    def __init__(
-        self, services: Services, connection: Connection, resolve: Callable[[ServerRequest], Handler | None]
-    ) -> None:
+    def __init__(self, services: Services, connection: Connection) -> None:
         self._services = services
         self._connection = connection
-        self._resolve = resolve
         self._open: dict[RequestId, _Open] = {}
 
-    def dispatch(self, request: ServerRequest) -> None:
-        """Start answering a request. Called on the reader; the callback runs in its own task."""
-        handler = self._resolve(request)
+    def dispatch(self, request: ServerRequest, handler: Handler | None) -> None:
+        """Start answering a request. Called on the reader; the callback runs in its own task.
+
+        Args:
+            request: The request.
+            handler: How to answer it; ``None`` leaves it to another client.
+        """
         if handler is None:
             # The server may never report that another client answered, and may reuse the id.
             self._connection.withdraw(request.id)

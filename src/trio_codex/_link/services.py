@@ -206,6 +206,26 @@ def without_group(error: BaseException) -> BaseException | None:
     return _choose(None, leaves_of(error))
 
 
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:  # noqa: ASYNC910  # leaving the nursery is the checkpoint
+    """Wait until the first of several waits finishes. None of them may raise."""
+    error = None
+    try:
+        async with trio.open_nursery() as nursery:
+            for one in waits:
+                nursery.start_soon(_wait_first, one, nursery.cancel_scope)
+    except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        error = without_group(exc)
+    if error is not None:
+        raise error
+
+
+# Protected explicitly: a task does not inherit protection from the code that spawned it.
+@trio.lowlevel.enable_ki_protection
+async def _wait_first(wait: Callable[[], Awaitable[object]], scope: trio.CancelScope) -> None:
+    await wait()
+    scope.cancel()
+
+
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
     """Choose what to raise: an exit request, else the body's own error, else an internal bug, else ``Cancelled``."""
     errors = [exc for exc in others if not isinstance(exc, trio.Cancelled)]

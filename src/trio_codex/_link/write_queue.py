@@ -17,6 +17,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trio_codex._link.channel import Channel
     from trio_codex._link.hooks import RequestRecord
 
 BATCH_BYTES: Final = 256 * 1024
@@ -48,17 +49,16 @@ class WriteQueue:
     It needs no length limit: each queued_line has a sender that waits for its effect, and the connection limits replies.
 
     Args:
-        send_nowait: Writes as much of a line as possible without blocking, and returns how much that was; ``None`` if
-            the stream does not support this. It is called only while the writer waits in :meth:`take_batch`.
-        on_taken: Called with each queued_line that is handed over.
+        channel: Where lines go. A sender writes to it only while the writer waits in :meth:`take_batch`.
+        on_taken: Called with each line that is handed over.
     """
 
     def __init__(
         self,
-        send_nowait: Callable[[bytes], int] | None = None,
+        channel: Channel,
         on_taken: Callable[[QueuedLine], object] | None = None,
     ) -> None:
-        self._send_nowait = send_nowait
+        self._channel = channel
         self._on_taken = on_taken
         self._urgent: deque[QueuedLine] = deque()
         self._ordinary: deque[QueuedLine] = deque()
@@ -84,16 +84,17 @@ class WriteQueue:
 
     def _send_now(self, queued_line: QueuedLine) -> bool:
         """Write a line without the writer if the queue is empty; return whether it was taken."""
-        if not self._idle or self._send_nowait is None:
+        if not self._idle:
             return False
+        data = self._channel.frame(queued_line.line)
         try:
-            sent = self._send_nowait(queued_line.line)
+            sent = self._channel.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False  # the writer gets the same error and handles it
         if sent == 0:
             return False
-        if sent < len(queued_line.line):
-            self._rest = queued_line.line[sent:]
+        if sent < len(data):
+            self._rest = data[sent:]
             self._wake()
         self._take(queued_line)
         return True
@@ -150,7 +151,7 @@ class WriteQueue:
             if size and size + len(queue[0].line) > BATCH_BYTES:
                 break
             queued_line = queue.popleft()
-            batch.append(queued_line.line)
+            batch.append(self._channel.frame(queued_line.line))
             size += len(queued_line.line)
             self._take(queued_line)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it

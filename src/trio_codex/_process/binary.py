@@ -18,7 +18,8 @@ from typing import Final, Literal
 import attrs
 import trio
 
-from trio_codex._process.server import END_BOUND, spawn_server
+from trio_codex._process.server import END_BOUND
+from trio_codex._process.spawn import spawn_server
 from trio_codex.errors import SpawnError, StartError
 
 TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")

@@ -10,10 +10,11 @@ import contextlib
 import errno
 import os
 import socket
-from abc import abstractmethod
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import trio
+
+from trio_codex._link.channel import DirectSendStream
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,21 +34,6 @@ CLOSED: Final = "the pipe was closed on this side"
 _NO_SIGNAL: Final = getattr(socket, "MSG_NOSIGNAL", 0)
 _F_SETPIPE_SZ: Final = 1031
 """``fcntl.F_SETPIPE_SZ``, which is missing from a Python built with old headers."""
-
-
-class DirectSendStream(trio.abc.SendStream):
-    """A stream that also supports non-blocking writes from any task."""
-
-    @abstractmethod
-    def send_nowait(self, data: bytes | memoryview) -> int:
-        """Write as much as possible without blocking; return the number of bytes written.
-
-        Must not be called while a task is in :meth:`send_all`.
-
-        Raises:
-            trio.BrokenResourceError: The reading side is closed.
-            trio.ClosedResourceError: This side is closed.
-        """
 
 
 class _PipeEnd:

@@ -4,15 +4,13 @@ Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerPr
 of Codex beyond an argument vector.
 
 On Linux the server runs under a guard process (:mod:`trio_codex._process.guarded`). Elsewhere
-:mod:`trio_codex._process.tree` does its best with a process group.
+:mod:`trio_codex._process.group` does its best with a process group.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -20,11 +18,12 @@ import trio
 
 from trio_codex._process.pipes import RECEIVE_BYTES
 from trio_codex._process.stderr import StderrRing
-from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Protocol
+
+    from trio_codex.errors import SpawnError
 
     class _Pollable(Protocol):
         def poll(self) -> int | None: ...
@@ -37,8 +36,6 @@ ms on SIGTERM, but it never exits on EOF while its stdout is not drained."""
 END_BOUND: Final = 1.0
 """Seconds after the grace period for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
 
-_PYTHON_NAME: Final = re.compile(r"(?:python|pypy|graalpy)", re.IGNORECASE)
-
 _unreaped: list[_Pollable] = []
 """Children released before they had exited; reaped at the next spawn, so that none stays a zombie for long."""
 
@@ -46,7 +43,7 @@ _unreaped: list[_Pollable] = []
 class ServerProcess(ABC):
     """One server process and all its descendants.
 
-    Created by :func:`spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where it cannot await.
+    Created by :func:`~trio_codex._process.spawn.spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where it cannot await.
 
     Attributes:
         stdin: The standard input. It and ``stdout`` may be used once :meth:`started` has returned.
@@ -182,7 +179,7 @@ class ServerProcess(ABC):
     def abandon(self) -> None:
         """Close every descriptor without waiting; remaining processes are killed in the background.
 
-        Call this after a failure between :func:`spawn_server` and the start of the task that owns the process. Does
+        Call this after a failure between :func:`~trio_codex._process.spawn.spawn_server` and the start of the task that owns the process. Does
         nothing after :meth:`stop`.
         """
 
@@ -222,73 +219,3 @@ def sip(stream: Any, ring: StderrRing) -> None:
             if not (chunk := os.read(stream.fileno(), RECEIVE_BYTES)):
                 return
             ring.feed(chunk)
-
-
-@trio.lowlevel.enable_ki_protection
-def spawn_server(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: str | os.PathLike[str] | None = None,
-    guarded: bool | None = None,
-    guard_python: str | None = None,
-) -> ServerProcess:
-    """Begin to start a server. Synchronous, so that nothing can happen between the call and a ``try``.
-
-    :meth:`ServerProcess.started` waits until it is running. The caller must call :meth:`ServerProcess.stop`.
-
-    Args:
-        argv: The command to run. A name without a slash is looked up on the ``PATH`` of ``env``.
-        env: The complete environment: nothing is inherited or added.
-        cwd: The working directory, or ``None`` for that of this process.
-        guarded: Whether to use a guard process; ``None`` means where possible: on Linux, if an interpreter is found.
-        guard_python: The interpreter that runs the guard; ``None`` for the one from :func:`find_guard_python`.
-
-    Raises:
-        SpawnError: The pipes or the guard could not be created, with an ``OSError`` as the cause.
-        ValueError: ``argv`` is empty, or a string in it or in ``env`` cannot be passed to a program.
-    """
-    _check(argv, env, cwd)
-    python = guard_python or find_guard_python()
-    if guarded is None:
-        guarded = sys.platform == "linux" and python is not None
-    if guarded:
-        from trio_codex._process.guarded import GuardedProcess
-
-        if python is None:
-            raise SpawnError(
-                "there is no Python interpreter to run the guard process",
-                phase="spawn",
-                hint="Set guard_python to one, or guard=False.",
-                binary=argv[0],
-            )
-        return GuardedProcess(argv, env, cwd, python)
-    from trio_codex._process.tree import GroupProcess
-
-    return GroupProcess(argv, env, cwd)
-
-
-def find_guard_python() -> str | None:
-    """Return the running Python interpreter, or else another of the same installation; ``None`` if there is none.
-
-    In a frozen program and in one that embeds Python, ``sys.executable`` is the program itself, which would run again
-    instead of the guard.
-    """
-    own = sys.executable
-    if own and not getattr(sys, "frozen", False) and _PYTHON_NAME.match(os.path.basename(own)):
-        return own
-    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    candidates = (os.path.join(prefix, "bin", name) for prefix in (sys.exec_prefix, sys.base_exec_prefix))
-    return next((path for path in candidates if os.access(path, os.X_OK)), None)
-
-
-def _check(argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
-    if not argv or not argv[0]:
-        raise ValueError("there is nothing to run: argv is empty")
-    if any("\0" in text for text in (*argv, *env, *env.values(), os.fspath(cwd or ""))):
-        raise ValueError(
-            "an argument, an environment variable or the working directory holds a NUL character"
-        )
-    for name in env:
-        if not name or "=" in name:
-            raise ValueError(f"{name!r} cannot be the name of an environment variable")

@@ -1,21 +1,21 @@
-"""Find who decides on a server request; holds a client's policies and tools, and the records of decisions."""
+"""Who may decide on server requests: the policies and tools of a client, and the records of decisions."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
+
+import attrs
 
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session.audit import Audit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_codex import wire
-    from trio_codex._core.rpc import ServerRequest
-    from trio_codex._link.dispatch import Handler
-    from trio_codex._session.router import Router
-    from trio_codex._session.turn_state import TurnState
+    from trio_codex._session.budget import Budget
+    from trio_codex._session.ending import TurnEnder
+    from trio_codex._session.listeners import Listeners
+    from trio_codex._session.threads import Threads
     from trio_codex._tools.toolbox import Toolbox
     from trio_codex.policies import Policy
 
@@ -23,34 +23,53 @@ BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 """Requests that the server may decide itself, depending on its settings. It always sends questions and tool calls."""
 
 
-class Approvals:
-    """Finds who decides on a server request.
-
-    Args:
-        router: The threads and turns of the client.
-        policy: The client's policy.
-        tools: The client's tools.
+@attrs.frozen(eq=False)
+class Defaults:
+    """What applies to all threads of a client.
 
     Attributes:
-        router: The threads and turns of the client.
-        policy: The client's policy.
-        tools: The client's tools.
-        unowned: The callbacks for requests that belong to no open turn of this client.
-        audit: The records of decisions.
-        interrupt: Schedules the interrupt of a turn; set before the reader starts.
-        is_shared: Whether other clients use the same server and answer for their own turns; set before the reader
-            starts.
+        policy: Handles requests that the policies of the turn and the thread leave to it.
+        tools: Declared on every new thread.
+        budget: The joint budget of all turns.
     """
 
-    interrupt: Callable[[TurnState], object]
-    is_shared: bool = False
+    policy: Policy | None
+    tools: Toolbox
+    budget: Budget | None
 
-    def __init__(self, router: Router, policy: Policy | None, tools: Toolbox | None = None) -> None:
-        self.router = router
-        self.policy = policy
-        self.tools = tools
+
+class Approvals:
+    """Knows who decides on a server request.
+
+    Args:
+        threads: The threads and turns of the client.
+        listeners: Told of unknown requests.
+        ender: Interrupts the turn of a request that is cancelled.
+        defaults: The client's policy and tools.
+        shared: Whether other clients use the same server and answer for their own turns.
+
+    Attributes:
+        threads: The threads and turns of the client.
+        listeners: Told of unknown requests.
+        ender: Interrupts the turn of a request that is cancelled.
+        policy: The client's policy.
+        tools: The client's tools.
+        is_shared: Whether other clients use the same server and answer for their own turns.
+        unowned: The callbacks for requests that belong to no open turn of this client.
+        audit: The records of decisions.
+    """
+
+    def __init__(
+        self, threads: Threads, listeners: Listeners, ender: TurnEnder, defaults: Defaults, *, shared: bool
+    ) -> None:
+        self.threads: Threads = threads
+        self.listeners: Listeners = listeners
+        self.ender: TurnEnder = ender
+        self.policy: Policy | None = defaults.policy
+        self.tools: Toolbox = defaults.tools
+        self.is_shared: bool = shared
         self.unowned: CallbackGroup = CallbackGroup()
-        self.audit: Audit = Audit()
+        self.audit: Audit = Audit(listeners.instruments)
         self._warned = False
 
     def warn_if_bypassed(
@@ -70,10 +89,3 @@ class Approvals:
             return
         self._warned = True
         logger.warning("thread %s has a policy that will not be asked: %s", settings.thread.id, why)
-
-    def resolve(self, request: ServerRequest) -> Handler | None:
-        """Return the handler of a request; ``None`` if another client answers it. Called on the reader; never raises."""
-        # Imported when a session starts instead of with the package: its types cost more than the rest of a client.
-        from trio_codex._session.asking import resolve
-
-        return resolve(self, request)

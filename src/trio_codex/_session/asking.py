@@ -13,12 +13,12 @@ from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
-from trio_codex._session.audit import DecidedBy, Entry
+from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
 from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
-from trio_codex._session.router import UNKNOWN_REQUEST_METHOD
 from trio_codex._session.unknown_requests import unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
+from trio_codex.instruments._decisions import DecidedBy
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from trio_codex._core.rpc import ServerRequest
     from trio_codex._link.dispatch import Outcome
     from trio_codex._session.approvals import Approvals
-    from trio_codex._session.turn_state import ThreadState
+    from trio_codex._session.audit import Entry
+    from trio_codex._session.state import ThreadState
     from trio_codex._values.event import Route
 
 
@@ -40,14 +41,14 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     thread_id = None if where is None else where.thread_id or where.conversationId
     size = 0 if request.params is None else len(request.params)
     entry = approvals.audit.begin(request.id, method, thread_id, size)
-    state = None if thread_id is None else approvals.router.find(thread_id)
+    state = None if thread_id is None else approvals.threads.find(thread_id)
     is_others = approvals.is_shared and state is not None and state.turn is not None and state.owner is None
     if is_others and state is not None and state.policy is None and state.tools is None:
         _leave(entry)
         return None
     kind = KINDS.get(method)
     if kind is None:
-        approvals.router.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
+        approvals.listeners.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
         kind = unknown_kind(method)
     if request.params is None:
         return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
@@ -112,7 +113,7 @@ def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
     """Return the callback group for a request of this thread: that of the turn that asks."""
     owner = state.owner if state is not None else None
     turn = state.turn if state is not None else None
-    if turn is None or turn.owned or (owner is not None and owner.left_early):
+    if turn is None or turn.owned or (owner is not None and owner.machine.was_left):
         return _owners_group(approvals, state)
     if turn.agent_callbacks is None:
         # Find the turn to fail only when a callback fails: this turn may outlive the one that spawned it.
@@ -198,8 +199,8 @@ class _Asking:
         self._entry.decide("answered" if isinstance(decision, Mapping) else decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
-            interrupt = self._approvals.interrupt
-            return Answer(answer.result, answer.error, lambda: interrupt(turn))
+            interrupt_soon = self._approvals.ender.interrupt_soon
+            return Answer(answer.result, answer.error, lambda: interrupt_soon(turn))
         return answer
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -10,14 +9,16 @@ import attrs
 import trio
 
 from trio_codex._core.json import object_of, string_of
+from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
+from trio_codex.instruments._decisions import DecidedBy, DecisionRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from trio_codex._core.rpc import RequestId
     from trio_codex._link.dispatch import Outcome
     from trio_codex._values.event import Event
-    from trio_codex.policies import AnyDecision, Request
+    from trio_codex.policies import Request
 
 DECISIONS_KEPT: Final = 1000
 """How many records a client keeps. Instruments receive all of them."""
@@ -34,65 +35,6 @@ REVIEWS_BYTES: Final = 16 * 1024 * 1024
 REVIEW: Final = "item/autoApprovalReview"
 REVIEW_STARTED: Final = f"{REVIEW}/started"
 REVIEW_COMPLETED: Final = f"{REVIEW}/completed"
-
-
-class DecidedBy(enum.StrEnum):
-    """Who decided."""
-
-    turn = "turn"
-    """The policy of the turn."""
-    thread = "thread"
-    """The policy of the thread."""
-    client = "client"
-    """The policy of the client."""
-    tool = "tool"
-    """A tool of the thread or the client."""
-    default = "default"
-    """Nobody, because no policy decides on the request or it could not be parsed. It was denied."""
-    server = "server"
-    """The server's own reviewer; this client was not asked."""
-    others = "others"
-    """Another client of the same server, which owns the turn; this client sent no answer."""
-
-
-@attrs.frozen(kw_only=True)
-class DecisionRecord:
-    """One decision.
-
-    Attributes:
-        id: The request's id on the connection, or the id of the server's review.
-        method: The request's method; ``item/autoApprovalReview`` for a review of the server.
-        thread_id: The thread that asked.
-        turn_id: The turn that asked.
-        item_id: The item in question.
-        request: The question as the policy received it, or the action that the server reviewed as plain JSON; ``None``
-            if it could not be parsed.
-        decided_by: Who decided.
-        policy: The name of the policy or tool, or of its callback.
-        decision: The decision; the status, for a review of the server; ``"answered"`` for an unknown request that a
-            policy answered; ``None`` if nobody decided.
-        rule: The rule of the policy that matched, if the policy names one.
-        reason: The reason for a refusal, the error of a failure, or who withdrew the request.
-        outcome: How the request ended: ``"answered"``, including denials; ``"withdrawn"``, without an answer;
-            ``"failed"``, a denial because the callback failed; or ``"left"`` to another client.
-        asked_at: Trio time at which the request arrived.
-        seconds: Seconds from the request to its outcome.
-    """
-
-    id: RequestId
-    method: str
-    thread_id: str | None
-    turn_id: str | None
-    item_id: str | None
-    request: Request | Any = attrs.field(repr=False)
-    decided_by: DecidedBy
-    policy: str | None
-    decision: AnyDecision | str | None
-    rule: str | None
-    reason: str | None = attrs.field(repr=False)
-    outcome: Outcome
-    asked_at: float
-    seconds: float
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -170,12 +112,12 @@ def _size_of(value: object) -> int:
 class Audit:
     """Keeps the records of a client.
 
-    Attributes:
-        tell: Callback for each record; ``None`` if no instrument wants it.
+    Args:
+        instruments: Notified of each record.
     """
 
-    def __init__(self) -> None:
-        self.tell: Callable[[DecisionRecord], object] | None = None
+    def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
+        self._instruments = instruments
         self._kept: deque[tuple[DecisionRecord, int]] = deque()
         self._kept_bytes = 0
         self._reviews: dict[str, Entry] = {}
@@ -190,7 +132,7 @@ class Audit:
         return Entry(audit=self, id=request_id, method=method, thread_id=thread_id, size=size)
 
     def add(self, record: DecisionRecord, size: int) -> None:
-        """Keep a record of this size, drop the oldest records beyond the limits, and call ``tell``."""
+        """Keep a record of this size, drop the oldest records beyond the limits, and notify the instruments."""
         self._kept.append((record, size))
         self._kept_bytes += size
         while len(self._kept) > DECISIONS_KEPT or (
@@ -198,8 +140,8 @@ class Audit:
         ):
             _, dropped = self._kept.popleft()
             self._kept_bytes -= dropped
-        if self.tell is not None:
-            self.tell(record)
+        if "decision_made" in self._instruments:
+            self._instruments.emit("decision_made", record)
 
     def on_review(self, event: Event) -> None:
         """Handle a notification about one of the server's own reviews. Called on the reader; never raises."""

@@ -1,26 +1,20 @@
-"""Routing of inbound messages: the table of threads, and the dispatch of each message to its turns and listeners.
+"""Routing of inbound messages to turns, listeners and policies.
 
 Everything here runs in the reader task. It neither blocks nor raises, whatever the server sends.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from trio_codex._core.json import UNREADABLE, list_of, object_of, parse_object, string_of
-from trio_codex._core.log import logger
-from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
-from trio_codex._link.subscriptions import Subscription, Wakeups
 from trio_codex._session.audit import REVIEW_COMPLETED, REVIEW_STARTED
-from trio_codex._session.budget import Meter
-from trio_codex._session.held import Message, Openings, UnknownThreads
-from trio_codex._session.turn_state import ThreadListener, ThreadState, TurnSequence, TurnState
-from trio_codex._values.event import DeltaMerger, Event, Route, ids_of_ended, route
+from trio_codex._session.held import Openings
+from trio_codex._session.listeners import KEYED_NOTIFICATIONS
+from trio_codex._values.event import Event, Route, ids_of_ended, route
 from trio_codex._values.turn_result import REDUCED
 from trio_codex._values.usage import USAGE_METHOD, UsageCounters, reported_turn_id
 from trio_codex.wire._registry import TEXT_DELTAS
@@ -31,89 +25,45 @@ if TYPE_CHECKING:
     from trio_codex._core.rpc import Junk, Notification, OversizeNotification, ServerRequest
     from trio_codex._link.call import CloseReason
     from trio_codex._link.dispatch import Dispatcher
-    from trio_codex._session.audit import Audit
-    from trio_codex._session.budget import Budget
-    from trio_codex._values.config import EventBuffer
-
-JUNK_METHOD: Final = "trio_codex/junk"
-"""The method of the event that reports an unreadable line. The server has no method of this name."""
-
-UNKNOWN_REQUEST_METHOD: Final = "trio_codex/unknownServerRequest"
-"""The method of the event that reports a server request with an unknown method."""
-
-
-UNHEARD_KEPT: Final = 64
-"""Number of notifications without a thread kept for the first subscriber: some are sent before anyone can subscribe."""
-
-UNHEARD_BYTES: Final = 64 * 1024
-"""Maximum size of each of these notifications. They are warnings, not content, and there may never be a subscriber."""
-
-
-class Listener(Protocol):
-    """A subscriber to events, called by the reader. Its methods must not block or raise."""
-
-    def put(self, event: Event) -> None:
-        """Handle an event."""
-        ...
-
-    def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Handle the end of the connection, with its reason."""
-        ...
-
-    def release(self) -> None:
-        """Discard what is buffered: it will never be read."""
-        ...
-
-
-LEFT_TURNS_KEPT: Final = 64
-"""Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
-
-
-KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
-"""Notifications routed by a name that the client chose, such as a process id, and the member that holds that name."""
+    from trio_codex._session.approvals import Approvals
+    from trio_codex._session.budget import Meter
+    from trio_codex._session.ending import TurnEnder
+    from trio_codex._session.held import Message
+    from trio_codex._session.listeners import Listeners
+    from trio_codex._session.state import PendingHandle, ThreadState, TurnState
+    from trio_codex._session.threads import Threads
 
 
 class Router:
-    """The :class:`~trio_codex._link.connection.Receiver` of a client.
+    """The :class:`~trio_codex._link.connection.Receiver` of a session.
 
     Args:
-        buffer: Bounds of each consumer's buffer.
-        budget: The joint budget of all turns of the client.
-        instruments: The client's instruments.
-
-    Attributes:
-        meter: What these turns use.
-        openings: The handles whose threads are being opened.
-        dispatcher: Answers server requests; set before the reader starts.
-        audit: Records what the server decides by itself; set before the reader starts.
-        end_orphan: Ends a turn that was announced after its scope exited; set before the reader starts.
+        threads: The threads of the client.
+        listeners: Its subscribers, and the instruments.
+        dispatcher: Runs the callbacks for server requests.
+        approvals: Finds who decides on them.
+        ender: Ends turns that nothing else ends.
+        meter: What all turns of the client use.
     """
-
-    dispatcher: Dispatcher
-    audit: Audit
-    end_orphan: Callable[[TurnState], object]
 
     def __init__(
         self,
-        buffer: EventBuffer,
-        budget: Budget | None = None,
-        instruments: Instruments = NO_INSTRUMENTS,
+        threads: Threads,
+        listeners: Listeners,
+        dispatcher: Dispatcher,
+        approvals: Approvals,
+        ender: TurnEnder,
+        meter: Meter,
     ) -> None:
-        self.meter: Meter = Meter("client", budget)
+        self._threads = threads
+        self._listeners = listeners
+        self._dispatcher = dispatcher
+        self._approvals = approvals
+        self._ender = ender
+        self._meter = meter
+        self._instruments = listeners.instruments
+        self._openings = Openings(threads, self._instruments)
         self._counters = UsageCounters()
-        self._buffer = buffer
-        self.instruments = instruments
-        self._merger = DeltaMerger(instruments)
-        self._wakeups = Wakeups()
-        self._threads: dict[str, ThreadState] = {}
-        self._unknown = UnknownThreads(self._threads)
-        self.openings: Openings = Openings(self, self._deliver)
-        self._listeners: dict[str, list[Listener]] = {}
-        self._listeners_to_all: list[Listener] = []
-        self._named: dict[tuple[str, str], ThreadListener] = {}
-        self._unheard: deque[Event] = deque(maxlen=UNHEARD_KEPT)
-        self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
-        self._close_reason: CloseReason | None = None
         self._handlers: dict[str, Callable[[Event, Route], None]] = {
             "turn/started": self._on_turn_started,
             USAGE_METHOD: self._on_usage,
@@ -124,109 +74,48 @@ class Router:
             REVIEW_COMPLETED: self._on_review,
         }
 
-    # -- for scopes --------------------------------------------------------------------------------------------
+    # -- for handles that are being opened ---------------------------------------------------------------------
 
-    def thread(self, thread_id: str) -> ThreadState:
-        """Return the state of a thread, creating it if necessary."""
-        self._unknown.discard(thread_id)
-        if (state := self._threads.get(thread_id)) is None:
-            state = self._threads[thread_id] = ThreadState(thread_id)
+    def expect(self, pending: PendingHandle) -> None:
+        """Register a handle whose request is about to be written, and hold messages about its thread."""
+        self._openings.expect(pending)
+
+    def admit(
+        self, pending: PendingHandle, handle: object, thread_id: str, cwd: str | None, newest: dict[str, Any]
+    ) -> ThreadState:
+        """Register a handle that the server has opened, and deliver the messages held for it.
+
+        Args:
+            pending: The pending handle that it replaces.
+            handle: The handle.
+            thread_id: The id of its thread.
+            cwd: The working directory of the thread.
+            newest: The newest turn of the thread, as plain JSON; empty if there is none.
+        """
+        state = self._openings.admit(pending, handle, thread_id, cwd, newest)
+        self.dismiss(pending, thread_id)
         return state
 
-    def find(self, thread_id: str) -> ThreadState | None:
-        """Return the state of a thread, if there is any."""
-        return self._threads.get(thread_id)
+    def dismiss(self, pending: PendingHandle, opened: str | None = None) -> None:
+        """Undo :meth:`expect`, and deliver messages that no longer need to be held. Idempotent.
 
-    def open_turns(self) -> list[TurnState]:
-        """Return the open turns that belong to scopes of this client, except those in a sequence."""
-        idle = (state.turn for state in self._threads.values() if state.sequence is None)
-        return [turn for turn in idle if turn is not None and turn.owned]
-
-    def open_sequences(self) -> list[TurnSequence]:
-        """Return the open sequences of turns."""
-        return [state.sequence for state in self._threads.values() if state.sequence is not None]
-
-    def note_left(self, turn: TurnState) -> None:
-        """Remember that a turn was left early or interrupted: an agent that it is just spawning must end too."""
-        self._left_turn_ids.extend(turn_id for turn_id in {turn.id, turn.active_id} if turn_id is not None)
-
-    def subscription(self) -> Subscription[Event]:
-        """Create a buffer for a consumer."""
-        subscription = Subscription(self._buffer.events, self._buffer.size, self._merger, self._wakeups)
-        if "buffer_overflowed" in self.instruments:
-            subscription.on_overflow = partial(
-                self.instruments.emit, "buffer_overflowed", self.instruments.connection
-            )
-        if self._close_reason is not None:
-            subscription.end(self._close_reason.exception)
-        return subscription
-
-    def listen(self, *methods: str) -> Subscription[Event]:
-        """Subscribe to notifications of the whole connection: those with the given methods, or all.
-
-        Notifications without a thread that arrived before any subscriber, such as configuration warnings, are
-        delivered first.
+        Args:
+            pending: The handle.
+            opened: The id of its thread, if the server has opened it.
         """
-        subscription = self.subscription()
-        for event in [event for event in self._unheard if not methods or event.method in methods]:
-            self._unheard.remove(event)
-            subscription.put(event)
-        self.attach(subscription, *methods)
-        return subscription
-
-    def attach(self, listener: Listener, *methods: str) -> None:
-        """Register a listener for all later events, or for those with the given methods."""
-        if not methods:
-            self._listeners_to_all.append(listener)
-        for method in methods:
-            self._listeners.setdefault(method, []).append(listener)
-
-    def unlisten(self, subscription: Listener) -> None:
-        """Undo :meth:`listen` and :meth:`attach`."""
-        subscription.release()
-        if subscription in self._listeners_to_all:
-            self._listeners_to_all.remove(subscription)
-        for method, subscriptions in list(self._listeners.items()):
-            if subscription in subscriptions:
-                subscriptions.remove(subscription)
-                if not subscriptions:
-                    del self._listeners[method]
-
-    def route_key(self, method: str, name: str, listener: ThreadListener) -> None:
-        """Route notifications of a method in :data:`KEYED_NOTIFICATIONS` with this name to a listener."""
-        self._named[method, name] = listener
-
-    def unroute_key(self, method: str, name: str) -> None:
-        """Undo :meth:`route_key`."""
-        del self._named[method, name]
-
-    def discard_if_unused(self, state: ThreadState) -> None:
-        """Discard a thread that is no longer referenced here."""
-        if state.is_followed or state.sequence or state.listeners or state.unsubscribed is not None:
-            return
-        self._unknown.discard(state.id)
-        if self._threads.pop(state.id, None) is not None:
-            for past in state.past_turns:
-                self.discard_children(past)
-
-    def discard_children(self, turn: TurnState) -> None:
-        """Discard the agents of a turn whose scope has exited, except those still running."""
-        turn.is_over = True
-        for child_id in turn.reducer.children:
-            child = self._threads.get(child_id)
-            if child is not None and child.parent is turn:
-                past_turns, child.past_turns = child.past_turns, ()
-                for past in past_turns:
-                    self.discard_children(past)
-                self.discard_if_unused(child)
+        for message in self._openings.dismiss(pending, opened):
+            self._deliver(message)
+        self._listeners.flush()
+        if pending.thread_id is not None and (state := self._threads.find(pending.thread_id)) is not None:
+            self._threads.discard_if_unused(state)
 
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def on_notifications(self, notifications: Iterable[Notification]) -> None:
         """Route notifications to their consumers."""
         now = trio.current_time()  # once per batch: it costs as much as parsing a line
-        threads = self._threads
-        told_to_all = "event_received" in self.instruments or self._listeners_to_all or self.openings
+        find, listeners = self._threads.find, self._listeners
+        told_to_all = "event_received" in self._instruments or listeners.hear_all or self._openings
         for notification in notifications:
             method, params = notification.method, notification.params
             where = route(params)
@@ -234,11 +123,11 @@ class Router:
             # Fast path: nearly all are text of an open turn and concern only the reader of that turn.
             if (
                 method in TEXT_DELTAS
-                and (state := threads.get(where.threadId or "")) is not None
+                and (state := find(where.threadId or "")) is not None
                 and (turn := state.turn) is not None
                 and where.turnId is not None
-                and turn.id == where.turnId
-                and not (told_to_all or method in self._listeners)
+                and turn.machine.id == where.turnId
+                and not (told_to_all or listeners.hear(method))
                 and not (state.listeners or state.parent or turn.reducer.children)
             ):
                 turn.take(event, now)
@@ -248,28 +137,33 @@ class Router:
     def _route(self, event: Event, where: Route, now: float) -> None:
         """Route any event to its consumers."""
         method = event.method
-        if "event_received" in self.instruments:
-            self.instruments.emit("event_received", self.instruments.connection, event)
-        heard = False
-        if method in self._listeners or self._listeners_to_all:
-            heard = self._publish(event)
+        if "event_received" in self._instruments:
+            self._instruments.emit("event_received", self._instruments.connection, event)
+        heard = self._listeners.publish(event)
         # The properties of a route are expensive, and most events have both ids as plain fields.
         thread_id = where.threadId or where.thread_id
-        if self.openings and thread_id is not None and self.openings.hold(thread_id, event, where):
+        if self._openings and thread_id is not None and self._is_held(thread_id, event, where):
             return
         if (handle := self._handlers.get(method)) is not None:
             handle(event, where)
         if thread_id is not None:
             self._route_to_thread(thread_id, event, where, now)
         elif method in KEYED_NOTIFICATIONS:
-            self._route_by_key(event)
-        elif not heard and event.size <= UNHEARD_BYTES:
-            self._unheard.append(event)
+            self._listeners.put_by_key(event)
+        elif not heard:
+            self._listeners.keep(event)
+
+    def _is_held(self, thread_id: str, message: Message, where: Route | None = None) -> bool:
+        """Hold a message if its thread is being opened; return whether it is held."""
+        too_old = self._openings.hold(thread_id, message, where)
+        for each in too_old or ():
+            self._deliver(each)
+        return too_old is not None
 
     def _deliver(self, message: Message) -> None:
         """Process a message that was held."""
         if not isinstance(message, Event):
-            self.dispatcher.dispatch(message)
+            self._dispatch(message)
             return
         where = route(message.json)
         if (handle := self._handlers.get(message.method)) is not None:
@@ -279,7 +173,7 @@ class Router:
 
     def _route_to_thread(self, thread_id: str, event: Event, where: Route, now: float) -> None:
         """Route an event to the listeners and the turn of its thread."""
-        state = self._threads.get(thread_id)
+        state = self._threads.find(thread_id)
         if state is None:
             return
         if state.parent is not None:
@@ -295,22 +189,22 @@ class Router:
         if is_end:
             turn.end(event)
             if turn.owned and turn.was_interrupted:
-                self.note_left(turn)
+                self._threads.note_left(turn)
             self._forget_turn(state, turn)
             return
         turn.take(event, now)
         if turn.reducer.children:
             self._adopt_children(turn)
         if event.method in REDUCED:
-            self._unknown.grow(thread_id, event.size)
+            self._threads.unknown.grow(thread_id, event.size)
 
     def on_oversize(self, notification: OversizeNotification) -> None:
         """Report a notification that was too long. If it ends a turn, end the turn."""
-        self._report_junk("longer than max_line_bytes", notification.head, notification.size)
+        self._listeners.report_junk("longer than max_line_bytes", notification.size)
         if notification.method != "turn/completed":
             return
         thread_id, turn_id = ids_of_ended(notification.head)
-        state = self._threads.get(thread_id)
+        state = self._threads.find(thread_id)
         if state is not None and state.turn is not None and state.turn.goes_by(turn_id):
             state.turn.lose(
                 "the event that ended it was longer than max_line_bytes, so nobody knows how it ended"
@@ -321,94 +215,64 @@ class Router:
 
     def on_server_request(self, request: ServerRequest) -> None:
         """Pass a server request to the dispatcher, once its thread is open."""
-        if self.openings and request.params is not None:
+        if self._openings and request.params is not None:
             where = route(request.params)
             thread_id = where.thread_id or where.conversationId
-            if thread_id is not None and self.openings.hold(thread_id, request):
+            if thread_id is not None and self._is_held(thread_id, request):
                 return
-        self.dispatcher.dispatch(request)
+        self._dispatch(request)
 
     def on_junk(self, junk: Junk) -> None:
         """Report an unreadable line."""
-        self._report_junk(junk.kind.value, junk.head, junk.size)
+        self._listeners.report_junk(junk.kind.value, junk.size)
 
     def on_lines_end(self) -> int:
         """Wake the consumers that have something to read. Return the size of the fullest buffer."""
-        return max(self._wakeups.flush(), default=0)
+        return self._listeners.flush()
 
-    def on_close(self, death: CloseReason) -> None:
+    def on_close(self, reason: CloseReason) -> None:
         """End every turn as lost and every subscription with the cause."""
-        self._close_reason = death
-        self.openings.clear()
-        self.dispatcher.cancel()
-        self.audit.close()
-        for state in self._threads.values():
+        self._openings.clear()
+        self._dispatcher.cancel()
+        self._approvals.audit.close()
+        for state in self._threads:
             if state.turn is not None:
-                state.turn.lose(death.reason, death)
+                state.turn.lose(reason.reason, reason)
                 state.close_turn(state.turn)
-            for subscription in state.listeners:
-                subscription.end(death.exception)
-        for named in self._named.values():
-            named.end(death.exception)
-        for listeners in (self._listeners_to_all, *self._listeners.values()):
-            for listener in listeners:
-                listener.end(death.exception)
-        self._wakeups.flush()
+            for listener in state.listeners:
+                listener.end(reason.exception)
+        self._listeners.end(reason)
+        self._listeners.flush()
 
-    def wake(self) -> None:
-        """Wake the consumers that have something to read."""
-        self._wakeups.flush()
+    def _dispatch(self, request: ServerRequest) -> None:
+        # Executed on first use: it costs more to load than the rest of a session.
+        from trio_codex._session.asking import resolve
 
-    def report(self, method: str, params: object) -> None:
-        """Publish an event of our own to the listeners of the connection."""
-        json = msgspec.json.encode(params)
-        self._publish(Event(method, json, len(json)))
-        self.wake()
-
-    def _publish(self, event: Event) -> bool:
-        """Send an event to the listeners of the connection. Return whether there was one."""
-        listeners = [*self._listeners.get(event.method, ()), *self._listeners_to_all]
-        for listener in listeners:
-            listener.put(event)
-        return bool(listeners)
-
-    def _route_by_key(self, event: Event) -> None:
-        """Send an event to the listener registered for the name in it."""
-        try:
-            name = getattr(msgspec.json.decode(event.json, type=_Name), KEYED_NOTIFICATIONS[event.method])
-        except UNREADABLE:
-            return
-        if (listener := self._named.get((event.method, name))) is not None:
-            listener.put(event)
-
-    def _report_junk(self, reason: str, head: bytes, size: int) -> None:
-        logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
-        json = msgspec.json.encode({"reason": reason, "size": size})
-        self._publish(Event(JUNK_METHOD, json, len(json)))
+        self._dispatcher.dispatch(request, resolve(self._approvals, request))
 
     def _on_resolved(self, event: Event, _: Route) -> None:
         try:
             resolved = msgspec.json.decode(event.json, type=_Resolved)
         except UNREADABLE:
             return
-        self.dispatcher.withdraw(resolved.requestId)
+        self._dispatcher.withdraw(resolved.requestId)
 
     def _on_status(self, event: Event, _: Route) -> None:
         params = object_of(event.raw)
-        state = self._threads.get(str(params.get("threadId")))
+        state = self._threads.find(str(params.get("threadId")))
         if state is not None:
             flags = list_of(object_of(params.get("status")).get("activeFlags"))
             state.flags = tuple(flag for flag in flags if isinstance(flag, str))
 
     def _on_settings(self, event: Event, where: Route) -> None:
         # Policies resolve relative paths against it, so use what the server applies, not what a request asks for.
-        state = None if where.thread_id is None else self._threads.get(where.thread_id)
+        state = None if where.thread_id is None else self._threads.find(where.thread_id)
         cwd = string_of(object_of(parse_object(event.json).get("threadSettings")).get("cwd"))
         if state is not None and cwd is not None:
             state.cwd = cwd
 
     def _on_review(self, event: Event, _: Route) -> None:
-        self.audit.on_review(event)
+        self._approvals.audit.on_review(event)
 
     def _on_turn_started(self, _: Event, where: Route) -> None:
         if where.thread_id is None:
@@ -416,50 +280,40 @@ class Router:
         turn_id = where.turn_id
         if turn_id is None:
             return
-        state = self._threads.get(where.thread_id)
+        state = self._threads.find(where.thread_id)
         if state is None:
-            state = self.thread(where.thread_id)
-            self._unknown.add(state.id, turn_id)
+            state = self._threads.thread(where.thread_id)
+            self._threads.unknown.add(state.id, turn_id)
         if turn_id in state.past_turn_ids:
             return
-        turn = state.turn or state.begin_turn(turn_id, self.instruments)
+        turn = state.turn or state.begin_turn(turn_id, self._instruments)
         root_id = where.root_turn_id
         # Also for a turn with another id: an inline review runs under a second one, which interrupts must name.
         turn.announce(turn_id, root_id)
-        if turn.is_over and not turn.lost:
-            # The response to its start could not be read, so its scope could not know of it.
-            self.end_orphan(turn)
+        if turn.machine.is_orphan:
+            self._ender.end_orphan(turn)
         if root_id is not None and root_id != turn_id and not turn.owned:
             self._on_child_started(state, turn, root_id)
 
     def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
         """Link a child's turn to its root even if the item that names it never arrives, as after an interrupt."""
-        if root_id in self._left_turn_ids:
-            self.end_orphan(turn)
+        if self._threads.was_left(root_id):
+            self._ender.end_orphan(turn)
         elif state.parent is None:
-            state.parent = self._open_root(root_id)
+            state.parent = self._threads.open_root(root_id)
             if state.parent is not None:
-                self._unknown.discard(state.id)
+                self._threads.unknown.discard(state.id)
                 state.parent.reducer.children[state.id] = None
-
-    def _open_root(self, root_id: str) -> TurnState | None:
-        """Return the open turn of this client with this id, if there is one."""
-        roots = (root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned)
-        return next((root for root in roots if root_id in (root.id, root.active_id)), None)
-
-    def knows_root(self, root_id: str) -> bool:
-        """Return whether this id is or was that of a turn of this client, including turns that were left."""
-        return root_id in self._left_turn_ids or self._open_root(root_id) is not None
 
     def _on_usage(self, event: Event, where: Route) -> None:
         thread_id = where.thread_id
         if thread_id is None:
             return
-        state = self._threads.get(thread_id)
+        state = self._threads.find(thread_id)
         params = parse_object(event.json)
         turn_id = reported_turn_id(params)
         turn = None if state is None else state.turn
-        if turn is not None and (turn_id is None or turn_id not in (turn.id, turn.active_id)):
+        if turn is not None and (turn_id is None or turn_id not in turn.machine.ids()):
             turn = None
         if state is None or (turn is None and turn_id not in state.past_turn_ids):
             self._counters.replay(thread_id, params)
@@ -468,7 +322,7 @@ class Router:
         if used is None:
             return
         state.charge(turn, used)
-        self.meter.add(used)
+        self._meter.add(used)
 
     def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
         """Send an event of an agent to the subscribers of agent events of the turn it works for."""
@@ -486,22 +340,15 @@ class Router:
         state.close_turn(turn)
         if not turn.owned and state.parent is None:
             # No scope does this later.
-            self.discard_children(turn)
-        self.discard_if_unused(state)
+            self._threads.discard_children(turn)
+        self._threads.discard_if_unused(state)
 
     def _adopt_children(self, turn: TurnState) -> None:
         for child_id in turn.reducer.children:
-            child = self.thread(child_id)
+            child = self._threads.thread(child_id)
             if child.parent is None and child is not turn.thread:
                 child.parent = turn
 
 
 class _Resolved(msgspec.Struct):
     requestId: int | str
-
-
-class _Name(msgspec.Struct):
-    """The name by which a client identifies what an event belongs to. See :data:`KEYED_NOTIFICATIONS`."""
-
-    processId: str | None = None
-    watchId: str | None = None

@@ -1,257 +1,97 @@
-"""State shared by the scopes of one client: typed requests over its connection, and undoing cancelled requests."""
+"""What is known about the threads and turns of one client, put together."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-import msgspec
-import trio
-
-from trio_codex._core.json import UNREADABLE
-from trio_codex._core.log import logger
-from trio_codex._session.retry import note_asked, noting
-from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
-from trio_codex.wire import _convert
-from trio_codex.wire._registry import CLIENT_REQUESTS
+from trio_codex._link.dispatch import Dispatcher
+from trio_codex._session.approvals import Approvals, Defaults
+from trio_codex._session.budget import Meter
+from trio_codex._session.ending import TurnEnder
+from trio_codex._session.listeners import Listeners
+from trio_codex._session.logins import LoginNews
+from trio_codex._session.router import Router
+from trio_codex._session.threads import Threads
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Awaitable, Callable, Mapping
-
-    from trio_codex import wire
-    from trio_codex._api.login import LoginNews
-    from trio_codex._link.call import Call, RequestClass
     from trio_codex._link.connection import Connection
+    from trio_codex._link.hooks import Instruments
     from trio_codex._link.services import Services
+    from trio_codex._link.subscriptions import Subscription
     from trio_codex._link.timeouts import Timeouts
-    from trio_codex._session.approvals import Approvals
-    from trio_codex._session.router import Router
+    from trio_codex._session.server import Server
     from trio_codex._tools.toolbox import Toolbox
-    from trio_codex._values.config import CodexConfig
-    from trio_codex._values.paths import PathBase
-    from trio_codex.errors import ConnectionBroken
-
-_parse: Final = msgspec.json.Decoder().decode
+    from trio_codex._values.config import ClientConfig
+    from trio_codex._values.event import Event
 
 
 class Session:
-    """One client's connection and the state around it.
+    """The state that the handles of one client share.
+
+    Args:
+        server: The server.
+        defaults: What applies to all threads.
 
     Attributes:
-        config: The configuration of the client.
-        services: The client's tasks.
-        connection: The connection.
-        router: Threads, turns and listeners.
-        approvals: Policies.
-        kill: Kills the server immediately; ``None`` if this client did not start it.
-        broken: Creates the error for a connection that the client gives up, with what is known about the server.
-        close: The close sequence of the client.
-        closed: Set when the close sequence is done.
+        server: The server.
         tools: The client's tools.
-        logins: How logins end, from the first login on.
-        server_version: The version of the server, if known.
+        meter: What all turns of the client use.
+        threads: The threads and turns.
+        listeners: The subscribers.
+        ender: Ends turns.
+        approvals: Who decides on server requests.
+        router: Routes inbound messages to all of these.
     """
 
-    def __init__(
-        self,
-        config: CodexConfig,
-        services: Services,
-        connection: Connection,
-        router: Router,
-        approvals: Approvals,
-        kill: Callable[[], None] | None,
-        broken: Callable[[str], ConnectionBroken],
-        close: Callable[[], Awaitable[None]],
-        closed: trio.Event,
-        tools: Toolbox,
-        paths: PathBase,
-    ) -> None:
-        self.config = config
-        self.services = services
-        self.connection = connection
-        self.router = router
-        self.approvals = approvals
-        self.kill = kill
-        self.broken = broken
-        self.close = close
-        self.closed = closed
-        self.tools = tools
-        self._paths = paths
-        self.logins: LoginNews | None = None
-        self.server_version: str | None = None
-        self._numbers = itertools.count(1)
+    def __init__(self, server: Server, defaults: Defaults) -> None:
+        connection = server.connection
+        self.server: Server = server
+        self.tools: Toolbox = defaults.tools
+        self.meter: Meter = Meter("client", defaults.budget)
+        self.threads: Threads = Threads()
+        self.listeners: Listeners = Listeners(connection, server.config.event_buffer)
+        self.ender: TurnEnder = TurnEnder(server, self.threads)
+        self.approvals: Approvals = Approvals(
+            self.threads, self.listeners, self.ender, defaults, shared=not connection.owned
+        )
+        dispatcher = Dispatcher(server.services, connection)
+        self.router: Router = Router(
+            self.threads, self.listeners, dispatcher, self.approvals, self.ender, self.meter
+        )
+
+    @property
+    def config(self) -> ClientConfig:
+        """The configuration of the client."""
+        return self.server.config
+
+    @property
+    def services(self) -> Services:
+        """The client's tasks."""
+        return self.server.services
+
+    @property
+    def connection(self) -> Connection:
+        """The connection."""
+        return self.server.connection
 
     @property
     def timeouts(self) -> Timeouts:
         """The timeouts that measure how responsive the server is."""
-        return self.connection.timeouts
+        return self.server.timeouts
 
-    def next_number(self) -> int:
-        """Return a number that is unique on this connection, for ids that the client generates."""
-        return next(self._numbers)
+    @property
+    def instruments(self) -> Instruments:
+        """The instruments of the client."""
+        return self.listeners.instruments
 
-    def absolute(self, path: str | os.PathLike[str]) -> str:
-        """Return an absolute path, which most methods of the server require.
+    @cached_property
+    def logins(self) -> LoginNews:
+        """How logins end, from the first login on."""
+        news = LoginNews()
+        self.listeners.attach(news, *LoginNews.METHODS)
+        return news
 
-        A relative path is resolved against the working directory in which the server was started, even if this
-        process has changed its own since. ``~`` is the server's home directory.
-
-        Raises:
-            ValueError: The base of the path is unknown.
-        """
-        return self._paths.absolute(path)
-
-    async def request(
-        self,
-        method: str,
-        params: wire.Wire | Mapping[str, Any] | None = None,
-        *,
-        request_class: RequestClass | None = None,
-    ) -> Any:
-        """Send a request and return its typed result.
-
-        Args:
-            method: The method.
-            params: The parameters.
-            request_class: The request class, if not the default of the method.
-
-        Raises:
-            CodexError: As :meth:`Connection.request <trio_codex._link.connection.Connection.request>`, or
-                ``DecodeError``.
-        """
-        with noting(method, self.router.instruments):
-            raw = await self.connection.calls.request(
-                method, encode(params), request_class or request_class_of(method)
-            )
-        return decode_result(method, raw)
-
-    async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
-        """Send a request and return its result as plain JSON.
-
-        Raises:
-            CodexError: As in :meth:`request`.
-        """
-        with noting(method, self.router.instruments):
-            raw = await self.connection.calls.request(method, encode(params), request_class_of(method))
-        return parse_result(method, raw)
-
-    async def end(self, method: str, params: Mapping[str, Any]) -> bool:
-        """Send a request that ends something on the server, even while the client is closing.
-
-        While the server is too busy to accept it, it is retried, within ``interrupt_grace``. If it does not succeed
-        by then, that is logged.
-
-        Returns:
-            Whether the server accepted it. A rejection usually means that the thing has ended by itself.
-        """
-        await trio.lowlevel.checkpoint()
-        error: CodexError | None = None
-        with self.timeouts.move_on_after(self.config.interrupt_grace) as scope:
-            while True:
-                try:
-                    await self.request(method, params, request_class="control")
-                except ServerBusyError:
-                    # ``request_timeout`` was shorter.
-                    continue
-                except CodexError as exc:
-                    error = exc
-                break
-        if scope.cancelled_caught or isinstance(error, RequestTimeout):
-            logger.warning("%s %s was not answered in time: it may not have ended", method, params)
-        elif error is not None:
-            logger.debug("%s %s: %s", method, params, error)
-        return error is None and not scope.cancelled_caught
-
-    async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
-        """Queue a request whose response is awaited elsewhere."""
-        note_asked(method, self.router.instruments)
-        return await self.connection.calls.begin(method, encode(params), request_class_of(method))
-
-    @trio.lowlevel.enable_ki_protection
-    async def acquire(
-        self,
-        method: str,
-        params: wire.Wire,
-        undo: Callable[[Any], Awaitable[object]],
-        decode: Callable[[str, msgspec.Raw], Any] | None = None,
-    ) -> Any:
-        """Send a request that creates something on the server. If it is cancelled, nothing remains there.
-
-        Args:
-            method: The method.
-            params: The parameters.
-            undo: Removes what the result names. Runs if the caller was cancelled after the request was sent.
-            decode: Converts the raw response to the result; the default is :func:`decode_result`.
-
-        Raises:
-            CodexError: As in :meth:`request`.
-        """
-        decode = decode or decode_result
-        call = await self.begin(method, params)
-        answer = None
-        timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout
-        try:
-            answer = await call.answer_within(timeout)
-            return decode(method, answer)
-        except RpcError:
-            # This is a response too, and nothing was created that would have to be undone.
-            answer = msgspec.Raw()
-            raise
-        finally:
-            # Not ``call.answered``: the response may arrive after the cancellation and before this task runs.
-            if answer is None and not call.take_back():
-                # Shielded and bounded internally.
-                await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
-
-    async def _undo_late(
-        self,
-        call: Call,
-        undo: Callable[[Any], Awaitable[object]],
-        decode: Callable[[str, msgspec.Raw], Any],
-    ) -> None:
-        await trio.lowlevel.checkpoint()
-        grace = self.config.interrupt_grace
-        with self.timeouts.move_on_after(grace), suppress(CodexError):
-            # If it failed, or the connection ended, there is nothing left to undo.
-            await undo(decode(call.method, await call.answer()))
-            return
-        if self.connection.close_reason is None and not call.answered:
-            logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)
-        call.give_up()
-
-
-def request_class_of(method: str) -> RequestClass:
-    """Return the request class of a method. Unknown methods count as ones answered immediately."""
-    spec = CLIENT_REQUESTS.get(method)
-    if spec is None:
-        return "window"
-    return "control" if spec.control else "deferred" if spec.deferred else "window"
-
-
-def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
-    """Convert parameters to plain JSON."""
-    return None if params is None else _convert.encode(params)
-
-
-def parse_result(method: str, raw: msgspec.Raw) -> Any:
-    """Parse the result of a method.
-
-    Raises:
-        DecodeError: It is not JSON.
-    """
-    try:
-        return _parse(raw)
-    except UNREADABLE as exc:
-        raise DecodeError(method, "$", str(exc)) from None
-
-
-def decode_result(method: str, raw: msgspec.Raw) -> Any:
-    """Structure the result of a method.
-
-    Raises:
-        DecodeError: It does not match the schema.
-    """
-    return _convert.decode_result(method, parse_result(method, raw))
+    def subscription(self) -> Subscription[Event]:
+        """Create a buffer for a consumer."""
+        return self.listeners.subscription()

@@ -1,4 +1,4 @@
-"""Applying the response that opens a thread: the pending handle and the snapshot of the newest turn."""
+"""Applying the response that opens a thread: the snapshot of its newest turn."""
 
 from __future__ import annotations
 
@@ -14,40 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from trio_codex._link.hooks import Instruments
-    from trio_codex._session.budget import Budget
-    from trio_codex._session.turn_state import ThreadState, TurnState
-    from trio_codex._tools.toolbox import Toolbox
-    from trio_codex.policies import Policy
+    from trio_codex._session.state import ThreadState, TurnState
 
 IN_PROGRESS: Final = "inProgress"
 """The status of a turn or an item that has not ended."""
-
-
-class PendingHandle:
-    """A handle whose thread is being opened. It is registered before the request is written.
-
-    Attributes:
-        thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
-        policy: The policy given for it.
-        tools: The tools given for it.
-        budget: The budget given for it.
-        holds: Whether messages about the thread are held until the response is applied.
-        is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
-    """
-
-    def __init__(
-        self,
-        thread_id: str | None = None,
-        policy: Policy | None = None,
-        tools: Toolbox | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        self.thread_id = thread_id
-        self.policy = policy
-        self.tools: Toolbox | None = tools or None
-        self.budget = budget
-        self.holds: bool = True
-        self.is_overtaken: bool = False
 
 
 def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +61,7 @@ def take_snapshot(
 def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest: dict[str, Any]) -> None:
     if turn.id is None:
         return
-    if newest_id not in (turn.id, turn.active_id, turn.root_id):
+    if not turn.machine.goes_by(newest_id):
         turn.lose("it ended while nobody was subscribed to its thread")
         thread.close_turn(turn)
         return

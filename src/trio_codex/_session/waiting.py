@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.timeouts import Timeouts
-    from trio_codex._session.router import Router
-    from trio_codex._session.turn_state import ThreadState, TurnState
+    from trio_codex._session.state import ThreadState, TurnState
+    from trio_codex._session.threads import Threads
 
 
 class WaitingOn(enum.StrEnum):
@@ -32,27 +32,27 @@ class WaitingOn(enum.StrEnum):
     """A request that the server is waiting on but never sent to this client, so that the client cannot answer it."""
 
 
-def waiting_on(router: Router, turn: TurnState) -> WaitingOn | None:
+def waiting_on(threads: Threads, turn: TurnState) -> WaitingOn | None:
     """Return what a turn is waiting for; ``None`` if it has ended."""
     if turn.ended.is_set():
         return None
-    threads = list(_threads(router, turn))
-    if any(thread.held_requests for thread in threads):
+    working = list(_threads(threads, turn))
+    if any(thread.held_requests for thread in working):
         return WaitingOn.approval
-    if any(thread.flags for thread in threads):
+    if any(thread.flags for thread in working):
         return WaitingOn.unseen_approval
-    if any(thread.turn is not None and thread.turn.reducer.running for thread in threads):
+    if any(thread.turn is not None and thread.turn.reducer.running for thread in working):
         return WaitingOn.tool
     return WaitingOn.model
 
 
-def last_event_at(router: Router, turn: TurnState) -> float:
+def last_event_at(threads: Threads, turn: TurnState) -> float:
     """Return when the last event of a turn or of one of its agents arrived, on Trio's clock."""
-    turns = (thread.turn for thread in _threads(router, turn))
+    turns = (thread.turn for thread in _threads(threads, turn))
     return max((one.last_event_at for one in turns if one is not None), default=turn.last_event_at)
 
 
-def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
+def _threads(threads: Threads, turn: TurnState) -> Iterator[ThreadState]:
     """Return the threads that work for a turn: its own, and those of its agents with open turns."""
     unvisited, seen = [turn.thread], {turn.thread.id}
     while unvisited:
@@ -61,17 +61,17 @@ def _threads(router: Router, turn: TurnState) -> Iterator[ThreadState]:
         if thread.turn is None:
             continue
         for child_id in thread.turn.reducer.children:
-            child = router.find(child_id)
+            child = threads.find(child_id)
             if child is not None and child.turn is not None and child_id not in seen:
                 seen.add(child_id)
                 unvisited.append(child)
 
 
-def callbacks_of(router: Router, turn: TurnState) -> list[CallbackGroup]:
+def callbacks_of(threads: Threads, turn: TurnState) -> list[CallbackGroup]:
     """Return the callbacks of a turn and, while it is open, those of its agents, which may outlive it."""
     groups = [turn.callbacks]
     if not turn.ended.is_set():
-        turns = (thread.turn for thread in _threads(router, turn))
+        turns = (thread.turn for thread in _threads(threads, turn))
         groups += [one.agent_callbacks for one in turns if one is not None]
     return [group for group in groups if group is not None]
 
@@ -84,7 +84,7 @@ async def wait_answered(groups: list[CallbackGroup]) -> None:
 
 
 async def watch_idle(
-    router: Router, timeouts: Timeouts, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
+    threads: Threads, timeouts: Timeouts, turn: TurnState, limit: float, fail: Callable[[TurnStalled], object]
 ) -> None:
     """Call ``fail`` once a turn has been silent for longer than ``limit`` for no known reason.
 
@@ -93,17 +93,17 @@ async def watch_idle(
     """
     explained_until = turn.last_event_at
     while True:
-        silent_since = max(explained_until, last_event_at(router, turn))
+        silent_since = max(explained_until, last_event_at(threads, turn))
         await timeouts.sleep(max(0, limit - timeouts.listened_since(silent_since)))
         # Only now is it known what the pipe held, and whether this client was reading for the whole period.
         rest = limit - timeouts.listened_since(silent_since)
-        if last_event_at(router, turn) > silent_since or rest > RESOLUTION:
+        if last_event_at(threads, turn) > silent_since or rest > RESOLUTION:
             continue
-        match waiting_on(router, turn):
+        match waiting_on(threads, turn):
             case None:
                 return
             case WaitingOn.approval:
-                await wait_answered(callbacks_of(router, turn))
+                await wait_answered(callbacks_of(threads, turn))
                 explained_until = trio.current_time()
             case WaitingOn.tool:
                 # Its end is an event, which restarts the timer.

@@ -1,4 +1,4 @@
-"""Call a tool, and turn what it returns or raises into a result."""
+"""Call a tool, and convert its return value or exception to a result."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.policies import ToolCallRequest
 
 NO_SUCH_TOOL = "This client has no such tool."
 NO_RESULT = "done"
-"""The result of a tool that returns nothing: an empty result would look like a failure to the agent."""
+"""The result of a tool that returns ``None``. An empty result would look like a failure to the agent."""
 
 
 async def call(
     tool: AnyTool | None,
     request: ToolCallRequest,
-    place: Callable[[AnyTool], AbstractAsyncContextManager[object]],
+    slot: Callable[[AnyTool], AbstractAsyncContextManager[object]],
 ) -> ToolResult:
     """Call a tool, if it exists. See :meth:`Toolbox.call`.
 
     Args:
         tool: The tool.
         request: The agent's request.
-        place: Returns a context manager to hold during the call, which limits concurrent calls.
+        slot: Returns a context manager that the call enters; it limits the number of concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:
         return ToolResult.of_text(NO_SUCH_TOOL, success=False)
     try:
-        return await _run(tool, request, place)
+        return await _run(tool, request, slot)
     except Exception as exc:
         return _failure(tool, exc)
     except BaseExceptionGroup as group:
@@ -55,14 +55,14 @@ async def call(
 async def _run(
     tool: AnyTool,
     request: ToolCallRequest,
-    place: Callable[[AnyTool], AbstractAsyncContextManager[object]],
+    slot: Callable[[AnyTool], AbstractAsyncContextManager[object]],
 ) -> ToolResult:
     try:
         bound = tool.bind(request)
     except ValidationFailure as exc:
         await trio.lowlevel.checkpoint()
         return ToolResult.of_text(f"Invalid arguments: {exc}", success=False)
-    async with place(tool):
+    async with slot(tool):
         with trio.move_on_after(math.inf if tool.timeout is None else tool.timeout):
             return result_of(await tool.function(*bound.args, **bound.kwargs))
     return ToolResult.of_text(

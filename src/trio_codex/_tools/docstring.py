@@ -1,4 +1,4 @@
-"""Parse Google-style docstrings into descriptions, for a model, of an object and each of its fields."""
+"""Parse Google-style docstrings into a description of an object and of each of its fields, for a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import attrs
 
 _SECTION: Final = re.compile(r"([A-Z][A-Za-z ]*):[ ]*$")
 _FIELDS: Final = frozenset({"Args", "Arguments", "Parameters", "Attributes"})
-_LEFT_OUT: Final = _FIELDS | {"Raises"}
-"""Sections that are not shown to the agent: it sees exceptions as text, and has no use for a list of them."""
+_OMITTED: Final = _FIELDS | {"Raises"}
+"""Sections that the agent does not see. It receives exceptions as text, so it does not need a list of them."""
 
 _ENTRY: Final = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
 
@@ -39,7 +39,7 @@ def parse_docstring(doc: str | None) -> Docstring:
         if line[:1].strip():
             match = _SECTION.match(line)
             section, margin, current = match[1] if match else "", None, None
-        if section not in _LEFT_OUT:
+        if section not in _OMITTED:
             text.append(line)
         elif section in _FIELDS and line[:1].isspace():
             indent = len(line) - len(line.lstrip())

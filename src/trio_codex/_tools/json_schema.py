@@ -76,7 +76,7 @@ def object_schema(cls: type, *, strict: bool = False) -> Schema:
         TypeError: A type in it has no schema. In the strict form that includes ``Any``, mappings and mixed tuples.
     """
     writer = _Writer(strict=strict)
-    return writer.whole(writer.object(cls, cls.__name__))
+    return writer.with_definitions(writer.object(cls, cls.__name__))
 
 
 def fields_schema(fields: Sequence[Field], where: str, *, strict: bool = False) -> Schema:
@@ -91,7 +91,7 @@ def fields_schema(fields: Sequence[Field], where: str, *, strict: bool = False) 
         TypeError: A type in it has no schema.
     """
     writer = _Writer(strict=strict)
-    return writer.whole(writer.fields(fields, where))
+    return writer.with_definitions(writer.fields(fields, where))
 
 
 class _Writer:
@@ -100,8 +100,8 @@ class _Writer:
         self._names: dict[type, str] = {}
         self.definitions: dict[str, Schema] = {}
 
-    def whole(self, schema: Schema) -> Schema:
-        """Add the classes that a schema refers to."""
+    def with_definitions(self, schema: Schema) -> Schema:
+        """Add the definitions of the classes that a schema refers to."""
         return schema | {"$defs": self.definitions} if self.definitions else schema
 
     def object(self, cls: type, where: str) -> Schema:
@@ -139,10 +139,10 @@ class _Writer:
         return self._restricted(schema)
 
     def _bare(self, type_: Type, where: str) -> tuple[Schema, Type]:
-        """Return the schema of a type without its notes, and the plain type whose bounds the notes can set."""
-        made_by = origin(type_)
+        """Return the schema of a type without its metadata, and the plain type whose bounds the metadata can set."""
+        generic = origin(type_)
         if type_ in (Any, object):
-            self._need(where, "any value", fits=not self._strict)
+            self._require(where, "any value", fits=not self._strict)
             return {}, Any
         if (parts := members(type_)) is not None:
             return {"anyOf": [self._write(part, where) for part in parts]}, Any
@@ -152,9 +152,9 @@ class _Writer:
             raise TypeError(f"{where}: {exc}") from None
         if chosen is not None:
             return _choice(list(chosen)), Any
-        if made_by in ARRAYS and not is_object(type_):
-            return self._array(made_by, get_args(type_), where), list
-        if made_by in MAPPINGS:
+        if generic in ARRAYS and not is_object(type_):
+            return self._array(generic, get_args(type_), where), list
+        if generic in MAPPINGS:
             return self._mapping(get_args(type_), where), dict
         if is_object(type_):
             return self._reference(type_, where), dict
@@ -162,15 +162,15 @@ class _Writer:
             return {"type": "string"}, str
         return _leaf(type_, where), NoneType if type_ is None else type_
 
-    def _array(self, made_by: Type, items: tuple[Type, ...], where: str) -> Schema:
+    def _array(self, generic: Type, items: tuple[Type, ...], where: str) -> Schema:
         schema: Schema = {"type": "array"}
-        if made_by is tuple and items and items[-1:] != (...,):
+        if generic is tuple and items and items[-1:] != (...,):
             return schema | self._tuple(items, where)
         if items:
             schema["items"] = self._write(items[0], f"{where}[]")
         else:
-            self._need(where, "an array of anything", fits=not self._strict)
-        if ARRAYS[made_by] in (set, frozenset):
+            self._require(where, "an array of anything", fits=not self._strict)
+        if ARRAYS[generic] in (set, frozenset):
             schema["uniqueItems"] = True
         return schema
 
@@ -181,15 +181,15 @@ class _Writer:
         if len(kinds) == 1:
             schema["items"] = kinds[0]
         else:
-            self._need(where, "a tuple of different types", fits=not self._strict)
+            self._require(where, "a tuple of different types", fits=not self._strict)
             # ``items`` is for the server, which ignores ``prefixItems`` and would make the model send strings.
             schema |= {"prefixItems": written, "items": {"anyOf": kinds}}
         return schema
 
     def _mapping(self, arguments: tuple[Type, ...], where: str) -> Schema:
-        self._need(where, "a mapping", fits=not self._strict)
+        self._require(where, "a mapping", fits=not self._strict)
         key, value = arguments or (str, Any)
-        self._need(where, "a mapping whose keys are no plain strings", fits=unwrapped(key)[0] is str)
+        self._require(where, "a mapping with keys other than plain strings", fits=unwrapped(key)[0] is str)
         return {"type": "object", "additionalProperties": self._write(value, f"{where}[]")}
 
     def _reference(self, cls: type, where: str) -> Schema:
@@ -213,9 +213,9 @@ class _Writer:
         return kept
 
     @staticmethod
-    def _need(where: str, what: str, *, fits: bool) -> None:
+    def _require(where: str, what: str, *, fits: bool) -> None:
         if not fits:
-            raise TypeError(f"{where}: {what} cannot be described to a model; use a class with fields")
+            raise TypeError(f"{where}: {what} cannot be described to a model: use a class with fields")
 
 
 def _leaf(type_: Type, where: str) -> Schema:
@@ -224,7 +224,7 @@ def _leaf(type_: Type, where: str) -> Schema:
     except TypeError:
         raise TypeError(f"{where}: {type_!r} has no JSON Schema") from None
     if "$defs" in schema:  # a ``msgspec.Struct``: it has its own decoding rules
-        raise TypeError(f"{where}: {type_!r} is not supported; use an attrs class or a dataclass")
+        raise TypeError(f"{where}: {type_!r} is not supported: use an attrs class or a dataclass")
     return schema
 
 

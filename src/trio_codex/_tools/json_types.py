@@ -138,7 +138,7 @@ def choices(type_: Type) -> dict[tuple[type, Scalar], object] | None:
     for value in values:
         json: Any = value.value if isinstance(value, Enum) else value
         if json.__class__ not in (str, int, float, bool, NoneType):
-            raise TypeError(f"{value!r} cannot be told by a scalar of JSON")
+            raise TypeError(f"{value!r} is not a JSON scalar")
         found[json.__class__, json] = value
     return found
 
@@ -171,7 +171,7 @@ def fields_of(cls: Type) -> list[Field]:
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except NameError as exc:
-        raise TypeError(f"{cls.__name__} mentions {exc.name}, which cannot be found at run time") from None
+        raise TypeError(f"{cls.__name__} mentions {exc.name}, which is not defined at run time") from None
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         docs |= docstring_of(base).fields

@@ -1,4 +1,4 @@
-"""Convert JSON from a model to values of any type, strictly, and back; errors are in terms of the JSON.
+"""Strictly convert JSON from a model to values of any type, and back. Errors refer to the JSON, not to the types.
 
 cattrs converts composite values, msgspec converts leaves. The only coercion is for numbers and booleans in tool
 arguments, which models sometimes write as strings: ``"12"`` and ``"true"`` are accepted where a string is not. Unknown
@@ -28,6 +28,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import typeddicts
 
+from trio_codex._core.arguments import described
 from trio_codex._core.json import UNREADABLE
 from trio_codex._tools.json_types import (
     ARRAYS,
@@ -51,7 +52,7 @@ from trio_codex.wire._unions import Mismatch, is_wire, scalar
 
 Hook: TypeAlias = Callable[[Any, Any], Any]
 
-# To type checkers, the parameters and results of these are unknown.
+# cattrs declares no types for the parameters and results of these.
 _make_class_hook: Final = cast("Callable[..., Hook]", gen.make_dict_structure_fn)
 _make_typed_dict_hook: Final = cast("Callable[..., Hook]", typeddicts.make_dict_structure_fn)  # pyright: ignore[reportUnknownMemberType]
 _make_mapping_hook: Final = cast("Callable[..., Hook]", gen.make_mapping_structure_fn)  # pyright: ignore[reportUnknownMemberType]
@@ -61,14 +62,14 @@ _NAMED_TUPLES: Final = cast(
 )
 
 CHOICES_SHOWN: Final = 20
-"""How many members of an enum an error lists; more would hide the rest of the message."""
+"""Maximum number of enum members that an error lists; more would hide the rest of the message."""
 
 
 class ValidationFailure(Exception):
-    """A JSON value does not fit a type.
+    """A JSON value does not match a type.
 
     Attributes:
-        problems: What is wrong, each with its path, such as ``items[2].name: is missing``.
+        problems: The problems, each with its path, as in ``items[2].name: is missing``.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -80,7 +81,7 @@ def from_json(type_: type | Type, value: object) -> Any:
     """Convert a parsed JSON value to a type.
 
     Raises:
-        ValidationFailure: The value does not fit the type.
+        ValidationFailure: The value does not match the type.
         TypeError: The type is not supported.
     """
     hook = _converter().get_structure_hook(type_)
@@ -99,7 +100,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
         spelled: Whether to accept numbers and booleans written as strings.
 
     Raises:
-        ValidationFailure: The object does not fit the fields.
+        ValidationFailure: The object does not match the fields.
         TypeError: A type is not supported.
     """
     if not isinstance(value, dict):
@@ -119,7 +120,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
             except Exception as exc:
                 problems += _problems(exc, field.name)
     unknown = given.keys() - {field.name for field in fields}
-    problems += [f"{name}: is not known" for name in sorted(unknown)]
+    problems += [f"{name}: is not a known field" for name in sorted(unknown)]
     if problems:
         raise ValidationFailure(problems)
     return read
@@ -143,7 +144,7 @@ def to_json(value: object) -> bytes:
 def _encode_other(value: object) -> object:
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} cannot be written as JSON")
+    raise TypeError(f"cannot serialize {described(value)} as JSON")
 
 
 @functools.cache
@@ -230,7 +231,7 @@ def _leaf_hook(type_: Type) -> Hook:
     try:
         msgspec.json.schema(type_)
     except TypeError:
-        raise TypeError(f"{type_!r} cannot be read from JSON") from None
+        raise TypeError(f"{type_!r} cannot be converted from JSON") from None
     return lambda value, _: msgspec.convert(value, type_)
 
 
@@ -331,7 +332,7 @@ def _tuple_hook(items: tuple[Type, ...], converter: Converter) -> Hook:
 
 
 def _union_hook(type_: Type, converter: Converter) -> Hook:
-    """Return a hook for the first member that fits. Nothing is coerced, so the order rarely matters."""
+    """Return a hook for the first member that matches. Nothing is coerced, so the order rarely matters."""
     parts = members(type_) or ()
     hooks: list[Hook] = []
     nullable = takes_null(type_)
@@ -354,21 +355,21 @@ def _union_hook(type_: Type, converter: Converter) -> Hook:
 
 
 def _spelled_union_hook(type_: Type, converter: Converter) -> Hook:
-    """Return a hook that prefers an exact fit; a string is read as a number or boolean only if it fits no member."""
+    """Return a hook that prefers an exact match; a string is converted to a number or boolean only if it matches no member."""
     strict = _converter().get_structure_hook(type_)
     lenient = _union_hook(type_, converter)
 
     def structure(value: Any, _: Any) -> Any:
         try:
             return strict(value, type_)
-        except Exception:  # the second attempt reports it
+        except Exception:  # the second attempt reports the error
             return lenient(value, type_)
 
     return structure
 
 
 class _NoMember(Exception):
-    """No member of a union fits."""
+    """No member of a union matches."""
 
     def __init__(self, parts: list[Type], errors: list[Exception]) -> None:
         super().__init__()
@@ -379,15 +380,15 @@ class _NoMember(Exception):
 
 
 def _problems(error: BaseException, path: str) -> Iterator[str]:
-    """Describe what is wrong, in terms of the JSON."""
+    """Yield a description of each problem, with its path in the JSON."""
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
             yield from _problems(inner, path + _step(inner, path))
     elif isinstance(error, ForbiddenExtraKeysError):
-        yield from (f"{_below(path, name)}: is not known" for name in sorted(error.extra_fields))
+        yield from (f"{_below(path, name)}: is not a known field" for name in sorted(error.extra_fields))
     elif isinstance(error, _NoMember):
-        told = (f"as {_name(part)}: {', '.join(_problems(inner, ''))}" for part, inner in error.pairs)
-        yield _at(path, f"fits none of these ({'; '.join(told)})")
+        failures = (f"as {_name(part)}: {', '.join(_problems(inner, ''))}" for part, inner in error.pairs)
+        yield _at(path, f"matches none of these types ({'; '.join(failures)})")
     elif isinstance(error, KeyError):
         yield _at(path, "is missing")
     elif isinstance(error, (Mismatch, ValueError, TypeError)):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 WRAPPED: Final = "value"
-"""The property that wraps a value that is not an object: the model's API requires an object at the top level."""
+"""The property that wraps a value that is not an object. The model's API requires an object at the top level."""
 
 
 class OutputType(Generic[T]):
@@ -60,7 +60,7 @@ class OutputType(Generic[T]):
 
     def _read(self, text: str | None) -> T:
         if text is None:
-            raise ValidationFailure(["there is none"])
+            raise ValidationFailure(["there is no final response"])
         try:
             json = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as exc:
@@ -73,7 +73,7 @@ class OutputType(Generic[T]):
 
 
 def _check(type_: object) -> None:
-    """Refuse what is commonly passed in place of a type, such as a JSON Schema or a value of the type."""
+    """Reject values that are commonly passed instead of a type, such as a JSON Schema or a value of the type."""
     hint, got = "pass a class", described(type_)
     if isinstance(type_, dict):
         hint = "pass a JSON Schema as output_schema"

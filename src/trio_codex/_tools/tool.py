@@ -15,6 +15,7 @@ from typing import (
     Final,
     Generic,
     ParamSpec,
+    TypeAlias,
     TypeVar,
     cast,
     get_args,
@@ -41,7 +42,7 @@ SelfT = TypeVar("SelfT")
 MAX_NAME: Final = 128
 MAX_NAMESPACE: Final = 64
 MAX_NAMESPACE_DESCRIPTION: Final = 1024
-"""In characters. The server refuses a longer one, just as it refuses every name that :func:`_check_name` refuses."""
+"""Maximum length in characters. The server rejects longer names, and every other name that :func:`_check_name` rejects."""
 
 _RESERVED_NAMESPACES: Final = frozenset(
     {
@@ -65,7 +66,7 @@ _SOMETIMES_TAKEN_NAMES: Final = frozenset(
         "read_mcp_resource", "request_permissions", "update_plan", "wait_for_environment",
     }
 )  # fmt: skip
-"""Names that are taken in some configurations, such as with an MCP server."""
+"""The server's own tools in some configurations, such as with an MCP server."""
 
 
 class ToolError(Exception):
@@ -74,11 +75,11 @@ class ToolError(Exception):
 
 def _check_name(what: str, name: str, limit: int) -> None:
     if not re.fullmatch(r"[a-zA-Z0-9_-]+", name):
-        raise ValueError(f"{what} is made of ASCII letters, digits, _ and -, not {name!r}")
+        raise ValueError(f"{what} must consist of ASCII letters, digits, _ and -, got {name!r}")
     if len(name) > limit:
-        raise ValueError(f"{what} has at most {limit} characters, not {len(name)}")
+        raise ValueError(f"{what} must have at most {limit} characters, got {len(name)}")
     if name == "mcp" or name.startswith("mcp__"):
-        raise ValueError(f"{what} must not be {name!r}: the server keeps it for MCP servers")
+        raise ValueError(f"{what} must not be {name!r}: the server reserves it for MCP servers")
 
 
 @attrs.frozen
@@ -87,7 +88,7 @@ class Namespace:
 
     Attributes:
         name: The name.
-        description: What the tools have in common, for the agent.
+        description: A description of the group for the agent.
     """
 
     name: str
@@ -99,7 +100,7 @@ class Namespace:
             raise ValueError(f"{self.name!r} is reserved by the model's API and cannot be a namespace")
         if len(self.description) > MAX_NAMESPACE_DESCRIPTION:
             raise ValueError(
-                f"the description of a namespace has at most {MAX_NAMESPACE_DESCRIPTION} characters"
+                f"the description of a namespace must have at most {MAX_NAMESPACE_DESCRIPTION} characters"
             )
 
 
@@ -120,13 +121,13 @@ def _doc(function: Any) -> str | None:
 class Tool(Generic[P, R_co]):
     """An async function that an agent can call. Create one with :func:`tool`.
 
-    Calling it calls the function, so that it can still be used and tested as one.
+    Calling the tool calls the function, so the function can still be used and tested directly.
 
     Attributes:
         function: The function.
         name: The name by which the agent calls it.
-        namespace: The namespace it is in.
-        description: What it does, for the agent.
+        namespace: The namespace of the tool, if it has one.
+        description: The description for the agent.
         limit: How many of its calls may run at once in one client.
         timeout: Timeout of a call in seconds, after which the call is cancelled and fails.
         defer_loading: Whether the agent sees it only after a search.
@@ -142,16 +143,18 @@ class Tool(Generic[P, R_co]):
 
     def __attrs_post_init__(self) -> None:
         if not inspect.iscoroutinefunction(_innermost(self.function)):
-            raise TypeError(f"a tool is an async function, got {described(self.function)}: write async def")
+            raise TypeError(
+                f"a tool must be an async function, got {described(self.function)}: define it with async def"
+            )
         if self.namespace is not None:
             check_type("namespace", self.namespace, Namespace, "write a string, or Namespace(…)")
         _check_name("the name of a tool", self.name, MAX_NAME)
         if self.defer_loading and self.namespace is None:
-            raise ValueError("a tool that is loaded later has to be in a namespace")
+            raise ValueError("a tool with defer_loading must be in a namespace")
         if self.namespace is None and self.name in _TAKEN_NAMES:
             raise ValueError(
-                f"the server has a tool of its own named {self.name!r} and would never offer this one: "
-                "give it another name, or a namespace"
+                f"the server has its own tool named {self.name!r} and would never offer this one: "
+                "choose another name, or use a namespace"
             )
         # Let documentation tools and ``inspect`` find the wrapped function.
         self.__dict__.update(__doc__=_doc(self.function), __wrapped__=self.function)
@@ -187,10 +190,10 @@ class Tool(Generic[P, R_co]):
         return fields_schema(self._parameters.fields, self.name)
 
     def spec(self) -> wire.FunctionDynamicToolSpec:
-        """Return its description in the server's form, without the namespace.
+        """Return the tool's description in the form that the server expects, without the namespace.
 
         Raises:
-            TypeError: As :attr:`input_schema`.
+            TypeError: As for :attr:`input_schema`.
         """
         return wire.FunctionDynamicToolSpec(
             name=self.name,
@@ -203,7 +206,7 @@ class Tool(Generic[P, R_co]):
         """Convert the agent's arguments to those of the function.
 
         Raises:
-            ValidationFailure: The arguments do not fit the parameters.
+            ValidationFailure: The arguments do not match the parameters.
         """
         from trio_codex._tools.json_values import fields_from_json
 
@@ -218,6 +221,10 @@ class Tool(Generic[P, R_co]):
     @functools.cached_property
     def _parameters(self) -> _Parameters:
         return _Parameters.of(self.function, self.name)
+
+
+AnyTool: TypeAlias = Tool[Any, Any]
+"""A tool with any parameters and any result."""
 
 
 @attrs.frozen
@@ -237,9 +244,9 @@ class _Parameters:
         requests: list[str] = []
         for parameter in signature.parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(f"{name}: a tool cannot have *{parameter.name}")
+                raise TypeError(f"{name}: a tool cannot have the variadic parameter {parameter.name}")
             if parameter.name not in hints:
-                raise TypeError(f"{name}: the parameter {parameter.name} has no annotation")
+                raise TypeError(f"{name}: the parameter {parameter.name} needs an annotation")
             hint = hints[parameter.name]
             if ToolCallRequest in (hint, *get_args(hint)):
                 requests.append(parameter.name)
@@ -260,7 +267,9 @@ def _hints(function: Callable[..., object], name: str) -> Mapping[str, Any]:
     try:
         return typing.get_type_hints(annotated, globalns=scope, include_extras=True)
     except NameError as exc:
-        raise TypeError(f"{name}: {exc.name} in an annotation cannot be found at run time") from None
+        raise TypeError(
+            f"{name}: {exc.name} in an annotation is not defined at run time: import it outside TYPE_CHECKING"
+        ) from None
 
 
 @overload
@@ -331,8 +340,8 @@ def tool(
         )
         if made.namespace is None and made.name in _SOMETIMES_TAKEN_NAMES:
             warnings.warn(
-                f"in some configurations the server has a tool of its own named {made.name!r} and does not offer this one: "
-                "give it another name, or a namespace",
+                f"in some configurations the server has its own tool named {made.name!r} and never offers this one: "
+                "choose another name, or use a namespace",
                 UserWarning,
                 stacklevel=callers_frame,
             )

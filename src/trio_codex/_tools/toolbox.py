@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import trio
@@ -15,38 +15,36 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex._tools.tool import Tool
+    from trio_codex._tools.tool import AnyTool as AnyTool
     from trio_codex._values.tool_result import ToolResult
     from trio_codex.policies import ToolCallRequest
 
-    AnyTool: TypeAlias = Tool[Any, Any]
-
 
 class Toolbox:
-    """Tools by name, and the limits on their calls.
+    """The tools of a client or a thread by name, and the limits on their calls.
 
     Args:
         tools: The tools.
-        beside: The toolbox of the client; limits apply across all toolboxes of a client.
+        client_tools: The toolbox of the client, whose limits apply to all toolboxes of the client.
 
     Raises:
         ValueError: Two tools have the same name.
         TypeError: The tools are not a list of tools, or one cannot be described to the agent.
     """
 
-    def __init__(self, tools: Iterable[AnyTool] = (), beside: Toolbox | None = None) -> None:
+    def __init__(self, tools: Iterable[AnyTool] = (), client_tools: Toolbox | None = None) -> None:
         self._tools: dict[tuple[str | None, str], AnyTool] = {}
         # Keyed by the function, not the tool: each lookup of a method creates a new tool.
         self._limiters: WeakValueDictionary[Hashable, trio.CapacityLimiter] = (
-            WeakValueDictionary() if beside is None else beside._limiters
+            WeakValueDictionary() if client_tools is None else client_tools._limiters
         )
-        self._places: dict[AnyTool, trio.CapacityLimiter] = {}
+        self._limiter_of: dict[AnyTool, trio.CapacityLimiter] = {}
         check_collection("tools", tools, "write tools=[…], with functions made into tools by @tool")
         for tool in tools:
             _check(tool)
             key = _key(tool)
             if key in self._tools:
-                raise ValueError(f"there are two tools named {tool.full_name}")
+                raise ValueError(f"two tools are named {tool.full_name}")
             self._tools[key] = tool
         self.specs()
 
@@ -76,7 +74,7 @@ class Toolbox:
                 continue
             description, inner = namespaces.get(space.name, ("", []))
             if description and space.description and description != space.description:
-                raise ValueError(f"the namespace {space.name} has two descriptions")
+                raise ValueError(f"the namespace {space.name} has two different descriptions")
             inner.append(
                 wire.FunctionDynamicToolNamespaceTool(
                     name=spec.name,
@@ -93,22 +91,22 @@ class Toolbox:
         return specs
 
     async def call(self, request: ToolCallRequest) -> ToolResult:
-        """Call a tool. Failures are reported to the agent: this never raises an :class:`Exception`.
+        """Call a tool. Failures are reported to the agent, so this never raises an :class:`Exception`.
 
         Cancellation propagates, and so do ``KeyboardInterrupt`` and ``SystemExit``.
         """
         from trio_codex._tools.calling import call
 
-        return await call(self.find(request.namespace, request.tool), request, self._place)
+        return await call(self.find(request.namespace, request.tool), request, self._slot)
 
-    def _place(self, tool: AnyTool) -> AbstractAsyncContextManager[object]:
+    def _slot(self, tool: AnyTool) -> AbstractAsyncContextManager[object]:
         if tool.limit is None:
             return nullcontext()
-        limiter = self._places.get(tool)
+        limiter = self._limiter_of.get(tool)
         if limiter is None:
-            called = (tool.function, tool.full_name, tool.limit)
-            limiter = self._limiters.get(called) or trio.CapacityLimiter(tool.limit)
-            self._places[tool] = self._limiters[called] = limiter
+            key = (tool.function, tool.full_name, tool.limit)
+            limiter = self._limiters.get(key) or trio.CapacityLimiter(tool.limit)
+            self._limiter_of[tool] = self._limiters[key] = limiter
         return limiter
 
 
@@ -117,7 +115,7 @@ def _check(tool: object) -> None:
     from trio_codex._tools.tool import Tool
 
     if not isinstance(tool, Tool):
-        raise TypeError(f"tools expects tools, got {described(tool)}: put @tool on an async function")
+        raise TypeError(f"tools expects functions decorated with @tool, got {described(tool)}")
 
 
 def _key(tool: AnyTool) -> tuple[str | None, str]:

@@ -71,8 +71,60 @@ class EventBuffer:
 
 
 @attrs.frozen(kw_only=True)
-class CodexConfig:
-    """Configuration of a client and its server. All times are in seconds.
+class ClientConfig:
+    """Configuration of a client of a server that somebody else started. All times are in seconds.
+
+    Attributes:
+        client_name: The name that the client sends to the server.
+        client_title: The display name of the client.
+        client_version: The version of the client.
+        experimental_api: Enable the experimental part of the protocol. Without it the server rejects experimental
+            methods and fields.
+        opt_out_notifications: Methods of notifications that the server should not send.
+        request_window: Maximum number of requests in progress that the server answers immediately.
+        max_line_bytes: Maximum size of an inbound message in bytes. A longer one is discarded, and what it belongs to
+            fails.
+        event_buffer: Bounds of each consumer's buffer.
+        start_timeout: Time from connecting, or from starting the process, to the response to ``initialize``.
+        request_timeout: Timeout for requests that the server answers immediately.
+        interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
+        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``: give up
+            the connection and kill the server if this client started it, which also loses its other turns, or
+            abandon the turn and report it as lost.
+
+    Raises:
+        ValueError: A value is out of range.
+        TypeError: A value has the wrong type, such as a bare string where a list is expected.
+    """
+
+    client_name: str = "trio_codex"
+    client_title: str = "trio-codex"
+    client_version: str = VERSION
+    experimental_api: bool = True
+    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
+    request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
+    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
+    event_buffer: EventBuffer = attrs.field(factory=EventBuffer, validator=_event_buffer)
+    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
+    interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
+    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
+        default="kill", validator=attrs.validators.in_(("kill", "abandon"))
+    )
+
+    def need_experimental_api(self, what: str) -> None:
+        """Raise ``ValueError`` if ``experimental_api`` is off."""
+        if not self.experimental_api:
+            raise ValueError(
+                f"{what} are a part of the protocol that needs {type(self).__name__}(experimental_api=True)"
+            )
+
+
+@attrs.frozen(kw_only=True)
+class CodexConfig(ClientConfig):
+    """Configuration of a client and of the server that it starts. All times are in seconds.
+
+    It has the fields of :class:`ClientConfig` as well.
 
     Attributes:
         codex_bin: The binary. The default is the one installed by the ``runtime`` extra, else ``codex`` on ``PATH``.
@@ -91,22 +143,7 @@ class CodexConfig:
             no guard if there is none.
         codex_home: ``CODEX_HOME`` of the server: its configuration, credentials and threads. A relative path is
             resolved against the server's working directory.
-        client_name: The name that the client sends to the server.
-        client_title: The display name of the client.
-        client_version: The version of the client.
-        experimental_api: Enable the experimental part of the protocol. Without it the server rejects experimental
-            methods and fields.
-        opt_out_notifications: Methods of notifications that the server should not send.
-        request_window: Maximum number of requests in flight. The server silently drops requests beyond about 128.
-        max_line_bytes: Maximum size of an inbound line in bytes. A longer line is discarded, and what it belongs to
-            fails.
-        event_buffer: Bounds of each consumer's buffer.
-        start_timeout: Time from starting the process to the response to ``initialize``.
-        request_timeout: Timeout for requests that the server answers immediately.
-        interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
         stop_grace: Time for the server to exit by itself when the client closes.
-        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``: kill
-            the server, which also loses its other turns, or abandon the turn and report it as lost.
 
     Raises:
         ValueError: A value is out of range.
@@ -128,28 +165,7 @@ class CodexConfig:
     codex_home: str | os.PathLike[str] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_home_expanded)
     )
-    client_name: str = "trio_codex"
-    client_title: str = "trio-codex"
-    client_version: str = VERSION
-    experimental_api: bool = True
-    opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
-    request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
-    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
-    event_buffer: EventBuffer = attrs.field(factory=EventBuffer, validator=_event_buffer)
-    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
-    request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
-    interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
     stop_grace: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
-    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
-        default="kill", validator=attrs.validators.in_(("kill", "abandon"))
-    )
-
-    def need_experimental_api(self, what: str) -> None:
-        """Raise ``ValueError`` if ``experimental_api`` is off."""
-        if not self.experimental_api:
-            raise ValueError(
-                f"{what} are a part of the protocol that needs CodexConfig(experimental_api=True)"
-            )
 
     def environment(self) -> dict[str, str]:
         """Return the server's environment."""

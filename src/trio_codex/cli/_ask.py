@@ -23,7 +23,7 @@ from trio_codex.cli._questions import (
     user_input_question,
     wanted,
 )
-from trio_codex.cli._terminal import NobodyThereError, Terminal
+from trio_codex.cli._terminal import InputEndedError, Terminal
 from trio_codex.cli._text import one_line, printable, script_of
 from trio_codex.policies import (
     CommandRequest,
@@ -57,14 +57,14 @@ class _Choice:
         words: Alternatives to the key.
         label: The label, which includes the key.
         decision: The decision that it stands for.
-        said: The text shown once it is chosen.
+        confirmation: The text to show after the user chose it.
     """
 
     key: str
     words: tuple[str, ...]
     label: tuple[str, str]
     decision: policies.CommandDecision
-    said: str
+    confirmation: str
 
 
 ONCE: Final = _Choice("y", ("yes", "once"), ("", "es, once"), policies.accept(), "accepted")
@@ -73,7 +73,7 @@ AGREE: Final = _Choice("y", ("yes",), ("", "es"), policies.accept(), "accepted")
 SESSION: Final = _Choice(
     "s", ("session",), ("", " yes, for the session"), policies.accept("session"), "accepted for the session"
 )
-ALWAYS: Final = _Choice("a", ("always",), ("", "lways"), policies.accept("always"), "accepted for good")
+ALWAYS: Final = _Choice("a", ("always",), ("", "lways"), policies.accept("always"), "accepted permanently")
 NO: Final = _Choice("n", ("no",), ("", "o"), policies.decline("declined on the terminal"), "declined")
 STOP: Final = _Choice(
     "q", ("stop", "quit"), ("", " no, stop the turn"), policies.cancel(), "declined; stopping the turn"
@@ -140,8 +140,8 @@ class Asker:
             await trio.lowlevel.checkpoint()
             match request:
                 case VerificationElicitation():
-                    self._screen.note("  declined: that cannot be proven here", "yellow")
-                    return policies.decline("it cannot be proven on a terminal")
+                    self._screen.note("  declined: a terminal cannot provide this proof", "yellow")
+                    return policies.decline("a terminal cannot provide this proof")
                 case McpToolApproval(scopes=scopes):
                     offered = {"session": SESSION, "always": ALWAYS}
                     return await self._choose_simple([ONCE, *(offered[scope] for scope in scopes), NO, STOP])
@@ -162,7 +162,7 @@ class Asker:
             return policies.decline("the form cannot be filled in on a terminal")
         return policies.accept(content=content)
 
-    # Ctrl-C belongs in the main task, whose turn it interrupts; here it would only fail a callback.
+    # Ctrl-C must reach the main task, whose turn it interrupts; in this task it would only fail a callback.
     @trio.lowlevel.enable_ki_protection
     async def _ask(
         self, question: Iterable[Text], answer: Callable[[], Awaitable[_DecisionT]]
@@ -175,12 +175,12 @@ class Asker:
             self._terminal.drop_typed_ahead()
             try:
                 return await answer()
-            except NobodyThereError:
-                self._screen.note("  declined: there is nobody to answer", "yellow")
-                return policies.decline("nobody answered")
+            except InputEndedError:
+                self._screen.note("  declined: the input has ended", "yellow")
+                return policies.decline("no answer: the input has ended")
             except trio.Cancelled:
                 self._screen.note("")
-                self._screen.note("  no longer asked", "yellow")
+                self._screen.note("  withdrawn: no answer is needed", "yellow")
                 raise
 
     async def _choose_simple(self, choices: Iterable[_Choice]) -> Decision:
@@ -197,26 +197,28 @@ class Asker:
         prompt.append(" > ")
         while True:
             line = await self._terminal.line(prompt)
-            if (meant := chosen.get(line.lower())) is not None:
-                self._screen.note(f"  {meant.said}", "dim")
-                return meant.decision
+            if (answer := chosen.get(line.lower())) is not None:
+                self._screen.note(f"  {answer.confirmation}", "dim")
+                return answer.decision
 
 
 def _lasting(request: CommandRequest) -> list[_Choice]:
     """Return the answers that cover more than this command, as proposed by the server."""
     if request.proposed_exec_policy:
-        said = f"accepted, and for good what begins with {shlex.join(request.proposed_exec_policy)}"
+        confirmation = (
+            f"accepted, with all later commands that begin with {shlex.join(request.proposed_exec_policy)}"
+        )
         accepted = policies.accept(exec_policy=request.proposed_exec_policy)
-        return [_Choice("a", ("always",), ("", "lways"), accepted, printable(said, strict=True))]
+        return [_Choice("a", ("always",), ("", "lways"), accepted, printable(confirmation, strict=True))]
     keys = {"allow": ("a", "always", "lways"), "deny": ("d", "never", "eny always")}
     choices: list[_Choice] = []
     for rule in request.proposed_network_rules:
         for action in ("allow", "deny"):
             if rule.action == action:
                 key, word, label = keys[action]
-                said = printable(f"{action} {rule.host}, for good", strict=True)
+                confirmation = printable(f"{action} {rule.host} permanently", strict=True)
                 decision = policies.network_rule(rule.host, action)
-                choices.append(_Choice(key, (word,), ("", label), decision, said))
+                choices.append(_Choice(key, (word,), ("", label), decision, confirmation))
     return choices
 
 
@@ -225,14 +227,14 @@ def declining(screen: Screen) -> Policy:
 
     async def decline(what: str) -> Decline:
         await trio.lowlevel.checkpoint()
-        screen.note(f"declined, as there is no terminal to ask on: {one_line(what, 200)}", "yellow")
+        screen.note(f"declined, because there is no terminal to ask on: {one_line(what, 200)}", "yellow")
         return policies.decline("there is no terminal to ask on")
 
     async def command(request: CommandRequest) -> Decline:
         return await decline(script_of(request.command or "an unnamed command"))
 
     async def file_change(request: FileChangeRequest) -> Decline:
-        return await decline("changes of " + ", ".join(change.path for change in request.changes))
+        return await decline("changes to " + ", ".join(change.path for change in request.changes))
 
     async def permissions(request: PermissionsRequest) -> Decline:
         return await decline("permissions to " + ", ".join(wanted(request)))

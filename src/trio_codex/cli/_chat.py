@@ -23,7 +23,7 @@ from trio_codex.cli._chat_progress import ChatProgress
 from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
 from trio_codex.cli._render import Screen, duration
 from trio_codex.cli._run import INTERRUPTED, Notes, choose_policy
-from trio_codex.cli._terminal import NobodyThereError, StdinLines, find_terminal
+from trio_codex.cli._terminal import InputEndedError, StdinLines, find_terminal
 from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence, working_directory
 from trio_codex.cli._threads import first, show_items, table
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RpcError, TurnFailed, TurnLost
@@ -41,9 +41,9 @@ CHOICES: Final = 15
 
 WAITING: Final = {
     WaitingOn.model: "waiting for the model",
-    WaitingOn.tool: "a tool is at work",
+    WaitingOn.tool: "a tool is running",
     WaitingOn.approval: "waiting for an answer",
-    WaitingOn.unseen_approval: "waiting for an approval that the server did not ask for here",
+    WaitingOn.unseen_approval: "waiting for an approval that was requested elsewhere",
 }
 
 
@@ -181,7 +181,7 @@ class Chat:
         if self._thread is None or not self._is_stored:
             return error
         cause = explain(self._lost or error)[0]
-        return CommandFailed(sentence(cause, f"To go on: trio-codex chat --resume {self._thread.id}"))
+        return CommandFailed(sentence(cause, f"To continue: trio-codex chat --resume {self._thread.id}"))
 
     def _waiting(self) -> str | None:
         if self._turn is None:
@@ -217,7 +217,7 @@ class Chat:
                 opened = await self._talk(thread)
         if self._is_stored and self._typed is not None:
             assert self._thread is not None
-            self._screen.note(f"To go on later: trio-codex chat --resume {self._thread.id}", "dim")
+            self._screen.note(f"To continue later: trio-codex chat --resume {self._thread.id}", "dim")
 
     async def _start(self, model: str | None) -> Thread:
         return await self._codex.thread_start(cwd=self._cwd, model=model, **self._options)
@@ -231,13 +231,15 @@ class Chat:
         facts = [f"codex {self._codex.metadata.server_version or '?'}", self._model, f"thread {thread.id}"]
         self._screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
         if is_resumed:
-            with contextlib.suppress(RpcError):  # a thread without turns has no list of them
+            with contextlib.suppress(
+                RpcError
+            ):  # the server refuses to list the turns of a thread without any
                 async for turn in thread.turns(page_size=1, items_view="full"):
-                    self._screen.note("the last turn was", "dim")
+                    self._screen.note("last turn:", "dim")
                     show_items(self._screen, turn.items, self._cwd)
                     break
         elif self._typed is not None and not self._is_stored:
-            self._screen.note("/help lists the commands; Ctrl-D leaves", "dim")
+            self._screen.note("/help lists the commands; Ctrl-D quits", "dim")
 
     async def _talk(self, thread: Thread) -> Thread | None:
         """Handle lines until the user leaves or opens another thread; return that thread."""
@@ -264,7 +266,7 @@ class Chat:
         while not self._unsent:
             try:
                 line = await self._step(self._input.line)
-            except NobodyThereError:
+            except InputEndedError:
                 return None
             if line is None:
                 if self._leaves_by_ctrl_c():
@@ -288,7 +290,7 @@ class Chat:
             return True
         else:
             self._was_ctrl_c = True
-            self._screen.note("Ctrl-C again leaves, and so does Ctrl-D", "dim")
+            self._screen.note("press Ctrl-C again or Ctrl-D to quit", "dim")
         return False
 
     def _complain(self, error: CodexError) -> None:
@@ -342,7 +344,7 @@ class Chat:
             took = duration(trio.current_time() - self._began)
             self._screen.note(f"interrupted after {took}", "yellow")
             for text in missed:
-                self._screen.note(f"it came too late for the agent: {one_line(text, 200)}", "yellow")
+                self._screen.note(f"not delivered before the turn ended: {one_line(text, 200)}", "yellow")
             if self._typed is None and not self._is_leaving:
                 raise CommandFailed("interrupted", INTERRUPTED)
         else:
@@ -356,7 +358,7 @@ class Chat:
                 await trio.lowlevel.checkpoint()
                 try:
                     line = await screen.line()
-                except NobodyThereError:
+                except InputEndedError:
                     line = "/quit"
                 if not line.strip():
                     continue
@@ -366,7 +368,7 @@ class Chat:
                     steers.texts.append(line)
                     try:
                         await turn.steer(line)
-                        screen.note("given to the running turn", "dim", mark="↪ ")
+                        screen.note("sent to the running turn", "dim", mark="↪ ")
                     except RpcError as exc:
                         # If the turn has ended meanwhile, the line goes to the next turn.
                         if turn.waiting_on is not None:
@@ -381,7 +383,9 @@ class Chat:
                     assert self._thread is not None
                     await self._obey(self._thread, *command)
                 else:
-                    screen.note("not while a turn runs: wait for its end, or press Ctrl-C", "yellow")
+                    screen.note(
+                        "not available while a turn is running: wait for it to end, or press Ctrl-C", "yellow"
+                    )
 
     # -- commands ----------------------------------------------------------------------------------------------
 
@@ -395,7 +399,7 @@ class Chat:
                 show_status(self._screen, self._codex, thread, self._turn, self._chosen_model or self._model)
             case "model" if argument:
                 self._chosen_model = argument
-                self._screen.note(f"the next turn, and those after it, use {printable(argument)}", "dim")
+                self._screen.note(f"later turns will use {printable(argument)}", "dim")
             case "model":
                 await show_models(self._screen, self._codex, self._chosen_model or self._model)
             case "fork":
@@ -406,14 +410,14 @@ class Chat:
                 return await self._resume_another(thread, argument)
             case _:
                 known = ", ".join(HELP)
-                self._screen.note(f"there is no command /{name}; there are {known}", "yellow")
+                self._screen.note(f"unknown command /{name}; available: {known}", "yellow")
         return None
 
     async def _resume_another(self, thread: Thread, thread_id: str) -> Thread | None:
         if not thread_id:
             thread_id = await self._choose()
         if thread_id == thread.id:
-            self._screen.note("that is this thread", "dim")
+            self._screen.note("this thread is already open", "dim")
         elif thread_id:
             resumed = await self._resume(thread_id)
             self._is_stored = True
@@ -429,15 +433,15 @@ class Chat:
             return ""
         self._screen.display(table(threads, self._screen.width, numbered=self._typed is not None))
         if self._typed is None:
-            self._screen.note("choosing needs a terminal; say /resume ID", "yellow")
+            self._screen.note("there is no terminal to choose on: use /resume ID", "yellow")
             return ""
         while True:
-            line = await self._typed.line(Text("number, or nothing to stay » ", "bold"))
+            line = await self._typed.line(Text("number, or Enter to stay » ", "bold"))
             if not line.strip() or line == "q":
                 return ""
             if line.strip().isdecimal() and 1 <= int(line) <= len(threads):
                 return threads[int(line) - 1].id
-            self._screen.note(f"a number from 1 to {len(threads)}, please", "yellow")
+            self._screen.note(f"enter a number from 1 to {len(threads)}", "yellow")
 
 
 class _Steers:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from trio_codex.cli._render import Screen
 
 HELP: Final = {
-    "/status": "what the turn waits for, the thread, the model, the tokens",
+    "/status": "show what the turn is waiting for, the thread, the model and the tokens",
     "/model [NAME]": "use another model from the next turn on; without a name, list them",
-    "/resume [ID]": "go on with a stored thread; without an id, choose from a list",
-    "/fork": "go on in a copy of this thread, and leave this one as it is",
+    "/resume [ID]": "resume a stored thread; without an id, choose one from a list",
+    "/fork": "continue in a copy of this thread; the original stays unchanged",
     "/help": "this list",
-    "/quit": "leave; so does Ctrl-D",
+    "/quit": "quit, like Ctrl-D",
 }
 
 
@@ -39,8 +39,10 @@ def show_help(screen: Screen) -> None:
     for name, does in HELP.items():
         grid.add_row(Text(name, "bold"), does)
     grid.add_row("", "")
-    grid.add_row(Text("during a turn", "bold"), "a line steers it, Ctrl-C interrupts it")
-    grid.add_row(Text("at the prompt", "bold"), "Ctrl-C clears the line; on an empty one, twice, it leaves")
+    grid.add_row(Text("during a turn", "bold"), "a line steers the turn, Ctrl-C interrupts it")
+    grid.add_row(
+        Text("at the prompt", "bold"), "Ctrl-C clears the line; press it twice on an empty line to quit"
+    )
     screen.display(grid)
 
 
@@ -51,7 +53,7 @@ def show_status(screen: Screen, codex: Codex, thread: Thread, turn: Turn | None,
         state = "none is running"
     else:
         silent = duration(trio.current_time() - turn.last_event_at)
-        state = f"waits for: {turn.waiting_on or 'nothing'}; the last event came {silent} ago"
+        state = f"waiting for: {turn.waiting_on or 'nothing'}; last event {silent} ago"
     rows = {
         "turn": state,
         "thread": thread.id,
@@ -75,9 +77,7 @@ async def show_models(screen: Screen, codex: Codex, current: str | None) -> None
             Text(one_line(model.model), "bold"), Text(mark), Text(one_line(model.description, 100), "dim")
         )
     if current is not None and all(model.model != current for model in models):
-        grid.add_row(
-            Text(one_line(current), "bold"), Text("▸"), Text("not among those the server lists", "dim")
-        )
+        grid.add_row(Text(one_line(current), "bold"), Text("▸"), Text("not listed by the server", "dim"))
     screen.display(grid)
 
 

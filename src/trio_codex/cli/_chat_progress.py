@@ -65,7 +65,7 @@ class ChatProgress(Progress):
         return " · ".join(parts)
 
     def underway(self) -> Iterator[Text]:
-        """Return the last lines of running commands, which the server reports from some time after their start."""
+        """Return the last lines of running commands. The server reports their output only some time after they start."""
         for output in self._outputs.values():
             for line in lines_of(output)[-RUNNING_LINES:]:
                 yield Text(f"  │ {line}", "dim", no_wrap=True, overflow="ellipsis")
@@ -98,7 +98,7 @@ class ChatProgress(Progress):
 
 
 def lines_of(output: str) -> list[str]:
-    """Return the printable lines of a command's output; of overwritten text only the last version."""
+    """Return the printable lines of a command's output, with only the last version of overwritten text."""
     lines = output.removesuffix("\n").split("\n") if output else []
     return [clipped(line.rstrip("\r").rpartition("\r")[2]) for line in lines]
 

@@ -21,7 +21,7 @@ from rich.text import Text
 from trio_codex.cli._editor import END_OF_INPUT, LineEditor
 from trio_codex.cli._markdown import THEME, MarkdownStream, rows_of
 from trio_codex.cli._render import Screen
-from trio_codex.cli._terminal import NobodyThereError
+from trio_codex.cli._terminal import InputEndedError
 from trio_codex.cli._text import printable
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class ChatScreen(Screen):
             prompt: The prompt.
 
         Raises:
-            NobodyThereError: Ctrl-D on an empty line, or the terminal is gone.
+            InputEndedError: Ctrl-D on an empty line, or the terminal is gone.
         """
         await trio.lowlevel.checkpoint()
         before = self._prompt
@@ -149,7 +149,7 @@ class ChatScreen(Screen):
         finally:
             self._prompt = before
         if (line := self._lines.popleft()) == END_OF_INPUT:
-            raise NobodyThereError
+            raise InputEndedError
         return line
 
     async def _read(self) -> None:

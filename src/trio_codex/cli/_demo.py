@@ -1,6 +1,6 @@
 """``trio-codex demo``: show and check the guarantees of trio-codex.
 
-The server is real; only the model is a scripted mock. A step that does not hold its guarantee ends the demo.
+The server is real; only the model is a scripted mock. The demo ends at the first check that fails.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Stage:
         self.end_line()
         if not holds:
             self.console.print(Text.assemble(("   ✗ ", "bold red"), promise), soft_wrap=True)
-            raise StepFailed(f"it is not so that {promise}")
+            raise StepFailed(f"the check failed: {promise}")
         took = "" if seconds is None else f" {duration(seconds)}"
         self.console.print(Text.assemble(("   ✓ ", "green"), promise, (took, "dim")), soft_wrap=True)
 
@@ -147,7 +147,7 @@ async def _perform(stage: Stage, codex_bin: str | None, start_timeout: float) ->
                 stage.tell(
                     "server", f"the real codex {version}, pid {codex.pid}; started in {duration(started)}"
                 )
-                stage.tell("model", "a scripted stand-in: no account, no network")
+                stage.tell("model", "a scripted mock: no account, no network")
                 await _streaming(stage, codex, model)
                 await _approvals(stage, codex, model, home)
                 await _steering(stage, codex, model)
@@ -157,7 +157,7 @@ async def _perform(stage: Stage, codex_bin: str | None, start_timeout: float) ->
         model.assert_all_used()
     took = duration(trio.current_time() - began)
     stage.console.print()
-    stage.console.print(Text.assemble(("Everything held", "bold green"), f", in {took}."))
+    stage.console.print(Text.assemble(("All checks passed", "bold green"), f", in {took}."))
 
 
 async def _streaming(stage: Stage, codex: Codex, model: MockModel) -> None:
@@ -173,7 +173,7 @@ async def _streaming(stage: Stage, codex: Codex, model: MockModel) -> None:
                 pieces.append(piece)
                 stage.stream(piece)
         ended = trio.current_time()
-        stage.check(pieces == text, f"{len(text)} pieces came, the first after", first - began)
+        stage.check(pieces == text, f"{len(text)} deltas arrived, the first after", first - began)
         stage.check(first < ended - 0.1, "it came before the end of the turn, which took", ended - began)
         stage.check(
             turn.result.status == TurnStatus.completed and turn.result.final_response == "".join(text),
@@ -190,7 +190,7 @@ async def _approvals(stage: Stage, codex: Codex, model: MockModel, home: Offline
         allowed = "notes.txt" in (request.command or "")
         stage.tell("agent", f"may I run: {script_of(request.command or '')}")
         stage.tell("policy", "yes, once" if allowed else "no")
-        return policies.accept() if allowed else policies.decline("not one of ours")
+        return policies.accept() if allowed else policies.decline("not on the list of allowed commands")
 
     with stage.step("A policy decides what the agent may do"):
         thread = await codex.thread_start(
@@ -205,20 +205,20 @@ async def _approvals(stage: Stage, codex: Codex, model: MockModel, home: Offline
             result = await thread.run(f"Make {name}.")
             stage.check(
                 len(asked) == number and result.status == TurnStatus.completed,
-                "the policy was asked, and the turn went on to its end",
+                "the policy was asked, and the turn completed",
             )
             exists = (home.workspace / name).exists()
             if name == "notes.txt":
-                stage.check(exists, f"the command ran: {name} is there")
+                stage.check(exists, f"the command ran: {name} exists")
             else:
-                stage.check(not exists, f"the command did not run: {name} is not there")
+                stage.check(not exists, f"the command did not run: {name} does not exist")
 
 
 async def _steering(stage: Stage, codex: Codex, model: MockModel) -> None:
     before = len(model.requests)
     model.hang("The mountains ", "are ")
     model.say("The sea ", "is calm.")
-    steer = "Rather about the sea."
+    steer = "Make it about the sea instead."
     with stage.step("A running turn can be steered"):
         thread = await codex.thread_start()
         steered = began = trio.current_time()
@@ -232,8 +232,8 @@ async def _steering(stage: Stage, codex: Codex, model: MockModel) -> None:
         ended = trio.current_time()
         dropped, followed = model.requests[before:]
         await _closed(dropped)
-        stage.check(not dropped.completed, "the server dropped what the model was saying")
-        stage.check(followed.last_user_text == steer, "it asked the model again, with your words")
+        stage.check(not dropped.completed, "the server dropped the model's unfinished message")
+        stage.check(followed.last_user_text == steer, "it sent the model another request with your message")
         stage.check(
             turn.result.final_response == "The sea is calm." and steered > began,
             "the same turn completed with the new answer, after",
@@ -264,19 +264,19 @@ async def _cancelling(stage: Stage, codex: Codex, model: MockModel, home: Offlin
         left = trio.current_time() - scope.deadline
         stage.check(scope.cancelled_caught, "the deadline passed while the model was still writing")
         status = None if turn is None else turn.result.status
-        stage.check(status == TurnStatus.interrupted, "the server says that the turn was interrupted")
+        stage.check(status == TurnStatus.interrupted, "the server reported that the turn was interrupted")
         streaming = model.requests[before + 1]
         await _closed(streaming)
         stage.check(not streaming.completed, "it dropped the stream from the model")
         stage.check(not _runs(pid), f"its command (pid {pid}) is gone")
         stage.check(
-            left < GRACE_SECONDS, "all that before the scope was left; after the deadline, it took", left
+            left < GRACE_SECONDS, "all this happened before the scope exited; time since the deadline", left
         )
 
 
 def _nothing_left(stage: Stage, pid: int | None, home: OfflineHome, seconds: float) -> None:
     with stage.step("Nothing is left"):
-        stage.check(pid is not None and not _runs(pid), "the server is gone; closing took", seconds)
+        stage.check(pid is not None and not _runs(pid), "the server has exited; closing took", seconds)
         left = _processes_of(home)
         if left is not None:
             stage.check(not left, "no process of this session is left" + "".join(f" {each}" for each in left))
@@ -319,7 +319,7 @@ def _runs(pid: int) -> bool:
 
 
 def _processes_of(home: OfflineHome) -> list[int] | None:
-    """Return the processes with this ``CODEX_HOME``; ``None`` if the system does not show that."""
+    """Return the processes with this ``CODEX_HOME``; ``None`` if the system does not list them."""
     if not Path("/proc/self/environ").exists():
         return None
     mark = f"CODEX_HOME={home.codex_home}".encode()

@@ -1,6 +1,6 @@
 """A line editor without I/O: the effect of each key on the line.
 
-The terminal's own line discipline would suffice if nothing else wrote to the terminal meanwhile.
+The terminal's own line editing does not suffice, because other output appears while the user types.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class LineEditor:
             self.before, self.after = (self._history[at] if at < len(self._history) else ""), ""
 
     def shown(self, width: int) -> Text:
-        """Render the line and its cursor in one row; of a long line, the part around the cursor."""
+        """Render the line and its cursor in one row. If the line is too long, render the part around the cursor."""
         before = _in_a_row(self.before)
         cursor, after = _in_a_row(self.after[:1]) or " ", _in_a_row(self.after[1:])
         cut = ""

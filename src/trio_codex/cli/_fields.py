@@ -62,7 +62,7 @@ async def fill_in(screen: Screen, terminal: Terminal, schema: wire.JSON) -> dict
 
     Raises:
         UnsupportedForm: The form has other fields. Nothing has been asked.
-        NobodyThereError: The input has ended.
+        InputEndedError: The input has ended.
     """
     await trio.lowlevel.checkpoint()
     content: dict[str, wire.JSON] = {}
@@ -107,7 +107,7 @@ class _Field:
     def hint(self) -> str:
         match self.schema["type"]:
             case "array":
-                return "numbers, with commas"
+                return "numbers separated by commas"
             case "boolean":
                 return "yes or no"
             case "string" if self.options:
@@ -129,7 +129,7 @@ class _Field:
 
     def given_default(self) -> Any:
         if self.default is None:
-            raise _Unfit("this is needed")
+            raise _Unfit("an answer is required")
         return self.default
 
     def parse(self, line: str) -> Any:
@@ -138,7 +138,7 @@ class _Field:
         match schema["type"]:
             case "boolean":
                 if (answer := _YES.get(line.lower())) is None:
-                    raise _Unfit("yes or no?")
+                    raise _Unfit("enter yes or no")
                 return answer
             case "integer" | "number" as kind:
                 return _number(line, kind, schema)
@@ -204,16 +204,16 @@ def _chosen(line: str, options: list[tuple[str, str, str]]) -> str:
     for value, title, _ in options:
         if line.lower() in (value.lower(), title.lower()):
             return value
-    raise _Unfit(f"a number from 1 to {len(options)}, please")
+    raise _Unfit(f"enter a number from 1 to {len(options)}")
 
 
 def _number(line: str, kind: str, schema: Mapping[str, Any]) -> int | float:
     try:
         value = int(line) if kind == "integer" else float(line)
     except ValueError:
-        raise _Unfit(f"that is no {kind}") from None
+        raise _Unfit(f"enter a valid {kind}") from None
     if value != value or value in (float("inf"), float("-inf")):
-        raise _Unfit(f"that is no {kind}")
+        raise _Unfit(f"enter a valid {kind}")
     _check_bounds(value, schema.get("minimum"), schema.get("maximum"), "")
     return value
 

@@ -35,23 +35,23 @@ JSON_LIMIT = 600
 """Maximum number of characters of a tool's arguments that are shown on a line."""
 
 PROSE_LIMIT = 600
-"""Maximum number of characters of a justification: a few rows, so that the question stays visible."""
+"""Maximum number of characters of a justification. It then takes a few rows, so that the question stays visible."""
 
 
 def command_question(request: CommandRequest) -> Iterator[Text]:
     """Show a command."""
     if request.network is not None:
-        yield headline(f"Let a command reach {request.network.host} ({request.network.protocol})?")
+        yield headline(f"Allow a command to reach {request.network.host} ({request.network.protocol})?")
     elif request.input_to_terminal:
         kind = getattr(request.params, "kind", "")
-        yield headline(f"Let this happen in a running command ({kind})?")
+        yield headline(f"Allow this input to a running command ({kind})?")
     elif isinstance(request.params, wire.CommandExecutionRequestApprovalParams):
         yield headline("Run this command outside the sandbox?")
     else:
         yield headline("Run this command?")
     if request.additional_permissions is not None:
         yield field("asks for", json.dumps(wire.encode(request.additional_permissions)))
-    script = script_of(request.command) if request.command else "(the server does not say what)"
+    script = script_of(request.command) if request.command else "(the server did not report the command)"
     for line in script.split("\n"):
         yield _bold(line)
     if request.cwd:
@@ -59,13 +59,15 @@ def command_question(request: CommandRequest) -> Iterator[Text]:
     if request.reason:
         yield field("because", one_line(request.reason, PROSE_LIMIT))
     if request.proposed_exec_policy:
-        yield field("[a] allows for good what begins with", shlex.join(request.proposed_exec_policy))
+        yield field(
+            "[a] permanently allows commands that begin with", shlex.join(request.proposed_exec_policy)
+        )
 
 
 def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]:
     """Show file changes."""
     yield headline(
-        "Make these changes?" if request.changes else "Change files? (The server does not say which.)"
+        "Make these changes?" if request.changes else "Change files? (The server did not report which.)"
     )
     for change in request.changes:
         yield Text.assemble("  ", verb(change), " ", (relative(change.path, cwd), "bold"), *tally(change))
@@ -74,7 +76,7 @@ def file_change_question(request: FileChangeRequest, cwd: str) -> Iterator[Text]
         for line in diff_lines(change):
             yield Text(f"    {printable(line, strict=True)}", DIFF_STYLES.get(line[:1], "dim"))
     if request.grant_root:
-        yield field("and lets it write, for the session, below", request.grant_root)
+        yield field("also allows writing, for the session, below", request.grant_root)
     if request.reason:
         yield field("because", one_line(request.reason, PROSE_LIMIT))
 
@@ -108,7 +110,7 @@ def _wanted(request: PermissionsRequest) -> Iterator[str]:
             case wire.PathFileSystemPath(path=path):
                 yield f"{access} {path}"
             case wire.GlobPatternFileSystemPath(pattern=pattern):
-                yield f"{access} what matches {pattern}"
+                yield f"{access} paths matching {pattern}"
             case other:
                 yield f"{access} {json.dumps(wire.encode(other))}"
 
@@ -123,10 +125,12 @@ def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
     """Show the request of an MCP server."""
     match request:
         case McpToolApproval():
-            yield headline(f"Let the agent call {request.tool_title or 'a tool'} of {request.server_name}?")
+            yield headline(
+                f"Allow the agent to call {request.tool_title or 'a tool'} of {request.server_name}?"
+            )
             yield _bold(one_line(request.message, PROSE_LIMIT))
             if request.tool_description:
-                yield field("which says of itself", one_line(request.tool_description, JSON_LIMIT))
+                yield field("described as", one_line(request.tool_description, JSON_LIMIT))
             for name, value in request.arguments.items():
                 yield field(f"{_row(name)} =", one_line(json.dumps(value), JSON_LIMIT))
         case UrlElicitation():
@@ -137,7 +141,7 @@ def elicitation_question(request: ElicitationRequest) -> Iterator[Text]:
             yield headline(f"{request.server_name} asks you to fill in a form. Do you agree?")
             yield field("says", one_line(request.message, PROSE_LIMIT))
         case VerificationElicitation():
-            yield headline(f"{request.server_name} asks for a proof that you are there: {request.title}")
+            yield headline(f"{request.server_name} asks for proof that you are present: {request.title}")
 
 
 def headline(text: str) -> Text:

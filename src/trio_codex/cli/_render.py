@@ -138,8 +138,8 @@ class Screen:
 class Progress:
     """Shows the events of one turn.
 
-    On a terminal the answer is shown as it is streamed. Otherwise stdout gets only the final response, at the end,
-    because a message that turns out not to be the last one is progress.
+    On a terminal the answer is shown as it is streamed. Otherwise stdout receives only the final response, at the end:
+    every earlier message of the turn counts as progress.
 
     Args:
         screen: The screen to show them on.

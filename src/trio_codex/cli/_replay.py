@@ -30,7 +30,7 @@ async def show(file: str, speed: float | None) -> int:
     recording = read_recording(file)
     timeline = Timeline(several=len(recording.connections) > 1)
     if recording.redaction is not None:
-        timeline.note("recorded without its content", "dim")
+        timeline.note("recorded without content", "dim")
     at = 0.0
     for entry in recording.entries:
         if speed is not None:
@@ -41,7 +41,7 @@ async def show(file: str, speed: float | None) -> int:
     await trio.lowlevel.checkpoint()
     if recording.truncated:
         timeline.note(
-            "the recording breaks off here, in the middle of a line: its process was killed, or the disk was full",
+            "the recording ends in the middle of a line: its process was killed, or the disk was full",
             "red",
         )
         return 1
@@ -81,11 +81,11 @@ class Timeline(Screen):
             case "decision":
                 self._decided(entry.decision or {})
             case "discarded":
-                self.note(f"a line of {entry.size} bytes was discarded: {entry.reason}", "yellow", mark="! ")
+                self.note(f"discarded a line of {entry.size} bytes: {entry.reason}", "yellow", mark="! ")
             case "opened":
-                self.note("the connection opens", "dim")
+                self.note("connection opened", "dim")
             case _:
-                self.note(f"the connection ended: {entry.reason}", "dim")
+                self.note(f"connection ended: {entry.reason}", "dim")
 
     def _sent(self, entry: Entry) -> None:
         message, method = _object(entry.message), entry.method
@@ -140,7 +140,7 @@ class Timeline(Screen):
                 style = (
                     "green" if turn.status == "completed" else "red" if turn.status == "failed" else "yellow"
                 )
-                self.note(f"the turn is {turn.status}{took}", style, mark="● ")
+                self.note(f"turn {turn.status}{took}", style, mark="● ")
             case _:
                 pass
 

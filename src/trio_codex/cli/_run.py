@@ -90,7 +90,7 @@ def choose_policy(screen: Screen, approve: str | None, asker: Asker | None) -> t
     """Return the approval policy for the server and the policy that answers: the asker's, if there is a terminal."""
     if approve == "always":
         screen.note(
-            "WARNING: --approve always accepts whatever the agent asks for, outside the sandbox too",
+            "WARNING: --approve always accepts every request of the agent, including outside the sandbox",
             "bold red",
         )
         return "on-request", policies.accept_all
@@ -148,6 +148,6 @@ class Notes(logging.Handler):
         self._screen = screen
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The library's tasks must not fail if stderr is not writable; the command's next line does.
+        # An unwritable stderr must not fail a task of the library; the next write of the command raises the error.
         with contextlib.suppress(OSError):
             self._screen.note(one_line(record.getMessage()), "yellow", mark="! ")

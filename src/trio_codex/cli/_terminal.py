@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trio_codex.cli._render import Screen
 
 
-class NobodyThereError(Exception):
-    """The terminal reached EOF: no user can answer."""
+class InputEndedError(Exception):
+    """The input has ended, so no user can answer."""
 
 
 class Terminal:
@@ -51,7 +51,7 @@ class Terminal:
             secret: Whether to hide the input.
 
         Raises:
-            NobodyThereError: The input has ended.
+            InputEndedError: The input has ended.
         """
         with _echo_off(self._descriptor) if secret else contextlib.nullcontext():
             self._screen.prompt(prompt)
@@ -59,7 +59,7 @@ class Terminal:
         if secret or line is None:
             self._screen.note("")
         if line is None:
-            raise NobodyThereError
+            raise InputEndedError
         return line.strip()
 
 
@@ -81,7 +81,7 @@ class StdinLines:
         """Return the next line.
 
         Raises:
-            NobodyThereError: There are no more lines.
+            InputEndedError: There are no more lines.
         """
         await trio.lowlevel.checkpoint()
         if self.typed:
@@ -90,7 +90,7 @@ class StdinLines:
             await self._read()
         line, _, self._unread = self._unread.partition(b"\n")
         if not line and not self._unread and self._has_ended:
-            raise NobodyThereError
+            raise InputEndedError
         return line.decode("utf-8", "replace")
 
     async def _read(self) -> None:

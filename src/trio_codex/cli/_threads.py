@@ -14,7 +14,7 @@ from rich.text import Text
 from trio_codex import open_codex, wire
 from trio_codex.cli._chat_progress import text_of
 from trio_codex.cli._render import Screen, duration, relative, tally, verb
-from trio_codex.cli._terminal import NobodyThereError, Terminal, find_terminal
+from trio_codex.cli._terminal import InputEndedError, Terminal, find_terminal
 from trio_codex.cli._text import CommandFailed, explain, one_line, printable, script_of, sentence
 from trio_codex.errors import RpcError
 
@@ -84,7 +84,7 @@ async def unarchive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
         async def bring_back(thread_id: str) -> None:
             await codex.api.thread.unarchive(thread_id=thread_id)
 
-        return await _each(thread_ids, bring_back, "brought back")
+        return await _each(thread_ids, bring_back, "restored")
 
 
 async def delete(thread_ids: Sequence[str], *, config: CodexConfig, yes: bool) -> int:
@@ -110,10 +110,10 @@ async def _agree(codex: Codex, thread_ids: Sequence[str]) -> None:
             Text.assemble("  ", thread_id, "  ", (title(await codex.thread_read(thread_id), 60), "bold"))
         )
     what = "this thread" if len(thread_ids) == 1 else f"these {len(thread_ids)} threads"
-    prompt = Text.assemble(("? ", "bold magenta"), (f"Delete {what} for good?", "bold"), " [y]es  [n]o > ")
+    prompt = Text.assemble(("? ", "bold magenta"), (f"Permanently delete {what}?", "bold"), " [y]es  [n]o > ")
     try:
         answer = await Terminal(screen, descriptor).line(prompt)
-    except NobodyThereError:
+    except InputEndedError:
         answer = ""
     if answer.lower() not in ("y", "yes"):
         raise CommandFailed("nothing was deleted")
@@ -176,7 +176,7 @@ def table(threads: Iterable[wire.Thread], width: int, *, numbered: bool = False)
 
 def title(thread: wire.Thread, limit: int = 100) -> str:
     """Return the name of a thread, or the beginning of its text."""
-    return one_line(thread.name or thread.preview or "(nothing was said)", limit)
+    return one_line(thread.name or thread.preview or "(no messages)", limit)
 
 
 def when(timestamp: float) -> str:

@@ -12,12 +12,12 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trio_codex._api.codex import ServerMetadata
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
-    from trio_codex._session.audit import DecisionRecord
     from trio_codex._values.event import Event
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError, SubscriptionOverflow
+    from trio_codex.instruments._decisions import DecisionRecord
 
 
 @attrs.define(eq=False)

@@ -15,10 +15,10 @@ from trio_codex.errors import ConnectionClosed, RpcError, ServerExited, describe
 from ._base import Instrument, decision_name
 
 if TYPE_CHECKING:
-    from trio_codex._api.codex import ServerMetadata
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
-    from trio_codex._session.audit import DecisionRecord
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
+    from trio_codex.instruments._decisions import DecisionRecord
 
     from ._base import ProcessRecord, TurnRecord
 
@@ -38,13 +38,13 @@ class LogInstrument(Instrument):
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
         """See :class:`Instrument`."""
-        version = metadata.server_version or "of an unknown version"
-        self._logger.info("connection %d is up; the server is %s", connection, version)
+        version = metadata.server_version or "unknown"
+        self._logger.info("connection %d opened; server version %s", connection, version)
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
         """See :class:`Instrument`."""
         if isinstance(error, ConnectionClosed):
-            self._logger.info("connection %d was closed", connection)
+            self._logger.info("connection %d closed", connection)
         else:
             self._logger.warning("connection %d ended: %s", connection, _name(error))
 
@@ -54,12 +54,12 @@ class LogInstrument(Instrument):
 
     def process_exited(self, process: ProcessRecord) -> None:
         """See :class:`Instrument`."""
-        how = "nobody knows how" if process.returncode is None else describe_exit(process.returncode)
-        self._logger.info("server process %d ended: %s", process.pid, how)
+        how = "unknown exit status" if process.returncode is None else describe_exit(process.returncode)
+        self._logger.info("server process %d exited: %s", process.pid, how)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
         """See :class:`Instrument`."""
-        self._logger.warning("connection %d: a line of %d bytes was discarded: %s", connection, size, reason)
+        self._logger.warning("connection %d: discarded a line of %d bytes: %s", connection, size, reason)
 
     def request_ended(self, request: RequestRecord) -> None:
         """See :class:`Instrument`."""
@@ -76,7 +76,7 @@ class LogInstrument(Instrument):
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
         """See :class:`Instrument`."""
-        self._logger.info("%s is tried again in %.3f s, after attempt %d", method, delay, attempt)
+        self._logger.info("%s will be retried in %.3f s, after failed attempt %d", method, delay, attempt)
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
         """See :class:`Instrument`."""
@@ -96,14 +96,14 @@ class LogInstrument(Instrument):
 
     def turn_started(self, turn: TurnRecord) -> None:
         """See :class:`Instrument`."""
-        self._logger.info("thread %s: a turn starts", turn.thread_id)
+        self._logger.info("thread %s: turn started", turn.thread_id)
 
     def turn_ended(self, turn: TurnRecord) -> None:
         """See :class:`Instrument`."""
         level = logging.WARNING if turn.status in ("failed", "lost", "refused") else logging.INFO
         self._logger.log(
             level,
-            "thread %s: turn %s was %s after %.3f s",
+            "thread %s: turn %s %s after %.3f s",
             turn.thread_id,
             turn.id,
             turn.status,
@@ -112,7 +112,7 @@ class LogInstrument(Instrument):
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
         """See :class:`Instrument`."""
-        self._logger.warning("connection %d: a consumer lagged too far behind: %s", connection, error)
+        self._logger.warning("connection %d: a subscription overflowed: %s", connection, error)
 
 
 def _name(error: CodexError) -> str:

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-    from trio_codex._api.codex import ServerMetadata
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
-    from trio_codex._session.audit import DecisionRecord
     from trio_codex._values.event import Event
+    from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
+    from trio_codex.instruments._decisions import DecisionRecord
 
     from ._base import ProcessRecord, TurnRecord
 
 SCOPE: Final = "trio_codex"
 
 TOOL_ITEMS: Final = frozenset({"commandExecution", "mcpToolCall", "webSearch", "collabAgentToolCall"})
-"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and gets its span from
-that."""
+"""Items that are calls of the server's own tools. A dynamic tool call is a server request, and that request has
+the span."""
 
 
 @attrs.define(eq=False)

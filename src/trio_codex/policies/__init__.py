@@ -1,10 +1,11 @@
-"""Who decides what an agent may do: policies, the requests they are asked, and the decisions they give.
+"""Policies decide what an agent may do: this package defines them, the requests they receive, and their decisions.
 
-A :class:`Policy` holds one async callback for each kind of request. What it leaves out, or abstains from, falls through:
-from the turn's policy to the thread's, to the client's, and then to a denial. Nothing is accepted unless a policy says so.
+A :class:`Policy` holds one async callback for each kind of request. If it has no callback for a kind, or abstains, the
+request goes to the next policy: first the turn's, then the thread's, then the client's. If none of them decides, the
+request is denied. Nothing is accepted unless a policy accepts it.
 
-A callback runs in a task of its own, in a cancel scope that belongs to the turn that asks: it may take hours without
-holding anything up, and it is cancelled when the server withdraws the request, the turn ends, or the connection does.
+Each callback runs in its own task, in a cancel scope that belongs to the turn. It may take hours without blocking
+anything else. It is cancelled when the server withdraws the request, the turn ends, or the connection ends.
 """
 
 from trio_codex._values.tool_result import ToolResult as ToolResult

@@ -1,4 +1,4 @@
-"""Policies made of policies. Each decision says in its ``rule`` which of them it comes from."""
+"""Policies built from other policies. Each decision names the policy that made it in its ``rule``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 import attrs
 import trio
 
+from trio_codex._core.arguments import described
 from trio_codex._core.log import SafeLogger
 from trio_codex.policies._decisions import (
     Abstain,
@@ -28,29 +29,28 @@ if TYPE_CHECKING:
 _Callback: TypeAlias = "Callable[[Any], Awaitable[Any]]"
 _DecisionT = TypeVar("_DecisionT")
 
-NO_ANSWER: Final = Decline("nobody decided in time")
+NO_ANSWER: Final = Decline("no decision before the timeout")
 
 logger = logging.getLogger("trio_codex.policies")
 
 
 def first_of(*policies: Policy, name: str | None = None) -> Policy:
-    """Make a policy that takes the decision of the first of these that does not abstain.
+    """Create a policy that tries these policies in order and returns the first decision that is not an abstention.
 
-    They are asked one after the other, each once the one before has abstained. If all of them do, so does this one; what
-    none of them handles, this one does not handle either. A decision that names no ``rule`` is given the name of the policy
-    that made it.
+    If all of them abstain, so does this policy. It handles a kind of request if at least one of them does. If a decision
+    has no ``rule``, this policy sets it to the name of the policy that made the decision.
 
     Args:
-        policies: The policies, the one to ask first first.
-        name: By which the audit calls it; by default made of theirs.
+        policies: The policies, in the order to try them.
+        name: The policy's name in audit records; by default built from the names of the policies.
 
     Raises:
-        TypeError: One is not a policy.
+        TypeError: One of ``policies`` is not a policy.
     """
     check_policies(policies)
     asked = {kind: [policy for policy in policies if _callback(policy, kind) is not None] for kind in KINDS}
 
-    def first(kind: str) -> _Callback | None:
+    def in_order(kind: str) -> _Callback | None:
         if not asked[kind]:
             return None
 
@@ -66,31 +66,31 @@ def first_of(*policies: Policy, name: str | None = None) -> Policy:
 
         return ask
 
-    shown = f"first_of({', '.join(policy.name or 'policy' for policy in policies)})"
-    return _policy(name or shown, first)
+    default_name = f"first_of({', '.join(policy.name or 'policy' for policy in policies)})"
+    return _policy(name or default_name, in_order)
 
 
 def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANSWER) -> Policy:
-    """Make a policy that decides by itself if this one takes too long.
+    """Create a policy that limits how long another policy may take to decide.
 
-    The callback is then cancelled. That is a decision like any other, and no error. If the request is withdrawn, or
-    whatever is around it is cancelled, nothing is decided, however late it is.
+    When the timeout expires, the callback is cancelled and ``otherwise`` is the decision; this is not an error. If the
+    request is withdrawn, or an enclosing cancel scope is cancelled, no decision is made, even after the timeout.
 
     Args:
         policy: The policy.
-        seconds: How long each decision may take; ``math.inf`` for as long as it likes.
-        otherwise: The decision then: one that fits every kind that the policy handles, such as :func:`decline`, or
-            :func:`abstain` to ask the next policy out.
+        seconds: Timeout of each decision in seconds; ``math.inf`` for no timeout.
+        otherwise: The decision after a timeout. It must fit every kind of request that the policy handles, as
+            :func:`decline` does. Use :func:`abstain` to leave the request to the next policy.
 
     Raises:
-        ValueError: ``seconds`` is negative, or no number.
+        ValueError: ``seconds`` is negative or NaN.
         TypeError: ``policy`` is not a policy, or ``otherwise`` is not a decision.
     """
     check_policies([policy])
     if math.isnan(seconds) or seconds < 0:
-        raise ValueError(f"seconds must not be negative, or no number: {seconds}")
+        raise ValueError(f"with_timeout: seconds must be zero or a positive number, got {seconds}")
     if not isinstance(cast("object", otherwise), AnyDecision):
-        raise TypeError(f"otherwise has to be a decision, not {type(otherwise).__name__}")
+        raise TypeError(f"with_timeout: otherwise must be a decision, got {described(otherwise)}")
     too_late = _named(otherwise, f"with_timeout: {seconds:g} s")
 
     def limited(kind: str) -> _Callback | None:
@@ -101,7 +101,7 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
         async def ask(request: object) -> Any:
             with trio.move_on_after(seconds):
                 return _named(await callback(request), name_of(policy, kind))
-            # Here only the time is over: had a scope around it been cancelled, too, this would have been passed by.
+            # Reached only if the timeout alone expired: the Cancelled of an enclosing scope would have propagated.
             return too_late
 
         return ask
@@ -112,53 +112,54 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
 def logged(
     policy: Policy, *, logger: logging.Logger = logger, level: int = logging.INFO, show: bool = False
 ) -> Policy:
-    """Make a policy that logs each decision of this one, in one record.
+    """Create a policy that logs each decision of another policy, as one record.
 
-    The record says the kind of request, its thread, turn and item, what was decided, by which rule, and after how many
-    seconds; as its attribute ``decision`` it has the same as a mapping. What was asked is not in it, no command, no path
-    and no content, unless it is asked for.
+    The record contains the kind of request, its thread, turn and item, the decision, the rule that led to it, and the
+    elapsed seconds. The record's ``decision`` attribute holds the same data as a mapping. By default the record omits the
+    content of the request: commands, paths and text.
 
-    A request that is withdrawn before it is decided is logged as ``withdrawn``, a callback that fails as ``failed``.
+    A request that is withdrawn before a decision is logged as ``withdrawn``, and a callback that raises as ``failed``.
 
     Args:
         policy: The policy.
-        logger: Where to log; by default ``trio_codex.policies``.
+        logger: The logger to use; by default ``trio_codex.policies``.
         level: The level of the records.
-        show: Log what was asked, too, and the decision as it is. Tokens, answers and contents of forms stay hidden.
+        show: Whether to log the content of the request and the decision as well. Tokens, answers and the content of
+            forms are never logged.
 
     Raises:
         TypeError: ``policy`` is not a policy.
     """
     check_policies([policy])
 
-    def noted(kind: str) -> _Callback | None:
+    def with_log(kind: str) -> _Callback | None:
         callback = _callback(policy, kind)
         if callback is None:
             return None
 
         async def ask(request: object) -> Any:
-            note = _Note(kind, request)
+            entry = _LogEntry(kind, request)
             try:
-                decision = note.decided(_named(await callback(request), name_of(policy, kind)))
+                decision = entry.decided(_named(await callback(request), name_of(policy, kind)))
             except Exception as exc:
-                note.outcome = f"failed: {type(exc).__name__}"
+                entry.outcome = f"failed: {type(exc).__name__}"
                 raise
             finally:
-                note.write(logger, level, show)
+                entry.write(logger, level, show)
             return decision
 
         return ask
 
-    return _policy(policy.name, noted)
+    return _policy(policy.name, with_log)
 
 
-class _Note:
-    """What a record says about one request."""
+class _LogEntry:
+    """The log record of one request."""
 
     def __init__(self, kind: str, request: object) -> None:
         self._kind = kind
         self._request = request
-        self._began = trio.current_time()
+        self._started_at = trio.current_time()
         self._decision: object = None
         self.outcome = "withdrawn"
 
@@ -176,7 +177,7 @@ class _Note:
                 facts[name] = value
         if (rule := getattr(self._decision, "rule", None)) is not None:
             facts["rule"] = rule
-        facts["seconds"] = round(trio.current_time() - self._began, 3)
+        facts["seconds"] = round(trio.current_time() - self._started_at, 3)
         if show:
             from trio_codex import wire
 
@@ -196,7 +197,7 @@ def _callback(policy: Policy, kind: str) -> _Callback | None:
 
 
 def _named(decision: _DecisionT, rule: str) -> _DecisionT:
-    """Say which policy a decision comes from, if it does not say so itself."""
+    """Set the rule of a decision that has none to the name of its policy."""
     if (
         isinstance(decision, Accept | Decline | Cancel | NetworkRule | Grant | Answers)
         and decision.rule is None

@@ -1,4 +1,4 @@
-"""The ready-made policy for commands: patterns over their arguments. What a shell may hide is not known here."""
+"""The built-in policy for commands, which matches their arguments against patterns. Shell syntax is parsed in ``_shell``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from trio_codex.policies._requests import CommandRequest
 
 CommandPattern: TypeAlias = "str | Iterable[str | EllipsisType]"
-"""One line, as a shell would take it, or a sequence of words. See :func:`allow_commands`."""
+"""A command line, or a sequence of words. See :func:`allow_commands`."""
 
 
 def allow_commands(
@@ -30,49 +30,51 @@ def allow_commands(
     trust_repositories: bool = False,
     name: str = "allow_commands",
 ) -> Policy:
-    """Create a policy that accepts commands that match one of the patterns, once each, and abstains from all others.
+    """Create a policy that accepts a command once if it matches one of the patterns, and otherwise abstains.
 
-    A pattern matches a list of arguments, never a part of a text. A string is split as a shell would, and every word of it
-    stands for itself, but for two that are not quoted:
+    A pattern matches whole arguments, never part of one. A string is split into words as a shell would split it. Each
+    word matches an equal argument, except for two wildcards, which must not be quoted:
 
-    - ``*`` is exactly one argument that does not begin with ``-``;
-    - ``...``, at the end, is any further arguments, options included, or none.
+    - ``*`` matches exactly one argument that does not begin with ``-``;
+    - ``...``, as the last word, matches any number of further arguments, including options.
 
-    In a sequence of words every string stands for itself, and the last may be ``...`` (``Ellipsis``)::
+    In a sequence of words, each string matches an equal argument, and the last word may be ``...`` (``Ellipsis``)::
 
         allow_commands("df -h", "stat *", "ls ...", ["grep", "-e", "*", ...])
 
     The first word is the program as the agent wrote it: ``df`` matches neither ``/tmp/df`` nor ``/usr/bin/df``.
 
-    The server runs commands through a shell and shows that: ``/bin/bash -lc 'df -h'``. One shell is looked behind, and
-    only if what it runs is surely one plain command. A script with an operator, a redirection, an expansion, an assignment,
-    a comment or anything else of the kind matches no pattern, and neither does a request to reach a host, to type into a
-    running terminal, or for further permissions.
+    The server runs commands through a shell and reports them in that form: ``/bin/bash -lc 'df -h'``. The patterns are
+    matched against the command inside, which must be a single simple command. A script with an operator, a redirection,
+    an expansion, an assignment or a comment matches no pattern. Neither does a request to reach a host, to write to a
+    running terminal, or for additional permissions.
 
-    Limits: a pattern sees arguments, not what a program does. ``find ...`` also allows ``find . -delete``; ``env``, ``sudo``,
-    ``xargs``, ``bash`` are as wide as whatever they run. Many programs run what they find in files that the agent can write,
-    and an accepted command runs outside the sandbox: ``git status`` runs what ``.git/config`` names, ``make`` the ``Makefile``,
-    ``pytest`` the ``conftest.py``. Accept only programs that take nothing from such files. A pattern for git therefore accepts
-    nothing, and a warning says so; use :func:`allow_git`.
-    Which program the shell finds by a name is up to its start files and ``PATH``.
+    Limits: a pattern constrains only the arguments of a program, not its actions. ``find ...`` also allows
+    ``find . -delete``; a pattern for ``env``, ``sudo``, ``xargs`` or ``bash`` allows whatever program they run. An
+    accepted command runs outside the sandbox, and many programs run code from files that the agent can write:
+    ``git status`` runs programs named in ``.git/config``, ``make`` runs the ``Makefile``, ``pytest`` runs
+    ``conftest.py``. Accept only programs that do not read such files. For this reason a pattern for git accepts nothing
+    and causes a warning; use :func:`allow_git` instead. The shell's startup files and ``PATH`` determine which program a
+    name refers to.
 
     Args:
-        patterns: What to accept.
-        cwd_below: Accept only what would run in this directory or below it. It is resolved when the policy is made, and
-            the directory of the command when the server asks, as :func:`allow_paths` says.
-        trust_repositories: Accept git as well. Set it only if no agent can write to the repository, its configuration included.
-        name: By which the audit calls it.
+        patterns: The patterns.
+        cwd_below: Accept only commands whose working directory is this directory or below it. This path is resolved when
+            the policy is created, and the working directory when the server sends the request; see :func:`allow_paths`.
+        trust_repositories: Whether to honor patterns for git. Set this only if no agent can write to the repository or
+            its configuration.
+        name: The policy's name in audit records.
 
     Raises:
-        ValueError: A pattern is no plain command, or does not begin with a word of its own; or ``cwd_below`` begins with
-            ``~``, and the home directory is unknown.
-        OSError: ``cwd_below`` leads through a loop of links, or a directory that this process may not search.
+        ValueError: A pattern is not a simple command, or does not begin with the name of a program; or ``cwd_below``
+            begins with ``~`` and the home directory is unknown.
+        OSError: ``cwd_below`` contains a loop of symbolic links, or a directory that this process may not search.
     """
     read = tuple(map(_pattern, patterns))
     if not trust_repositories and any(pattern.program == "git" for pattern in read):
         warnings.warn(
-            "patterns for git accept nothing: git runs programs that the repository names; use allow_git(), "
-            "or trust_repositories=True if no agent can write to the repository",
+            "allow_commands ignores patterns for git, because git runs programs named in the repository's configuration: "
+            "use allow_git(), or pass trust_repositories=True if no agent can write to the repository",
             stacklevel=2,
         )
         read = tuple(pattern for pattern in read if pattern.program != "git")
@@ -92,7 +94,7 @@ def allow_commands(
 
 
 def argv_of(request: CommandRequest) -> tuple[str, ...] | None:
-    """Return the arguments of the command, if running it is all that the request is about."""
+    """Return the arguments of the command; ``None`` if the request asks for more than running it."""
     asks_for_more = (
         request.network is not None
         or request.input_to_terminal
@@ -104,7 +106,7 @@ def argv_of(request: CommandRequest) -> tuple[str, ...] | None:
 
 @attrs.frozen
 class _One:
-    """Matches one argument that is no option."""
+    """Matches one argument that is not an option."""
 
 
 _ONE: Final = _One()
@@ -115,9 +117,9 @@ class _Pattern:
     """A pattern.
 
     Attributes:
-        words: What each argument has to be.
-        more: Whether others may follow.
-        shown: The pattern as it was given, on one line.
+        words: The words to match, one for each argument.
+        more: Whether further arguments may follow.
+        shown: The pattern as one line, for the audit.
     """
 
     words: tuple[str | _One, ...]
@@ -144,7 +146,9 @@ def _pattern(given: CommandPattern) -> _Pattern:
         shown = given
         split = words_of(given, also_bare="*")
         if split is None or any("*" in word.bare and word.text != "*" for word in split):
-            raise ValueError(f"this pattern is no plain command, or quotes are missing: {given!r}")
+            raise ValueError(
+                f"the pattern {given!r} is not a simple command: quote special characters, or pass a list of words"
+            )
         wild: dict[str, _One | EllipsisType] = {"*": _ONE, "...": ...}
         words = [wild.get(word.bare, word.text) if word.bare == word.text else word.text for word in split]
     else:
@@ -155,9 +159,9 @@ def _pattern(given: CommandPattern) -> _Pattern:
     more = bool(words) and words[-1] is ...
     fixed = words[:-1] if more else words
     if not fixed or fixed[0] is _ONE or not fixed[0]:
-        raise ValueError(f"a pattern has to begin with the name of a program: {given!r}")
+        raise ValueError(f"the pattern {given!r} must begin with the name of a program")
     if any(word is ... for word in fixed):
-        raise ValueError(f"only the end of a pattern can be `...`: {given!r}")
+        raise ValueError(f"the pattern {given!r} has `...` before its end: only the last word can be `...`")
     if any(isinstance(word, str) and "\0" in word for word in fixed):
-        raise ValueError(f"no argument can hold a NUL: {given!r}")
+        raise ValueError(f"the pattern {given!r} contains a NUL character, which no argument can contain")
     return _Pattern(tuple(word for word in fixed if word is not ...), more, shown)

@@ -1,4 +1,4 @@
-"""What a policy may decide, as values. How each goes over the wire is not known here."""
+"""The decisions of a policy, as values. This module does not know how they are encoded on the wire."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def _words(value: Iterable[str] | None) -> tuple[str, ...] | None:
 
 @attrs.frozen
 class Accept:
-    """Let it happen.
+    """Allow the request.
 
     Attributes:
-        scope: ``"once"``; ``"session"`` so that the server does not ask about the same thing again in this thread;
-            ``"always"``, which only the approval of an MCP tool may offer, so that the server remembers it for good.
-        exec_policy: For a command: the first words of commands that the server shall not ask about any more, in any
-            thread. It writes them into ``$CODEX_HOME/rules``.
-        content: For a form: its fields.
-        rule: What in the policy led to it; for the audit alone.
+        scope: ``"once"`` covers this request only. With ``"session"`` the server does not ask about the same thing again
+            in this thread. With ``"always"``, which only approvals of MCP tools offer, the server stores the approval.
+        exec_policy: The first words of commands that the server no longer asks about, in any thread. Only for commands.
+            The server writes them to ``$CODEX_HOME/rules``.
+        content: The fields of a form. Only for forms.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     scope: Literal["once", "session", "always"] = attrs.field(
@@ -54,12 +54,12 @@ class Accept:
 
 @attrs.frozen
 class Decline:
-    """Refuse; the agent is told so, and the turn goes on.
+    """Refuse the request; the agent is notified, and the turn continues.
 
     Attributes:
-        reason: Why. Only legacy approvals and tool calls carry it to the agent: to tell it otherwise, steer the turn as
-            well.
-        rule: What in the policy led to it; for the audit alone.
+        reason: The reason. The protocol passes it to the agent only for legacy approvals and tool calls; in other cases,
+            steer the turn to explain the refusal.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     reason: str | None = None
@@ -68,10 +68,10 @@ class Decline:
 
 @attrs.frozen
 class Cancel:
-    """Refuse and interrupt the turn that asks.
+    """Refuse the request and interrupt its turn.
 
     Attributes:
-        rule: What in the policy led to it; for the audit alone.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     rule: str | None = _rule()
@@ -79,12 +79,12 @@ class Cancel:
 
 @attrs.frozen
 class NetworkRule:
-    """Settle a command's wish to reach a host by a rule that lasts.
+    """Allow or deny a host permanently, in response to a command that wants to reach it.
 
     Attributes:
         host: The host.
         action: ``"allow"`` or ``"deny"``.
-        rule: What in the policy led to it; for the audit alone.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     host: str
@@ -94,13 +94,13 @@ class NetworkRule:
 
 @attrs.frozen
 class Grant:
-    """Grant some of the permissions that were asked for.
+    """Grant some of the requested permissions.
 
     Attributes:
-        permissions: What is granted.
-        scope: For this turn, or for the session.
-        strict_auto_review: Have the server review each later command of the turn; ``None`` leaves it as it is.
-        rule: What in the policy led to it; for the audit alone.
+        permissions: The permissions to grant.
+        scope: Whether they last for the turn or for the session.
+        strict_auto_review: Whether the server reviews each later command of the turn; ``None`` leaves this unchanged.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     permissions: wire.GrantedPermissionProfile
@@ -118,8 +118,8 @@ class Answers:
     """Answers to the agent's questions.
 
     Attributes:
-        answers: What was chosen or typed, by the question's id.
-        rule: What in the policy led to it; for the audit alone.
+        answers: The chosen or typed answers, by the question's id.
+        rule: The part of the policy that led to this decision; recorded in the audit, never sent.
     """
 
     answers: Mapping[str, tuple[str, ...]] = attrs.field(converter=_answers, repr=False)
@@ -128,12 +128,12 @@ class Answers:
 
 @attrs.frozen(kw_only=True)
 class AuthTokens:
-    """Fresh tokens for an account whose tokens the application manages.
+    """New tokens for an account whose tokens the application manages.
 
     Attributes:
-        access_token: The token.
-        account_id: The account or workspace it is for.
-        plan_type: Its plan, if known.
+        access_token: The access token.
+        account_id: The id of the account or workspace.
+        plan_type: The plan of the account, if known.
     """
 
     access_token: str = attrs.field(repr=False)
@@ -146,7 +146,7 @@ class Attestation:
     """An attestation of this client.
 
     Attributes:
-        token: The token, as the server's operator expects it.
+        token: The token, in the form that the server's operator expects.
     """
 
     token: str = attrs.field(repr=False)
@@ -154,7 +154,7 @@ class Attestation:
 
 @attrs.frozen
 class CurrentTime:
-    """The time.
+    """The current time.
 
     Attributes:
         unix_seconds: Whole seconds since the epoch.
@@ -165,11 +165,11 @@ class CurrentTime:
 
 @attrs.frozen
 class Abstain:
-    """Leave it to the next policy out; if all abstain, the request is denied."""
+    """Leave the request to the next policy; if all policies abstain, it is denied."""
 
 
 Decision: TypeAlias = Accept | Decline | Cancel | Abstain
-"""What fits every approval."""
+"""The decisions that fit every kind of approval."""
 
 CommandDecision: TypeAlias = Decision | NetworkRule
 PermissionsDecision: TypeAlias = Decision | Grant
@@ -179,13 +179,13 @@ AuthRefreshDecision: TypeAlias = AuthTokens | Decline | Cancel | Abstain
 AttestationDecision: TypeAlias = Attestation | Decline | Cancel | Abstain
 CurrentTimeDecision: TypeAlias = CurrentTime | Decline | Cancel | Abstain
 UnknownDecision: TypeAlias = "Mapping[str, wire.JSON] | Decline | Cancel | Abstain"
-"""The result, as a JSON object, or a refusal."""
+"""The result as a JSON object, or a refusal."""
 
 ToolCallDecision: TypeAlias = ToolResult | Decline | Cancel | Abstain
 AnyDecision: TypeAlias = (
     Decision | NetworkRule | Grant | Answers | AuthTokens | Attestation | CurrentTime | ToolResult
 )
-"""Whatever a policy may decide."""
+"""Every decision that a policy can make."""
 
 
 def accept(
@@ -194,36 +194,36 @@ def accept(
     exec_policy: Iterable[str] | None = None,
     content: Mapping[str, wire.JSON] | None = None,
 ) -> Accept:
-    """Let it happen. See :class:`Accept`.
+    """Allow the request. See :class:`Accept`.
 
     Raises:
-        TypeError: ``exec_policy`` is one text, and no list of words.
+        TypeError: ``exec_policy`` is a bare string instead of a list of words.
     """
     return Accept(scope, exec_policy=exec_policy, content=content)
 
 
 def decline(reason: str | None = None) -> Decline:
-    """Refuse; the turn goes on. See :class:`Decline`."""
+    """Refuse the request; the turn continues. See :class:`Decline`."""
     return Decline(reason)
 
 
 def cancel() -> Cancel:
-    """Refuse and interrupt the turn that asks."""
+    """Refuse the request and interrupt its turn. See :class:`Cancel`."""
     return Cancel()
 
 
 def abstain() -> Abstain:
-    """Leave it to the next policy out."""
+    """Leave the request to the next policy. See :class:`Abstain`."""
     return Abstain()
 
 
 def network_rule(host: str, action: Literal["allow", "deny"] = "allow") -> NetworkRule:
-    """Allow or deny a host for good. See :class:`NetworkRule`."""
+    """Allow or deny a host permanently. See :class:`NetworkRule`."""
     return NetworkRule(host, action)
 
 
 def answers(given: Mapping[str, str | Iterable[str]]) -> Answers:
-    """Answer the agent's questions, by their ids: ``answers({"colour": "Blue", "sizes": ["S", "M"]})``."""
+    """Answer the agent's questions by id, as in ``answers({"color": "Blue", "sizes": ["S", "M"]})``."""
     return Answers(given)
 
 
@@ -235,17 +235,18 @@ def grant(
     scope: Literal["turn", "session"] = "turn",
     strict_auto_review: bool | None = None,
 ) -> Grant:
-    """Grant these permissions; :func:`accept` grants what was asked for.
+    """Grant these permissions. Use :func:`accept` to grant all requested permissions.
 
     Args:
-        read: Paths that may be read. Relative ones are below the present working directory, and ``~`` is the home directory.
-        write: Paths that may be written, likewise.
-        network: Whether the network may be reached.
-        scope: For this turn, or for the session.
+        read: Paths to allow reading. Relative paths are resolved against the current working directory, and a leading
+            ``~`` is the home directory.
+        write: Paths to allow writing, in the same form.
+        network: Whether to allow network access.
+        scope: Whether the grant lasts for the turn or for the session.
         strict_auto_review: See :class:`Grant`.
 
     Raises:
-        TypeError: ``read`` or ``write`` is one text, and no list of paths.
+        TypeError: ``read`` or ``write`` is a bare string instead of a list of paths.
         ValueError: A path begins with ``~``, and the home directory is unknown.
     """
     import os

@@ -1,4 +1,4 @@
-"""The ready-made policy for git: owns which invocations run no program that the repository names."""
+"""The built-in policy for git. It defines which invocations run no program named in the repository's configuration."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 PREFIX: Final = (
     "env",
-    # Git fetches missing objects of a partial clone, by a program or a URL of the repository's choice. This variable
-    # outranks `protocol.*.allow`, which the repository can set for protocols that nobody here has heard of.
+    # In a partial clone, git fetches missing objects with a program or from a URL that the repository chooses. This
+    # variable takes precedence over `protocol.*.allow`, which the repository can set for any protocol.
     "GIT_ALLOW_PROTOCOL=none",
     "git",
     "--no-pager",  # core.pager, pager.*
     "-c",
-    "core.fsmonitor=false",  # runs whenever the index is read, even by `git log -p`
+    "core.fsmonitor=false",  # runs each time the index is read, even in `git log -p`
     "-c",
-    "core.hooksPath=/dev/null",  # reading history runs no hooks in git 2.39, nor an external diff that nobody asked for
+    "core.hooksPath=/dev/null",  # a precaution: in git 2.39, reading history runs no hooks
     "-c",
     "log.showSignature=false",  # gpg.program
     "-c",
-    "format.pretty=medium",  # a format with %G runs gpg.program, too
+    "format.pretty=medium",  # a format with %G also runs gpg.program
 )
-"""What is on the command line outranks the configuration of the repository."""
+"""Options on the command line take precedence over the configuration of the repository."""
 
 _SUFFIX: Final = ("--no-ext-diff", "--no-textconv", "--submodule=short")
-"""Diff drivers have names of the repository's choice, so no setting reaches them. Within a submodule, git reads the
-configuration of the submodule without what is on the command line."""
+"""The repository chooses the names of diff drivers, so no setting can disable them all. Within a submodule, git applies
+the submodule's configuration without the options on the command line."""
 
 _DIFF: Final = r"--|-p|--patch|-r|-U\d+|--stat|--name-only|--name-status"
 _LOG: Final = (
@@ -52,19 +52,19 @@ _SUBCOMMANDS: Final[dict[str, tuple[tuple[str, ...], re.Pattern[str]]]] = {
     "ls-tree": ((), re.compile("--|-r|-t|-l|--name-only")),
     "rev-parse": ((), re.compile("--|--verify|--short|--abbrev-ref|--show-toplevel")),
 }
-"""What is written behind each, and the options that it may have. All of them read objects and never the files of the working
-tree: to compare those, git runs the ``filter`` programs of the repository, and nothing switches them off."""
+"""The required suffix and the allowed options of each subcommand. All of them read objects, never files in the working
+tree: to compare those, git runs the ``filter`` programs of the repository, and no option disables them."""
 
 
 def git_command(subcommand: str, *arguments: str) -> str:
-    """Return the command line of a git command as :func:`allow_git` accepts it, to show an agent how to write it.
+    """Return the command line of a git command in the form that :func:`allow_git` accepts, for the agent's instructions.
 
     Args:
-        subcommand: One of those that :func:`allow_git` knows.
-        arguments: Its arguments.
+        subcommand: A subcommand that :func:`allow_git` supports.
+        arguments: Arguments of the subcommand.
 
     Raises:
-        ValueError: It is none of them.
+        ValueError: The subcommand is not supported.
     """
     import shlex
 
@@ -77,30 +77,33 @@ def allow_git(
 ) -> Policy:
     """Create a policy that accepts git commands that read history, and abstains from everything else.
 
-    A repository that an agent can write to names programs in its configuration, and plain ``git status`` or ``git log`` runs
-    them, outside the sandbox once it is accepted. So a command is accepted only in the form of :func:`git_command`, which
-    switches them off, followed by options that are known to read only, and by revisions and paths. Show the agent the form::
+    An agent that can write to a repository can name programs in its configuration. An ordinary ``git status`` or
+    ``git log`` runs those programs, outside the sandbox once the command is accepted. This policy therefore accepts only
+    the form that :func:`git_command` returns, which disables them, followed by options that only read, revisions and
+    paths. Tell the agent to use this form::
 
         line = git_command("log")
-        thread = await codex.thread_start(developer_instructions=f"Outside the sandbox, run `{line} …`, in place of `git log`.")
+        thread = await codex.thread_start(developer_instructions=f"Outside the sandbox, run `{line} …` instead of `git log`.")
 
-    ``status``, ``diff``, ``blame`` and whatever else reads the working tree are refused: they run the filters that the
-    repository names, and git cannot be told not to. In its sandbox the agent runs them without asking.
+    The policy abstains from ``status``, ``diff``, ``blame`` and other subcommands that read the working tree: they run
+    the filters named in the repository's configuration, and git has no option that disables filters. The agent can run
+    these subcommands in its sandbox without approval.
 
-    Limits: it finds ``env`` and ``git`` on the ``PATH`` of the shell, and trusts the configuration of the user and the system.
-    Objects may come from other repositories on the machine, by ``objects/info/alternates``. Verified with git 2.39.
+    Limits: the shell looks up ``env`` and ``git`` on its ``PATH``, and git trusts the configuration of the user and the
+    system. The repository can read objects of other repositories on the machine through ``objects/info/alternates``.
+    Verified with git 2.39.
 
     Args:
-        subcommands: Some of ``log``, ``show``, ``diff-tree``, ``ls-tree`` and ``rev-parse``.
+        subcommands: One or more of ``log``, ``show``, ``diff-tree``, ``ls-tree`` and ``rev-parse``.
         cwd_below: As in :func:`allow_commands`.
-        name: By which the audit calls it.
+        name: The policy's name in audit records.
 
     Raises:
-        ValueError: A subcommand is none of them, or none is given; or as in :func:`allow_commands`.
+        ValueError: A subcommand is not supported, or none is given; or as in :func:`allow_commands`.
         OSError: As in :func:`allow_commands`.
     """
     if not subcommands:
-        raise ValueError(f"name the git commands to accept: {', '.join(_SUBCOMMANDS)}")
+        raise ValueError(f"allow_git needs at least one subcommand of: {', '.join(_SUBCOMMANDS)}")
     known = {subcommand: _known(subcommand) for subcommand in subcommands}
     directory = None if cwd_below is None else Roots([cwd_below])
 
@@ -126,6 +129,6 @@ def _known(subcommand: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
         return _SUBCOMMANDS[subcommand]
     except KeyError:
         raise ValueError(
-            f"git {subcommand} may run programs that the repository names; allow_git knows {', '.join(_SUBCOMMANDS)}. "
-            "What else reads, the agent can run in its sandbox, without asking."
+            f"git {subcommand} is not supported, because it may run programs named in the repository's configuration; "
+            f"supported are {', '.join(_SUBCOMMANDS)}. The agent can run other subcommands in its sandbox without approval."
         ) from None

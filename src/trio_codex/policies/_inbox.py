@@ -1,4 +1,4 @@
-"""A policy that keeps requests until somebody answers them: owns what is open, and who has been told of it."""
+"""A policy that queues requests until the application answers them. It owns the open requests and their delivery."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
+from trio_codex._core.arguments import described
 from trio_codex.errors import RequestAnswered, RequestWithdrawn
 from trio_codex.policies._decisions import (
     Accept,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from trio_codex.policies._requests import Request
 
 FOR_PEOPLE: Final = ("command", "file_change", "permissions", "user_input", "elicitation")
-"""What somebody may be asked. The other kinds are for programs."""
+"""The kinds of request that a person can answer. The other kinds need a program."""
 
 _FITTING: Final[Mapping[str, Any]] = types.MappingProxyType(
     {
@@ -51,14 +52,14 @@ _FITTING: Final[Mapping[str, Any]] = types.MappingProxyType(
 
 
 class Pending:
-    """A request that waits for an answer, from any task and in any order.
+    """A request that is waiting for an answer. Any task may answer it, and requests may be answered in any order.
 
-    Do not make one; an :class:`Inbox` gives them.
+    An :class:`Inbox` creates these objects; do not create them yourself.
 
     Attributes:
-        kind: The kind of request, by the name of the policy's callback.
-        request: What is asked.
-        asked_at: When, on Trio's clock.
+        kind: The kind of request: the name of the policy's callback.
+        request: The request.
+        asked_at: Trio time at which the request arrived.
     """
 
     def __init__(self, kind: str, request: Request) -> None:
@@ -66,26 +67,26 @@ class Pending:
         self.request: Final = request
         self.asked_at: Final = trio.current_time()
         self._decision: AnyDecision | None = None
-        self._given = trio.Event()
+        self._answered = trio.Event()
         self._settled = trio.Event()
         self._withdrawn = False
 
     def __repr__(self) -> str:
-        state = "withdrawn" if self._withdrawn else "waits" if self._decision is None else "answered"
+        state = "withdrawn" if self._withdrawn else "waiting" if self._decision is None else "answered"
         return f"<Pending {self.kind}: {state}>"
 
     @property
     def withdrawn(self) -> bool:
-        """Whether nobody waits for an answer any more, without having been given one."""
+        """Whether the request was withdrawn before it was answered."""
         return self._withdrawn
 
     @property
     def decision(self) -> AnyDecision | None:
-        """What was answered; ``None`` so far, or if it was withdrawn."""
+        """The decision; ``None`` while the request is waiting, or if it was withdrawn."""
         return None if self._withdrawn else self._decision
 
     async def wait_settled(self) -> None:
-        """Wait until it is answered or withdrawn. A checkpoint."""
+        """Wait until the request is answered or withdrawn. A checkpoint."""
         await self._settled.wait()
 
     async def accept(
@@ -95,38 +96,38 @@ class Pending:
         exec_policy: Iterable[str] | None = None,
         content: Mapping[str, wire.JSON] | None = None,
     ) -> None:
-        """Let it happen, as :func:`accept` says. Raises what :meth:`answer` raises."""
+        """Allow the request, as :func:`accept` does. Raises the same exceptions as :meth:`answer`."""
         await self.answer(Accept(scope, exec_policy=exec_policy, content=content))
 
     async def decline(self, reason: str | None = None) -> None:
-        """Refuse; the turn goes on. Raises what :meth:`answer` raises."""
+        """Refuse the request; the turn continues. Raises the same exceptions as :meth:`answer`."""
         await self.answer(Decline(reason))
 
     async def cancel(self) -> None:
-        """Refuse and interrupt the turn that asks. Raises what :meth:`answer` raises."""
+        """Refuse the request and interrupt its turn. Raises the same exceptions as :meth:`answer`."""
         await self.answer(Cancel())
 
     async def answer(self, decision: AnyDecision) -> None:
-        """Answer with a decision. :func:`abstain` leaves it to the next policy out.
+        """Answer the request with a decision. :func:`abstain` leaves the request to the next policy.
 
-        A checkpoint; if it is cancelled there, nothing has been answered. Once it returns, the decision was taken while the
-        request was still open.
+        A checkpoint. If this is cancelled, the request is not answered. If this returns, the request was still open when
+        the decision was made.
 
         Raises:
-            TypeError: The decision does not fit this kind of request. It can still be answered.
-            RequestWithdrawn: The request was withdrawn first: the decision counts for nothing.
-            RequestAnswered: Somebody was faster.
+            TypeError: The decision does not fit this kind of request, which can still be answered.
+            RequestWithdrawn: The request was withdrawn first, so the decision has no effect.
+            RequestAnswered: The request was already answered.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         if not isinstance(decision, _FITTING[self.kind]):
-            raise TypeError(f"{type(decision).__name__} is no decision on a {self.kind} request")
+            raise TypeError(f"cannot answer a {self.kind} request with {described(decision)}")
         if self._withdrawn:
             raise self._error(RequestWithdrawn)
         if self._decision is not None:
             raise self._error(RequestAnswered)
         self._decision = decision
-        self._given.set()
-        # The callback has been woken by that, or by its cancellation; which of them it was is known when it has run.
+        self._answered.set()
+        # The callback is now awake, because of this event or because it was cancelled. Wait until it reports which.
         with trio.CancelScope(shield=True):
             await self._settled.wait()
         if self._withdrawn:
@@ -138,11 +139,11 @@ class Pending:
         return error(self.kind, thread_id, turn_id)
 
     async def wait_decision(self) -> AnyDecision:
-        """Wait for the decision, in the callback of the inbox alone: if this is cancelled, the request is withdrawn."""
+        """Wait for the decision. Only for the inbox's callback: if this is cancelled, the request counts as withdrawn."""
         taken = False
         try:
-            await self._given.wait()
-            # Woken by the answer, and cancelled before it ran: then the answer goes nowhere.
+            await self._answered.wait()
+            # The callback may be cancelled after the answer woke it and before it runs; the answer is then not sent.
             await trio.lowlevel.checkpoint_if_cancelled()
             taken = True
         finally:
@@ -152,80 +153,82 @@ class Pending:
         return self._decision
 
 
-class _Box:
-    """What an inbox holds. Apart from it, so that its callbacks do not hold the inbox."""
+class _InboxState:
+    """The state of an inbox. A separate object, so that the callbacks hold no reference to the inbox."""
 
     def __init__(self) -> None:
         self.open: dict[Pending, None] = {}
-        self.untold: dict[Pending, None] = {}
+        self.undelivered: dict[Pending, None] = {}
         self.consumers = trio.lowlevel.ParkingLot()
 
     async def ask(self, kind: str, request: Any) -> AnyDecision:
         pending = Pending(kind, request)
-        self.open[pending] = self.untold[pending] = None
+        self.open[pending] = self.undelivered[pending] = None
         self.consumers.unpark()
         try:
             return await pending.wait_decision()
         finally:
             del self.open[pending]
-            self.untold.pop(pending, None)
+            self.undelivered.pop(pending, None)
 
 
 class Inbox(Policy):
-    """A policy that keeps requests until somebody answers them, for as long as that takes.
+    """A policy that queues requests until the application answers them. It has no timeout.
 
-    It is used like any other policy, and iterated over by whoever answers::
+    Pass it like any other policy, and iterate over it in the task that answers::
 
         inbox = Inbox()
         async with open_codex(policy=inbox) as codex, trio.open_nursery() as nursery:
             nursery.start_soon(show_requests, inbox)  # async for pending in inbox: ...
 
-    The iteration gives each :class:`Pending` request once, in the order in which they came; several tasks may iterate at
-    the same time, and share them. It never ends by itself: leave it by ``break``, or by cancelling it. Nothing is lost by
-    that: what nobody has been given yet stays for the next. A request that is withdrawn before it was given to anybody is
-    left out; one that is withdrawn later says so.
+    The iteration yields each :class:`Pending` request once, in order of arrival. Several tasks may iterate at the same
+    time; each request goes to one of them. The iteration never ends by itself: use ``break`` or cancel it. Requests that
+    were not delivered then stay in the queue for the next iteration. A request that is withdrawn before delivery is
+    skipped; one that is withdrawn later has :attr:`Pending.withdrawn` set.
 
-    Nothing has to be answered: what is open when its turn ends is withdrawn with it. A deadline is given by
-    :func:`with_timeout`.
+    Requests may be left unanswered: the end of a turn withdraws its open requests. Use :func:`with_timeout` to set a
+    timeout.
 
     Args:
-        kinds: The kinds of requests to keep, by the names of the callbacks; by default those that people can answer. The
-            others are left to the next policy out.
-        name: By which the audit calls it.
+        kinds: The kinds of request to queue, by the names of the callbacks; by default those that a person can answer.
+            All other kinds are left to the next policy.
+        name: The policy's name in audit records.
 
     Raises:
-        ValueError: There is no such kind.
+        ValueError: A kind does not exist.
     """
 
-    __slots__ = ("_box",)
-    _box: _Box
+    __slots__ = ("_state",)
+    _state: _InboxState
 
     def __init__(self, *, kinds: Iterable[str] = FOR_PEOPLE, name: str = "inbox") -> None:
-        box = _Box()
+        state = _InboxState()
         wanted = tuple(kinds)
         if unknown := set(wanted).difference(_FITTING):
-            raise ValueError(f"there are no such kinds of requests: {', '.join(sorted(unknown))}")
-        callbacks: dict[str, Any] = {kind: functools.partial(box.ask, kind) for kind in wanted}
+            raise ValueError(
+                f"Inbox: unknown kinds of request: {', '.join(sorted(unknown))}; known are {', '.join(_FITTING)}"
+            )
+        callbacks: dict[str, Any] = {kind: functools.partial(state.ask, kind) for kind in wanted}
         super().__init__(name=name, **callbacks)
-        object.__setattr__(self, "_box", box)
+        object.__setattr__(self, "_state", state)
 
     def __repr__(self) -> str:
-        return f"<Inbox {self.name!r}: {len(self._box.open)} pending>"
+        return f"<Inbox {self.name!r}: {len(self._state.open)} pending>"
 
     @property
     def pending(self) -> tuple[Pending, ...]:
-        """What is open now, given out already or not, in the order in which it was asked."""
-        return tuple(self._box.open)
+        """The open requests, delivered or not, in order of arrival."""
+        return tuple(self._state.open)
 
     def __aiter__(self) -> Inbox:
         return self
 
     async def __anext__(self) -> Pending:
-        """Wait for the next request that nobody was given. A checkpoint; if cancelled, nothing was taken."""
+        """Wait for the next undelivered request. A checkpoint; cancellation loses no request."""
         await trio.lowlevel.checkpoint()
-        box = self._box
-        while not box.untold:
-            await box.consumers.park()
-        pending = next(iter(box.untold))
-        del box.untold[pending]
+        state = self._state
+        while not state.undelivered:
+            await state.consumers.park()
+        pending = next(iter(state.undelivered))
+        del state.undelivered[pending]
         return pending

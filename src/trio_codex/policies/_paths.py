@@ -1,4 +1,4 @@
-"""The ready-made policy for paths: what may be changed, and which permissions are granted. Knows no commands."""
+"""The built-in policy for paths: which files may be changed, and which permissions are granted. Knows no commands."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ if TYPE_CHECKING:
 
 
 LONGEST_CHAIN: Final = 40
-"""Links that are followed for one path: as many as Linux follows."""
+"""Maximum number of symbolic links to follow in one path; Linux has the same limit."""
 
 
 class Roots:
-    """Directories or files, as they were when this was made, and the question what lies below them.
+    """Directories or files, resolved when this object is created, and a test for paths below them.
 
-    Each is resolved once. What has become a link since then, be it a root, a directory above it or one in it, leads away
-    from the root like any other link does.
+    Each root is resolved once. If a root, or a directory above or below it, is later replaced by a symbolic link, paths
+    through this link are outside the root unless its target is inside.
 
     Args:
-        paths: Relative ones are below the present working directory, and ``~`` is the home directory.
+        paths: The roots. Relative paths are resolved against the current working directory, and a leading ``~`` is the
+            home directory.
 
     Raises:
-        OSError: A path leads through a loop of links, or a directory that this process may not search.
-        ValueError: It begins with ``~``, and the home directory is unknown.
+        OSError: A path contains a loop of symbolic links, or a directory that this process may not search.
+        ValueError: A path begins with ``~``, and the home directory is unknown.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -50,14 +51,14 @@ class Roots:
         return bool(self._roots)
 
     def hold(self, path: str | None, cwd: str | None = None) -> bool:
-        """Return whether a path is one of these, or below one, however it is read.
+        """Return whether a path is one of the roots or below one, under every interpretation of the path.
 
-        Symbolic links are followed as they are now, also above what does not exist yet. The way to the path has to be below
-        as well as what it leads to: to delete a link changes the directory that it is in.
+        Symbolic links are followed as they are now, including those in the existing part of a path to a new file. Both
+        the path and the target of a link must be below a root: deleting a link changes the directory that contains it.
 
         Args:
             path: The path.
-            cwd: The directory that relative ones are below; without it they are below nothing.
+            cwd: The directory that relative paths are resolved against; without it, the result for them is ``False``.
         """
         if not path or "\0" in path:
             return False
@@ -65,23 +66,23 @@ class Roots:
             if cwd is None or not os.path.isabs(cwd):
                 return False
             path = os.path.join(cwd, path)
-        # Whoever opens it may take `..` out before following links, or after.
+        # A program may remove `..` before it follows links, or after.
         readings = (path, os.path.normpath(path))
         try:
             places = {place for reading in readings for place in (_resolved(reading), _entry(reading))}
         except OSError:
-            return False  # where it leads cannot be known
+            return False  # the target is unknown
         return all(any(_is_below(place, root) for root in self._roots) for place in places)
 
 
 def _resolved(path: str) -> str:
-    """Follow every link of an absolute path as far as it exists.
+    """Follow every symbolic link in the existing part of an absolute path.
 
-    ``os.path.realpath`` takes what it cannot look at for no link, and follows those of ``/proc``, which lead elsewhere in
-    each process.
+    ``os.path.realpath`` cannot be used: it treats links that it cannot read as ordinary files, and it follows links in
+    ``/proc``, whose targets differ between processes.
 
     Raises:
-        OSError: It leads through a loop, a directory that may not be searched, or a link in ``/proc``.
+        OSError: The path contains a loop, a directory that this process may not search, or a link in ``/proc``.
     """
     drive, tail = os.path.splitdrive(path)
     at = drive + os.sep
@@ -112,11 +113,11 @@ def _resolved(path: str) -> str:
 
 
 _NO_LINK: Final = frozenset({errno.EINVAL, errno.ENOENT, errno.ENOTDIR})
-"""What reading a link says of what is none, or is not there."""
+"""Errors of ``readlink`` for a path that is not a link or does not exist."""
 
 
 def _entry(path: str) -> str:
-    """Follow all links but the last."""
+    """Follow all symbolic links except the last component."""
     parent, name = os.path.split(path.rstrip(os.sep) or os.sep)
     return _resolved(path) if name in ("", os.curdir, os.pardir) else os.path.join(_resolved(parent), name)
 
@@ -133,34 +134,35 @@ def allow_paths(
     read: Iterable[str | os.PathLike[str]] = (),
     name: str = "allow_paths",
 ) -> Policy:
-    """Make a policy that lets files below these roots be changed, and abstains from everything else.
+    """Create a policy that allows changes to files below these roots, and abstains from everything else.
 
-    A change of files is accepted, once, if every path in it, moves included, is below one of the roots after ``..`` and
-    symbolic links have been followed. One that does not say what it changes is not, and neither is one that asks for a
-    directory outside to write to for the rest of the session.
+    A file change is accepted once if every path in it, including the targets of moves, is below one of the roots after
+    ``..`` and symbolic links have been resolved. The policy abstains if the request does not list its changes, or asks to
+    write to a directory outside the roots for the rest of the session.
 
-    Of the permissions that are asked for, those to read and to write below the roots are granted, for the turn; if there are
-    none, it abstains. Patterns and special paths are never granted, and neither is the network. What is forbidden along the
-    way stays forbidden.
+    Of the requested permissions, those to read and write below the roots are granted, for the turn. If there are none, the
+    policy abstains. Glob patterns, special paths and network access are never granted. Denied paths within a grant stay
+    denied.
 
-    The roots are resolved when the policy is made, and keep what they meant then. If a root, or a directory above it, is a
-    link later and was none then, what lies behind that link is not below the root.
+    The roots are resolved when the policy is created. If a root, or a directory above it, is later replaced by a symbolic
+    link, paths through this link are not below the root.
 
-    Limits: links in a requested path are resolved when the server asks. One that is put in place between that and the change
-    leads elsewhere. Hard links and mounts are not seen. The policy reads the file system of this process, so it suits only
-    servers that share it. A path through a link in ``/proc`` is never accepted: it leads elsewhere in each process.
+    Limits: links in a requested path are resolved when the server sends the request; a link that is created between this
+    check and the change is not noticed. Hard links and mounts are not detected. The policy reads the file system of this
+    process, so use it only with servers that share this file system. A path through a link in ``/proc`` is never
+    accepted, because its target differs between processes.
 
-    Resolving makes calls of the file system that block: microseconds on a local disk, as long as the mount likes on a network.
+    Resolving a path blocks: for microseconds on a local disk, and for as long as the file system takes on a network mount.
 
     Args:
-        roots: Directories, or single files. Relative ones are below the present working directory, and a leading ``~`` is
-            the home directory.
-        read: Where else permission to read is granted.
-        name: By which the audit calls it.
+        roots: Directories, or single files. Relative paths are resolved against the current working directory, and a
+            leading ``~`` is the home directory.
+        read: Further paths for which to grant read permission.
+        name: The policy's name in audit records.
 
     Raises:
-        TypeError: ``read`` is one text, and no list of paths.
-        OSError: A root leads through a loop of links, or a directory that this process may not search.
+        TypeError: ``read`` is a bare string instead of a list of paths.
+        OSError: A root contains a loop of symbolic links, or a directory that this process may not search.
         ValueError: A root begins with ``~``, and the home directory is unknown.
     """
     writable = Roots(roots)
@@ -186,7 +188,7 @@ def allow_paths(
 
 
 def _changed(request: FileChangeRequest) -> Iterator[str]:
-    """Give every path that a request is about; an empty one, which is below nothing, where that is not known."""
+    """Yield every path that a request changes; for an unknown kind of change, an empty path, which is below no root."""
     if request.changes and request.grant_root is not None:
         yield request.grant_root
     for change in request.changes:
@@ -203,7 +205,7 @@ def _changed(request: FileChangeRequest) -> Iterator[str]:
 def _granted(
     files: wire.AdditionalFileSystemPermissions, readable: Roots, writable: Roots, cwd: str
 ) -> wire.AdditionalFileSystemPermissions | None:
-    """Give the part that may be granted, with all that is forbidden in it; ``None`` if that is nothing."""
+    """Return the permissions to grant, with all requested denials; ``None`` if there are none to grant."""
     entries = _entries(files)
     roots = {wire.FileSystemAccessMode.read: readable, wire.FileSystemAccessMode.write: writable}
     allowed = [

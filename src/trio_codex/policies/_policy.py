@@ -1,4 +1,4 @@
-"""The policy itself: one callback for each kind of request, and the simplest of them."""
+"""The policy class, with one callback for each kind of request, and the simplest policies."""
 
 from __future__ import annotations
 
@@ -57,27 +57,28 @@ UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecisio
 
 @attrs.frozen(kw_only=True)
 class Policy:
-    """Callbacks that decide, one for each kind of request; ``None`` leaves it to the next policy out.
+    """Callbacks that decide on requests, one for each kind; ``None`` leaves the kind to the next policy.
 
-    A callback that raises, or returns what is no decision, denies the request and ends its turn with ``PolicyError``; for
-    ``tool_call`` that is a failed tool call instead, and the turn goes on.
+    If a callback raises, or returns a value that is not a decision, the request is denied and its turn ends with
+    ``PolicyError``. For ``tool_call``, the tool call fails instead and the turn continues.
 
     Attributes:
-        name: By which the audit calls it; by default its callbacks go by their own names.
-        command: Decides on commands, those of the legacy ``execCommandApproval`` too.
-        file_change: Decides on file changes, those of the legacy ``applyPatchApproval`` too.
+        name: The policy's name in audit records; by default the names of its callbacks.
+        command: Decides on commands, including those of the legacy ``execCommandApproval``.
+        file_change: Decides on file changes, including those of the legacy ``applyPatchApproval``.
         permissions: Decides on permissions beyond the sandbox.
-        user_input: Answers questions of the agent.
-        elicitation: Answers questions of MCP servers, and decides on calls of their tools.
-        tool_call: Carries out calls of dynamic tools that are not among the ``tools`` of the thread or the client.
-        auth_refresh: Gives fresh tokens. Without one, the server gets an error: there is no denial in the protocol.
-        attestation: Attests this client; likewise.
-        current_time: Tells the time; likewise.
-        unknown: Answers requests of methods that this version does not know, with the result as a JSON object. Without one,
-            the server gets the JSON-RPC error "method not found".
+        user_input: Answers the agent's questions to the user.
+        elicitation: Answers questions from MCP servers, and decides on calls of their tools.
+        tool_call: Runs dynamic tools that are not among the ``tools`` of the thread or the client.
+        auth_refresh: Returns new tokens. The protocol has no denial for this: without a callback, the server receives an
+            error.
+        attestation: Attests this client. Without a callback, the server receives an error.
+        current_time: Returns the current time. Without a callback, the server receives an error.
+        unknown: Answers requests whose method this version does not know, with the result as a JSON object. Without a
+            callback, the server receives the JSON-RPC error "method not found".
 
     Raises:
-        TypeError: A callback is not an async function, nor an object with an async ``__call__``.
+        TypeError: A callback is neither an async function nor an object with an async ``__call__``.
     """
 
     name: str | None = None
@@ -97,20 +98,20 @@ class Policy:
             _check_callback(kind, getattr(self, kind))
 
     def __bool__(self) -> bool:
-        """Whether it decides anything."""
+        """Whether the policy has any callback."""
         return any(getattr(self, kind) is not None for kind in KINDS)
 
 
 KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name != "name")
-"""The kinds of requests, by the names of the callbacks."""
+"""The kinds of request: the names of the callbacks."""
 
 
 def _check_callback(kind: str, value: object) -> None:
-    """Refuse what could only fail once the server asks."""
+    """Reject a callback that would fail only when the server sends a request."""
     if value is None or is_async_callable(value):
         return
     if isinstance(value, Policy):
-        hint = f"a policy is used whole, as policy=…; combine several with first_of(…, Policy({kind}=…))"
+        hint = f"pass a policy as policy=…, and combine several with first_of(…, Policy({kind}=…))"
     elif isinstance(value, AnyDecision | Abstain):
         hint = f"write an async function that returns {type(value).__name__}(…)"
     elif inspect.iscoroutine(value):
@@ -121,10 +122,10 @@ def _check_callback(kind: str, value: object) -> None:
 
 
 def check_policies(values: Iterable[object]) -> None:
-    """Check that policies are policies, and not functions or a list.
+    """Check that all values are policies, rather than functions or lists.
 
     Raises:
-        TypeError: One is something else.
+        TypeError: A value is not a policy.
     """
     for value in values:
         check_type(
@@ -136,7 +137,7 @@ def check_policies(values: Iterable[object]) -> None:
 
 
 def name_of(policy: Policy, kind: str) -> str:
-    """Give the name by which an audit calls a callback of a policy: the policy's, else the callback's own."""
+    """Return the name of a callback in audit records: the policy's name, or else the callback's own."""
     callback = getattr(policy, kind)
     return policy.name or getattr(callback, "__qualname__", None) or type(callback).__qualname__
 
@@ -150,7 +151,7 @@ async def _accept_tool(request: ElicitationRequest) -> Accept | Decline:
     await trio.lowlevel.checkpoint()
     if isinstance(request, McpToolApproval):
         return Accept()
-    return Decline("accept_all answers no questions")
+    return Decline("accept_all does not answer questions")
 
 
 async def _decline(_: object) -> Decline:
@@ -165,7 +166,7 @@ async def _system_time(_: CurrentTimeRequest) -> CurrentTime:
 
 async def _no_answer(_: object) -> Decline:
     await trio.lowlevel.checkpoint()
-    return Decline("accept_all answers no questions")
+    return Decline("accept_all does not answer questions")
 
 
 decline_all: Final = Policy(
@@ -181,7 +182,7 @@ decline_all: Final = Policy(
     current_time=_decline,
     unknown=_decline,
 )
-"""Declines everything, without the warning that an unhandled request logs."""
+"""Declines every request, without the warning that is logged when no policy decides."""
 
 accept_all: Final = Policy(
     name="accept_all",
@@ -191,10 +192,10 @@ accept_all: Final = Policy(
     user_input=_no_answer,
     elicitation=_accept_tool,
 )
-"""Accepts whatever the agent asks to be allowed. What stops it then is the sandbox, and nothing where it asks to leave that.
+"""Accepts every approval request. The sandbox is then the only limit, and requests to leave the sandbox are accepted too.
 
-Questions, forms and links have no answer that could be made up: they are declined.
+Questions, forms and links are declined, because accepting them requires an actual answer.
 """
 
 system_clock: Final = Policy(name="system_clock", current_time=_system_time)
-"""Tells the time of this machine."""
+"""Returns the time of this machine's clock."""

@@ -1,4 +1,4 @@
-"""What a policy is asked, as values. How they are read from the wire is not known here."""
+"""The requests that a policy receives, as values. This module does not know how they are decoded from the wire."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class OfThread:
-    """What every request of a thread has.
+    """The attributes that all requests of a thread share.
 
     Attributes:
-        thread_id: The thread that asks; a child agent's is not the one you started.
-        turn_id: The turn that asks; ``None`` where the server did not say.
-        ancestors: For a child agent: the threads above it, the one that spawned it first.
+        thread_id: The id of the requesting thread. A child agent has its own thread.
+        turn_id: The id of the requesting turn; ``None`` if the server did not report it.
+        ancestors: The threads above a child agent, starting with the one that spawned it; empty for other threads.
     """
 
     thread_id: str
@@ -29,21 +29,22 @@ class OfThread:
 
 @attrs.frozen(kw_only=True)
 class CommandRequest(OfThread):
-    """The agent wants to run a command that it may not run by itself.
+    """The agent wants to run a command that needs approval.
 
-    What is shown here is what the server says it is going to run; it does not pin the files that the command reads.
+    The request describes the command as the server reports it. The files that the command reads may still change before
+    it runs.
 
     Attributes:
-        item_id: The item of the command.
-        command: The command line, as a shell would take it; ``None`` if the server did not say.
-        cwd: Where it would run.
-        reason: Why, in the agent's words.
-        input_to_terminal: Whether this is about input to a terminal that runs already.
-        network: The host that the command wants to reach, where the request is about that alone.
+        item_id: The id of the command's item.
+        command: The command line, in shell syntax; ``None`` if the server did not report it.
+        cwd: The working directory of the command.
+        reason: The agent's justification.
+        input_to_terminal: Whether the request is for input to a running terminal.
+        network: The host that the command wants to reach, if the request is only for network access.
         proposed_exec_policy: The rule that the server proposes for ``accept(exec_policy=…)``.
         proposed_network_rules: The rules that the server proposes for :class:`NetworkRule`.
-        additional_permissions: What it wants beyond the sandbox.
-        params: Everything the server said.
+        additional_permissions: The permissions that the command needs beyond the sandbox.
+        params: The parameters as the server sent them.
     """
 
     item_id: str
@@ -61,7 +62,7 @@ class CommandRequest(OfThread):
 
     @property
     def argv(self) -> tuple[str, ...] | None:
-        """The arguments of the command; ``None`` if there is none, or it cannot be split as a shell would."""
+        """The arguments of the command; ``None`` if there is no command, or its quoting is invalid."""
         import shlex
 
         if self.command is None:
@@ -74,15 +75,15 @@ class CommandRequest(OfThread):
 
 @attrs.frozen(kw_only=True)
 class FileChangeRequest(OfThread):
-    """The agent wants to change files that it may not change by itself.
+    """The agent wants to change files, which needs approval.
 
     Attributes:
-        item_id: The item of the change.
-        cwd: The working directory of its thread, which relative paths are below; ``None`` if it is not known.
-        changes: What would change, by path. The request itself does not say; it is taken from the item.
-        reason: Why, in the agent's words.
+        item_id: The id of the change's item.
+        cwd: The working directory of the thread, which relative paths refer to; ``None`` if unknown.
+        changes: The changes, one for each path. They come from the item, because the server's request omits them.
+        reason: The agent's justification.
         grant_root: A directory below which the server asks to write for the rest of the session.
-        params: Everything the server said.
+        params: The parameters as the server sent them.
     """
 
     item_id: str
@@ -98,11 +99,11 @@ class PermissionsRequest(OfThread):
     """The agent asks for permissions beyond its sandbox.
 
     Attributes:
-        item_id: The item of the request.
-        cwd: The directory that relative paths are below.
-        permissions: What it asks for.
-        reason: Why, in the agent's words.
-        params: Everything the server said.
+        item_id: The id of the request's item.
+        cwd: The directory that relative paths refer to.
+        permissions: The requested permissions.
+        reason: The agent's justification.
+        params: The parameters as the server sent them.
     """
 
     item_id: str
@@ -114,13 +115,13 @@ class PermissionsRequest(OfThread):
 
 @attrs.frozen(kw_only=True)
 class UserInputRequest(OfThread):
-    """The agent asks its user.
+    """The agent has questions for the user.
 
     Attributes:
-        item_id: The item of the questions.
-        questions: The questions; each has an id to answer by, and options to choose from.
-        blocking: Whether the agent waits for the answer.
-        params: Everything the server said.
+        item_id: The id of the questions' item.
+        questions: The questions, each with an id for its answer and the options to choose from.
+        blocking: Whether the agent waits for the answers.
+        params: The parameters as the server sent them.
     """
 
     item_id: str
@@ -131,11 +132,11 @@ class UserInputRequest(OfThread):
 
 @attrs.frozen(kw_only=True)
 class OfMcpServer(OfThread):
-    """What every elicitation has.
+    """The attributes that all elicitations share.
 
     Attributes:
-        server_name: The MCP server that asks, by its name in the configuration.
-        message: What it says.
+        server_name: The name of the MCP server in the configuration.
+        message: The message to the user.
     """
 
     server_name: str
@@ -144,11 +145,11 @@ class OfMcpServer(OfThread):
 
 @attrs.frozen(kw_only=True)
 class FormElicitation(OfMcpServer):
-    """An MCP server asks its user to fill in a form. Accept it with ``accept(content={…})``.
+    """An MCP server asks the user to fill in a form. Accept it with ``accept(content={…})``.
 
     Attributes:
         schema: The JSON Schema of the content.
-        params: Everything the server said.
+        params: The parameters as the server sent them.
     """
 
     schema: wire.JSON = attrs.field(repr=False)
@@ -161,12 +162,12 @@ class FormElicitation(OfMcpServer):
 
 @attrs.frozen(kw_only=True)
 class UrlElicitation(OfMcpServer):
-    """An MCP server asks its user to visit a page. To accept says that the user agreed to, not that it is done.
+    """An MCP server asks the user to visit a page. Accepting means that the user agrees, not that the visit is complete.
 
     Attributes:
-        url: The page.
-        elicitation_id: By which the MCP server knows this elicitation.
-        params: Everything the server said.
+        url: The address of the page.
+        elicitation_id: The MCP server's id for this elicitation.
+        params: The parameters as the server sent them.
     """
 
     url: str = attrs.field(repr=False)
@@ -176,12 +177,12 @@ class UrlElicitation(OfMcpServer):
 
 @attrs.frozen(kw_only=True)
 class VerificationElicitation(OfMcpServer):
-    """An MCP server asks for a proof that its user is there. Accept it with the proof as ``content``.
+    """An MCP server asks for proof that the user is present. Accept it with the proof as ``content``.
 
     Attributes:
-        title: What it is about; the message says more.
-        challenge: What the proof has to answer.
-        params: Everything the server said.
+        title: A title for the request; the message has the details.
+        challenge: The challenge that the proof must answer.
+        params: The parameters as the server sent them.
     """
 
     title: str
@@ -191,14 +192,14 @@ class VerificationElicitation(OfMcpServer):
 
 @attrs.frozen(kw_only=True)
 class McpToolApproval(OfMcpServer):
-    """The agent wants to call a tool of an MCP server. The server asks for this in the shape of an elicitation.
+    """The agent wants to call a tool of an MCP server. The app server sends this request as an elicitation.
 
     Attributes:
-        tool_title: The title of the tool, if it has one; its name is in the message alone.
-        tool_description: What the tool says of itself.
-        arguments: What it would be called with.
-        scopes: The scopes of :class:`Accept` that are offered beside ``"once"``.
-        params: Everything the server said.
+        tool_title: The title of the tool, if it has one. Only the message contains the tool's name.
+        tool_description: The tool's description.
+        arguments: The arguments of the call.
+        scopes: The scopes of :class:`Accept` that are available in addition to ``"once"``.
+        params: The parameters as the server sent them.
     """
 
     tool_title: str | None
@@ -216,11 +217,11 @@ class ToolCallRequest(OfThread):
     """The agent calls a dynamic tool of this client.
 
     Attributes:
-        call_id: The call, and the id of its item.
-        tool: The tool.
-        namespace: Its namespace, if it is in one.
-        arguments: What the agent gives it: any JSON, as models are free to err.
-        params: Everything the server said.
+        call_id: The id of the call and of its item.
+        tool: The name of the tool.
+        namespace: The namespace of the tool, if it has one.
+        arguments: The arguments: any JSON value, because a model may not follow the schema.
+        params: The parameters as the server sent them.
     """
 
     call_id: str
@@ -232,12 +233,12 @@ class ToolCallRequest(OfThread):
 
 @attrs.frozen(kw_only=True)
 class AuthRefreshRequest:
-    """The server needs fresh tokens of an account whose tokens the application manages.
+    """The server needs new tokens for an account whose tokens the application manages.
 
     Attributes:
-        reason: Why.
-        previous_account_id: The account that was used before, if any.
-        params: Everything the server said.
+        reason: Why the server needs them.
+        previous_account_id: The id of the account used before, if any.
+        params: The parameters as the server sent them.
     """
 
     reason: wire.ChatgptAuthTokensRefreshReason | str
@@ -247,10 +248,10 @@ class AuthRefreshRequest:
 
 @attrs.frozen(kw_only=True)
 class AttestationRequest:
-    """The server wants this client to attest what it is.
+    """The server wants this client to attest its identity.
 
     Attributes:
-        params: Everything the server said: nothing so far.
+        params: The parameters as the server sent them; they are empty in this version of the protocol.
     """
 
     params: wire.AttestationGenerateParams = attrs.field(repr=False)
@@ -258,10 +259,10 @@ class AttestationRequest:
 
 @attrs.frozen(kw_only=True)
 class CurrentTimeRequest(OfThread):
-    """The server wants to know the time.
+    """The server asks for the current time.
 
     Attributes:
-        params: Everything the server said.
+        params: The parameters as the server sent them.
     """
 
     params: wire.CurrentTimeReadParams = attrs.field(repr=False)
@@ -269,13 +270,13 @@ class CurrentTimeRequest(OfThread):
 
 @attrs.frozen(kw_only=True)
 class UnknownRequest:
-    """The server sends a request of a method that this version does not know.
+    """The server sent a request whose method this version does not know.
 
     Attributes:
         method: The method.
-        thread_id: The thread that its parameters name, if any.
-        turn_id: The turn that they name, if any.
-        params: Its parameters, as plain JSON.
+        thread_id: The thread id in the parameters, if any.
+        turn_id: The turn id in the parameters, if any.
+        params: The parameters as plain JSON.
     """
 
     method: str
@@ -296,4 +297,4 @@ Request: TypeAlias = (
     | CurrentTimeRequest
     | UnknownRequest
 )
-"""Whatever a policy may be asked."""
+"""Every request that a policy can receive."""

@@ -1,7 +1,7 @@
-"""Reads command lines that are one plain command, and refuses all others. Knows no requests and no policies.
+"""Parse command lines that are a single simple command, and reject all others. Independent of requests and policies.
 
-What is refused might be plain; what is read surely is. Only what every shell of :data:`SHELLS` takes in the same way, with
-whatever options its start files may have set, counts as plain.
+The parser is conservative: it may reject a simple command, but never accepts anything else. A command counts as simple
+only if every shell in :data:`SHELLS` parses it in the same way, whatever options its startup files have set.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ SHELLS: Final = frozenset(
     for directory in ("/bin", "/usr/bin", "/usr/local/bin")
     for shell in ("bash", "sh", "zsh", "dash")
 )
-"""Whatever lies elsewhere under such a name may be anything."""
+"""The full paths of the known shells. A file with the same name in another directory may be a different program."""
 
 _OPTIONS: Final = ("-c", "-lc")
 
 _BLANKS: Final = " \t"
 
 _BARE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-")
-"""What stands for itself outside quotes. Beyond ASCII it depends on the locale what is a blank."""
+"""Characters that have no special meaning outside quotes. ASCII only: which other characters are blanks depends on the
+locale."""
 
 _ESCAPABLE: Final = '$`"\\'
-"""What a backslash takes the meaning of within double quotes; before anything else it stays."""
+"""Characters that a backslash escapes within double quotes; before any other character the backslash is literal."""
 
 _NEVER_IN_DOUBLE_QUOTES: Final = frozenset(["$", "`", "!", "\\!", "\\\n"])
 
@@ -64,13 +65,13 @@ _RESERVED: Final = frozenset(
         "while",
     ]
 )
-"""First words that a shell may take for syntax if they are not quoted: then what follows is no list of arguments."""
+"""Words that a shell may parse as syntax if they come first and are not quoted; the rest is then not a list of arguments."""
 
 _PIECE: Final = re.compile(
     r"""(?P<bare>[^\s'"\\]) | '(?P<single>[^']*)'(?!') | "(?P<double>(?:[^"\\]|\\.)*)" | \\(?P<escaped>[^\n])""",
     re.VERBOSE | re.DOTALL,
 )
-# No `''` after a closing quote: with rc_quotes, zsh reads a quote in quotes there.
+# The lookahead rejects `''` within single quotes: with rc_quotes, zsh parses it as one literal quote.
 
 
 @attrs.frozen
@@ -78,8 +79,8 @@ class Word:
     """A word of a command line.
 
     Attributes:
-        text: What the command is given.
-        bare: What of it was neither in quotes nor behind a backslash.
+        text: The text that the command receives.
+        bare: The part of the text that was neither quoted nor escaped.
     """
 
     text: str
@@ -87,13 +88,13 @@ class Word:
 
 
 def words_of(line: str, *, also_bare: str = "") -> tuple[Word, ...] | None:
-    """Split a line into words as a shell would; ``None`` if a shell might do more with it than that.
+    """Split a line into words as a shell would; ``None`` if a shell might do anything beyond splitting.
 
-    Assignments and reserved words are not looked for: see :func:`plain_command`.
+    Assignments and reserved words are not detected here: see :func:`simple_command`.
 
     Args:
         line: The line.
-        also_bare: Characters that are to stand for themselves outside quotes, although a shell gives them a meaning.
+        also_bare: Characters to treat as literal outside quotes, although they are special to a shell.
     """
     words: list[Word] = []
     at = 0
@@ -122,19 +123,19 @@ def words_of(line: str, *, also_bare: str = "") -> tuple[Word, ...] | None:
 
 def _within_double_quotes(text: str) -> str | None:
     parts: list[str] = re.findall(r"\\.|.", text, re.DOTALL)
-    # `!` is literal only where history is not expanded, and that start files may ask for.
+    # `!` is literal only without history expansion, which startup files may enable.
     if not _NEVER_IN_DOUBLE_QUOTES.isdisjoint(parts):
         return None
     return "".join(part[1:] if part[1:] and part[1] in _ESCAPABLE else part for part in parts)
 
 
-def plain_command(line: str) -> tuple[str, ...] | None:
-    """Give the arguments of a line that is exactly one plain command; ``None`` if it might be anything else."""
+def simple_command(line: str) -> tuple[str, ...] | None:
+    """Return the arguments of a line that is exactly one simple command; ``None`` if it might be anything else."""
     words = words_of(line)
     if not words:
         return None
     first = words[0]
-    # A shell takes a script that begins with `-` or `+` for an option of its own, and `%1` for a job.
+    # A shell parses a script that begins with `-` or `+` as an option, and `%1` as a job.
     if not first.text or first.text[0] in "-+%" or "=" in first.bare or first.bare in _RESERVED:
         return None
     if any(word.bare.startswith("=") for word in words):  # in zsh, `=git` is the path of git
@@ -143,15 +144,15 @@ def plain_command(line: str) -> tuple[str, ...] | None:
 
 
 def command_of(line: str) -> tuple[str, ...] | None:
-    """Give the arguments of a command line, and of the plain command that it has a shell run, if it does.
+    """Return the arguments of a command line, or of the simple command that it passes to a shell.
 
     Args:
-        line: Arguments, joined so that a shell would split them again.
+        line: The arguments, quoted and joined in shell syntax.
 
     Returns:
-        ``None`` if it might be anything but one plain command.
+        The arguments; ``None`` if the line might be anything but one simple command.
     """
-    argv = plain_command(line)
+    argv = simple_command(line)
     if argv is None or argv[0] not in SHELLS:
         return argv
-    return plain_command(argv[2]) if len(argv) == 3 and argv[1] in _OPTIONS else None
+    return simple_command(argv[2]) if len(argv) == 3 and argv[1] in _OPTIONS else None

@@ -92,8 +92,8 @@ class Recording:
         redaction: How it was redacted; ``None`` if it was not.
         started_at: When it began, in seconds since the epoch.
         entries: The entries, in order.
-        truncated: Whether the last line was incomplete and is therefore left out: the process was killed while writing,
-            or the disk was full.
+        truncated: Whether an incomplete last line was ignored, because the process was killed while writing or the disk
+            was full.
     """
 
     version: str
@@ -113,7 +113,7 @@ class Recording:
 
 
 def read_recording(path: str | os.PathLike[str]) -> Recording:
-    """Read a recording. A last line that broke off is left out: see ``Recording.truncated``.
+    """Read a recording. An incomplete last line is ignored; see ``Recording.truncated``.
 
     Raises:
         RecordingError: The file is not a recording, or was written in a later format.
@@ -123,9 +123,9 @@ def read_recording(path: str | os.PathLike[str]) -> Recording:
     try:
         header = msgspec.json.decode(first, type=Header)
     except UNREADABLE:
-        raise RecordingError(f"{path} is no recording") from None
+        raise RecordingError(f"{path} is not a recording") from None
     if header.recording != FORMAT:
-        raise RecordingError(f"{path} was recorded by a later version ({header.version})")
+        raise RecordingError(f"{path} was recorded by a later version of trio-codex ({header.version})")
     kept = header.redaction
     redaction = None if kept is None else Redaction(kept.paths, kept.keep)
     truncated = bool(lines and lines[-1])

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from trio_codex._core.rpc import RequestId
-    from trio_codex._session.audit import DecisionRecord
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
+    from trio_codex.instruments._decisions import DecisionRecord
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """Only the size of a longer line is recorded: parsing it would block the reader."""
@@ -209,12 +209,12 @@ def _open(path: str | os.PathLike[str], overwrite: bool) -> FileIO:
         if (is_others and not stat.S_ISCHR(found.st_mode)) or (is_file and found.st_nlink > 1):
             raise PermissionError(
                 errno.EPERM,
-                "belongs to another user or has several names: record to a new file",
+                "belongs to another user or has several hard links: record to a new file",
                 os.fspath(path),
             )
         if is_file and found.st_size and not overwrite:
             raise FileExistsError(
-                errno.EEXIST, "has content: record to another file, or pass overwrite=True", os.fspath(path)
+                errno.EEXIST, "is not empty: record to another file, or pass overwrite=True", os.fspath(path)
             )
         if is_file:
             if hasattr(os, "fchmod"):

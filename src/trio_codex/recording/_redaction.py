@@ -59,10 +59,10 @@ _KNOWN_PROBLEMS: Final = re.compile(
     r"unknown variant `[\w/]+`|no active turn|but found `?[0-9A-Za-z-]+`?|retry limit|too many failed attempts",
     re.IGNORECASE,
 )
-"""Parts of error messages that the client parses (PROTOCOL Q1, Q4, Q12)."""
+"""Parts of error messages that the client parses. It tells errors apart by their texts (PROTOCOL Q1, Q4, Q12)."""
 
 NAMES_KEPT: Final = 1024
-"""Size of the cache that records which field names hold ids: about as many names as the protocol has."""
+"""Size of the cache that records which field names hold ids; the protocol has about this many names."""
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
@@ -84,7 +84,7 @@ class Redaction:
 
     def message(self, message: Any) -> Any:
         """Return a JSON-RPC message without its content."""
-        if not isinstance(message, dict) or _SAYS_WHAT_IT_IS.isdisjoint(cast("dict[str, Any]", message)):
+        if not isinstance(message, dict) or _IDENTIFYING_MEMBERS.isdisjoint(cast("dict[str, Any]", message)):
             return self._value(message, "", free=True)
         envelope = cast("dict[str, Any]", message)
         redacted = {name: self._member(value, name) for name, value in envelope.items()}
@@ -138,12 +138,12 @@ class Redaction:
         if free or not text:
             return self.text(text)
         known = _vocabulary()
-        if name in known.wordy and text in known.words:
+        if name in known.word_fields and text in known.words:
             return text
         if name == "userAgent":
             product = _PRODUCT.match(text)
             return product[0] if product else self.text(text)
-        if _is_of_an_id(name) and _ID.fullmatch(text):
+        if _holds_id(name) and _ID.fullmatch(text):
             return text
         if name in KEPT and _WORD.fullmatch(text):
             return text
@@ -153,7 +153,7 @@ class Redaction:
 
 
 @lru_cache(maxsize=NAMES_KEPT)
-def _is_of_an_id(name: str) -> bool:
+def _holds_id(name: str) -> bool:
     return _ID_NAME.search(name) is not None and _PERSONAL.search(name) is None
 
 
@@ -164,21 +164,21 @@ class _Vocabulary:
     Attributes:
         names: Field names.
         words: Enum values, tags and methods.
-        wordy: Names of fields that hold such words.
+        word_fields: Names of fields that hold such words.
         free: Names of fields that hold free-form JSON in every type.
     """
 
     names: frozenset[str]
     words: frozenset[str]
-    wordy: frozenset[str]
+    word_fields: frozenset[str]
     free: frozenset[str]
 
 
 _FREE_OBJECTS: Final = frozenset({"config", "content", "input", "params"})
 """Field names whose objects are free-form. Lists under these names have the protocol's form."""
 
-_SAYS_WHAT_IT_IS: Final = frozenset({"method", "result", "error"})
-"""An object with none of these members is not a message of this protocol."""
+_IDENTIFYING_MEMBERS: Final = frozenset({"method", "result", "error"})
+"""The members that identify a message; an object with none of them is not a message of this protocol."""
 
 _ENVELOPE: Final = frozenset(
     {"id", "method", "params", "result", "error", "code", "message", "data", "emittedAtMs"}
@@ -188,7 +188,7 @@ _ENVELOPE: Final = frozenset(
 @cache
 def _vocabulary() -> _Vocabulary:
     """Collect the vocabulary from all types. Takes about 0.3 s, once."""
-    names, words, free, typed, wordy = set(_ENVELOPE), set[str](), set[str](), set[str](), {"method"}
+    names, words, free, typed, word_fields = set(_ENVELOPE), set[str](), set[str](), set[str](), {"method"}
     for name in _index.HOME:
         found = getattr(wire, name)
         if isinstance(found, type) and issubclass(found, enum.Enum):
@@ -203,15 +203,15 @@ def _vocabulary() -> _Vocabulary:
                 type_ = found.__annotations__[field.name]
                 if type_.startswith("Literal["):
                     words.add(str(field.default))
-                    wordy.add(wire_name)
+                    word_fields.add(wire_name)
                 elif any(mentioned in _index.HOME for mentioned in _NAME.findall(type_)):
                     typed.add(wire_name)
-                    wordy.add(wire_name)
+                    word_fields.add(wire_name)
                 elif "JSON" in type_ or type_.startswith("Mapping["):
                     # Keys of such a map are user-defined, even if they look like the protocol's names.
                     free.add(wire_name)
     for table in (_registry.CLIENT_REQUESTS, _registry.SERVER_REQUESTS, _registry.NOTIFICATIONS):
         words.update(table)
     return _Vocabulary(
-        frozenset(names), frozenset(words), frozenset(wordy), frozenset(free - typed - _ENVELOPE)
+        frozenset(names), frozenset(words), frozenset(word_fields), frozenset(free - typed - _ENVELOPE)
     )

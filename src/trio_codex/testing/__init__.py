@@ -30,6 +30,17 @@ if TYPE_CHECKING:
     from ._home import OfflineHome as OfflineHome
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
+    from ._items import Command as Command
+    from ._items import Part as Part
+    from ._items import Patch as Patch
+    from ._items import Permissions as Permissions
+    from ._items import Plan as Plan
+    from ._items import Question as Question
+    from ._items import RawItem as RawItem
+    from ._items import Reasoning as Reasoning
+    from ._items import Text as Text
+    from ._items import ToolCall as ToolCall
+    from ._items import UserInput as UserInput
     from ._last_frames import LastFrames as LastFrames
     from ._leftovers import assert_nothing_left as assert_nothing_left
     from ._mcp import mcp_server as mcp_server
@@ -41,22 +52,11 @@ if TYPE_CHECKING:
     from ._replay import ReplayMismatch as ReplayMismatch
     from ._replay import replay as replay
     from ._request import ModelRequest as ModelRequest
-    from ._script import Command as Command
-    from ._script import Failed as Failed
-    from ._script import Incomplete as Incomplete
-    from ._script import Part as Part
-    from ._script import Patch as Patch
-    from ._script import Permissions as Permissions
-    from ._script import Plan as Plan
-    from ._script import Question as Question
-    from ._script import RawEvent as RawEvent
-    from ._script import RawItem as RawItem
-    from ._script import Reasoning as Reasoning
-    from ._script import Response as Response
-    from ._script import Text as Text
-    from ._script import ToolCall as ToolCall
-    from ._script import Usage as Usage
-    from ._script import UserInput as UserInput
+    from ._response import Failed as Failed
+    from ._response import Incomplete as Incomplete
+    from ._response import RawEvent as RawEvent
+    from ._response import Response as Response
+    from ._response import Usage as Usage
     from ._steps import Cut as Cut
     from ._steps import Delay as Delay
     from ._steps import Frame as Frame
@@ -131,6 +131,10 @@ _MODULES = {
     "_fake": ("Asked", "FakeServer"),
     "_fake_codex": ("fake_codex", "fake_process"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
+    "_items": (
+        "Command", "Part", "Patch", "Permissions", "Plan", "Question", "RawItem", "Reasoning", "Text", "ToolCall",
+        "UserInput",
+    ),
     "_last_frames": ("LastFrames",),
     "_leftovers": ("assert_nothing_left",),
     "_mcp": ("mcp_server",),
@@ -139,16 +143,17 @@ _MODULES = {
     "_queue": ("Match", "Script"),
     "_replay": ("ReplayMismatch", "replay"),
     "_request": ("ModelRequest",),
+    "_response": ("Failed", "Incomplete", "RawEvent", "Response", "Usage"),
     "_steps": ("Cut", "Delay", "Frame", "Gate", "HTTPFailure", "Hang", "Pause", "Slot", "Step"),
     "_transcript": ("Said", "Transcript"),
-}
+}  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _MODULE_OF.get(name, "_script")
+    module = _MODULE_OF[name]
     value = getattr(importlib.import_module(f".{module}", __name__), name)
     globals()[name] = value
     return value

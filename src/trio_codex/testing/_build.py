@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, Union, cast, get
 import attrs
 
 from trio_codex import wire
-from trio_codex.wire._convert import fields_of
+from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._unions import is_wire, origin
 
 if TYPE_CHECKING:

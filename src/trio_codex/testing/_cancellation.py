@@ -46,7 +46,7 @@ class Cancellation(trio.abc.Instrument):
         return self._scope.__exit__(kind, error, traceback)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Count a step of any task; called by Trio."""
+        """Count a step of any task. Trio calls this."""
         self.checkpoints += 1
         if self.checkpoints == self.number:
             self.reached = True
@@ -58,8 +58,8 @@ class Sweep:
     """The coverage of a sweep.
 
     Attributes:
-        checkpoints: The largest number of checkpoints the block had in any round.
-        tried: Number of checkpoints at which it was cancelled.
+        checkpoints: The largest number of checkpoints that the block passed in any round.
+        tried: Number of checkpoints at which the block was cancelled.
         seed: The seed of the sample; ``None`` if every checkpoint was tried.
     """
 
@@ -85,7 +85,7 @@ async def sweep_cancellation(
                 with cancellation:
                     async with codex.watch("/x") as changes:
                         await anext(changes)
-                assert ...  # nothing is watched
+                assert ...  # no watch is left
 
         await sweep_cancellation(scenario)
 
@@ -134,5 +134,5 @@ async def _round(
         exc.add_note(f"It was cancelled at checkpoint {number}." if number else "It was not cancelled.")
         raise
     if not cancellation.entered:
-        raise ValueError("the scenario did not enter the block that is to be cancelled")
+        raise ValueError("the scenario did not enter `with cancellation`")
     return cancellation

@@ -1,7 +1,7 @@
 """A scripted server: requests arrive as values, and the test decides every answer.
 
-It is for behavior that the real server cannot be made to show. It knows the protocol's envelope and what a client may
-send. Its defaults are just enough for a client to connect and open a thread.
+Use it for behavior that the real server does not show on demand. It knows the protocol's envelope and the messages that
+a client may send. Its defaults are just enough for a client to connect and open a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from trio_codex import CodexConfig, wire
 
 from ._build import THREAD_ID, TURN_ID, notification, server_request
 from ._build import result as result_of
-from ._fake_process import PROCESS_FAULTS, ProcessFault, ProcessStream, named, strike_order, write_order
+from ._fake_process import (
+    PROCESS_FAULTS,
+    ProcessFault,
+    ProcessStream,
+    encode_fault,
+    strike_order,
+    write_order,
+)
 from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
@@ -67,7 +74,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     # The client sends this after 32 unacknowledged lines, to learn which of them the server has read.
     "thread/loaded/list": {"data": [], "nextCursor": None},
 }
-"""Results that are sent at once unless the test handles the method itself."""
+"""Results that are sent immediately unless the test handles the method itself."""
 
 
 BUILT: Final[Any] = object()
@@ -166,8 +173,8 @@ class FakeServer:
         elif name not in get_args(LineFault):
             raise ValueError(f"there is no fault {name!r}")
         elif moment != "before":
-            raise ValueError(f"the fault {name!r} is one of the whole line")
-        self._fault = _Fault(name, named(name, argument), moment)
+            raise ValueError(f"the fault {name!r} applies to a whole line: leave out moment")
+        self._fault = _Fault(name, encode_fault(name, argument), moment)
 
     async def strike(
         self, name: ProcessFault, argument: int | str | None = None, *, at_eof: bool = False
@@ -193,12 +200,12 @@ class FakeServer:
             ValueError: The fault does not exist, does not take this argument, or this server has no process.
         """
         if name not in PROCESS_FAULTS:
-            raise ValueError(f"there is no fault {name!r} of a process")
-        await self._process_for(name).strike(named(name, argument), at_eof=at_eof)
+            raise ValueError(f"there is no process fault {name!r}")
+        await self._process_for(name).strike(encode_fault(name, argument), at_eof=at_eof)
 
     def _process_for(self, fault: str) -> ProcessStream:
         if not isinstance(self._own, ProcessStream):
-            raise ValueError(f"the fault {fault!r} is one of a process: see fake_process()")
+            raise ValueError(f"the fault {fault!r} needs a process: use fake_process()")
         return self._own
 
     def take_over(self, *methods: str) -> None:
@@ -236,7 +243,7 @@ class FakeServer:
             AssertionError: Some requests were not expected, or a fault is still waiting for a line.
         """
         if unexpected := self.unexpected():
-            raise AssertionError(f"the client sent what nobody expected: {', '.join(unexpected)}")
+            raise AssertionError(f"the client sent unexpected requests: {', '.join(unexpected)}")
         if self._fault is not None:
             raise AssertionError(f"no line was sent after fault({self._fault.name!r})")
 
@@ -267,7 +274,7 @@ class FakeServer:
         """
         value = server_request(method, **fields) if params is BUILT else params
         self._methods[request_id] = method
-        # Drop the response to an earlier request with this id, which would be mistaken for the response to this one.
+        # Drop the response to an earlier request with this id, which could be mistaken for the response to this one.
         self.answers.pop(request_id, None)
         await self.send({"id": request_id, "method": method, "params": wire.encode(value)})
 
@@ -308,7 +315,7 @@ class FakeServer:
 
     async def _send_and_strike(self, data: bytes, fault: _Fault) -> None:
         out = {"before": 0, "during": len(data) // 2, "after": len(data)}[fault.moment]
-        # One order for all of it, so that it is no error when the process dies before it writes the rest.
+        # A single order, so that it is not an error if the process dies before it writes the rest.
         await self._process_for(fault.name).order(
             write_order(data[:out]) + strike_order(fault.told) + write_order(data[out:])
         )

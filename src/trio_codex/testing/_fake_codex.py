@@ -17,7 +17,7 @@ from ._fake_process import ProcessStream, listening
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
 
 VERSION: Final = "0.163.0"

@@ -42,7 +42,7 @@ BACKLOG: Final = 8
 _ORDER: Final = struct.Struct(">cI")
 
 
-def named(fault: str, argument: int | str | None) -> str:
+def encode_fault(fault: str, argument: int | str | None) -> str:
     """Encode a fault and its argument as the single word that the process expects.
 
     Raises:
@@ -66,8 +66,8 @@ def write_order(data: bytes) -> bytes:
     return _order(b"w", data)
 
 
-def _order(queued_line: bytes, body: bytes) -> bytes:
-    return _ORDER.pack(queued_line, len(body)) + body
+def _order(opcode: bytes, body: bytes) -> bytes:
+    return _ORDER.pack(opcode, len(body)) + body
 
 
 class ProcessStream(trio.abc.Stream):
@@ -131,7 +131,7 @@ class ProcessStream(trio.abc.Stream):
         await self._process.wait_send_all_might_not_block()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        """Return what the process read. See :class:`trio.abc.ReceiveStream`."""
+        """Return bytes that the process read. See :class:`trio.abc.ReceiveStream`."""
         assert self._process is not None
         try:
             data = bytes(await self._process.receive_some(max_bytes))

@@ -28,18 +28,19 @@ ApprovalPolicy: TypeAlias = Literal["never", "on-request"]
 SandboxMode: TypeAlias = Literal["read-only", "workspace-write", "danger-full-access"]
 
 MODEL_NAME: Final = "mock-model"
-"""Name of the model. Names of real models enable tools that need a JavaScript host."""
+"""Name of the model. It is not the name of a real model, because those enable tools that need a JavaScript host."""
 
 OFFLINE_FEATURES: Final[Mapping[str, bool]] = MappingProxyType(
     {"plugins": False, "apps": False, "unbounded_connection_retries": False}
 )
-"""The first two would contact github.com and chatgpt.com; the last would retry a refused connection forever."""
+"""Features to disable. The first two would contact github.com and chatgpt.com, and the last would retry a refused
+connection forever."""
 
 CATALOG: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "slug": MODEL_NAME,
         "display_name": "Mock",
-        "description": "The model stand-in of trio-codex",
+        "description": "The mock model of trio-codex",
         "supported_reasoning_levels": [
             {"effort": "low", "description": "low"},
             {"effort": "medium", "description": "medium"},
@@ -119,9 +120,9 @@ def write_offline_home(
         catalog: Whether to describe the model to the server.
 
     Raises:
-        TypeError: If the configuration holds a value that TOML cannot represent.
+        TypeError: The configuration holds a value that TOML cannot represent.
         tomllib.TOMLDecodeError: If ``config`` is not TOML.
-        OSError: If the home cannot be written.
+        OSError: The home cannot be written.
     """
     root = Path(directory).resolve()
     paths = {name: root / name for name in ("codex_home", "home", "workspace", "tmp")}

@@ -1,4 +1,4 @@
-"""Keep the last frames on the wire, to be shown when a test fails."""
+"""Keep the last frames on the wire, to show them when a test fails."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import trio
 from trio_codex.instruments import Instrument
 
 FRAMES: Final = 50
-"""Enough for a turn of a few steps, and still fits on a screen."""
+"""Enough for a turn of a few steps, and few enough to fit on a screen."""
 
 WIDTH: Final = 400
-"""How many bytes of a frame are shown. Its ids and method come first; instructions to the model are long."""
+"""How many bytes of each frame to show: the ids and the method come first, and instructions to the model are long."""
 
 
 class LastFrames(Instrument):
     """An instrument that keeps the last frames of a client; ``str()`` shows them, one per line.
 
-    Frames are not redacted and may contain secrets: use it only in tests. It is false while it holds no frames.
+    Frames are not redacted and may contain secrets, so use this only in tests. It is false while it holds no frames.
 
     Args:
         frames: How many frames to keep.
@@ -33,11 +33,11 @@ class LastFrames(Instrument):
         self._started_at = 0.0
 
     def frame_sent(self, connection: int, line: bytes) -> None:
-        """Keep it."""
+        """Store the frame."""
         self._keep("→", line)
 
     def frame_received(self, connection: int, line: bytes) -> None:
-        """Keep it."""
+        """Store the frame."""
         self._keep("←", line)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
@@ -59,5 +59,5 @@ class LastFrames(Instrument):
 
     def __str__(self) -> str:
         left_out = self._seen - len(self._lines)
-        first = [f"({left_out} frames before these)"] if left_out else []
+        first = [f"({left_out} earlier frames)"] if left_out else []
         return "\n".join([*first, *self._lines])

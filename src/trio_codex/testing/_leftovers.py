@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 GRACE_SECONDS: Final = 3.0
-"""How long to wait for things that are ending: a killed process exists until its parent has reaped it."""
+"""How long to wait for tasks, threads and processes that are ending. A killed process exists until its parent reaps it."""
 
 POLL_SECONDS: Final = 0.01
 
@@ -44,7 +44,7 @@ class assert_nothing_left:  # lower case: it is used like a function
     so they are checked only on Linux.
 
     Args:
-        grace: How long to wait for things that are ending, in seconds.
+        grace: How long to wait for anything that is still ending, in seconds.
         ignore: Glob patterns of allowed leftovers, such as ``"thread * (Trio thread *)"`` for the idle worker threads
             that Trio keeps for ten seconds.
 
@@ -61,7 +61,7 @@ class assert_nothing_left:  # lower case: it is used like a function
     def __enter__(self) -> Self:
         """Take the inventory."""
         if trio.lowlevel.in_trio_run():
-            raise RuntimeError("inside of a Trio run use it with `async with`")
+            raise RuntimeError("inside a Trio run, use `async with` instead of `with`")
         self._before = _inventory()
         return self
 
@@ -115,7 +115,7 @@ class assert_nothing_left:  # lower case: it is used like a function
 
 
 def _inventory() -> dict[object, str]:
-    """Return the name of everything found, by a key that identifies it."""
+    """Take the inventory: the name of each task, thread, descriptor and process, by a key that identifies it."""
     names = [*_descendants(), *_threads(), *_descriptors()]
     return {**{name: name for name in names}, **_tasks()}
 

@@ -37,9 +37,9 @@ RESOURCE: Final = {"uri": "note://greeting", "name": "greeting", "mimeType": "te
 _ANYTHING: Final[dict[str, Any]] = {"type": "object", "properties": {}}
 
 TOOLS: Final[list[dict[str, Any]]] = [
-    {"name": "ask", "description": "Asks for a form.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
-    {"name": "ask_url", "description": "Asks to visit.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint":
-    True}}, {"name": "plain", "title": "Plain tool", "description": "Gives its arguments.", "inputSchema": _ANYTHING},
+    {"name": "ask", "description": "Asks the user to fill in a form.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
+    {"name": "ask_url", "description": "Asks the user to visit a page.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint":
+    True}}, {"name": "plain", "title": "Plain tool", "description": "Returns its arguments.", "inputSchema": _ANYTHING},
     {"name": "safe", "description": "Reads.", "inputSchema": _ANYTHING, "annotations": {"readOnlyHint": True}},
 ]  # fmt: skip
 

@@ -1,7 +1,7 @@
 """A mock model: a Responses endpoint on loopback that sends scripted responses.
 
-Matches requests to responses, records requests, and plays responses. ``_script`` defines the contents of a response,
-``_queue`` the order of responses, and ``_serve`` the HTTP server.
+Matches requests to responses, records requests, and plays responses. ``_items`` and ``_response`` define the contents of
+a response, ``_queue`` the order of responses, and ``_serve`` the HTTP server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import trio
 
 from ._queue import Match, Route, Script
 from ._request import ModelRequest, without_secrets
-from ._script import Response
+from ._response import Response
 from ._serve import HOST, Receive, Send, serve
 from ._steps import Cut, Frame, HTTPFailure, Step
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PATH: Final = "/v1/responses"
 
 CHUNK_BYTES: Final = 1 << 16
-"""How many bytes of events go into one write: many deltas take few writes, and a dropped stream is noticed soon."""
+"""Maximum size of one write. Many deltas then need few writes, and a dropped stream is noticed soon."""
 
 
 @attrs.define(eq=False)
@@ -69,9 +69,9 @@ class MockModel(Script):
         A checkpoint.
 
         Raises:
-            ImportError: If hypercorn is not installed.
-            OSError: If no port is available to listen on.
-            RuntimeError: If it was entered before.
+            ImportError: hypercorn is not installed.
+            OSError: No port is available to listen on.
+            RuntimeError: It was entered before.
         """
         if self._lifetime is not None:
             raise RuntimeError("a MockModel can be entered only once")
@@ -90,7 +90,7 @@ class MockModel(Script):
         A checkpoint.
 
         Raises:
-            RuntimeError: If the HTTP server failed, which cancelled the body.
+            RuntimeError: The HTTP server failed, which cancelled the body.
             Exception: Whatever a custom predicate or step raised, which cancelled the body.
         """
         assert self._lifetime is not None
@@ -102,10 +102,10 @@ class MockModel(Script):
         """The URL to use as the ``base_url`` of a model provider.
 
         Raises:
-            RuntimeError: If the model has not been entered.
+            RuntimeError: The model has not been entered.
         """
         if self._port is None:
-            raise RuntimeError("the model stand-in has no address before it is entered")
+            raise RuntimeError("the MockModel has no address before it is entered: use `async with` first")
         return f"http://{HOST}:{self._port}/v1"
 
     def respond(self, *steps: Step, when: Match | None = None) -> None:
@@ -116,7 +116,7 @@ class MockModel(Script):
             when: Answer the next request that this matches, instead of the very next one (see :meth:`script`).
 
         Raises:
-            ValueError: If a step follows one that ends the response, or anything but a pause precedes an
+            ValueError: A step follows one that ends the response, or anything but a pause precedes an
                 ``HTTPFailure``.
         """
         if when is None:
@@ -149,12 +149,14 @@ class MockModel(Script):
         A checkpoint, and cancel-safe.
 
         Raises:
-            trio.ClosedResourceError: If the model's scope is left first.
+            trio.ClosedResourceError: The model's scope is left first.
         """
         await trio.lowlevel.checkpoint()
         while len(self.requests) < count:
             if self._closed:
-                raise trio.ClosedResourceError(f"the model was asked {len(self.requests)} times, not {count}")
+                raise trio.ClosedResourceError(
+                    f"the model was closed after {len(self.requests)} of {count} requests"
+                )
             await self._arrivals.park()
         return list(self.requests)
 
@@ -162,10 +164,10 @@ class MockModel(Script):
         """Check that every scripted response was requested, and nothing else.
 
         Raises:
-            AssertionError: If a response is left, or a request was unexpected.
+            AssertionError: A response is left, or a request was unexpected.
         """
         left = self.left + sum(route.left for route in self._routes)
-        problems = [f"{left} scripted responses were not asked for"] if left else []
+        problems = [f"{left} scripted responses were never requested"] if left else []
         problems += [f"unexpected: {_describe(request)}" for request in self.unexpected]
         if problems:
             raise AssertionError("; ".join(problems))
@@ -205,7 +207,7 @@ class MockModel(Script):
     def _choose(self, request: ModelRequest) -> Response:
         if (request.method, request.path) != ("POST", PATH):
             self.unexpected.append(request)
-            return Response(HTTPFailure(404, body=f"only POST {PATH} is scripted"))
+            return Response(HTTPFailure(404, body=f"the mock model answers only POST {PATH}"))
         self.requests.append(request)
         self._arrivals.unpark_all()
         response = self._take_for(request)
@@ -262,7 +264,7 @@ async def _play(frames: Iterable[Frame], request: ModelRequest, receive: Receive
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_cancel_on_disconnect, receive, nursery.cancel_scope)
         for frame, is_last in _marked(_merged(frames)):
-            # Set first: the last bytes make the server end the turn, and a test that waits for that reads this flag.
+            # Set before the last write, which makes the server end the turn: a test may then read this flag at once.
             request.completed = is_last and isinstance(frame, bytes)
             try:
                 await player.play(frame)

@@ -13,7 +13,7 @@ from ._model import MockModel
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
 
 
@@ -72,8 +72,8 @@ async def offline_codex(
 
     Raises:
         StartError: The server failed to start.
-        ImportError: If hypercorn is not installed.
-        TypeError: If the server's configuration holds a value that TOML cannot represent, or an entry of ``tools`` is
+        ImportError: hypercorn is not installed.
+        TypeError: The server's configuration holds a value that TOML cannot represent, or an entry of ``tools`` is
             not a tool.
         ValueError: ``server_config`` is not TOML, or two tools have the same name.
         OSError: No port is available for the model, or the home cannot be written.

@@ -11,12 +11,9 @@ from typing import Any, TypeAlias
 
 import attrs
 
-from ._request import ModelRequest
-from ._script import (
+from ._items import (
     COMMAND_YIELD_MS,
     Command,
-    Failed,
-    Incomplete,
     Part,
     Patch,
     Permissions,
@@ -24,12 +21,12 @@ from ._script import (
     Plan,
     PlanStatus,
     Question,
-    Response,
     Text,
     ToolCall,
-    Usage,
     UserInput,
 )
+from ._request import ModelRequest
+from ._response import Failed, Incomplete, Response, Usage
 from ._steps import FAILURE_MESSAGE, Cut, Gate, Hang, HTTPFailure, Step
 
 Match: TypeAlias = str | Callable[[ModelRequest], bool]
@@ -57,7 +54,7 @@ class Script:
         """Answer the next request with these steps.
 
         Raises:
-            ValueError: If a step follows one that ends the response, or anything but a pause precedes an
+            ValueError: A step follows one that ends the response, or anything but a pause precedes an
                 ``HTTPFailure``.
         """
         self._responses.append(Response(*self._hold(steps)))

@@ -4,7 +4,7 @@ A separate, stdlib-only program, run as ``python -I -S _relay.py SOCKET``. It ow
 children, and deals in bytes, not lines: bytes from the script go to stdout, and bytes from stdin go to the script.
 :mod:`._fake_process` is the script's side of the socket and defines each fault.
 
-The script sends orders: a queued_line, the size of the payload in four bytes, and the payload.
+The script sends orders: an opcode of one byte, the size of the payload in four bytes, and the payload.
 """
 
 import os
@@ -49,23 +49,23 @@ class Relay:
         self._script = socket.socket(socket.AF_UNIX)
         self._script.connect(path)
         self._orders = bytearray()
-        self._unheard = bytearray()
+        self._unsent = bytearray()
         self._at_eof: list[str] = []
         self._reads = False
         self._writes = True
         self._stays = False
-        self._piece = CHUNK
+        self._write_size = CHUNK
 
     def run(self) -> None:
-        """Relay until the script hangs up, stdin reaches EOF, or a fault ends the process."""
+        """Relay until the script disconnects, stdin reaches EOF, or a fault ends the process."""
         while True:
             sources: list[int] = [self._script.fileno()]
-            if self._reads and len(self._unheard) < UNHEARD:
+            if self._reads and len(self._unsent) < UNHEARD:
                 sources.append(0)
-            readable, writable, _ = select.select(sources, sources[:1] if self._unheard else [], [])
+            readable, writable, _ = select.select(sources, sources[:1] if self._unsent else [], [])
             if writable:
                 # Never block on the script: it may be waiting for us to write.
-                del self._unheard[: self._script.send(self._unheard, socket.MSG_DONTWAIT)]
+                del self._unsent[: self._script.send(self._unsent, socket.MSG_DONTWAIT)]
             # Orders come first: those sent before the client closed stdin must be carried out before the process exits.
             if sources[0] in readable:
                 self._obey()
@@ -74,11 +74,11 @@ class Relay:
 
     def _hear(self) -> None:
         data = os.read(0, CHUNK)
-        self._unheard += data
+        self._unsent += data
         if not data:
             self._reads = False
-            self._script.sendall(self._unheard)
-            self._unheard.clear()
+            self._script.sendall(self._unsent)
+            self._unsent.clear()
             for fault in self._at_eof:
                 self._strike(fault)
             if not self._stays:
@@ -90,17 +90,17 @@ class Relay:
             os._exit(0)
         self._orders += data
         while len(self._orders) >= ORDER.size:
-            queued_line, size = ORDER.unpack_from(self._orders)
+            opcode, size = ORDER.unpack_from(self._orders)
             end = ORDER.size + size
             if len(self._orders) < end:
                 return
             body = bytes(self._orders[ORDER.size : end])
             del self._orders[:end]
-            if queued_line == b"w":
+            if opcode == b"w":
                 self._write(body)
-            elif queued_line == b"r":
+            elif opcode == b"r":
                 self._reads = True
-            elif queued_line == b"s":
+            elif opcode == b"s":
                 self._strike(body.decode())
             else:
                 self._at_eof.append(body.decode())
@@ -108,8 +108,8 @@ class Relay:
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest and self._writes:
-            rest = rest[os.write(1, rest[: self._piece]) :]
-            if self._piece == DRIBBLE:
+            rest = rest[os.write(1, rest[: self._write_size]) :]
+            if self._write_size == DRIBBLE:
                 time.sleep(0.001)
 
     # -- faults ------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Relay:
         self._reads = False
 
     def slow(self) -> None:
-        self._piece = DRIBBLE
+        self._write_size = DRIBBLE
 
     def stubborn(self) -> None:
         self._stays = True

@@ -15,8 +15,8 @@ import msgspec
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig
-from trio_codex._api.open import ClientLifecycle
+from trio_codex import Codex, CodexConfig
+from trio_codex._api.lifecycle import ClientLifecycle
 from trio_codex._link.services import open_services
 from trio_codex.recording import Recording, RecordingError, read_recording
 from trio_codex.recording._recorder import LONGEST_LINE
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 
-    from trio_codex import Budget, Codex, Policy
-    from trio_codex._tools.toolbox import AnyTool
+    from trio_codex import Budget, Policy
+    from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
     from trio_codex.recording import Entry
 
@@ -37,7 +37,7 @@ NO_ANSWER: Final = -32601
 
 
 class ReplayMismatch(AssertionError):
-    """The client sent something different from what was recorded."""
+    """The client sent a message that differs from the recorded one."""
 
 
 @asynccontextmanager
@@ -82,12 +82,12 @@ async def replay(
     if not isinstance(recording, Recording):
         recording = read_recording(recording)
     player = _Player(recording, connection, strict, timed)
-    opening = ClientLifecycle(config or CodexConfig(), policy, instruments, budget, tools)
+    client = ClientLifecycle(config or CodexConfig(), policy, tools, budget, instruments)
     try:
-        async with open_services(opening.close_with) as services:
+        async with open_services(client.close_with) as services:
             services.start_service(player.listen)
             services.start_service(player.play)
-            yield await opening.connect(services, player.stream)
+            yield Codex(await client.connect(services, player.stream), client)
     except Exception:
         # The body saw the mismatch as a broken connection.
         player.check()
@@ -112,7 +112,9 @@ class _Player:
         self._hangs_up = entries[-1].reason not in (None, "ConnectionClosed")
         lines = [entry for entry in entries if entry.kind in ("sent", "received")]
         if any(entry.message is None and entry.size > LONGEST_LINE for entry in lines):
-            raise RecordingError("a line that was too long to be recorded cannot be played")
+            raise RecordingError(
+                "the recording cannot be replayed: it has a line that was too long to be recorded"
+            )
         # JSON other than an object is junk, in either direction.
         self._entries = [entry for entry in lines if isinstance(entry.message, dict)]
         self._redaction = recording.redaction
@@ -138,7 +140,7 @@ class _Player:
         # Count everything that has arrived: the server may still have been reproducing a delay.
         missing = [*self._unsent][len(self._came) :]
         if self._strict and missing:
-            raise ReplayMismatch(f"the client left and did not send\n{_shown(missing[0].message)}")
+            raise ReplayMismatch(f"the client disconnected without sending\n{_shown(missing[0].message)}")
 
     # -- from the client ---------------------------------------------------------------------------------------
 
@@ -170,7 +172,7 @@ class _Player:
     # -- from the server ----------------------------------------------------------------------------------------
 
     async def play(self) -> None:
-        """Play the recording, then answer what the client sends beyond it."""
+        """Play the recording, then answer further messages from the client."""
         await trio.lowlevel.checkpoint()
         methods = {entry.message["id"]: entry.method for entry in self._entries if _is_request(entry)}
         at = self._opened_at
@@ -188,7 +190,9 @@ class _Player:
             await self._own.aclose()
         while (message := await self._next()) is not None:
             if self._strict and "id" in message:
-                await self._fail(f"the recording is over, and the client sent\n{_shown(message)}")
+                await self._fail(
+                    f"the client sent a message after the end of the recording\n{_shown(message)}"
+                )
                 return
             await self._answer_beyond(message)
 
@@ -230,7 +234,9 @@ class _Player:
         difference = difflib.unified_diff(
             _shown(expected).splitlines(), _shown(got).splitlines(), "recorded", "sent", n=99, lineterm=""
         )
-        await self._fail("\n".join(["the client sent something else than was recorded", *difference]))
+        await self._fail(
+            "\n".join(["the client sent a message that differs from the recorded one", *difference])
+        )
         return False
 
     async def _answer_beyond(self, message: dict[str, Any]) -> None:
@@ -238,7 +244,7 @@ class _Player:
         await trio.lowlevel.checkpoint()
         if "method" not in message or "id" not in message:
             return
-        error = {"code": NO_ANSWER, "message": f"the recording has no answer to {message['method']}"}
+        error = {"code": NO_ANSWER, "message": f"the recording has no response to {message['method']}"}
         answer = self._answers.get(message["method"], {"error": error})
         await self._send({**answer, "id": message["id"]})
 
@@ -259,7 +265,7 @@ def _are_alike(recorded: dict[str, Any], sent: dict[str, Any]) -> bool:
 
 
 def _comparable(message: dict[str, Any]) -> dict[str, Any]:
-    """Drop what differs on each run: the id of a request, and its trace."""
+    """Remove the members that differ between runs: the id of a request, and its trace context."""
     volatile = {"id", "trace"} if "method" in message else {"trace"}
     return {name: value for name, value in message.items() if name not in volatile}
 

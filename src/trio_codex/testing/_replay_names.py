@@ -26,7 +26,7 @@ class Names:
         self._own: dict[str, str] = {}
 
     def learn(self, recorded: dict[str, Any], sent: dict[str, Any]) -> None:
-        """Learn the client's ids of this run. Ids that the server chose stay the same."""
+        """Record the ids that the client generated in this run. Ids that the server chose stay the same."""
         if "method" in recorded and "id" in recorded:
             self._requests[recorded["id"]] = sent.get("id")
         for (name, mine), (other, theirs) in zip(_ids_of(recorded), _ids_of(sent), strict=False):

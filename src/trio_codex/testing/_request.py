@@ -118,11 +118,11 @@ class ModelRequest:
 
     @property
     def text_format(self) -> Mapping[str, Any] | None:
-        """The format that the final answer must have, if the turn asks for one."""
+        """The format required of the final answer, if the turn has one."""
         text: Mapping[str, Any] = self.body.get("text") or {}
         return text.get("format")
 
     @property
     def output_schema(self) -> Mapping[str, Any] | None:
-        """The JSON Schema of the final answer, if the turn asks for one."""
+        """The JSON Schema of the final answer, if the turn has one."""
         return None if self.text_format is None else self.text_format.get("schema")

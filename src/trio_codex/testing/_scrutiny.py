@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def violation_of_request(method: str, params: Any) -> str | None:
-    """Return what is wrong with a client request; ``None`` if it is valid or its method is unknown."""
+    """Return a description of an invalid client request; ``None`` if it is valid or its method is unknown."""
     spec = wire.CLIENT_REQUESTS.get(method)
     if spec is None or spec.params is None:
         return None
@@ -21,7 +21,7 @@ def violation_of_request(method: str, params: Any) -> str | None:
 
 
 def violation_of_answer(method: str, result: Any) -> str | None:
-    """Return what is wrong with a client's result for a server request."""
+    """Return a description of a client's invalid result for a server request; ``None`` if it is valid."""
     spec = wire.SERVER_REQUESTS.get(method)
     return None if spec is None else _violation(f"the client answered {method}", spec.response, result)
 
@@ -31,9 +31,9 @@ def _violation(what: str, name: str, raw: Any) -> str | None:
     try:
         value = wire.decode(type_, raw)
     except DecodeError as exc:
-        return f"{what}, which is no {name}: {exc.path}: {exc.problem}"
+        return f"{what}, which is not a valid {name}: {exc.path}: {exc.problem}"
     unknown = list(_unknown_fields(raw, wire.encode(value), "$"))
-    return f"{what} with what {name} does not have: {', '.join(unknown)}" if unknown else None
+    return f"{what} with fields that {name} does not have: {', '.join(unknown)}" if unknown else None
 
 
 def _unknown_fields(raw: Any, known: Any, path: str) -> Iterator[str]:

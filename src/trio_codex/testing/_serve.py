@@ -25,10 +25,11 @@ ASGIApp: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 HOST: Final = "127.0.0.1"
 
 MAX_HEADER_BYTES: Final = 1 << 20
-"""Room for a request's headers: codex repeats a turn's metadata in one, and hypercorn's 16 KiB may not be enough."""
+"""Maximum size of a request's headers. codex repeats a turn's metadata in one of them, which may exceed hypercorn's
+default of 16 KiB."""
 
 FIRST_BYTE_TIMEOUT: Final = 60.0
-"""How long a new connection may stay silent, in seconds: a client that is stopped for a while may resume."""
+"""How long a new connection may stay silent, in seconds. A client that was stopped for a while may resume."""
 
 
 @asynccontextmanager
@@ -40,9 +41,9 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
     unchanged. An exception from ``app`` cancels the body and also propagates unchanged, unless the body raises one.
 
     Raises:
-        ImportError: If hypercorn is not installed.
-        OSError: If no port is available to listen on.
-        RuntimeError: If the HTTP server failed, which cancelled the body.
+        ImportError: hypercorn is not installed.
+        OSError: No port is available to listen on.
+        RuntimeError: The HTTP server failed, which cancelled the body.
     """
     body_error: BaseException | None = None
     errors: list[BaseException] = []
@@ -75,7 +76,7 @@ async def serve(app: ASGIApp) -> AsyncGenerator[int]:
             # Outside the handlers, so that the nursery's exception group does not become its context.
             raise chosen
     finally:
-        # A reference cycle between an exception and a frame would keep their sockets open.
+        # Break the reference cycle between an exception and its frame, which would keep sockets open.
         del body_error, chosen
         errors.clear()
 
@@ -95,7 +96,7 @@ async def _run_server(  # noqa: ASYNC910  # runs as a separate task
     try:
         await serve_forever(guarded, config, mode="asgi")
     except Exception as error:
-        failure = RuntimeError(f"the HTTP server of the model stand-in failed: {error!r}")
+        failure = RuntimeError(f"the HTTP server of the MockModel failed: {error!r}")
         failure.__cause__ = error
         fail(failure)
 
@@ -106,7 +107,7 @@ def _configure(listener: socket.socket) -> Config:
         from hypercorn.config import Config, Sockets
     except ImportError as error:
         raise ImportError(
-            "MockModel needs hypercorn, which the extra testing brings; in the checkout of trio-codex: pip install '.[testing]'"
+            "MockModel needs hypercorn, which the testing extra installs; in the checkout of trio-codex: pip install '.[testing]'"
         ) from error
 
     class LoopbackConfig(Config):
@@ -158,7 +159,7 @@ def _is_cancellation(error: BaseException) -> bool:
 
 
 def _choose(body_error: BaseException | None, errors: list[BaseException]) -> BaseException | None:
-    """Choose what to raise, in order of precedence: an exit (Ctrl-C), the body's error, a failure, a cancellation."""
+    """Choose the exception to raise. The order of precedence is: exit (Ctrl-C), the body's error, a failure, a cancellation."""
     failures = [error for error in errors if not isinstance(error, trio.Cancelled)]
     exits = [error for error in failures if not isinstance(error, Exception)]
     if exits:

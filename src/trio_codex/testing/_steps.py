@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 
-FAILURE_MESSAGE: Final = "the model stand-in was told to fail"
+FAILURE_MESSAGE: Final = "the mock model was scripted to fail"
 
 
 def sse(event_type: str, **fields: Any) -> bytes:
@@ -49,7 +49,7 @@ class Slot:
 
 
 class Step(abc.ABC):
-    """One step of a scripted response; subclass it to script something new."""
+    """One step of a scripted response. Subclass it to script other output."""
 
     __slots__ = ()
 

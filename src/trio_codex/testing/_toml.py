@@ -17,7 +17,7 @@ def dump_toml(table: Mapping[str, Any]) -> str:
         table: ``str``, ``bool``, ``int``, ``float``, lists of those and of tables, and nested tables.
 
     Raises:
-        TypeError: If a value is of another kind.
+        TypeError: A value is of another kind.
     """
     return "".join(f"{line}\n" for line in _lines(table, ()))
 
@@ -56,4 +56,4 @@ def _value(value: object, path: tuple[str, ...]) -> str:
     if isinstance(value, Mapping):
         pairs = cast("Mapping[str, object]", value).items()
         return f"{{{', '.join(f'{_key(key)} = {_value(each, (*path, key))}' for key, each in pairs)}}}"
-    raise TypeError(f"{'.'.join(path)}: TOML has no {type(value).__name__}, or it is not needed here")
+    raise TypeError(f"{'.'.join(path)}: cannot write a {type(value).__name__} as TOML")

@@ -38,7 +38,7 @@ def item_stories(
     draw: st.DrawFn, values_of: ValuesOf, text: st.SearchStrategy[str], item_id: str, ids: dict[str, str]
 ) -> list[Said]:
     """Generate the notifications of one item: its start, its deltas, and its end unless it is cut off."""
-    # Half of them are messages, because the result of a turn depends on those.
+    # Half of the items are messages, because the result of a turn depends on messages.
     kind = draw(st.just("agentMessage") | st.sampled_from(sorted(_ITEMS)))
     pieces = draw(st.lists(text, max_size=3)) if kind in _DELTAS else []
     whole = draw(values_of(_ITEMS[kind])).evolve(id=item_id)

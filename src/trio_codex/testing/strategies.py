@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from trio_codex import wire
 from trio_codex.wire import JSON, NULL, Null, UnknownVariant, Wire
 from trio_codex.wire._base import wire_name
-from trio_codex.wire._convert import fields_of
 from trio_codex.wire._index import HOME
+from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._unions import is_wire, origin
 
 from ._build import GIVEN, THREAD_ID, TURN_ID
@@ -27,10 +27,10 @@ from ._transcripts import turns
 W = TypeVar("W", bound=Wire)
 
 TEXT: Final = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
-"""Strings that JSON can represent, so without lone surrogates. Never empty, because some fields require that."""
+"""Strings that JSON can represent, so without lone surrogates, and never empty, because some fields must not be."""
 
 INTEGERS: Final = st.integers(0, 2**63 - 1)
-"""Most integers of the schema are unsigned, and none is larger."""
+"""Integers that every integer field of the schema accepts: most are unsigned, and none is larger."""
 
 UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 """Text that is not a tag, key or enum value of the schema."""
@@ -98,7 +98,7 @@ def _instances(cls: type[W], *, unknown: bool) -> st.SearchStrategy[W]:
         if cls.__wire__.open and field.name == "additional":
             values = st.dictionaries(UNKNOWN_TEXT, json_values(), max_size=2)
         elif field.default is None and field.name not in given:
-            # Mostly left out, because the larger types would take forever otherwise.
+            # Mostly omitted: generating every optional field of the larger types takes too long.
             values = st.none() | st.none() | values
         elif field.default is None:
             values = values.filter(lambda value: value is not None)
@@ -149,7 +149,7 @@ def _of_union(members: tuple[Any, ...], *, unknown: bool) -> st.SearchStrategy[A
 
 
 def _unknown_variants(members: tuple[Any, ...]) -> st.SearchStrategy[UnknownVariant]:
-    """Generate objects that are none of the members: with another tag, another key, or neither."""
+    """Generate objects that match no member of the union: with another tag, another key, or neither."""
     tags = {
         wire_name(cls, cls.__wire__.tag) for cls in members if is_wire(cls) and cls.__wire__.tag is not None
     }

@@ -1,14 +1,13 @@
-"""The types of the protocol, each by its schema name, such as ``wire.TurnStartParams`` or ``wire.ThreadItem``.
+"""The types of the protocol under their schema names, such as ``wire.TurnStartParams`` and ``wire.ThreadItem``.
 
-A package of 600 classes that is loaded in parts: asking for a name imports the domain that defines it. The rules that
-all types follow are in :mod:`trio_codex.wire._base`.
+The package has 600 classes and loads lazily: accessing a name imports only the domain that defines it. The rules for
+all types are in :mod:`trio_codex.wire._base`.
 
-``decode`` and ``encode`` convert between values and raw JSON. None of this does I/O, or knows Trio.
+``decode`` and ``encode`` convert between raw JSON and values. The package does no I/O and does not know Trio.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING
 
 from trio_codex.wire._base import JSON as JSON
@@ -33,33 +32,15 @@ if TYPE_CHECKING:
     from trio_codex.wire._unknown import UnknownVariant as UnknownVariant
 
 else:
-    # Hidden from type checkers: with it in sight, every misspelt name would be an `object` instead of an error.
+    # Hidden from type checkers, which would take every misspelled name for an `object` instead of an error.
 
-    _HAND_WRITTEN = {
-        "_convert": (
-            "decode", "decode_notification", "decode_notification_json", "decode_result", "decode_server_request",
-            "encode", "preload",
-        ),
-        "_specs": ("RequestSpec", "ServerRequestSpec", "TextDelta"),
-        "_unknown": ("UnknownNotification", "UnknownServerRequest", "UnknownVariant"),
-    }  # fmt: skip
-    _home = {name: module for module, names in _HAND_WRITTEN.items() for name in names}
-
-    def _home_of(name: str) -> str | None:
-        if name in _home:
-            return _home[name]
-        from trio_codex.wire._index import HOME
-
-        return HOME.get(name)
+    from trio_codex.wire import _lookup
 
     def __getattr__(name: str) -> object:
-        module = None if name.startswith("_") else _home_of(name)
-        if module is None:
+        if name not in _lookup.MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        value = globals()[name] = _lookup.look_up(name)
         return value
 
     def __dir__() -> list[str]:
-        from trio_codex.wire._index import HOME
-
-        return sorted({name for name in globals() if not name.startswith("_")} | set(_home) | set(HOME))
+        return sorted({name for name in globals() if not name.startswith("_")} | _lookup.MODULES.keys())

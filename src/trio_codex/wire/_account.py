@@ -207,7 +207,7 @@ class AccountLoginCompletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AccountTokenUsageDailyBucket(Wire):
-    """``AccountTokenUsageDailyBucket`` of the protocol."""
+    """The type ``AccountTokenUsageDailyBucket``."""
 
     start_date: str
     tokens: int
@@ -217,7 +217,7 @@ class AccountTokenUsageDailyBucket(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AccountTokenUsageSummary(Wire):
-    """``AccountTokenUsageSummary`` of the protocol."""
+    """The type ``AccountTokenUsageSummary``."""
 
     current_streak_days: int | None = None
     lifetime_tokens: int | None = None
@@ -269,7 +269,7 @@ class AmazonBedrockAccessKeysLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AmazonBedrockAccount(Wire):
-    """A ``Account``: ``amazonBedrock``."""
+    """A variant of ``Account``, ``amazonBedrock``."""
 
     type: Literal["amazonBedrock"] = "amazonBedrock"
     uses_codex_managed_credentials: bool = False
@@ -292,7 +292,7 @@ class AmazonBedrockLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AmazonBedrockLoginAccountResponse(Wire):
-    """A ``LoginAccountResponse``: ``amazonBedrock``."""
+    """A variant of ``LoginAccountResponse``, ``amazonBedrock``."""
 
     type: Literal["amazonBedrock"] = "amazonBedrock"
 
@@ -301,7 +301,7 @@ class AmazonBedrockLoginAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApiKeyAccount(Wire):
-    """A ``Account``: ``apiKey``."""
+    """A variant of ``Account``, ``apiKey``."""
 
     type: Literal["apiKey"] = "apiKey"
 
@@ -310,7 +310,7 @@ class ApiKeyAccount(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApiKeyLoginAccountParams(Wire):
-    """A ``LoginAccountParams``: ``apiKey``."""
+    """A variant of ``LoginAccountParams``, ``apiKey``."""
 
     api_key: str
     type: Literal["apiKey"] = "apiKey"
@@ -320,7 +320,7 @@ class ApiKeyLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApiKeyLoginAccountResponse(Wire):
-    """A ``LoginAccountResponse``: ``apiKey``."""
+    """A variant of ``LoginAccountResponse``, ``apiKey``."""
 
     type: Literal["apiKey"] = "apiKey"
 
@@ -329,7 +329,7 @@ class ApiKeyLoginAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BedrockAwsProfile(Wire):
-    """``BedrockAwsProfile`` of the protocol.
+    """The type ``BedrockAwsProfile``.
 
     Experimental.
     """
@@ -387,7 +387,7 @@ class BedrockDiscoverResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BedrockEnvironmentCredential(Wire):
-    """``BedrockEnvironmentCredential`` of the protocol.
+    """The type ``BedrockEnvironmentCredential``.
 
     Experimental.
     """
@@ -422,7 +422,7 @@ class CancelLoginAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CancelledUserVerificationErrorDetails(Wire):
-    """A ``UserVerificationErrorDetails``: ``cancelled``.
+    """A variant of ``UserVerificationErrorDetails``, ``cancelled``.
 
     Experimental.
     """
@@ -435,7 +435,7 @@ class CancelledUserVerificationErrorDetails(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptAccount(Wire):
-    """A ``Account``: ``chatgpt``."""
+    """A variant of ``Account``, ``chatgpt``."""
 
     email: str | None
     plan_type: PlanType | str
@@ -478,7 +478,7 @@ class ChatgptAuthTokensLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptAuthTokensLoginAccountResponse(Wire):
-    """A ``LoginAccountResponse``: ``chatgptAuthTokens``."""
+    """A variant of ``LoginAccountResponse``, ``chatgptAuthTokens``."""
 
     type: Literal["chatgptAuthTokens"] = "chatgptAuthTokens"
 
@@ -487,7 +487,7 @@ class ChatgptAuthTokensLoginAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptAuthTokensRefreshParams(Wire):
-    """Params of the server's request ``account/chatgptAuthTokens/refresh``.
+    """Params of the server request ``account/chatgptAuthTokens/refresh``.
 
     Attributes:
         previous_account_id: Workspace/account identifier that Codex was previously using. Clients that manage
@@ -504,7 +504,7 @@ class ChatgptAuthTokensRefreshParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptAuthTokensRefreshResponse(Wire):
-    """Answer to the server's request ``account/chatgptAuthTokens/refresh``."""
+    """Response to the server request ``account/chatgptAuthTokens/refresh``."""
 
     access_token: str
     chatgpt_account_id: str
@@ -522,7 +522,7 @@ class ChatgptAuthTokensRefreshResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptDeviceCodeLoginAccountParams(Wire):
-    """A ``LoginAccountParams``: ``chatgptDeviceCode``."""
+    """A variant of ``LoginAccountParams``, ``chatgptDeviceCode``."""
 
     type: Literal["chatgptDeviceCode"] = "chatgptDeviceCode"
 
@@ -531,7 +531,7 @@ class ChatgptDeviceCodeLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptDeviceCodeLoginAccountResponse(Wire):
-    """A ``LoginAccountResponse``: ``chatgptDeviceCode``.
+    """A variant of ``LoginAccountResponse``, ``chatgptDeviceCode``.
 
     Attributes:
         user_code: One-time code the user must enter after signing in.
@@ -552,7 +552,7 @@ class ChatgptDeviceCodeLoginAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptLoginAccountParams(Wire):
-    """A ``LoginAccountParams``: ``chatgpt``."""
+    """A variant of ``LoginAccountParams``, ``chatgpt``."""
 
     app_brand: LoginAppBrand | str | None = None
     codex_streamlined_login: bool | None = None
@@ -571,7 +571,7 @@ class ChatgptLoginAccountParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ChatgptLoginAccountResponse(Wire):
-    """A ``LoginAccountResponse``: ``chatgpt``.
+    """A variant of ``LoginAccountResponse``, ``chatgpt``.
 
     Attributes:
         auth_url: URL the client should open in a browser to initiate the OAuth flow.
@@ -612,7 +612,7 @@ class ConsumeAccountRateLimitResetCreditResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EnvironmentBedrockSetupParams(Wire):
-    """A ``BedrockSetupParams``: ``environment``.
+    """A variant of ``BedrockSetupParams``, ``environment``.
 
     Experimental.
     """
@@ -625,7 +625,7 @@ class EnvironmentBedrockSetupParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FailedUserVerificationErrorDetails(Wire):
-    """A ``UserVerificationErrorDetails``: ``failed``.
+    """A variant of ``UserVerificationErrorDetails``, ``failed``.
 
     Experimental.
     """
@@ -849,7 +849,7 @@ class GetWorkspaceMessagesResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InvalidRequestUserVerificationErrorDetails(Wire):
-    """A ``UserVerificationErrorDetails``: ``invalidRequest``.
+    """A variant of ``UserVerificationErrorDetails``, ``invalidRequest``.
 
     Experimental.
     """
@@ -867,7 +867,7 @@ class LogoutAccountResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ProfileBedrockSetupParams(Wire):
-    """A ``BedrockSetupParams``: ``profile``.
+    """A variant of ``BedrockSetupParams``, ``profile``.
 
     Experimental.
     """
@@ -881,7 +881,7 @@ class ProfileBedrockSetupParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RateLimitResetCredit(Wire):
-    """``RateLimitResetCredit`` of the protocol.
+    """The type ``RateLimitResetCredit``.
 
     Attributes:
         granted_at: Unix timestamp in seconds when the credit was granted.
@@ -906,7 +906,7 @@ class RateLimitResetCredit(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RateLimitResetCreditsSummary(Wire):
-    """``RateLimitResetCreditsSummary`` of the protocol.
+    """The type ``RateLimitResetCreditsSummary``.
 
     Attributes:
         credits: Detail rows for available reset credits, when the backend provides them. ``null`` means only
@@ -938,7 +938,7 @@ class SendAddCreditsNudgeEmailResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadUsage(Wire):
-    """``ThreadUsage`` of the protocol."""
+    """The type ``ThreadUsage``."""
 
     estimated_usage_credits_micros: int
     groups: Sequence[ThreadUsageBreakdownGroup]
@@ -956,7 +956,7 @@ class ThreadUsage(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadUsageBreakdownGroup(Wire):
-    """``ThreadUsageBreakdownGroup`` of the protocol."""
+    """The type ``ThreadUsageBreakdownGroup``."""
 
     estimated_usage_credits_micros: int
     cached_input_tokens: int | None = None
@@ -983,7 +983,7 @@ class ThreadUsageBreakdownGroup(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnavailableUserVerificationErrorDetails(Wire):
-    """A ``UserVerificationErrorDetails``: ``unavailable``.
+    """A variant of ``UserVerificationErrorDetails``, ``unavailable``.
 
     Experimental.
     """
@@ -1163,7 +1163,7 @@ class UserVerificationVerifyResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkspaceMessage(Wire):
-    """``WorkspaceMessage`` of the protocol.
+    """The type ``WorkspaceMessage``.
 
     Attributes:
         archived_at: Unix timestamp (in seconds) when the message was archived.
@@ -1190,7 +1190,7 @@ class WorkspaceMessage(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkspaceRouting(Wire):
-    """``WorkspaceRouting`` of the protocol."""
+    """The type ``WorkspaceRouting``."""
 
     account_routing_override: AccountRoutingOverride | str
     backend_origin: str
@@ -1206,10 +1206,10 @@ class WorkspaceRouting(Wire):
 
 
 Account: TypeAlias = ApiKeyAccount | ChatgptAccount | AmazonBedrockAccount | UnknownVariant
-"""``Account`` of the protocol."""
+"""The type ``Account``."""
 
 BedrockSetupParams: TypeAlias = ProfileBedrockSetupParams | EnvironmentBedrockSetupParams | UnknownVariant
-"""``BedrockSetupParams`` of the protocol.
+"""The type ``BedrockSetupParams``.
 
 Experimental.
 """
@@ -1223,7 +1223,7 @@ LoginAccountParams: TypeAlias = (
     | AmazonBedrockAccessKeysLoginAccountParams
     | UnknownVariant
 )
-"""``LoginAccountParams`` of the protocol."""
+"""The type ``LoginAccountParams``."""
 
 LoginAccountResponse: TypeAlias = (
     ApiKeyLoginAccountResponse
@@ -1233,7 +1233,7 @@ LoginAccountResponse: TypeAlias = (
     | AmazonBedrockLoginAccountResponse
     | UnknownVariant
 )
-"""``LoginAccountResponse`` of the protocol."""
+"""The type ``LoginAccountResponse``."""
 
 UserVerificationErrorDetails: TypeAlias = (
     InvalidRequestUserVerificationErrorDetails

@@ -96,7 +96,7 @@ class AcceptWithExecpolicyAmendmentCommandExecutionApprovalDecision(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AdditionalFileSystemPermissions(Wire):
-    """``AdditionalFileSystemPermissions`` of the protocol.
+    """The type ``AdditionalFileSystemPermissions``.
 
     Attributes:
         read: This will be removed in favor of ``entries``.
@@ -113,14 +113,14 @@ class AdditionalFileSystemPermissions(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AdditionalNetworkPermissions(Wire):
-    """``AdditionalNetworkPermissions`` of the protocol."""
+    """The type ``AdditionalNetworkPermissions``."""
 
     enabled: bool | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AdditionalPermissionProfile(Wire):
-    """``AdditionalPermissionProfile`` of the protocol.
+    """The type ``AdditionalPermissionProfile``.
 
     Attributes:
         network: Partial overlay used for per-command permission requests.
@@ -143,7 +143,7 @@ class ApplyNetworkPolicyAmendmentCommandExecutionApprovalDecision(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandExecutionRequestApprovalParams(Wire):
-    """Params of the server's request ``item/commandExecution/requestApproval``.
+    """Params of the server request ``item/commandExecution/requestApproval``.
 
     Attributes:
         started_at_ms: Unix timestamp (in milliseconds) when this approval request started.
@@ -204,14 +204,14 @@ class CommandExecutionRequestApprovalParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandExecutionRequestApprovalResponse(Wire):
-    """Answer to the server's request ``item/commandExecution/requestApproval``."""
+    """Response to the server request ``item/commandExecution/requestApproval``."""
 
     decision: CommandExecutionApprovalDecision
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DynamicToolCallParams(Wire):
-    """Params of the server's request ``item/tool/call``."""
+    """Params of the server request ``item/tool/call``."""
 
     arguments: JSON
     call_id: str
@@ -228,7 +228,7 @@ class DynamicToolCallParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DynamicToolCallResponse(Wire):
-    """Answer to the server's request ``item/tool/call``."""
+    """Response to the server request ``item/tool/call``."""
 
     content_items: Sequence[DynamicToolCallOutputContentItem]
     success: bool
@@ -238,7 +238,7 @@ class DynamicToolCallResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FileChangeRequestApprovalParams(Wire):
-    """Params of the server's request ``item/fileChange/requestApproval``.
+    """Params of the server request ``item/fileChange/requestApproval``.
 
     Attributes:
         started_at_ms: Unix timestamp (in milliseconds) when this approval request started.
@@ -268,14 +268,14 @@ class FileChangeRequestApprovalParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FileChangeRequestApprovalResponse(Wire):
-    """Answer to the server's request ``item/fileChange/requestApproval``."""
+    """Response to the server request ``item/fileChange/requestApproval``."""
 
     decision: FileChangeApprovalDecision | str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FileSystemSandboxEntry(Wire):
-    """``FileSystemSandboxEntry`` of the protocol."""
+    """The type ``FileSystemSandboxEntry``."""
 
     access: FileSystemAccessMode | str
     path: FileSystemPath
@@ -283,7 +283,7 @@ class FileSystemSandboxEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class GlobPatternFileSystemPath(Wire):
-    """A ``FileSystemPath``: ``glob_pattern``."""
+    """A variant of ``FileSystemPath``, ``glob_pattern``."""
 
     pattern: str
     type: Literal["glob_pattern"] = "glob_pattern"
@@ -293,7 +293,7 @@ class GlobPatternFileSystemPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class GrantedPermissionProfile(Wire):
-    """``GrantedPermissionProfile`` of the protocol."""
+    """The type ``GrantedPermissionProfile``."""
 
     file_system: AdditionalFileSystemPermissions | None = None
     network: AdditionalNetworkPermissions | None = None
@@ -303,7 +303,7 @@ class GrantedPermissionProfile(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MinimalFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``minimal``."""
+    """A variant of ``FileSystemSpecialPath``, ``minimal``."""
 
     kind: Literal["minimal"] = "minimal"
 
@@ -312,7 +312,7 @@ class MinimalFileSystemSpecialPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NetworkApprovalContext(Wire):
-    """``NetworkApprovalContext`` of the protocol."""
+    """The type ``NetworkApprovalContext``."""
 
     host: str
     protocol: NetworkApprovalProtocol | str
@@ -320,7 +320,7 @@ class NetworkApprovalContext(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NetworkPolicyAmendment(Wire):
-    """``NetworkPolicyAmendment`` of the protocol."""
+    """The type ``NetworkPolicyAmendment``."""
 
     action: NetworkPolicyRuleAction | str
     host: str
@@ -328,7 +328,7 @@ class NetworkPolicyAmendment(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PathFileSystemPath(Wire):
-    """A ``FileSystemPath``: ``path``."""
+    """A variant of ``FileSystemPath``, ``path``."""
 
     path: LegacyAppPathString
     type: Literal["path"] = "path"
@@ -338,7 +338,7 @@ class PathFileSystemPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PermissionsRequestApprovalParams(Wire):
-    """Params of the server's request ``item/permissions/requestApproval``.
+    """Params of the server request ``item/permissions/requestApproval``.
 
     Attributes:
         started_at_ms: Unix timestamp (in milliseconds) when this approval request started.
@@ -367,7 +367,7 @@ class PermissionsRequestApprovalParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PermissionsRequestApprovalResponse(Wire):
-    """Answer to the server's request ``item/permissions/requestApproval``.
+    """Response to the server request ``item/permissions/requestApproval``.
 
     Attributes:
         strict_auto_review: Review every subsequent command in this turn before normal sandboxed execution.
@@ -382,7 +382,7 @@ class PermissionsRequestApprovalResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ProjectRootsFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``project_roots``."""
+    """A variant of ``FileSystemSpecialPath``, ``project_roots``."""
 
     kind: Literal["project_roots"] = "project_roots"
     subpath: LegacyAppPathString | None = None
@@ -392,7 +392,7 @@ class ProjectRootsFileSystemSpecialPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RequestPermissionProfile(Wire):
-    """``RequestPermissionProfile`` of the protocol."""
+    """The type ``RequestPermissionProfile``."""
 
     file_system: AdditionalFileSystemPermissions | None = None
     network: AdditionalNetworkPermissions | None = None
@@ -402,7 +402,7 @@ class RequestPermissionProfile(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RootFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``root``."""
+    """A variant of ``FileSystemSpecialPath``, ``root``."""
 
     kind: Literal["root"] = "root"
 
@@ -411,7 +411,7 @@ class RootFileSystemSpecialPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SlashTmpFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``slash_tmp``."""
+    """A variant of ``FileSystemSpecialPath``, ``slash_tmp``."""
 
     kind: Literal["slash_tmp"] = "slash_tmp"
 
@@ -420,7 +420,7 @@ class SlashTmpFileSystemSpecialPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SpecialFileSystemPath(Wire):
-    """A ``FileSystemPath``: ``special``."""
+    """A variant of ``FileSystemPath``, ``special``."""
 
     value: FileSystemSpecialPath
     type: Literal["special"] = "special"
@@ -430,7 +430,7 @@ class SpecialFileSystemPath(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TmpdirFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``tmpdir``."""
+    """A variant of ``FileSystemSpecialPath``, ``tmpdir``."""
 
     kind: Literal["tmpdir"] = "tmpdir"
 
@@ -521,7 +521,7 @@ class ToolRequestUserInputResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnknownFileSystemSpecialPath(Wire):
-    """A ``FileSystemSpecialPath``: ``unknown``."""
+    """A variant of ``FileSystemSpecialPath``, ``unknown``."""
 
     path: str
     kind: Literal["unknown"] = "unknown"
@@ -537,12 +537,12 @@ CommandExecutionApprovalDecision: TypeAlias = (
     | ApplyNetworkPolicyAmendmentCommandExecutionApprovalDecision
     | UnknownVariant
 )
-"""``CommandExecutionApprovalDecision`` of the protocol."""
+"""The type ``CommandExecutionApprovalDecision``."""
 
 FileSystemPath: TypeAlias = (
     PathFileSystemPath | GlobPatternFileSystemPath | SpecialFileSystemPath | UnknownVariant
 )
-"""``FileSystemPath`` of the protocol."""
+"""The type ``FileSystemPath``."""
 
 FileSystemSpecialPath: TypeAlias = (
     RootFileSystemSpecialPath
@@ -553,4 +553,4 @@ FileSystemSpecialPath: TypeAlias = (
     | UnknownFileSystemSpecialPath
     | UnknownVariant
 )
-"""``FileSystemSpecialPath`` of the protocol."""
+"""The type ``FileSystemSpecialPath``."""

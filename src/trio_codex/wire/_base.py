@@ -1,28 +1,28 @@
-"""What every wire type is made of: :class:`Wire`, its :class:`Shape`, raw JSON, and ``NULL``.
+"""The base of all wire types: :class:`Wire`, :class:`Shape`, raw JSON, and ``NULL``.
 
-This module knows nothing of any particular type, and nothing of cattrs (:mod:`trio_codex.wire._convert` does).
-The rules that hold for all of them:
+This module knows no particular type, and does not know cattrs (:mod:`trio_codex.wire._converter` does). The rules for
+all types are:
 
-**Names.** Attributes are snake_case. The name on the wire is generated data (:attr:`Shape.names`), never computed: 83
-names of the schema do not survive a computed renaming.
+**Names.** Attributes use snake_case. The name on the wire is generated data (:attr:`Shape.names`) and never computed,
+because 83 names in the schema would not survive the conversion.
 
-**What is left out.** On sending, a field is left out if, and only if, its default is ``None`` and its value is
-``None``. So a tag is always sent, a schema default that we know is sent explicitly, and a required field that may be
-null has no default and is sent as null.
+**Omitted fields.** A field is omitted on sending if and only if both its default and its value are ``None``. A tag is
+therefore always sent, a default from the schema is sent explicitly, and a required nullable field, which has no
+default, is sent as null.
 
-**What is missing.** On reading, an absent field takes its default: that of the schema, else ``None``. A type that is
-only ever sent has ``None`` where the schema has a default, so that the server's own default decides. Null for a field
-that cannot be null takes the field's default, too. A field without a default must be there and must fit, unless it may
-be null: then it is null, because it may be one that an older server does not know yet.
+**Absent fields.** An absent field gets its default on reading: the default from the schema, or else ``None``. A type
+that is only sent has ``None`` instead of the schema's default, so the server's own default applies. Null counts as
+absent for a field that is not nullable. A field without a default is required. If it is nullable, absence is read as
+null, because an older server may not have the field.
 
-**Null.** Where the server tells null from absence ("null clears it, leaving it out keeps it"), the field also takes
-:data:`NULL`, which is sent as null, and is what a null is read as.
+**Null.** Where the server distinguishes null from absence (null clears a setting, omitting it keeps it), the field also
+accepts :data:`NULL`. It is sent as null, and null is read as it.
 
-**Open enums.** A known value is a member of its :class:`enum.StrEnum`; an unknown one stays the plain ``str`` it is,
-and is sent unchanged. Hence ``TurnStatus | str``: members equal their text, and either may be passed. (A dictionary
-look-up that falls back to the text costs 0.36 µs; pseudo-members made by ``_missing_`` cost 1.6 µs each time.)
+**Open enums.** A known value is a member of its :class:`enum.StrEnum`. An unknown value stays a plain ``str`` and is
+sent unchanged. Hence ``TurnStatus | str``: members equal their string value, and either may be passed. (A dictionary
+lookup with the string as fallback takes 0.36 µs. Pseudo-members created by ``_missing_`` take 1.6 µs each time.)
 
-**Unknown fields** are ignored. They are still in the raw value of the event.
+**Unknown fields** are ignored. The raw value of the event still has them.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
     Fields: TypeAlias = tuple[attrs.Attribute[Any], ...]
 else:
-    Fields = tuple  # evaluated when types are read; `Attribute` is generic for type checkers only
+    Fields = tuple  # evaluated at run time, when `Attribute` is not generic
 
 JSON: TypeAlias = Any
-"""Raw JSON, as ``json.loads`` gives it, where the schema says no more than that."""
+"""Raw JSON, as returned by ``json.loads``, where the schema does not specify a type."""
 
 
 class Null(enum.Enum):
-    """The type of :data:`NULL`. (An enum, so that type checkers can narrow by ``is NULL``.)."""
+    """The type of :data:`NULL`. It is an enum so that type checkers narrow it by ``is NULL``."""
 
     NULL = "null"
 
@@ -57,40 +57,40 @@ class Null(enum.Enum):
 
 
 NULL: Final = Null.NULL
-"""Send null, where null means something else than leaving the field out: it clears or disables."""
+"""Sends null in a field where null clears or disables a setting, unlike omitting the field."""
 
 
 class Shape(NamedTuple):
-    """How the object on the wire differs from the plain one that the attributes suggest. Generated data."""
+    """How the JSON object of a class differs from a plain mapping of its attributes. Generated data."""
 
     names: Mapping[str, str] = MappingProxyType({})
-    """The wire name of each attribute whose own name is another."""
+    """The wire name of each attribute that is named differently."""
     tag: str | None = None
-    """The attribute that tells this variant of a union from its siblings."""
+    """The attribute that distinguishes the members of a union."""
     key: str | None = None
-    """The object has this single key, and the fields are those of its value."""
+    """The only key of the object. Its value has the fields."""
     closed: bool = False
-    """The schema allows no other fields. It tells untagged variants apart; extra fields never make a value unreadable."""
+    """The schema allows no other fields. This distinguishes untagged members of a union; extra fields are never an error."""
     open: bool = False
-    """Fields that are not in the schema carry data: they are kept in the attribute ``additional``."""
+    """Fields that are not in the schema carry data and are kept in the attribute ``additional``."""
     elided: frozenset[str] = frozenset()
-    """Attributes whose value never shows in a ``repr``: prompts, secrets, output."""
+    """Attributes whose value never appears in a ``repr``: prompts, secrets, output."""
     clears: frozenset[str] = frozenset()
-    """Attributes that take :data:`NULL`."""
+    """Attributes that accept :data:`NULL`."""
 
 
 class Wire:
-    """A value of the protocol: frozen, slotted, compared by value, not hashable (it may hold lists).
+    """A value of the protocol: frozen, slotted and compared by value. It may contain lists, so it is not hashable.
 
-    The attrs classes below it are built without their own ``__eq__`` and ``__repr__``: the generic ones here halve the
-    import time of 600 classes.
+    Subclasses are attrs classes without an ``__eq__`` and a ``__repr__`` of their own. Inheriting them from this class
+    halves the import time of 600 classes.
     """
 
     __slots__ = ()
     __attrs_attrs__: ClassVar[Fields] = ()
     __wire__: ClassVar[Shape] = Shape()
 
-    # `__eq__` without `__hash__`: Python sets `__hash__` to None.
+    # Python sets `__hash__` to None for a class that defines only `__eq__`.
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
@@ -109,7 +109,7 @@ class Wire:
         return f"{self.__class__.__name__}({', '.join(shown)})"
 
     def evolve(self, **changes: object) -> Self:
-        """Give a copy of this value with some fields changed.
+        """Return a copy of this value with some fields changed.
 
         Args:
             **changes: New values by attribute name.
@@ -118,13 +118,13 @@ class Wire:
             The new value, of the same class.
 
         Raises:
-            TypeError: There is no such field.
+            TypeError: The class has no such field.
         """
         return attrs.evolve(self, **changes)  # type: ignore[misc]  # a subclass is an attrs class
 
 
 class Page(Wire):
-    """A page of a list: its items, and where the next page begins. It has the length of ``data`` and iterates over it."""
+    """A page of a list: the items in ``data``, and a cursor for the next page. It is a sequence of its items."""
 
     __slots__ = ()
 
@@ -138,7 +138,7 @@ class Page(Wire):
         return self._items()[index]
 
     def __bool__(self) -> bool:
-        # A response without items is a response.
+        # A page is a response, and stays true without items.
         return True
 
     def _items(self) -> Sequence[Any]:
@@ -147,22 +147,22 @@ class Page(Wire):
 
 
 def empty_list() -> list[Any]:
-    """Make the default of a list field. (A bare ``list`` has an element type that type checkers do not know.)."""
+    """Return the default of a list field. Type checkers do not know the element type of a bare ``list``."""
     return []
 
 
 def empty_dict() -> dict[str, Any]:
-    """Make the default of a mapping field."""
+    """Return the default of a mapping field."""
     return {}
 
 
 def wire_name(cls: type[Wire], attribute: str) -> str:
-    """Give the name that an attribute of ``cls`` has on the wire."""
+    """Return the wire name of an attribute of ``cls``."""
     return cls.__wire__.names.get(attribute, attribute)
 
 
 def _elide(value: object) -> str:
-    """Show that there is a value, and how long it is, and nothing else."""
+    """Replace a value by a placeholder that shows only its length."""
     if value is None or value is NULL:
         return repr(value)
     if isinstance(value, (str, bytes)):

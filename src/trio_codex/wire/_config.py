@@ -155,7 +155,7 @@ class WriteStatus(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AgentConfiguredHookHandler(Wire):
-    """A ``ConfiguredHookHandler``: ``agent``."""
+    """A variant of ``ConfiguredHookHandler``, ``agent``."""
 
     type: Literal["agent"] = "agent"
 
@@ -164,7 +164,7 @@ class AgentConfiguredHookHandler(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AnalyticsConfig(Wire):
-    """``AnalyticsConfig`` of the protocol."""
+    """The type ``AnalyticsConfig``."""
 
     enabled: bool | None = None
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
@@ -174,7 +174,7 @@ class AnalyticsConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppConfig(Wire):
-    """``AppConfig`` of the protocol.
+    """The type ``AppConfig``.
 
     Attributes:
         links: Per-account approval settings keyed by link ID.
@@ -211,7 +211,7 @@ class AppLinksConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppToolConfig(Wire):
-    """``AppToolConfig`` of the protocol."""
+    """The type ``AppToolConfig``."""
 
     approval_mode: AppToolApproval | str | None = None
     enabled: bool | None = None
@@ -219,7 +219,7 @@ class AppToolConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppToolsConfig(Wire):
-    """``AppToolsConfig`` of the protocol."""
+    """The type ``AppToolsConfig``."""
 
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
 
@@ -228,7 +228,7 @@ class AppToolsConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApplicationNetworkRequirements(Wire):
-    """``ApplicationNetworkRequirements`` of the protocol.
+    """The type ``ApplicationNetworkRequirements``.
 
     Attributes:
         enabled: When enabled, only explicitly allowed exact domains may be contacted.
@@ -240,14 +240,14 @@ class ApplicationNetworkRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApplicationRequirements(Wire):
-    """``ApplicationRequirements`` of the protocol."""
+    """The type ``ApplicationRequirements``."""
 
     network: ApplicationNetworkRequirements | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsConfig(Wire):
-    """``AppsConfig`` of the protocol."""
+    """The type ``AppsConfig``."""
 
     default: AppsDefaultConfig | None = None
     additional: Mapping[str, JSON] = attrs.field(factory=empty_dict)
@@ -259,7 +259,7 @@ class AppsConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppsDefaultConfig(Wire):
-    """``AppsDefaultConfig`` of the protocol."""
+    """The type ``AppsDefaultConfig``."""
 
     approvals_reviewer: ApprovalsReviewer | str | None = None
     default_tools_approval_mode: AppToolApproval | str | None = None
@@ -270,7 +270,7 @@ class AppsDefaultConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AutoReviewRequirements(Wire):
-    """``AutoReviewRequirements`` of the protocol."""
+    """The type ``AutoReviewRequirements``."""
 
     ignore_rules: Sequence[str] | None = None
     required_on_models: Sequence[str] | None = None
@@ -282,7 +282,7 @@ class AutoReviewRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BrowserUseConfig(Wire):
-    """``BrowserUseConfig`` of the protocol."""
+    """The type ``BrowserUseConfig``."""
 
     allow_history_access: bool | None = None
     default_origin_policy: BrowserUseOriginPolicyConfig | None = None
@@ -291,7 +291,7 @@ class BrowserUseConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BrowserUseExtensionRequirements(Wire):
-    """``BrowserUseExtensionRequirements`` of the protocol."""
+    """The type ``BrowserUseExtensionRequirements``."""
 
     request_headers: Sequence[RequestHeader] | None = None
 
@@ -300,7 +300,7 @@ class BrowserUseExtensionRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BrowserUseOriginPolicy(Wire):
-    """``BrowserUseOriginPolicy`` of the protocol."""
+    """The type ``BrowserUseOriginPolicy``."""
 
     access: AllowDenyRequirement | str | None = None
     access_approval_lifetime: BrowserUseAccessApprovalLifetime | str | None = None
@@ -322,7 +322,7 @@ class BrowserUseOriginPolicy(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BrowserUseOriginPolicyConfig(Wire):
-    """``BrowserUseOriginPolicyConfig`` of the protocol."""
+    """The type ``BrowserUseOriginPolicyConfig``."""
 
     access: AllowDenyRequirement | str | None = None
     downloads: AllowDenyRequirement | str | None = None
@@ -332,7 +332,7 @@ class BrowserUseOriginPolicyConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BrowserUseRequirements(Wire):
-    """``BrowserUseRequirements`` of the protocol."""
+    """The type ``BrowserUseRequirements``."""
 
     allow_global_persistent_approval: bool | None = None
     allow_history_access: bool | None = None
@@ -355,7 +355,7 @@ class BrowserUseRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandConfiguredHookHandler(Wire):
-    """A ``ConfiguredHookHandler``: ``command``.
+    """A variant of ``ConfiguredHookHandler``, ``command``.
 
     Attributes:
         additional_context_limit: Approximate token threshold for spilling this hook's ``additionalContext`` to
@@ -386,7 +386,7 @@ class CommandConfiguredHookHandler(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseConfig(Wire):
-    """``ComputerUseConfig`` of the protocol."""
+    """The type ``ComputerUseConfig``."""
 
     default_app_access: AllowDenyRequirement | str | None = None
     macos: ComputerUseMacosConfig | None = None
@@ -395,14 +395,14 @@ class ComputerUseConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseMacosConfig(Wire):
-    """``ComputerUseMacosConfig`` of the protocol."""
+    """The type ``ComputerUseMacosConfig``."""
 
     bundle_ids: Mapping[str, AllowDenyRequirement | str] | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseMacosRequirements(Wire):
-    """``ComputerUseMacosRequirements`` of the protocol."""
+    """The type ``ComputerUseMacosRequirements``."""
 
     bundle_ids: Mapping[str, AllowDenyRequirement | str] | None = None
 
@@ -411,7 +411,7 @@ class ComputerUseMacosRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseRequirements(Wire):
-    """``ComputerUseRequirements`` of the protocol."""
+    """The type ``ComputerUseRequirements``."""
 
     allow_locked_computer_use: bool | None = None
     allow_persistent_approval: bool | None = None
@@ -430,7 +430,7 @@ class ComputerUseRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseWindowsConfig(Wire):
-    """``ComputerUseWindowsConfig`` of the protocol."""
+    """The type ``ComputerUseWindowsConfig``."""
 
     aumids: Mapping[str, AllowDenyRequirement | str] | None = None
     exes: Sequence[ComputerUseWindowsExeConfig] | None = None
@@ -438,7 +438,7 @@ class ComputerUseWindowsConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseWindowsExeConfig(Wire):
-    """``ComputerUseWindowsExeConfig`` of the protocol."""
+    """The type ``ComputerUseWindowsExeConfig``."""
 
     access: AllowDenyRequirement | str
     product_name: str
@@ -448,7 +448,7 @@ class ComputerUseWindowsExeConfig(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseWindowsExeRequirement(Wire):
-    """``ComputerUseWindowsExeRequirement`` of the protocol."""
+    """The type ``ComputerUseWindowsExeRequirement``."""
 
     access: AllowDenyRequirement | str
     product_name: str
@@ -462,7 +462,7 @@ class ComputerUseWindowsExeRequirement(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ComputerUseWindowsRequirements(Wire):
-    """``ComputerUseWindowsRequirements`` of the protocol."""
+    """The type ``ComputerUseWindowsRequirements``."""
 
     aumids: Mapping[str, AllowDenyRequirement | str] | None = None
     exes: Sequence[ComputerUseWindowsExeRequirement] | None = None
@@ -470,7 +470,7 @@ class ComputerUseWindowsRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Config(Wire):
-    """``Config`` of the protocol.
+    """The type ``Config``.
 
     Attributes:
         approvals_reviewer: ``UNSTABLE`` Optional default for where approval requests are routed for review.
@@ -540,7 +540,7 @@ class ConfigBatchWriteParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConfigEdit(Wire):
-    """``ConfigEdit`` of the protocol."""
+    """The type ``ConfigEdit``."""
 
     key_path: str
     merge_strategy: MergeStrategy | str
@@ -553,7 +553,7 @@ class ConfigEdit(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConfigLayer(Wire):
-    """``ConfigLayer`` of the protocol."""
+    """The type ``ConfigLayer``."""
 
     config: JSON
     name: ConfigLayerSource
@@ -567,7 +567,7 @@ class ConfigLayer(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConfigLayerMetadata(Wire):
-    """``ConfigLayerMetadata`` of the protocol."""
+    """The type ``ConfigLayerMetadata``."""
 
     name: ConfigLayerSource
     version: str
@@ -600,7 +600,7 @@ class ConfigReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConfigRequirements(Wire):
-    """``ConfigRequirements`` of the protocol.
+    """The type ``ConfigRequirements``.
 
     Attributes:
         allowed_approvals_reviewers: Experimental.
@@ -745,7 +745,7 @@ class ConfigWriteResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ConfiguredHookMatcherGroup(Wire):
-    """``ConfiguredHookMatcherGroup`` of the protocol."""
+    """The type ``ConfiguredHookMatcherGroup``."""
 
     hooks: Sequence[ConfiguredHookHandler]
     matcher: str | None = None
@@ -770,7 +770,7 @@ class EnterpriseManagedConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExperimentalFeature(Wire):
-    """``ExperimentalFeature`` of the protocol.
+    """The type ``ExperimentalFeature``.
 
     Attributes:
         default_enabled: Whether this feature is enabled by default.
@@ -856,14 +856,14 @@ class ExperimentalFeatureListResponse(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FeedbackRequirements(Wire):
-    """``FeedbackRequirements`` of the protocol."""
+    """The type ``FeedbackRequirements``."""
 
     enabled: bool | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InAppBrowserRequirements(Wire):
-    """``InAppBrowserRequirements`` of the protocol."""
+    """The type ``InAppBrowserRequirements``."""
 
     allow_external_browser_settings_import: bool | None = None
 
@@ -888,7 +888,7 @@ class LegacyManagedConfigTomlFromFileConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LegacyManagedConfigTomlFromMdmConfigLayerSource(Wire):
-    """A ``ConfigLayerSource``: ``legacyManagedConfigTomlFromMdm``."""
+    """A variant of ``ConfigLayerSource``, ``legacyManagedConfigTomlFromMdm``."""
 
     type: Literal["legacyManagedConfigTomlFromMdm"] = "legacyManagedConfigTomlFromMdm"
 
@@ -897,7 +897,7 @@ class LegacyManagedConfigTomlFromMdmConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ManagedHooksRequirements(Wire):
-    """``ManagedHooksRequirements`` of the protocol."""
+    """The type ``ManagedHooksRequirements``."""
 
     permission_request: Sequence[ConfiguredHookMatcherGroup]
     post_compact: Sequence[ConfiguredHookMatcherGroup]
@@ -936,7 +936,7 @@ class ManagedHooksRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolConfiguredHookHandler(Wire):
-    """A ``ConfiguredHookHandler``: ``mcp_tool``."""
+    """A variant of ``ConfiguredHookHandler``, ``mcp_tool``."""
 
     input: Mapping[str, JSON]
     server: str
@@ -965,7 +965,7 @@ class MdmConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ModelsRequirements(Wire):
-    """``ModelsRequirements`` of the protocol."""
+    """The type ``ModelsRequirements``."""
 
     new_thread: NewThreadModelDefaults | None = None
 
@@ -974,7 +974,7 @@ class ModelsRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NetworkRequirements(Wire):
-    """``NetworkRequirements`` of the protocol.
+    """The type ``NetworkRequirements``.
 
     Attributes:
         allow_unix_sockets: Legacy compatibility view derived from ``unix_sockets``.
@@ -1019,7 +1019,7 @@ class NetworkRequirements(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NewThreadModelDefaults(Wire):
-    """``NewThreadModelDefaults`` of the protocol."""
+    """The type ``NewThreadModelDefaults``."""
 
     model: str | None = None
     model_reasoning_effort: ReasoningEffort | None = None
@@ -1032,7 +1032,7 @@ class NewThreadModelDefaults(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OverriddenMetadata(Wire):
-    """``OverriddenMetadata`` of the protocol."""
+    """The type ``OverriddenMetadata``."""
 
     effective_value: JSON
     message: str
@@ -1090,7 +1090,7 @@ class PermissionProfileListResponse(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PermissionProfileSummary(Wire):
-    """``PermissionProfileSummary`` of the protocol.
+    """The type ``PermissionProfileSummary``.
 
     Attributes:
         allowed: Whether the effective requirements allow selecting this profile.
@@ -1118,7 +1118,7 @@ class ProjectConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PromptConfiguredHookHandler(Wire):
-    """A ``ConfiguredHookHandler``: ``prompt``."""
+    """A variant of ``ConfiguredHookHandler``, ``prompt``."""
 
     type: Literal["prompt"] = "prompt"
 
@@ -1127,7 +1127,7 @@ class PromptConfiguredHookHandler(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RequestHeader(Wire):
-    """``RequestHeader`` of the protocol."""
+    """The type ``RequestHeader``."""
 
     name: str
     value: str
@@ -1137,7 +1137,7 @@ class RequestHeader(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SandboxWorkspaceWrite(Wire):
-    """``SandboxWorkspaceWrite`` of the protocol."""
+    """The type ``SandboxWorkspaceWrite``."""
 
     exclude_slash_tmp: bool = False
     exclude_tmpdir_env_var: bool = False
@@ -1170,7 +1170,7 @@ class SystemConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolsV2(Wire):
-    """``ToolsV2`` of the protocol."""
+    """The type ``ToolsV2``."""
 
     web_search: WebSearchToolConfig | None = None
 
@@ -1197,7 +1197,7 @@ class UserConfigLayerSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WebSearchLocation(Wire):
-    """``WebSearchLocation`` of the protocol."""
+    """The type ``WebSearchLocation``."""
 
     city: str | None = None
     country: str | None = None
@@ -1209,7 +1209,7 @@ class WebSearchLocation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WebSearchToolConfig(Wire):
-    """``WebSearchToolConfig`` of the protocol."""
+    """The type ``WebSearchToolConfig``."""
 
     allowed_domains: Sequence[str] | None = None
     context_size: WebSearchContextSize | str | None = None
@@ -1230,7 +1230,7 @@ ConfigLayerSource: TypeAlias = (
     | LegacyManagedConfigTomlFromMdmConfigLayerSource
     | UnknownVariant
 )
-"""``ConfigLayerSource`` of the protocol."""
+"""The type ``ConfigLayerSource``."""
 
 ConfiguredHookHandler: TypeAlias = (
     CommandConfiguredHookHandler
@@ -1239,7 +1239,7 @@ ConfiguredHookHandler: TypeAlias = (
     | AgentConfiguredHookHandler
     | UnknownVariant
 )
-"""``ConfiguredHookHandler`` of the protocol."""
+"""The type ``ConfiguredHookHandler``."""
 
 ForcedChatgptWorkspaceIds: TypeAlias = str | Sequence[str]
 """Backward-compatible API shape for ChatGPT workspace login restrictions."""

@@ -33,7 +33,7 @@ class McpServerElicitationAction(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FormMcpServerElicitationRequestParams(Wire):
-    """A ``McpServerElicitationRequestParams``: ``form``.
+    """A variant of ``McpServerElicitationRequestParams``, ``form``.
 
     Attributes:
         turn_id: Active Codex turn when this elicitation was observed, if app-server could correlate one. This is
@@ -65,7 +65,7 @@ class FormMcpServerElicitationRequestParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationBooleanSchema(Wire):
-    """``McpElicitationBooleanSchema`` of the protocol."""
+    """The type ``McpElicitationBooleanSchema``."""
 
     default: bool | None = None
     description: str | None = None
@@ -77,7 +77,7 @@ class McpElicitationBooleanSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationConstOption(Wire):
-    """``McpElicitationConstOption`` of the protocol."""
+    """The type ``McpElicitationConstOption``."""
 
     const: str
     title: str
@@ -87,7 +87,7 @@ class McpElicitationConstOption(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationLegacyTitledEnumSchema(Wire):
-    """``McpElicitationLegacyTitledEnumSchema`` of the protocol."""
+    """The type ``McpElicitationLegacyTitledEnumSchema``."""
 
     enum: Sequence[str]
     default: str | None = None
@@ -101,7 +101,7 @@ class McpElicitationLegacyTitledEnumSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationNumberSchema(Wire):
-    """``McpElicitationNumberSchema`` of the protocol."""
+    """The type ``McpElicitationNumberSchema``."""
 
     type: Literal["number", "integer"]
     default: float | None = None
@@ -130,7 +130,7 @@ class McpElicitationSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationStringSchema(Wire):
-    """``McpElicitationStringSchema`` of the protocol."""
+    """The type ``McpElicitationStringSchema``."""
 
     default: str | None = None
     description: str | None = None
@@ -147,7 +147,7 @@ class McpElicitationStringSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationTitledEnumItems(Wire):
-    """``McpElicitationTitledEnumItems`` of the protocol."""
+    """The type ``McpElicitationTitledEnumItems``."""
 
     any_of: Sequence[McpElicitationConstOption]
 
@@ -156,7 +156,7 @@ class McpElicitationTitledEnumItems(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationTitledMultiSelectEnumSchema(Wire):
-    """``McpElicitationTitledMultiSelectEnumSchema`` of the protocol."""
+    """The type ``McpElicitationTitledMultiSelectEnumSchema``."""
 
     items: McpElicitationTitledEnumItems
     default: Sequence[str] | None = None
@@ -171,7 +171,7 @@ class McpElicitationTitledMultiSelectEnumSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationTitledSingleSelectEnumSchema(Wire):
-    """``McpElicitationTitledSingleSelectEnumSchema`` of the protocol."""
+    """The type ``McpElicitationTitledSingleSelectEnumSchema``."""
 
     one_of: Sequence[McpElicitationConstOption]
     default: str | None = None
@@ -184,7 +184,7 @@ class McpElicitationTitledSingleSelectEnumSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationUntitledEnumItems(Wire):
-    """``McpElicitationUntitledEnumItems`` of the protocol."""
+    """The type ``McpElicitationUntitledEnumItems``."""
 
     enum: Sequence[str]
     type: Literal["string"] = "string"
@@ -194,7 +194,7 @@ class McpElicitationUntitledEnumItems(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationUntitledMultiSelectEnumSchema(Wire):
-    """``McpElicitationUntitledMultiSelectEnumSchema`` of the protocol."""
+    """The type ``McpElicitationUntitledMultiSelectEnumSchema``."""
 
     items: McpElicitationUntitledEnumItems
     default: Sequence[str] | None = None
@@ -209,7 +209,7 @@ class McpElicitationUntitledMultiSelectEnumSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpElicitationUntitledSingleSelectEnumSchema(Wire):
-    """``McpElicitationUntitledSingleSelectEnumSchema`` of the protocol."""
+    """The type ``McpElicitationUntitledSingleSelectEnumSchema``."""
 
     enum: Sequence[str]
     default: str | None = None
@@ -222,7 +222,7 @@ class McpElicitationUntitledSingleSelectEnumSchema(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpServerElicitationRequestResponse(Wire):
-    """Answer to the server's request ``mcpServer/elicitation/request``.
+    """Response to the server request ``mcpServer/elicitation/request``.
 
     Attributes:
         meta: Optional client metadata for form-mode action handling.
@@ -239,7 +239,7 @@ class McpServerElicitationRequestResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OpenaiFormMcpServerElicitationRequestParams(Wire):
-    """A ``McpServerElicitationRequestParams``: ``openaiForm``.
+    """A variant of ``McpServerElicitationRequestParams``, ``openaiForm``.
 
     Attributes:
         turn_id: Active Codex turn when this elicitation was observed, if app-server could correlate one. This is
@@ -271,7 +271,7 @@ class OpenaiFormMcpServerElicitationRequestParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OpenaiSlashFormMcpServerElicitationRequestParams(Wire):
-    """A ``McpServerElicitationRequestParams``: ``openai/form``.
+    """A variant of ``McpServerElicitationRequestParams``, ``openai/form``.
 
     Attributes:
         turn_id: Active Codex turn when this elicitation was observed, if app-server could correlate one. This is
@@ -303,7 +303,7 @@ class OpenaiSlashFormMcpServerElicitationRequestParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UrlMcpServerElicitationRequestParams(Wire):
-    """A ``McpServerElicitationRequestParams``: ``url``.
+    """A variant of ``McpServerElicitationRequestParams``, ``url``.
 
     Attributes:
         turn_id: Active Codex turn when this elicitation was observed, if app-server could correlate one. This is
@@ -362,20 +362,20 @@ class UserVerificationMcpServerElicitationRequestParams(Wire):
 
 
 McpElicitationArrayType: TypeAlias = Literal["array"]
-"""``McpElicitationArrayType`` of the protocol."""
+"""The type ``McpElicitationArrayType``."""
 
 McpElicitationBooleanType: TypeAlias = Literal["boolean"]
-"""``McpElicitationBooleanType`` of the protocol."""
+"""The type ``McpElicitationBooleanType``."""
 
 McpElicitationSingleSelectEnumSchema: TypeAlias = (
     McpElicitationUntitledSingleSelectEnumSchema | McpElicitationTitledSingleSelectEnumSchema | UnknownVariant
 )
-"""``McpElicitationSingleSelectEnumSchema`` of the protocol."""
+"""The type ``McpElicitationSingleSelectEnumSchema``."""
 
 McpElicitationMultiSelectEnumSchema: TypeAlias = (
     McpElicitationUntitledMultiSelectEnumSchema | McpElicitationTitledMultiSelectEnumSchema | UnknownVariant
 )
-"""``McpElicitationMultiSelectEnumSchema`` of the protocol."""
+"""The type ``McpElicitationMultiSelectEnumSchema``."""
 
 McpElicitationEnumSchema: TypeAlias = (
     McpElicitationSingleSelectEnumSchema
@@ -383,13 +383,13 @@ McpElicitationEnumSchema: TypeAlias = (
     | McpElicitationLegacyTitledEnumSchema
     | UnknownVariant
 )
-"""``McpElicitationEnumSchema`` of the protocol."""
+"""The type ``McpElicitationEnumSchema``."""
 
 McpElicitationNumberType: TypeAlias = Literal["number", "integer"]
-"""``McpElicitationNumberType`` of the protocol."""
+"""The type ``McpElicitationNumberType``."""
 
 McpElicitationObjectType: TypeAlias = Literal["object"]
-"""``McpElicitationObjectType`` of the protocol."""
+"""The type ``McpElicitationObjectType``."""
 
 McpElicitationPrimitiveSchema: TypeAlias = (
     McpElicitationEnumSchema
@@ -398,10 +398,10 @@ McpElicitationPrimitiveSchema: TypeAlias = (
     | McpElicitationBooleanSchema
     | UnknownVariant
 )
-"""``McpElicitationPrimitiveSchema`` of the protocol."""
+"""The type ``McpElicitationPrimitiveSchema``."""
 
 McpElicitationStringType: TypeAlias = Literal["string"]
-"""``McpElicitationStringType`` of the protocol."""
+"""The type ``McpElicitationStringType``."""
 
 McpServerElicitationRequestParams: TypeAlias = (
     UserVerificationMcpServerElicitationRequestParams
@@ -411,4 +411,4 @@ McpServerElicitationRequestParams: TypeAlias = (
     | UrlMcpServerElicitationRequestParams
     | UnknownVariant
 )
-"""``McpServerElicitationRequestParams`` of the protocol."""
+"""The type ``McpServerElicitationRequestParams``."""

@@ -339,7 +339,7 @@ class EnvironmentInfoResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EnvironmentShellInfo(Wire):
-    """``EnvironmentShellInfo`` of the protocol.
+    """The type ``EnvironmentShellInfo``.
 
     Experimental.
 
@@ -354,7 +354,7 @@ class EnvironmentShellInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EnvironmentSkillsParams(Wire):
-    """``EnvironmentSkillsParams`` of the protocol.
+    """The type ``EnvironmentSkillsParams``.
 
     Attributes:
         required: Exact catalog names that must be available from this environment.
@@ -515,13 +515,13 @@ class ProcessSpawnParams(Wire):
         env: Optional environment overrides merged into the app-server process environment. Matching names override
             inherited values. Set a key to ``null`` to unset an inherited variable.
         output_bytes_cap: Optional per-stream stdout/stderr capture cap in bytes. When omitted, the server default
-            applies. Set to ``null`` to disable the cap. ``NULL`` sends null, ``None`` leaves it out.
+            applies. Set to ``null`` to disable the cap. ``NULL`` sends null, and ``None`` omits the field.
         size: Optional initial PTY size in character cells. Only valid when ``tty`` is true.
         stream_stdin: Allow follow-up ``process/writeStdin`` requests to write stdin bytes.
         stream_stdout_stderr: Stream stdout/stderr via ``process/outputDelta`` notifications. Streamed bytes are not
             duplicated into the ``process/exited`` notification.
         timeout_ms: Optional timeout in milliseconds. When omitted, the server default applies. Set to ``null`` to
-            disable the timeout. ``NULL`` sends null, ``None`` leaves it out.
+            disable the timeout. ``NULL`` sends null, and ``None`` omits the field.
         tty: Enable PTY mode. This implies ``streamStdin`` and ``streamStdoutStderr``.
     """
 
@@ -645,4 +645,4 @@ class WindowsWorldWritableWarningNotification(Wire):
 
 
 PathUri: TypeAlias = str
-"""``PathUri`` of the protocol."""
+"""The type ``PathUri``."""

@@ -1,14 +1,16 @@
-"""Values of plain fields, read from JSON text in one go: by msgspec, straight into the slots of the class.
+"""Decodes flat JSON objects with msgspec, straight into the slots of a wire class.
 
-Most of what a server sends are deltas: objects of a few strings and numbers. To parse one, to look at its fields, and to call a
-class that is frozen takes 1 µs; this takes 0.4 µs. Members that the class does not have are passed over, and not even looked at
-for bytes that are no UTF-8. It knows nothing of cattrs, and reads only what fits exactly: null for
-absent, unknown members of enums and whatever else the rules of :mod:`trio_codex.wire._base` allow is for
-:mod:`trio_codex.wire._convert`, and so is to say what does not fit.
+Most messages of a server are deltas: objects of a few strings and integers. Parsing one, checking its fields and calling
+a frozen class takes 1.1 µs; this takes 0.4 µs. It accepts only text that matches the class exactly. Null for an absent
+field, and every other deviation that :mod:`trio_codex.wire._base` allows, raises ``msgspec.MsgspecError`` and is left to
+cattrs. Members that the class does not have are skipped, and the encoding of their text is not checked.
+
+This module does not know cattrs. Only :mod:`trio_codex.wire._converter` uses it.
 """
 
 from __future__ import annotations
 
+from operator import methodcaller
 from types import MemberDescriptorType, UnionType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
@@ -24,25 +26,28 @@ if TYPE_CHECKING:
 Text: TypeAlias = bytes | bytearray | memoryview | msgspec.Raw
 
 _PLAIN: Final = (str, int, bool, type(None))
-"""Types that a JSON value has or has not. Not ``float``: an integer is to stay one where a number is wanted."""
+"""Types that msgspec and cattrs read alike. ``float`` is not one of them, because msgspec converts integers to it."""
 
 
-def flat_reader(cls: type[Wire], fields: Sequence[attrs.Attribute[Any]]) -> Callable[[Text], Any] | None:
-    """Make what reads a class from JSON text.
+def flat_decoder(cls: type[Wire], fields: Sequence[attrs.Attribute[Any]]) -> Callable[[Text], Any] | None:
+    """Create a function that decodes JSON text to a value of ``cls``.
 
     Args:
         cls: The class.
-        fields: Its attributes, their types resolved.
+        fields: Its attributes, with resolved types.
 
     Returns:
-        What gives the value, or raises a ``msgspec.MsgspecError`` if the text does not fit exactly; ``None`` for a class whose
-        fields are not all plain.
+        The function, which raises ``msgspec.MsgspecError`` for text that does not match exactly; ``None`` if a field of
+        the class is not plain.
     """
     if not (_is_flat(cls) and all(_is_plain(field.type) for field in fields)):
         return None
     names = {field.name: wire_name(cls, field.name) for field in fields}
-    # msgspec sets attributes by the names that the text has, and has no names of its own for classes that are not its
-    # own. So it gets a class under whose attributes of these names are the very slots of ours.
+    # msgspec renames only fields of its own structs. For any other class it sets attributes under the names in the text,
+    # so it gets a subclass in which these names stand for the slots of ours.
+    #
+    # After the last field, the value turns into an instance of ``cls``, which has the same slots. Without that, the
+    # fields would be copied from a struct: 0.07 µs an event to set the slots one by one, 0.4 µs to call the class.
     by_wire_names: type[Any] = type(
         cls.__name__,
         (cls,),
@@ -51,17 +56,11 @@ def flat_reader(cls: type[Wire], fields: Sequence[attrs.Attribute[Any]]) -> Call
             "__setattr__": object.__setattr__,
             "__annotations__": {names[field.name]: field.type for field in fields},
             "__attrs_attrs__": tuple(field.evolve(name=names[field.name]) for field in fields),
+            "__attrs_post_init__": methodcaller("__setattr__", "__class__", cls),
             **{names[name]: cls.__dict__[name] for name in names},
         },
     )
-    decode: Callable[[Text], Any] = msgspec.json.Decoder(by_wire_names).decode
-
-    def read(text: Text) -> Any:
-        value = decode(text)
-        value.__class__ = cls  # the slots are the same
-        return value
-
-    return read
+    return msgspec.json.Decoder(by_wire_names).decode
 
 
 def _is_flat(cls: type[Wire]) -> bool:

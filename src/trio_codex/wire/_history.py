@@ -109,7 +109,7 @@ class ThreadSourceKind(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AdditionalToolsResponseItem(Wire):
-    """A ``ResponseItem``: ``additional_tools``."""
+    """A variant of ``ResponseItem``, ``additional_tools``."""
 
     role: str
     tools: Sequence[JSON]
@@ -121,7 +121,7 @@ class AdditionalToolsResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AgentMessageResponseItem(Wire):
-    """A ``ResponseItem``: ``agent_message``."""
+    """A variant of ``ResponseItem``, ``agent_message``."""
 
     author: str
     content: Sequence[AgentMessageInputContent]
@@ -135,7 +135,7 @@ class AgentMessageResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BemItemPromotedThreadRealtimeItem(Wire):
-    """A ``ThreadRealtimeItem``: ``bemItemPromoted``."""
+    """A variant of ``ThreadRealtimeItem``, ``bemItemPromoted``."""
 
     id: str
     realtime_session_id: str
@@ -149,7 +149,7 @@ class BemItemPromotedThreadRealtimeItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CompactionResponseItem(Wire):
-    """A ``ResponseItem``: ``compaction``."""
+    """A variant of ``ResponseItem``, ``compaction``."""
 
     encrypted_content: str
     id: str | None = None
@@ -161,7 +161,7 @@ class CompactionResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CompactionTriggerResponseItem(Wire):
-    """A ``ResponseItem``: ``compaction_trigger``."""
+    """A variant of ``ResponseItem``, ``compaction_trigger``."""
 
     type: Literal["compaction_trigger"] = "compaction_trigger"
 
@@ -187,7 +187,7 @@ class ConfigurationUpdateResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ContextCompactionResponseItem(Wire):
-    """A ``ResponseItem``: ``context_compaction``."""
+    """A variant of ``ResponseItem``, ``context_compaction``."""
 
     encrypted_content: str | None = None
     id: str | None = None
@@ -199,7 +199,7 @@ class ContextCompactionResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CustomToolCallOutputResponseItem(Wire):
-    """A ``ResponseItem``: ``custom_tool_call_output``."""
+    """A variant of ``ResponseItem``, ``custom_tool_call_output``."""
 
     call_id: str
     output: FunctionCallOutputBody
@@ -213,7 +213,7 @@ class CustomToolCallOutputResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CustomToolCallResponseItem(Wire):
-    """A ``ResponseItem``: ``custom_tool_call``."""
+    """A variant of ``ResponseItem``, ``custom_tool_call``."""
 
     call_id: str
     input: str
@@ -230,7 +230,7 @@ class CustomToolCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EncryptedContentAgentMessageInputContent(Wire):
-    """A ``AgentMessageInputContent``: ``encrypted_content``."""
+    """A variant of ``AgentMessageInputContent``, ``encrypted_content``."""
 
     encrypted_content: str
     type: Literal["encrypted_content"] = "encrypted_content"
@@ -240,7 +240,7 @@ class EncryptedContentAgentMessageInputContent(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExecLocalShellAction(Wire):
-    """A ``LocalShellAction``: ``exec``."""
+    """A variant of ``LocalShellAction``, ``exec``."""
 
     command: Sequence[str]
     env: Mapping[str, str] | None = None
@@ -254,7 +254,7 @@ class ExecLocalShellAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FindInPageResponsesApiWebSearchAction(Wire):
-    """A ``ResponsesApiWebSearchAction``: ``find_in_page``."""
+    """A variant of ``ResponsesApiWebSearchAction``, ``find_in_page``."""
 
     pattern: str | None = None
     type: Literal["find_in_page"] = "find_in_page"
@@ -265,7 +265,7 @@ class FindInPageResponsesApiWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunctionCallOutputResponseItem(Wire):
-    """A ``ResponseItem``: ``function_call_output``."""
+    """A variant of ``ResponseItem``, ``function_call_output``."""
 
     output: FunctionCallOutputBody
     call_id: str | None = None
@@ -280,7 +280,7 @@ class FunctionCallOutputResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunctionCallResponseItem(Wire):
-    """A ``ResponseItem``: ``function_call``."""
+    """A variant of ``ResponseItem``, ``function_call``."""
 
     arguments: str
     call_id: str
@@ -300,7 +300,7 @@ class FunctionCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ImageGenerationCallResponseItem(Wire):
-    """A ``ResponseItem``: ``image_generation_call``."""
+    """A variant of ``ResponseItem``, ``image_generation_call``."""
 
     result: str
     status: str
@@ -317,7 +317,7 @@ class ImageGenerationCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InlineMarkdownThreadRealtimeBemItemPresentation(Wire):
-    """A ``ThreadRealtimeBemItemPresentation``: ``inlineMarkdown``."""
+    """A variant of ``ThreadRealtimeBemItemPresentation``, ``inlineMarkdown``."""
 
     type: Literal["inlineMarkdown"] = "inlineMarkdown"
 
@@ -326,7 +326,7 @@ class InlineMarkdownThreadRealtimeBemItemPresentation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InlineVisualizationThreadRealtimeBemItemPresentation(Wire):
-    """A ``ThreadRealtimeBemItemPresentation``: ``inlineVisualization``."""
+    """A variant of ``ThreadRealtimeBemItemPresentation``, ``inlineVisualization``."""
 
     index: int
     type: Literal["inlineVisualization"] = "inlineVisualization"
@@ -336,7 +336,7 @@ class InlineVisualizationThreadRealtimeBemItemPresentation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputAudioContentItem(Wire):
-    """A ``ContentItem``: ``input_audio``."""
+    """A variant of ``ContentItem``, ``input_audio``."""
 
     audio_url: str
     type: Literal["input_audio"] = "input_audio"
@@ -358,7 +358,7 @@ class InputImageContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputTextAgentMessageInputContent(Wire):
-    """A ``AgentMessageInputContent``: ``input_text``."""
+    """A variant of ``AgentMessageInputContent``, ``input_text``."""
 
     text: str
     type: Literal["input_text"] = "input_text"
@@ -368,7 +368,7 @@ class InputTextAgentMessageInputContent(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputTextContentItem(Wire):
-    """A ``ContentItem``: ``input_text``."""
+    """A variant of ``ContentItem``, ``input_text``."""
 
     text: str
     type: Literal["input_text"] = "input_text"
@@ -389,7 +389,7 @@ class InternalChatMessageMetadataPassthrough(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ItemThreadItemsListAnchor(Wire):
-    """A ``ThreadItemsListAnchor``: ``item``."""
+    """A variant of ``ThreadItemsListAnchor``, ``item``."""
 
     item_id: str
     type: Literal["item"] = "item"
@@ -399,7 +399,7 @@ class ItemThreadItemsListAnchor(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ItemThreadTimelineEntry(Wire):
-    """A ``ThreadTimelineEntry``: ``item``."""
+    """A variant of ``ThreadTimelineEntry``, ``item``."""
 
     item: ThreadItem
     position: int
@@ -411,7 +411,7 @@ class ItemThreadTimelineEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LocalShellCallResponseItem(Wire):
-    """A ``ResponseItem``: ``local_shell_call``.
+    """A variant of ``ResponseItem``, ``local_shell_call``.
 
     Attributes:
         call_id: Set when using the Responses API.
@@ -431,7 +431,7 @@ class LocalShellCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MessageResponseItem(Wire):
-    """A ``ResponseItem``: ``message``."""
+    """A variant of ``ResponseItem``, ``message``."""
 
     content: Sequence[ContentItem]
     role: str
@@ -447,7 +447,7 @@ class MessageResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OpenPageResponsesApiWebSearchAction(Wire):
-    """A ``ResponsesApiWebSearchAction``: ``open_page``."""
+    """A variant of ``ResponsesApiWebSearchAction``, ``open_page``."""
 
     type: Literal["open_page"] = "open_page"
     url: str | None = None
@@ -457,7 +457,7 @@ class OpenPageResponsesApiWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OtherResponseItem(Wire):
-    """A ``ResponseItem``: ``other``."""
+    """A variant of ``ResponseItem``, ``other``."""
 
     type: Literal["other"] = "other"
 
@@ -466,7 +466,7 @@ class OtherResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OtherResponsesApiWebSearchAction(Wire):
-    """A ``ResponsesApiWebSearchAction``: ``other``."""
+    """A variant of ``ResponsesApiWebSearchAction``, ``other``."""
 
     type: Literal["other"] = "other"
 
@@ -475,7 +475,7 @@ class OtherResponsesApiWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OutputTextContentItem(Wire):
-    """A ``ContentItem``: ``output_text``."""
+    """A variant of ``ContentItem``, ``output_text``."""
 
     text: str
     annotations: Sequence[JSON] | None = None
@@ -518,7 +518,7 @@ class RawResponseItemCompletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RealtimeSessionClosedThreadRealtimeItem(Wire):
-    """A ``ThreadRealtimeItem``: ``realtimeSessionClosed``."""
+    """A variant of ``ThreadRealtimeItem``, ``realtimeSessionClosed``."""
 
     id: str
     realtime_session_id: str
@@ -530,7 +530,7 @@ class RealtimeSessionClosedThreadRealtimeItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RealtimeSessionStartedThreadRealtimeItem(Wire):
-    """A ``ThreadRealtimeItem``: ``realtimeSessionStarted``."""
+    """A variant of ``ThreadRealtimeItem``, ``realtimeSessionStarted``."""
 
     id: str
     realtime_session_id: str
@@ -541,7 +541,7 @@ class RealtimeSessionStartedThreadRealtimeItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RealtimeThreadTimelineEntry(Wire):
-    """A ``ThreadTimelineEntry``: ``realtime``."""
+    """A variant of ``ThreadTimelineEntry``, ``realtime``."""
 
     item: ThreadRealtimeItem
     position: int
@@ -552,7 +552,7 @@ class RealtimeThreadTimelineEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReasoningResponseItem(Wire):
-    """A ``ResponseItem``: ``reasoning``."""
+    """A variant of ``ResponseItem``, ``reasoning``."""
 
     summary: Sequence[ReasoningItemReasoningSummary]
     content: Sequence[ReasoningItemContent] | None = None
@@ -566,7 +566,7 @@ class ReasoningResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReasoningTextReasoningItemContent(Wire):
-    """A ``ReasoningItemContent``: ``reasoning_text``."""
+    """A variant of ``ReasoningItemContent``, ``reasoning_text``."""
 
     text: str
     type: Literal["reasoning_text"] = "reasoning_text"
@@ -586,7 +586,7 @@ class ResponseUsageMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SearchResponsesApiWebSearchAction(Wire):
-    """A ``ResponsesApiWebSearchAction``: ``search``."""
+    """A variant of ``ResponsesApiWebSearchAction``, ``search``."""
 
     queries: Sequence[str] | None = None
     query: str | None = None
@@ -597,7 +597,7 @@ class SearchResponsesApiWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SummaryTextReasoningItemReasoningSummary(Wire):
-    """A ``ReasoningItemReasoningSummary``: ``summary_text``."""
+    """A variant of ``ReasoningItemReasoningSummary``, ``summary_text``."""
 
     text: str
     type: Literal["summary_text"] = "summary_text"
@@ -607,7 +607,7 @@ class SummaryTextReasoningItemReasoningSummary(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextReasoningItemContent(Wire):
-    """A ``ReasoningItemContent``: ``text``."""
+    """A variant of ``ReasoningItemContent``, ``text``."""
 
     text: str
     type: Literal["text"] = "text"
@@ -649,7 +649,7 @@ class ThreadForkParams(Wire):
             Experimental.
         permissions: Named profile id for the forked thread. Cannot be combined with ``sandbox``. Experimental.
         runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute. Experimental.
-        service_tier: ``NULL`` sends null, ``None`` leaves it out.
+        service_tier: ``NULL`` sends null, and ``None`` omits the field.
         thread_source: Optional client-supplied analytics source classification for this forked thread.
     """
 
@@ -767,7 +767,7 @@ class ThreadInjectItemsResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadItemEntry(Wire):
-    """``ThreadItemEntry`` of the protocol.
+    """The type ``ThreadItemEntry``.
 
     Attributes:
         turn_id: Turn containing this item.
@@ -877,10 +877,10 @@ class ThreadListParams(Wire):
         parent_thread_id: Optional direct parent thread filter. Mutually exclusive with ``ancestorThreadId``.
             Experimental.
         project_id: Omit to include every project, set to null for unassigned threads, or provide a project ID to
-            return only threads in that project. ``NULL`` sends null, ``None`` leaves it out. Experimental.
+            return only threads in that project. ``NULL`` sends null, and ``None`` omits the field. Experimental.
         search_term: Optional substring filter for the extracted thread title.
         section_id: Omit to include every section, set to ``null`` for unsectioned threads, or provide a section ID
-            to return only threads in that section. ``NULL`` sends null, ``None`` leaves it out.
+            to return only threads in that section. ``NULL`` sends null, and ``None`` omits the field.
         sort_direction: Optional sort direction; defaults to descending (newest first).
         sort_key: Optional sort key; defaults to created_at.
         source_kinds: Optional source filter; when set, only sessions from these source kinds are returned. When
@@ -985,7 +985,7 @@ class ThreadReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadResumeInitialTurnsPageParams(Wire):
-    """``ThreadResumeInitialTurnsPageParams`` of the protocol.
+    """The type ``ThreadResumeInitialTurnsPageParams``.
 
     Attributes:
         items_view: How much item detail to include for each returned turn; defaults to summary.
@@ -1034,7 +1034,7 @@ class ThreadResumeParams(Wire):
         personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
             rewrite the thread's existing instructions.
         runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute. Experimental.
-        service_tier: ``NULL`` sends null, ``None`` leaves it out.
+        service_tier: ``NULL`` sends null, and ``None`` omits the field.
     """
 
     thread_id: str
@@ -1270,7 +1270,7 @@ class ThreadSearchResponse(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadSearchResult(Wire):
-    """``ThreadSearchResult`` of the protocol."""
+    """The type ``ThreadSearchResult``."""
 
     snippet: str
     thread: Thread
@@ -1365,7 +1365,7 @@ class ThreadTurnsListResponse(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolSearchCallResponseItem(Wire):
-    """A ``ResponseItem``: ``tool_search_call``."""
+    """A variant of ``ResponseItem``, ``tool_search_call``."""
 
     arguments: JSON
     execution: str
@@ -1381,7 +1381,7 @@ class ToolSearchCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ToolSearchOutputResponseItem(Wire):
-    """A ``ResponseItem``: ``tool_search_output``."""
+    """A variant of ``ResponseItem``, ``tool_search_output``."""
 
     execution: str
     status: str
@@ -1396,7 +1396,7 @@ class ToolSearchOutputResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TranscriptSegmentThreadRealtimeItem(Wire):
-    """A ``ThreadRealtimeItem``: ``transcriptSegment``."""
+    """A variant of ``ThreadRealtimeItem``, ``transcriptSegment``."""
 
     id: str
     realtime_session_id: str
@@ -1411,7 +1411,7 @@ class TranscriptSegmentThreadRealtimeItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnCompletedThreadTimelineEntry(Wire):
-    """A ``ThreadTimelineEntry``: ``turnCompleted``."""
+    """A variant of ``ThreadTimelineEntry``, ``turnCompleted``."""
 
     position: int
     status: TurnStatus | str
@@ -1427,7 +1427,7 @@ class TurnCompletedThreadTimelineEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnStartedThreadTimelineEntry(Wire):
-    """A ``ThreadTimelineEntry``: ``turnStarted``."""
+    """A variant of ``ThreadTimelineEntry``, ``turnStarted``."""
 
     position: int
     turn_id: str
@@ -1439,7 +1439,7 @@ class TurnStartedThreadTimelineEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnsPage(Page):
-    """``TurnsPage`` of the protocol."""
+    """The type ``TurnsPage``."""
 
     data: Sequence[Turn]
     backwards_cursor: str | None = None
@@ -1452,7 +1452,7 @@ class TurnsPage(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WebSearchCallResponseItem(Wire):
-    """A ``ResponseItem``: ``web_search_call``."""
+    """A variant of ``ResponseItem``, ``web_search_call``."""
 
     action: ResponsesApiWebSearchAction | None = None
     encrypted_content: str | None = None
@@ -1466,7 +1466,7 @@ class WebSearchCallResponseItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WholeItemThreadRealtimeBemItemPresentation(Wire):
-    """A ``ThreadRealtimeBemItemPresentation``: ``wholeItem``."""
+    """A variant of ``ThreadRealtimeBemItemPresentation``, ``wholeItem``."""
 
     type: Literal["wholeItem"] = "wholeItem"
 
@@ -1476,7 +1476,7 @@ class WholeItemThreadRealtimeBemItemPresentation(Wire):
 AgentMessageInputContent: TypeAlias = (
     InputTextAgentMessageInputContent | EncryptedContentAgentMessageInputContent | UnknownVariant
 )
-"""``AgentMessageInputContent`` of the protocol."""
+"""The type ``AgentMessageInputContent``."""
 
 ContentItem: TypeAlias = (
     InputTextContentItem
@@ -1485,18 +1485,18 @@ ContentItem: TypeAlias = (
     | OutputTextContentItem
     | UnknownVariant
 )
-"""``ContentItem`` of the protocol."""
+"""The type ``ContentItem``."""
 
 LocalShellAction: TypeAlias = ExecLocalShellAction | UnknownVariant
-"""``LocalShellAction`` of the protocol."""
+"""The type ``LocalShellAction``."""
 
 ReasoningItemContent: TypeAlias = (
     ReasoningTextReasoningItemContent | TextReasoningItemContent | UnknownVariant
 )
-"""``ReasoningItemContent`` of the protocol."""
+"""The type ``ReasoningItemContent``."""
 
 ReasoningItemReasoningSummary: TypeAlias = SummaryTextReasoningItemReasoningSummary | UnknownVariant
-"""``ReasoningItemReasoningSummary`` of the protocol."""
+"""The type ``ReasoningItemReasoningSummary``."""
 
 ResponseItem: TypeAlias = (
     AdditionalToolsResponseItem
@@ -1519,7 +1519,7 @@ ResponseItem: TypeAlias = (
     | OtherResponseItem
     | UnknownVariant
 )
-"""``ResponseItem`` of the protocol."""
+"""The type ``ResponseItem``."""
 
 ResponsesApiWebSearchAction: TypeAlias = (
     SearchResponsesApiWebSearchAction
@@ -1528,7 +1528,7 @@ ResponsesApiWebSearchAction: TypeAlias = (
     | OtherResponsesApiWebSearchAction
     | UnknownVariant
 )
-"""``ResponsesApiWebSearchAction`` of the protocol."""
+"""The type ``ResponsesApiWebSearchAction``."""
 
 ThreadItemsListAnchor: TypeAlias = ItemThreadItemsListAnchor | UnknownVariant
 """An exclusive item position within the requested visible turn."""
@@ -1537,7 +1537,7 @@ ThreadItemsListCursor: TypeAlias = str | ThreadItemsListAnchor | UnknownVariant
 """Starting position for an item-history page."""
 
 ThreadListCwdFilter: TypeAlias = str | Sequence[str]
-"""``ThreadListCwdFilter`` of the protocol."""
+"""The type ``ThreadListCwdFilter``."""
 
 ThreadRealtimeBemItemPresentation: TypeAlias = (
     WholeItemThreadRealtimeBemItemPresentation

@@ -143,7 +143,7 @@ class SubAgentActivityKind(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AddPatchChangeKind(Wire):
-    """A ``PatchChangeKind``: ``add``."""
+    """A variant of ``PatchChangeKind``, ``add``."""
 
     type: Literal["add"] = "add"
 
@@ -166,7 +166,7 @@ class AgentMessageDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AgentMessageThreadItem(Wire):
-    """A ``ThreadItem``: ``agentMessage``."""
+    """A variant of ``ThreadItem``, ``agentMessage``."""
 
     id: str
     text: str
@@ -183,7 +183,7 @@ class AgentMessageThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AsyncUserInputQuestion(Wire):
-    """``AsyncUserInputQuestion`` of the protocol."""
+    """The type ``AsyncUserInputQuestion``."""
 
     title: str
     options: Sequence[str] | None = None
@@ -193,7 +193,7 @@ class AsyncUserInputQuestion(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AudioUserInput(Wire):
-    """A ``UserInput``: ``audio``."""
+    """A variant of ``UserInput``, ``audio``."""
 
     url: str
     type: Literal["audio"] = "audio"
@@ -203,7 +203,7 @@ class AudioUserInput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ByteRange(Wire):
-    """``ByteRange`` of the protocol."""
+    """The type ``ByteRange``."""
 
     end: int
     start: int
@@ -211,7 +211,7 @@ class ByteRange(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollabAgentState(Wire):
-    """``CollabAgentState`` of the protocol."""
+    """The type ``CollabAgentState``."""
 
     status: CollabAgentStatus | str
     message: str | None = None
@@ -221,7 +221,7 @@ class CollabAgentState(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CollabAgentToolCallThreadItem(Wire):
-    """A ``ThreadItem``: ``collabAgentToolCall``.
+    """A variant of ``ThreadItem``, ``collabAgentToolCall``.
 
     Attributes:
         agents_states: Last known status of the target agents, when available.
@@ -275,7 +275,7 @@ class CommandExecutionOutputDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandExecutionThreadItem(Wire):
-    """A ``ThreadItem``: ``commandExecution``.
+    """A variant of ``ThreadItem``, ``commandExecution``.
 
     Attributes:
         command: The command to be executed.
@@ -322,7 +322,7 @@ class CommandExecutionThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ContextCompactionThreadItem(Wire):
-    """A ``ThreadItem``: ``contextCompaction``."""
+    """A variant of ``ThreadItem``, ``contextCompaction``."""
 
     id: str
     type: Literal["contextCompaction"] = "contextCompaction"
@@ -332,7 +332,7 @@ class ContextCompactionThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DeletePatchChangeKind(Wire):
-    """A ``PatchChangeKind``: ``delete``."""
+    """A variant of ``PatchChangeKind``, ``delete``."""
 
     type: Literal["delete"] = "delete"
 
@@ -341,7 +341,7 @@ class DeletePatchChangeKind(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DynamicToolCallThreadItem(Wire):
-    """A ``ThreadItem``: ``dynamicToolCall``.
+    """A variant of ``ThreadItem``, ``dynamicToolCall``.
 
     Attributes:
         duration_ms: The duration of the dynamic tool call in milliseconds.
@@ -366,7 +366,7 @@ class DynamicToolCallThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EncryptedContentFunctionCallOutputContentItem(Wire):
-    """A ``FunctionCallOutputContentItem``: ``encrypted_content``."""
+    """A variant of ``FunctionCallOutputContentItem``, ``encrypted_content``."""
 
     encrypted_content: str
     type: Literal["encrypted_content"] = "encrypted_content"
@@ -376,7 +376,7 @@ class EncryptedContentFunctionCallOutputContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class EnteredReviewModeThreadItem(Wire):
-    """A ``ThreadItem``: ``enteredReviewMode``."""
+    """A variant of ``ThreadItem``, ``enteredReviewMode``."""
 
     id: str
     review: str
@@ -387,7 +387,7 @@ class EnteredReviewModeThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExitedReviewModeThreadItem(Wire):
-    """A ``ThreadItem``: ``exitedReviewMode``."""
+    """A variant of ``ThreadItem``, ``exitedReviewMode``."""
 
     id: str
     review: str
@@ -429,7 +429,7 @@ class FileChangePatchUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FileChangeThreadItem(Wire):
-    """A ``ThreadItem``: ``fileChange``."""
+    """A variant of ``ThreadItem``, ``fileChange``."""
 
     changes: Sequence[FileUpdateChange]
     id: str
@@ -441,7 +441,7 @@ class FileChangeThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FileUpdateChange(Wire):
-    """``FileUpdateChange`` of the protocol."""
+    """The type ``FileUpdateChange``."""
 
     diff: str
     kind: PatchChangeKind
@@ -452,7 +452,7 @@ class FileUpdateChange(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FindInPageWebSearchAction(Wire):
-    """A ``WebSearchAction``: ``findInPage``."""
+    """A variant of ``WebSearchAction``, ``findInPage``."""
 
     pattern: str | None = None
     type: Literal["findInPage"] = "findInPage"
@@ -463,7 +463,7 @@ class FindInPageWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunctionCallOutputThreadItem(Wire):
-    """A ``ThreadItem``: ``functionCallOutput``."""
+    """A variant of ``ThreadItem``, ``functionCallOutput``."""
 
     id: str
     name: str
@@ -476,7 +476,7 @@ class FunctionCallOutputThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookPromptFragment(Wire):
-    """``HookPromptFragment`` of the protocol."""
+    """The type ``HookPromptFragment``."""
 
     hook_run_id: str
     text: str
@@ -486,7 +486,7 @@ class HookPromptFragment(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookPromptThreadItem(Wire):
-    """A ``ThreadItem``: ``hookPrompt``."""
+    """A variant of ``ThreadItem``, ``hookPrompt``."""
 
     fragments: Sequence[HookPromptFragment]
     id: str
@@ -497,7 +497,7 @@ class HookPromptThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ImageGenerationThreadItem(Wire):
-    """A ``ThreadItem``: ``imageGeneration``."""
+    """A variant of ``ThreadItem``, ``imageGeneration``."""
 
     id: str
     result: str
@@ -533,7 +533,7 @@ class ImageUserInput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ImageViewThreadItem(Wire):
-    """A ``ThreadItem``: ``imageView``."""
+    """A variant of ``ThreadItem``, ``imageView``."""
 
     id: str
     path: LegacyAppPathString
@@ -544,7 +544,7 @@ class ImageViewThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputAudioDynamicToolCallOutputContentItem(Wire):
-    """A ``DynamicToolCallOutputContentItem``: ``inputAudio``."""
+    """A variant of ``DynamicToolCallOutputContentItem``, ``inputAudio``."""
 
     audio_url: str
     type: Literal["inputAudio"] = "inputAudio"
@@ -556,7 +556,7 @@ class InputAudioDynamicToolCallOutputContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputAudioFunctionCallOutputContentItem(Wire):
-    """A ``FunctionCallOutputContentItem``: ``input_audio``."""
+    """A variant of ``FunctionCallOutputContentItem``, ``input_audio``."""
 
     audio_url: str
     type: Literal["input_audio"] = "input_audio"
@@ -566,7 +566,7 @@ class InputAudioFunctionCallOutputContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputImageDynamicToolCallOutputContentItem(Wire):
-    """A ``DynamicToolCallOutputContentItem``: ``inputImage``."""
+    """A variant of ``DynamicToolCallOutputContentItem``, ``inputImage``."""
 
     image_url: str
     type: Literal["inputImage"] = "inputImage"
@@ -590,7 +590,7 @@ class InputImageFunctionCallOutputContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputTextDynamicToolCallOutputContentItem(Wire):
-    """A ``DynamicToolCallOutputContentItem``: ``inputText``."""
+    """A variant of ``DynamicToolCallOutputContentItem``, ``inputText``."""
 
     text: str
     type: Literal["inputText"] = "inputText"
@@ -600,7 +600,7 @@ class InputTextDynamicToolCallOutputContentItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class InputTextFunctionCallOutputContentItem(Wire):
-    """A ``FunctionCallOutputContentItem``: ``input_text``."""
+    """A variant of ``FunctionCallOutputContentItem``, ``input_text``."""
 
     text: str
     type: Literal["input_text"] = "input_text"
@@ -646,7 +646,7 @@ class ItemStartedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ListFilesCommandAction(Wire):
-    """A ``CommandAction``: ``listFiles``."""
+    """A variant of ``CommandAction``, ``listFiles``."""
 
     command: str
     path: str | None = None
@@ -657,7 +657,7 @@ class ListFilesCommandAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LocalAudioUserInput(Wire):
-    """A ``UserInput``: ``localAudio``."""
+    """A variant of ``UserInput``, ``localAudio``."""
 
     path: str
     type: Literal["localAudio"] = "localAudio"
@@ -667,7 +667,7 @@ class LocalAudioUserInput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LocalImageUserInput(Wire):
-    """A ``UserInput``: ``localImage``."""
+    """A variant of ``UserInput``, ``localImage``."""
 
     path: str
     detail: ImageDetail | str | None = None
@@ -690,7 +690,7 @@ class McpAppUi(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolCallAppContext(Wire):
-    """``McpToolCallAppContext`` of the protocol."""
+    """The type ``McpToolCallAppContext``."""
 
     connector_id: str
     action_name: str | None = None
@@ -711,7 +711,7 @@ class McpToolCallAppContext(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolCallError(Wire):
-    """``McpToolCallError`` of the protocol."""
+    """The type ``McpToolCallError``."""
 
     message: str
 
@@ -732,7 +732,7 @@ class McpToolCallProgressNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolCallResult(Wire):
-    """``McpToolCallResult`` of the protocol."""
+    """The type ``McpToolCallResult``."""
 
     content: Sequence[JSON]
     meta: JSON = None
@@ -746,7 +746,7 @@ class McpToolCallResult(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolCallThreadItem(Wire):
-    """A ``ThreadItem``: ``mcpToolCall``.
+    """A variant of ``ThreadItem``, ``mcpToolCall``.
 
     Attributes:
         duration_ms: The duration of the MCP tool call in milliseconds.
@@ -785,7 +785,7 @@ class McpToolCallThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MemoryCitation(Wire):
-    """``MemoryCitation`` of the protocol."""
+    """The type ``MemoryCitation``."""
 
     entries: Sequence[MemoryCitationEntry]
     thread_ids: Sequence[str]
@@ -795,7 +795,7 @@ class MemoryCitation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MemoryCitationEntry(Wire):
-    """``MemoryCitationEntry`` of the protocol."""
+    """The type ``MemoryCitationEntry``."""
 
     line_end: int
     line_start: int
@@ -809,7 +809,7 @@ class MemoryCitationEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MentionUserInput(Wire):
-    """A ``UserInput``: ``mention``."""
+    """A variant of ``UserInput``, ``mention``."""
 
     name: str
     path: str
@@ -820,7 +820,7 @@ class MentionUserInput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OpenPageWebSearchAction(Wire):
-    """A ``WebSearchAction``: ``openPage``."""
+    """A variant of ``WebSearchAction``, ``openPage``."""
 
     type: Literal["openPage"] = "openPage"
     url: str | None = None
@@ -830,7 +830,7 @@ class OpenPageWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OtherWebSearchAction(Wire):
-    """A ``WebSearchAction``: ``other``."""
+    """A variant of ``WebSearchAction``, ``other``."""
 
     type: Literal["other"] = "other"
 
@@ -870,7 +870,7 @@ class PlanThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReadCommandAction(Wire):
-    """A ``CommandAction``: ``read``."""
+    """A variant of ``CommandAction``, ``read``."""
 
     command: str
     name: str
@@ -943,7 +943,7 @@ class ReasoningTextDeltaNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReasoningThreadItem(Wire):
-    """A ``ThreadItem``: ``reasoning``."""
+    """A variant of ``ThreadItem``, ``reasoning``."""
 
     id: str
     content: Sequence[str] = attrs.field(factory=empty_list)
@@ -955,7 +955,7 @@ class ReasoningThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SearchCommandAction(Wire):
-    """A ``CommandAction``: ``search``."""
+    """A variant of ``CommandAction``, ``search``."""
 
     command: str
     path: str | None = None
@@ -967,7 +967,7 @@ class SearchCommandAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SearchWebSearchAction(Wire):
-    """A ``WebSearchAction``: ``search``."""
+    """A variant of ``WebSearchAction``, ``search``."""
 
     queries: Sequence[str] | None = None
     query: str | None = None
@@ -978,7 +978,7 @@ class SearchWebSearchAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillUserInput(Wire):
-    """A ``UserInput``: ``skill``."""
+    """A variant of ``UserInput``, ``skill``."""
 
     name: str
     path: str
@@ -1000,7 +1000,7 @@ class SleepThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SubAgentActivityThreadItem(Wire):
-    """A ``ThreadItem``: ``subAgentActivity``.
+    """A variant of ``ThreadItem``, ``subAgentActivity``.
 
     Attributes:
         model: Resolved model at sub-agent creation; absent from older records and other activities.
@@ -1043,7 +1043,7 @@ class TerminalInteractionNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextElement(Wire):
-    """``TextElement`` of the protocol.
+    """The type ``TextElement``.
 
     Attributes:
         byte_range: Byte range in the parent ``text`` buffer that this element occupies.
@@ -1058,7 +1058,7 @@ class TextElement(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextUserInput(Wire):
-    """A ``UserInput``: ``text``.
+    """A variant of ``UserInput``, ``text``.
 
     Attributes:
         text_elements: UI-defined spans within ``text`` used to render or persist special elements.
@@ -1073,7 +1073,7 @@ class TextUserInput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnknownCommandAction(Wire):
-    """A ``CommandAction``: ``unknown``."""
+    """A variant of ``CommandAction``, ``unknown``."""
 
     command: str
     type: Literal["unknown"] = "unknown"
@@ -1083,7 +1083,7 @@ class UnknownCommandAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UpdatePatchChangeKind(Wire):
-    """A ``PatchChangeKind``: ``update``."""
+    """A variant of ``PatchChangeKind``, ``update``."""
 
     move_path: str | None = None
     type: Literal["update"] = "update"
@@ -1093,7 +1093,7 @@ class UpdatePatchChangeKind(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UsageLimitExceededImageGenerationFailure(Wire):
-    """A ``ImageGenerationFailure``: ``usageLimitExceeded``."""
+    """A variant of ``ImageGenerationFailure``, ``usageLimitExceeded``."""
 
     limit_id: str
     resets_at: int | None = None
@@ -1104,7 +1104,7 @@ class UsageLimitExceededImageGenerationFailure(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UserMessageThreadItem(Wire):
-    """A ``ThreadItem``: ``userMessage``."""
+    """A variant of ``ThreadItem``, ``userMessage``."""
 
     content: Sequence[UserInput]
     id: str
@@ -1116,7 +1116,7 @@ class UserMessageThreadItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WebSearchThreadItem(Wire):
-    """A ``ThreadItem``: ``webSearch``.
+    """A variant of ``ThreadItem``, ``webSearch``.
 
     Attributes:
         results: Structured search results returned out-of-band by standalone web search. These stay as opaque JSON
@@ -1143,7 +1143,7 @@ If no base path is set, the deserialization will fail unless the path being dese
 CommandAction: TypeAlias = (
     ReadCommandAction | ListFilesCommandAction | SearchCommandAction | UnknownCommandAction | UnknownVariant
 )
-"""``CommandAction`` of the protocol."""
+"""The type ``CommandAction``."""
 
 DynamicToolCallOutputContentItem: TypeAlias = (
     InputTextDynamicToolCallOutputContentItem
@@ -1151,7 +1151,7 @@ DynamicToolCallOutputContentItem: TypeAlias = (
     | InputAudioDynamicToolCallOutputContentItem
     | UnknownVariant
 )
-"""``DynamicToolCallOutputContentItem`` of the protocol."""
+"""The type ``DynamicToolCallOutputContentItem``."""
 
 FunctionCallOutputContentItem: TypeAlias = (
     InputTextFunctionCallOutputContentItem
@@ -1166,18 +1166,18 @@ This is a subset of ContentItem with the types we support as function call outpu
 """
 
 FunctionCallOutputBody: TypeAlias = str | Sequence[FunctionCallOutputContentItem]
-"""``FunctionCallOutputBody`` of the protocol."""
+"""The type ``FunctionCallOutputBody``."""
 
 ImageGenerationFailure: TypeAlias = UsageLimitExceededImageGenerationFailure | UnknownVariant
-"""``ImageGenerationFailure`` of the protocol."""
+"""The type ``ImageGenerationFailure``."""
 
 LegacyAppPathString: TypeAlias = str
-"""``LegacyAppPathString`` of the protocol."""
+"""The type ``LegacyAppPathString``."""
 
 PatchChangeKind: TypeAlias = (
     AddPatchChangeKind | DeletePatchChangeKind | UpdatePatchChangeKind | UnknownVariant
 )
-"""``PatchChangeKind`` of the protocol."""
+"""The type ``PatchChangeKind``."""
 
 ReasoningEffort: TypeAlias = str
 """A non-empty reasoning effort value advertised by the model."""
@@ -1204,7 +1204,7 @@ ThreadItem: TypeAlias = (
     | ContextCompactionThreadItem
     | UnknownVariant
 )
-"""``ThreadItem`` of the protocol."""
+"""The type ``ThreadItem``."""
 
 UserInput: TypeAlias = (
     TextUserInput
@@ -1216,7 +1216,7 @@ UserInput: TypeAlias = (
     | MentionUserInput
     | UnknownVariant
 )
-"""``UserInput`` of the protocol."""
+"""The type ``UserInput``."""
 
 WebSearchAction: TypeAlias = (
     SearchWebSearchAction
@@ -1225,4 +1225,4 @@ WebSearchAction: TypeAlias = (
     | OtherWebSearchAction
     | UnknownVariant
 )
-"""``WebSearchAction`` of the protocol."""
+"""The type ``WebSearchAction``."""

@@ -30,7 +30,7 @@ class ReviewDecisionValue(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AddFileChange(Wire):
-    """A ``FileChange``: ``add``."""
+    """A variant of ``FileChange``, ``add``."""
 
     content: str
     type: Literal["add"] = "add"
@@ -40,7 +40,7 @@ class AddFileChange(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApplyPatchApprovalParams(Wire):
-    """Params of the server's request ``applyPatchApproval``.
+    """Params of the server request ``applyPatchApproval``.
 
     Attributes:
         call_id: Use to correlate this with ``codex_protocol::protocol::PatchApplyBeginEvent`` and
@@ -69,7 +69,7 @@ class ApplyPatchApprovalParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApplyPatchApprovalResponse(Wire):
-    """Answer to the server's request ``applyPatchApproval``."""
+    """Response to the server request ``applyPatchApproval``."""
 
     decision: ReviewDecision
 
@@ -87,7 +87,7 @@ class ApprovedExecpolicyAmendmentReviewDecision(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DeleteFileChange(Wire):
-    """A ``FileChange``: ``delete``."""
+    """A variant of ``FileChange``, ``delete``."""
 
     content: str
     type: Literal["delete"] = "delete"
@@ -106,7 +106,7 @@ class DeniedReviewDecision(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExecCommandApprovalParams(Wire):
-    """Params of the server's request ``execCommandApproval``.
+    """Params of the server request ``execCommandApproval``.
 
     Attributes:
         call_id: Use to correlate this with ``codex_protocol::protocol::ExecCommandBeginEvent`` and
@@ -135,14 +135,14 @@ class ExecCommandApprovalParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExecCommandApprovalResponse(Wire):
-    """Answer to the server's request ``execCommandApproval``."""
+    """Response to the server request ``execCommandApproval``."""
 
     decision: ReviewDecision
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ListFilesParsedCommand(Wire):
-    """A ``ParsedCommand``: ``list_files``."""
+    """A variant of ``ParsedCommand``, ``list_files``."""
 
     cmd: str
     path: str | None = None
@@ -162,7 +162,7 @@ class NetworkPolicyAmendmentReviewDecision(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReadParsedCommand(Wire):
-    """A ``ParsedCommand``: ``read``.
+    """A variant of ``ParsedCommand``, ``read``.
 
     Attributes:
         path: (Best effort) Path to the file being read by the command. When possible, this is an absolute path,
@@ -180,7 +180,7 @@ class ReadParsedCommand(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SearchParsedCommand(Wire):
-    """A ``ParsedCommand``: ``search``."""
+    """A variant of ``ParsedCommand``, ``search``."""
 
     cmd: str
     path: str | None = None
@@ -192,7 +192,7 @@ class SearchParsedCommand(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnknownParsedCommand(Wire):
-    """A ``ParsedCommand``: ``unknown``."""
+    """A variant of ``ParsedCommand``, ``unknown``."""
 
     cmd: str
     type: Literal["unknown"] = "unknown"
@@ -202,7 +202,7 @@ class UnknownParsedCommand(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UpdateFileChange(Wire):
-    """A ``FileChange``: ``update``."""
+    """A variant of ``FileChange``, ``update``."""
 
     unified_diff: str
     move_path: str | None = None
@@ -212,12 +212,12 @@ class UpdateFileChange(Wire):
 
 
 FileChange: TypeAlias = AddFileChange | DeleteFileChange | UpdateFileChange | UnknownVariant
-"""``FileChange`` of the protocol."""
+"""The type ``FileChange``."""
 
 ParsedCommand: TypeAlias = (
     ReadParsedCommand | ListFilesParsedCommand | SearchParsedCommand | UnknownParsedCommand | UnknownVariant
 )
-"""``ParsedCommand`` of the protocol."""
+"""The type ``ParsedCommand``."""
 
 ReviewDecision: TypeAlias = (
     ReviewDecisionValue

@@ -53,7 +53,7 @@ class McpServerStatusDetail(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class BlobResourceContent(Wire):
-    """A ``ResourceContent``.
+    """A variant of ``ResourceContent``.
 
     Attributes:
         uri: The URI of this resource.
@@ -141,7 +141,7 @@ class McpResourceReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpResourceReadTarget(Wire):
-    """``McpResourceReadTarget`` of the protocol.
+    """The type ``McpResourceReadTarget``.
 
     Attributes:
         link_id: Null explicitly requests no-auth access, subject to the app's resource policy.
@@ -155,7 +155,7 @@ class McpResourceReadTarget(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpServerEventNotification(Wire):
-    """``McpServerEventNotification`` of the protocol."""
+    """The type ``McpServerEventNotification``."""
 
     method: str
     params: JSON
@@ -300,7 +300,7 @@ class McpServerRefreshResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpServerStatus(Wire):
-    """``McpServerStatus`` of the protocol.
+    """The type ``McpServerStatus``.
 
     Attributes:
         http_origin: HTTP origin of the effective configured endpoint, including plugin servers. Excludes
@@ -405,7 +405,7 @@ class ResourceTemplate(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextResourceContent(Wire):
-    """A ``ResourceContent``.
+    """A variant of ``ResourceContent``.
 
     Attributes:
         uri: The URI of this resource.

@@ -50,12 +50,12 @@ class MultiAgentVersion(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AttestationGenerateParams(Wire):
-    """Params of the server's request ``attestation/generate``."""
+    """Params of the server request ``attestation/generate``."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AttestationGenerateResponse(Wire):
-    """Answer to the server's request ``attestation/generate``.
+    """Response to the server request ``attestation/generate``.
 
     Attributes:
         token: Opaque client attestation token.
@@ -102,7 +102,7 @@ class CollaborationModeMask(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CurrentTimeReadParams(Wire):
-    """Params of the server's request ``currentTime/read``.
+    """Params of the server request ``currentTime/read``.
 
     Experimental.
     """
@@ -114,7 +114,7 @@ class CurrentTimeReadParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CurrentTimeReadResponse(Wire):
-    """Answer to the server's request ``currentTime/read``.
+    """Response to the server request ``currentTime/read``.
 
     Experimental.
 
@@ -194,7 +194,7 @@ class MockExperimentalMethodResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Model(Wire):
-    """``Model`` of the protocol.
+    """The type ``Model``.
 
     Attributes:
         additional_speed_tiers: Deprecated: use ``serviceTiers`` instead.
@@ -259,7 +259,7 @@ class ModelAccessPrograms(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ModelAvailabilityNux(Wire):
-    """``ModelAvailabilityNux`` of the protocol."""
+    """The type ``ModelAvailabilityNux``."""
 
     message: str
 
@@ -353,7 +353,7 @@ class ModelSafetyBufferingUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ModelServiceTier(Wire):
-    """``ModelServiceTier`` of the protocol."""
+    """The type ``ModelServiceTier``."""
 
     description: str
     id: str
@@ -362,7 +362,7 @@ class ModelServiceTier(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ModelUpgradeInfo(Wire):
-    """``ModelUpgradeInfo`` of the protocol.
+    """The type ``ModelUpgradeInfo``.
 
     Attributes:
         retirement_at: Informational Unix timestamp for this upgrade's scheduled retirement, if known.
@@ -397,7 +397,7 @@ class ModelVerificationNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReasoningEffortOption(Wire):
-    """``ReasoningEffortOption`` of the protocol."""
+    """The type ``ReasoningEffortOption``."""
 
     description: str
     reasoning_effort: ReasoningEffort
@@ -417,7 +417,7 @@ class RolloutCompressResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ServerDiagnosticsGauge(Wire):
-    """``ServerDiagnosticsGauge`` of the protocol."""
+    """The type ``ServerDiagnosticsGauge``."""
 
     name: str
     value: int
@@ -433,7 +433,7 @@ class ServerDiagnosticsParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ServerDiagnosticsProcess(Wire):
-    """``ServerDiagnosticsProcess`` of the protocol."""
+    """The type ``ServerDiagnosticsProcess``."""
 
     id: int
     physical_footprint_bytes: int | None = None
@@ -460,7 +460,7 @@ class ServerDiagnosticsResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class W3cTraceContext(Wire):
-    """``W3cTraceContext`` of the protocol."""
+    """The type ``W3cTraceContext``."""
 
     traceparent: str | None = None
     tracestate: str | None = None

@@ -243,7 +243,7 @@ class ToolExposureSurface(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AgentHookMetadata(Wire):
-    """A ``HookMetadata``: ``agent``.
+    """A variant of ``HookMetadata``, ``agent``.
 
     Attributes:
         additional_context_limit: Configured ``additionalContext`` spill threshold. ``null`` uses 2,500 tokens;
@@ -353,7 +353,7 @@ class AppListUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppMetadata(Wire):
-    """``AppMetadata`` of the protocol."""
+    """The type ``AppMetadata``."""
 
     categories: Sequence[str] | None = None
     developer: str | None = None
@@ -381,14 +381,14 @@ class AppMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppReview(Wire):
-    """``AppReview`` of the protocol."""
+    """The type ``AppReview``."""
 
     status: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppScreenshot(Wire):
-    """``AppScreenshot`` of the protocol."""
+    """The type ``AppScreenshot``."""
 
     user_prompt: str
     file_id: str | None = None
@@ -414,7 +414,7 @@ class AppSummary(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AppTemplateSummary(Wire):
-    """``AppTemplateSummary`` of the protocol."""
+    """The type ``AppTemplateSummary``."""
 
     materialized_app_ids: Sequence[str]
     name: str
@@ -542,7 +542,7 @@ class AppsReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandHookMetadata(Wire):
-    """A ``HookMetadata``: ``command``.
+    """A variant of ``HookMetadata``, ``command``.
 
     Attributes:
         additional_context_limit: Configured ``additionalContext`` spill threshold. ``null`` uses 2,500 tokens;
@@ -615,7 +615,7 @@ class ConnectorMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DailyScheduledTaskSchedule(Wire):
-    """A ``ScheduledTaskSchedule``: ``daily``."""
+    """A variant of ``ScheduledTaskSchedule``, ``daily``."""
 
     time: str
     type: Literal["daily"] = "daily"
@@ -625,7 +625,7 @@ class DailyScheduledTaskSchedule(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class GitPluginSource(Wire):
-    """A ``PluginSource``: ``git``."""
+    """A variant of ``PluginSource``, ``git``."""
 
     url: str
     path: str | None = None
@@ -649,7 +649,7 @@ class HookCompletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookErrorInfo(Wire):
-    """``HookErrorInfo`` of the protocol."""
+    """The type ``HookErrorInfo``."""
 
     message: str
     path: str
@@ -657,7 +657,7 @@ class HookErrorInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookOutputEntry(Wire):
-    """``HookOutputEntry`` of the protocol."""
+    """The type ``HookOutputEntry``."""
 
     kind: HookOutputEntryKind | str
     text: str
@@ -667,7 +667,7 @@ class HookOutputEntry(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookRunSummary(Wire):
-    """``HookRunSummary`` of the protocol."""
+    """The type ``HookRunSummary``."""
 
     display_order: int
     entries: Sequence[HookOutputEntry]
@@ -712,7 +712,7 @@ class HookStartedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HooksListEntry(Wire):
-    """``HooksListEntry`` of the protocol."""
+    """The type ``HooksListEntry``."""
 
     cwd: str
     errors: Sequence[HookErrorInfo]
@@ -740,7 +740,7 @@ class HooksListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HourlyScheduledTaskSchedule(Wire):
-    """A ``ScheduledTaskSchedule``: ``hourly``."""
+    """A variant of ``ScheduledTaskSchedule``, ``hourly``."""
 
     interval_hours: int
     days: Sequence[ScheduledTaskWeekday | str] | None = None
@@ -772,7 +772,7 @@ class InstalledApp(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class LocalPluginSource(Wire):
-    """A ``PluginSource``: ``local``."""
+    """A variant of ``PluginSource``, ``local``."""
 
     path: AbsolutePathBuf
     type: Literal["local"] = "local"
@@ -810,7 +810,7 @@ class MarketplaceAddResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MarketplaceInterface(Wire):
-    """``MarketplaceInterface`` of the protocol."""
+    """The type ``MarketplaceInterface``."""
 
     display_name: str | None = None
 
@@ -819,7 +819,7 @@ class MarketplaceInterface(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MarketplaceLoadErrorInfo(Wire):
-    """``MarketplaceLoadErrorInfo`` of the protocol."""
+    """The type ``MarketplaceLoadErrorInfo``."""
 
     marketplace_path: AbsolutePathBuf
     message: str
@@ -850,7 +850,7 @@ class MarketplaceRemoveResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MarketplaceUpgradeErrorInfo(Wire):
-    """``MarketplaceUpgradeErrorInfo`` of the protocol."""
+    """The type ``MarketplaceUpgradeErrorInfo``."""
 
     marketplace_name: str
     message: str
@@ -882,7 +882,7 @@ class MarketplaceUpgradeResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolHookMetadata(Wire):
-    """A ``HookMetadata``: ``mcpTool``.
+    """A variant of ``HookMetadata``, ``mcpTool``.
 
     Attributes:
         additional_context_limit: Configured ``additionalContext`` spill threshold. ``null`` uses 2,500 tokens;
@@ -927,7 +927,7 @@ class McpToolHookMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NpmPluginSource(Wire):
-    """A ``PluginSource``: ``npm``.
+    """A variant of ``PluginSource``, ``npm``.
 
     Attributes:
         registry: Optional HTTPS registry URL. Authentication stays in the user's npm config.
@@ -944,7 +944,7 @@ class NpmPluginSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginDetail(Wire):
-    """``PluginDetail`` of the protocol.
+    """The type ``PluginDetail``.
 
     Attributes:
         onboarding_skill: The declared onboarding skill, when the plugin and visible skill are enabled.
@@ -978,7 +978,7 @@ class PluginDetail(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginHookSummary(Wire):
-    """``PluginHookSummary`` of the protocol."""
+    """The type ``PluginHookSummary``."""
 
     event_name: HookEventName | str
     key: str
@@ -1051,7 +1051,7 @@ class PluginInstalledResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginInterface(Wire):
-    """``PluginInterface`` of the protocol.
+    """The type ``PluginInterface``.
 
     Attributes:
         screenshot_urls: Remote screenshot URLs from the plugin catalog.
@@ -1144,7 +1144,7 @@ class PluginListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginMarketplaceEntry(Wire):
-    """``PluginMarketplaceEntry`` of the protocol.
+    """The type ``PluginMarketplaceEntry``.
 
     Attributes:
         path: Local marketplace file path when the marketplace is backed by a local file. Remote-only catalog
@@ -1279,7 +1279,7 @@ class PluginSearchResponse(Page):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginSearchResult(Wire):
-    """``PluginSearchResult`` of the protocol."""
+    """The type ``PluginSearchResult``."""
 
     marketplace_name: str
     plugin: PluginSummary
@@ -1326,7 +1326,7 @@ class PluginShareCheckoutResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginShareContext(Wire):
-    """``PluginShareContext`` of the protocol.
+    """The type ``PluginShareContext``.
 
     Attributes:
         remote_version: Version of the remote shared plugin release when available.
@@ -1370,7 +1370,7 @@ class PluginShareDeleteResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginShareListItem(Wire):
-    """``PluginShareListItem`` of the protocol."""
+    """The type ``PluginShareListItem``."""
 
     plugin: PluginSummary
     local_plugin_path: AbsolutePathBuf | None = None
@@ -1392,7 +1392,7 @@ class PluginShareListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginSharePrincipal(Wire):
-    """``PluginSharePrincipal`` of the protocol."""
+    """The type ``PluginSharePrincipal``."""
 
     name: str
     principal_id: str
@@ -1441,7 +1441,7 @@ class PluginShareSaveResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginShareTarget(Wire):
-    """``PluginShareTarget`` of the protocol."""
+    """The type ``PluginShareTarget``."""
 
     principal_id: str
     principal_type: PluginSharePrincipalType | str
@@ -1501,7 +1501,7 @@ class PluginSkillReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginSummary(Wire):
-    """``PluginSummary`` of the protocol.
+    """The type ``PluginSummary``.
 
     Attributes:
         availability: Availability state for installing and using the plugin.
@@ -1566,7 +1566,7 @@ class PluginUninstallResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PromptHookMetadata(Wire):
-    """A ``HookMetadata``: ``prompt``.
+    """A variant of ``HookMetadata``, ``prompt``.
 
     Attributes:
         additional_context_limit: Configured ``additionalContext`` spill threshold. ``null`` uses 2,500 tokens;
@@ -1621,7 +1621,7 @@ class RemotePluginSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ScheduledTaskSummary(Wire):
-    """``ScheduledTaskSummary`` of the protocol."""
+    """The type ``ScheduledTaskSummary``."""
 
     key: str
     name: str
@@ -1633,14 +1633,14 @@ class ScheduledTaskSummary(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillDependencies(Wire):
-    """``SkillDependencies`` of the protocol."""
+    """The type ``SkillDependencies``."""
 
     tools: Sequence[SkillToolDependency]
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillErrorInfo(Wire):
-    """``SkillErrorInfo`` of the protocol."""
+    """The type ``SkillErrorInfo``."""
 
     message: str
     path: str
@@ -1648,7 +1648,7 @@ class SkillErrorInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillInterface(Wire):
-    """``SkillInterface`` of the protocol.
+    """The type ``SkillInterface``.
 
     Attributes:
         icon_large_url: Remote large icon URL from the plugin catalog.
@@ -1681,7 +1681,7 @@ class SkillInterface(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillMetadata(Wire):
-    """``SkillMetadata`` of the protocol.
+    """The type ``SkillMetadata``.
 
     Attributes:
         plugin_id: Owning plugin ID, matching ``PluginSummary.id``, when known.
@@ -1705,7 +1705,7 @@ class SkillMetadata(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillSummary(Wire):
-    """``SkillSummary`` of the protocol."""
+    """The type ``SkillSummary``."""
 
     description: str
     enabled: bool
@@ -1719,7 +1719,7 @@ class SkillSummary(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillToolDependency(Wire):
-    """``SkillToolDependency`` of the protocol."""
+    """The type ``SkillToolDependency``."""
 
     type: str
     value: str
@@ -1779,7 +1779,7 @@ class SkillsExtraRootsSetResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillsListEntry(Wire):
-    """``SkillsListEntry`` of the protocol."""
+    """The type ``SkillsListEntry``."""
 
     cwd: str
     errors: Sequence[SkillErrorInfo]
@@ -1810,7 +1810,7 @@ class SkillsListResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WeekdaysScheduledTaskSchedule(Wire):
-    """A ``ScheduledTaskSchedule``: ``weekdays``."""
+    """A variant of ``ScheduledTaskSchedule``, ``weekdays``."""
 
     time: str
     type: Literal["weekdays"] = "weekdays"
@@ -1820,7 +1820,7 @@ class WeekdaysScheduledTaskSchedule(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WeeklyScheduledTaskSchedule(Wire):
-    """A ``ScheduledTaskSchedule``: ``weekly``."""
+    """A variant of ``ScheduledTaskSchedule``, ``weekly``."""
 
     days: Sequence[ScheduledTaskWeekday | str]
     time: str
@@ -1832,12 +1832,12 @@ class WeeklyScheduledTaskSchedule(Wire):
 HookMetadata: TypeAlias = (
     CommandHookMetadata | McpToolHookMetadata | PromptHookMetadata | AgentHookMetadata | UnknownVariant
 )
-"""``HookMetadata`` of the protocol."""
+"""The type ``HookMetadata``."""
 
 PluginSource: TypeAlias = (
     LocalPluginSource | GitPluginSource | NpmPluginSource | RemotePluginSource | UnknownVariant
 )
-"""``PluginSource`` of the protocol."""
+"""The type ``PluginSource``."""
 
 ScheduledTaskSchedule: TypeAlias = (
     HourlyScheduledTaskSchedule
@@ -1846,4 +1846,4 @@ ScheduledTaskSchedule: TypeAlias = (
     | WeeklyScheduledTaskSchedule
     | UnknownVariant
 )
-"""``ScheduledTaskSchedule`` of the protocol."""
+"""The type ``ScheduledTaskSchedule``."""

@@ -56,7 +56,7 @@ class RemoteControlClientsListOrder(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandMigration(Wire):
-    """``CommandMigration`` of the protocol."""
+    """The type ``CommandMigration``."""
 
     name: str
 
@@ -120,7 +120,7 @@ class ExternalAgentConfigImportHistoriesReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportHistory(Wire):
-    """``ExternalAgentConfigImportHistory`` of the protocol."""
+    """The type ``ExternalAgentConfigImportHistory``."""
 
     completed_at_ms: int
     failures: Sequence[ExternalAgentConfigImportItemTypeFailure]
@@ -161,7 +161,7 @@ class ExternalAgentConfigImportHistoryRecordResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportHistoryRecordSuccessParams(Wire):
-    """``ExternalAgentConfigImportHistoryRecordSuccessParams`` of the protocol.
+    """The type ``ExternalAgentConfigImportHistoryRecordSuccessParams``.
 
     Attributes:
         title: Original title for an imported session, when available.
@@ -178,7 +178,7 @@ class ExternalAgentConfigImportHistoryRecordSuccessParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportHistoryRecordTypeResultParams(Wire):
-    """``ExternalAgentConfigImportHistoryRecordTypeResultParams`` of the protocol."""
+    """The type ``ExternalAgentConfigImportHistoryRecordTypeResultParams``."""
 
     failures: Sequence[ExternalAgentConfigImportItemTypeFailure]
     item_type: ExternalAgentConfigMigrationItemType | str
@@ -189,7 +189,7 @@ class ExternalAgentConfigImportHistoryRecordTypeResultParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportItemTypeFailure(Wire):
-    """``ExternalAgentConfigImportItemTypeFailure`` of the protocol."""
+    """The type ``ExternalAgentConfigImportItemTypeFailure``."""
 
     failure_stage: str
     item_type: ExternalAgentConfigMigrationItemType | str
@@ -211,7 +211,7 @@ class ExternalAgentConfigImportItemTypeFailure(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportItemTypeSuccess(Wire):
-    """``ExternalAgentConfigImportItemTypeSuccess`` of the protocol.
+    """The type ``ExternalAgentConfigImportItemTypeSuccess``.
 
     Attributes:
         title: Original title for an imported session; null for other item types.
@@ -273,7 +273,7 @@ class ExternalAgentConfigImportResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigImportTypeResult(Wire):
-    """``ExternalAgentConfigImportTypeResult`` of the protocol."""
+    """The type ``ExternalAgentConfigImportTypeResult``."""
 
     failures: Sequence[ExternalAgentConfigImportItemTypeFailure]
     item_type: ExternalAgentConfigMigrationItemType | str
@@ -284,7 +284,7 @@ class ExternalAgentConfigImportTypeResult(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentConfigMigrationItem(Wire):
-    """``ExternalAgentConfigMigrationItem`` of the protocol.
+    """The type ``ExternalAgentConfigMigrationItem``.
 
     Attributes:
         cwd: Null or empty means home-scoped migration; non-empty means repo-scoped migration.
@@ -300,7 +300,7 @@ class ExternalAgentConfigMigrationItem(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentDetectedConnectorCandidate(Wire):
-    """``ExternalAgentDetectedConnectorCandidate`` of the protocol."""
+    """The type ``ExternalAgentDetectedConnectorCandidate``."""
 
     name: str
     session_count: int
@@ -311,7 +311,7 @@ class ExternalAgentDetectedConnectorCandidate(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalAgentImportedConnectorCandidate(Wire):
-    """``ExternalAgentImportedConnectorCandidate`` of the protocol."""
+    """The type ``ExternalAgentImportedConnectorCandidate``."""
 
     name: str
     session_count: int
@@ -322,21 +322,21 @@ class ExternalAgentImportedConnectorCandidate(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HookMigration(Wire):
-    """``HookMigration`` of the protocol."""
+    """The type ``HookMigration``."""
 
     name: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpServerMigration(Wire):
-    """``McpServerMigration`` of the protocol."""
+    """The type ``McpServerMigration``."""
 
     name: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MigrationDetails(Wire):
-    """``MigrationDetails`` of the protocol."""
+    """The type ``MigrationDetails``."""
 
     commands: Sequence[CommandMigration] = attrs.field(factory=empty_list)
     hooks: Sequence[HookMigration] = attrs.field(factory=empty_list)
@@ -352,7 +352,7 @@ class MigrationDetails(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class PluginsMigration(Wire):
-    """``PluginsMigration`` of the protocol."""
+    """The type ``PluginsMigration``."""
 
     marketplace_name: str
     plugin_names: Sequence[str]
@@ -364,7 +364,7 @@ class PluginsMigration(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RemoteControlClient(Wire):
-    """``RemoteControlClient`` of the protocol.
+    """The type ``RemoteControlClient``.
 
     Experimental.
     """
@@ -580,7 +580,7 @@ class RemoteControlStatusReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SessionMigration(Wire):
-    """``SessionMigration`` of the protocol."""
+    """The type ``SessionMigration``."""
 
     cwd: str
     path: str
@@ -589,13 +589,13 @@ class SessionMigration(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SkillMigration(Wire):
-    """``SkillMigration`` of the protocol."""
+    """The type ``SkillMigration``."""
 
     name: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SubagentMigration(Wire):
-    """``SubagentMigration`` of the protocol."""
+    """The type ``SubagentMigration``."""
 
     name: str

@@ -89,7 +89,7 @@ class AccountRateLimitsUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ClientInfo(Wire):
-    """``ClientInfo`` of the protocol."""
+    """The type ``ClientInfo``."""
 
     name: str
     version: str
@@ -115,7 +115,7 @@ class ConfigWarningNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CreditsSnapshot(Wire):
-    """``CreditsSnapshot`` of the protocol."""
+    """The type ``CreditsSnapshot``."""
 
     has_credits: bool
     unlimited: bool
@@ -223,7 +223,7 @@ class McpServerStatusUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RateLimitSnapshot(Wire):
-    """``RateLimitSnapshot`` of the protocol.
+    """The type ``RateLimitSnapshot``.
 
     Attributes:
         normal_model_slug: Normal model whose display name and reasoning options describe this quota alias.
@@ -257,7 +257,7 @@ class RateLimitSnapshot(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RateLimitWindow(Wire):
-    """``RateLimitWindow`` of the protocol."""
+    """The type ``RateLimitWindow``."""
 
     used_percent: int
     resets_at: int | None = None
@@ -302,7 +302,7 @@ class ServerRequestResolvedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SpendControlLimitSnapshot(Wire):
-    """``SpendControlLimitSnapshot`` of the protocol."""
+    """The type ``SpendControlLimitSnapshot``."""
 
     limit: str
     remaining_percent: int
@@ -316,7 +316,7 @@ class SpendControlLimitSnapshot(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextPosition(Wire):
-    """``TextPosition`` of the protocol.
+    """The type ``TextPosition``.
 
     Attributes:
         column: 1-based column number (in Unicode scalar values).
@@ -329,7 +329,7 @@ class TextPosition(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TextRange(Wire):
-    """``TextRange`` of the protocol."""
+    """The type ``TextRange``."""
 
     end: TextPosition
     start: TextPosition
@@ -372,4 +372,4 @@ class WarningNotification(Wire):
 
 
 RequestId: TypeAlias = str | int
-"""``RequestId`` of the protocol."""
+"""The type ``RequestId``."""

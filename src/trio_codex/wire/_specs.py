@@ -1,4 +1,4 @@
-"""The row types of the generated method tables in :mod:`trio_codex.wire._registry`."""
+"""Row types of the generated method tables in :mod:`trio_codex.wire._registry`."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing import NamedTuple
 
 
 class RequestSpec(NamedTuple):
-    """One request of the client."""
+    """A request of the client."""
 
     params: str | None
-    """The wire type of ``params``; ``None`` if the method takes none."""
+    """The wire type of ``params``; ``None`` if the method has no params."""
     result: str
     """The wire type of the result."""
     experimental: bool = False
-    """Only served to a client that declared ``experimentalApi``."""
+    """Available only to clients that declare ``experimentalApi``."""
     deferred: bool = False
-    """Answered when something has finished, not at once: no place in the request window, no request timeout."""
+    """The response arrives when an operation completes. The request does not count toward the window and has no timeout."""
     control: bool = False
-    """Ends or feeds something that is running: it must not wait for a place in the request window."""
+    """It stops a running operation or sends it input, and must not wait for a free slot in the request window."""
 
 
 class ServerRequestSpec(NamedTuple):
-    """One request of the server."""
+    """A request of the server."""
 
     params: str
     """The wire type of ``params``."""
     response: str
-    """The wire type of the answer."""
+    """The wire type of the response."""
     experimental: bool = False
-    """Only sent to a client that declared ``experimentalApi``."""
+    """Sent only to clients that declare ``experimentalApi``."""
 
 
 class TextDelta(NamedTuple):
-    """A notification that carries a piece of plain text, so that neighbours with one key can be merged."""
+    """A notification that carries a chunk of text. Adjacent ones with the same key can be merged."""
 
     text: str
-    """The wire name of the piece."""
+    """The wire name of the chunk."""
     key: tuple[str, ...]
-    """The wire names that say what it is a piece of."""
+    """The wire names that identify the text it belongs to."""

@@ -157,7 +157,7 @@ class TurnSettingsUpdateStatus(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ApplyPatchGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``applyPatch``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``applyPatch``."""
 
     cwd: LegacyAppPathString
     files: Sequence[LegacyAppPathString]
@@ -178,7 +178,7 @@ class BaseBranchReviewTarget(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CommandGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``command``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``command``."""
 
     command: str
     cwd: LegacyAppPathString
@@ -205,7 +205,7 @@ class CommitReviewTarget(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CompletedThreadPredictionResult(Wire):
-    """A ``ThreadPredictionResult``: ``completed``."""
+    """A variant of ``ThreadPredictionResult``, ``completed``."""
 
     text: str | None = None
     type: Literal["completed"] = "completed"
@@ -245,7 +245,7 @@ class EnvironmentConnectionNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExecveGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``execve``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``execve``."""
 
     argv: Sequence[str]
     cwd: AbsolutePathBuf
@@ -258,7 +258,7 @@ class ExecveGuardianApprovalReviewAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FailedThreadPredictionResult(Wire):
-    """A ``ThreadPredictionResult``: ``failed``."""
+    """A variant of ``ThreadPredictionResult``, ``failed``."""
 
     type: Literal["failed"] = "failed"
 
@@ -381,7 +381,7 @@ class ItemGuardianApprovalReviewStartedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class McpToolCallGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``mcpToolCall``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``mcpToolCall``."""
 
     server: str
     tool_name: str
@@ -403,7 +403,7 @@ class McpToolCallGuardianApprovalReviewAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NetworkAccessGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``networkAccess``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``networkAccess``."""
 
     host: str
     port: int
@@ -416,7 +416,7 @@ class NetworkAccessGuardianApprovalReviewAction(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Project(Wire):
-    """``Project`` of the protocol.
+    """The type ``Project``.
 
     Attributes:
         recency_at: Newest non-archived member thread's recency, in Unix seconds; null when none exist.
@@ -596,7 +596,7 @@ class ProjectReadResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ProjectRoot(Wire):
-    """``ProjectRoot`` of the protocol."""
+    """The type ``ProjectRoot``."""
 
     path: AbsolutePathBuf
 
@@ -628,7 +628,7 @@ class ProjectUpdateResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class QueuedSubmission(Wire):
-    """``QueuedSubmission`` of the protocol."""
+    """The type ``QueuedSubmission``."""
 
     client_user_message_id: str
     id: str
@@ -639,7 +639,7 @@ class QueuedSubmission(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReadThreadReadStateOperation(Wire):
-    """A ``ThreadReadStateOperation``: ``read``."""
+    """A variant of ``ThreadReadStateOperation``, ``read``."""
 
     type: Literal["read"] = "read"
 
@@ -648,7 +648,7 @@ class ReadThreadReadStateOperation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class RequestPermissionsGuardianApprovalReviewAction(Wire):
-    """A ``GuardianApprovalReviewAction``: ``requestPermissions``."""
+    """A variant of ``GuardianApprovalReviewAction``, ``requestPermissions``."""
 
     permissions: RequestPermissionProfile
     reason: str | None = None
@@ -891,7 +891,7 @@ class ThreadAttachmentUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadBackgroundTerminal(Wire):
-    """``ThreadBackgroundTerminal`` of the protocol.
+    """The type ``ThreadBackgroundTerminal``.
 
     Experimental.
     """
@@ -1063,7 +1063,7 @@ class ThreadDeletedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadGoal(Wire):
-    """``ThreadGoal`` of the protocol."""
+    """The type ``ThreadGoal``."""
 
     created_at: int
     objective: str
@@ -1139,7 +1139,7 @@ class ThreadGoalSetParams(Wire):
 
     Attributes:
         origin: Missing provenance does not supply user authorization.
-        token_budget: ``NULL`` sends null, ``None`` leaves it out.
+        token_budget: ``NULL`` sends null, and ``None`` omits the field.
     """
 
     thread_id: str
@@ -1255,15 +1255,15 @@ class ThreadMemoryModeSetResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadMetadataGitInfoUpdateParams(Wire):
-    """``ThreadMetadataGitInfoUpdateParams`` of the protocol.
+    """The type ``ThreadMetadataGitInfoUpdateParams``.
 
     Attributes:
         branch: Omit to leave the stored branch unchanged, set to ``null`` to clear it, or provide a non-empty
-            string to replace it. ``NULL`` sends null, ``None`` leaves it out.
+            string to replace it. ``NULL`` sends null, and ``None`` omits the field.
         origin_url: Omit to leave the stored origin URL unchanged, set to ``null`` to clear it, or provide a
-            non-empty string to replace it. ``NULL`` sends null, ``None`` leaves it out.
+            non-empty string to replace it. ``NULL`` sends null, and ``None`` omits the field.
         sha: Omit to leave the stored commit unchanged, set to ``null`` to clear it, or provide a non-empty string
-            to replace it. ``NULL`` sends null, ``None`` leaves it out.
+            to replace it. ``NULL`` sends null, and ``None`` omits the field.
     """
 
     branch: str | Null | None = None
@@ -1703,7 +1703,7 @@ class ThreadSectionUpdateParams(Wire):
         name: The updated user-visible name of the section.
         section_id: The stable, server-generated identity of the section to update.
         appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL`` sends
-            null, ``None`` leaves it out.
+            null, and ``None`` omits the field.
     """
 
     name: str
@@ -1759,7 +1759,7 @@ class ThreadSettingsUpdateParams(Wire):
             rewrite the thread's existing instructions.
         sandbox_policy: Override the sandbox policy for subsequent turns.
         service_tier: Override the service tier for subsequent turns. ``null`` clears the current service tier;
-            omission leaves it unchanged. ``NULL`` sends null, ``None`` leaves it out.
+            omission leaves it unchanged. ``NULL`` sends null, and ``None`` omits the field.
         summary: Override the reasoning summary for subsequent turns.
     """
 
@@ -1881,8 +1881,8 @@ class TurnSettingsUpdateParams(Wire):
             captured steps and pending approvals retain their original reviewer.
         effort: Omission or ``null`` leaves the effort unchanged.
         model: Omission or ``null`` leaves the model unchanged.
-        service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null,
-            ``None`` leaves it out.
+        service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null, and
+            ``None`` omits the field.
         summary: Omission or ``null`` leaves the summary preference unchanged.
     """
 
@@ -1927,7 +1927,7 @@ class UncommittedChangesReviewTarget(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnreadThreadReadStateOperation(Wire):
-    """A ``ThreadReadStateOperation``: ``unread``."""
+    """A variant of ``ThreadReadStateOperation``, ``unread``."""
 
     type: Literal["unread"] = "unread"
 
@@ -1961,7 +1961,7 @@ GuardianApprovalReviewAction: TypeAlias = (
     | RequestPermissionsGuardianApprovalReviewAction
     | UnknownVariant
 )
-"""``GuardianApprovalReviewAction`` of the protocol."""
+"""The type ``GuardianApprovalReviewAction``."""
 
 ReviewTarget: TypeAlias = (
     UncommittedChangesReviewTarget
@@ -1970,14 +1970,14 @@ ReviewTarget: TypeAlias = (
     | CustomReviewTarget
     | UnknownVariant
 )
-"""``ReviewTarget`` of the protocol."""
+"""The type ``ReviewTarget``."""
 
 ThreadPredictionResult: TypeAlias = (
     CompletedThreadPredictionResult | FailedThreadPredictionResult | UnknownVariant
 )
-"""``ThreadPredictionResult`` of the protocol."""
+"""The type ``ThreadPredictionResult``."""
 
 ThreadReadStateOperation: TypeAlias = (
     ReadThreadReadStateOperation | UnreadThreadReadStateOperation | UnknownVariant
 )
-"""``ThreadReadStateOperation`` of the protocol."""
+"""The type ``ThreadReadStateOperation``."""

@@ -78,7 +78,7 @@ class ThreadStartSource(StrEnum):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ActivePermissionProfile(Wire):
-    """``ActivePermissionProfile`` of the protocol.
+    """The type ``ActivePermissionProfile``.
 
     Attributes:
         id: Identifier from ``default_permissions`` or the implicit built-in default, such as ``:workspace`` or a
@@ -93,7 +93,7 @@ class ActivePermissionProfile(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ActiveThreadStatus(Wire):
-    """A ``ThreadStatus``: ``active``."""
+    """A variant of ``ThreadStatus``, ``active``."""
 
     active_flags: Sequence[ThreadActiveFlag | str]
     type: Literal["active"] = "active"
@@ -103,7 +103,7 @@ class ActiveThreadStatus(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CustomSessionSource(Wire):
-    """A ``SessionSource``."""
+    """A variant of ``SessionSource``."""
 
     custom: str
 
@@ -125,7 +125,7 @@ class EnvironmentCapabilityRootLocation(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunctionDynamicToolNamespaceTool(Wire):
-    """A ``DynamicToolNamespaceTool``: ``function``."""
+    """A variant of ``DynamicToolNamespaceTool``, ``function``."""
 
     description: str
     input_schema: JSON
@@ -142,7 +142,7 @@ class FunctionDynamicToolNamespaceTool(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class FunctionDynamicToolSpec(Wire):
-    """A ``DynamicToolSpec``: ``function``."""
+    """A variant of ``DynamicToolSpec``, ``function``."""
 
     description: str
     input_schema: JSON
@@ -159,7 +159,7 @@ class FunctionDynamicToolSpec(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class GitInfo(Wire):
-    """``GitInfo`` of the protocol."""
+    """The type ``GitInfo``."""
 
     branch: str | None = None
     origin_url: str | None = None
@@ -170,7 +170,7 @@ class GitInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class IdleThreadStatus(Wire):
-    """A ``ThreadStatus``: ``idle``."""
+    """A variant of ``ThreadStatus``, ``idle``."""
 
     type: Literal["idle"] = "idle"
 
@@ -179,7 +179,7 @@ class IdleThreadStatus(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NamespaceDynamicToolSpec(Wire):
-    """A ``DynamicToolSpec``: ``namespace``."""
+    """A variant of ``DynamicToolSpec``, ``namespace``."""
 
     description: str
     name: str
@@ -191,7 +191,7 @@ class NamespaceDynamicToolSpec(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class NotLoadedThreadStatus(Wire):
-    """A ``ThreadStatus``: ``notLoaded``."""
+    """A variant of ``ThreadStatus``, ``notLoaded``."""
 
     type: Literal["notLoaded"] = "notLoaded"
 
@@ -200,7 +200,7 @@ class NotLoadedThreadStatus(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class OtherSubAgentSource(Wire):
-    """A ``SubAgentSource``."""
+    """A variant of ``SubAgentSource``."""
 
     other: str
 
@@ -220,7 +220,7 @@ class SelectedCapabilityRoot(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SubAgentSessionSource(Wire):
-    """A ``SessionSource``."""
+    """A variant of ``SessionSource``."""
 
     sub_agent: SubAgentSource
 
@@ -229,7 +229,7 @@ class SubAgentSessionSource(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class SystemErrorThreadStatus(Wire):
-    """A ``ThreadStatus``: ``systemError``."""
+    """A variant of ``ThreadStatus``, ``systemError``."""
 
     type: Literal["systemError"] = "systemError"
 
@@ -238,7 +238,7 @@ class SystemErrorThreadStatus(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Thread(Wire):
-    """``Thread`` of the protocol.
+    """The type ``Thread``.
 
     Attributes:
         cli_version: Version of the CLI that created the thread.
@@ -411,7 +411,7 @@ class ThreadSectionAppearance(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadSettings(Wire):
-    """``ThreadSettings`` of the protocol.
+    """The type ``ThreadSettings``.
 
     Attributes:
         disabled_plugin_ids: Saved list of disabled plugin IDs. Does not yet filter plugin capabilities.
@@ -462,7 +462,7 @@ class ThreadSettingsUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadSpawnSubAgentSource(Wire):
-    """A ``SubAgentSource``: ``thread_spawn``."""
+    """A variant of ``SubAgentSource``, ``thread_spawn``."""
 
     depth: int
     parent_thread_id: ThreadId
@@ -502,7 +502,7 @@ class ThreadStartParams(Wire):
             threads expose it only in live responses. Experimental.
         runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute. Experimental.
         selected_capability_roots: Capability roots selected for this thread by the hosting platform. Experimental.
-        service_tier: ``NULL`` sends null, ``None`` leaves it out.
+        service_tier: ``NULL`` sends null, and ``None`` omits the field.
         thread_source: Optional client-supplied analytics source classification for this thread.
     """
 
@@ -638,7 +638,7 @@ class ThreadStatusChangedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ThreadTokenUsage(Wire):
-    """``ThreadTokenUsage`` of the protocol."""
+    """The type ``ThreadTokenUsage``."""
 
     last: TokenUsageBreakdown
     total: TokenUsageBreakdown
@@ -662,7 +662,7 @@ class ThreadTokenUsageUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TokenUsageBreakdown(Wire):
-    """``TokenUsageBreakdown`` of the protocol."""
+    """The type ``TokenUsageBreakdown``."""
 
     cached_input_tokens: int
     input_tokens: int
@@ -694,37 +694,37 @@ class TurnThreadUnreadPosition(Wire):
 
 
 AgentPath: TypeAlias = str
-"""``AgentPath`` of the protocol."""
+"""The type ``AgentPath``."""
 
 CapabilityRootLocation: TypeAlias = EnvironmentCapabilityRootLocation | UnknownVariant
 """Location used to resolve a selected capability root."""
 
 DynamicToolNamespaceTool: TypeAlias = FunctionDynamicToolNamespaceTool | UnknownVariant
-"""``DynamicToolNamespaceTool`` of the protocol."""
+"""The type ``DynamicToolNamespaceTool``."""
 
 DynamicToolSpec: TypeAlias = FunctionDynamicToolSpec | NamespaceDynamicToolSpec | UnknownVariant
-"""``DynamicToolSpec`` of the protocol."""
+"""The type ``DynamicToolSpec``."""
 
 SessionSource: TypeAlias = (
     SessionSourceValue | str | CustomSessionSource | SubAgentSessionSource | UnknownVariant
 )
-"""``SessionSource`` of the protocol."""
+"""The type ``SessionSource``."""
 
 SubAgentSource: TypeAlias = (
     SubAgentSourceValue | str | ThreadSpawnSubAgentSource | OtherSubAgentSource | UnknownVariant
 )
-"""``SubAgentSource`` of the protocol."""
+"""The type ``SubAgentSource``."""
 
 ThreadId: TypeAlias = str
-"""``ThreadId`` of the protocol."""
+"""The type ``ThreadId``."""
 
 ThreadSource: TypeAlias = str
-"""``ThreadSource`` of the protocol."""
+"""The type ``ThreadSource``."""
 
 ThreadStatus: TypeAlias = (
     NotLoadedThreadStatus | IdleThreadStatus | SystemErrorThreadStatus | ActiveThreadStatus | UnknownVariant
 )
-"""``ThreadStatus`` of the protocol."""
+"""The type ``ThreadStatus``."""
 
 ThreadUnreadPosition: TypeAlias = ThreadStartThreadUnreadPosition | TurnThreadUnreadPosition | UnknownVariant
-"""``ThreadUnreadPosition`` of the protocol."""
+"""The type ``ThreadUnreadPosition``."""

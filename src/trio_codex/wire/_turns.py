@@ -176,7 +176,7 @@ class ActiveTurnNotSteerableCodexErrorInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class AdditionalContextEntry(Wire):
-    """``AdditionalContextEntry`` of the protocol."""
+    """The type ``AdditionalContextEntry``."""
 
     kind: AdditionalContextKind | str
     value: str
@@ -194,14 +194,14 @@ class CollaborationMode(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class CustomMultiAgentMode(Wire):
-    """A ``MultiAgentMode``."""
+    """A variant of ``MultiAgentMode``."""
 
     custom: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class DangerFullAccessSandboxPolicy(Wire):
-    """A ``SandboxPolicy``: ``dangerFullAccess``."""
+    """A variant of ``SandboxPolicy``, ``dangerFullAccess``."""
 
     type: Literal["dangerFullAccess"] = "dangerFullAccess"
 
@@ -224,7 +224,7 @@ class ErrorNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ExternalSandboxSandboxPolicy(Wire):
-    """A ``SandboxPolicy``: ``externalSandbox``."""
+    """A variant of ``SandboxPolicy``, ``externalSandbox``."""
 
     network_access: NetworkAccess | str = NetworkAccess.restricted
     type: Literal["externalSandbox"] = "externalSandbox"
@@ -234,7 +234,7 @@ class ExternalSandboxSandboxPolicy(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class GranularAskForApproval(Wire):
-    """A ``AskForApproval``: ``granular``."""
+    """A variant of ``AskForApproval``, ``granular``."""
 
     mcp_elicitations: bool
     rules: bool
@@ -247,7 +247,7 @@ class GranularAskForApproval(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class HttpConnectionFailedCodexErrorInfo(Wire):
-    """A ``CodexErrorInfo``: ``httpConnectionFailed``."""
+    """A variant of ``CodexErrorInfo``, ``httpConnectionFailed``."""
 
     http_status_code: int | None = None
 
@@ -258,7 +258,7 @@ class HttpConnectionFailedCodexErrorInfo(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MisalignmentErrorDetails(Wire):
-    """``MisalignmentErrorDetails`` of the protocol.
+    """The type ``MisalignmentErrorDetails``.
 
     Attributes:
         detailed_explanation: A substantive localized explanation is required before offering continuation.
@@ -283,14 +283,14 @@ class MisalignmentErrorDetails(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class MisalignmentSteer(Wire):
-    """``MisalignmentSteer`` of the protocol."""
+    """The type ``MisalignmentSteer``."""
 
     message: str
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class ReadOnlySandboxPolicy(Wire):
-    """A ``SandboxPolicy``: ``readOnly``."""
+    """A variant of ``SandboxPolicy``, ``readOnly``."""
 
     network_access: bool = False
     type: Literal["readOnly"] = "readOnly"
@@ -344,7 +344,7 @@ class Settings(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Turn(Wire):
-    """``Turn`` of the protocol.
+    """The type ``Turn``.
 
     Attributes:
         id: Identifier for this turn. Codex-generated turn IDs are UUIDv7.
@@ -407,7 +407,7 @@ class TurnDiffUpdatedNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnEnvironmentParams(Wire):
-    """``TurnEnvironmentParams`` of the protocol.
+    """The type ``TurnEnvironmentParams``.
 
     Attributes:
         runtime_workspace_roots: Environment-native runtime workspace roots. Omitted defaults to ``cwd``.
@@ -424,7 +424,7 @@ class TurnEnvironmentParams(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnError(Wire):
-    """``TurnError`` of the protocol.
+    """The type ``TurnError``.
 
     Attributes:
         misalignment: Optional public explanation and continuation instruction for a misalignment block.
@@ -470,7 +470,7 @@ class TurnModerationMetadataNotification(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnPlanStep(Wire):
-    """``TurnPlanStep`` of the protocol."""
+    """The type ``TurnPlanStep``."""
 
     status: TurnPlanStepStatus | str
     step: str
@@ -538,8 +538,8 @@ class TurnStartParams(Wire):
         runtime_workspace_roots: Replace the thread's runtime workspace roots for this turn and subsequent turns.
             Paths must be absolute. Experimental.
         sandbox_policy: Override the sandbox policy for this turn and subsequent turns.
-        service_tier: Override the service tier for this turn and subsequent turns. ``NULL`` sends null, ``None``
-            leaves it out.
+        service_tier: Override the service tier for this turn and subsequent turns. ``NULL`` sends null, and
+            ``None`` omits the field.
         service_tier_for_turn: Override the service tier only when this request starts a new turn. Use "default" for
             standard speed. Omitted or null inherits the thread's tier. Does not change the thread's tier or a turn
             being steered.
@@ -665,7 +665,7 @@ class TurnSteerResponse(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class TurnToolOutput(Wire):
-    """``TurnToolOutput`` of the protocol.
+    """The type ``TurnToolOutput``.
 
     Attributes:
         retain: Requests retention of this output in the thread's model history.
@@ -681,7 +681,7 @@ class TurnToolOutput(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class WorkspaceWriteSandboxPolicy(Wire):
-    """A ``SandboxPolicy``: ``workspaceWrite``."""
+    """A variant of ``SandboxPolicy``, ``workspaceWrite``."""
 
     exclude_slash_tmp: bool = False
     exclude_tmpdir_env_var: bool = False
@@ -704,7 +704,7 @@ ApprovalPolicy: TypeAlias = AskForApprovalValue
 """The simple values of ``AskForApproval``."""
 
 AskForApproval: TypeAlias = AskForApprovalValue | str | GranularAskForApproval | UnknownVariant
-"""``AskForApproval`` of the protocol."""
+"""The type ``AskForApproval``."""
 
 CodexErrorInfo: TypeAlias = (
     CodexErrorInfoValue
@@ -735,4 +735,4 @@ SandboxPolicy: TypeAlias = (
     | WorkspaceWriteSandboxPolicy
     | UnknownVariant
 )
-"""``SandboxPolicy`` of the protocol."""
+"""The type ``SandboxPolicy``."""

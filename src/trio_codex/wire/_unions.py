@@ -1,14 +1,15 @@
-"""Reading a union: by the kind of JSON first, then by what tells the objects among its members apart.
+"""Hooks that read scalars, enums and unions. They are plain functions with the signature of a cattrs hook.
 
-No union has a table of its own: a union *is* its members, and what tells them apart is data of the classes
-(:class:`~trio_codex.wire._base.Shape`). Objects are told apart
+A union selects a member by the kind of JSON value first. Among objects, the data of the classes decides
+(:class:`~trio_codex.wire._base.Shape`), so no union needs a table:
 
-- by their tag, where the schema has one;
-- else as serde does it for untagged ones: the first member, in the order of the schema, whose required fields are
-  there, which allows the others (if it is closed), and which the value fits.
+- by the tag, if the schema has one;
+- otherwise as serde does for untagged members: the first one in the order of the schema that accepts the value. All its
+  required fields must be present, and if it is closed, no others.
 
-What is no member becomes an :class:`~trio_codex.wire._unknown.UnknownVariant`, if the union has that. The hooks of
-members are asked for on first use, so that a union of 19 classes costs nothing until it is read, and may be recursive.
+An object that matches no member becomes an :class:`~trio_codex.wire._unknown.UnknownVariant`, if the union has that.
+The hooks of members are created on first use. A union of 19 classes costs nothing until it is read, and may be
+recursive.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from trio_codex.wire._base import JSON, NULL, Null, Wire, wire_name
 from trio_codex.wire._unknown import UnknownVariant
 
 Hook: TypeAlias = Callable[[JSON, Any], Any]
-"""What reads a raw value. The second argument is the type; cattrs wants it, and nothing here needs it."""
+"""Reads a raw value. cattrs passes the type as the second argument, which only the hook of enums uses."""
 
 Type: TypeAlias = Any
-"""A type as an annotation has it: a class, a union, ``Sequence[str]``, …"""
+"""A type as in an annotation, such as a class, a union or ``Sequence[str]``."""
 
 _KINDS: Final[Mapping[type, str]] = {
     str: "a string",
@@ -43,19 +44,19 @@ _KINDS: Final[Mapping[type, str]] = {
 
 
 def origin(type_: Type) -> Any:
-    """Give what a type is made by: ``Sequence``, ``Literal``, …; ``None`` if it is plain."""
+    """Return the generic that a type is made from, such as ``Sequence`` or ``Literal``; ``None`` if there is none."""
     return typing.get_origin(type_)
 
 
 class Mismatch(Exception):
-    """A raw value does not fit its type. The text names kinds, never the value, which may be a secret."""
+    """A raw value does not match its type. The message names kinds, never the value, which may be a secret."""
 
     def __init__(self, expected: str, value: JSON) -> None:
         super().__init__(f"expected {expected}, got {_KINDS.get(value.__class__, value.__class__.__name__)}")
 
 
 def scalar(*kinds: type) -> Hook:
-    """Read one of these kinds of JSON as it is. No coercion: ``True`` is no integer, ``"1"`` is no number."""
+    """Accept these kinds of JSON without coercion: ``True`` is not an integer, and ``"1"`` is not a number."""
     expected = _KINDS[kinds[-1]]
 
     def structure(value: JSON, _: Any) -> Any:
@@ -73,7 +74,7 @@ def scalar(*kinds: type) -> Hook:
 
 
 def literal_hook(values: Sequence[str]) -> Hook:
-    """Read one of these strings and no other."""
+    """Accept only these strings."""
     expected = " or ".join(map(repr, values))
 
     def structure(value: JSON, _: Any) -> Any:
@@ -85,7 +86,7 @@ def literal_hook(values: Sequence[str]) -> Hook:
 
 
 def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
-    """Read a string: as a member if it is known, else as it is."""
+    """Read a string as the member that it equals. Any other string stays as it is."""
     members: dict[str, str] = {member.value: member for kind in kinds for member in kind}
 
     def structure(value: JSON, _: Any) -> Any:
@@ -97,11 +98,11 @@ def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
 
 
 def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hook:
-    """Make what reads a union.
+    """Create the hook of a union.
 
     Args:
-        members: Its members, flat.
-        hook_for: Gives what reads a member.
+        members: Its members, flattened.
+        hook_for: Returns the hook of a member.
     """
     enums = [member for member in members if isinstance(member, EnumMeta) and issubclass(member, StrEnum)]
     classes = [member for member in members if is_wire(member) and member is not UnknownVariant]
@@ -143,7 +144,7 @@ def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hoo
 
 
 def is_wire(type_: Type) -> TypeGuard[type[Wire]]:
-    """Whether it is a class of the protocol."""
+    """Return whether a type is a class of the protocol."""
     return isinstance(type_, type) and issubclass(type_, Wire)
 
 
@@ -165,8 +166,8 @@ def _objects(classes: Sequence[type[Wire]], hook_for: Callable[[Type], Hook], *,
 
     Args:
         classes: The members that are objects.
-        hook_for: Gives what reads a member.
-        keyed: The members without data are strings, so those with data have their name as their only key.
+        hook_for: Returns the hook of a member.
+        keyed: Members without data are strings. Each of the others is an object whose only key is its name.
     """
     tagged = [cls for cls in classes if cls.__wire__.tag is not None]
     untagged = [_Candidate.of(cls) for cls in classes if cls.__wire__.tag is None]
@@ -191,7 +192,7 @@ def _objects(classes: Sequence[type[Wire]], hook_for: Callable[[Type], Hook], *,
             if candidate.may_be(value):
                 try:
                     return hook_for(candidate.cls)(value, None)
-                except Exception:  # serde tries the next one, too
+                except Exception:  # like serde, try the next one
                     continue
         if name.__class__ is not str:
             name = next(iter(value)) if keyed and len(value) == 1 else None
@@ -207,7 +208,7 @@ def _tag_value(cls: type[Wire]) -> str:
 
 @attrs.frozen
 class _Candidate:
-    """A member without a tag, and what an object must have to be it."""
+    """A member without a tag, and the fields that an object needs to match it."""
 
     cls: type[Wire]
     required: frozenset[str]
@@ -220,7 +221,7 @@ class _Candidate:
         if shape.key is not None:
             return cls(candidate, frozenset({shape.key}), frozenset({shape.key}))
         known = frozenset(wire_name(candidate, field.name) for field in fields)
-        # A constant has a default for the sake of whoever writes it. On the wire, it must be there.
+        # A constant has a default to make writing it easier. On the wire, it is required.
         required = frozenset(
             wire_name(candidate, field.name)
             for field in fields

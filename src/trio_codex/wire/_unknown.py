@@ -1,4 +1,4 @@
-"""What this version does not know, as values: nothing is lost, nothing raises, and it is sent on unchanged."""
+"""Values for anything this version does not know. They keep the raw JSON and are sent on unchanged."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class UnknownVariant(Wire):
     """A member of a union that this version does not know.
 
     Attributes:
-        tag: Its tag, or its only key, if it has one.
-        raw: The whole JSON value.
+        tag: Its tag, or else its only key; ``None`` if it has neither.
+        raw: The complete JSON value.
     """
 
     tag: str | None
@@ -26,12 +26,12 @@ class UnknownVariant(Wire):
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class UnknownNotification(Wire):
-    """A notification that this version does not know, or whose payload does not fit the schema.
+    """A notification that this version does not know, or whose params do not match the schema.
 
     Attributes:
         method: Its method.
-        raw: Its ``params``, whatever they are.
-        problem: What does not fit; ``None`` if the method is unknown.
+        raw: Its ``params``, as raw JSON.
+        problem: What does not match the schema; ``None`` if the method is unknown.
     """
 
     method: str
@@ -47,7 +47,7 @@ class UnknownServerRequest(Wire):
 
     Attributes:
         method: Its method.
-        raw: Its ``params``, whatever they are.
+        raw: Its ``params``, as raw JSON.
     """
 
     method: str

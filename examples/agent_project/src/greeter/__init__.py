@@ -1,4 +1,4 @@
-"""An agent that greets people: what it may run, and what it can look up."""
+"""An agent that greets people, with its policy and its tool."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ LANGUAGES = {"Ada": "English", "Grace": "English", "Sophie": "French"}
 
 @tool
 async def language(name: str) -> str:
-    """Look up which language somebody speaks.
+    """Look up the language that a person speaks.
 
     Args:
-        name: The name.
+        name: The name of the person.
     """
-    return LANGUAGES.get(name, "nobody knows")
+    return LANGUAGES.get(name, "unknown")
 
 
 POLICY = first_of(allow_commands("echo ..."), decline_all)
 
 
 async def greet(codex: Codex, name: str) -> str | None:
-    """Have somebody greeted."""
+    """Greet a person."""
     thread = await codex.thread_start()
     return (await thread.run(f"Greet {name} in their language.")).final_response

@@ -12,7 +12,7 @@ import attrs
 from trio_codex import wire
 from trio_codex.wire import _registry
 from trio_codex.wire._base import Null, Wire, wire_name
-from trio_codex.wire._convert import fields_of
+from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._schema import ir
 
 if TYPE_CHECKING:

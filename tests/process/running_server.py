@@ -9,7 +9,7 @@ from pathlib import Path
 import trio
 
 from trio_codex._process import guard as _guard
-from trio_codex._process.server import spawn_server
+from trio_codex._process.spawn import spawn_server
 
 HERE = Path(__file__).parent
 ENV = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
@@ -24,6 +24,12 @@ def runs(pid):
     """Whether the process is there and no zombie."""
     process = _guard.look_up(pid)
     return process is not None and not process.zombie
+
+
+async def run_here(function, **options):
+    """In place of Trio's worker thread, which stays for some seconds after it has started a process."""
+    await trio.lowlevel.checkpoint()
+    return function()
 
 
 async def until(predicate):

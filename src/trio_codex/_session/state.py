@@ -14,42 +14,25 @@ import trio
 from trio_codex._core.json import Json, object_of, parse_object, string_of
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._session.budget import Meter
+from trio_codex._session.turn_machine import Phase, TurnMachine
 from trio_codex._values.turn_result import REDUCED, TurnReducer, TurnResult, TurnStatus
 from trio_codex._values.usage import plus
 from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.subscriptions import Subscription
-    from trio_codex._session.budget import BudgetTracker
-    from trio_codex._session.snapshot import PendingHandle
+    from trio_codex._session.budget import Budget, BudgetTracker
     from trio_codex._tools.toolbox import Toolbox
     from trio_codex._values.event import Event
+    from trio_codex._values.sink import EventSink
     from trio_codex._values.usage import TokenUsage
     from trio_codex.policies import Policy
 
 PAST_TURNS_KEPT: Final = 16
 """Number of ended turns whose ids a thread remembers, so that a late event is not attributed to a starting turn."""
-
-
-class TurnEvents(Protocol):
-    """The destination of a turn's events: the buffer of its consumer."""
-
-    def put(self, event: Event) -> None:
-        """Add an event."""
-
-    def put_last(self, event: Event) -> None:
-        """Add the event that ends the turn."""
-
-    def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Signal that no more events will arrive."""
-
-    def release(self) -> None:
-        """Discard buffered events and ignore later ones."""
 
 
 class TurnSequence(Protocol):
@@ -72,9 +55,7 @@ class TurnState:
     Attributes:
         thread: The thread it belongs to.
         opener: The handle that started it; ``None`` if this client did not start it.
-        id: Its id; ``None`` until the server has reported it.
-        active_id: The id under which it can be interrupted and steered, once that is possible.
-        root_id: The turn it works for, if different: that of its agent's parent, or the review that it runs.
+        machine: How far it is, and its ids.
         reducer: The outcome so far.
         events: The buffer of its consumer; ``None`` if this client did not start it.
         callbacks: Its callbacks; ``None`` if this client did not start it.
@@ -82,16 +63,13 @@ class TurnState:
             not with the turn that spawned it, which it may outlive. ``None`` until its first request.
         policy: The policy given for this turn.
         started: Set when the server has announced it. Before that the server rejects an interrupt (Q1).
-        ended: Set at its terminal event, or when it is lost.
+        ended: Set once it is no longer live.
         last_event_at: When its last event arrived, on Trio's clock.
         meter: What it uses, including the agents it spawned.
         agents_usage: The part of that used by the agents.
         budget_tracker: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
         agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
         start: The call that starts it, until its response is known.
-        only_announced: Whether the response to that call has no turn id, so that only the announcement does (Q5).
-        left_early: Whether its scope exited before it ended.
-        is_over: Whether its scope has exited and cleanup is done. Its agents are no longer needed.
     """
 
     def __init__(
@@ -99,20 +77,17 @@ class TurnState:
         thread: ThreadState,
         turn_id: str | None = None,
         *,
-        events: TurnEvents | None = None,
+        events: EventSink | None = None,
         callbacks: CallbackGroup | None = None,
         policy: Policy | None = None,
         instruments: Instruments = NO_INSTRUMENTS,
-        only_announced: bool = False,
+        named_by_announcement: bool = False,
     ) -> None:
         self.thread = thread
         self.opener: object = None
         # It belongs to another client and was known before this one was requested.
         self._other_id = thread.starting_turn_id
-        self.id = turn_id
-        self.active_id = turn_id
-        self.root_id: str | None = None
-        self.only_announced = only_announced
+        self.machine: TurnMachine = TurnMachine(turn_id, named_by_announcement=named_by_announcement)
         self.reducer: TurnReducer = TurnReducer()
         self.events = events
         self.callbacks = callbacks
@@ -126,9 +101,6 @@ class TurnState:
         self.budget_tracker: BudgetTracker | None = None
         self.agent_listeners: tuple[Subscription[Event], ...] = ()
         self.start: Call | None = None
-        self.left_early = False
-        self.is_over = False
-        self._lost: tuple[str, CloseReason | None] | None = None
         self._result: TurnResult | None = None
         self._instruments = instruments
         self._record: TurnRecord | None = None
@@ -137,6 +109,11 @@ class TurnState:
                 instruments.connection, thread.id, self.owned, self.last_event_at, turn_id
             )
             instruments.emit("turn_started", self._record)
+
+    @property
+    def id(self) -> str | None:
+        """Its id; ``None`` until the server has reported it."""
+        return self.machine.id
 
     @property
     def owned(self) -> bool:
@@ -150,16 +127,14 @@ class TurnState:
 
     def goes_by(self, turn_id: str) -> bool:
         """Return whether an event with this turn id belongs to it. A starting turn accepts any event of its thread."""
-        if self.id is None:
-            return self.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
-        return turn_id in (self.id, self.active_id, self.root_id)
+        machine = self.machine
+        if machine.id is None:
+            return machine.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
+        return machine.goes_by(turn_id)
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
         """Record the id under which the server announced it. For an inline review it differs from the response's."""
-        self.active_id = turn_id
-        self.root_id = root_id
-        if self.only_announced:
-            self.id = turn_id
+        self.machine.announce(turn_id, root_id)
         self.started.set()
 
     def bind(self, response: Json) -> None:
@@ -173,8 +148,7 @@ class TurnState:
         turn_id = string_of(turn.get("id"))
         if turn_id is not None and turn_id == self._other_id:
             self._yield_to(turn_id)
-        self.id = turn_id or self.active_id
-        self.active_id = self.active_id or self.id
+        self.machine.bind(turn_id)
         if self._record is not None:
             self._record.id = self.id
 
@@ -199,6 +173,7 @@ class TurnState:
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
         if self.budget_tracker is not None:
             self.budget_tracker.never_started()
+        self.machine.refuse()
         self._close("refused")
 
     def check_time(self) -> None:
@@ -218,17 +193,17 @@ class TurnState:
         """Process the terminal event, which must not be passed to :meth:`take`."""
         self.reducer.feed(event.method, event.json)
         self.reducer.end()
+        self.machine.end()
         self._close(str(self.reducer.status))
         if self.events is not None:
             self.events.put_last(event)
         for listener in self.agent_listeners:
             listener.end()
 
-    def lose(self, reason: str, death: CloseReason | None = None) -> None:
+    def lose(self, reason: str, close_reason: CloseReason | None = None) -> None:
         """Record that its end will not be observed."""
-        if self.ended.is_set():
+        if not self.machine.lose(reason, close_reason):
             return
-        self._lost = (reason, death)
         self.reducer.end()
         self._close("lost")
         if self.events is not None:
@@ -238,16 +213,16 @@ class TurnState:
 
     def loss(self) -> TurnLost:
         """Return a new exception that says why it was lost."""
-        assert self._lost is not None
-        reason, death = self._lost
+        assert self.machine.loss is not None
+        reason, close_reason = self.machine.loss
         error = TurnLost(reason, self.result())
-        error.__cause__ = None if death is None else death.exception()
+        error.__cause__ = None if close_reason is None else close_reason.exception()
         return error
 
     @property
     def lost(self) -> bool:
         """Whether its end was not observed and will not be."""
-        return self._lost is not None
+        return self.machine.phase is Phase.lost
 
     def result(self) -> TurnResult:
         """Return the result. Its items are structured on the first call after the end."""
@@ -265,7 +240,7 @@ class TurnState:
         if budget_tracker is not None:
             budget_tracker.close()
         if self._record is not None and self._record.status is None:
-            self._record.id = self.id or self.active_id
+            self._record.id = self.machine.id or self.machine.active_id
             self._record.ended_at, self._record.status = trio.current_time(), status
             self._record.usage = self.meter.usage
             self._instruments.emit("turn_ended", self._record)
@@ -274,14 +249,31 @@ class TurnState:
                 callbacks.cancel()
 
 
-class ThreadListener(Protocol):
-    """A subscriber to all events of a thread. Called by the reader."""
+class PendingHandle:
+    """A handle whose thread is being opened. It is registered before the request is written.
 
-    def put(self, event: Event) -> None:
-        """Handle an event."""
+    Attributes:
+        thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
+        policy: The policy given for it.
+        tools: The tools given for it.
+        budget: The budget given for it.
+        holds: Whether messages about the thread are held until the response is applied.
+        is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
+    """
 
-    def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Handle the end of the connection: no more events will arrive."""
+    def __init__(
+        self,
+        thread_id: str | None = None,
+        policy: Policy | None = None,
+        tools: Toolbox | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        self.thread_id = thread_id
+        self.policy = policy
+        self.tools: Toolbox | None = tools or None
+        self.budget = budget
+        self.holds: bool = True
+        self.is_overtaken: bool = False
 
 
 class ThreadState:
@@ -310,7 +302,7 @@ class ThreadState:
         self.id = thread_id
         self.turn: TurnState | None = None
         self.parent: TurnState | None = None
-        self.listeners: list[ThreadListener] = []
+        self.listeners: list[EventSink] = []
         self.sequence: TurnSequence | None = None
         self._policy: Policy | None = None
         self._tools: Toolbox | None = None
@@ -383,7 +375,7 @@ class ThreadState:
         parent = self.parent
         while parent is not None and parent.thread.id not in seen:
             # The scope of a turn exits after the turn ends, and goes through its agents then.
-            if not parent.ended.is_set() or (parent.owned and not parent.is_over):
+            if not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up):
                 return True
             seen.add(parent.thread.id)
             parent = parent.thread.parent
@@ -472,5 +464,4 @@ class ThreadState:
             self.past_turns += (turn,)
         if self.turn is turn:
             self.turn = None
-        ids = {turn_id for turn_id in (turn.id, turn.active_id) if turn_id is not None}
-        self.past_turn_ids = (*self.past_turn_ids, *ids)[-PAST_TURNS_KEPT:]
+        self.past_turn_ids = (*self.past_turn_ids, *turn.machine.ids())[-PAST_TURNS_KEPT:]

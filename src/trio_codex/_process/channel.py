@@ -1,0 +1,68 @@
+"""The channel to a server process that this client started: lines on its pipes, and the reason for its end."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trio_codex._link.channel import LineChannel
+from trio_codex._link.connection import DIAGNOSIS_SECONDS
+from trio_codex.errors import ConnectionBroken, ServerExited, describe_exit
+
+if TYPE_CHECKING:
+    from trio_codex._core.secrets import Secrets
+    from trio_codex._link.timeouts import Timeouts
+    from trio_codex._process.server import ServerProcess
+
+LAST_WORDS_SECONDS: Final = 5.0
+"""How long before the signal that killed the server a line on its stderr may still be related."""
+
+
+class ProcessChannel(LineChannel):
+    """Newline-delimited messages over the pipes of a server process that has started.
+
+    Args:
+        process: The process.
+        max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
+        timeouts: Limits the wait for the exit status.
+        secrets: What errors must not show of stderr.
+    """
+
+    def __init__(
+        self, process: ServerProcess, max_message_bytes: int, timeouts: Timeouts, secrets: Secrets
+    ) -> None:
+        super().__init__(process.stdin, process.stdout, max_message_bytes)
+        self._process = process
+        self._timeouts = timeouts
+        self._secrets = secrets
+
+    @property
+    def owned(self) -> bool:
+        """See :class:`~trio_codex._link.channel.Channel`."""
+        return True
+
+    def explain(self, reason: str, phase: str) -> ConnectionBroken:
+        """See :meth:`~trio_codex._link.channel.Channel.explain`."""
+        tail = self._secrets.hide_in_tail(self._process.stderr.tail())
+        return ConnectionBroken(reason, phase, self._process.pid, None, tail)
+
+    async def diagnose(self, reason: str, phase: str) -> ConnectionBroken:
+        """Return ``ServerExited`` if the process exits now, and what is known otherwise."""
+        process = self._process
+        await trio.lowlevel.checkpoint()
+        returncode = None
+        with self._timeouts.move_on_after(DIAGNOSIS_SECONDS), suppress(trio.ClosedResourceError):
+            returncode = await process.wait()
+        if returncode is None:
+            return self.explain(reason, phase)
+        problem = f"the server exited: {describe_exit(returncode)}"
+        # A process killed by a signal did not log a reason, so an old warning would be mistaken for it.
+        recent = LAST_WORDS_SECONDS if returncode < 0 else None
+        tail = self._secrets.hide_in_tail(process.stderr.tail(seconds=recent))
+        return ServerExited(problem, phase, process.pid, returncode, tail)
+
+    def kill(self) -> None:
+        """Kill the server and its descendants."""
+        self._process.kill()

@@ -1,0 +1,92 @@
+"""How logins end.
+
+The server may report the end of a login before the client has processed the response that started it, so these
+notifications are collected from before that request on.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from trio_codex import wire
+from trio_codex._values.sink import EventSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio_codex._values.event import Event
+
+COMPLETED: Final = "account/login/completed"
+MCP_COMPLETED: Final = "mcpServer/oauthLogin/completed"
+
+ENDED_KEPT: Final = 64
+"""Number of ended logins that are remembered. A client has one or two pending at a time."""
+
+
+class LoginNews(EventSink):
+    """Collects how logins end, for the lifetime of the client."""
+
+    METHODS: Final = (COMPLETED, MCP_COMPLETED)
+
+    def __init__(self) -> None:
+        self._ended: OrderedDict[str, wire.Wire] = OrderedDict()
+        self._changed: trio.Event = trio.Event()
+        self._error: Callable[[], Exception] | None = None
+
+    def put(self, event: Event) -> None:
+        """Handle the end of a login."""
+        params = event.params
+        key = _key_of(params)
+        if key is not None:
+            self._ended[key] = params
+            if len(self._ended) > ENDED_KEPT:
+                self._ended.popitem(last=False)
+            self._wake()
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """Record that no more will arrive, and why."""
+        self._error = error
+        self._wake()
+
+    def release(self) -> None:
+        """Forget all ended logins."""
+        self._ended.clear()
+
+    def forget(self, key: str) -> None:
+        """Forget how an earlier login with this key ended."""
+        self._ended.pop(key, None)
+
+    def ended(self, key: str) -> Any:
+        """Return how a login ended; ``None`` if it has not ended."""
+        return self._ended.get(key)
+
+    async def wait(self, key: str) -> Any:
+        """Wait for a login to end, and return how it ended."""
+        await trio.lowlevel.checkpoint()
+        while (ended := self._ended.get(key)) is None:
+            if self._error is not None:
+                raise self._error()
+            await self._changed.wait()
+        return ended
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _key_of(params: wire.Wire) -> str | None:
+    match params:
+        case wire.AccountLoginCompletedNotification(login_id=login_id):
+            return login_id
+        case wire.McpServerOauthLoginCompletedNotification(login_id=login_id, name=name):
+            return login_id or mcp_key(name)
+        case _:
+            return None
+
+
+def mcp_key(name: str) -> str:
+    """Return a substitute for the id of a login to an MCP server, which older servers do not provide."""
+    return f"mcpServer {name}"

@@ -1,0 +1,86 @@
+"""The body of a scope that a policy or a limit may cancel, and which exception leaves it."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVarTuple, Unpack
+
+import trio
+
+from trio_codex._core.log import logger
+from trio_codex._link.services import holds_cancelled
+from trio_codex.errors import BudgetExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Generator
+
+    from trio_codex._link.services import Services
+    from trio_codex._values.turn_result import TurnResult
+    from trio_codex.errors import CodexError
+
+Ts = TypeVarTuple("Ts")
+
+
+class ScopeGuard:
+    """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
+
+    Attributes:
+        scope: The cancel scope of the body.
+    """
+
+    def __init__(self) -> None:
+        self.scope: trio.CancelScope = trio.CancelScope()
+        self._error: BaseException | None = None
+        self._exit_request: KeyboardInterrupt | None = None
+        self._failures: list[CodexError] = []
+
+    def fail(self, error: CodexError) -> None:
+        """Cancel the body because a policy failed or a limit was exceeded."""
+        self._failures.append(error)
+        # This is now the reason for the cancellation, so a time budget must not be blamed.
+        self.scope.deadline = math.inf
+        self.scope.cancel()
+
+    @contextmanager
+    def watched(self) -> Generator[None]:
+        """Run the body, and keep its exception for :meth:`leave`."""
+        try:
+            with self.scope:
+                try:
+                    yield
+                except BaseException as exc:  # noqa: ASYNC103  # see below
+                    if holds_cancelled(exc):
+                        raise
+                    # Hide it from the cancel scope, which would take a group apart and build another.
+                    self._error = exc
+        except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
+            self._error = exc
+
+    async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
+        self, services: Services, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
+    ) -> None:
+        """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""
+        try:
+            await services.finish(async_fn, *args)
+        except KeyboardInterrupt as exc:
+            self._exit_request = exc
+
+    def leave(self, loss: BaseException | None, result: Callable[[], TurnResult | None]) -> None:
+        """Raise the first of: an exit request, the body's exception, the reason for its cancellation, the loss."""
+        failures = [
+            failure.in_turn(result()) if isinstance(failure, BudgetExceeded) else failure
+            for failure in self._failures
+        ]
+        chosen = self._exit_request or self._error or next(iter(failures), None)
+        if chosen is None:
+            if loss is not None:
+                raise loss
+            return
+        for failure in failures:
+            if failure is not chosen:
+                chosen.add_note(f"Meanwhile also: {failure}")
+                if isinstance(chosen, trio.Cancelled):
+                    # If the cancellation is absorbed by its scope, so is this note.
+                    logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
+        raise chosen

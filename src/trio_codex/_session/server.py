@@ -1,0 +1,255 @@
+"""The server as a session sees it: typed requests over one connection, and undoing requests that were cancelled."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import trio
+
+from trio_codex._core.json import UNREADABLE
+from trio_codex._core.log import logger
+from trio_codex._session.retry import note_asked, noting
+from trio_codex._values.metadata import ServerMetadata
+from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
+from trio_codex.wire import _convert
+from trio_codex.wire._registry import CLIENT_REQUESTS
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from trio_codex import wire
+    from trio_codex._link.call import Call, RequestClass
+    from trio_codex._link.connection import Connection
+    from trio_codex._link.services import Services
+    from trio_codex._link.timeouts import Timeouts
+    from trio_codex._values.config import ClientConfig
+    from trio_codex._values.paths import PathBase
+
+_parse: Final = msgspec.json.Decoder().decode
+
+
+class Server:
+    """Typed requests to one server.
+
+    Args:
+        config: The configuration of the client.
+        services: The client's tasks.
+        connection: The connection.
+        paths: Resolves relative paths.
+
+    Attributes:
+        config: The configuration of the client.
+        services: The client's tasks.
+        connection: The connection.
+    """
+
+    def __init__(
+        self, config: ClientConfig, services: Services, connection: Connection, paths: PathBase
+    ) -> None:
+        self.config: ClientConfig = config
+        self.services: Services = services
+        self.connection: Connection = connection
+        self._paths = paths
+        self._numbers = itertools.count(1)
+        self._metadata: ServerMetadata | None = None
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The timeouts that measure how responsive the server is."""
+        return self.connection.timeouts
+
+    @property
+    def metadata(self) -> ServerMetadata:
+        """What the server reported about itself in the handshake."""
+        assert self._metadata is not None
+        return self._metadata
+
+    def next_number(self) -> int:
+        """Return a number that is unique on this connection, for ids that the client generates."""
+        return next(self._numbers)
+
+    def absolute(self, path: str | os.PathLike[str]) -> str:
+        """Return an absolute path, which most methods of the server require.
+
+        A relative path is resolved against the working directory in which the server was started, even if this
+        process has changed its own since. ``~`` is the server's home directory.
+
+        Raises:
+            ValueError: The base of the path is unknown.
+        """
+        return self._paths.absolute(path)
+
+    async def shake_hands(self) -> None:
+        """Perform the handshake. The caller sets the timeout.
+
+        Raises:
+            CodexError: As for any request, and ``DecodeError``.
+        """
+        config, connection = self.config, self.connection
+        capabilities: dict[str, Any] = {"experimentalApi": config.experimental_api}
+        if config.opt_out_notifications:
+            capabilities["optOutNotificationMethods"] = list(config.opt_out_notifications)
+        info = {"name": config.client_name, "title": config.client_title, "version": config.client_version}
+        params = {"clientInfo": info, "capabilities": capabilities}
+        # Deferred: ``start_timeout`` is the limit here, and a shorter ``request_timeout`` must not preempt it.
+        raw = await connection.calls.request("initialize", params, "deferred")
+        self._metadata = ServerMetadata.of(decode_result("initialize", raw))
+        connection.established()
+        connection.instruments.emit("handshake_completed", connection.instruments.connection, self._metadata)
+
+    async def request(
+        self,
+        method: str,
+        params: wire.Wire | Mapping[str, Any] | None = None,
+        *,
+        request_class: RequestClass | None = None,
+    ) -> Any:
+        """Send a request and return its typed result.
+
+        Args:
+            method: The method.
+            params: The parameters.
+            request_class: The request class, if not the default of the method.
+
+        Raises:
+            CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
+                ``DecodeError``.
+        """
+        with noting(method, self.connection.instruments):
+            raw = await self.connection.calls.request(
+                method, encode(params), request_class or request_class_of(method)
+            )
+        return decode_result(method, raw)
+
+    async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
+        """Send a request and return its result as plain JSON.
+
+        Raises:
+            CodexError: As in :meth:`request`.
+        """
+        with noting(method, self.connection.instruments):
+            raw = await self.connection.calls.request(method, encode(params), request_class_of(method))
+        return parse_result(method, raw)
+
+    async def end(self, method: str, params: Mapping[str, Any]) -> bool:
+        """Send a request that ends something on the server, even while the client is closing.
+
+        While the server is too busy to accept it, it is retried, within ``interrupt_grace``. If it does not succeed
+        by then, that is logged.
+
+        Returns:
+            Whether the server accepted it. A rejection usually means that the thing has ended by itself.
+        """
+        await trio.lowlevel.checkpoint()
+        error: CodexError | None = None
+        with self.timeouts.move_on_after(self.config.interrupt_grace) as scope:
+            while True:
+                try:
+                    await self.request(method, params, request_class="control")
+                except ServerBusyError:
+                    # ``request_timeout`` was shorter.
+                    continue
+                except CodexError as exc:
+                    error = exc
+                break
+        if scope.cancelled_caught or isinstance(error, RequestTimeout):
+            logger.warning("%s %s was not answered in time: it may not have ended", method, params)
+        elif error is not None:
+            logger.debug("%s %s: %s", method, params, error)
+        return error is None and not scope.cancelled_caught
+
+    async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
+        """Queue a request whose response is awaited elsewhere."""
+        note_asked(method, self.connection.instruments)
+        return await self.connection.calls.begin(method, encode(params), request_class_of(method))
+
+    @trio.lowlevel.enable_ki_protection
+    async def acquire(
+        self,
+        method: str,
+        params: wire.Wire,
+        undo: Callable[[Any], Awaitable[object]],
+        decode: Callable[[str, msgspec.Raw], Any] | None = None,
+    ) -> Any:
+        """Send a request that creates something on the server. If it is cancelled, nothing remains there.
+
+        Args:
+            method: The method.
+            params: The parameters.
+            undo: Removes what the result names. Runs if the caller was cancelled after the request was sent.
+            decode: Converts the raw response to the result; the default is :func:`decode_result`.
+
+        Raises:
+            CodexError: As in :meth:`request`.
+        """
+        decode = decode or decode_result
+        call = await self.begin(method, params)
+        answer = None
+        timeout = math.inf if request_class_of(method) == "deferred" else self.config.request_timeout
+        try:
+            answer = await call.answer_within(timeout)
+            return decode(method, answer)
+        except RpcError:
+            # This is a response too, and nothing was created that would have to be undone.
+            answer = msgspec.Raw()
+            raise
+        finally:
+            # Not ``call.answered``: the response may arrive after the cancellation and before this task runs.
+            if answer is None and not call.take_back():
+                # Shielded and bounded internally.
+                await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
+
+    async def _undo_late(
+        self,
+        call: Call,
+        undo: Callable[[Any], Awaitable[object]],
+        decode: Callable[[str, msgspec.Raw], Any],
+    ) -> None:
+        await trio.lowlevel.checkpoint()
+        grace = self.config.interrupt_grace
+        with self.timeouts.move_on_after(grace), suppress(CodexError):
+            # If it failed, or the connection ended, there is nothing left to undo.
+            await undo(decode(call.method, await call.answer()))
+            return
+        if self.connection.close_reason is None and not call.answered:
+            logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)
+        call.give_up()
+
+
+def request_class_of(method: str) -> RequestClass:
+    """Return the request class of a method. Unknown methods count as ones answered immediately."""
+    spec = CLIENT_REQUESTS.get(method)
+    if spec is None:
+        return "window"
+    return "control" if spec.control else "deferred" if spec.deferred else "window"
+
+
+def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
+    """Convert parameters to plain JSON."""
+    return None if params is None else _convert.encode(params)
+
+
+def parse_result(method: str, raw: msgspec.Raw) -> Any:
+    """Parse the result of a method.
+
+    Raises:
+        DecodeError: It is not JSON.
+    """
+    try:
+        return _parse(raw)
+    except UNREADABLE as exc:
+        raise DecodeError(method, "$", str(exc)) from None
+
+
+def decode_result(method: str, raw: msgspec.Raw) -> Any:
+    """Structure the result of a method.
+
+    Raises:
+        DecodeError: It does not match the schema.
+    """
+    return _convert.decode_result(method, parse_result(method, raw))

@@ -1,0 +1,89 @@
+"""The registry of threads: which ones this client knows, what their turns are, and when they are forgotten."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from trio_codex._session.state import ThreadState
+from trio_codex._session.unknown import UnknownThreads
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_codex._session.state import TurnSequence, TurnState
+
+LEFT_TURNS_KEPT: Final = 64
+"""Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
+
+
+class Threads:
+    """The threads of one client.
+
+    Attributes:
+        unknown: Those among them that were not opened here.
+    """
+
+    def __init__(self) -> None:
+        self._threads: dict[str, ThreadState] = {}
+        self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
+        self.unknown: UnknownThreads = UnknownThreads(self._threads)
+        self.find = self._threads.get
+
+    def __iter__(self) -> Iterator[ThreadState]:
+        return iter(self._threads.values())
+
+    def thread(self, thread_id: str) -> ThreadState:
+        """Return the state of a thread, creating it if necessary."""
+        self.unknown.discard(thread_id)
+        if (state := self._threads.get(thread_id)) is None:
+            state = self._threads[thread_id] = ThreadState(thread_id)
+        return state
+
+    def open_turns(self) -> list[TurnState]:
+        """Return the open turns that belong to scopes of this client, except those in a sequence."""
+        idle = (state.turn for state in self._threads.values() if state.sequence is None)
+        return [turn for turn in idle if turn is not None and turn.owned]
+
+    def open_sequences(self) -> list[TurnSequence]:
+        """Return the open sequences of turns."""
+        return [state.sequence for state in self._threads.values() if state.sequence is not None]
+
+    def note_left(self, turn: TurnState) -> None:
+        """Remember that a turn was left early or interrupted: an agent that it is just spawning must end too."""
+        self._left_turn_ids.extend(turn.machine.ids())
+
+    def discard_if_unused(self, state: ThreadState) -> None:
+        """Discard a thread that is no longer referenced here."""
+        if state.is_followed or state.sequence or state.listeners or state.unsubscribed is not None:
+            return
+        self.unknown.discard(state.id)
+        if self._threads.pop(state.id, None) is not None:
+            for past in state.past_turns:
+                self.discard_children(past)
+
+    def discard_children(self, turn: TurnState) -> None:
+        """Discard the agents of a turn whose scope has exited, except those still running."""
+        turn.machine.clean_up()
+        for child_id in turn.reducer.children:
+            child = self._threads.get(child_id)
+            if child is not None and child.parent is turn:
+                past_turns, child.past_turns = child.past_turns, ()
+                for past in past_turns:
+                    self.discard_children(past)
+                self.discard_if_unused(child)
+
+    # -- agents ------------------------------------------------------------------------------------------------
+
+    def was_left(self, turn_id: str) -> bool:
+        """Return whether a turn of this client with this id was left early or interrupted."""
+        return turn_id in self._left_turn_ids
+
+    def open_root(self, root_id: str) -> TurnState | None:
+        """Return the open turn of this client with this id, if there is one."""
+        roots = (root.turn for root in self._threads.values() if root.turn is not None and root.turn.owned)
+        return next((root for root in roots if root_id in root.machine.ids()), None)
+
+    def knows_root(self, root_id: str) -> bool:
+        """Return whether this id is or was that of a turn of this client, including turns that were left."""
+        return root_id in self._left_turn_ids or self.open_root(root_id) is not None

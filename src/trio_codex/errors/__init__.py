@@ -1,0 +1,97 @@
+"""Exceptions raised by trio-codex.
+
+::
+
+    CodexError                      base class of all of them
+    ├─ StartError                   the server could not be started or did not answer ``initialize``
+    │   ├─ SpawnError               no process was started (the ``OSError`` is its cause)
+    │   └─ StartTimeout             the server did not answer within ``start_timeout``
+    ├─ ConnectionClosed             you closed the connection
+    ├─ ConnectionBroken             the connection was lost
+    │   └─ ServerExited             … because the server process exited
+    ├─ RequestTimeout               no response within ``request_timeout``
+    ├─ ProtocolError
+    │   ├─ LocalProtocolError       the client was asked to send something invalid
+    │   └─ RemoteProtocolError      the server sent something invalid
+    │       ├─ FrameTooLong         a line longer than ``max_line_bytes``
+    │       ├─ InvalidMessage       a line that is JSON but not a JSON-RPC response
+    │       └─ DecodeError          a response that does not match the schema
+    ├─ ServerTooOld                 this server version would ignore part of the request
+    ├─ RpcError                     the server rejected a request
+    │   ├─ ParseError               -32700
+    │   ├─ InvalidRequestError      -32600
+    │   │   ├─ UnsupportedMethod    … because this server lacks the method
+    │   │   └─ ThreadInUse          … because another server has the thread open
+    │   ├─ MethodNotFoundError      -32601
+    │   ├─ InvalidParamsError       -32602
+    │   ├─ InternalRpcError         -32603
+    │   └─ ServerBusyError          -32001: rejected without any effect; try again later
+    │       └─ RetryLimitExceededError
+    ├─ TurnError
+    │   ├─ TurnFailed               the turn ended with status ``failed``
+    │   ├─ TurnLost                 the end of the turn was never observed
+    │   ├─ TurnStalled              the turn was silent for longer than its ``idle_limit``
+    │   ├─ BudgetExceeded           a turn, thread or client exceeded its budget
+    │   └─ TurnActive               the thread has an open turn, or the turn has no result yet
+    ├─ ThreadClosed                 the thread's scope has exited
+    ├─ PolicyError                  a policy callback raised or returned an invalid decision
+    ├─ RequestSettled               a parked server request no longer accepts an answer
+    │   ├─ RequestWithdrawn         … because the server no longer expects one
+    │   └─ RequestAnswered          … because it was already answered
+    ├─ OutputError                  the final response does not match ``output_type``
+    ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
+    └─ InternalError                a bug in trio-codex; please report it
+
+All of these exceptions can be pickled and keep their type and fields. Neither ``str()`` nor ``repr()`` ever shows a prompt
+or the value of an environment variable. A ``result`` field, however, holds the complete result, including the prompt, and
+so does its pickle.
+"""
+
+from trio_codex.errors._base import MESSAGE_LIMIT as MESSAGE_LIMIT
+from trio_codex.errors._base import STDERR_LINES as STDERR_LINES
+from trio_codex.errors._base import CodexError as CodexError
+from trio_codex.errors._base import InternalError as InternalError
+from trio_codex.errors._base import describe_exit as describe_exit
+from trio_codex.errors._base import shorten as shorten
+from trio_codex.errors._connection import ConnectionBroken as ConnectionBroken
+from trio_codex.errors._connection import ConnectionClosed as ConnectionClosed
+from trio_codex.errors._connection import DecodeError as DecodeError
+from trio_codex.errors._connection import FrameTooLong as FrameTooLong
+from trio_codex.errors._connection import InternalRpcError as InternalRpcError
+from trio_codex.errors._connection import InvalidMessage as InvalidMessage
+from trio_codex.errors._connection import InvalidParamsError as InvalidParamsError
+from trio_codex.errors._connection import InvalidRequestError as InvalidRequestError
+from trio_codex.errors._connection import LocalProtocolError as LocalProtocolError
+from trio_codex.errors._connection import MethodNotFoundError as MethodNotFoundError
+from trio_codex.errors._connection import ParseError as ParseError
+from trio_codex.errors._connection import ProtocolError as ProtocolError
+from trio_codex.errors._connection import RemoteProtocolError as RemoteProtocolError
+from trio_codex.errors._connection import RequestTimeout as RequestTimeout
+from trio_codex.errors._connection import RetryLimitExceededError as RetryLimitExceededError
+from trio_codex.errors._connection import RpcError as RpcError
+from trio_codex.errors._connection import ServerBusyError as ServerBusyError
+from trio_codex.errors._connection import ServerExited as ServerExited
+from trio_codex.errors._connection import ServerTooOld as ServerTooOld
+from trio_codex.errors._connection import SpawnError as SpawnError
+from trio_codex.errors._connection import StartError as StartError
+from trio_codex.errors._connection import StartTimeout as StartTimeout
+from trio_codex.errors._connection import ThreadInUse as ThreadInUse
+from trio_codex.errors._connection import UnsupportedMethod as UnsupportedMethod
+from trio_codex.errors._turns import BudgetExceeded as BudgetExceeded
+from trio_codex.errors._turns import OutputError as OutputError
+from trio_codex.errors._turns import PolicyError as PolicyError
+from trio_codex.errors._turns import RequestAnswered as RequestAnswered
+from trio_codex.errors._turns import RequestSettled as RequestSettled
+from trio_codex.errors._turns import RequestWithdrawn as RequestWithdrawn
+from trio_codex.errors._turns import SubscriptionOverflow as SubscriptionOverflow
+from trio_codex.errors._turns import ThreadClosed as ThreadClosed
+from trio_codex.errors._turns import TurnActive as TurnActive
+from trio_codex.errors._turns import TurnError as TurnError
+from trio_codex.errors._turns import TurnFailed as TurnFailed
+from trio_codex.errors._turns import TurnLost as TurnLost
+from trio_codex.errors._turns import TurnStalled as TurnStalled
+
+# Tracebacks and pickles show where users import them from.
+for _error in tuple(vars().values()):
+    if isinstance(_error, type):
+        _error.__module__ = __name__

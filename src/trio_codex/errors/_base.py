@@ -1,0 +1,53 @@
+"""The base of all errors, and how their texts are kept short."""
+
+from __future__ import annotations
+
+from typing import TypeVar, dataclass_transform
+
+import attrs
+
+_ErrorT = TypeVar("_ErrorT", bound=type[BaseException])
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(attrs.field,))
+def error_class(cls: _ErrorT) -> _ErrorT:
+    """Define an attrs exception. Its fields become ``args``, so it can be copied and pickled without extra code."""
+    return attrs.define(auto_exc=True, slots=False, eq=False, repr=False)(cls)
+
+
+MESSAGE_LIMIT = 500
+"""Maximum length of a server message in ``str()``. One error message lists every known method in 5 kB."""
+
+
+STDERR_LINES = 5
+"""Lines of the server's stderr shown by ``str()``; ``stderr_tail`` has more."""
+
+
+def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
+    """Truncate ``text`` to ``limit`` characters and mark the cut."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def last_words(stderr_tail: str) -> str:
+    lines = stderr_tail.strip().splitlines()[-STDERR_LINES:]
+    return "".join(f"\nstderr: {line}" for line in lines)
+
+
+class CodexError(Exception):
+    """Base class of every exception raised by trio-codex."""
+
+
+class InternalError(CodexError):
+    """A bug in trio-codex; please report it. The ``__cause__`` shows what happened."""
+
+
+def describe_exit(returncode: int) -> str:
+    """Describe how a process ended, such as ``"exit status 1"`` or ``"killed by SIGKILL"``."""
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    import signal
+
+    try:
+        return f"killed by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"killed by signal {-returncode}"

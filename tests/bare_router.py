@@ -1,0 +1,20 @@
+"""A router without a connection: for tests that call it as the reader does."""
+
+from types import SimpleNamespace
+
+from trio_codex import EventBuffer
+from trio_codex._link.hooks import NO_INSTRUMENTS
+from trio_codex._session.budget import Meter
+from trio_codex._session.listeners import Listeners
+from trio_codex._session.router import Router
+from trio_codex._session.threads import Threads
+
+
+def bare_router(instruments=NO_INSTRUMENTS):
+    """Return a router, its threads and its listeners. Server requests go nowhere."""
+    connection = SimpleNamespace(instruments=instruments, close_reason=None)
+    threads, listeners = Threads(), Listeners(connection, EventBuffer())
+    dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)
+    approvals = SimpleNamespace(audit=SimpleNamespace(close=lambda: None, on_review=lambda _: None))
+    ender = SimpleNamespace(end_orphan=lambda _: None)
+    return Router(threads, listeners, dispatcher, approvals, ender, Meter("client")), threads, listeners
