@@ -379,11 +379,16 @@ def test_only_a_class_is_a_class(protocol: Protocol) -> None:
         protocol.class_("TurnStatus")
 
 
+def test_a_notification_without_params_is_an_error(bundle: schema.Bundle) -> None:
+    raw = json.loads(json.dumps(bundle.definitions.raw))
+    del raw["ServerNotification"]["oneOf"][0]["properties"]["params"]
+    with pytest.raises(WiregenError, match="has no params"):
+        methods.build(attrs.evolve(bundle, definitions=read.Schema(raw)))
+
+
 def test_params_with_a_type_of_their_own_are_an_error() -> None:
     with pytest.raises(WiregenError, match="neither a definition nor null"):
         methods._params("a/b", ir.STR)
-    with pytest.raises(WiregenError, match="a/b has no params"):
-        methods._present("a/b", None)
 
 
 # -- the split into domains ----------------------------------------------------------------------------------------
@@ -434,7 +439,7 @@ def test_types_are_written_without_repetition() -> None:
 
 
 def test_a_parameter_cannot_hide_what_the_body_needs(protocol: Protocol) -> None:
-    request = protocol.methods.requests[0]
+    request = protocol.methods["ClientRequest"]["initialize"]
     field = ir.Field(name="wire", wire="wire", type=ir.STR)
     with pytest.raises(WiregenError, match="which its body needs"):
         emit_api._parameter(request, field, protocol)
@@ -451,7 +456,7 @@ def test_a_default_that_its_enum_does_not_have_is_an_error(protocol: Protocol) -
 
 
 def test_a_function_name_is_given_once(protocol: Protocol) -> None:
-    request = protocol.methods.requests[0]
+    request = protocol.methods["ClientRequest"]["initialize"]
     with pytest.raises(WiregenError, match="two methods map to the name initialize"):
         list(emit_api._methods(protocol, [request, request]))
 

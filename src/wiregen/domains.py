@@ -71,7 +71,7 @@ def assign(definitions: Mapping[str, Definition], methods: Methods) -> dict[str,
     Raises:
         WiregenError: A definition is reached by no domain, or a pattern reaches nothing.
     """
-    roots = _types_by_method(methods)
+    roots = {name: [*method.refs()] for table in methods.values() for name, method in table.items()}
     children: dict[str, list[str]] = {}
     for name, definition in definitions.items():
         if definition.parent is not None:
@@ -110,17 +110,6 @@ def _reach(
         open_.extend(children.get(name, ()))
         if definition.parent is not None:
             open_.append(definition.parent)
-
-
-def _types_by_method(methods: Methods) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for request in methods.requests:
-        found[request.method] = [name for name in (request.params, request.result) if name is not None]
-    for server_request in methods.server_requests:
-        found[server_request.method] = [server_request.params, server_request.response]
-    for notification in (*methods.notifications, *methods.client_notifications):
-        found[notification.method] = [] if notification.params is None else [notification.params]
-    return found
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

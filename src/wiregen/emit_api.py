@@ -13,7 +13,7 @@ from wiregen.render import docstring, entry, experimental, field_doc, quote, typ
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from wiregen.protocol import Protocol, Request
+    from wiregen.protocol import Protocol
 
 _RESERVED = frozenset({"self", "wire", "cast"})
 """Names that the bodies use. A parameter must not shadow them."""
@@ -21,9 +21,9 @@ _RESERVED = frozenset({"self", "wire", "cast"})
 
 def emit(protocol: Protocol, header: str) -> str:
     """Emit the module."""
-    groups: dict[str | None, list[Request]] = {}
-    for request in protocol.methods.requests:
-        group, _ = names.method_name(request.method)
+    groups: dict[str | None, list[ir.Method]] = {}
+    for request in protocol.methods["ClientRequest"].values():
+        group, _ = names.method_name(request.name)
         groups.setdefault(group, []).append(request)
     lines = [
         header,
@@ -42,13 +42,13 @@ def emit(protocol: Protocol, header: str) -> str:
     ]
     named = {group: requests for group, requests in groups.items() if group is not None}
     for group, requests in sorted(named.items()):
-        prefix = requests[0].method.partition("/")[0]
+        prefix = requests[0].name.partition("/")[0]
         lines += ["", f"class {_class_name(group)}(Group):"]
         lines += [f'    """Requests with the prefix ``{prefix}/``."""', ""]
         lines += _methods(protocol, requests)
     lines += ["", "class Api(Group):", '    """Every request of the client, as a typed coroutine."""', ""]
     for group, requests in sorted(named.items()):
-        prefix = requests[0].method.partition("/")[0]
+        prefix = requests[0].name.partition("/")[0]
         lines += [
             "    @cached_property",
             f"    def {group}(self) -> {_class_name(group)}:",
@@ -57,7 +57,7 @@ def emit(protocol: Protocol, header: str) -> str:
             "",
         ]
     direct = groups.get(None, [])
-    if clash := {names.method_name(request.method)[1] for request in direct} & named.keys():
+    if clash := {names.method_name(request.name)[1] for request in direct} & named.keys():
         raise WiregenError(f"{clash} is both a group and a method: see names.FLAT_GROUPS")
     return "\n".join([*lines, *_methods(protocol, direct)])
 
@@ -66,10 +66,10 @@ def _class_name(group: str) -> str:
     return "".join(word.capitalize() for word in group.split("_")) + "Api"
 
 
-def _methods(protocol: Protocol, requests: list[Request]) -> Iterator[str]:
+def _methods(protocol: Protocol, requests: list[ir.Method]) -> Iterator[str]:
     taken: set[str] = set()
     for request in requests:
-        _, name = names.method_name(request.method)
+        _, name = names.method_name(request.name)
         if name in taken:
             raise WiregenError(f"two methods map to the name {name}")
         taken.add(name)
@@ -80,7 +80,7 @@ def _methods(protocol: Protocol, requests: list[Request]) -> Iterator[str]:
 class _Method:
     """The parts of one coroutine."""
 
-    request: Request
+    request: ir.Method
     result: str
     summary: str
     parameters: list[str]
@@ -88,10 +88,10 @@ class _Method:
     sections: list[str]
 
     @classmethod
-    def of(cls, protocol: Protocol, request: Request) -> _Method:
+    def of(cls, protocol: Protocol, request: ir.Method) -> _Method:
         """Derive the signature from the params type."""
         definitions = protocol.definitions
-        params = None if request.params is None else definitions[request.params]
+        params = definitions[request.params.name] if isinstance(request.params, ir.Ref) else None
         parameters: list[str] = ["self"]
         described: list[str] = []
         if params is None:
@@ -109,7 +109,7 @@ class _Method:
             parameters += [f"params: {type_text(ir.Ref(params.name), definitions, prefix='wire.')}", "/"]
             described.append(entry("params", f"A variant of `wire.{params.name}`."))
             arguments = "params"
-        result_text = type_text(ir.Ref(request.result), definitions, prefix="wire.")
+        result_text = type_text(ir.Ref(str(request.result)), definitions, prefix="wire.")
         return cls(
             request=request,
             result=result_text,
@@ -121,13 +121,13 @@ class _Method:
 
     def write(self, name: str) -> Iterator[str]:
         """Emit the coroutine."""
-        method = self.request.method
+        method = self.request.name
         notes = [
             experimental(self.request),
             f"Sends ``{method}``." if self.summary else "",
             "This is a checkpoint.",
         ]
-        if self.request.deferred:
+        if method in tables.DEFERRED:
             notes.append("The response may take arbitrarily long, so ``request_timeout`` does not apply.")
         yield f"    async def {name}({', '.join(self.parameters)}) -> {self.result}:"
         yield from docstring(
@@ -142,7 +142,7 @@ class _Method:
 
     def _errors(self) -> Iterator[tuple[str, str]]:
         yield "RpcError", "The server rejected the request."
-        if not self.request.deferred:
+        if self.request.name not in tables.DEFERRED:
             yield (
                 "RequestTimeout",
                 "The server did not answer within ``request_timeout``. It may still act on the request.",
@@ -154,18 +154,18 @@ class _Method:
         yield "ConnectionClosed", "You closed the connection."
 
 
-def _summary(request: Request, params: ir.Definition | None) -> str:
+def _summary(request: ir.Method, params: ir.Definition | None) -> str:
     if request.doc and request.doc not in tables.NO_DESCRIPTIONS:
         return request.doc
     return "" if params is None else params.doc
 
 
-def _parameter(request: Request, field: ir.Field, protocol: Protocol) -> str:
+def _parameter(request: ir.Method, field: ir.Field, protocol: Protocol) -> str:
     if field.name in _RESERVED:
-        raise WiregenError(f"{request.method} has a parameter {field.name}, which its body needs")
+        raise WiregenError(f"{request.name} has a parameter {field.name}, which its body needs")
     text = f"{field.name}: {type_text(field.type, protocol.definitions, prefix='wire.')}"
     if field.default is ir.MISSING:
         return text
     if field.default is not None:
-        raise WiregenError(f"{request.method} has a default for {field.name}: params leave it to the server")
+        raise WiregenError(f"{request.name} has a default for {field.name}: params leave it to the server")
     return f"{text} = None"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio_codex.wire._schema import ir
 from wiregen import tables
 from wiregen.render import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from wiregen.protocol import Protocol
 
 
@@ -49,6 +52,7 @@ def emit_index(protocol: Protocol, header: str) -> str:
 def emit_registry(protocol: Protocol, header: str) -> str:
     """Emit ``_registry.py``: the method tables."""
     methods = protocol.methods
+    unlisted = ", ".join(quote(method) for method in sorted(tables.UNLISTED))
     lines = [
         header,
         '"""The types of each method. They are given by name, so that a lookup imports nothing."""',
@@ -60,47 +64,52 @@ def emit_registry(protocol: Protocol, header: str) -> str:
         "",
         "from trio_codex.wire._specs import RequestSpec, ServerRequestSpec, TextDelta",
         "",
-        "CLIENT_REQUESTS: Final[Mapping[str, RequestSpec]] = {",
-    ]
-    for request in methods.requests:
-        flags = [name for name in ("experimental", "deferred", "control") if getattr(request, name)]
-        arguments = [_or_none(request.params), quote(request.result), *(f"{flag}=True" for flag in flags)]
-        lines.append(f"    {quote(request.method)}: RequestSpec({', '.join(arguments)}),")
-    lines += ["}", '"""Requests of the client."""', ""]
-    lines.append("SERVER_REQUESTS: Final[Mapping[str, ServerRequestSpec]] = {")
-    for server_request in methods.server_requests:
-        arguments = [quote(server_request.params), quote(server_request.response)]
-        arguments += ["experimental=True"] if server_request.experimental else []
-        lines.append(f"    {quote(server_request.method)}: ServerRequestSpec({', '.join(arguments)}),")
-    lines += ["}", '"""Requests of the server."""', ""]
-    lines.append("NOTIFICATIONS: Final[Mapping[str, str]] = {")
-    for notification in methods.notifications:
-        lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")
-    lines += ["}", '"""Notifications of the server, with the type of their params."""', ""]
-    unlisted = ", ".join(quote(method) for method in sorted(tables.UNLISTED))
-    lines += [
+        *_table("CLIENT_REQUESTS", "RequestSpec", "Requests of the client.", _specs("RequestSpec", methods["ClientRequest"])),
+        *_table(
+            "SERVER_REQUESTS", "ServerRequestSpec", "Requests of the server.",
+            _specs("ServerRequestSpec", methods["ServerRequest"]),
+        ),
+        *_table(
+            "NOTIFICATIONS", "str", "Notifications of the server, with the type of their params.",
+            {name: _params(method) for name, method in methods["ServerNotification"].items()},
+        ),
         f"UNLISTED_NOTIFICATIONS: Final = frozenset({{{unlisted}}})",
         '"""Notifications that the schema has types for, but does not list."""',
         "",
-    ]
-    lines.append("CLIENT_NOTIFICATIONS: Final[Mapping[str, str | None]] = {")
-    for notification in methods.client_notifications:
-        lines.append(f"    {quote(notification.method)}: {_or_none(notification.params)},")
-    lines += [
-        "}",
-        '"""Notifications of the client, with the type of their params; ``None`` if they have no params."""',
-        "",
-    ]
-    lines.append("TEXT_DELTAS: Final[Mapping[str, TextDelta]] = {")
-    for method, (text, key) in tables.TEXT_DELTAS.items():
-        lines.append(f"    {quote(method)}: TextDelta({quote(text)}, {key!r}),")
-    lines += [
-        "}",
-        '"""Notifications of which adjacent ones with the same key can be merged by concatenating their text."""',
-        "",
-    ]
+        *_table(
+            "CLIENT_NOTIFICATIONS", "str | None",
+            "Notifications of the client, with the type of their params; ``None`` if they have no params.",
+            {name: _params(method) for name, method in methods["ClientNotification"].items()},
+        ),
+        *_table(
+            "TEXT_DELTAS", "TextDelta", "Notifications of which adjacent ones with the same key can be merged by concatenating their text.",
+            {name: f"TextDelta({quote(text)}, {key!r})" for name, (text, key) in tables.TEXT_DELTAS.items()},
+        ),
+    ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _or_none(name: str | None) -> str:
-    return "None" if name is None else quote(name)
+def _table(name: str, type_: str, doc: str, rows: Mapping[str, str]) -> Iterator[str]:
+    yield f"{name}: Final[Mapping[str, {type_}]] = {{"
+    for method, row in rows.items():
+        yield f"    {quote(method)}: {row},"
+    yield from ("}", f'"""{doc}"""', "")
+
+
+def _specs(type_: str, methods: Mapping[str, ir.Method]) -> dict[str, str]:
+    """Write the rows of a table of requests."""
+    rows: dict[str, str] = {}
+    for name, method in methods.items():
+        flags = ["experimental"] if method.experimental else []
+        flags += [
+            flag
+            for flag, table in (("deferred", tables.DEFERRED), ("control", tables.CONTROL))
+            if name in table
+        ]
+        arguments = [_params(method), repr(method.result), *(f"{flag}=True" for flag in flags)]
+        rows[name] = f"{type_}({', '.join(arguments)})"
+    return rows
+
+
+def _params(method: ir.Method) -> str:
+    return next(map(quote, ir.refs(method.params)), "None")

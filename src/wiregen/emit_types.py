@@ -37,18 +37,16 @@ def emit(protocol: Protocol, header: str) -> dict[str, str]:
 
 def _uses(protocol: Protocol) -> dict[str, str]:
     """Return a summary for each payload. Most have no description in the schema."""
-    methods = protocol.methods
+    texts: dict[ir.Table, tuple[str, str]] = {
+        "ClientRequest": ("Params of the request", "Result of the request"),
+        "ServerRequest": ("Params of the server request", "Response to the server request"),
+        "ServerNotification": ("Params of the notification", ""),
+    }
     uses: dict[str, str] = {}
-    for request in methods.requests:
-        if request.params is not None:
-            uses.setdefault(request.params, f"Params of the request `{request.method}`.")
-        uses.setdefault(request.result, f"Result of the request `{request.method}`.")
-    for server_request in methods.server_requests:
-        uses.setdefault(server_request.params, f"Params of the server request `{server_request.method}`.")
-        uses.setdefault(server_request.response, f"Response to the server request `{server_request.method}`.")
-    for notification in methods.notifications:
-        if notification.params is not None:
-            uses.setdefault(notification.params, f"Params of the notification `{notification.method}`.")
+    for table, described in texts.items():
+        for method in protocol.methods[table].values():
+            for name, text in zip(method.refs(), described[method.params == ir.NONE :], strict=False):
+                uses.setdefault(name, f"{text} `{method.name}`.")
     return uses
 
 
@@ -184,25 +182,19 @@ class _Module:
     def _shape(self, class_: ir.Class) -> str:
         """Emit the arguments of a class's :class:`Shape`; an empty string if all have their defaults."""
         renamed = {field.name: field.wire for field in class_.fields if field.name != field.wire}
-        parts = {
-            "names": "{" + ", ".join(f"{quote(name)}: {quote(wire)}" for name, wire in renamed.items()) + "}",
-            "tag": quote(class_.tag or ""),
-            "key": quote(class_.key or ""),
-            "closed": "True",
-            "open": "True",
-            "elided": _frozenset(elisions.elided(class_, self.protocol.definitions)),
-            "clears": _frozenset(field.name for field in class_.fields if field.clears),
-        }
-        present = {
-            "names": renamed,
-            "tag": class_.tag,
-            "key": class_.key,
-            "closed": class_.closed,
-            "open": class_.open,
-            "elided": elisions.elided(class_, self.protocol.definitions),
-            "clears": any(field.clears for field in class_.fields),
-        }
-        return ", ".join(f"{name}={text}" for name, text in parts.items() if present[name])
+        elided = elisions.elided(class_, self.protocol.definitions)
+        clears = {field.name for field in class_.fields if field.clears}
+        texts = [f"{quote(name)}: {quote(wire)}" for name, wire in renamed.items()]
+        parts = (
+            renamed and f"names={{{', '.join(texts)}}}",
+            class_.tag and f"tag={quote(class_.tag)}",
+            class_.key and f"key={quote(class_.key)}",
+            class_.closed and "closed=True",
+            class_.open and "open=True",
+            elided and f"elided={_frozenset(elided)}",
+            clears and f"clears={_frozenset(clears)}",
+        )
+        return ", ".join(part for part in parts if isinstance(part, str) and part)
 
     def _alias(self, alias: ir.Alias) -> list[str]:
         for name in alias.refs():

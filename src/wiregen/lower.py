@@ -39,7 +39,8 @@ def lower(bundle: Bundle, methods: Methods) -> dict[str, ir.Definition]:
     )
     lowered: dict[str, ir.Definition] = {}
     for name in (name for name in bundle.definitions if name not in skipped):
-        for definition in context.definition(name):
+        for found in context.definition(name):
+            definition = attrs.evolve(found, experimental=name not in bundle.stable)
             if lowered.setdefault(definition.name, definition) is not definition:
                 raise WiregenError(f"two definitions have the name {definition.name}")
     for alias, (target, doc) in names.EXTRA_ALIASES.items():
@@ -51,11 +52,13 @@ def lower(bundle: Bundle, methods: Methods) -> dict[str, ir.Definition]:
 
 def _sent_only(definitions: Schema, methods: Methods) -> set[str]:
     """Return the definitions that only the client sends: there, an absent field leaves the default to the server."""
-    sent = [request.params for request in methods.requests if request.params is not None]
-    sent += [request.response for request in methods.server_requests]
-    read = [request.result for request in methods.requests]
-    read += [request.params for request in methods.server_requests]
-    read += [notification.params for notification in methods.notifications if notification.params is not None]
+    requests, asked = methods["ClientRequest"].values(), methods["ServerRequest"].values()
+    sent = [name for request in requests for name in ir.refs(request.params)]
+    sent += [request.result for request in asked if request.result is not None]
+    read = [request.result for request in requests if request.result is not None]
+    read += [
+        name for one in (*asked, *methods["ServerNotification"].values()) for name in ir.refs(one.params)
+    ]
     return ir.reachable(sent, definitions) - ir.reachable(read, definitions)
 
 
@@ -72,44 +75,37 @@ class _Context:
         definition = self.definitions[name]
         if self.definitions.ignored:
             raise WiregenError(f"the schema has forms without a rule: {'; '.join(self.definitions.ignored)}")
-        doc, experimental = definition.doc, name not in self.stable
         match definition:
             case ir.Enum(members=members) if name in tables.LITERALS:
                 literal = ir.Const(tuple(member.value for member in members))
-                yield ir.Alias(name=name, doc=doc, type=literal, experimental=experimental)
-            case ir.Enum(members=members):
-                yield _enum(name, doc, members, experimental=experimental)
+                yield ir.Alias(name=name, doc=definition.doc, type=literal)
+            case ir.Enum():
+                yield _named(definition)
             case ir.Alias(type=ir.Union(members)):
-                yield from self._union(name, doc, members)
+                yield from self._union(definition, members)
             case ir.Alias(type=ir.STR):
-                yield attrs.evolve(definition, experimental=experimental)
+                yield definition
             case ir.Class():
-                yield self._class(name, definition, owner=name)
+                yield self._class(name, definition)
             case ir.Alias(type=ir.Map(value)):
-                yield self._class(name, ir.Class(doc=doc, open=value == ir.ANY), owner=name)
+                yield self._class(name, ir.Class(doc=definition.doc, open=value == ir.ANY))
             case _:
                 raise WiregenError(f"cannot lower {name}: {definition}")
 
     def _class(
-        self, name: str, class_: ir.Class, *, owner: str, parent: str | None = None, tag: str | None = None
+        self, name: str, class_: ir.Class, *, union: str | None = None, tag: str | None = None
     ) -> ir.Class:
-        """Lower an object. ``owner`` is the definition that it belongs to."""
-        fields = [self._field(owner, name, field) for field in class_.fields]
+        """Lower an object: a definition, or a variant of ``union``."""
+        fields = [self._field(union or name, name, field) for field in class_.fields]
         _check_fields(name, fields, open_=class_.open)
         doc = class_.doc
         if class_.choices:
             choices = " and ".join(f"`{names.attribute_name(choice)}`" for choice in class_.choices)
             doc = f"{doc}\n\nExactly one of {choices} is given.".strip()
-        return attrs.evolve(
-            class_,
-            name=name,
-            doc=doc,
-            # Required fields first, for the reader: with keyword-only fields the order means nothing to Python.
-            fields=tuple(sorted(fields, key=lambda field: field.default is not ir.MISSING)),
-            parent=parent,
-            tag=None if tag is None else names.attribute_name(tag),
-            experimental=owner not in self.stable,
-        )
+        # Required fields first, for the reader: with keyword-only fields the order means nothing to Python.
+        fields.sort(key=lambda field: field.default is not ir.MISSING)
+        tag = None if tag is None else names.attribute_name(tag)
+        return attrs.evolve(class_, name=name, doc=doc, fields=tuple(fields), parent=union, tag=tag)
 
     def _field(self, owner: str, name: str, field: ir.Field) -> ir.Field:
         where = f"{name}.{field.wire}"
@@ -139,17 +135,16 @@ class _Context:
         stable = self.stable[owner]
         return not isinstance(stable, ir.Class) or field.wire not in {known.wire for known in stable.fields}
 
-    def _union(self, name: str, doc: str, members: Sequence[ir.Type]) -> Iterator[ir.Definition]:
+    def _union(self, union: ir.Alias, members: Sequence[ir.Type]) -> Iterator[ir.Definition]:
         """Lower a union: the classes and the enum of its members, then the alias with its own name."""
-        experimental = name not in self.stable
-        tag = _tag(members)
+        name, tag = union.name, _tag(members)
         lowered: list[ir.Type] = []
         for index, member in enumerate(members):
             match member:
                 case ir.Const(values):
-                    enum, about = names.value_enum_name(name), f"The simple values of `{name}`."
-                    strings = [ir.Member(name=value, value=value) for value in values]
-                    yield _enum(enum, about, strings, parent=name, experimental=experimental)
+                    strings = tuple(ir.Member(name=value, value=value) for value in values)
+                    enum, doc = names.value_enum_name(name), f"The simple values of `{name}`."
+                    yield _named(ir.Enum(name=enum, doc=doc, members=strings, parent=name))
                     lowered.append(ir.Ref(enum))
                 case ir.Class():
                     variant = self._variant(name, index, member, tag)
@@ -159,25 +154,25 @@ class _Context:
                     lowered.append(self._type(member, name))
         if any(isinstance(member, ir.Ref) for member in lowered):
             lowered.append(ir.UNKNOWN)
-        yield ir.Alias(name=name, doc=doc, type=ir.Union(tuple(lowered)), experimental=experimental)
+        yield attrs.evolve(union, type=ir.Union(tuple(lowered)))
 
     def _variant(self, union: str, index: int, class_: ir.Class, tag: str | None) -> ir.Class:
         """Lower a variant: one with a tag, one that sits under its only key, or one that only a table names."""
         if tag is not None:
             constant = ir.constant(next(field.type for field in class_.fields if field.wire == tag))
             name = names.variant_name(union, str(constant), class_.title)
-            return self._class(name, class_, owner=union, parent=union, tag=tag)
+            return self._class(name, class_, union=union, tag=tag)
         if not (class_.closed and len(class_.fields) == 1 and class_.fields[0].required):
             if union not in names.UNTAGGED_VARIANTS:
                 raise WiregenError(f"{union} has nameless variants: name them in names.UNTAGGED_VARIANTS")
-            return self._class(names.UNTAGGED_VARIANTS[union][index], class_, owner=union, parent=union)
+            return self._class(names.UNTAGGED_VARIANTS[union][index], class_, union=union)
         (only,) = class_.fields
         name = names.variant_name(union, only.wire, class_.title)
         if isinstance(only.type, ir.Class):  # its fields become those of the variant
             value = attrs.evolve(only.type, key=only.wire, doc=only.doc or class_.doc)
-            return self._class(name, value, owner=union, parent=union)
+            return self._class(name, value, union=union)
         # The schema closes the outer object, because serde does. That says nothing about its fields.
-        return self._class(name, attrs.evolve(class_, closed=False), owner=union, parent=union)
+        return self._class(name, attrs.evolve(class_, closed=False), union=union)
 
     def _type(self, type_: ir.Type, where: str) -> ir.Type:
         """Lower the type of a value: put constants in place of what the tables call literals."""
@@ -195,13 +190,12 @@ class _Context:
         return ir.replace(type_, convert)
 
 
-def _enum(
-    name: str, doc: str, members: Sequence[ir.Member], *, parent: str | None = None, experimental: bool
-) -> ir.Enum:
-    named = tuple(attrs.evolve(member, name=names.member_name(member.value)) for member in members)
+def _named(enum: ir.Enum) -> ir.Enum:
+    """Name the members of an enum."""
+    named = tuple(attrs.evolve(member, name=names.member_name(member.value)) for member in enum.members)
     if len({member.name for member in named}) != len(named):
-        raise WiregenError(f"two values of {parent or name} have the same name: use names.MEMBERS")
-    return ir.Enum(name=name, doc=doc, members=named, parent=parent, experimental=experimental)
+        raise WiregenError(f"two values of {enum.name} have the same name: use names.MEMBERS")
+    return attrs.evolve(enum, members=named)
 
 
 def _tag(members: Sequence[ir.Type]) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -13,45 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@attrs.frozen(kw_only=True)
-class Request:
-    """A request from the client."""
-
-    method: str
-    params: str | None
-    result: str
-    doc: str = ""
-    experimental: bool = False
-    deferred: bool = False
-    control: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class ServerRequest:
-    """A request from the server."""
-
-    method: str
-    params: str
-    response: str
-    experimental: bool = False
-
-
-@attrs.frozen(kw_only=True)
-class Notification:
-    """A notification from either side."""
-
-    method: str
-    params: str | None
-
-
-@attrs.frozen(kw_only=True)
-class Methods:
-    """The method tables."""
-
-    requests: tuple[Request, ...]
-    server_requests: tuple[ServerRequest, ...]
-    notifications: tuple[Notification, ...]
-    client_notifications: tuple[Notification, ...]
+Methods: TypeAlias = "Mapping[ir.Table, Mapping[str, ir.Method]]"
+"""The method tables, with results. The params of each method are a reference to a definition, or null."""
 
 
 @attrs.frozen(kw_only=True)

@@ -12,8 +12,6 @@ from wiregen import WiregenError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from wiregen.protocol import Request
-
 WIDTH = 116
 """Columns of a docstring; the formatter does not wrap them."""
 
@@ -92,7 +90,7 @@ def entry(name: str, text: str) -> str:
     return f"    {name}: {' '.join(prose(text).split())}"
 
 
-def experimental(what: ir.Definition | ir.Field | Request) -> str:
+def experimental(what: ir.Definition | ir.Field | ir.Method) -> str:
     """Write the note that something is experimental, unless its description begins with that."""
     return "Experimental." if what.experimental and not what.doc.upper().startswith("EXPERIMENTAL") else ""
 

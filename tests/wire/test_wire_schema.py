@@ -127,8 +127,8 @@ def test_a_method_without_params_has_the_params_null() -> None:
         {"properties": {"method": {"enum": ["b"]}, "params": {"$ref": "#/definitions/BParams"}}},
     ]
     assert Schema({"ClientRequest": {"oneOf": rows}}).methods("ClientRequest") == {
-        "a": ir.Method(ir.NONE, "Does A."),
-        "b": ir.Method(ir.Ref("BParams")),
+        "a": ir.Method(name="a", doc="Does A."),
+        "b": ir.Method(name="b", params=ir.Ref("BParams")),
     }
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire import _registry
+from trio_codex.wire._registry import UNLISTED_NOTIFICATIONS
 from trio_codex.wire._schema import ir
 from trio_codex.wire._schema.built_in import BuiltIn
 from trio_codex.wire._schema.read import Schema, flatten
@@ -28,15 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 Kind: TypeAlias = Literal[
-    "request",
-    "server request",
-    "notification",
-    "client notification",
-    "type",
-    "field",
-    "enum value",
-    "member",
-]
+    "request", "server request", "notification", "client notification", "type", "field", "enum value", "member"
+]  # fmt: skip
 Change: TypeAlias = Literal["added", "gone", "changed"]
 
 
@@ -86,7 +79,7 @@ def compare(bundle: Mapping[str, Any]) -> list[Difference]:
 
 @attrs.define
 class _Comparison:
-    ours: Mapping[str, ir.Definition]
+    ours: BuiltIn
     theirs: Schema
     found: dict[tuple[str, ...], Difference] = attrs.field(factory=dict[tuple[str, ...], Difference])
     seen: set[tuple[object, ...]] = attrs.field(factory=set[tuple[object, ...]])
@@ -95,45 +88,40 @@ class _Comparison:
 
     def methods(self) -> None:
         """Compare the four tables, and every type reachable from them."""
-        requests = {name: (spec.params, spec.result) for name, spec in _registry.CLIENT_REQUESTS.items()}
-        self.table("request", "ClientRequest", requests, sent=True)
-        asked = {name: (spec.params, spec.response) for name, spec in _registry.SERVER_REQUESTS.items()}
-        self.table("server request", "ServerRequest", asked, sent=False)
-        received = {name: (params, None) for name, params in _registry.NOTIFICATIONS.items()}
-        self.table("notification", "ServerNotification", received, sent=False)
-        sent = {name: (params, None) for name, params in _registry.CLIENT_NOTIFICATIONS.items()}
-        self.table("client notification", "ClientNotification", sent, sent=True)
+        self.table("request", "ClientRequest", sent=True)
+        self.table("server request", "ServerRequest", sent=False)
+        self.table("notification", "ServerNotification", sent=False)
+        self.table("client notification", "ClientNotification", sent=True)
 
-    def table(
-        self, kind: Kind, envelope: str, ours: Mapping[str, tuple[str | None, str | None]], *, sent: bool
-    ) -> None:
+    def table(self, kind: Kind, table: ir.Table, *, sent: bool) -> None:
         """Compare one table: methods, and the types of their params and results."""
-        theirs = self.theirs.methods(envelope)
-        for method in theirs.keys() - ours.keys():
-            self.note(kind, "added", method)
-        for method, (params, answer) in ours.items():
-            unlisted = method in _registry.UNLISTED_NOTIFICATIONS and method not in theirs
-            if unlisted and params is not None and params in self.theirs:
-                self.value(params, ir.Ref(params), ir.Ref(params), sent=sent)
+        ours, theirs = self.ours.methods(table), self.theirs.methods(table)
+        for name in theirs.keys() - {method.name for method in ours}:
+            self.note(kind, "added", name)
+        for method in ours:
+            name, answer, type_ = method.name, method.result, _name(method.params)
+            if name not in theirs:
+                if name in UNLISTED_NOTIFICATIONS and type_ is not None and type_ in self.theirs:
+                    self.value(type_, method.params, method.params, sent=sent)
+                else:
+                    self.note(kind, "gone", name, matters=True)
                 continue
-            if method not in theirs:
-                self.note(kind, "gone", method, matters=True)
-                continue
-            self.params(kind, method, params, theirs[method].params, sent=sent)
+            self.params(kind, name, method.params, theirs[name].params, sent=sent)
             if answer is not None and answer not in self.theirs:
-                self.note("type", "gone", answer, f"the answer to {method}", matters=True)
+                self.note("type", "gone", answer, f"the answer to {name}", matters=True)
             elif answer is not None:
                 self.value(answer, ir.Ref(answer), ir.Ref(answer), sent=not sent)
 
-    def params(self, kind: Kind, method: str, params: str | None, type_: ir.Type, *, sent: bool) -> None:
+    def params(self, kind: Kind, method: str, ours: ir.Type, theirs: ir.Type, *, sent: bool) -> None:
         """Compare the params of a method: a type, a nullable type (the client sends an object), or nothing."""
-        theirs = Values.of(type_, self.theirs)
-        takes = theirs != Values(scalars=frozenset({ir.NONE}))
-        if params is not None and takes:
-            ours = Values.of(ir.Ref(params), self.ours).without_null()
-            self.values(params, ours, theirs.without_null(), sent=sent, name=_name(type_))
-        elif takes or params is not None:
-            self.note(kind, "changed", method, f"{'with' if takes else 'without'} params", matters=True)
+        mine, others = Values.of(ours, self.ours), Values.of(theirs, self.theirs)
+        nothing = Values(scalars=frozenset({ir.NONE}))
+        if mine != nothing != others:
+            where = _name(ours) or method
+            self.values(where, mine.without_null(), others.without_null(), sent=sent, name=_name(theirs))
+        elif mine != others:
+            detail = "without params" if others == nothing else "with params"
+            self.note(kind, "changed", method, detail, matters=True)
 
     # -- values ----------------------------------------------------------------------------------------------------
 

@@ -5,18 +5,30 @@ from __future__ import annotations
 from collections import abc
 from enum import StrEnum
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Final, Literal, Union, get_args, get_origin
 
 import attrs
 
 from trio_codex import wire
+from trio_codex.wire import _registry
 from trio_codex.wire._base import Null, Wire, wire_name
 from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._schema import ir
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 PLAIN: Final = {
     str: ir.STR, int: ir.INT, float: ir.FLOAT, bool: ir.BOOL, NoneType: ir.NONE, Any: ir.ANY, Null: ir.NULL
 }  # fmt: skip
+
+METHODS: Final[Mapping[ir.Table, Mapping[str, tuple[str | None, str | None]]]] = {
+    "ClientRequest": {name: spec[:2] for name, spec in _registry.CLIENT_REQUESTS.items()},
+    "ServerRequest": {name: spec[:2] for name, spec in _registry.SERVER_REQUESTS.items()},
+    "ServerNotification": {name: (params, None) for name, params in _registry.NOTIFICATIONS.items()},
+    "ClientNotification": {name: (params, None) for name, params in _registry.CLIENT_NOTIFICATIONS.items()},
+}
+"""The params and the result of each method, by table."""
 
 
 class BuiltIn(dict[str, ir.Definition]):
@@ -25,6 +37,13 @@ class BuiltIn(dict[str, ir.Definition]):
     def __missing__(self, name: str) -> ir.Definition:
         self[name] = definition = _definition(name, getattr(wire, name))
         return definition
+
+    def methods(self, table: ir.Table) -> list[ir.Method]:
+        """Read a table of methods."""
+        return [
+            ir.Method(name=name, params=ir.NONE if params is None else ir.Ref(params), result=result)
+            for name, (params, result) in METHODS[table].items()
+        ]
 
 
 def _definition(name: str, found: Any) -> ir.Definition:

@@ -7,8 +7,7 @@ neither JSON Schema nor Python text.
 
 from __future__ import annotations
 
-from itertools import zip_longest
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 
@@ -34,19 +33,9 @@ class Ref:
 
 @attrs.frozen
 class Const:
-    """One of a fixed set of strings.
-
-    Attributes:
-        values: The strings.
-        docs: Their descriptions, if they have any. These take no part in comparisons.
-    """
+    """One of a fixed set of strings."""
 
     values: tuple[str, ...]
-    docs: tuple[str, ...] = attrs.field(default=(), eq=False)
-
-    def described(self) -> Iterator[tuple[str, str]]:
-        """Iterate over the strings, each with its description."""
-        return zip_longest(self.values, self.docs, fillvalue="")
 
 
 @attrs.frozen
@@ -83,20 +72,10 @@ Default: TypeAlias = Missing | bool | int | str | tuple[str, ...] | None
 
 @attrs.frozen(kw_only=True)
 class Field:
-    """A property of an object.
-
-    Attributes:
-        name: The name of the attribute; in a schema, the name on the wire.
-        wire: The name on the wire.
-        type: The type of its values.
-        required: Whether the object must have it.
-        default: The value of an absent field, or :data:`MISSING`.
-        doc: The description.
-        experimental: Whether the stable surface lacks it.
-        clears: Whether null differs from absence: it clears or disables.
-    """
+    """A property of an object."""
 
     name: str
+    """The attribute; in a schema, the name on the wire."""
     wire: str
     type: Type
     required: bool = False
@@ -104,36 +83,29 @@ class Field:
     doc: str = ""
     experimental: bool = False
     clears: bool = False
+    """Whether null differs from absence: it clears or disables."""
 
 
 @attrs.frozen(kw_only=True)
 class Class:
-    """An object, as a definition or, without a name, inside another type.
-
-    Attributes:
-        name: The name of the definition; empty if the object is part of another definition.
-        doc: The description.
-        title: The title in the schema.
-        fields: The properties.
-        choices: Properties of which exactly one must be present.
-        parent: The union that the object is a variant of. Both are defined in one module.
-        tag: The name of the field that tells variants of a union apart.
-        key: The single key that the fields are nested under.
-        closed: Whether the schema allows no other properties.
-        open: Whether other properties carry data.
-        experimental: Whether the stable surface lacks it.
-    """
+    """An object: a definition, or part of one if it has no name."""
 
     name: str = ""
     doc: str = ""
     title: str | None = None
     fields: tuple[Field, ...] = ()
     choices: tuple[str, ...] = ()
+    """Properties of which exactly one is present."""
     parent: str | None = None
+    """The union that it is a variant of. They share a module."""
     tag: str | None = None
+    """The field that tells the variants of a union apart."""
     key: str | None = None
+    """The only key of the object, if the fields are those of its value."""
     closed: bool = False
+    """Whether the schema allows no other properties."""
     open: bool = False
+    """Whether other properties carry data."""
     experimental: bool = False
 
     def refs(self) -> Iterator[str]:
@@ -166,8 +138,7 @@ def union(types: Iterable[Type]) -> Type:
     if ANY in flat:
         return ANY
     if strings:
-        described = {value: doc for one in strings for value, doc in one.described()}
-        flat.insert(0, Const(tuple(described), tuple(described.values())))
+        flat.insert(0, Const(tuple(dict.fromkeys(value for one in strings for value in one.values))))
     flat.sort(key=lambda member: member == NONE)
     return flat[0] if len(flat) == 1 else Union(tuple(flat))
 
@@ -273,14 +244,23 @@ def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> se
 # -- methods -------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Method:
-    """A request or a notification.
+    """A request or a notification."""
 
-    Attributes:
-        params: The type of its params, which is :data:`NONE` if it has none.
-        doc: The description.
-    """
-
-    params: Type
+    name: str
+    params: Type = NONE
+    result: str | None = None
+    """The definition of the result; ``None`` for a notification, and in a schema, which does not link the two."""
     doc: str = ""
+    experimental: bool = False
+
+    def refs(self) -> Iterator[str]:
+        """Iterate over the names of the definitions that the method mentions."""
+        yield from refs(self.params)
+        if self.result is not None:
+            yield self.result
+
+
+Table: TypeAlias = Literal["ClientRequest", "ServerRequest", "ServerNotification", "ClientNotification"]
+"""A table of methods, by the name of its envelope in the schema."""

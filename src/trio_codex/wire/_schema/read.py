@@ -8,14 +8,11 @@ lenient, so that the schema of any binary can be compared: a keyword without a m
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from trio_codex.wire._schema import ir
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 BUNDLE: Final = "codex_app_server_protocol.schemas.json"
 """The file with all definitions, among those that ``codex app-server generate-json-schema`` writes."""
@@ -65,14 +62,14 @@ class Schema(Mapping[str, ir.Definition]):
     def __len__(self) -> int:
         return len(self.raw)
 
-    def methods(self, envelope: str) -> dict[str, ir.Method]:
-        """Read a table of methods: the variants of an envelope such as ``ClientRequest``."""
+    def methods(self, table: ir.Table) -> dict[str, ir.Method]:
+        """Read a table of methods, which is the list of variants of an envelope."""
         found: dict[str, ir.Method] = {}
-        for variant in self.raw[envelope]["oneOf"]:
+        for variant in self.raw[table]["oneOf"]:
             properties = variant["properties"]
             for method in properties["method"]["enum"]:
                 params = self.type(properties.get("params", {"type": "null"}), method)
-                found[method] = ir.Method(params, variant.get("description", ""))
+                found[method] = ir.Method(name=method, params=params, doc=variant.get("description", ""))
         return found
 
     def _definition(self, name: str, schema: Mapping[str, Any]) -> ir.Definition:
@@ -80,8 +77,14 @@ class Schema(Mapping[str, ir.Definition]):
         match self.type(schema, name):
             case ir.Class() as found:
                 return attrs.evolve(found, name=name)
-            case ir.Const() as found:
-                members = (ir.Member(name=value, value=value, doc=text) for value, text in found.described())
+            case ir.Const(values):
+                # Among alternatives, the description of a single string is not that of the whole.
+                several = _alternatives(schema)
+                several = several if len(several) > 1 else []
+                docs = {
+                    one["enum"][0]: one.get("description", "") for one in several if len(one["enum"]) == 1
+                }
+                members = (ir.Member(name=value, value=value, doc=docs.get(value, "")) for value in values)
                 return ir.Enum(name=name, doc=doc, members=tuple(members))
             case found:
                 return ir.Alias(name=name, doc=doc, type=found)
@@ -107,21 +110,13 @@ class Schema(Mapping[str, ir.Definition]):
             return self.type(several[0], where) if len(several) == 1 else self._odd("allOf", where)
         if alternatives:
             self._check(schema, {"oneOf", "anyOf", "type", "properties", "required"}, where)
-            joined = ir.union(self._alternatives(schema, alternatives, where))
+            shared = "properties" in schema
+            variants = (_merged(schema, one) if shared else one for one in alternatives)
+            joined = ir.union(self.type(variant, where) for variant in variants)
             # A union that has one variant so far is a union.
             return ir.Union((joined,)) if isinstance(joined, ir.Class) else joined
         self._check(schema, {"type"}.union(*(KEYWORDS.get(kind, ()) for kind in kinds)), where)
         return ir.union(self._kind(kind, schema, where) for kind in kinds) if kinds else ir.ANY
-
-    def _alternatives(
-        self, schema: Mapping[str, Any], alternatives: Sequence[Any], where: str
-    ) -> Iterator[ir.Type]:
-        for alternative in alternatives:
-            found = self.type(_merged(schema, alternative) if "properties" in schema else alternative, where)
-            # Among alternatives, the description of a single string is not that of the whole.
-            if isinstance(found, ir.Const) and len(found.values) == 1 < len(alternatives):
-                found = attrs.evolve(found, docs=(alternative.get("description", ""),))
-            yield found
 
     def _kind(self, kind: str, schema: Mapping[str, Any], where: str) -> ir.Type:
         """Read one kind of value that a schema allows."""
@@ -171,12 +166,13 @@ class Schema(Mapping[str, ir.Definition]):
     def _field(self, name: str, schema: Any, where: str, *, required: bool) -> ir.Field:
         annotations: Mapping[str, Any] = {} if schema is True else schema
         default: Any = annotations.get("default")
+        default = tuple(default) if default.__class__ is list else default
         return ir.Field(
             name=name,
             wire=name,
             type=self.type(schema, where),
             required=required,
-            default=ir.MISSING if required else tuple(default) if isinstance(default, list) else default,
+            default=ir.MISSING if required else default,
             doc=annotations.get("description", ""),
         )
 
@@ -197,8 +193,6 @@ def _alternatives(schema: Mapping[str, Any]) -> list[Any]:
 
 def _merged(common: Mapping[str, Any], variant: Mapping[str, Any]) -> Mapping[str, Any]:
     """Add the properties beside the ``oneOf`` to a variant."""
-    return {
-        **variant,
-        "properties": {**common["properties"], **variant.get("properties", {})},
-        "required": [*common.get("required", ()), *variant.get("required", ())],
-    }
+    properties = {**common["properties"], **variant.get("properties", {})}
+    required = [*common.get("required", ()), *variant.get("required", ())]
+    return {**variant, "properties": properties, "required": required}
