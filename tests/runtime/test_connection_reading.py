@@ -8,7 +8,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from runtime.connection_peer import SlowStream, StubReceiver, connected
 from trio_codex._core.rpc import JunkKind, ServerRequest
-from trio_codex._link.connection import CHUNK_BYTES, LONG_LINE_CHUNK_BYTES, SHARED_CHUNK_BYTES
+from trio_codex._link.channel import CHUNK_BYTES, LONG_LINE_CHUNK_BYTES, SHARED_CHUNK_BYTES
 from trio_codex._link.pace import LINES_AT_ONCE
 from trio_codex._link.subscriptions import Subscription, Wakeups
 from trio_codex.errors import ConnectionClosed, LocalProtocolError

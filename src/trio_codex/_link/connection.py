@@ -71,7 +71,7 @@ class Receiver(Protocol):
         """
         ...
 
-    def on_close(self, death: CloseReason) -> None:
+    def on_close(self, reason: CloseReason) -> None:
         """Fail what waits: nothing more will come."""
 
 
