@@ -16,7 +16,7 @@ import click
 import trio
 
 from trio_codex import CodexConfig, Sandbox, __version__
-from trio_codex.cli import INTERRUPTED, missing_extra
+from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
 
