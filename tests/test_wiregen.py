@@ -254,7 +254,7 @@ def _set(table: str, value: object) -> Callable[[pytest.MonkeyPatch], None]:
         ),
         (
             lambda monkeypatch: monkeypatch.setitem(elisions.SHOWN, ("Turn", "no"), "why"),
-            "which is not there",
+            "which the schema does not have",
         ),
         (lambda monkeypatch: monkeypatch.setattr(names, "UNTAGGED_VARIANTS", {}), "has nameless variants"),
         (

@@ -1,17 +1,18 @@
-"""Generates ``trio_codex.wire`` and ``trio_codex._api.generated`` from the JSON Schema that the pinned binary prints.
+"""Generate ``trio_codex.wire`` and ``trio_codex._api.generated`` from the JSON Schema that the pinned binary prints.
 
-A development tool: it is left out of the wheel. The way of a definition through it:
+A development tool, which the wheel does not contain. It uses the reader and the representation in
+``trio_codex.wire._schema``, which ``trio-codex doctor --schema`` shares. The pipeline:
 
-``schema`` (the vendored files, checked by hash) → ``patches`` (asserted corrections) → ``lower`` and ``methods`` (the
-intermediate form of ``ir``, names from ``names``, judgements from ``tables``) → ``domains`` (which module it lives in) →
-``emit_*`` (text, by way of ``render``) → ``output`` (formatted, written or compared).
+``schema`` (vendored files, verified by checksum) → ``patches`` (asserted corrections) → ``trio_codex.wire._schema.read`` →
+``methods`` and ``lower`` (Python names from ``names``, decisions from ``tables``) → ``domains`` (a module for each
+definition) → ``emit_*`` (source text, with ``render``) → ``output`` (formatted, then written or compared).
 
-Judgements are explicit tables with a reason, and whatever a table does not cover is a :class:`WiregenError`: a new
-version of the schema stops the generator instead of changing the library silently.
+Decisions are explicit tables with reasons. Anything that no table covers raises :class:`WiregenError`, so a new version of
+the schema stops the generator instead of changing the library silently.
 """
 
 from __future__ import annotations
 
 
 class WiregenError(Exception):
-    """The schema holds something that a table of the generator does not cover, or that contradicts one."""
+    """The schema contains something that no table of the generator covers, or that contradicts one."""

@@ -1,4 +1,4 @@
-"""Generate, check, or pin: ``python -m wiregen [--check | --pin]``."""
+"""Generate the wire types: ``python -m wiregen [--check | --pin]``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit status: 1 if ``--check`` found a difference, or a table does not cover the schema.
+        The exit status: 1 if ``--check`` found a difference, or if the tables do not cover the schema.
     """
     parser = argparse.ArgumentParser(prog="wiregen", description=__doc__)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument(
-        "--check", action="store_true", help="compare with what is there, and print the difference"
+        "--check", action="store_true", help="write nothing; print a diff against the files on disk"
     )
-    mode.add_argument("--pin", action="store_true", help="vendor the schema of the installed binary first")
+    mode.add_argument(
+        "--pin", action="store_true", help="first vendor the schema that the installed binary prints"
+    )
     chosen = parser.parse_args(arguments)
     try:
         if chosen.pin:

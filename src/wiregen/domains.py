@@ -1,7 +1,7 @@
-"""Which module of ``trio_codex.wire`` each definition lives in.
+"""Assign each definition to a module of ``trio_codex.wire``.
 
-The domains are an ordered list of roots. A definition goes to the first domain whose roots reach it. So what a normal
-session touches comes first, and a module never needs, to be imported, one that comes after it.
+Domains are an ordered list of roots, and a definition belongs to the first domain whose roots reach it. The domains that a
+typical session uses come first, and importing a module never imports a later one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Domain:
-    """A module, and the roots of what it holds: methods (patterns), and types that no method reaches (patterns)."""
+    """A module and its roots: patterns of methods, and patterns of types that no method reaches."""
 
     module: str
     methods: tuple[str, ...]
@@ -30,7 +30,7 @@ class Domain:
 
 
 DOMAINS = (
-    # What a normal session touches, in the order of need.
+    # Domains of a typical session, in the order of first use.
     Domain("_items", ("item/started", "item/completed", "item/*elta", "item/reasoning/*", "item/commandExecution/term*",
                       "item/fileChange/*ed", "item/mcpToolCall/*")),
     Domain("_turns", ("turn/start", "turn/steer", "turn/interrupt", "turn/started", "turn/completed", "turn/*/updated",
@@ -41,7 +41,7 @@ DOMAINS = (
                         "remoteControl/status/changed", "mcpServer/startupStatus/updated", "serverRequest/resolved",
                         "thread/closed", "thread/name/updated")),
     Domain("_approvals", ("item/*/requestApproval", "item/tool/*")),
-    # The rest, by what it is about.
+    # The rest, by topic.
     Domain("_legacy", ("applyPatchApproval", "execCommandApproval")),
     Domain("_elicitation", ("mcpServer/elicitation/request",), ("McpElicitation*Type",)),
     Domain("_history", ("thread/resume", "thread/fork", "thread/list", "thread/read", "thread/turns/list",
@@ -62,14 +62,14 @@ DOMAINS = (
     Domain("_config", ("config/*", "configRequirements/*", "experimentalFeature/*", "permissionProfile/*"),
            ("App*Config",)),
 )  # fmt: skip
-"""Domains in the order of loading."""
+"""The domains, in the order of their imports."""
 
 
 def assign(definitions: Mapping[str, Definition], methods: Methods) -> dict[str, str]:
-    """Give the module of each definition.
+    """Return the module of each definition.
 
     Raises:
-        WiregenError: A definition is reached by no domain, or a pattern reaches nothing.
+        WiregenError: No domain reaches a definition, or a domain is empty.
     """
     roots = {name: [*method.refs()] for table in methods.values() for name, method in table.items()}
     children: dict[str, list[str]] = {}
@@ -98,7 +98,7 @@ def _reach(
     children: Mapping[str, list[str]],
     home: dict[str, str],
 ) -> None:
-    """Claim for ``module`` what ``start`` reaches and no module has. A variant and its union never part."""
+    """Assign to ``module`` what ``start`` reaches and no module has. A variant shares the module of its union."""
     open_ = list(start)
     while open_:
         name = open_.pop()

@@ -1,7 +1,7 @@
-"""What never shows in a ``repr``: secrets, prompts, what users and models write, environment values, output, raw JSON.
+"""Fields whose values a ``repr`` never shows: secrets, prompts, messages, environment values, output, raw JSON.
 
-A nested wire value elides for itself, so this is about leaves: text and raw JSON, and lists and mappings of those.
-The judgement is on the name: better an elided file name than a token in a log.
+A nested wire value elides its own fields, so the tables cover leaves: text and raw JSON, and lists and mappings of those.
+They go by the name of a field, because an elided file name is better than a token in a log.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SHOWN = {
     ("ConfigWarningNotification", "summary"): "a message of the server's own, and the point of the value",
     ("DeprecationNoticeNotification", "summary"): "a message of the server's own, and the point of the value",
 }
-"""(class, wire name) that :data:`TEXT` does not mean, and why."""
+"""(class, wire name) of fields that are shown despite :data:`TEXT`, and why."""
 
 FURTHER = {
     ("AdditionalContextEntry", "value"): "context for the model",
@@ -77,11 +77,11 @@ FURTHER = {
     ("UrlMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
     ("UrlMcpServerElicitationRequestParams", "url"): "may carry a code",
 }
-"""(class, wire name) elided besides, and why."""
+"""(class, wire name) of further elided fields, and why."""
 
 
 def elided(definition: ir.Class, definitions: Mapping[str, ir.Definition]) -> frozenset[str]:
-    """Give the attributes of a class that are elided."""
+    """Return the attributes of a class that are elided."""
     found = {"additional"} if definition.open else set[str]()
     for field in definition.fields:
         row = (definition.name, field.wire)
@@ -92,7 +92,7 @@ def elided(definition: ir.Class, definitions: Mapping[str, ir.Definition]) -> fr
 
 
 def _leaves(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> set[ir.Type]:
-    """Give what a type is made of, aliases resolved."""
+    """Return the leaves of a type, with aliases resolved."""
     match type_:
         case ir.Seq(inner) | ir.Map(inner):
             return _leaves(inner, definitions)
@@ -105,10 +105,10 @@ def _leaves(type_: ir.Type, definitions: Mapping[str, ir.Definition]) -> set[ir.
 
 
 def check(definitions: Mapping[str, ir.Definition]) -> None:
-    """Hold the tables against the schema.
+    """Check the tables against the schema.
 
     Raises:
-        WiregenError: A row speaks of something that is not there.
+        WiregenError: A row mentions a field that the schema does not have.
     """
     rows = {
         (name, field.wire)
@@ -119,4 +119,6 @@ def check(definitions: Mapping[str, ir.Definition]) -> None:
     if unknown := TEXT - {wire for _, wire in rows}:
         raise WiregenError(f"no class has the elided {', '.join(sorted(unknown))}")
     if unknown_rows := (SHOWN.keys() | FURTHER.keys()) - rows:
-        raise WiregenError(f"wiregen.elisions speaks of {sorted(unknown_rows)}, which is not there")
+        raise WiregenError(
+            f"wiregen.elisions mentions {sorted(unknown_rows)}, which the schema does not have"
+        )

@@ -1,4 +1,4 @@
-"""The whole way from the vendored schema to text."""
+"""The pipeline from the vendored schema to source text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from wiregen.protocol import Protocol
 
 
 def build() -> Protocol:
-    """Read, lower and judge the vendored schema.
+    """Read and lower the vendored schema.
 
     Raises:
         WiregenError: A table does not cover the schema.
@@ -26,7 +26,7 @@ def build() -> Protocol:
 
 
 def generate() -> dict[str, str]:
-    """Give every generated file, formatted, by its path below ``trio_codex``."""
+    """Return the formatted text of every generated file, by its path below ``trio_codex``."""
     protocol = build()
     header = f"{output.MARK} from the schema of codex {protocol.version} (sha256 {protocol.digest[:16]}…); do not edit."
     files = {

@@ -1,7 +1,7 @@
-"""From the protocol as the schema has it to the one that is emitted: Python names, defaults, and judgements.
+"""Lower the protocol of the schema to the one that is emitted: Python names, defaults, and the decisions of the tables.
 
-Input and output have one form, that of :mod:`trio_codex.wire._schema.ir`. Each definition becomes one with Python names; each
-nameless object becomes a class of its own. A form without a rule here is an error.
+Input and output have the same representation, :mod:`trio_codex.wire._schema.ir`. A nameless object becomes a class of its
+own. A form without a rule here is an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The method tables: from the envelopes of the schema, and the judgements of :mod:`wiregen.tables`."""
+"""Build the method tables from the envelopes of the schema and from :mod:`wiregen.tables`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every name that the generator makes up. What is not in a table here follows a rule that is checked, never guessed."""
+"""Python names for what the schema names differently or not at all: tables, and rules for everything else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 from wiregen import WiregenError
 
 VARIANTS = {
-    # The schema gives these variants no title, or one that says less than the tag.
+    # The schema gives these variants no title, or one less specific than the tag.
     ("FileSystemSpecialPath", "project_roots"): "ProjectRootsFileSystemSpecialPath",
     ("FileSystemSpecialPath", "unknown"): "UnknownFileSystemSpecialPath",
     ("HookMetadata", "command"): "CommandHookMetadata",
@@ -21,7 +21,7 @@ VARIANTS = {
     ),
     ("McpServerElicitationRequestParams", "url"): "UrlMcpServerElicitationRequestParams",
 }
-"""(union, tag) → class name, where the title in the schema cannot be it."""
+"""(union, tag) → class name, where the title in the schema does not serve as one."""
 
 UNTAGGED_VARIANTS = {
     "ResourceContent": ("TextResourceContent", "BlobResourceContent"),
@@ -31,10 +31,10 @@ UNTAGGED_VARIANTS = {
 EXTRA_ALIASES = {
     "ApprovalPolicy": ("AskForApprovalValue", "The simple values of `AskForApproval`."),
 }
-"""Short names of our own for what everybody writes."""
+"""Short names for common types: alias → (target, docstring)."""
 
 MEMBERS: dict[str, str] = {}
-"""Enum value → member name, where the rule of :func:`member_name` gives none. (None in this version.)"""
+"""Enum value → member name, where :func:`member_name` has no rule. This version needs none."""
 
 _STR_ATTRIBUTES = frozenset(dir(str)) | {"name", "value"}
 
@@ -52,13 +52,13 @@ def snake(name: str) -> str:
 
 
 def attribute_name(name: str) -> str:
-    """Give the attribute for a wire name; keywords get a trailing underscore."""
+    """Return the attribute for a wire name, with a trailing underscore if it is a keyword."""
     text = snake(name)
     return f"{text}_" if keyword.iskeyword(text) else text
 
 
 def member_name(value: str) -> str:
-    """Give the enum member for a value; what a ``str`` has already gets a trailing underscore."""
+    """Return the enum member for a value, with a trailing underscore if ``str`` has that attribute."""
     if value in MEMBERS:
         return MEMBERS[value]
     text = snake(value)
@@ -66,7 +66,7 @@ def member_name(value: str) -> str:
 
 
 def variant_name(union: str, tag: str, title: str | None) -> str:
-    """Give the class name of a variant: the table's, else the schema's title (``ApiKeyv2::LoginAccountParams`` too)."""
+    """Return the class name of a variant: from the table, else its title, such as ``ApiKeyv2::LoginAccountParams``."""
     if (union, tag) in VARIANTS:
         return VARIANTS[union, tag]
     if title is None:
@@ -78,12 +78,12 @@ def variant_name(union: str, tag: str, title: str | None) -> str:
 
 
 def value_enum_name(union: str) -> str:
-    """Give the name of the enum of the plain strings among the members of a union."""
+    """Return the name of the enum for the strings among the members of a union."""
     return f"{union}Value"
 
 
 def method_name(method: str) -> tuple[str | None, str]:
-    """Give group and function of a method: ``thread/goal/set`` → ``thread``, ``goal_set``."""
+    """Return the group and the function of a method: ``thread/goal/set`` → ``thread``, ``goal_set``."""
     group, _, rest = method.partition("/")
     if not rest or group in FLAT_GROUPS:
         return None, attribute_name(method.replace("/", "_"))
@@ -91,4 +91,4 @@ def method_name(method: str) -> tuple[str | None, str]:
 
 
 FLAT_GROUPS = frozenset({"fuzzyFileSearch"})
-"""Groups whose name is a method as well: their methods sit on ``Api`` itself (``fuzzy_file_search_session_start``)."""
+"""Groups that share their name with a method. Their methods are on ``Api`` itself: ``fuzzy_file_search_session_start``."""

@@ -1,4 +1,4 @@
-"""Corrections of the schema. Each asserts what it replaces, so that a fix upstream breaks the generator loudly."""
+"""Corrections of the schema. Each asserts what it replaces, so that a fix upstream stops the generator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from wiregen import WiregenError
 
 CLEARS = {
-    # (definition, property): what the description says, word for word; None where only the server's source says so.
+    # (definition, property): a quote from the description, or None if only the source of the server says so.
     ("ProcessSpawnParams", "outputBytesCap"): "Set to `null` to disable the cap.",
     ("ProcessSpawnParams", "timeoutMs"): "Set to `null` to disable the timeout.",
     ("ThreadListParams", "projectId"): "set to null for unassigned threads",
@@ -25,25 +25,25 @@ CLEARS = {
     ("ThreadStartParams", "serviceTier"): None,
     ("TurnStartParams", "serviceTier"): None,
 }
-"""Optional fields for which null is a value of its own (``Option<Option<T>>`` in the server): they take ``NULL``."""
+"""Optional fields for which null differs from absence (``Option<Option<T>>`` in the server). They accept ``NULL``."""
 
 REPLACED: dict[tuple[str, ...], tuple[Any, Any]] = {
-    # The catch-all for variants to come. `UnknownVariant` does that for every union.
+    # The catch-all for future variants. Every union has `UnknownVariant` for that.
     ("CodexErrorInfo", "anyOf", "-1"): ({"type": ["string", "object"]}, None),
-    # Maps whose values the server flattens into the object, which its schema generator cannot express.
+    # Maps that the server flattens into the object, which its schema generator cannot express.
     ("AppsConfig", "additionalProperties"): (None, True),
     ("AppLinksConfig", "additionalProperties"): (None, True),
     ("AppToolsConfig", "additionalProperties"): (None, True),
     ("ThreadExtra", "additionalProperties"): (None, True),
 }
-"""Path into the definitions → (old value, new value). None: not there, and to be removed, respectively."""
+"""Path within the definitions → (old value, new value). None stands for absence."""
 
 
 def apply(definitions: dict[str, Any]) -> None:
     """Correct ``definitions`` in place.
 
     Raises:
-        WiregenError: Something is no longer as the patch knows it.
+        WiregenError: The schema differs from what a patch expects.
     """
     for (definition, name), words in CLEARS.items():
         schema = definitions[definition]["properties"][name]

@@ -1,4 +1,4 @@
-"""Text for types and docstrings, as every emitter needs it."""
+"""Render types and docstrings as Python source."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WIDTH = 116
-"""Columns of a docstring; the formatter does not wrap them."""
+"""Maximum width of a docstring, which the formatter does not wrap."""
 
 
 def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefix: str = "") -> str:
-    """Write a type as Python. ``prefix`` goes before the names that live in ``trio_codex.wire``."""
+    """Render a type. ``prefix`` precedes the names of ``trio_codex.wire``."""
 
     def write(inner: ir.Type) -> str:
         match inner:
@@ -39,7 +39,7 @@ def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefi
                 raise WiregenError(f"an object without a name has no annotation: {inner}")
 
     def alternatives(inner: ir.Type) -> tuple[str, ...]:
-        """Give what a member contributes to a union: for an open enum that is two types."""
+        """Return the parts that a member adds to a union; an open enum adds two."""
         if not isinstance(inner, ir.Ref):
             return (write(inner),)
         name = f"{prefix}{inner.name}"
@@ -49,12 +49,12 @@ def type_text(type_: ir.Type, definitions: Mapping[str, ir.Definition], *, prefi
 
 
 def quote(text: str) -> str:
-    """Write a string literal, with double quotes where that needs no escape."""
+    """Render a string literal, with double quotes unless they need escapes."""
     return f'"{text}"' if text.isprintable() and not set('"\\') & set(text) else repr(text)
 
 
 def docstring(summary: str, *sections: str, indent: int = 4) -> list[str]:
-    """Write a docstring: a summary in one line if the text allows it, then the rest, then sections."""
+    """Render a docstring: the first sentence as summary, then the rest, then sections."""
     head, _, rest = prose(summary).partition("\n\n")
     first, tail = _split_sentence(head)
     body = [first]
@@ -70,14 +70,14 @@ def docstring(summary: str, *sections: str, indent: int = 4) -> list[str]:
 
 
 def prose(text: str) -> str:
-    """Turn the schema's Markdown (it comes from Rust doc comments) into reST."""
+    """Convert the Markdown of Rust doc comments, as in the schema, to reST."""
     text = text.replace('"""', "'''").strip()
     text = re.sub(r"^@deprecated:?\s*", "Deprecated: ", text)
     text = re.sub(r"^EXPERIMENTAL:?\s*-?\s*", "Experimental: ", text)
     text = re.sub(r"\[`?([\w:/]+)`?\](?!\()", r"`\1`", text)
     text = re.sub(r"(?<!`)`([^`]+)`(?!`)", r"``\1``", text)
     text = re.sub(r"(?<![\w`*])\*(?=\w)", r"\\*", text)
-    # Prose is rewrapped; a list keeps its lines.
+    # Rewrap prose, but keep the lines of lists.
     blocks = [
         block if re.search(r"^\s*[-*0-9]+[.)]?\s", block, re.MULTILINE) else " ".join(block.split())
         for block in re.split(r"\n\s*\n", text)
@@ -86,24 +86,24 @@ def prose(text: str) -> str:
 
 
 def entry(name: str, text: str) -> str:
-    """Write one line of an ``Attributes:`` or ``Args:`` section."""
+    """Render an entry of an ``Attributes:`` or ``Args:`` section."""
     return f"    {name}: {' '.join(prose(text).split())}"
 
 
 def experimental(what: ir.Definition | ir.Field | ir.Method) -> str:
-    """Write the note that something is experimental, unless its description begins with that."""
+    """Return the note for experimental items, unless the description starts with it."""
     return "Experimental." if what.experimental and not what.doc.upper().startswith("EXPERIMENTAL") else ""
 
 
 def field_doc(field: ir.Field) -> str:
-    """Write what there is to say of a field."""
+    """Render the description of a field."""
     clears = "`NULL` sends null, and `None` omits the field." if field.clears else ""
     parts = (field.doc, clears, experimental(field))
     return " ".join(part if part.endswith((".", ")", ":")) else f"{part}." for part in parts if part)
 
 
 def _split_sentence(text: str) -> tuple[str, str]:
-    """Split off the first sentence, which is the summary. Abbreviations do not end one."""
+    """Split off the first sentence. An abbreviation does not end it."""
     text = " ".join(text.split())
     match = re.match(r"(.+?(?<!e\.g)(?<!i\.e)(?<!etc)[.!?])\s+(?=[A-Z`\[(])", text)
     first, rest = (match.group(1), text[match.end() :]) if match else (text, "")

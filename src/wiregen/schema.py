@@ -1,4 +1,4 @@
-"""The vendored schema: reading it (hash checked, patched), and pinning a new one from the binary."""
+"""Load the vendored schema, verified and patched, or pin a new one from the installed binary."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 SCHEMA = Path(__file__).parent / "schema"
 PINNED = SCHEMA / "PINNED.json"
 FILES = {"experimental": f"experimental/{BUNDLE}.gz", "stable": f"stable/{BUNDLE}.gz"}
-"""The vendored files. Hashes are of what is inside, byte for byte what the binary wrote."""
+"""The vendored files. The checksums are those of the uncompressed output of the binary."""
 
 
 @attrs.frozen(kw_only=True)
 class Bundle:
-    """One version of the schema."""
+    """A version of the schema."""
 
     version: str
     digest: str
@@ -39,10 +39,10 @@ class Bundle:
 
 
 def load() -> Bundle:
-    """Read the vendored schema.
+    """Load the vendored schema.
 
     Raises:
-        WiregenError: A file is not the one that ``PINNED.json`` names, or a patch no longer applies.
+        WiregenError: A checksum differs from ``PINNED.json``, or a patch no longer applies.
     """
     pinned = json.loads(PINNED.read_text(encoding="utf-8"))
     content: dict[str, Any] = {}
@@ -74,13 +74,13 @@ def _meaning(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pin() -> str:
-    """Run the installed binary and vendor what it prints. Returns its version."""
+    """Vendor the schema that the installed binary prints, and return the version of the binary."""
     import codex_cli_bin  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
 
     binary: Path = codex_cli_bin.bundled_codex_path()
     hashes: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        # An empty home: the output must not depend on anybody's configuration.
+        # An empty home, so that the output does not depend on the user's configuration.
         env = {**os.environ, "HOME": scratch, "CODEX_HOME": scratch}
         text = subprocess.run(
             [binary, "--version"], env=env, check=True, capture_output=True, text=True

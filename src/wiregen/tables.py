@@ -1,6 +1,6 @@
-"""Judgements on methods and definitions that the schema does not hold, each with its reason.
+"""Facts about methods and definitions that the schema does not contain, each with its reason.
 
-A name in a table that the schema does not have is an error, so the tables cannot outlive what they speak of.
+A name that the schema does not have is an error, so no row outlives its subject.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ ENVELOPES = frozenset(
         "JSONRPCNotification", "JSONRPCRequest", "JSONRPCResponse", "ServerNotification", "ServerRequest",
     }
 )  # fmt: skip
-"""Frames, not values: rows of the method tables, and the business of ``trio_codex._core.rpc``."""
+"""Envelopes, not values: sources of the method tables, and messages that ``trio_codex._core.rpc`` handles."""
 
 NULLABLE = frozenset(
     {
@@ -19,7 +19,7 @@ NULLABLE = frozenset(
         "NullableRemoteControlDisableParams", "NullableRemoteControlEnableParams",
     }
 )  # fmt: skip
-"""``X | null`` under a name, referred to by nothing."""
+"""Named ``X | null`` types that nothing refers to."""
 
 LITERALS = frozenset(
     {
@@ -27,7 +27,7 @@ LITERALS = frozenset(
         "McpElicitationObjectType", "McpElicitationStringType",
     }
 )  # fmt: skip
-"""Enums that are the tag of a JSON Schema inside the protocol: closed for good, and needed to tell untagged unions apart."""
+"""Enums that tag a JSON Schema within the protocol. They are closed, and distinguish the members of untagged unions."""
 
 RESULTS = {
     "account/gatewayOAuth/cancel": "GatewayOAuthCancelResponse",
@@ -45,10 +45,10 @@ RESULTS = {
     "rollout/compress": "RolloutCompressResponse",
     "windowsSandbox/readiness": "WindowsSandboxReadinessResponse",
 }
-"""Result types that do not follow from the name of the params type (``FooParams`` → ``FooResponse``)."""
+"""Result types that the name of the params type does not imply, as ``FooParams`` implies ``FooResponse``."""
 
 DEFERRED = {
-    # method: what its answer waits for
+    # method: what the response waits for
     "account/gatewayOAuth/login": "the user, in a browser",
     "account/login/start": "for some kinds, a round trip to the login service",
     "account/bedrock/discover": "AWS credential providers, which may run programs",
@@ -64,7 +64,7 @@ DEFERRED = {
     "mcpServer/oauth/login": "the MCP server's authorization server",
     "mcpServer/resource/read": "the MCP server",
     "mcpServer/tool/call": "the end of the tool call, which nothing can cancel",
-    "mcpServerStatus/list": "the start of the MCP servers that it tells of",
+    "mcpServerStatus/list": "the start of the MCP servers that it lists",
     "plugin/install": "downloads",
     "plugin/reconcile": "downloads",
     "plugin/share/checkout": "a download",
@@ -73,10 +73,10 @@ DEFERRED = {
     "userVerification/verify": "the user, at the device",
     "windowsSandbox/setupStart": "an elevated helper",
 }
-"""Answered when something has finished: they take no place in the request window and have no request timeout.
+"""Methods that respond when an operation has finished. They have no request timeout, and no slot in the request window.
 
-Not here: ``thread/start`` and its like. They may wait for MCP servers, but within ``startup_timeout_sec``; and a burst of
-them is just what the window is for.
+``thread/start`` and similar methods are not among them. They wait for MCP servers no longer than ``startup_timeout_sec``,
+and bursts of them are what the window is for.
 """
 
 CONTROL = frozenset(
@@ -88,10 +88,10 @@ CONTROL = frozenset(
         "turn/steer", "userVerification/cancel",
     }
 )  # fmt: skip
-"""They end or feed what is running: waiting for a place in the window could mean waiting for what they are to end."""
+"""Methods that stop or feed a running operation. In the window, they could wait for the operation that they stop."""
 
 TEXT_DELTAS = {
-    # method: (text, key). Plain text only: base64 pieces cannot be joined.
+    # method: (text, key). Only plain text: base64 chunks cannot be concatenated.
     "item/agentMessage/delta": ("delta", ("threadId", "turnId", "itemId")),
     "item/commandExecution/outputDelta": ("delta", ("threadId", "turnId", "itemId")),
     "item/fileChange/outputDelta": ("delta", ("threadId", "turnId", "itemId")),
@@ -101,7 +101,7 @@ TEXT_DELTAS = {
     "thread/realtime/item/transcript/delta": ("delta", ("threadId", "itemId")),
     "thread/realtime/transcript/delta": ("delta", ("threadId", "role")),
 }
-"""Notifications whose neighbours may be merged: the joined text means the same."""
+"""Notifications of which adjacent ones can be merged by concatenating their text."""
 
 NOT_TEXT_DELTAS = {
     "command/exec/outputDelta": "base64",
@@ -111,11 +111,11 @@ NOT_TEXT_DELTAS = {
 """Other notifications with "delta" in their name, and why they are not merged."""
 
 UNLISTED = {
-    # method: params. Both need `experimentalRawEvents` of thread/start.
+    # method: params. Both require `experimentalRawEvents` in thread/start.
     "rawResponse/completed": "RawResponseCompletedNotification",
     "rawResponseItem/completed": "RawResponseItemCompletedNotification",
 }
-"""Notifications that the server sends, and whose types the schema has, but that its list of notifications leaves out."""
+"""Notifications that the server sends and the schema has types for, but does not list."""
 
 NO_DESCRIPTIONS = frozenset({"NEW APIs", "NEW NOTIFICATIONS"})
-"""Headings of the server's source that ended up as the description of what follows."""
+"""Headings in the source of the server that became the description of the next method."""

@@ -6,11 +6,9 @@ import os
 import signal
 import sys
 
-INTERRUPTED = 130
-"""The exit status of a program ended by Ctrl-C, as reported by shells."""
-
-EXTRAS = {"click": "cli", "rich": "cli", "hypercorn": "cli,testing,runtime"}
-"""The extras that install packages that may be missing."""
+from trio_codex.cli._startup import EXTRAS as EXTRAS
+from trio_codex.cli._startup import INTERRUPTED as INTERRUPTED
+from trio_codex.cli._startup import missing_extra as missing_extra
 
 
 def main() -> None:
@@ -49,11 +47,3 @@ def _open_missing_streams() -> None:
                 os.dup2(null, descriptor)
                 os.close(null)
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115  # it stays open until exit
-
-
-def missing_extra(error: ModuleNotFoundError) -> str:
-    """Return one line naming the extra to install; reraise the error if no extra provides the package."""
-    package = (error.name or "").partition(".")[0]
-    if package not in EXTRAS:
-        raise error
-    return f"trio-codex: {package} is not installed; in the checkout of trio-codex: pip install '.[{EXTRAS[package]}]'"

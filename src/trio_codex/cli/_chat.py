@@ -22,7 +22,8 @@ from trio_codex.cli._chat_commands import HELP, command_of, show_help, show_mode
 from trio_codex.cli._chat_progress import ChatProgress
 from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
 from trio_codex.cli._render import Screen, duration
-from trio_codex.cli._run import INTERRUPTED, Notes, choose_policy
+from trio_codex.cli._run import Notes, choose_policy
+from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._terminal import InputEndedError, StdinLines, find_terminal
 from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence, working_directory
 from trio_codex.cli._threads import first, show_items, table

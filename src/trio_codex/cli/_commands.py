@@ -16,7 +16,7 @@ import click
 import trio
 
 from trio_codex import CodexConfig, Sandbox, __version__
-from trio_codex.cli import INTERRUPTED, missing_extra
+from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
 
@@ -34,12 +34,12 @@ _START_TIMEOUT = click.option(
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the server may take to answer at all.",
+    help="Timeout for the start of the server.",
 )
 _CODEX_BIN = click.option(
     "--codex-bin",
     metavar="PATH",
-    help="The codex binary. Default: that of trio-codex[runtime], else the one on PATH.",
+    help="The codex binary. Default: the one from trio-codex[runtime], else the one on PATH.",
 )
 
 
@@ -75,20 +75,20 @@ def _thread_options(command: F) -> F:
             "-a",
             "--approve",
             type=click.Choice(["ask", "never", "always"]),
-            help="What to do when the agent asks to do more than the sandbox allows: ask you, never let it ask, or always"
-            " accept. Default: ask on a terminal, else never.",
+            help="How to answer when the agent requests more than the sandbox allows: ask you, never let it request, or"
+            " always accept. Default: ask on a terminal, else never.",
         ),
         click.option(
             "-s",
             "--sandbox",
             type=click.Choice([each.value for each in Sandbox]),
-            help="What its commands may touch. Default: as configured.",
+            help="The sandbox for the agent's commands. Default: as configured.",
         ),
         click.option(
             "-C",
             "--cwd",
             type=click.Path(exists=True, file_okay=False, resolve_path=True),
-            help="Where the agent works. Default: here.",
+            help="The working directory of the agent. Default: the current one.",
         ),
         click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured."),
     ):
@@ -134,7 +134,9 @@ def demo(**options: Any) -> int:
 @cli.command("run")
 @click.argument("prompt")
 @_thread_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per event on stdout, the result last.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON line per event on stdout, and the result last."
+)
 @_server_options
 def run_command(prompt: str, **options: Any) -> int:
     """Run one turn of an agent, with your own Codex login and configuration.
@@ -160,7 +162,7 @@ def run_command(prompt: str, **options: Any) -> int:
 
 
 @cli.command()
-@click.option("-r", "--resume", metavar="ID", help="Go on with this thread, in place of a new one.")
+@click.option("-r", "--resume", metavar="ID", help="Resume this thread instead of starting a new one.")
 @_thread_options
 @_server_options
 def chat(**options: Any) -> int:
@@ -191,17 +193,24 @@ def threads(context: click.Context) -> int | None:
 
 
 @threads.command("list")
-@click.option("--archived", is_flag=True, help="The archived ones, instead of the others.")
+@click.option("--archived", is_flag=True, help="List archived threads instead.")
 @click.option(
     "-C",
     "--cwd",
     type=click.Path(resolve_path=True),
-    help="Only those of exactly this directory.",
+    help="List only threads with exactly this working directory.",
 )
 @click.option(
-    "-n", "--limit", type=click.IntRange(min=1), default=25, show_default=True, help="How many at most."
+    "-n",
+    "--limit",
+    type=click.IntRange(min=1),
+    default=25,
+    show_default=True,
+    help="Maximum number of threads.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON line per thread, as the server tells it.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON line per thread, as the server sends it."
+)
 @_server_options
 def threads_list(**options: Any) -> int:
     """List stored threads, most recently changed first."""
@@ -245,7 +254,7 @@ def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
 
 @threads.command("delete")
 @_THREAD_IDS
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @_server_options
 def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Delete threads permanently. Asks for confirmation."""
@@ -255,12 +264,12 @@ def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="The findings as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 @click.option(
     "--schema",
     "only_schema",
     is_flag=True,
-    help="Compare the protocol of the binary with the one that is built in, and do nothing else.",
+    help="Only compare the protocol of the binary with the built-in one.",
 )
 @_server_options
 def doctor(only_schema: bool, **options: Any) -> int:
@@ -290,7 +299,7 @@ def doctor(only_schema: bool, **options: Any) -> int:
     "--speed",
     type=click.FloatRange(min=0, min_open=True),
     metavar="FACTOR",
-    help="Show it in its own time, so many times as fast. Default: all at once.",
+    help="Replay at this multiple of the original speed. Default: print everything at once.",
 )
 def replay_command(file: str, speed: float | None) -> int:
     """Show a recorded session as a timeline: messages, commands and decisions.
@@ -317,7 +326,7 @@ def _config(options: dict[str, Any]) -> CodexConfig:
         codex_home=options.pop("codex_home"),
         config_overrides=options.pop("config_overrides"),
         start_timeout=start_timeout,
-        # A server that does not even respond gets no more time to exit than it had to start.
+        # A server that does not respond gets no more time to exit than it had to start.
         stop_grace=min(DEFAULT_GRACE, start_timeout),
     )
 
@@ -336,7 +345,7 @@ def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any)
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status; report any error as one line on stderr."""
+    """Run the command line and return its exit status. Report any error as one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -345,7 +354,7 @@ def run(args: Sequence[str] | None = None) -> int:
         try:
             stream.flush()
         except OSError as exc:
-            # Buffered output would fail again at interpreter exit, with a traceback.
+            # The interpreter would flush again at exit, and print a traceback.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
@@ -373,13 +382,13 @@ def _run(args: Sequence[str] | None) -> int:
 
 def _complain(line: str, status: int = 1) -> int:
     if line:
-        with contextlib.suppress(OSError):  # stderr is not writable either: only the status remains
+        with contextlib.suppress(OSError):  # if stderr is not writable either, only the status is left
             click.echo(f"trio-codex: {line}", err=True)
     return status
 
 
 def _refusal(error: OSError) -> str:
-    """Describe an ``OSError`` in one line; return nothing if the reader of the output has exited, as ``head`` does."""
+    """Describe an ``OSError`` in one line, which is empty if the reader of the output has exited, as ``head`` does."""
     if error.errno == errno.EPIPE:
         return ""
     if error.filename is not None:

@@ -1,6 +1,6 @@
 """``trio-codex doctor``: check this installation, and report problems and how to fix them.
 
-It queries the server for whatever would make ``run`` fail. It never calls a model or stores a thread: the thread it
+It checks everything on the server that would make ``run`` fail. It calls no model and stores no thread: the thread that it
 starts is ephemeral, and read-only so that the server does not record the directory as trusted.
 """
 
@@ -37,8 +37,8 @@ MARKS: Final = {
     "skipped": ("·", "dim"),
 }
 SOURCES: Final = {"explicit": "as given", "package": "of trio-codex[runtime]", "path": "on PATH"}
-NO_DOCTOR: Final = "trio-codex doctor"
-"""Hints that mention this are replaced, because the user has just run it."""
+OWN_NAME: Final = "trio-codex doctor"
+"""A hint that mentions this command is replaced, because the user has just run it."""
 
 NO_SERVER: Final = "Check that this is a codex binary with an app-server: run it with app-server --help."
 
@@ -88,7 +88,7 @@ class Examination:
     def note_error(self, name: str, error: CodexError) -> None:
         """Add an error as a finding."""
         cause, hint = explain(error)
-        if hint and NO_DOCTOR in hint:
+        if hint and OWN_NAME in hint:
             hint = NO_SERVER
         self.note(name, "problem", cause, hint)
 
@@ -150,7 +150,7 @@ async def _examine(examination: Examination) -> None:
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
-        examination.note("stop", "ok", f"gone after {duration(took)}", seconds=round(took, 3))
+        examination.note("stop", "ok", f"exited after {duration(took)}", seconds=round(took, 3))
 
 
 def _note_version(examination: Examination, binary: Binary, version: str | None) -> None:
@@ -160,12 +160,12 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
     details: dict[str, Any] = {"version": version, "tested": list(TESTED), "standing": standing}
     match standing:
         case "tested":
-            examination.note("version", "ok", f"{version}, which is tested", **details)
+            examination.note("version", "ok", f"{version}, a tested version", **details)
         case "unknown" if version is None:
             examination.note(
                 "version",
                 "warning",
-                f"unknown; tested is {tested}",
+                f"unknown; tested: {tested}",
                 f"Run {binary.path} --version.",
                 **details,
             )
@@ -173,7 +173,7 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
             hint = (
                 "Update codex."
                 if standing == "older"
-                else "If something is odd, try the tested version first."
+                else "If something misbehaves, try the tested version first."
             )
             examination.note(
                 "version", "warning", f"{version}, {standing} than the tested {tested}", hint, **details
@@ -188,7 +188,7 @@ async def _inquire(
     budget = examination.config.start_timeout
     if not await _try(examination, "configuration", budget, _start_thread, codex, examination):
         for name in ("login", "models"):
-            examination.note(name, "skipped", "not known as long as the configuration cannot be read")
+            examination.note(name, "skipped", "not checked, because the configuration cannot be read")
     else:
         await _try(examination, "login", budget, _read_account, codex, examination, binary)
         await _try(examination, "models", budget, _count_models, codex, examination)
@@ -262,10 +262,10 @@ async def _count_models(codex: Codex, examination: Examination) -> None:
         if cursor is None:
             break
     if count:
-        examination.note("models", "ok", f"{count} on offer", count=count)
+        examination.note("models", "ok", f"{count} available", count=count)
     else:
         examination.note(
-            "models", "warning", "none on offer", "Log in, or set model in config.toml.", count=0
+            "models", "warning", "none available", "Log in, or set model in config.toml.", count=0
         )
 
 
@@ -281,11 +281,11 @@ async def _try_sandbox(codex: Codex, examination: Examination) -> None:
     )
     helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
     if answer.exit_code != 0:
-        told = answer.stderr.strip() or f"exit status {answer.exit_code}"
+        reason = answer.stderr.strip() or f"exit status {answer.exit_code}"
         hint = None
         if sys.platform == "linux":
-            hint = "Install bubblewrap, and allow this user to make user namespaces."
-        examination.note("sandbox", "problem", f"a command cannot run in it: {told}", hint, helper=helper)
+            hint = "Install bubblewrap, and allow this user to create user namespaces."
+        examination.note("sandbox", "problem", f"a command cannot run in it: {reason}", hint, helper=helper)
     elif sys.platform == "linux":
         which = helper or "the bundled bubblewrap, as there is none on PATH"
         examination.note("sandbox", "ok", f"a command ran in it; helper: {which}", helper=helper)

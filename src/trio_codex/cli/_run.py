@@ -13,6 +13,7 @@ import trio
 from trio_codex import Codex, TurnStatus, open_codex, policies, wire
 from trio_codex.cli._ask import Asker, declining
 from trio_codex.cli._render import Progress, Screen, duration
+from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._terminal import find_terminal
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence, working_directory
 from trio_codex.errors import TurnFailed, TurnLost
@@ -20,8 +21,6 @@ from trio_codex.errors import TurnFailed, TurnLost
 if TYPE_CHECKING:
     from trio_codex import CodexConfig, Event, Thread, Turn, TurnResult
     from trio_codex.policies import Policy
-
-INTERRUPTED = 130
 
 
 async def run_turn(

@@ -1,4 +1,4 @@
-"""``trio-codex doctor --schema``: check whether a binary speaks the protocol that this version was built for.
+"""``trio-codex doctor --schema``: report how the protocol of a binary differs from the built-in one.
 
 It runs the binary in an empty home just long enough to print its schema; no server is started.
 """
@@ -23,6 +23,7 @@ from trio_codex.binary import TESTED, find_binary, read_version
 from trio_codex.cli._drift import Difference, NotASchema, compare
 from trio_codex.cli._render import OutputConsole
 from trio_codex.cli._text import CommandFailed, one_line, printable
+from trio_codex.wire._schema.read import BUNDLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,17 +31,13 @@ if TYPE_CHECKING:
     from trio_codex import CodexConfig
     from trio_codex.binary import Binary
 
-BUNDLE: Final = "codex_app_server_protocol.schemas.json"
-"""The file in the binary's output that holds all definitions."""
-
 BUILT_IN: Final = TESTED[1]
 
-SIGNS: Final = {"added": "+", "gone": "-", "changed": "~"}
-STYLES: Final = {"added": "green", "gone": "red", "changed": "yellow"}
+SIGNS: Final = {"added": ("+", "green"), "gone": ("-", "red"), "changed": ("~", "yellow")}
 
 
 async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
-    """Compare the protocols, report the differences, and return the exit status: 1 if any difference matters."""
+    """Compare the protocols, report the differences, and return the exit status, which is 1 if any difference matters."""
     binary = find_binary(config.codex_bin, config.environment().get("PATH"))
     bundle = await _print_schema(binary, config.start_timeout)
     version = binary.version or await read_version(binary.path)
@@ -85,8 +82,8 @@ async def _print_schema(binary: Binary, seconds: float) -> Any:
             elif ended.returncode == 0:
                 return json.loads((out / BUNDLE).read_bytes())
             else:
-                told = ended.stderr.decode("utf-8", "replace").strip()
-                problem = told or f"exit status {ended.returncode}"
+                stderr = ended.stderr.decode("utf-8", "replace").strip()
+                problem = stderr or f"exit status {ended.returncode}"
         except FileNotFoundError as exc:
             problem = "it wrote none" if exc.filename == str(out / BUNDLE) else str(exc)
         except (OSError, ValueError) as exc:
@@ -130,10 +127,13 @@ def _write_lists(binary: Binary, version: str | None, differences: Sequence[Diff
             Text.assemble((mark, style), f"{len(chosen)} {title}: {_counts(chosen)}"), soft_wrap=True
         )
         for difference in chosen:
-            sign = (f"    {SIGNS[difference.change]} ", STYLES[difference.change])
+            sign, color = SIGNS[difference.change]
             detail = (f" ({printable(difference.detail)})" if difference.detail else "", "dim")
             console.print(
-                Text.assemble(sign, f"{difference.kind} {printable(difference.name)}", detail), soft_wrap=True
+                Text.assemble(
+                    (f"    {sign} ", color), f"{difference.kind} {printable(difference.name)}", detail
+                ),
+                soft_wrap=True,
             )
 
 

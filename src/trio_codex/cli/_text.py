@@ -1,6 +1,6 @@
 """Text for display: printable strings, and errors as one line with the cause and the fix.
 
-Text from the agent and the server is not trusted: an escape sequence could hide the command that the user is about to
+Text from the agent and the server is untrusted: an escape sequence could hide the command that the user is about to
 approve.
 """
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 LINE_LIMIT: Final = 600
-"""Maximum length of a one-line error: some of the server's errors list all of its methods, in 5 kB."""
+"""Maximum length of a one-line error. Some errors of the server list all of its methods, in 5 kB."""
 
 SHELLS: Final = frozenset(
     f"{directory}/{shell}" for directory in ("/bin", "/usr/bin") for shell in ("bash", "sh", "zsh", "dash")
 )
-"""Only these shells are stripped from a displayed command line: a shell in another place is worth seeing."""
+"""Shells that are stripped from a displayed command line. A shell in any other place is shown."""
 
 ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"\b(?:sk-|eyJ)[-A-Za-z0-9_.]{12,}")
 _OPTIONS: Final = {"codex_bin": "--codex-bin", "codex_home": "--codex-home"}
-_CONFIG_MEND: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
+_CONFIG_HINT: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
 
 
 class CommandFailed(Exception):
@@ -56,7 +56,7 @@ def working_directory() -> str:
         return os.getcwd()
     except OSError as error:
         raise CommandFailed(
-            f"the working directory is gone ({error.strerror}); pass another as --cwd"
+            f"the working directory no longer exists ({error.strerror}); pass another with --cwd"
         ) from error
 
 
@@ -89,7 +89,7 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
 
 
 def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
-    """Redact strings that look like keys, and the values of variables with names like one."""
+    """Redact strings that look like keys, and the values of environment variables whose names suggest a secret."""
     for name, value in (os.environ if environment is None else environment).items():
         if len(value) >= 8 and _SECRET_NAME.search(name):
             text = text.replace(value, f"<{name}>")
@@ -112,15 +112,15 @@ def explain(error: CodexError) -> tuple[str, str | None]:
     match error:
         case StartError():
             where = f" ({error.binary})" if error.binary else ""
-            told = _told(error.stderr_tail)
-            return one_line(f"{_as_options(error.problem)}{where}{told}"), _as_options(error.hint)
+            detail = _stderr_line(error.stderr_tail)
+            return one_line(f"{_as_options(error.problem)}{where}{detail}"), _as_options(error.hint)
         case ConnectionBroken():
-            return one_line(f"{error.reason}{_told(error.stderr_tail)}"), None
+            return one_line(f"{error.reason}{_stderr_line(error.stderr_tail)}"), None
         case RpcError() if "failed to load configuration" in error.message:
-            return one_line(error.message), _CONFIG_MEND
+            return one_line(error.message), _CONFIG_HINT
         case TurnFailed():
             reason = error.result.error
-            return one_line(str(error)), _turn_mend("" if reason is None else str(reason.codex_error_info))
+            return one_line(str(error)), _turn_hint("" if reason is None else str(reason.codex_error_info))
         case _:
             return one_line(str(error)), None
 
@@ -136,16 +136,16 @@ def _as_options(text: str | None) -> str:
     return text or ""
 
 
-def _told(stderr_tail: str) -> str:
-    """Return the line of the server's stderr that explains its exit: an ``Error:``, else the last one."""
+def _stderr_line(stderr_tail: str) -> str:
+    """Return the line of the server's stderr that explains its exit: an ``Error:`` line, else the last one."""
     lines = [line for line in stderr_tail.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"error\b", line, re.IGNORECASE)]
     return f": {(errors or lines)[-1]}" if lines else ""
 
 
-def _turn_mend(info: str) -> str | None:
+def _turn_hint(info: str) -> str | None:
     if "unauthorized" in info.lower():
-        return "Log in with codex login; trio-codex doctor shows the state."
+        return "Log in with codex login; trio-codex doctor shows the login status."
     if info == "usageLimitExceeded":
-        return "Wait until the limit of this account is reset."
+        return "Wait until the usage limit of this account resets."
     return None
