@@ -201,7 +201,8 @@ class _PublicNames:
             text = text.replace(spelling, name)
         for private, public in _HOMES.items():
             text = text.replace(f"trio_codex.{private}.", f"trio_codex.{public}.")
-        return re.sub(r"(trio_codex(?:\.[a-z]\w*)?)(?:\._\w+)+\.", r"\1.", text)
+        text = re.sub(r"trio_codex\._\w+(?:\.\w+)?\.(?=[A-Za-z_]\w*)", "trio_codex.", text)
+        return re.sub(r"(trio_codex\.[a-z]\w*)(?:\._\w+)+\.", r"\1.", text)
 
     def in_docstring(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]

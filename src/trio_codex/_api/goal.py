@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -25,24 +25,17 @@ if TYPE_CHECKING:
     from trio_codex._values.turn_result import TurnResult
     from trio_codex.policies import Policy
 
-ThreadT_co = TypeVar("ThreadT_co", covariant=True)
 
+class GoalHandle:
+    """A goal, without the handle of its thread. See :class:`~trio_codex.Goal`."""
 
-class GoalHandle(Generic[ThreadT_co]):
-    """A goal, independent of the class of its thread. See :class:`~trio_codex.Goal`."""
-
-    def __init__(self, session: Session, thread: ThreadT_co, state: GoalState) -> None:
+    def __init__(self, session: Session, thread: object, state: GoalState) -> None:
         self._session = session
-        self._thread = thread
+        self._opener = thread
         self._state = state
 
     def __repr__(self) -> str:
         return f"<Goal of thread {self._state.thread_id}, {self.status}, {len(self._state.turns)} turns>"
-
-    @property
-    def thread(self) -> ThreadT_co:
-        """The thread of the goal."""
-        return self._thread
 
     @property
     def status(self) -> str | None:
@@ -137,7 +130,7 @@ class GoalHandle(Generic[ThreadT_co]):
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_goal(
-    make: type[GoalHandle[Any]],
+    make: type[GoalHandle],
     session: Session,
     thread: object,
     state: ThreadState,

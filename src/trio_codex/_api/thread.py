@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast, overload
 
 import trio
 
 from trio_codex import wire
 from trio_codex._api import thread_requests
 from trio_codex._api.goal import GoalHandle, open_goal
-from trio_codex._api.history import items_of, turns_of
-from trio_codex._api.mcp import ThreadMcpServers
-from trio_codex._api.options import check_given, settings_params, turn_params
+from trio_codex._api.options import check_given, turn_params
 from trio_codex._api.shell import run_shell_command
-from trio_codex._api.terminals import Terminals
+from trio_codex._api.stored_thread import StoredThread
 from trio_codex._api.turn import TurnHandle, open_turn
 from trio_codex._values.turn_result import OutputT_co, TurnStatus
 from trio_codex._values.versions import check_turn
-from trio_codex.errors import OutputError, RpcError, ThreadClosed, TurnFailed
+from trio_codex.errors import OutputError, ThreadClosed, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Sequence
+    from collections.abc import Awaitable
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType, UnionType
 
-    from trio_codex._api.history import ItemsView, TurnsView
-    from trio_codex._api.options import ThreadForkOptions, ThreadSettings, TurnOptions
-    from trio_codex._api.paging import Pager
+    from trio_codex._api.options import ThreadForkOptions, TurnOptions
     from trio_codex._api.thread_requests import Opened
-    from trio_codex._link.subscriptions import Subscription
     from trio_codex._session.session import Session
     from trio_codex._session.state import TurnState
-    from trio_codex._values.event import Event
     from trio_codex._values.inputs import TurnInput
     from trio_codex._values.turn_result import TurnResult
-    from trio_codex._values.usage import TokenUsage
     from trio_codex.policies import Policy
 
 T = TypeVar("T")
 
 
-class Turn(TurnHandle["Thread", OutputT_co]):
+class Turn(TurnHandle[OutputT_co]):
     """One turn of a thread, inside ``async with thread.turn(…)``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
@@ -49,8 +42,13 @@ class Turn(TurnHandle["Thread", OutputT_co]):
     scope does.
     """
 
+    @property
+    def thread(self) -> Thread:
+        """The thread of the turn."""
+        return cast("Thread", self._opener)
 
-class Goal(GoalHandle["Thread"]):
+
+class Goal(GoalHandle):
     """A goal of a thread, inside ``async with thread.goal(…)``: one scope for several turns run by the server.
 
     Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last turn
@@ -58,8 +56,13 @@ class Goal(GoalHandle["Thread"]):
     the goal; leaving its scope does.
     """
 
+    @property
+    def thread(self) -> Thread:
+        """The thread of the goal."""
+        return cast("Thread", self._opener)
 
-class Thread:
+
+class Thread(StoredThread):
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
@@ -69,20 +72,6 @@ class Thread:
     Attributes:
         info: The server's description of the thread when it was opened.
     """
-
-    def __init__(self, session: Session, opened: Opened) -> None:
-        response = opened.response
-        self._session = session
-        self._listeners: tuple[Subscription[Event], ...] = ()
-        self.info: wire.Thread = response.thread
-        self._state = session.router.admit(
-            opened.pending, self, self.info.id, response.cwd, opened.newest_turn
-        )
-
-    @property
-    def id(self) -> str:
-        """The thread's id, which can be used to resume it."""
-        return self._state.id
 
     def __repr__(self) -> str:
         return f"<Thread {self.id}{'' if self._is_open else ', closed'}>"
@@ -337,65 +326,7 @@ class Thread:
         self._check_open()
         return await run_shell_command(self._session, self, self._state, command)
 
-    @property
-    def terminals(self) -> Terminals:
-        """The thread's background terminals."""
-        return Terminals(self._request)
-
-    @property
-    def mcp(self) -> ThreadMcpServers:
-        """The MCP servers started by this thread."""
-        return ThreadMcpServers(self._request)
-
-    @asynccontextmanager
-    async def events(self) -> AsyncGenerator[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
-
-        Any number of subscribers may be active at once; each has its own bounded buffer.
-
-        Raises:
-            ThreadClosed: The thread's scope has exited. Also raised while iterating.
-            SubscriptionOverflow: While iterating: this consumer fell behind by more than ``event_buffer`` allows.
-            ConnectionBroken: While iterating: the connection ended.
-        """
-        self._check_open()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        events = self._session.subscription()
-        self._state.listeners.append(events)
-        self._listeners += (events,)
-        try:
-            yield events
-        finally:
-            events.release()
-            self._state.listeners.remove(events)
-            self._listeners = tuple(each for each in self._listeners if each is not events)
-            self._session.threads.discard_if_unused(self._state)
-
     # -- the thread itself -------------------------------------------------------------------------------------
-
-    async def read(self, *, include_turns: bool = False) -> wire.Thread:
-        """Read the thread from the server. With ``include_turns`` the whole history arrives as a single line."""
-        response: wire.ThreadReadResponse = await self._request("thread/read", includeTurns=include_turns)
-        return response.thread
-
-    async def set_name(self, name: str) -> None:
-        """Set the thread's name. The server rejects this before the first turn."""
-        await self._request("thread/name/set", name=name)
-
-    async def update_settings(self, **settings: Unpack[ThreadSettings]) -> None:
-        """Change the settings of later turns without starting one (experimental).
-
-        Settings not given stay unchanged. The options of :meth:`turn` change the same settings.
-
-        Args:
-            **settings: See :class:`ThreadSettings`.
-
-        Raises:
-            ValueError: Settings conflict; nothing was sent.
-            CodexError: As for any request.
-        """
-        self._check_open()
-        await self._session.server.request("thread/settings/update", settings_params(self.id, settings))
 
     async def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of this one. The server rejects this before the first turn.
@@ -412,87 +343,6 @@ class Thread:
         """
         self._check_open()
         return await open_thread(self._session, thread_requests.fork(self._session, self.id, options))
-
-    async def revert(self, before_turn_id: str) -> wire.Thread:
-        """Remove a turn and everything after it from the history. Files are not changed.
-
-        Args:
-            before_turn_id: The first turn to remove.
-
-        Raises:
-            CodexError: As for any request.
-        """
-        response: wire.ThreadRevertResponse = await self._request(
-            "thread/revert", beforeTurnId=before_turn_id
-        )
-        return response.thread
-
-    async def inject_items(self, items: Sequence[wire.JSON]) -> None:
-        """Append raw Responses API items to the model's context, without starting a turn.
-
-        Raises:
-            CodexError: As for any request.
-        """
-        await self._request("thread/inject_items", items=list(items))
-
-    def turns(self, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
-        """Iterate over the thread's turns, by default newest first, holding one page at a time.
-
-        Args:
-            **view: See :class:`TurnsView`.
-        """
-        self._check_open()
-        return turns_of(self._session, self.id, view)
-
-    def items(self, **view: Unpack[ItemsView]) -> Pager[wire.ThreadItemEntry]:
-        """Iterate over the items of the thread's turns, by default oldest first, holding one page at a time.
-
-        Args:
-            **view: See :class:`ItemsView`.
-        """
-        self._check_open()
-        return items_of(self._session, self.id, view)
-
-    @property
-    def usage(self) -> TokenUsage | None:
-        """Tokens used by its turns and their agents since this client opened it; ``None`` if none were reported."""
-        return self._state.meter.usage
-
-    async def archive(self) -> None:
-        """Archive the thread: the server ends its open turn, unloads it, and hides it from ordinary listings."""
-        await self._request("thread/archive")
-
-    async def delete(self) -> None:
-        """Delete the thread permanently. The server ends its open turn."""
-        await self._request("thread/delete")
-
-    async def unsubscribe(self) -> None:
-        """Stop receiving events of the thread.
-
-        A running turn continues, but its end is not observed: its scope treats the turn as stuck. Starting a turn
-        raises ``ThreadClosed`` until the thread is resumed.
-
-        Raises:
-            CodexError: As for any request.
-        """
-        self._check_open()
-        for pending in self._state.pending:
-            pending.is_overtaken = True
-        # Set first: even if this is cancelled, the request may have taken effect.
-        self._state.is_mute = True
-        try:
-            await thread_requests.unsubscribe(self._session, self._state)
-        except RpcError:
-            self._state.is_mute = False
-            raise
-
-    async def _request(self, method: str, **params: Any) -> Any:
-        self._check_open()
-        return await self._session.server.request(method, {"threadId": self.id, **params})
-
-    def _check_open(self) -> None:
-        self._session.connection.check_open()
-        self._state.check_open(self)
 
     @property
     def _is_open(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import trio
 
@@ -35,22 +35,20 @@ if TYPE_CHECKING:
     from trio_codex._values.usage import TokenUsage
     from trio_codex.policies import Policy
 
-ThreadT_co = TypeVar("ThreadT_co", covariant=True)
 
-
-class TurnHandle(Generic[ThreadT_co, OutputT_co]):
-    """One turn, independent of the class of its thread. See :class:`~trio_codex.Turn`."""
+class TurnHandle(Generic[OutputT_co]):
+    """One turn, without the handle of its thread. See :class:`~trio_codex.Turn`."""
 
     def __init__(
         self,
         session: Session,
-        thread: ThreadT_co,
+        thread: object,
         state: TurnState,
         events: Subscription[Event],
         output: OutputType[Any] | None = None,
     ) -> None:
         self._session = session
-        self._thread = thread
+        self._opener = thread
         self._state = state
         self._events = events
         self._output = output
@@ -63,11 +61,6 @@ class TurnHandle(Generic[ThreadT_co, OutputT_co]):
     def id(self) -> str:
         """The turn's id on the server."""
         return self._state.id or ""
-
-    @property
-    def thread(self) -> ThreadT_co:
-        """The thread of the turn."""
-        return self._thread
 
     @property
     def result(self) -> TurnResult[OutputT_co]:
@@ -223,7 +216,7 @@ class TurnText:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_turn(
-    make: type[TurnHandle[Any, Any]],
+    make: type[TurnHandle[Any]],
     session: Session,
     thread: object,
     state: ThreadState,

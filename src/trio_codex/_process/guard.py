@@ -1,21 +1,20 @@
 """The guard: a small process between the client and the server that kills whatever the server leaves behind.
 
-It runs under ``python -I -S`` and imports as little of the standard library as possible, because its startup time is
-part of every server start. It is independent of Trio, JSON and Codex.
+It runs under ``python -I -S`` and imports little of the standard library: its startup is part of every server start.
+It is independent of Trio, JSON and Codex.
 
 It is a *child subreaper*: every descendant whose parent dies becomes its own child, even if it moved to another session
 or process group. Having no children therefore means that nothing is left, and a loop that kills children until then
 cannot miss a daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when
 the client is gone: its socket is closed, or its process is dead even though a forked copy of it still holds the socket.
 
-It is two processes: the *keeper*, which the client starts, and the guard proper, which the keeper forks and which forks
-the server. Both are subreapers: if the guard is killed (by the OOM killer, say), its children become those of the
-keeper, which kills them. If the keeper is killed, the guard ends the server as if the client were gone.
+It is two processes: the *keeper*, which the client starts, forks the guard proper, which forks the server. Both are
+subreapers: if the guard is killed (by the OOM killer, say), its children become those of the keeper, which kills them.
+If the keeper is killed, the guard ends the server as if the client were gone.
 
 The server inherits the guard's stdin, stdout and stderr unchanged. It gets its own session, default signal handlers
 with no signals blocked, a descriptor limit raised to the hard limit, and exactly the arguments, environment and working
-directory of the *plan*. The plan is a marshalled ``(argv, environ, cwd)`` in a file descriptor, so that neither the
-process list nor the guard's own environment shows it.
+directory of the *plan*: a marshalled ``(argv, environ, cwd)`` in a file descriptor, which no process list shows.
 
 The guard reports lines on the socket:
 

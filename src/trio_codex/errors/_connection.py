@@ -34,7 +34,7 @@ class StartError(CodexError):
 
     @property
     def mend(self) -> str | None:
-        """The former name of :attr:`hint`."""
+        """The former name of ``hint``."""
         warnings.warn("StartError.mend is now called hint", DeprecationWarning, stacklevel=2)
         return self.hint
 
