@@ -11,6 +11,7 @@ from bare_router import bare_router
 from trio_codex._core.rpc import Notification
 from trio_codex._session.listeners import KEYED_NOTIFICATIONS
 from trio_codex._session.state import TurnState
+from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._values.turn_result import REDUCED
 from trio_codex.wire._registry import TEXT_DELTAS
 
@@ -38,7 +39,8 @@ def client(*, shared):
     for name, turn_id in (("1", "1"), ("2", None), ("3", "3")):
         state = threads.thread(name)
         state.held = 1
-        state.turn = TurnState(state, turn_id, events=listeners.subscription())
+        state.turn = TurnState(state, TurnMachine(turn_id))
+        state.turn.events = listeners.subscription()
         turns.append(state.turn)
     threads.thread("3").parent = turns[0]
     listener = Everything()

@@ -14,7 +14,9 @@ from trio_codex._core.rpc import Notification, OversizeNotification
 from trio_codex._link.call import CloseReason
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.hooks import Instruments
-from trio_codex._session.state import PAST_TURNS_KEPT, TurnState
+from trio_codex._session.budget import Meter
+from trio_codex._session.state import PAST_TURNS_KEPT, TurnOwner, TurnState
+from trio_codex._session.turn_machine import TurnMachine
 from trio_codex.instruments import Instrument
 
 THREADS = st.sampled_from(["thread-1", "thread-1", "thread-2"])
@@ -136,10 +138,9 @@ class Turns(RuleBasedStateMachine):
             return
         state = TurnState(
             self.threads[thread],
-            events=Listener(),
-            callbacks=CallbackGroup(),
-            instruments=self.instruments,
-            named_by_announcement=only_announced,
+            TurnMachine(named_by_announcement=only_announced),
+            TurnOwner(None, Listener(), CallbackGroup(), None, Meter("turn"), None),
+            self.instruments,
         )
         self.threads[thread].turn = state
         self.open[thread] = Turn(state, own=True, only_announced=only_announced)

@@ -145,8 +145,7 @@ async def open_goal(
     body = ScopeGuard()
     session.meter.check_something_left()
     state.meter.check_something_left()
-    goal = GoalState(session, state, body, policy)
-    goal.opener = thread
+    goal = GoalState(session, state, thread, body, policy)
     # Reserve the thread before the first await: another task may be about to start a turn.
     state.sequence = goal
     state.listeners.append(goal)

@@ -13,7 +13,8 @@ from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry as _retry
 from trio_codex._session.budget import BudgetTracker, Meter
 from trio_codex._session.scope_guard import ScopeGuard
-from trio_codex._session.state import TurnState
+from trio_codex._session.state import TurnOwner, TurnState
+from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._session.waiting import last_event_at, waiting_on, watch_idle
 from trio_codex._values.inputs import steer_params
 from trio_codex._values.turn_result import OutputT_co
@@ -253,15 +254,13 @@ async def open_turn(
     meter = Meter("turn", budget)
     budget_tracker = BudgetTracker((meter, state.meter, session.meter), body.scope, body.fail)
     events = session.subscription()
+    callbacks = CallbackGroup(body.fail, contextvars.copy_context())
     turn = TurnState(
         state,
-        events=events,
-        callbacks=CallbackGroup(body.fail, contextvars.copy_context()),
-        policy=policy,
-        instruments=session.instruments,
-        named_by_announcement=named_by_announcement,
+        TurnMachine(named_by_announcement=named_by_announcement),
+        TurnOwner(thread, events, callbacks, policy, meter, budget_tracker),
+        session.instruments,
     )
-    turn.opener, turn.meter, turn.budget_tracker = thread, meter, budget_tracker
     # Reserve the thread before the first await: another task may be about to start a turn too.
     state.turn = turn
     watch: trio.CancelScope | None = None

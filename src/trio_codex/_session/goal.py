@@ -17,9 +17,10 @@ from trio_codex._core.json import object_of, parse_object, string_of
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry
-from trio_codex._session.budget import BudgetTracker
+from trio_codex._session.budget import BudgetTracker, Meter
 from trio_codex._session.server import decode_result
-from trio_codex._session.state import TurnSequence, TurnState
+from trio_codex._session.state import TurnOwner, TurnSequence, TurnState
+from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._values.sink import EventSink
 from trio_codex._values.turn_result import TurnResult, TurnStatus
 from trio_codex.errors import BudgetExceeded, CodexError, DecodeError, RpcError, TurnLost
@@ -87,13 +88,14 @@ class GoalState(TurnSequence, EventSink):
         self,
         session: Session,
         thread: ThreadState,
+        opener: object,
         body: ScopeGuard,
         policy: Policy | None,
     ) -> None:
         self.events: Subscription[Event] = session.subscription()
         self.turns: list[TurnState] = []
         self.over: trio.Event = trio.Event()
-        self.opener: object = None
+        self.opener: object = opener
         self._session = session
         self._thread = thread
         self._body = body
@@ -110,20 +112,17 @@ class GoalState(TurnSequence, EventSink):
     def next_turn(self, turn_id: str) -> TurnState:
         """See :class:`~trio_codex._session.state.TurnSequence`."""
         session, thread = self._session, self._thread
-        turn = TurnState(
-            thread,
-            turn_id,
-            events=_GoalTurnSink(self),
-            callbacks=CallbackGroup(self._body.fail, self._context),
-            policy=self._policy,
-            instruments=session.instruments,
-        )
+        meter = Meter("turn")
+        budget_tracker = None
         try:
-            meters = (turn.meter, thread.meter, session.meter)
-            turn.budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
+            meters = (meter, thread.meter, session.meter)
+            budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
             # It runs regardless; ending the goal ends it.
             self._body.fail(exc)
+        callbacks = CallbackGroup(self._body.fail, self._context)
+        owner = TurnOwner(self.opener, _GoalTurnSink(self), callbacks, self._policy, meter, budget_tracker)
+        turn = TurnState(thread, TurnMachine(turn_id), owner, session.instruments)
         self.turns.append(turn)
         begun, self._begun = self._begun, trio.Event()
         begun.set()

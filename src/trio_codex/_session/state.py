@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
+import attrs
 import trio
 
 from trio_codex._core.json import Json, object_of, parse_object, string_of
@@ -49,6 +50,27 @@ class TurnSequence(Protocol):
         """End it on the server. Bounded."""
 
 
+@attrs.frozen(eq=False, repr=False)
+class TurnOwner:
+    """The scope of this client that a turn belongs to.
+
+    Attributes:
+        handle: The handle that started the turn.
+        events: The buffer of its consumer.
+        callbacks: Its callbacks.
+        policy: The policy given for it.
+        meter: What it uses, including the agents it spawned.
+        budget_tracker: Tracks it against the budgets; ``None`` if they were already used up.
+    """
+
+    handle: object
+    events: EventSink
+    callbacks: CallbackGroup
+    policy: Policy | None
+    meter: Meter
+    budget_tracker: BudgetTracker | None
+
+
 class TurnState:
     """One open turn.
 
@@ -75,30 +97,31 @@ class TurnState:
     def __init__(
         self,
         thread: ThreadState,
-        turn_id: str | None = None,
-        *,
-        events: EventSink | None = None,
-        callbacks: CallbackGroup | None = None,
-        policy: Policy | None = None,
+        machine: TurnMachine,
+        owner: TurnOwner | None = None,
         instruments: Instruments = NO_INSTRUMENTS,
-        named_by_announcement: bool = False,
     ) -> None:
         self.thread = thread
-        self.opener: object = None
+        self.machine = machine
         # It belongs to another client and was known before this one was requested.
         self._other_id = thread.starting_turn_id
-        self.machine: TurnMachine = TurnMachine(turn_id, named_by_announcement=named_by_announcement)
         self.reducer: TurnReducer = TurnReducer()
-        self.events = events
-        self.callbacks = callbacks
+        self.opener: object = None
+        self.events: EventSink | None = None
+        self.callbacks: CallbackGroup | None = None
+        self.policy: Policy | None = None
+        self.meter: Meter
+        self.budget_tracker: BudgetTracker | None = None
+        if owner is None:
+            self.meter = Meter("turn")
+        else:
+            self.opener, self.events, self.callbacks = owner.handle, owner.events, owner.callbacks
+            self.policy, self.meter, self.budget_tracker = owner.policy, owner.meter, owner.budget_tracker
         self.agent_callbacks: CallbackGroup | None = None
-        self.policy = policy
         self.started: trio.Event = trio.Event()
         self.ended: trio.Event = trio.Event()
         self.last_event_at: float = trio.current_time()
-        self.meter: Meter = Meter("turn")
         self.agents_usage: TokenUsage | None = None
-        self.budget_tracker: BudgetTracker | None = None
         self.agent_listeners: tuple[Subscription[Event], ...] = ()
         self.start: Call | None = None
         self._result: TurnResult | None = None
@@ -106,7 +129,7 @@ class TurnState:
         self._record: TurnRecord | None = None
         if instruments:
             self._record = TurnRecord(
-                instruments.connection, thread.id, self.owned, self.last_event_at, turn_id
+                instruments.connection, thread.id, self.owned, self.last_event_at, machine.id
             )
             instruments.emit("turn_started", self._record)
 
@@ -448,7 +471,7 @@ class ThreadState:
     def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
         """Create the state of a turn that the server started by itself."""
         if self.sequence is None:
-            self.turn = TurnState(self, turn_id, instruments=instruments)
+            self.turn = TurnState(self, TurnMachine(turn_id), instruments=instruments)
         else:
             self.turn = self.sequence.next_turn(turn_id)
         return self.turn
