@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from test_layering import FLOORS
 
 import trio_codex
+from test_layering import FLOORS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = Path(trio_codex.__file__).parent
