@@ -153,7 +153,7 @@ async def test_a_policy_may_take_a_year(autojump_clock):
 BUDGETS = {"start_timeout", "request_timeout", "interrupt_grace", "stop_grace"}
 
 BOUNDS = {
-    "_process/binary": {
+    "_launch/_binary": {
         "VERSION_SECONDS",
         "END_BOUND",
     },  # asking a binary for its version is no wait for the server

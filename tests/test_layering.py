@@ -15,7 +15,7 @@ TESTS = Path(__file__).parent
 
 FLOORS = (
     ("errors", "_core", "wire"),
-    ("_link", "_process"),
+    ("_link", "_process", "_launch"),
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),

@@ -370,13 +370,8 @@ def test_the_wire_classes_are_read_back_as_what_they_were_generated_from(protoco
 
 
 def test_a_choice_between_properties_is_told_in_the_docstring(protocol: Protocol) -> None:
-    image = protocol.class_("ImageUserInput")
+    image = protocol.definitions["ImageUserInput"]
     assert "Exactly one of `url` and `file_id` is given." in image.doc
-
-
-def test_only_a_class_is_a_class(protocol: Protocol) -> None:
-    with pytest.raises(WiregenError, match="TurnStatus is not a class"):
-        protocol.class_("TurnStatus")
 
 
 def test_a_notification_without_params_is_an_error(bundle: schema.Bundle) -> None:
@@ -397,7 +392,7 @@ def test_params_with_a_type_of_their_own_are_an_error() -> None:
 def test_a_domain_needs_only_earlier_ones(protocol: Protocol) -> None:
     order = [domain.module for domain in domains.DOMAINS]
     for name, definition in protocol.definitions.items():
-        for other in definition.refs():
+        for other in ir.refs(definition):
             if other in protocol.home:
                 assert order.index(protocol.home[other]) <= order.index(protocol.home[name])
 

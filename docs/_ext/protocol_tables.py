@@ -184,7 +184,7 @@ def _spellings() -> dict[str, str]:
     }
 
 
-_HOMES = {"_process.binary": "binary", "_tools.tool": "tools", "_values.tool_result": "tools"}
+_HOMES = {"_launch._binary": "binary", "_tools.tool": "tools", "_values.tool_result": "tools"}
 """Private modules whose names are not exported by ``trio_codex`` itself."""
 
 

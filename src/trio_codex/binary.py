@@ -1,7 +1,7 @@
 """Which ``codex`` is run, and which version it is: for tools that report on an installation, such as the doctor."""
 
-from trio_codex._process.binary import TESTED as TESTED
-from trio_codex._process.binary import Binary as Binary
-from trio_codex._process.binary import check_version as check_version
-from trio_codex._process.binary import find_binary as find_binary
-from trio_codex._process.binary import read_version as read_version
+from trio_codex._launch._binary import TESTED as TESTED
+from trio_codex._launch._binary import Binary as Binary
+from trio_codex._launch._binary import check_version as check_version
+from trio_codex._launch._binary import find_binary as find_binary
+from trio_codex._launch._binary import read_version as read_version

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from trio_codex.wire._schema import ir
 from wiregen import WiregenError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from trio_codex.wire._schema.ir import Definition
     from wiregen.protocol import Methods
 
 
@@ -65,13 +65,13 @@ DOMAINS = (
 """The domains, in the order of their imports."""
 
 
-def assign(definitions: Mapping[str, Definition], methods: Methods) -> dict[str, str]:
+def assign(definitions: Mapping[str, ir.Definition], methods: Methods) -> dict[str, str]:
     """Return the module of each definition.
 
     Raises:
         WiregenError: No domain reaches a definition, or a domain is empty.
     """
-    roots = {name: [*method.refs()] for table in methods.values() for name, method in table.items()}
+    roots = {name: [*ir.refs(method)] for table in methods.values() for name, method in table.items()}
     children: dict[str, list[str]] = {}
     for name, definition in definitions.items():
         if definition.parent is not None:
@@ -94,7 +94,7 @@ def assign(definitions: Mapping[str, Definition], methods: Methods) -> dict[str,
 def _reach(
     start: Iterable[str],
     module: str,
-    definitions: Mapping[str, Definition],
+    definitions: Mapping[str, ir.Definition],
     children: Mapping[str, list[str]],
     home: dict[str, str],
 ) -> None:
@@ -106,7 +106,7 @@ def _reach(
             continue
         home[name] = module
         definition = definitions[name]
-        open_.extend(definition.refs())
+        open_.extend(ir.refs(definition))
         open_.extend(children.get(name, ()))
         if definition.parent is not None:
             open_.append(definition.parent)

@@ -45,7 +45,7 @@ def _uses(protocol: Protocol) -> dict[str, str]:
     uses: dict[str, str] = {}
     for table, described in texts.items():
         for method in protocol.methods[table].values():
-            for name, text in zip(method.refs(), described[method.params == ir.NONE :], strict=False):
+            for name, text in zip(ir.refs(method), described[method.params == ir.NONE :], strict=False):
                 uses.setdefault(name, f"{text} `{method.name}`.")
     return uses
 
@@ -82,7 +82,7 @@ class _Module:
         foreign = {
             name
             for definition in definitions
-            for name in definition.refs()
+            for name in ir.refs(definition)
             if home.get(name, self.module) != self.module
         }
         lines = [
@@ -170,7 +170,7 @@ class _Module:
         definitions = self.protocol.definitions
         for name in ir.refs(type_):
             target = definitions[name]
-            for enum in (target, *map(definitions.get, target.refs())):
+            for enum in (target, *map(definitions.get, ir.refs(target))):
                 if not isinstance(enum, ir.Enum):
                     continue
                 for member in enum.members:
@@ -197,7 +197,7 @@ class _Module:
         return ", ".join(part for part in parts if isinstance(part, str) and part)
 
     def _alias(self, alias: ir.Alias) -> list[str]:
-        for name in alias.refs():
+        for name in ir.refs(alias):
             self._need(name)
         is_short_name = alias.name in names.EXTRA_ALIASES
         text = type_text(alias.type, {} if is_short_name else self.protocol.definitions)
@@ -212,7 +212,7 @@ def _in_order(aliases: list[ir.Alias]) -> list[ir.Alias]:
     done: dict[str, ir.Alias] = {}
 
     def visit(alias: ir.Alias) -> None:
-        for name in alias.refs():
+        for name in ir.refs(alias):
             if name in by_name and name != alias.name:
                 visit(by_name[name])
         done.setdefault(alias.name, alias)

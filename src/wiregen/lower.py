@@ -176,18 +176,24 @@ class _Context:
 
     def _type(self, type_: ir.Type, where: str) -> ir.Type:
         """Lower the type of a value: put constants in place of what the tables call literals."""
-
-        def convert(part: ir.Ref | ir.Class) -> ir.Type:
-            if isinstance(part, ir.Class) or part == ir.UNKNOWN:
+        match type_:
+            case ir.Ref(name) if type_ != ir.UNKNOWN:
+                if name not in self.definitions or name in tables.ENVELOPES:
+                    raise WiregenError(f"{where} refers to {name}, which is not a value")
+                target = self.definitions[name]
+                if name in tables.LITERALS and isinstance(target, ir.Enum):
+                    return ir.Const(tuple(member.value for member in target.members))
+                return type_
+            case ir.Seq(item):
+                return ir.Seq(self._type(item, where))
+            case ir.Map(value):
+                return ir.Map(self._type(value, where))
+            case ir.Union(members):
+                return ir.union(self._type(member, where) for member in members)
+            case ir.Plain() | ir.Const():
+                return type_
+            case _:
                 raise WiregenError(f"cannot lower the type of {where}: it has an object without a name")
-            if part.name not in self.definitions or part.name in tables.ENVELOPES:
-                raise WiregenError(f"{where} refers to {part.name}, which is not a value")
-            target = self.definitions[part.name]
-            if part.name in tables.LITERALS and isinstance(target, ir.Enum):
-                return ir.Const(tuple(member.value for member in target.members))
-            return part
-
-        return ir.replace(type_, convert)
 
 
 def _named(enum: ir.Enum) -> ir.Enum:

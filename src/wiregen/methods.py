@@ -79,7 +79,7 @@ def _check(methods: Methods, definitions: Schema) -> None:
     _require("TEXT_DELTAS", tables.TEXT_DELTAS, payloads)
     _require("NOT_TEXT_DELTAS", tables.NOT_TEXT_DELTAS, payloads)
     for method, (text, key) in tables.TEXT_DELTAS.items():
-        (name,) = payloads[method].refs()
+        (name,) = ir.refs(payloads[method])
         payload = definitions[name]
         types = {field.wire: field.type for field in payload.fields} if isinstance(payload, ir.Class) else {}
         _require(f"TEXT_DELTAS[{method!r}]", (text, *key), types)

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from trio_codex.wire._schema import ir
-from wiregen import WiregenError
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trio_codex.wire._schema import ir
 
 
 Methods: TypeAlias = "Mapping[ir.Table, Mapping[str, ir.Method]]"
@@ -27,14 +26,3 @@ class Protocol:
     methods: Methods
     home: Mapping[str, str]
     """The module of each definition."""
-
-    def class_(self, name: str) -> ir.Class:
-        """Return a definition that must be a class.
-
-        Raises:
-            WiregenError: It is not a class.
-        """
-        found = self.definitions[name]
-        if not isinstance(found, ir.Class):
-            raise WiregenError(f"{name} is not a class")
-        return found

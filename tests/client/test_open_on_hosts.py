@@ -9,9 +9,9 @@ import pytest
 import trio
 
 from trio_codex import CodexConfig, errors, open_codex
+from trio_codex._launch._binary import find_binary
 from trio_codex._process import guard as _guard
 from trio_codex._process import server as _process
-from trio_codex._process.binary import find_binary
 from trio_codex._process.guarded import GuardedProcess
 from trio_codex.testing import fake_process
 
@@ -81,7 +81,7 @@ async def test_a_start_without_a_descriptor_is_a_spawn_error(monkeypatch):
     def refuse(*args, **options):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr("trio_codex._process.binary.find_binary", refuse)
+    monkeypatch.setattr("trio_codex._launch._binary.find_binary", refuse)
     error = await fails_to_start(CodexConfig())
     assert type(error) is errors.SpawnError
     assert "Too many open files" in error.problem

@@ -8,7 +8,7 @@ import wsproto
 from wsproto.events import AcceptConnection, Ping, Request, TextMessage
 
 from trio_codex import connect_codex
-from trio_codex._process.binary import find_binary
+from trio_codex._launch._binary import find_binary
 from trio_codex._process.spawn import spawn_server
 from trio_codex.testing import MockModel, offline_home
 

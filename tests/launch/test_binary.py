@@ -6,8 +6,8 @@ from importlib.machinery import ModuleSpec
 import pytest
 import trio
 
-from trio_codex._process import binary as _binary
-from trio_codex._process.binary import TESTED, Binary, check_version, find_binary, read_version
+from trio_codex._launch import _binary as _binary
+from trio_codex._launch._binary import TESTED, Binary, check_version, find_binary, read_version
 from trio_codex.errors import SpawnError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="makes executable files")

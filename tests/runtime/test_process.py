@@ -425,7 +425,7 @@ async def _receive(process, number):
 
 @pytest.mark.real
 async def test_the_real_server_ends_on_eof_with_its_commands_and_what_they_left(tmp_path, no_leaks):
-    from trio_codex._process.binary import find_binary
+    from trio_codex._launch._binary import find_binary
 
     home = tmp_path / "home"
     home.mkdir()

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from process.running_server import descriptors, drain, read_line
-from trio_codex._process.binary import find_binary
+from trio_codex._launch._binary import find_binary
 from trio_codex._process.spawn import spawn_server
 from trio_codex._process.start_gate import start_gate
 

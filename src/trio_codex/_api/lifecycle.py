@@ -37,9 +37,9 @@ from trio_codex.instruments._base import Instrument, ProcessRecord
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trio_codex._launch._binary import Binary
     from trio_codex._link.channel import Channel
     from trio_codex._link.services import Services
-    from trio_codex._process.binary import Binary
     from trio_codex._process.server import ServerProcess
     from trio_codex._session.budget import Budget
     from trio_codex._tools.tool import AnyTool
@@ -120,7 +120,7 @@ class ClientLifecycle:
             raise SpawnError(f"the server cannot be started: {exc}", "spawn", hint, binary) from exc
 
     async def _spawn(self, services: Services, config: CodexConfig) -> Session:
-        from trio_codex._process.binary import find_binary
+        from trio_codex._launch._binary import find_binary
         from trio_codex._process.channel import ProcessChannel
         from trio_codex._process.spawn import spawn_server
         from trio_codex._process.start_gate import start_gate

@@ -23,7 +23,7 @@ BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 """Requests that the server may decide itself, depending on its settings. It always sends questions and tool calls."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Defaults:
     """What applies to all threads of a client.
 

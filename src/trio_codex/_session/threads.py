@@ -9,7 +9,7 @@ from trio_codex._session.state import ThreadState
 from trio_codex._session.unknown import UnknownThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from trio_codex._session.state import TurnSequence, TurnState
 
@@ -28,7 +28,8 @@ class Threads:
         self._threads: dict[str, ThreadState] = {}
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self.unknown: UnknownThreads = UnknownThreads(self._threads)
-        self.find = self._threads.get
+        self.find: Callable[[str], ThreadState | None] = self._threads.get
+        """Return the state of a thread, if there is any. The reader calls it for every event."""
 
     def __iter__(self) -> Iterator[ThreadState]:
         return iter(self._threads.values())

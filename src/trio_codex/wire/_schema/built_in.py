@@ -72,7 +72,6 @@ def _field(cls: type[Wire], attribute: attrs.Attribute[Any]) -> ir.Field:
         wire=wire_name(cls, attribute.name),
         type=_type(attribute.type),
         required=attribute.default is attrs.NOTHING,
-        default=ir.MISSING if attribute.default is attrs.NOTHING else attribute.default,
         clears=attribute.name in cls.__wire__.clears,
     )
 

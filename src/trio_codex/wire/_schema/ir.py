@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # -- types ---------------------------------------------------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Missing:
 
 
 MISSING = Missing()
-"""A field without a default."""
+"""The default of a field that has none."""
 
 Default: TypeAlias = Missing | bool | int | str | tuple[str, ...] | None
 """The value of an absent field. A tuple stands for a list, created for each object."""
@@ -108,11 +108,6 @@ class Class:
     """Whether other properties carry data."""
     experimental: bool = False
 
-    def refs(self) -> Iterator[str]:
-        """Iterate over the names of the definitions that the fields mention."""
-        for field in self.fields:
-            yield from refs(field.type)
-
 
 Type: TypeAlias = Plain | Ref | Const | Seq | Map | Union | Class
 
@@ -153,37 +148,6 @@ def constant(type_: Type) -> str | None:
     return type_.values[0] if isinstance(type_, Const) and len(type_.values) == 1 else None
 
 
-def replace(type_: Type, convert: Callable[[Ref | Class], Type]) -> Type:
-    """Replace each reference and each nameless object within a type."""
-    match type_:
-        case Ref() | Class():
-            return convert(type_)
-        case Seq(item):
-            return Seq(replace(item, convert))
-        case Map(value):
-            return Map(replace(value, convert))
-        case Union():
-            return union(replace(member, convert) for member in type_.members)
-        case _:
-            return type_
-
-
-def refs(type_: Type) -> Iterator[str]:
-    """Iterate over the names of the definitions that a type mentions."""
-    match type_:
-        case Ref(name):
-            yield name
-        case Seq(inner) | Map(inner):
-            yield from refs(inner)
-        case Union(several):
-            for member in several:
-                yield from refs(member)
-        case Class():
-            yield from type_.refs()
-        case _:
-            pass
-
-
 # -- definitions ---------------------------------------------------------------------------------------------------
 
 
@@ -206,10 +170,6 @@ class Enum:
     parent: str | None = None
     experimental: bool = False
 
-    def refs(self) -> Iterator[str]:
-        """Iterate over nothing: an enum mentions no definition."""
-        return iter(())
-
 
 @attrs.frozen(kw_only=True)
 class Alias:
@@ -221,25 +181,8 @@ class Alias:
     parent: str | None = None
     experimental: bool = False
 
-    def refs(self) -> Iterator[str]:
-        """Iterate over the names of the definitions that the type mentions."""
-        return refs(self.type)
-
 
 Definition: TypeAlias = Class | Enum | Alias
-
-
-def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> set[str]:
-    """Return the names of the definitions that ``roots`` mention directly or indirectly, and the roots themselves."""
-    seen: set[str] = set()
-    pending = list(roots)
-    while pending:
-        name = pending.pop()
-        if name not in seen:
-            seen.add(name)
-            pending.extend(definitions[name].refs())
-    return seen
-
 
 # -- methods -------------------------------------------------------------------------------------------------------
 
@@ -255,12 +198,37 @@ class Method:
     doc: str = ""
     experimental: bool = False
 
-    def refs(self) -> Iterator[str]:
-        """Iterate over the names of the definitions that the method mentions."""
-        yield from refs(self.params)
-        if self.result is not None:
-            yield self.result
-
 
 Table: TypeAlias = Literal["ClientRequest", "ServerRequest", "ServerNotification", "ClientNotification"]
 """A table of methods, by the name of its envelope in the schema."""
+
+# -- references --------------------------------------------------------------------------------------------------
+
+
+def refs(what: Type | Definition | Field | Method) -> Iterator[str]:
+    """Iterate over the names of the definitions that something mentions; the result of a method comes last."""
+    match what:
+        case Ref(name):
+            yield name
+        case Seq(inner) | Map(inner) | Alias(type=inner) | Field(type=inner):
+            yield from refs(inner)
+        case Union(several) | Class(fields=several):
+            for part in several:
+                yield from refs(part)
+        case Method(params=params, result=result):
+            yield from refs(params)
+            yield from () if result is None else (result,)
+        case _:
+            pass
+
+
+def reachable(roots: Iterable[str], definitions: Mapping[str, Definition]) -> set[str]:
+    """Return the names of the definitions that ``roots`` mention directly or indirectly, and the roots themselves."""
+    seen: set[str] = set()
+    pending = list(roots)
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            pending.extend(refs(definitions[name]))
+    return seen

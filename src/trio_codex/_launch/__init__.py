@@ -1,0 +1,1 @@
+"""Finding the codex binary that a server is started from."""
