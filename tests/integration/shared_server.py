@@ -1,84 +1,88 @@
-"""One real server with several clients: a stream of lines over its WebSocket."""
+"""The real server, started by somebody else: on a unix socket or on a port of loopback, with and without tokens."""
 
+import os
 import re
-import subprocess
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
-import wsproto
-from wsproto.events import AcceptConnection, Request, TextMessage
 
+from trio_codex import BearerToken, SignedBearer, attach_codex
+from trio_codex._process.spawn import spawn_server
 from trio_codex.binary import find_binary
+from trio_codex.testing import MockModel, offline_home
+
+TOKEN = "open-sesame-0123456789"
+SECRET = "a secret of more than thirty-two bytes"
+
+KINDS = ("unix", "tcp", "token", "signed")
 
 
-class WebSocketLines(trio.abc.Stream):
-    """Newline-delimited JSON on our side, a text message for each line on the other."""
-
-    def __init__(self, stream):
-        self.stream = stream
-        self.protocol = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-        self.sending = trio.Lock()
-        self.unsent = b""
-        self.received = bytearray()
-
-    async def send_all(self, data):
-        *lines, self.unsent = (self.unsent + data).split(b"\n")
-        frames = b"".join(self.protocol.send(TextMessage(data=line.decode())) for line in lines)
-        async with self.sending:
-            await self.stream.send_all(frames)
-
-    async def receive_some(self, max_bytes=None):
-        while not self.received and (data := await self.stream.receive_some()):
-            self.protocol.receive_data(data)
-            for event in self.protocol.events():
-                if isinstance(event, TextMessage):
-                    self.received += event.data.encode() + b"\n" * event.message_finished
-        taken = bytes(self.received[:max_bytes])
-        del self.received[:max_bytes]
-        return taken
-
-    async def wait_send_all_might_not_block(self):
-        await self.stream.wait_send_all_might_not_block()
-
-    async def aclose(self):
-        await self.stream.aclose()
-
-
-async def connect(port):
-    stream = WebSocketLines(await trio.open_tcp_stream("127.0.0.1", port))
-    await stream.stream.send_all(stream.protocol.send(Request(host=f"127.0.0.1:{port}", target="/")))
-    while True:
-        stream.protocol.receive_data(await stream.stream.receive_some())
-        for event in stream.protocol.events():
-            assert isinstance(event, AcceptConnection)
-            return stream
+def listening(kind, directory):
+    """Return the options with which a server listens, and what a client proves itself with."""
+    if kind == "unix":
+        return [f"unix://{directory}/server.sock"], None
+    if kind == "token":
+        (directory / "token").write_text(TOKEN)
+        return (
+            ["ws://127.0.0.1:0", "--ws-auth", "capability-token", "--ws-token-file", f"{directory}/token"],
+            BearerToken(TOKEN),
+        )
+    if kind == "signed":
+        (directory / "secret").write_text(SECRET)
+        secret = [
+            "--ws-shared-secret-file",
+            f"{directory}/secret",
+            "--ws-issuer",
+            "me",
+            "--ws-audience",
+            "it",
+        ]
+        return (
+            ["ws://127.0.0.1:0", "--ws-auth", "signed-bearer-token", *secret],
+            SignedBearer(SECRET, issuer="me", audience="it"),
+        )
+    return ["ws://127.0.0.1:0"], None
 
 
 @asynccontextmanager
-async def shared_server(home):
-    """Run the real server on a port of its own; give the port."""
-    command = [find_binary().path, "app-server", "--listen", "ws://127.0.0.1:0"]
+async def shared_server(home, kind="tcp"):
+    """Run the server; yield its URL, what a client proves itself with, and the process."""
     config = home.config()
-    async with trio.open_nursery() as nursery:
-        process = await nursery.start(
-            partial(
-                trio.run_process, command, env=config.environment(), cwd=config.cwd, stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False,
-            )
-        )  # fmt: skip
-        said = b""
-        while not (port := re.search(rb"ws://127\.0\.0\.1:(\d+)", said)):
-            chunk = await process.stderr.receive_some()
-            assert chunk, said.decode()
-            said += chunk
-        nursery.start_soon(_drain, process.stderr)
-        try:
-            yield int(port[1])
-        finally:
-            process.kill()
+    options, auth = listening(kind, home.tmp)
+    process = spawn_server(
+        [find_binary().path, "app-server", "--listen", *options], env=config.environment(), cwd=config.cwd
+    )
+    try:
+        await process.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.drain_stderr)
+            yield await _address(process, options[0]), auth, process
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):  # bounded inside
+            await process.kill_tree()
 
 
-async def _drain(stream):
-    async for _ in stream:
-        pass
+async def _address(process, url):
+    if url.startswith("unix"):
+        while not os.path.exists(url.removeprefix("unix://")):  # noqa: ASYNC110, ASYNC240  # it announces nothing
+            await trio.sleep(0.01)
+        return url
+    while not (found := re.search(r"ws://127\.0\.0\.1:\d+", process.stderr.tail())):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    return found[0]
+
+
+@asynccontextmanager
+async def two_clients(kind="tcp", **home_options):
+    """Two clients of one server, and its model."""
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            with offline_home(model, **home_options) as home:
+                async with shared_server(home, kind) as (url, auth, process), AsyncExitStack() as stack:
+                    clients = [
+                        await stack.enter_async_context(attach_codex(url, auth=auth)) for _ in range(2)
+                    ]
+                    yield (*clients, model)
+                    await stack.aclose()
+                    assert process.returncode is None, "a client has ended the server"

@@ -5,9 +5,9 @@ from functools import partial
 
 import pytest
 import trio
-from shared_server import connect, shared_server
+from shared_server import shared_server
 
-from trio_codex import CodexConfig, Sandbox, TurnStatus, connect_codex, errors
+from trio_codex import CodexConfig, Sandbox, TurnStatus, attach_codex, errors
 from trio_codex._link import flow as _flow
 from trio_codex.instruments import Instrument
 from trio_codex.testing import MockModel, Response, Text, mcp_server, offline_codex, offline_home
@@ -162,11 +162,15 @@ async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server(
         async with MockModel() as model:
             model.default = Response(Text("done"))
             with offline_home(model) as home:
-                async with shared_server(home) as port, trio.open_nursery() as nursery:
+                async with (
+                    shared_server(home) as (url, _, _),
+                    AsyncExitStack() as stack,
+                    trio.open_nursery() as nursery,
+                ):
                     flooding = [
-                        await connect_codex(nursery, await connect(port), config=FLOOD) for _ in range(3)
+                        await stack.enter_async_context(attach_codex(url, config=FLOOD)) for _ in range(3)
                     ]
-                    polite = await connect_codex(nursery, await connect(port))
+                    polite = await stack.enter_async_context(attach_codex(url))
 
                     async def flood(codex):
                         while True:

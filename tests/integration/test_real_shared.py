@@ -2,7 +2,7 @@
 
 import pytest
 import trio
-from shared import two_clients
+from shared_server import two_clients
 
 from trio_codex import DecidedBy, Policy, TurnStatus, errors, policies
 

@@ -61,6 +61,11 @@ class Codex:
         self.metadata: ServerMetadata = session.server.metadata
         self.pid: int | None = lifecycle.pid
 
+    @property
+    def owned(self) -> bool:
+        """Whether this client started the server, and so ends it."""
+        return self._session.connection.owned
+
     def __repr__(self) -> str:
         state = "" if self._session.connection.close_reason is None else ", closed"
         return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"

@@ -35,14 +35,17 @@ from trio_codex.errors import (
 from trio_codex.instruments._base import Instrument, ProcessRecord
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterable, Sequence
 
     from trio_codex._launch._binary import Binary
     from trio_codex._link.channel import Channel
+    from trio_codex._link.dial import Address
     from trio_codex._link.services import Services
     from trio_codex._process.server import ServerProcess
     from trio_codex._session.budget import Budget
     from trio_codex._tools.tool import AnyTool
+    from trio_codex._values.auth import Auth
     from trio_codex._values.config import ClientConfig
     from trio_codex.policies import Policy
 
@@ -97,7 +100,7 @@ class ClientLifecycle:
         self._binary: Binary | None = None
         self._process: ServerProcess | None = None
         self._process_record: ProcessRecord | None = None
-        self._stream: trio.abc.Stream | None = None
+        self._channel: Channel | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._closing = False
@@ -159,7 +162,6 @@ class ClientLifecycle:
         """Perform the handshake over a stream."""
         from trio_codex._api.loading import load
 
-        self._stream = stream
         config = self._config
         if isinstance(config, CodexConfig):
             paths = PathBase.now(config.cwd, config.environment().get("HOME"))
@@ -167,7 +169,8 @@ class ClientLifecycle:
             paths = PathBase.now(None, os.environ.get("HOME"))
         services.start_service(self._timeouts.watch)
         load()
-        session = self._attach(services, LineChannel(stream, stream, config.max_line_bytes), paths)
+        channel = self._channel = LineChannel(stream, stream, config.max_line_bytes)
+        session = self._attach(services, channel, paths)
         try:
             with self._timeouts.move_on_after(config.start_timeout):
                 await self._shake_hands(session)
@@ -176,6 +179,28 @@ class ClientLifecycle:
         except BaseException:
             await services.finish(self.close_with, services)  # noqa: ASYNC102  # shielded and bounded inside
             raise
+
+    async def attach(
+        self, services: Services, address: Address, auth: Auth | None, ssl_context: ssl.SSLContext | None
+    ) -> Session:
+        """Connect to a server that somebody else started, and perform the handshake."""
+        from trio_codex._api.loading import load
+        from trio_codex._link.dial import dial
+
+        config = self._config
+        services.start_service(self._timeouts.watch)
+        load()
+        headers: dict[str, str] = {}
+        if auth is not None:
+            token = auth.mint()
+            headers["Authorization"] = f"Bearer {token}"
+            self._secrets = Secrets({"token": token})
+        with self._timeouts.move_on_after(config.start_timeout):
+            channel = self._channel = await dial(address, headers, config.max_line_bytes, ssl_context)
+            session = self._attach(services, channel, PathBase.now(None, os.environ.get("HOME")))
+            await self._shake_hands(session)
+            return session
+        raise self._timeout()
 
     def _attach(self, services: Services, channel: Channel, paths: PathBase) -> Session:
         config = self._config
@@ -197,7 +222,7 @@ class ClientLifecycle:
 
     def _timeout(self) -> StartTimeout:
         seconds = self._config.start_timeout
-        if self._process is None and self._stream is None:
+        if self._process is None and self._channel is None:
             problem = (
                 f"another first start on the same CODEX_HOME did not come to its end within {seconds:g} s"
             )
@@ -286,8 +311,8 @@ class ClientLifecycle:
                 await self._process.stop(grace)
             finally:
                 self._note_exited(self._process.returncode)
-        elif self._stream is not None:
-            await trio.aclose_forcefully(self._stream)
+        elif self._channel is not None:
+            await self._channel.close()
 
     @property
     def _stop_grace(self) -> float:

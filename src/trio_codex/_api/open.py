@@ -53,7 +53,7 @@ async def open_codex(
         RuntimeError: It was not called from a Trio task.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
-    _check_in_trio("open_codex()")
+    check_in_trio("open_codex()")
     config = CodexConfig() if config is None else config
     check_type("config", config, CodexConfig, CONFIG_HINT)
     client = ClientLifecycle(config, policy, tools, budget, instruments)
@@ -90,7 +90,7 @@ async def connect_codex(
         StartError: The server did not answer ``initialize``, or rejected it.
         ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
     """
-    _check_in_trio("connect_codex()")
+    check_in_trio("connect_codex()")
     config = ClientConfig() if config is None else config
     check_type("config", config, ClientConfig, CONFIG_HINT)
     client = ClientLifecycle(config, policy, tools, budget, instruments)
@@ -99,7 +99,8 @@ async def connect_codex(
     return Codex(await client.connect(services, stream), client)
 
 
-def _check_in_trio(function: str) -> None:
+def check_in_trio(function: str) -> None:
+    """Raise ``RuntimeError`` unless this is a Trio task."""
     # Check this here: otherwise the first wait fails inside Trio and looks like a bug in trio-codex.
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError(

@@ -54,6 +54,11 @@ class Channel(ABC):
         """Whether this client started the server, and so may kill it."""
         return False
 
+    @property
+    def is_direct(self) -> bool:
+        """Whether :meth:`send_nowait` works. If not, only the writer sends."""
+        return False
+
     # -- messages ----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -87,6 +92,18 @@ class Channel(ABC):
             trio.BrokenResourceError: The transport failed.
             trio.ClosedResourceError: This side is closed.
         """
+
+    def control_to_send(self) -> bytes:
+        """Return what the transport itself has to send since the last call, such as the answer to a ping."""
+        return b""
+
+    def ping(self) -> bytes:
+        """Return a frame that the other side has to answer; empty if the transport has none."""
+        return b""
+
+    async def close(self) -> None:
+        """Close the transport. Bounded."""
+        await trio.lowlevel.checkpoint()
 
     # -- the other side ----------------------------------------------------------------------------------------
 
@@ -130,9 +147,19 @@ class LineChannel(Channel):
         """See :meth:`Channel.send_all`."""
         await self._send_stream.send_all(data)
 
+    @property
+    def is_direct(self) -> bool:
+        """See :class:`Channel`."""
+        return self._direct is not None
+
     def send_nowait(self, data: bytes) -> int:
         """See :meth:`Channel.send_nowait`."""
         return 0 if self._direct is None else self._direct.send_nowait(data)
+
+    async def close(self) -> None:
+        """Close both streams at once."""
+        await trio.aclose_forcefully(self._send_stream)
+        await trio.aclose_forcefully(self._receive_stream)
 
     async def receive(self, *, shared: bool) -> Sequence[Frame] | None:
         """See :meth:`Channel.receive`. The rest of a stream that ends within a line is the last message."""

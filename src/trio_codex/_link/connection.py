@@ -44,6 +44,12 @@ if TYPE_CHECKING:
 QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
 """Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
 
+SILENCE_SECONDS: Final = 20.0
+"""How long a transport that can ping may be silent before it is pinged."""
+
+PONG_SECONDS: Final = 10.0
+"""How long the answer to a ping may take."""
+
 DIAGNOSIS_SECONDS: Final = 0.5
 """How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
 
@@ -160,6 +166,8 @@ class Connection:
         self.instruments.emit("connection_opened", self.instruments.connection)
         self._services.start_service(self._read, receiver)
         self._services.start_service(self._write)
+        if self._channel.ping():
+            self._services.start_service(self._keep_alive)
 
     # -- requests of ours --------------------------------------------------------------------------------------
 
@@ -306,12 +314,30 @@ class Connection:
             while (frames := await channel.receive(shared=pace.lines > LINES_AT_ONCE)) is not None:
                 timeouts.reads += 1
                 timeouts.reader_is_busy = True
+                if control := channel.control_to_send():
+                    self._write_queue.put_control(control)
                 await self._take_lines(receiver, frames)
                 timeouts.reader_is_busy = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
         self._drained.set()
         await self.lose(reason)
+
+    async def _keep_alive(self) -> None:
+        """Ping a silent server, and end the connection if it does not answer."""
+        timeouts = self.timeouts
+        while self.close_reason is None:
+            reads = timeouts.reads
+            await timeouts.sleep(SILENCE_SECONDS)
+            if timeouts.reads != reads:
+                continue
+            self._write_queue.put_control(self._channel.ping())
+            await timeouts.sleep(PONG_SECONDS)
+            if timeouts.reads == reads:
+                seconds = SILENCE_SECONDS + PONG_SECONDS
+                await self.lose(
+                    f"nothing came from the server for {seconds:g} s, not even an answer to a ping"
+                )
 
     async def _take_lines(self, receiver: Receiver, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
         """Take the lines of a chunk, a portion at a time."""

@@ -62,6 +62,8 @@ class WriteQueue:
         self._on_taken = on_taken
         self._urgent: deque[QueuedLine] = deque()
         self._ordinary: deque[QueuedLine] = deque()
+        self._control = b""
+        """What the transport itself has to send."""
         self._rest = b""
         """The rest of a line that was partly written directly. It is sent before everything else."""
         self._idle = False
@@ -84,7 +86,7 @@ class WriteQueue:
 
     def _send_now(self, queued_line: QueuedLine) -> bool:
         """Write a line without the writer if the queue is empty; return whether it was taken."""
-        if not self._idle:
+        if not self._idle or not self._channel.is_direct:
             return False
         data = self._channel.frame(queued_line.line)
         try:
@@ -98,6 +100,12 @@ class WriteQueue:
             self._wake()
         self._take(queued_line)
         return True
+
+    def put_control(self, data: bytes) -> None:
+        """Send something of the transport itself before the next line. It replaces what has not been sent yet."""
+        if not self._closed:
+            self._control = data
+            self._wake()
 
     def _wake(self) -> None:
         self._idle = False
@@ -125,7 +133,7 @@ class WriteQueue:
         self._closed = True
         self._urgent.clear()
         self._ordinary.clear()
-        self._rest = b""
+        self._rest = self._control = b""
         self._wake()
 
     def finish(self) -> None:
@@ -135,7 +143,7 @@ class WriteQueue:
 
     async def take_batch(self) -> bytes | None:
         """Wait for lines and return the next batch, joined; ``None`` once closed and empty. Called by the writer."""
-        while not (self._rest or self._urgent or self._ordinary):
+        while not (self._rest or self._control or self._urgent or self._ordinary):
             if self._closed:
                 return None  # noqa: ASYNC910  # the writer ends
             self._filled = trio.Event()
@@ -144,9 +152,9 @@ class WriteQueue:
                 await self._filled.wait()
             finally:
                 self._idle = False
-        batch = [self._rest]
-        size = len(self._rest)
-        self._rest = b""
+        batch = [self._rest, self._control]
+        size = len(self._rest) + len(self._control)
+        self._rest = self._control = b""
         while queue := self._urgent or self._ordinary:
             if size and size + len(queue[0].line) > BATCH_BYTES:
                 break

@@ -5,6 +5,7 @@
     CodexError                      base class of all of them
     ├─ StartError                   the server could not be started or did not answer ``initialize``
     │   ├─ SpawnError               no process was started (the ``OSError`` is its cause)
+    │   ├─ AttachError              there is no server to attach to, or it refused the connection
     │   └─ StartTimeout             the server did not answer within ``start_timeout``
     ├─ ConnectionClosed             you closed the connection
     ├─ ConnectionBroken             the connection was lost
@@ -53,6 +54,7 @@ from trio_codex.errors._base import CodexError as CodexError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
 from trio_codex.errors._base import shorten as shorten
+from trio_codex.errors._connection import AttachError as AttachError
 from trio_codex.errors._connection import ConnectionBroken as ConnectionBroken
 from trio_codex.errors._connection import ConnectionClosed as ConnectionClosed
 from trio_codex.errors._connection import DecodeError as DecodeError

@@ -61,6 +61,18 @@ class StartTimeout(StartError):
     """The server was started but did not answer within ``start_timeout``. It has been terminated."""
 
 
+@error_class
+class AttachError(StartError):
+    """The client could not attach to a server: nobody listens there, or the connection was refused.
+
+    Attributes:
+        status: The HTTP status with which the connection was refused; ``None`` if it was not refused over HTTP.
+    """
+
+    phase: str = "connect"
+    status: int | None = None
+
+
 class ConnectionClosed(CodexError):
     """You closed the connection: its scope has exited or is exiting."""
 

@@ -1,0 +1,84 @@
+"""Attaching to a server that somebody else started."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from trio_codex._api.codex import Codex
+from trio_codex._api.lifecycle import ClientLifecycle
+from trio_codex._api.open import check_in_trio
+from trio_codex._core.arguments import check_type
+from trio_codex._link.services import open_services
+from trio_codex._values.auth import BearerToken, SignedBearer
+from trio_codex._values.config import ClientConfig
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from trio_codex._session.budget import Budget
+    from trio_codex._tools.tool import AnyTool
+    from trio_codex.instruments._base import Instrument
+    from trio_codex.policies import Policy
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def attach_codex(
+    url: str,
+    *,
+    auth: BearerToken | SignedBearer | None = None,
+    config: ClientConfig | None = None,
+    policy: Policy | None = None,
+    tools: Iterable[AnyTool] = (),
+    budget: Budget | None = None,
+    instruments: Sequence[Instrument] = (),
+    ssl_context: ssl.SSLContext | None = None,
+    insecure: bool = False,
+) -> AsyncGenerator[Codex]:
+    """Attach a client to a server that somebody else started, as a scope. Needs the ``ws`` extra.
+
+    However the scope exits, the turns and commands that this client started are ended on the server, and nothing else
+    is: the server goes on, and so do the turns of its other clients.
+
+    Args:
+        url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
+        auth: A token, if the server requires one.
+        config: The configuration of the client.
+        policy: As in :func:`open_codex`. It does not apply to turns of other clients.
+        tools: As in :func:`open_codex`.
+        budget: As in :func:`open_codex`.
+        instruments: As in :func:`open_codex`.
+        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
+
+    Raises:
+        AttachError: There is no server, or it refused the connection.
+        StartError: The server did not answer ``initialize`` in time, or rejected it.
+        ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
+        TypeError: An argument has the wrong type; nothing was sent.
+        ModuleNotFoundError: The ``ws`` extra is not installed.
+        RuntimeError: It was not called from a Trio task.
+    """
+    check_in_trio("attach_codex()")
+    config = ClientConfig() if config is None else config
+    check_type("config", config, ClientConfig, "pass settings as ClientConfig(…)")
+    if auth is not None and not isinstance(auth, SignedBearer):
+        check_type("auth", auth, BearerToken, "pass BearerToken(…) or SignedBearer(…)")
+    from trio_codex._link.dial import parse_address
+
+    home = os.environ.get("CODEX_HOME") or (
+        os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
+    )
+    address = parse_address(url, codex_home=home, insecure=insecure)
+    # A server that is not ours is never killed, and the others on this connection need it.
+    config = attrs.evolve(config, on_stuck_turn="abandon")
+    client = ClientLifecycle(config, policy, tools, budget, instruments)
+    async with open_services(client.close_with) as services:
+        session = await client.attach(services, address, auth, ssl_context)
+        yield Codex(session, client)

@@ -1,0 +1,154 @@
+"""WebSocket frames as a channel: one JSON-RPC message for each text message.
+
+The protocol is that of ``websockets``, without I/O. The reader never writes: it leaves pongs and the answer to a close
+frame to the writer, and of several pongs only the newest.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+from websockets.frames import Frame as WebSocketFrame
+from websockets.frames import Opcode
+
+from trio_codex._core.framing import LONG_LINE_BYTES
+from trio_codex._link.channel import CHUNK_BYTES, LONG_LINE_CHUNK_BYTES, SHARED_CHUNK_BYTES, Channel
+from trio_codex.errors import ConnectionBroken
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from websockets.client import ClientProtocol
+    from websockets.protocol import Event
+
+    from trio_codex._core.framing import Frame, Line
+
+FRAGMENT_BYTES: Final = 8 * 1024 * 1024
+"""Longer messages are sent in fragments: the server refuses frames of more than 16 MiB."""
+
+CLOSE_SECONDS: Final = 1.0
+"""How long closing may take to send the close frame to a server that does not read."""
+
+
+class WebSocketChannel(Channel):
+    """Messages over a WebSocket whose handshake is done.
+
+    Args:
+        stream: The byte stream below.
+        protocol: The state of the protocol.
+        max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
+        address: Where the server is, for messages.
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, protocol: ClientProtocol, max_message_bytes: int, address: str
+    ) -> None:
+        self.max_message_bytes = max_message_bytes
+        self._stream = stream
+        self._protocol = protocol
+        self._address = address
+        self._control = b""
+        self._pieces: list[Line] = []
+        self._unfinished_bytes = 0
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def frame(self, message: bytes) -> bytes:
+        """Return the frames of a message."""
+        opcode = Opcode.TEXT
+        frames: list[bytes] = []
+        for start in range(0, len(message) or 1, FRAGMENT_BYTES):
+            piece = message[start : start + FRAGMENT_BYTES]
+            end = start + FRAGMENT_BYTES >= len(message)
+            frames.append(WebSocketFrame(opcode, piece, fin=end).serialize(mask=True))
+            opcode = Opcode.CONT
+        return frames[0] if len(frames) == 1 else b"".join(frames)
+
+    async def send_all(self, data: bytes) -> None:
+        """See :meth:`~trio_codex._link.channel.Channel.send_all`."""
+        await self._stream.send_all(data)
+
+    def control_to_send(self) -> bytes:
+        """See :meth:`~trio_codex._link.channel.Channel.control_to_send`."""
+        control, self._control = self._control, b""
+        return control
+
+    def ping(self) -> bytes:
+        """See :meth:`~trio_codex._link.channel.Channel.ping`."""
+        return WebSocketFrame(Opcode.PING, b"").serialize(mask=True)
+
+    # -- receiving ---------------------------------------------------------------------------------------------
+
+    async def receive(self, *, shared: bool) -> Sequence[Frame] | None:
+        """See :meth:`~trio_codex._link.channel.Channel.receive`.
+
+        Raises:
+            trio.BrokenResourceError: The transport failed, or what came is not the protocol.
+        """
+        protocol = self._protocol
+        # The handshake may have read the first messages.
+        messages = self._messages(protocol.events_received())
+        if messages:
+            await trio.lowlevel.checkpoint()
+            return messages
+        if protocol.close_rcvd is not None:
+            await trio.lowlevel.checkpoint()
+            return None
+        if protocol.parser_exc is not None:
+            await trio.lowlevel.checkpoint()
+            raise trio.BrokenResourceError from protocol.parser_exc
+        if shared:
+            size = SHARED_CHUNK_BYTES
+        else:
+            size = LONG_LINE_CHUNK_BYTES if self._unfinished_bytes >= CHUNK_BYTES else CHUNK_BYTES
+        chunk = await self._stream.receive_some(size)
+        if not chunk:
+            return None
+        protocol.receive_data(chunk)
+        for data in protocol.data_to_send():
+            if data:
+                # A close frame is the last, and a newer pong stands for all before.
+                self._control = data
+        return self._messages(protocol.events_received())
+
+    def _messages(self, events: Sequence[Event]) -> list[Frame]:
+        """Return the text messages that these frames complete."""
+        messages: list[Frame] = []
+        for frame in events:
+            if not isinstance(frame, WebSocketFrame) or frame.opcode not in (Opcode.TEXT, Opcode.CONT):
+                continue
+            data = bytes(frame.data)
+            if frame.fin and not self._pieces:
+                messages.append(data)
+                continue
+            self._pieces.append(data)
+            self._unfinished_bytes += len(data)
+            if frame.fin:
+                whole = bytearray().join(self._pieces)
+                messages.append(whole if len(whole) >= LONG_LINE_BYTES else bytes(whole))
+                self._pieces, self._unfinished_bytes = [], 0
+        return messages
+
+    # -- the other side ----------------------------------------------------------------------------------------
+
+    def explain(self, reason: str, phase: str) -> ConnectionBroken:
+        """Return the error, with the code and the reason with which the server closed."""
+        protocol = self._protocol
+        if protocol.close_rcvd is not None:
+            reason = f"the server closed the connection: {protocol.close_rcvd}"
+        elif protocol.parser_exc is not None:
+            reason = f"the server broke the protocol: {protocol.parser_exc}"
+        return ConnectionBroken(f"{reason} ({self._address})", phase)
+
+    async def close(self) -> None:
+        """Send a close frame, unless the server does not read, and close the stream."""
+        await trio.lowlevel.checkpoint()
+        if self._protocol.close_sent is None and self._protocol.close_rcvd is None:
+            with trio.move_on_after(CLOSE_SECONDS):
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+                    await self._stream.send_all(
+                        WebSocketFrame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)
+                    )
+        await trio.aclose_forcefully(self._stream)

@@ -1,0 +1,96 @@
+"""How a client proves who it is to a server that it attaches to."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import time
+from typing import Any, Final, TypeAlias
+
+import attrs
+import msgspec
+
+TOKEN_SECONDS: Final = 60
+"""How long a signed token is valid. It is made for one connection, which outlives it."""
+
+MIN_SECRET_BYTES: Final = 32
+"""The server refuses shorter secrets."""
+
+
+def _elided(_: object) -> str:
+    return "…"
+
+
+def _without_newlines(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    if not value or any(not "\x21" <= character <= "\x7e" for character in value):
+        raise ValueError("a token is a line of printable ASCII without spaces")
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+@attrs.frozen
+class BearerToken:
+    """A token that the server knows, such as that of ``--ws-auth capability-token``.
+
+    Attributes:
+        token: The token. Errors, logs and representations never show it.
+
+    Raises:
+        ValueError: It cannot be sent in a header.
+    """
+
+    token: str = attrs.field(repr=_elided, validator=_without_newlines)
+
+    def mint(self) -> str:
+        """Return the token."""
+        return self.token
+
+
+@attrs.frozen
+class SignedBearer:
+    """A token that is signed for each connection, for ``--ws-auth signed-bearer-token``: a JWT with HS256.
+
+    Attributes:
+        secret: The shared secret, at least 32 bytes. Errors, logs and representations never show it.
+        issuer: The ``iss`` that the server expects, if any.
+        audience: The ``aud`` that the server expects, if any.
+
+    Raises:
+        ValueError: The secret is too short.
+    """
+
+    secret: bytes = attrs.field(repr=_elided, converter=_as_bytes)
+    issuer: str | None = attrs.field(default=None, kw_only=True)
+    audience: str | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if len(self.secret) < MIN_SECRET_BYTES:
+            raise ValueError(
+                f"the secret has {len(self.secret)} bytes; the server needs at least {MIN_SECRET_BYTES}"
+            )
+
+    def mint(self) -> str:
+        """Return a token that is valid for a minute from now."""
+        now = int(time.time())
+        claims: dict[str, object] = {"iat": now, "exp": now + TOKEN_SECONDS}
+        if self.issuer is not None:
+            claims["iss"] = self.issuer
+        if self.audience is not None:
+            claims["aud"] = self.audience
+        signed = f"{_base64({'alg': 'HS256', 'typ': 'JWT'})}.{_base64(claims)}"
+        signature = hmac.new(self.secret, signed.encode(), hashlib.sha256).digest()
+        return f"{signed}.{_encoded(signature)}"
+
+
+Auth: TypeAlias = BearerToken | SignedBearer
+
+
+def _base64(value: object) -> str:
+    return _encoded(msgspec.json.encode(value))
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

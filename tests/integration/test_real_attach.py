@@ -1,0 +1,100 @@
+"""The real server, started by somebody else: attaching to it, sharing it, and leaving it as it was."""
+
+import base64
+import json
+import logging
+
+import pytest
+import trio
+from shared_server import KINDS, SECRET, TOKEN, shared_server, two_clients
+
+from trio_codex import BearerToken, SignedBearer, TurnStatus, attach_codex, errors
+from trio_codex.recording import Recorder
+from trio_codex.testing import MockModel, Response, Text, offline_home
+
+pytestmark = pytest.mark.real
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_two_clients_share_a_server_and_what_one_leaves_is_all_that_ends(kind):
+    async with two_clients(kind) as (one, other, model):
+        assert (one.owned, one.pid) == (False, None)
+        model.hang()
+        model.hang()
+        mine, theirs = await one.thread_start(), await other.thread_start()
+        async with theirs.turn("yours") as still_running:
+            async with mine.turn("mine") as left:
+                await model.wait_for_requests(2)
+            assert left.result.status is TurnStatus.interrupted
+            await one.aclose()
+            assert still_running.waiting_on is not None
+            assert (await other.models()).data
+        assert still_running.result.status is TurnStatus.interrupted
+
+
+@pytest.mark.parametrize("size", [1, 70_000, 17_000_000])
+async def test_messages_of_any_size_go_through_both_ways(size, tmp_path):
+    async with two_clients("unix") as (codex, _, _model):
+        path = str(tmp_path / "file")
+        data = base64.b64encode(b"x" * size).decode()
+        await codex.request("fs/writeFile", {"path": path, "dataBase64": data})
+        assert (await codex.request("fs/readFile", {"path": path}))["dataBase64"] == data
+
+
+@pytest.mark.parametrize(
+    ("kind", "auth", "status"),
+    [
+        ("token", None, 401),
+        ("token", BearerToken("another-token-0123"), 401),
+        ("signed", SignedBearer("x" * 40, issuer="me", audience="it"), 401),
+        ("signed", SignedBearer(SECRET, issuer="you", audience="it"), 401),
+        ("signed", BearerToken("no.jwt.atall"), 401),
+    ],
+)
+async def test_a_wrong_token_is_refused_with_the_words_of_the_server(kind, auth, status):
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            with offline_home(model) as home:
+                async with shared_server(home, kind) as (url, _, _):
+                    with pytest.raises(errors.AttachError, match="bearer token|jwt") as caught:
+                        async with attach_codex(url, auth=auth):
+                            pytest.fail("it let us in")
+                    assert caught.value.status == status
+                    assert "auth=" in caught.value.hint
+
+
+async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(caplog, tmp_path):
+    caplog.set_level(logging.DEBUG)
+    shown = []
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            model.default = Response(Text("done"))
+            with offline_home(model) as home:
+                async with shared_server(home, "token") as (url, auth, process):
+                    with Recorder(tmp_path / "session.jsonl", redaction=None) as recorder:
+                        async with attach_codex(url, auth=auth, instruments=[recorder]) as codex:
+                            shown += [repr(codex), repr(auth), str(auth)]
+                            await (await codex.thread_start()).run("hi")
+                            await process.kill_tree()
+                            shown.append(str(await codex.wait_closed()))
+                    with pytest.raises(errors.AttachError) as caught:
+                        async with attach_codex(url, auth=auth):
+                            pass
+                    shown += [str(caught.value), repr(caught.value)]
+    recorded = (tmp_path / "session.jsonl").read_text()
+    assert len(recorded.splitlines()) > 5
+    assert TOKEN not in json.dumps([*shown, caplog.text, recorded])
+
+
+async def test_a_server_that_dies_is_a_lost_connection_and_a_lost_turn():
+    with trio.fail_after(20):
+        async with MockModel() as model:
+            model.hang()
+            with offline_home(model) as home:
+                async with shared_server(home, "unix") as (url, _, process), attach_codex(url) as codex:
+                    with pytest.raises(errors.TurnLost):
+                        async with (await codex.thread_start()).turn("hi") as turn:
+                            await model.wait_for_requests(1)
+                            await process.kill_tree()
+                            await turn.wait()
+                    assert isinstance(await codex.wait_closed(), errors.ConnectionBroken)
