@@ -3,14 +3,17 @@
 import base64
 import json
 import logging
+from contextlib import contextmanager
 
 import pytest
 import trio
+import trio.testing
 from shared_server import KINDS, SECRET, TOKEN, shared_server, two_clients
 
 from trio_codex import BearerToken, SignedBearer, TurnStatus, attach_codex, errors
+from trio_codex._core.exceptions import leaves_of
 from trio_codex.recording import Recorder
-from trio_codex.testing import MockModel, Response, Text, offline_home
+from trio_codex.testing import Hang, MockModel, Response, Text, offline_home
 
 pytestmark = pytest.mark.real
 
@@ -56,7 +59,7 @@ async def test_a_wrong_token_is_refused_with_the_words_of_the_server(kind, auth,
         async with MockModel() as model:
             with offline_home(model) as home:
                 async with shared_server(home, kind) as (url, _, _):
-                    with pytest.raises(errors.AttachError, match="bearer token|jwt") as caught:
+                    with pytest.raises(errors.AttachError, match=r"bearer token|jwt") as caught:
                         async with attach_codex(url, auth=auth):
                             pytest.fail("it let us in")
                     assert caught.value.status == status
@@ -98,3 +101,58 @@ async def test_a_server_that_dies_is_a_lost_connection_and_a_lost_turn():
                             await process.kill_tree()
                             await turn.wait()
                     assert isinstance(await codex.wait_closed(), errors.ConnectionBroken)
+
+
+async def break_off(codex):
+    """Lose the connection, as when a tunnel breaks."""
+    await trio.aclose_forcefully(codex._session.connection._channel._stream)
+
+
+async def open_turns(codex, thread_ids):
+    """The turns that run on these threads, as the server tells it."""
+    running = []
+    for thread_id in thread_ids:
+        try:
+            thread = await codex.thread_resume(thread_id)
+        except errors.InvalidRequestError as exc:
+            assert "no rollout found" in exc.message, "it has never had a turn"
+            continue
+        async with thread:
+            running += [turn.id async for turn in thread.turns(page_size=1) if turn.status == "inProgress"]
+    return running
+
+
+@contextmanager
+def lost():
+    """A body that fails because its connection is lost, be it in a nursery of its own or not."""
+    with pytest.raises((errors.TurnLost, errors.ConnectionBroken, ExceptionGroup)) as caught:
+        yield
+    for error in leaves_of(caught.value):
+        assert isinstance(error, errors.TurnLost | errors.ConnectionBroken)
+
+
+@pytest.mark.parametrize("moment", ["behind the request", "after the answer", "in the middle"])
+async def test_a_lost_connection_leaves_no_turn_running(moment, caplog):
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            model.default = Hang()
+            with offline_home(model) as home:
+                async with shared_server(home, "unix") as (url, _, _), attach_codex(url) as onlooker:
+                    thread_ids = []
+                    for _ in range(7):
+                        with lost():
+                            async with attach_codex(url) as codex:
+                                thread = await codex.thread_start()
+                                thread_ids.append(thread.id)
+                                if moment == "behind the request":
+                                    async with trio.open_nursery() as nursery:
+                                        nursery.start_soon(thread.run, "hi")
+                                        await trio.testing.wait_all_tasks_blocked()
+                                        await break_off(codex)
+                                async with thread.turn("hi") as turn:
+                                    if moment == "in the middle":
+                                        await turn.__anext__()
+                                    await break_off(codex)
+                                    await turn.wait()
+                    assert await open_turns(onlooker, thread_ids) == []
+                    assert "left running" not in caplog.text

@@ -1,6 +1,6 @@
 """Bursts on the real server: nothing is lost, and everything that is left at once ends."""
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -165,7 +165,6 @@ async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server(
                 async with (
                     shared_server(home) as (url, _, _),
                     AsyncExitStack() as stack,
-                    trio.open_nursery() as nursery,
                 ):
                     flooding = [
                         await stack.enter_async_context(attach_codex(url, config=FLOOD)) for _ in range(3)

@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import os
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
 
 from trio_codex._api.options import check_given
+from trio_codex._core.log import logger
 from trio_codex._core.secrets import Secrets
 from trio_codex._link.channel import LineChannel
 from trio_codex._link.connection import DIAGNOSIS_SECONDS, Connection, Limits
 from trio_codex._link.hooks import Instruments
 from trio_codex._link.timeouts import Timeouts
 from trio_codex._session.approvals import Defaults
+from trio_codex._session.left_behind import Unheard, describe, end_left_turns
 from trio_codex._session.server import Server
 from trio_codex._session.session import Session
 from trio_codex._tools.toolbox import Toolbox
@@ -36,7 +39,7 @@ from trio_codex.instruments._base import Instrument, ProcessRecord
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from trio_codex._launch._binary import Binary
     from trio_codex._link.channel import Channel
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from trio_codex._link.services import Services
     from trio_codex._process.server import ServerProcess
     from trio_codex._session.budget import Budget
+    from trio_codex._session.left_behind import LeftTurn
     from trio_codex._tools.tool import AnyTool
     from trio_codex._values.auth import Auth
     from trio_codex._values.config import ClientConfig
@@ -96,6 +100,7 @@ class ClientLifecycle:
             config.need_experimental_api("tools")
         self._instruments = Instruments(instruments, Instrument)
         self._secrets = Secrets(config.env if isinstance(config, CodexConfig) else {})
+        self._limits = Limits(config.request_window, config.request_timeout)
         self._timeouts = Timeouts()
         self._binary: Binary | None = None
         self._process: ServerProcess | None = None
@@ -103,6 +108,9 @@ class ClientLifecycle:
         self._channel: Channel | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
+        self._address: Address | None = None
+        self._rescued: trio.Event | None = None
+        """Set once nothing is left to end on the server of a lost connection."""
         self._closing = False
         self._closed = trio.Event()
 
@@ -195,18 +203,61 @@ class ClientLifecycle:
             token = auth.mint()
             headers["Authorization"] = f"Bearer {token}"
             self._secrets = Secrets({"token": token})
+        self._address = address
+        redial = partial(dial, address, headers, config.max_line_bytes, ssl_context)
+        paths = PathBase.now(None, os.environ.get("HOME"))
         with self._timeouts.move_on_after(config.start_timeout):
-            channel = self._channel = await dial(address, headers, config.max_line_bytes, ssl_context)
-            session = self._attach(services, channel, PathBase.now(None, os.environ.get("HOME")))
+            channel = self._channel = await redial()
+            session = self._attach(services, channel, paths)
             await self._shake_hands(session)
+            self._rescued = trio.Event()
+            services.start_service(self._rescue, services, session, paths, redial)
             return session
         raise self._timeout()
 
+    async def _rescue(
+        self, services: Services, session: Session, paths: PathBase, redial: Callable[[], Awaitable[Channel]]
+    ) -> None:
+        """Once the connection is lost, end the turns that it has left running, over one other connection."""
+        reason = (await session.connection.wait_ended()).exception()
+        turns = session.threads.left_behind()
+        try:
+            if turns and not isinstance(reason, ConnectionClosed):
+                await self._end_left(services, session, paths, redial, turns)
+        finally:
+            if self._rescued is not None:
+                self._rescued.set()
+
+    async def _end_left(
+        self,
+        services: Services,
+        session: Session,
+        paths: PathBase,
+        redial: Callable[[], Awaitable[Channel]],
+        turns: list[LeftTurn],
+    ) -> None:
+        problem = "interrupt_grace has passed"
+        with self._timeouts.move_on_after(self._config.interrupt_grace):
+            try:
+                channel = await redial()
+                connection = Connection(services, channel, self._limits, self._timeouts, self._secrets)
+                connection.start(Unheard())
+                try:
+                    server = Server(self._config, services, connection, paths)
+                    await server.shake_hands()
+                    await end_left_turns(server, turns)
+                    return
+                finally:
+                    connection.end(ConnectionClosed())
+                    await services.finish(channel.close)  # noqa: ASYNC102  # shielded and bounded inside
+            except CodexError as exc:
+                problem = _reason(exc)
+        logger.error("left running on the server, because %s: %s", problem, describe(turns))
+
     def _attach(self, services: Services, channel: Channel, paths: PathBase) -> Session:
         config = self._config
-        limits = Limits(config.request_window, config.request_timeout)
         connection = self._connection = Connection(
-            services, channel, limits, self._timeouts, self._secrets, self._instruments
+            services, channel, self._limits, self._timeouts, self._secrets, self._instruments
         )
         session = self._session = Session(Server(config, services, connection, paths), self._defaults)
         connection.start(session.router)
@@ -222,6 +273,9 @@ class ClientLifecycle:
 
     def _timeout(self) -> StartTimeout:
         seconds = self._config.start_timeout
+        if self._address is not None and self._channel is None:
+            problem = f"{self._address.url} did not complete the WebSocket handshake within {seconds:g} s"
+            return self._start_error(StartTimeout, problem)
         if self._process is None and self._channel is None:
             problem = (
                 f"another first start on the same CODEX_HOME did not come to its end within {seconds:g} s"
@@ -302,6 +356,8 @@ class ClientLifecycle:
             with self._timeouts.move_on_after(FLUSH_SECONDS):
                 await connection.flush()
             connection.end(ConnectionClosed("the client was closed"))
+        if self._rescued is not None:
+            await self._rescued.wait()
         await trio.lowlevel.checkpoint()
         if self._process is not None:
             # The reader keeps draining stdout meanwhile: a server whose stdout is full does not exit on EOF.

@@ -235,12 +235,7 @@ class Router:
         self._openings.clear()
         self._dispatcher.cancel()
         self._approvals.audit.close()
-        for state in self._threads:
-            if state.turn is not None:
-                state.turn.lose(reason.reason, reason)
-                state.close_turn(state.turn)
-            for listener in state.listeners:
-                listener.end(reason.exception)
+        self._threads.lose(reason)
         self._listeners.end(reason)
         self._listeners.flush()
 

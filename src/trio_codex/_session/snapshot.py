@@ -47,7 +47,7 @@ def take_snapshot(
         _end_if_missed(thread, thread.turn, turn_id, newest)
     runs = newest.get("status") == IN_PROGRESS
     if thread.turn is None and turn_id not in thread.past_turn_ids:
-        thread.starting_turn_id = turn_id if _may_be_starting(newest) else None
+        thread.starting_turn_id = turn_id if may_be_starting(newest) else None
         if runs:
             thread.begin_turn(turn_id, instruments).announce(turn_id, None)
     turn = thread.turn
@@ -65,12 +65,12 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
         turn.lose("it ended while nobody was subscribed to its thread")
         thread.close_turn(turn)
         return
-    if newest.get("status") != IN_PROGRESS and not _may_be_starting(newest):
+    if newest.get("status") != IN_PROGRESS and not may_be_starting(newest):
         json = msgspec.json.encode({"threadId": thread.id, "turn": newest})
         turn.end(Event("turn/completed", json, len(json)))
         thread.close_turn(turn)
 
 
-def _may_be_starting(newest: Mapping[str, Any]) -> bool:
+def may_be_starting(newest: Mapping[str, Any]) -> bool:
     """Return whether a turn may be about to run. Until then the server reports it as interrupted, without items."""
     return newest.get("status") == TurnStatus.interrupted and not newest.get("items")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from trio_codex._session.left_behind import LeftTurn
 from trio_codex._session.state import ThreadState
 from trio_codex._session.unknown import UnknownThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trio_codex._link.call import CloseReason
     from trio_codex._session.state import TurnSequence, TurnState
 
 LEFT_TURNS_KEPT: Final = 64
@@ -27,9 +29,25 @@ class Threads:
     def __init__(self) -> None:
         self._threads: dict[str, ThreadState] = {}
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
+        self._left_behind: list[LeftTurn] = []
         self.unknown: UnknownThreads = UnknownThreads(self._threads)
         self.find: Callable[[str], ThreadState | None] = self._threads.get
         """Return the state of a thread, if there is any. The reader calls it for every event."""
+
+    def left_behind(self) -> list[LeftTurn]:
+        """Return the turns of this client that its connection has left running."""
+        return self._left_behind
+
+    def lose(self, reason: CloseReason) -> None:
+        """End every turn as lost: the connection has ended."""
+        for state in self._threads.values():
+            if (turn := state.turn) is not None:
+                if turn.owned and (left := LeftTurn.of(turn)) is not None:
+                    self._left_behind.append(left)
+                turn.lose(reason.reason, reason)
+                state.close_turn(turn)
+            for listener in state.listeners:
+                listener.end(reason.exception)
 
     def __iter__(self) -> Iterator[ThreadState]:
         return iter(self._threads.values())

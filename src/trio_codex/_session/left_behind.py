@@ -1,0 +1,134 @@
+"""Ending the turns that a lost connection has left running on a server that others use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from trio_codex._core.json import object_of
+from trio_codex._core.log import logger
+from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting, newest_turn
+from trio_codex.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_codex._core.rpc import Junk, Notification, OversizeNotification, ServerRequest
+    from trio_codex._link.call import CloseReason
+    from trio_codex._session.server import Server
+    from trio_codex._session.state import TurnState
+
+LOOK_SECONDS: Final = 0.05
+"""How often the server is asked. It announces a turn within 40 ms of the request to start it."""
+
+LOOKS: Final = 20
+"""How often a turn is looked for that is not seen to have ended."""
+
+
+@attrs.frozen
+class LeftTurn:
+    """A turn of this client whose connection was lost.
+
+    Attributes:
+        thread_id: The id of its thread.
+        turn_ids: The ids under which it may be running; empty if the response to its start was lost, too.
+        earlier_ids: Ids of turns of the thread that had ended before.
+    """
+
+    thread_id: str
+    turn_ids: frozenset[str]
+    earlier_ids: frozenset[str]
+
+    @classmethod
+    def of(cls, turn: TurnState) -> LeftTurn | None:
+        """Create it from a turn that is still live; ``None`` if the server cannot know of it."""
+        if turn.start is not None and not turn.start.sent:
+            return None
+        return cls(turn.thread.id, frozenset(turn.machine.ids()), frozenset(turn.thread.past_turn_ids))
+
+
+class Unheard:
+    """The receiver of a connection that only sends requests. It leaves the server's requests to others."""
+
+    def on_notifications(self, notifications: Sequence[Notification]) -> None:
+        """Ignore them."""
+
+    def on_oversize(self, notification: OversizeNotification) -> None:
+        """Ignore it."""
+
+    def on_server_request(self, request: ServerRequest) -> None:
+        """Leave it to others."""
+
+    def on_junk(self, junk: Junk) -> None:
+        """Ignore it."""
+
+    def on_lines_end(self) -> int:
+        """Return 0: there are no consumers."""
+        return 0
+
+    def on_close(self, reason: CloseReason) -> None:
+        """Do nothing: nothing waits."""
+
+
+async def end_left_turns(server: Server, turns: Sequence[LeftTurn]) -> None:
+    """Interrupt these turns over another connection, and wait until they have ended. The caller sets the timeout.
+
+    Raises:
+        CodexError: As for any request.
+    """
+    for turn in turns:
+        await _end(server, turn)
+    await trio.lowlevel.checkpoint()
+
+
+async def _end(server: Server, turn: LeftTurn) -> None:
+    for _ in range(LOOKS):
+        newest = await _newest(server, turn)
+        if newest is not None and newest.get("status") == IN_PROGRESS:
+            await _interrupt(server, turn.thread_id, str(newest.get("id")))
+        elif newest is not None and not may_be_starting(newest):
+            return
+        await server.timeouts.sleep(LOOK_SECONDS)
+
+
+async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:
+    """Interrupt a turn, and wait until it has ended."""
+    while True:
+        try:
+            await server.request(
+                "turn/interrupt", {"threadId": thread_id, "turnId": turn_id}, request_class="control"
+            )
+        except InvalidRequestError as exc:
+            # It has not been announced yet, or has ended.
+            logger.debug("turn %s: %s", turn_id, exc)
+        await server.timeouts.sleep(LOOK_SECONDS)
+        newest = await _newest(server, LeftTurn(thread_id, frozenset({turn_id}), frozenset()))
+        if newest is None or newest.get("status") != IN_PROGRESS:
+            return
+
+
+async def _newest(server: Server, turn: LeftTurn) -> dict[str, Any] | None:
+    """Return the turn as the server stores it, or ``None`` if it is not the newest of its thread."""
+    params: dict[str, object] = {"threadId": turn.thread_id, "excludeTurns": server.config.experimental_api}
+    if server.config.experimental_api:
+        params["initialTurnsPage"] = {"limit": 1, "itemsView": "full"}
+    try:
+        newest = newest_turn(object_of(await server.request_json("thread/resume", params)))
+    except InvalidRequestError as exc:
+        # A thread without a turn is not stored.
+        logger.debug("thread %s: %s", turn.thread_id, exc)
+        return None
+    turn_id = newest.get("id")
+    if not isinstance(turn_id, str):
+        return None
+    is_it = turn_id in turn.turn_ids if turn.turn_ids else turn_id not in turn.earlier_ids
+    return newest if is_it else None
+
+
+def describe(turns: Sequence[LeftTurn]) -> str:
+    """Return the names of these turns for a log record."""
+    return ", ".join(
+        "/".join(sorted(turn.turn_ids)) or f"the one requested on thread {turn.thread_id}" for turn in turns
+    )
