@@ -167,6 +167,7 @@ BOUNDS = {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
     "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
     "_link/timeouts": {"seconds"},  # the sleep of the task that expires all others

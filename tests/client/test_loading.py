@@ -38,6 +38,7 @@ print(*(name for name in {names} if name not in sys.modules))
 """
 
 STARTING = {
+    "_api/attach.py",
     "_api/lifecycle.py",
     "_process/server.py",
     "_process/spawn.py",
