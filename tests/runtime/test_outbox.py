@@ -17,8 +17,9 @@ from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
 class WriteQueue(_write_queue.WriteQueue):
     """One that makes the lines itself, for a channel that frames nothing."""
 
-    def __init__(self, send_nowait=lambda _: 0, on_taken=None):
-        super().__init__(SimpleNamespace(frame=lambda message: message, send_nowait=send_nowait), on_taken)
+    def __init__(self, send_nowait=None, on_taken=None):
+        channel = SimpleNamespace(frame=lambda message: message, nonblocking_send=lambda: send_nowait)
+        super().__init__(channel, on_taken)
 
     def put(self, line, *, urgent=False):
         queued_line = QueuedLine(line)

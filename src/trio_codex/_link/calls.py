@@ -165,7 +165,8 @@ class Calls:
             self._barrier = None
             if self._flow.needs_barrier:
                 self._send_barrier()
-        self._send_admitted()
+        if self._flow.waits:
+            self._send_admitted()
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
         """Return the error of a call that was not answered in time. One that the server still refuses is taken back."""

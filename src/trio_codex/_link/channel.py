@@ -11,7 +11,7 @@ from trio_codex._core.framing import LineBuffer
 from trio_codex.errors import ConnectionBroken
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio_codex._core.framing import Frame
 
@@ -45,18 +45,15 @@ class Channel(ABC):
 
     Attributes:
         max_message_bytes: The size limit of an inbound message.
+        control: What the transport itself has to send, such as the answer to a ping. The reader hands it to the writer.
     """
 
     max_message_bytes: int
+    control: bytes = b""
 
     @property
     def owned(self) -> bool:
         """Whether this client started the server, and so may kill it."""
-        return False
-
-    @property
-    def is_direct(self) -> bool:
-        """Whether :meth:`send_nowait` works. If not, only the writer sends."""
         return False
 
     # -- messages ----------------------------------------------------------------------------------------------
@@ -74,12 +71,13 @@ class Channel(ABC):
             trio.ClosedResourceError: This side is closed.
         """
 
-    def send_nowait(self, data: bytes) -> int:
-        """Send as much of a framed message as possible without blocking; return the number of bytes sent.
+    def nonblocking_send(self) -> Callable[[bytes], int] | None:
+        """Return the function that sends as much as possible without blocking; ``None`` if only the writer may send.
 
-        Must not be called while a task is in :meth:`send_all`. Raises the same exceptions.
+        It returns the number of bytes sent, raises what :meth:`send_all` raises, and must not be called while a task is
+        in that. A function instead of a method, because a call more is felt in every round trip.
         """
-        return 0
+        return None
 
     @abstractmethod
     async def receive(self, *, shared: bool) -> Sequence[Frame] | None:
@@ -92,10 +90,6 @@ class Channel(ABC):
             trio.BrokenResourceError: The transport failed.
             trio.ClosedResourceError: This side is closed.
         """
-
-    def control_to_send(self) -> bytes:
-        """Return what the transport itself has to send since the last call, such as the answer to a ping."""
-        return b""
 
     def ping(self) -> bytes:
         """Return a frame that the other side has to answer; empty if the transport has none."""
@@ -135,7 +129,6 @@ class LineChannel(Channel):
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self._send_stream = send_stream
-        self._direct = send_stream if isinstance(send_stream, DirectSendStream) else None
         self._receive_stream = receive_stream
         self._lines = LineBuffer(max_message_bytes)
 
@@ -147,14 +140,10 @@ class LineChannel(Channel):
         """See :meth:`Channel.send_all`."""
         await self._send_stream.send_all(data)
 
-    @property
-    def is_direct(self) -> bool:
-        """See :class:`Channel`."""
-        return self._direct is not None
-
-    def send_nowait(self, data: bytes) -> int:
-        """See :meth:`Channel.send_nowait`."""
-        return 0 if self._direct is None else self._direct.send_nowait(data)
+    def nonblocking_send(self) -> Callable[[bytes], int] | None:
+        """See :meth:`Channel.nonblocking_send`."""
+        stream = self._send_stream
+        return stream.send_nowait if isinstance(stream, DirectSendStream) else None
 
     async def close(self) -> None:
         """Close both streams at once."""

@@ -314,7 +314,8 @@ class Connection:
             while (frames := await channel.receive(shared=pace.lines > LINES_AT_ONCE)) is not None:
                 timeouts.reads += 1
                 timeouts.reader_is_busy = True
-                if control := channel.control_to_send():
+                if channel.control:
+                    control, channel.control = channel.control, b""
                     self._write_queue.put_control(control)
                 await self._take_lines(receiver, frames)
                 timeouts.reader_is_busy = False

@@ -138,7 +138,7 @@ class FlowControl:
         """Count a line that is being written; return whether a barrier is needed for it to be acknowledged soon."""
         self._queued -= 1
         self._unacknowledged[line] = None
-        return self.needs_barrier
+        return len(self._unacknowledged) >= BARRIER_LINES
 
     def acknowledge(self, line: QueuedLine | None) -> None:
         """Discount a line whose answer came, and those that were sent before it."""

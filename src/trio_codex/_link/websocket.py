@@ -49,7 +49,6 @@ class WebSocketChannel(Channel):
         self._stream = stream
         self._protocol = protocol
         self._address = address
-        self._control = b""
         self._pieces: list[Line] = []
         self._unfinished_bytes = 0
 
@@ -69,11 +68,6 @@ class WebSocketChannel(Channel):
     async def send_all(self, data: bytes) -> None:
         """See :meth:`~trio_codex._link.channel.Channel.send_all`."""
         await self._stream.send_all(data)
-
-    def control_to_send(self) -> bytes:
-        """See :meth:`~trio_codex._link.channel.Channel.control_to_send`."""
-        control, self._control = self._control, b""
-        return control
 
     def ping(self) -> bytes:
         """See :meth:`~trio_codex._link.channel.Channel.ping`."""
@@ -110,7 +104,7 @@ class WebSocketChannel(Channel):
         for data in protocol.data_to_send():
             if data:
                 # A close frame is the last, and a newer pong stands for all before.
-                self._control = data
+                self.control = data
         return self._messages(protocol.events_received())
 
     def _messages(self, events: Sequence[Event]) -> list[Frame]:

@@ -58,7 +58,8 @@ class WriteQueue:
         channel: Channel,
         on_taken: Callable[[QueuedLine], object] | None = None,
     ) -> None:
-        self._channel = channel
+        self._frame = channel.frame
+        self._send_nowait = channel.nonblocking_send()
         self._on_taken = on_taken
         self._urgent: deque[QueuedLine] = deque()
         self._ordinary: deque[QueuedLine] = deque()
@@ -86,11 +87,11 @@ class WriteQueue:
 
     def _send_now(self, queued_line: QueuedLine) -> bool:
         """Write a line without the writer if the queue is empty; return whether it was taken."""
-        if not self._idle or not self._channel.is_direct:
+        if not self._idle or self._send_nowait is None:
             return False
-        data = self._channel.frame(queued_line.line)
+        data = self._frame(queued_line.line)
         try:
-            sent = self._channel.send_nowait(data)
+            sent = self._send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False  # the writer gets the same error and handles it
         if sent == 0:
@@ -159,7 +160,7 @@ class WriteQueue:
             if size and size + len(queue[0].line) > BATCH_BYTES:
                 break
             queued_line = queue.popleft()
-            batch.append(self._channel.frame(queued_line.line))
+            batch.append(self._frame(queued_line.line))
             size += len(queued_line.line)
             self._take(queued_line)
         return b"".join(batch)  # noqa: ASYNC910  # the writer checkpoints when it sends it
