@@ -237,6 +237,7 @@ class ClientLifecycle:
         turns: list[LeftTurn],
     ) -> None:
         problem = "interrupt_grace has passed"
+        await trio.lowlevel.checkpoint()
         with self._timeouts.move_on_after(self._config.interrupt_grace):
             try:
                 channel = await redial()

@@ -327,6 +327,7 @@ class Connection:
     async def _keep_alive(self) -> None:
         """Ping a silent server, and end the connection if it does not answer."""
         timeouts = self.timeouts
+        await trio.lowlevel.checkpoint()
         while self.close_reason is None:
             reads = timeouts.reads
             await timeouts.sleep(SILENCE_SECONDS)

@@ -140,7 +140,7 @@ class WebSocketChannel(Channel):
         """Send a close frame, unless the server does not read, and close the stream."""
         await trio.lowlevel.checkpoint()
         if self._protocol.close_sent is None and self._protocol.close_rcvd is None:
-            with trio.move_on_after(CLOSE_SECONDS):
+            with trio.move_on_after(CLOSE_SECONDS):  # noqa: ASYNC912  # send_all is a checkpoint unless it fails
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
                     await self._stream.send_all(
                         WebSocketFrame(Opcode.CLOSE, b"\x03\xe8").serialize(mask=True)

@@ -84,6 +84,7 @@ async def end_left_turns(server: Server, turns: Sequence[LeftTurn]) -> None:
 
 
 async def _end(server: Server, turn: LeftTurn) -> None:
+    await trio.lowlevel.checkpoint()
     for _ in range(LOOKS):
         newest = await _newest(server, turn)
         if newest is not None and newest.get("status") == IN_PROGRESS:
@@ -118,6 +119,7 @@ async def _newest(server: Server, turn: LeftTurn) -> dict[str, Any] | None:
         newest = newest_turn(object_of(await server.request_json("thread/resume", params)))
     except InvalidRequestError as exc:
         # A thread without a turn is not stored.
+        await trio.lowlevel.checkpoint()
         logger.debug("thread %s: %s", turn.thread_id, exc)
         return None
     turn_id = newest.get("id")
