@@ -317,7 +317,10 @@ class Connection:
                 if channel.control:
                     control, channel.control = channel.control, b""
                     self._write_queue.put_control(control)
-                await self._take_lines(receiver, frames)
+                if 0 < len(frames) <= pace.lines and self.close_reason is None:
+                    self._take_portion(receiver, frames)
+                else:
+                    await self._take_lines(receiver, frames)
                 timeouts.reader_is_busy = False
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             reason = f"the connection broke: {exc.__cause__ or exc}"
