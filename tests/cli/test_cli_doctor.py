@@ -12,9 +12,9 @@ pytestmark = pytest.mark.real
 BAD_BINARIES = {
     "exits": ("exit 1", "exit status 1"),
     "hangs": ("exec sleep 1000", "did not answer"),
-    "prints junk": ("echo hello; echo world; exec sleep 1000", "2 lines that are no JSON-RPC"),
+    "prints junk": ("echo hello; echo world; exec sleep 1000", "2 lines that are not JSON-RPC"),
     "prints junk and exits": ("echo hello; echo 'Error: no such thing' >&2", "no such thing"),
-    "is no program": (None, "no program"),
+    "is no program": (None, "neither a program for this system"),
 }
 
 

@@ -354,7 +354,7 @@ async def test_junk_is_reported_and_the_connection_lives():
         assert reasons == [
             "not JSON",
             "not a JSON-RPC message",
-            "the answer to no request of ours",
+            "a response to an unknown request",
             "not JSON",
         ]
         server.give("model/list", {"data": []})

@@ -155,7 +155,7 @@ async def test_what_a_busy_server_never_takes_is_reported_and_the_next_step_foll
         assert trio.current_time() - began == pytest.approx(5, abs=0.1)
         assert refused > 5
     assert [record.message for record in caplog.records] == [
-        "thread/backgroundTerminals/clean {'threadId': 'thread-1'} was not answered in time: it may not have ended"
+        "thread/backgroundTerminals/clean {'threadId': 'thread-1'} was not answered within interrupt_grace and may have had no effect"
     ]
 
 

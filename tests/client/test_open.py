@@ -103,7 +103,7 @@ async def test_a_binary_that_prints_junk():
     script = "print('hello'); print('\\x1b[0m'); print('[1]'); import time; time.sleep(99)"
     error = await fails_to_start(fake(script, start_timeout=0.5, stop_grace=0.2))
     assert type(error) is errors.StartTimeout
-    assert "3 lines that are no JSON-RPC messages" in error.problem
+    assert "3 lines that are not JSON-RPC messages" in error.problem
 
 
 async def test_a_server_that_refuses_the_handshake():
@@ -302,7 +302,7 @@ async def test_leaving_the_scope_ends_a_server_that(script, grace):
     ("end", "shown"), [("os.kill(os.getpid(), 9)", ""), ("os._exit(3)", "an old warning\n")]
 )
 async def test_an_old_warning_is_no_cause_of_what_a_signal_ended(monkeypatch, end, shown):
-    monkeypatch.setattr("trio_codex._process.channel.LAST_WORDS_SECONDS", 0)
+    monkeypatch.setattr("trio_codex._process.channel.RECENT_STDERR_SECONDS", 0)
     script = (
         ANSWERS
         + f"print('an old warning', file=sys.stderr, flush=True); answer(input()); input(); input(); {end}"

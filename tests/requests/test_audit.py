@@ -133,9 +133,9 @@ async def test_a_refusal_is_recorded_with_its_reason():
 @pytest.mark.parametrize(
     ("method", "params", "reason"),
     [
-        ("item/newThing/ask", {}, "this version does not know the request"),
-        (COMMAND, {"threadId": 5}, "it cannot be read: "),
-        (COMMAND, ASKED, "no policy of this client decides on it"),
+        ("item/newThing/ask", {}, "this version does not know the method"),
+        (COMMAND, {"threadId": 5}, "its parameters are unreadable: "),
+        (COMMAND, ASKED, "no policy of this client handles it"),
     ],
 )
 async def test_a_denial_that_nobody_decided_on_is_recorded_with_its_reason(method, params, reason):
@@ -184,7 +184,7 @@ async def give_nonsense(_):
     [
         (raise_error, "RuntimeError: boom"),
         (raise_group, "RuntimeError: boom; KeyError"),
-        (give_nonsense, "the policy returned int, which is no decision on it"),
+        (give_nonsense, "the policy returned int, which is not a decision for this request"),
     ],
 )
 async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(fail, told, caplog):

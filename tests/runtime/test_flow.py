@@ -360,7 +360,7 @@ def test_a_mute_server_is_reported_as_such():
             session.request("window")
         await wait_all_tasks_blocked()
         call = await session.connection.calls.begin("late", {})
-        with pytest.raises(errors.RequestTimeout, match=r"has taken nothing for 25.0 s") as caught:
+        with pytest.raises(errors.RequestTimeout, match=r"has read nothing for 25.0 s") as caught:
             await call.answer_within(20)
         assert (caught.value.method, caught.value.seconds) == ("late", 20)
         assert call.take_back()

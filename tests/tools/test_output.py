@@ -174,7 +174,7 @@ async def test_a_run_raises_if_there_is_no_output():
         assert error.text == text
     _, error = await run('{"steps": []}', "interrupted", output_type=Plan)
     assert isinstance(error, errors.OutputError)
-    assert error.problem == "the turn is interrupted"
+    assert error.problem == "the turn was interrupted"
     _, error = await run("no", "failed", output_type=Plan)
     assert isinstance(error, errors.TurnFailed)
     assert error.result.output is None

@@ -50,7 +50,7 @@ class Codex:
     Any number of tasks may use it concurrently.
 
     Attributes:
-        metadata: What the server reported about itself.
+        metadata: The metadata that the server reported about itself.
         pid: The process id of the server; ``None`` if this client did not start it.
     """
 
@@ -94,8 +94,8 @@ class Codex:
         Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
-            LocalProtocolError: The parameters are not JSON; nothing was sent.
-            RemoteProtocolError: The response cannot be read.
+            LocalProtocolError: The parameters cannot be encoded as JSON; nothing was sent.
+            RemoteProtocolError: The response is invalid.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
         """
@@ -105,8 +105,8 @@ class Codex:
     async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
         """Subscribe to notifications of the whole connection: the given methods, or all.
 
-        Notifications that belong to no thread and arrived before anyone subscribed, such as configuration warnings,
-        are delivered first: the latest 64, excluding any larger than 64 KiB.
+        Notifications that belong to no thread and arrived before there was a subscriber, such as configuration
+        warnings, are delivered first: the latest 64, excluding any larger than 64 KiB.
         An unreadable line is reported as ``trio_codex/junk``, and a server request with an unknown method as
         ``trio_codex/unknownServerRequest``.
 
@@ -165,17 +165,17 @@ class Codex:
 
         The scope yields a :class:`RemoteProcess` once the command runs.
 
-        No approval is requested: the command is yours, not the agent's. The command has no timeout. If the scope
-        exits while the command runs or starts, its process group is killed and the exit is confirmed, within
-        ``interrupt_grace``; after that, ``on_stuck_turn`` applies. A child in a session of its own (``setsid``)
-        escapes unless the sandbox contains it; on Linux it ends with the server.
+        No approval is requested, because the command comes from you and not from the agent. The command has no timeout.
+        If the scope exits before the command has, its process group is killed and the exit is confirmed, within
+        ``interrupt_grace``; after that, ``on_stuck_turn`` applies. A child in its own session (``setsid``) escapes
+        unless the sandbox contains it; on Linux it ends with the server.
 
         Args:
             argv: The command and its arguments. No shell is involved.
             cwd: The working directory; by default the server's. The server resolves relative paths and ``~``.
             env: Overrides for the environment the server provides; ``None`` as a value removes a variable.
             stdin: Whether the command has an input stream. Without one it reads end of file immediately.
-            tty: Run the command in a terminal of its own.
+            tty: Run the command in a pseudo-terminal.
             size: Columns and rows of the terminal.
             sandbox: What the command may access. The default is the server's configuration.
             permission_profile: A permission profile from the configuration, instead of ``sandbox`` (experimental).
@@ -191,7 +191,7 @@ class Codex:
         from trio_codex._api.exec import open_exec
 
         if size is not None and not tty:
-            raise ValueError("only a terminal has a size")
+            raise ValueError("size requires tty=True")
         params = wire.CommandExecParams(
             command=[os.fspath(part) for part in as_tuple(argv)],
             process_id=f"process-{self._session.server.next_number()}",
@@ -304,8 +304,8 @@ class Codex:
 
         async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
             page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
-            # A thread that was reverted and then archived is listed once per file (PROTOCOL Q40), and a thread
-            # that changes during the iteration may be listed again.
+            # A thread that was reverted and then archived is listed once for each of its files (PROTOCOL Q40). And a
+            # thread that changes during the iteration may be listed again.
             fresh: list[wire.Thread] = []
             for thread in page.data:
                 if thread.id not in seen:
@@ -375,7 +375,7 @@ class Codex:
         resume_params(thread_id, options, self._session.server.absolute)
         _opening.own_tools(self._session, options)
         await self._session.server.request("thread/unarchive", {"threadId": thread_id})
-        # Until it is resumed, the server has the thread only on disk and would reject a turn (PROTOCOL Q16).
+        # An unarchived thread is only on disk, and the server would reject a turn until it is resumed (PROTOCOL Q16).
         return await self.thread_resume(thread_id, **options)
 
     async def thread_delete(self, thread_id: str) -> None:
@@ -469,7 +469,7 @@ class Codex:
         """
         return await self.api.account.usage_read()
 
-    # -- what agents can use -----------------------------------------------------------------------------------
+    # -- MCP servers and skills --------------------------------------------------------------------------------
 
     @property
     def mcp(self) -> McpServers:

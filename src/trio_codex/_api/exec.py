@@ -1,7 +1,7 @@
-"""A command on the server as a scope: its start, its exit status and its end.
+"""A command on the server as a scope.
 
-The server answers the request when the command has ended; output arrives before that, as notifications. The only way
-to end a command is SIGKILL for its process group. The response to the request is the only proof that it ended.
+The server responds to the request when the command has ended; output arrives before that, as notifications. The only way
+to end a command is SIGKILL for its process group, and only the response proves that the command has ended.
 """
 
 from __future__ import annotations
@@ -97,15 +97,14 @@ class RemoteProcess:
     async def terminate(self) -> None:
         """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
 
-        The server offers nothing gentler than SIGKILL. A child in a session of its own (``setsid``) escapes unless
-        the sandbox contains it.
+        The server supports only SIGKILL. A child in its own session (``setsid``) escapes unless the sandbox contains it.
 
         Raises:
             CodexError: As for any request.
         """
         await trio.lowlevel.checkpoint()
         if not self.has_ended:
-            # A rejection means that it has just ended; the response to the first request is next.
+            # A rejection means that it has just ended, so the response to the first request is about to arrive.
             with suppress(InvalidRequestError):
                 await self._request("terminate", {})
 
@@ -149,8 +148,8 @@ class RemoteProcess:
         session = self._session
         self._call = await session.server.begin(METHOD, params)
         session.services.start_service(self._watch, self._call)
-        # The first request is answered only at the end, but a write that follows it is answered immediately, with a
-        # rejection if there is no such process. Both use the same queue, or the write could overtake the start.
+        # The server responds to the first request only at the end, but to a subsequent write immediately; it rejects
+        # the write if the process does not exist. Both must use the same queue, or the write could be sent first.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
         probe = {"processId": self._process_id, **write}
         running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")
@@ -161,7 +160,7 @@ class RemoteProcess:
                 except ServerBusyError:
                     raise
                 except RpcError:
-                    # It failed to start or has already ended: the other response says which.
+                    # It failed to start or has already ended; the response to the first request shows which.
                     await self._ended.wait()
                 self.raise_failure()
                 return
@@ -176,7 +175,7 @@ class RemoteProcess:
         if call is None or call.take_back():
             return
         with self._session.timeouts.move_on_after(grace):
-            # Whatever happens to this request, only the response to the first one proves anything.
+            # Even if this request fails, the response to the first one shows whether the process has ended.
             await self._session.server.end(f"{METHOD}/terminate", {"processId": self._process_id})
             await self._ended.wait()
             return
@@ -189,7 +188,7 @@ class RemoteProcess:
         )
         call.give_up()
 
-    async def _watch(self, call: Call) -> None:  # noqa: ASYNC910  # a task of its own
+    async def _watch(self, call: Call) -> None:  # noqa: ASYNC910  # runs as a separate task
         try:
             response: wire.CommandExecResponse = decode_result(METHOD, await call.answer())
         except CodexError as exc:
@@ -211,7 +210,7 @@ class RemoteProcess:
         self._outputs.get(stream, self._outputs["stdout"]).put(data)
 
     def lose_output(self, error: DecodeError) -> None:
-        """Record that a piece of output cannot be read. Called by the reader."""
+        """End the output with an error because a piece was unreadable. Called by the reader."""
         lost = CloseReason(error)
         for output in self._outputs.values():
             output.end(lost.exception)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 WRITE_BYTES: Final = 1024 * 1024
 """Bytes of stdin per request.
 
-The server queues 128 requests for a command that does not read. While that queue is full, it does not even accept the
-request that ends the command (Q51), so fewer requests are better.
+The server queues up to 128 requests for a command that does not read its stdin. If that queue is full, it cannot even
+accept the request that ends the command (Q51), so input is sent in few large requests.
 """
 
 
@@ -84,7 +84,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
             self._waiting.unpark_all()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """End the stream after what is buffered, normally or with an error. Only the first call has an effect."""
+        """End the stream after the buffered bytes, normally or with an error. Only the first call has an effect."""
         if not self._ended:
             self._ended = True
             self._error = error
@@ -120,7 +120,7 @@ class RemoteInput(trio.abc.SendStream):
     """The stdin of a remote process.
 
     Args:
-        begin: Queues a request that writes.
+        begin: Queues a write request.
     """
 
     def __init__(self, begin: Callable[[dict[str, object]], Awaitable[Call]]) -> None:
@@ -172,7 +172,7 @@ class RemoteInput(trio.abc.SendStream):
         except CodexError as exc:
             if self._closed:
                 raise trio.ClosedResourceError("stdin was closed") from None
-            raise trio.BrokenResourceError("the process has ended, or its stdin has") from exc
+            raise trio.BrokenResourceError("the process or its stdin has ended") from exc
         finally:
             if self._call is not None:
                 self._call.give_up()

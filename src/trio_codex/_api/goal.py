@@ -1,4 +1,4 @@
-"""A goal as a scope: several turns run by the server, as one."""
+"""A goal as a scope: a sequence of turns that the server runs."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ async def open_goal(
         yield make(session, thread, goal)
     goal.events.release()
     try:
-        # The client may have closed meanwhile. Then there is nothing to end and no nursery to end it in.
+        # If the client has closed meanwhile, there is nothing to end, and its nursery is gone.
         if session.connection.close_reason is None or any(turn.callbacks for turn in goal.turns):
             await body.finish(session.services, goal.finish)
     finally:

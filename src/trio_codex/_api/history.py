@@ -1,4 +1,4 @@
-"""Paging through the history of a thread. A whole history arrives as one line of any size (PROTOCOL Q18)."""
+"""Page through the history of a thread. A whole history would arrive as a single line of any size (PROTOCOL Q18)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The life of a client: how its server starts, the handshake, and the close sequence.
+"""The life cycle of a client: the start of its server, the handshake, and the close sequence.
 
 This is the only module where the process, the connection and the session meet.
 """
@@ -56,10 +56,10 @@ if TYPE_CHECKING:
 StartErrorT = TypeVar("StartErrorT", bound=StartError)
 
 FAILED_START_GRACE: Final = 0.5
-"""How long a server that never answered may take to exit by itself. The real one needs 65 ms."""
+"""Grace period for a server whose handshake failed. The real server exits within 65 ms."""
 
 FLUSH_SECONDS: Final = 0.5
-"""How long closing waits for queued replies to be written, which a server that does not read would block."""
+"""How long closing waits for queued replies to be written. A server that does not read would block it forever."""
 
 _HINTS: Final = (
     (r"CODEX_HOME", "Create that directory, or set codex_home to one that exists."),
@@ -69,7 +69,7 @@ _HINTS: Final = (
     ),
     (
         r"unexpected argument|unrecognized subcommand|Usage:",
-        "This binary has no app-server of the known kind; run trio-codex doctor.",
+        "This binary does not support app-server as this client expects; run trio-codex doctor.",
     ),
 )
 
@@ -127,7 +127,7 @@ class ClientLifecycle:
             return await self._spawn(services, config)
         except OSError as exc:  # no file descriptor is free, not even for an import
             binary = None if self._binary is None else self._binary.path
-            hint = "Look at the limits on descriptors and processes."
+            hint = "Check the limits on descriptors and processes."
             raise SpawnError(f"the server cannot be started: {exc}", "spawn", hint, binary) from exc
 
     async def _spawn(self, services: Services, config: CodexConfig) -> Session:
@@ -152,7 +152,7 @@ class ClientLifecycle:
                     guarded=None if config.guard else False,
                     guard_python=None if config.guard_python is None else os.fspath(config.guard_python),
                 )
-                # While the server boots.
+                # Load modules while the server boots.
                 from trio_codex._api.loading import load
 
                 load()
@@ -270,7 +270,7 @@ class ClientLifecycle:
         except StartError:
             raise
         except CodexError as exc:
-            raise self._start_error(StartError, f"the server did not come up: {_reason(exc)}") from exc
+            raise self._start_error(StartError, f"the server did not start: {_reason(exc)}") from exc
 
     def _timeout(self) -> StartTimeout:
         seconds = self._config.start_timeout
@@ -278,15 +278,13 @@ class ClientLifecycle:
             problem = f"{self._address.url} did not complete the WebSocket handshake within {seconds:g} s"
             return self._start_error(StartTimeout, problem)
         if self._process is None and self._channel is None:
-            problem = (
-                f"another first start on the same CODEX_HOME did not come to its end within {seconds:g} s"
-            )
+            problem = f"timed out after {seconds:g} s waiting for another first start on the same CODEX_HOME"
             return self._start_error(StartTimeout, problem)
         if self._process is not None and self._process.pid is None:
-            problem = f"{self._process.starter}, did not start the server within {seconds:g} s"
+            problem = f"{self._process.starter} did not start the server within {seconds:g} s"
             return self._start_error(StartTimeout, problem)
         junk = 0 if self._connection is None else self._connection.junk_lines
-        noise = f"; it printed {junk} lines that are no JSON-RPC messages" if junk else ""
+        noise = f"; it printed {junk} lines that are not JSON-RPC messages" if junk else ""
         return self._start_error(
             StartTimeout, f"the server did not answer initialize within {seconds:g} s{noise}"
         )
@@ -321,11 +319,11 @@ class ClientLifecycle:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the close sequence is done."""
+        """Whether the close sequence is complete."""
         return self._closed.is_set()
 
     async def close_with(self, services: Services) -> None:
-        """Close, and stop the tasks that serve the connection. This is the last thing a client does."""
+        """Run the close sequence, then stop the client's tasks."""
         try:
             await self.close()
         finally:
@@ -361,8 +359,8 @@ class ClientLifecycle:
             await self._rescued.wait()
         await trio.lowlevel.checkpoint()
         if self._process is not None:
-            # The reader keeps draining stdout meanwhile: a server whose stdout is full does not exit on EOF.
-            # A client that never finished its handshake has nothing to clean up.
+            # The reader keeps draining stdout meanwhile, because a server whose stdout is full does not exit on EOF.
+            # A server that never finished the handshake has nothing to clean up, so it gets less time.
             grace = self._stop_grace if was_up else min(self._stop_grace, FAILED_START_GRACE)
             try:
                 await self._process.stop(grace)
@@ -376,11 +374,11 @@ class ClientLifecycle:
         return self._config.stop_grace if isinstance(self._config, CodexConfig) else math.inf
 
     async def _watch(self, process: ServerProcess, connection: Connection) -> None:
-        """End the connection when the process has exited but something else still holds its stdout open."""
+        """End the connection once the process has exited, even if another process still holds its stdout open."""
         try:
             returncode = await process.wait()
         except trio.ClosedResourceError:
-            # Closing timed out: the process tree ends in the background, and the reason is already known.
+            # Closing timed out. The process tree ends in the background, and the close reason is already set.
             await trio.lowlevel.checkpoint()
             return
         self._note_exited(returncode)

@@ -1,7 +1,7 @@
-"""Modules of a session: the list of those loaded into memory before its first line.
+"""Load all modules that a session may need before its first message.
 
-A running session imports nothing from disk. A failed import on the reader or in the close sequence would end the
-session. It fails, for example, after an upgrade of the package or when no file descriptor is free.
+A running session imports nothing from disk, because an import may fail after the package was upgraded or when no file
+descriptor is free. A failed import in the reader or in the close sequence would end the session.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ HELD: Final = (
     "trio_codex._api.method_groups",
     "trio_codex._api.generated",
 )
-"""Modules needed by requests of the server, user calls and rare messages. A session uses few of them."""
+"""Modules for server requests, user calls and rare messages. A session uses few of them."""
 
 IMPORTED_BY_HELD: Final = ("json", "shlex")
 """Modules of the standard library that held modules import."""
 
 
 def load() -> None:
-    """Import what the reader and the close sequence need, and hold the other modules that a session may use.
+    """Import the modules of the reader and the close sequence, and hold the others that a session may use.
 
     Raises:
         ImportError, OSError: A module is missing or cannot be read.

@@ -86,7 +86,7 @@ class LoginHandle:
         return response
 
     async def __aenter__(self) -> Self:
-        # Not a cancellation point: the server is already waiting, and only a scope that was entered cancels that.
+        # Not a cancellation point: the login is already pending, and only a scope that was entered cancels it.
         await trio.lowlevel.cancel_shielded_checkpoint()
         return self
 
@@ -172,4 +172,6 @@ def _handle(session: Session, news: LoginNews, response: wire.LoginAccountRespon
         ):
             return LoginHandle(session, news, login_id, verification_url=url, user_code=code)
         case _:
-            raise DecodeError("account/login/start", "$.type", "this is the answer to another kind of login")
+            raise DecodeError(
+                "account/login/start", "$.type", "this is the response to another kind of login"
+            )

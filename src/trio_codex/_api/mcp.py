@@ -1,6 +1,6 @@
-"""MCP servers: requests about those in the server's configuration, and about those that a thread has started.
+"""Requests about the MCP servers in the server's configuration, and about those that a thread has started.
 
-The end of a login to one is handled by ``_login``. Their requests to the user go to the policies, as in a turn.
+Logins are in :mod:`~trio_codex._api.login`. The policies handle requests that an MCP server makes to its user.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class McpServers:
         self._session = session
 
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
-        """Return what each MCP server offers, and whether it requires a login.
+        """Return the tools and resources of each MCP server, and whether it requires a login.
 
-        To find out, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
+        For this, the server starts all enabled MCP servers, waits for the slowest, and stops them again.
 
         Raises:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
@@ -94,7 +94,7 @@ class ThreadMcpServers:
         self._request = request
 
     async def list(self) -> tuple[wire.McpServerStatus, ...]:
-        """Return the status of each MCP server and what it offers. Waits until all have started or failed to start.
+        """Return the status, tools and resources of each MCP server, once all have started or failed to start.
 
         Raises:
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
@@ -102,7 +102,7 @@ class ThreadMcpServers:
         return await _list(self._request)
 
     async def status(self, name: str) -> wire.McpServerStatus:
-        """Return the status of one MCP server and what it offers. Waits until it has started or failed to start.
+        """Return the status, tools and resources of one MCP server, once it has started or failed to start.
 
         Args:
             name: The name of the MCP server in the configuration.
@@ -114,7 +114,7 @@ class ThreadMcpServers:
             LookupError: The thread has no such MCP server.
             CodexError: As in :meth:`Codex.request`, and ``DecodeError``.
         """
-        # Filter by name here: an older server ignores the filter, waits for all, and reports all.
+        # Filter by name here, too, because older servers ignore the filter and report all MCP servers.
         for status in await _list(self._request, serverName=name):
             if status.name == name:
                 return status
@@ -125,9 +125,9 @@ class ThreadMcpServers:
     ) -> wire.McpServerToolCallResponse:
         """Call a tool. Waits until the MCP server has started.
 
-        No approval is requested: the call is yours, not the agent's. Requests that the MCP server makes to its user
-        meanwhile go to the thread's policy, then to the client's. With the approval policy ``never``, the server
-        declines them by itself.
+        No approval is requested, because the call comes from you and not from the agent. Requests that the MCP server
+        makes to its user meanwhile go to the thread's policy, then to the client's. With the approval policy
+        ``never``, the server declines them by itself.
 
         If this is cancelled, the call runs to its end and its result is discarded, because the protocol cannot cancel
         it. It ends with the MCP server, when the thread is unloaded.

@@ -1,4 +1,4 @@
-"""What the generated request methods stand on: one callable that sends a request and reads its result."""
+"""The base of the generated request methods."""
 
 from __future__ import annotations
 
@@ -9,11 +9,7 @@ if TYPE_CHECKING:
 
 
 class TypedRequest(Protocol):
-    """Sends a request and gives its result as the type that the method has.
-
-    It sends ``{}`` for a params object without content (the server refuses a request that has none), and no params for
-    ``None``. It raises what the generated methods raise.
-    """
+    """A function that sends a request and returns its typed result. It raises what the generated methods document."""
 
     async def __call__(self, method: str, params: wire.Wire | None, /) -> Any:
         """Send the request and wait for its result."""

@@ -1,4 +1,4 @@
-"""How a client is opened: with a server of its own, or over a stream."""
+"""Open a client, with its own server or over a stream."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ async def open_codex(
 ) -> AsyncGenerator[Codex]:
     """Start a server and connect a client to it, as a scope.
 
-    However the scope exits, open turns are ended, the server is stopped, and nothing of it remains: no task, process
-    or file descriptor. Exceptions raised by the body propagate unchanged.
+    When the scope exits, open turns are ended and the server is stopped. No task, process or file descriptor remains,
+    even after an error or a cancellation. Exceptions raised by the body propagate unchanged.
 
     Args:
-        config: The configuration of the client and its server; the default follows the user's own Codex setup.
+        config: The configuration of the client and its server; by default, the user's own Codex setup.
         policy: Handles requests from turns, unless the policy of the turn or its thread does.
         tools: Tools declared on every new thread for its agent to call, created with :func:`~trio_codex.tools.tool`.
         budget: The joint budget of all of its turns.
         instruments: Observers that are notified of what happens, for logging, metrics and tracing.
 
     Raises:
-        StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it refused or exited.
+        StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it exited or rejected the handshake.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
         RuntimeError: It was not called from a Trio task.
@@ -101,7 +101,7 @@ async def connect_codex(
 
 def check_in_trio(function: str) -> None:
     """Raise ``RuntimeError`` unless this is a Trio task."""
-    # Check this here: otherwise the first wait fails inside Trio and looks like a bug in trio-codex.
+    # Check this here, because otherwise the first wait would fail inside Trio and look like a bug in trio-codex.
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError(
             f"{function} needs Trio: run your program with trio.run(main), not with asyncio.run()"

@@ -39,7 +39,7 @@ class ApprovalMode(enum.StrEnum):
     """A preset for who decides when a command needs more than the sandbox allows."""
 
     deny_all = "deny_all"
-    """Nobody. The server refuses by itself and no policy is called."""
+    """Always deny. The server denies by itself, and no policy is called."""
     ask = "ask"
     """The policies of this client."""
     auto_review = "auto_review"
@@ -106,7 +106,7 @@ class TurnOptions(ThreadSettings, total=False):
             request that a policy is handling, or on a running tool, does not count. No limit by default.
         budget: The budget of this turn.
         additional_context: Fragments of context, keyed by an identifier of their source (experimental).
-        client_user_message_id: Your id for the message; the message's item carries it.
+        client_user_message_id: Your id for the message, which its item includes.
         cyber_access_program: An authorized program to request (experimental).
         environments: Where commands run; persists for the thread's later turns (experimental).
         output_schema: JSON Schema of the final response.
@@ -115,7 +115,7 @@ class TurnOptions(ThreadSettings, total=False):
         root_turn_id: The first turn in the chain of work that led to this one.
         runtime_workspace_roots: Directories of the workspace, resolved like ``cwd``; persists for the thread's later
             turns (experimental).
-        source: What triggered the turn, for statistics. It grants nothing.
+        source: What triggered the turn, for statistics only.
         turn_service_tier: Service tier of this turn only.
     """
 
@@ -297,7 +297,7 @@ def check_given(options: Mapping[str, Any]) -> None:
             )
 
 
-# -- as params ---------------------------------------------------------------------------------------------------
+# -- parameters of requests --------------------------------------------------------------------------------------
 
 
 def start_params(options: ThreadStartOptions, absolute: AbsolutePath = expand) -> wire.ThreadStartParams:
@@ -318,8 +318,8 @@ def resume_params(
         thread_id: The id of the thread.
         options: The options.
         absolute: Converts the path in an option to an absolute one.
-        paged: How to request the newest turn, which shows whether one is running: as a page of its own, or with the
-            whole history, because the page is experimental. By default it is not requested.
+        paged: How to request the newest turn, which shows whether one is running. ``True`` requests it as a page, which
+            is experimental; ``False`` requests the whole history. By default it is not requested.
     """
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
@@ -399,7 +399,7 @@ def _setting_members(
 def _given(
     options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
 ) -> dict[str, Any]:
-    """Return the given options without those that stay in this process.
+    """Return the given options, except the ones that are not sent to the server.
 
     Raises:
         TypeError: An option has an unknown name.
@@ -434,7 +434,7 @@ def _settle_approvals(members: dict[str, Any]) -> None:
         chosen += ["sandbox", "permissions"]
     for name in chosen:
         if name in members:
-            raise ValueError(f"approval_mode={preset.name} already chooses {name}; give one of them")
+            raise ValueError(f"approval_mode={preset.name} already sets {name}; pass only one of them")
     members["approval_policy"], reviewer = _APPROVALS[preset]
     if reviewer is not None:
         members["approvals_reviewer"] = reviewer
@@ -444,7 +444,7 @@ def _settle_approvals(members: dict[str, Any]) -> None:
 
 def _check_one_of(members: Mapping[str, Any], one: str, other: str) -> None:
     if one in members and other in members:
-        raise ValueError(f"{one} and {other} exclude each other")
+        raise ValueError(f"{one} and {other} are mutually exclusive")
 
 
 def _member_of(kind: type[E], value: str) -> E:
@@ -452,7 +452,7 @@ def _member_of(kind: type[E], value: str) -> E:
         return kind(value)
     except ValueError:
         known = ", ".join(f"{kind.__name__}.{member.name}" for member in kind)
-        raise ValueError(f"{value!r} is none of {known}") from None
+        raise ValueError(f"{value!r} is not one of {known}") from None
 
 
 def sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:

@@ -1,4 +1,4 @@
-"""Lists that the server returns in pages: iteration over all elements, one page at a time."""
+"""Iterate over lists that the server returns in pages."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Pager(Generic[T]):
         """Return the next element. A checkpoint.
 
         Raises:
-            DecodeError: A page cannot be read, or names itself as the next one.
+            DecodeError: A page is unreadable, or its cursor refers to itself.
             CodexError: As for any request.
             trio.BusyResourceError: Another task is iterating.
         """
         if self._iterating:
             raise trio.BusyResourceError("another task is iterating over these pages")
-        # Before the checkpoint, or two tasks could both pass it and request the same page.
+        # Set this before the checkpoint. Otherwise, two tasks could request the same page.
         self._iterating = True
         try:
             await trio.lowlevel.checkpoint()
@@ -66,6 +66,6 @@ class Pager(Generic[T]):
     async def _turn_page(self) -> None:
         page, cursor = await self._fetch(self._cursor)
         if cursor is not None and cursor == self._cursor:
-            raise DecodeError(self._what, "$.nextCursor", "the next page is this one again")
+            raise DecodeError(self._what, "$.nextCursor", "the cursor refers to the same page")
         self._page.extend(page)
         self._cursor, self._exhausted = cursor, cursor is None

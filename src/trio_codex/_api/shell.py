@@ -1,7 +1,7 @@
-"""A shell command of the user in a thread: identifying its item, and ending it.
+"""Run a shell command of the user in a thread: identify its item, and end it.
 
-The server answers immediately and without an id (PROTOCOL Q5). On an idle thread the command is a turn of its own.
-During an open turn it is an item of that turn, which cannot be stopped separately (Q27).
+The server responds immediately and without an id (PROTOCOL Q5). On an idle thread the command is its own turn. During an
+open turn it is an item of that turn, which cannot be stopped separately (Q27).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class _ShellItem(EventSink):
     Attributes:
         turn_id: The id of the turn that the item belongs to.
         completed: The item, once it has completed.
-        known: Set when the item has started, or will not.
-        over: Set when the item has completed, or will not.
+        known: Set when the item has started or can no longer start.
+        over: Set when the item has completed or can no longer complete.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ async def run_shell_command(
     params = wire.ThreadShellCommandParams(thread_id=state.id, command=command, timeout_ms=TIME_LIMIT_MS)
     found = _ShellItem()
     async with AsyncExitStack() as stack:
-        # Held until its item is known, because items of two commands differ only in their order.
+        # Hold the lock until the item is known, because the items of two commands differ only in their order.
         async with state.shell_lock:
             state.listeners.append(found)
             stack.callback(_stop_listening, session, state, found)
@@ -114,7 +114,7 @@ async def _join_turn(
     try:
         yield
     except BaseException:
-        # The turn may have ended before the server saw the request. Then the command has a turn of its own.
+        # If the turn ended before the server received the request, the command has its own turn.
         turn = state.turn
         if turn is not None and turn is not joined and not turn.owned and turn.id == found.turn_id:
             await session.services.finish(session.ender.end_turn, turn)  # noqa: ASYNC102  # shielded and bounded inside

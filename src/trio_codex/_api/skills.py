@@ -1,4 +1,4 @@
-"""Skills: requests about those that agents find for a directory, and about additional places to search."""
+"""Requests about the skills available to agents, and about the directories to search for them."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Skills:
         )
         response: wire.SkillsListResponse = await self._session.server.request("skills/list", params)
         if not response.data:
-            raise DecodeError("skills/list", "$.data", "it has no entry for the directory")
+            raise DecodeError("skills/list", "$.data", "there is no entry for the directory")
         return response.data[0]
 
     async def enable(self, name: str | None = None, *, path: str | os.PathLike[str] | None = None) -> None:
         """Enable a skill permanently and for all clients, in the **configuration file** of the server.
 
         Args:
-            name: The name of the skill, or
-            path: the path of its ``SKILL.md``.
+            name: The name of the skill. Pass either this or ``path``.
+            path: The path of its ``SKILL.md``.
 
         Raises:
             ValueError: Neither was given, or both.
@@ -64,8 +64,8 @@ class Skills:
         """Disable a skill permanently and for all clients, in the **configuration file** of the server.
 
         Args:
-            name: The name of the skill, or
-            path: the path of its ``SKILL.md``.
+            name: The name of the skill. Pass either this or ``path``.
+            path: The path of its ``SKILL.md``.
 
         Raises:
             ValueError: Neither was given, or both.
@@ -89,7 +89,7 @@ class Skills:
 
     async def _write(self, name: str | None, path: str | os.PathLike[str] | None, *, enabled: bool) -> None:
         if (name is None) == (path is None):
-            raise ValueError("a skill is switched by its name or by its path")
+            raise ValueError("pass either the name or the path of a skill")
         params = wire.SkillsConfigWriteParams(
             enabled=enabled, name=name, path=None if path is None else self._session.server.absolute(path)
         )

@@ -1,4 +1,4 @@
-"""A thread as the server stores it: its name, settings, history, events and end. It starts no turns."""
+"""The operations on a stored thread that start no turns: its name, settings, history, events and deletion."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class StoredThread:
         self._check_open()
         for pending in self._state.pending:
             pending.is_overtaken = True
-        # Set first: even if this is cancelled, the request may have taken effect.
+        # Set this before the request, which may take effect even if this task is cancelled.
         self._state.is_mute = True
         try:
             await thread_requests.unsubscribe(self._session, self._state)

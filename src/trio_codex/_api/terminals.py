@@ -50,10 +50,10 @@ class Terminals:
         """Terminate one background terminal.
 
         Args:
-            process_id: The ``process_id`` in the list, which is also that of the item which started it.
+            process_id: The ``process_id`` from the list or from the item that started it.
 
         Returns:
-            Whether it was still there to be terminated.
+            Whether the terminal was still running.
 
         Raises:
             CodexError: As for any request, and ``DecodeError``.

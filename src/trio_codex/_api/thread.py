@@ -1,4 +1,4 @@
-"""Threads: starting turns, and reading, forking, archiving and closing the thread itself."""
+"""Threads: start turns in a thread, fork it, and close it."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Thread(StoredThread):
         """
         result = await _to_end(self._turn(value, output_type, options))
         if output_type is not None and result.output is None and result.status != TurnStatus.completed:
-            raise OutputError(result.final_response, f"the turn is {result.status}", result)
+            raise OutputError(result.final_response, f"the turn was {result.status}", result)
         return result
 
     @overload
@@ -192,14 +192,14 @@ class Thread(StoredThread):
             from trio_codex._tools.output import OutputType
 
             if options.get("output_schema") is not None:
-                raise ValueError("output_type and output_schema exclude each other")
+                raise ValueError("output_type and output_schema are mutually exclusive")
             output = OutputType(output_type)
             options = {**options, "output_schema": output.schema}
         params = turn_params(self.id, value, options, self._session.server.absolute)
         check_turn(params, self._session.server.metadata.server_version)
         budget = options.get("budget")
         if budget is not None and budget.turns is not None:
-            raise ValueError("the budget of a turn has no limit of turns")
+            raise ValueError("a budget for a single turn cannot limit the number of turns")
         return open_turn(
             Turn,
             self._session,
@@ -351,7 +351,7 @@ class Thread(StoredThread):
     # -- as a scope --------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        # Not a cancellation point: the thread is already open, and only a scope that was entered closes it.
+        # Not a cancellation point, because the thread is already open and only a scope that was entered closes it.
         await trio.lowlevel.cancel_shielded_checkpoint()
         self._check_open()
         return self
@@ -387,14 +387,17 @@ class Thread(StoredThread):
         if state.handles or state.pending:
             await trio.lowlevel.checkpoint()
             return
-        # If the thread is already archived, deleted or unloaded, or the connection has ended, nothing is left to end.
-        # If a turn of another client is still running, its commands are left to that client.
+        # These requests fail harmlessly if the thread is already archived, deleted or unloaded. If a turn of another
+        # client is still running, the terminals belong to that client.
         if session.config.experimental_api and (state.turn is None or state.turn.owned):
             await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await thread_requests.unsubscribe_unless_followed(session, state)
 
     def _has_to_end(self, turn: TurnState) -> bool:
-        """Return whether leaving this handle ends a turn: one it opened, or an unowned one if no handle is left."""
+        """Return whether leaving this handle must end a turn.
+
+        That applies to a turn that it opened, and to one that the server started by itself if this was the last handle.
+        """
         if turn.owned:
             return turn.opener is self
         # On a server that this client did not start, the turn belongs to another client.

@@ -1,7 +1,7 @@
-"""Opening a thread: the requests that start, resume and fork one, and how each is undone.
+"""Requests that start, resume and fork a thread, and undo that if necessary.
 
-A handle is registered before its request is written, so its policy and tools apply from the first message on. If
-opening is cancelled after the request was sent, or its response cannot be read, nothing stays open on the server.
+A handle is registered before its request is written, so its policy and tools apply from the first message on. The request
+is undone if it is cancelled after it was sent or if its response is unreadable.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Opened:
-    """A thread that the server has opened, and whose handle is yet to be created.
+    """A thread that the server has opened and that has no handle yet.
 
     Attributes:
         pending: The pending handle.
@@ -83,7 +83,7 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread. If undone, unsubscribe unless its events are still needed here.
+    """Open a stored thread. If undone, unsubscribe unless this client still needs its events.
 
     Raises:
         ValueError: As in :func:`own_tools`; so is ``TypeError``.
@@ -94,7 +94,7 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
     pending = _pending(thread_id, options, own)
     opened = await _open(session, "thread/resume", params, pending, "thread/unsubscribe")
     if not options.get("include_turns", False) and opened.response.thread.turns:
-        # They were only requested to find out whether a turn is running.
+        # The turns were requested only to find out whether one is running.
         thread = attrs.evolve(opened.response.thread, turns=())
         return attrs.evolve(opened, response=attrs.evolve(opened.response, thread=thread))
     return opened
@@ -123,7 +123,7 @@ async def unsubscribe(session: Session, state: ThreadState) -> None:
 
 
 async def unsubscribe_unless_followed(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread within ``interrupt_grace``, unless its events are still needed here."""
+    """Unsubscribe from a thread within ``interrupt_grace``, unless this client still needs its events."""
     params = {"threadId": state.id}
 
     async def end() -> None:
@@ -163,7 +163,8 @@ async def _open(
         thread_id = pending.thread_id if answer is None else route(answer).thread_id or pending.thread_id
         if thread_id is None:
             logger.warning(
-                "a thread stays open on the server: its id in the answer to %s cannot be read", method
+                "a thread may still be open on the server: the response to %s contains no readable thread id",
+                method,
             )
             return
         state = session.threads.find(thread_id)
@@ -207,7 +208,7 @@ async def _undo_unread(
     undo: Callable[[msgspec.Raw | None], Awaitable[object]],
     answer: msgspec.Raw | None,
 ) -> None:
-    """Undo an opening whose response cannot be read."""
+    """Undo a request whose response is unreadable."""
     with session.timeouts.move_on_after(session.config.interrupt_grace):
         await trio.lowlevel.checkpoint()
         await undo(answer)

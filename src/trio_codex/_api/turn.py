@@ -1,4 +1,4 @@
-"""A turn as a scope: its start, its end, and the operations available in its body."""
+"""A turn as a scope, and the operations available in its body."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class TurnHandle(Generic[OutputT_co]):
         """
         params = steer_params(self._state.thread.id, value, self._session.server.absolute)
         if not await self._session.ender.steer(self._state, params):
-            # The turn has ended. Send the request anyway: the server's error says it best.
+            # The turn has ended. Send the request anyway, so that the server's error is raised.
             await self._session.server.request("turn/steer", params(self.id))
 
     async def interrupt(self) -> None:
@@ -240,7 +240,7 @@ async def open_turn(
         method: The method of the request that starts the turn.
         params: The parameters of that request.
         policy: Handles requests from the turn.
-        idle_limit: How long the turn may be silent for no known reason.
+        idle_limit: How long the turn may be silent without a known reason, in seconds.
         budget: The budget of the turn.
         output: The type of the final response.
         named_by_announcement: Whether the response has no turn id, so that only the announcement does.
@@ -250,7 +250,7 @@ async def open_turn(
     state.check_open(thread)
     state.check_free()
     body = ScopeGuard()
-    # Check the budgets before instruments hear of the turn, because it may not be allowed to start.
+    # Check the budgets before the turn is reported to instruments, because it may not be allowed to start.
     meter = Meter("turn", budget)
     budget_tracker = BudgetTracker((meter, state.meter, session.meter), body.scope, body.fail)
     events = session.subscription()
@@ -261,12 +261,12 @@ async def open_turn(
         TurnOwner(thread, events, callbacks, policy, meter, budget_tracker),
         session.instruments,
     )
-    # Reserve the thread before the first await: another task may be about to start a turn too.
+    # Reserve the thread before the first await, because another task may be about to start a turn, too.
     state.turn = turn
     watch: trio.CancelScope | None = None
     with body.watched():
         await _start(session, turn, method, params)
-        # Release the parameters: they may hold images, and a turn may take days.
+        # Release the parameters, which may contain images, because a turn may take days.
         del params
         if idle_limit is not None:
             watch = session.services.start_service(

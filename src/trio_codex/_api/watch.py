@@ -1,4 +1,4 @@
-"""File watching as a scope: one watch on the server, and its end."""
+"""Watch files on the server, as a scope."""
 
 from __future__ import annotations
 

@@ -130,24 +130,24 @@ def _head(line: Line) -> bytes:
 
 
 def encode_message(message: object) -> bytes:
-    """Encode one JSON-RPC message. It holds no newline.
+    """Encode one JSON-RPC message as a single line, without its newline.
 
     Raises:
         LocalProtocolError: The message holds a value that JSON cannot represent. A lone surrogate (as from
-            ``os.fsdecode``) is refused, too, because the server drops such a line without a response (PROTOCOL Q10).
+            ``os.fsdecode``) is rejected, too, because the server drops such a line without a response (PROTOCOL Q10).
     """
     try:
         text = msgspec.json.encode(message)
         # The encoder writes NaN and infinities as null, so the server would receive a different value.
         if b"null" in text and _holds_non_finite(msgspec.to_builtins(message, enc_hook=_opaque)):
-            raise LocalProtocolError("not JSON: a number is not finite")
+            raise LocalProtocolError("not JSON: a number is infinite or NaN")
     except UnicodeEncodeError as exc:
-        problem = f"a string holds a lone surrogate at index {exc.start}, which UTF-8 cannot carry"
+        problem = f"a string contains a lone surrogate at index {exc.start}, which UTF-8 cannot encode"
         raise LocalProtocolError(problem) from None
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise LocalProtocolError(f"not JSON: {exc}") from None
     if b"\n" in text:
-        raise LocalProtocolError("raw JSON in it holds a newline, which would break the line")
+        raise LocalProtocolError("the raw JSON contains a newline, which would end the line")
     return text
 
 

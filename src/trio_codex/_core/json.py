@@ -1,4 +1,4 @@
-"""Read untrusted JSON: a value of an unexpected kind reads as absent, and nothing raises."""
+"""Read untrusted JSON. Nothing raises: a value of an unexpected type counts as absent."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Lines go in and events come out; the caller does the I/O. Arbitrary bytes produce events, never an exception. Wire types
 are not needed here: ``params`` and ``result`` stay raw JSON until they are read.
 
-This protocol has no ``jsonrpc`` member, and adds ``emittedAtMs`` to notifications (PROTOCOL 3).
+Unlike standard JSON-RPC, messages have no ``jsonrpc`` member, and notifications have an ``emittedAtMs`` (PROTOCOL 3).
 """
 
 from __future__ import annotations
@@ -87,9 +87,9 @@ class JunkKind(enum.Enum):
     NOT_JSON_RPC = "not a JSON-RPC message"
     TOO_LONG = "longer than max_line_bytes"
     TRUNCATED = "cut off by the end of the stream"
-    STRAY_REPLY = "the answer to no request of ours"
-    LATE_REPLY = "the answer to a request that was given up"
-    DUPLICATE_REQUEST = "a second request under an id that is still open"
+    STRAY_REPLY = "a response to an unknown request"
+    LATE_REPLY = "a late response to an abandoned request"
+    DUPLICATE_REQUEST = "a request with an id that is already in use"
 
 
 class Junk(msgspec.Struct, frozen=True):
@@ -161,13 +161,17 @@ class RpcState(Generic[T]):
         return frozenset(self._server_requests)
 
     def request(self, method: str, params: object, token: T, trace: object = None) -> tuple[RequestId, bytes]:
-        """Register a request; return its id and its line. ``params`` are always sent, if only as ``{}`` (Q11).
+        """Register a request; return its id and its line.
 
-        ``trace`` is the request's W3C trace context; the envelope has a member for it.
+        Args:
+            method: The method.
+            params: The parameters. ``None`` is sent as ``{}``, because the server requires the member (Q11).
+            token: Returned with the response.
+            trace: The W3C trace context, which has its own member in the envelope.
 
         Raises:
             ConnectionClosed: :meth:`close` was called.
-            LocalProtocolError: ``params`` are not JSON; nothing is registered.
+            LocalProtocolError: ``params`` cannot be encoded as JSON; nothing is registered.
         """
         if self._closed:
             raise errors.ConnectionClosed
@@ -193,7 +197,7 @@ class RpcState(Generic[T]):
         self._pending.pop(request_id, None)
 
     def reopen(self, request_id: RequestId, method: str, token: T) -> None:
-        """Register a request again under its old id: the server rejected it without recording it."""
+        """Register a request again under its old id, because the server rejected it as overloaded."""
         self._pending[request_id] = _Pending(method, token)
 
     def abandon(self, request_id: RequestId) -> None:
@@ -207,7 +211,7 @@ class RpcState(Generic[T]):
         """Return the line that answers a server request, or ``None`` if the request is no longer open.
 
         Raises:
-            LocalProtocolError: ``result`` is not JSON; the request stays open.
+            LocalProtocolError: ``result`` cannot be encoded as JSON; the request stays open.
         """
         return self._answer(request_id, {"id": request_id, "result": result})
 
@@ -242,7 +246,7 @@ class RpcState(Generic[T]):
             if envelope is not None and envelope.id is msgspec.UNSET and envelope.method:
                 row.append(envelope)
                 continue
-            # A notification may change the meaning of the next line: it may withdraw a request.
+            # Deliver notifications before the next message: one of them may withdraw a request.
             if row:
                 yield row
                 row = []
@@ -324,7 +328,7 @@ class RpcState(Generic[T]):
         return self._note(JunkKind.NOT_JSON_RPC, line) if envelope is None else self._classify(envelope, line)
 
     def _salvage(self, head: Line, size: int, problem: str) -> Reply[T] | ServerRequest | Junk:
-        """Fail the request that an unreadable line answers, or deny the one it makes, so that nobody waits forever."""
+        """Handle an unreadable line by its id and method, so that neither side waits forever for a response."""
         request_id, method = read_head(head)
         if request_id is not None and method is not None:
             opened = self._open_server_request(request_id, method, None, head, size)
@@ -366,7 +370,7 @@ class _Envelope(Notification, frozen=True, gc=False):
     error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-# Typed like this because it may be tried on any frame: anything other than a line is a type error.
+# Accepts any frame: for anything other than a line, the decoder raises a TypeError.
 _decode_envelope: Callable[[Any], _Envelope] = msgspec.json.Decoder(_Envelope).decode
 
 

@@ -18,5 +18,5 @@ def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
             first character of ``"/tmp"`` is the root of the file system.
     """
     if isinstance(values, str):
-        raise TypeError("several texts are wanted here, as a list: this is one")
+        raise TypeError("expected a list of strings, got one string")
     return tuple(values)

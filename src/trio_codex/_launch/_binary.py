@@ -1,4 +1,4 @@
-"""Finding the ``codex`` binary to run, and its version.
+"""Find the ``codex`` binary to run, and its version.
 
 Defines the search order (an explicit path, the ``codex_cli_bin`` package of ``trio-codex[runtime]``, ``PATH``) and the
 range of versions that this release was tested with.
@@ -75,7 +75,7 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
     found = shutil.which("codex", path=env_path)
     if found is None:
         raise SpawnError(
-            "there is no codex binary: neither a package nor PATH has one", phase="find", hint=_HINT
+            "no codex binary found: neither a package nor PATH has one", phase="find", hint=_HINT
         )
     return Binary(_behind_shim(_absolute(found)), "path")
 
@@ -146,7 +146,7 @@ def _absolute(path: str) -> str:
         return os.path.abspath(path)
     except OSError as error:
         raise SpawnError(
-            f"a relative path leads nowhere from a working directory that is gone ({error.strerror})",
+            f"cannot resolve a relative path: the working directory was deleted ({error.strerror})",
             phase="find",
             hint="Change to a directory that exists, or pass an absolute path as codex_bin.",
             binary=path,
@@ -162,7 +162,7 @@ def _packaged() -> Binary | None:
     path = package / "bin" / ("codex.exe" if sys.platform == "win32" else "codex")
     if not path.is_file():
         raise SpawnError(
-            f"the package {PACKAGE} holds no binary",
+            f"the package {PACKAGE} does not contain a binary",
             phase="find",
             hint="Install openai-codex-cli-bin again.",
             binary=str(path),
@@ -182,8 +182,7 @@ def _packaged_version(package: Path) -> str | None:
 def _behind_shim(path: str) -> str:
     """Return the program that npm's ``codex.cmd`` runs if it can be found, else ``path``.
 
-    A batch file needs a shell, which would be one more process between the client and the server, with its own quoting
-    rules.
+    A batch file needs a shell. That would add a process between the client and the server, and its own quoting rules.
     """
     shim = Path(path)
     if shim.suffix.lower() not in {".cmd", ".bat", ".ps1"}:

@@ -1,6 +1,6 @@
-"""One request on its way, and what ends all of them: values that outlive whoever waits.
+"""One pending request, and the reason why a connection closed. Both outlive the tasks that wait for them.
 
-A call knows who sends it only to be undone or given up there. It knows nothing of streams or lines.
+A call refers to its sender only to be taken back or given up. It knows nothing of streams.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 
 
 RequestClass: TypeAlias = Literal["window", "deferred", "control"]
-"""How a request travels. ``window``: the server answers it at once, so it counts as work in progress. ``deferred``: answered
-when something finishes. ``control``: ends or steers something, and gets through when the others have to wait."""
+"""How flow control treats a request.
+
+* ``window``: the server answers immediately, so the request counts against the window.
+* ``deferred``: the server answers once some work finishes.
+* ``control``: ends or steers something, and is sent even if ordinary requests have to wait.
+"""
 
 
 class Caller(Protocol):
-    """What a call is one of: sends it, and is told of its outcome.
+    """The sender of calls, which is notified of their outcomes.
 
     Attributes:
-        watch: Tells the instruments of requests.
-        timeouts: Everything that judges the server by its time.
+        watch: Reports requests to the instruments.
+        timeouts: All timeouts that measure how responsive the server is.
     """
 
     watch: RequestWatch
@@ -45,21 +49,21 @@ class Caller(Protocol):
         """See :meth:`Call.give_up`."""
 
     def settled(self, call: Call) -> None:
-        """Let others have what a call has occupied: its outcome is known."""
+        """Release what a finished call occupied."""
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
-        """Return the error of a call that was not answered in time."""
+        """Return the error for a call that timed out."""
         ...
 
 
 class CloseReason:
-    """Why a connection ended. Written once, shared by everything that fails of it."""
+    """Why a connection ended. Set once, and shared by everything that fails because of it."""
 
     def __init__(self, error: CodexError) -> None:
         self._error = error
 
     def exception(self) -> CodexError:
-        """Give a fresh exception that tells this cause."""
+        """Return a new exception with this reason. Raising one exception object in several tasks would mix tracebacks."""
         fresh = type(self._error)(*self._error.args)
         fresh.__cause__ = self._error.__cause__
         return fresh
@@ -69,23 +73,23 @@ class CloseReason:
 
     @property
     def reason(self) -> str:
-        """Why, in one sentence."""
+        """The reason in one sentence."""
         return self._error.reason if isinstance(self._error, ConnectionBroken) else str(self._error)
 
 
 class Call:
-    """One request on its way. It lives until it is answered or given up, whatever happens to who waits for it.
+    """One request. It stays pending until it is answered or given up, even if the task that waits is cancelled.
 
     Attributes:
-        method: Its method.
-        request_class: How it travels.
-        request_id: Its id.
-        queued_line: Its line.
-        has_place: Whether it counts in the request window.
-        refusal: What the server last refused it with for its load; it did not take it then.
-        refusals: How often it did.
-        refused_at: Trio time of the first time.
-        timer: What sends it again, or expires it while it waits to be sent.
+        method: The method.
+        request_class: How flow control treats the request.
+        request_id: The JSON-RPC id.
+        queued_line: The encoded line.
+        has_place: Whether it occupies a place in the request window.
+        refusal: The last overload error of the server; the server did not accept the request.
+        refusals: The number of overload errors.
+        refused_at: Trio time of the first overload error.
+        timer: The timer that retries the request, or expires it while it waits to be sent.
     """
 
     __slots__ = (
@@ -130,22 +134,22 @@ class Call:
 
     @property
     def waits(self) -> bool:
-        """Whether its line is still here, so that the server knows nothing of it."""
+        """Whether the line is still queued, so that the server has not seen it."""
         return self.queued_line is not None and not self.queued_line.taken
 
     @property
     def sent(self) -> bool:
-        """Whether the writer has its line: from then on the server may act on it."""
+        """Whether the line was handed to the writer. From then on the server may act on it."""
         return self.queued_line is not None and self.queued_line.taken
 
     async def answer(self) -> msgspec.Raw:
-        """Wait for the answer. Being cancelled here does not give the call up.
+        """Wait for the response. Cancellation leaves the call pending.
 
         Raises:
-            RpcError: The server refused.
-            RemoteProtocolError: Its answer cannot be read.
-            ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed it.
+            RpcError: The server responded with an error.
+            RemoteProtocolError: The response is malformed.
+            ConnectionBroken: The connection broke first.
+            ConnectionClosed: The connection was closed on this side first.
         """
         await self._answered.wait()
         if self._error is not None:
@@ -154,11 +158,11 @@ class Call:
         return self._result
 
     async def answer_within(self, seconds: float) -> msgspec.Raw:
-        """Wait for the answer for so many seconds. The call goes on when they have passed.
+        """Wait for the response with a timeout. The call stays pending if it expires.
 
         Raises:
-            RequestTimeout: They have passed.
-            ServerBusyError: Likewise, and the server has not even taken the request.
+            RequestTimeout: The timeout expired.
+            ServerBusyError: The timeout expired, and the server rejected the request as overloaded until then.
             CodexError: As :meth:`answer`.
         """
         with self._caller.timeouts.move_on_after(seconds):
@@ -166,21 +170,27 @@ class Call:
         raise self._caller.overdue(self, seconds)
 
     async def settled(self) -> None:
-        """Wait until the outcome is known, whatever it is."""
+        """Wait for the outcome without raising it."""
         await self._answered.wait()
 
     def take_back(self) -> bool:
-        """Undo the call if its line was not handed to the writer yet; say whether it was undone."""
+        """Cancel the call if its line was not handed to the writer yet; return whether that succeeded."""
         return self._caller.take_back(self)
 
     def give_up(self) -> None:
-        """Stop waiting for good. An answer that comes later is discarded."""
+        """Abandon the call. A late response is discarded."""
         self._caller.give_up(self)
 
     def settle(
         self, result: msgspec.Raw | None, error: CodexError | None, outcome: RequestOutcome | None = None
     ) -> None:
-        """Set the outcome; ``outcome`` is what instruments are told, if the error does not tell. For the connection."""
+        """Set the outcome. Called by the connection.
+
+        Args:
+            result: The result, if there is one.
+            error: The error, if the call failed.
+            outcome: What to report to the instruments; derived from ``error`` by default.
+        """
         if not self._answered.is_set():
             self._result, self._error = result, error
             self._answered.set()

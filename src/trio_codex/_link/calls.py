@@ -1,8 +1,8 @@
-"""The requests of one connection: owns their turn to be sent, their repetition, and their outcome.
+"""The client's requests on one connection: owns when they are sent, their retries, and their outcomes.
 
-Knows no streams: lines go into a queue, and answers come from the reader. Whether a line may be sent is up to the
-:class:`~trio_codex._link.flow.FlowControl`, and when a request has taken too long, to the
-:class:`~trio_codex._link.timeouts.Timeouts`.
+Knows no streams: lines go into a queue, and responses come from the reader.
+:class:`~trio_codex._link.flow.FlowControl` decides when a line may be sent, and
+:class:`~trio_codex._link.timeouts.Timeouts` expires requests that take too long.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ if TYPE_CHECKING:
 
 BARRIER_METHOD: Final = "thread/loaded/list"
 BARRIER_PARAMS: Final = {"limit": 1}
-"""The cheapest request that every server knows, before ``initialized`` and without experimental API as well."""
+"""The cheapest request that every server accepts, even before ``initialized`` and without the experimental API."""
 
 FIRST_RETRY_SECONDS: Final = 0.02
 LAST_RETRY_SECONDS: Final = 0.5
-"""How long to wait after a refusal for overload, doubled each time. The queue of a busy server empties in milliseconds."""
+"""Maximum backoff after overload errors; it doubles each time. The queue of a busy server empties in milliseconds."""
 
 
 class Calls:
-    """The requests of one connection that have no outcome yet.
+    """The pending requests of one connection.
 
     Args:
-        rpc: Registers them, and makes their lines.
-        write_queue: Where lines go.
-        window: How many requests that are answered at once may be in progress.
-        request_timeout: Seconds for a request that the server answers at once, and for the wait of any to be sent.
-        timeouts: Everything that judges the server by its time.
-        instruments: Who is told what happens.
+        rpc: Allocates request ids and encodes requests.
+        write_queue: The queue of outgoing lines.
+        window: How many requests that the server answers immediately may be in progress.
+        request_timeout: Seconds for such a request, and the longest that any request may wait to be sent.
+        timeouts: All timeouts that measure how responsive the server is.
+        instruments: Notified of what happens.
 
     Attributes:
-        death: Why the connection ended; ``None`` while it lives.
-        watch: Tells the instruments of requests.
-        timeouts: See above.
+        close_reason: Why the connection ended; ``None`` while it is open.
+        watch: Reports requests to the instruments.
+        timeouts: All timeouts that measure how responsive the server is.
     """
 
     def __init__(
@@ -77,22 +77,23 @@ class Calls:
 
     @property
     def in_flight(self) -> int:
-        """How many requests wait for an answer, barriers left out."""
+        """The number of pending requests, barriers excluded."""
         return self._rpc.pending - (self._barrier is not None)
 
     @trio.lowlevel.enable_ki_protection
     async def request(
         self, method: str, params: object, request_class: RequestClass = "window"
     ) -> msgspec.Raw:
-        """Send a request and wait for its answer.
+        """Send a request and wait for its response.
 
-        If the caller is cancelled, the line was either never handed to the writer or is written whole; its answer, if
-        one comes, is discarded. A request that the server refuses for its load is sent again.
+        If the caller is cancelled, the line is either not sent at all or written whole, and a late response is
+        discarded. Requests that an overloaded server rejects are retried.
 
         Raises:
-            RequestTimeout: No answer in time, the wait for its turn included. The server may still act on the request.
-            ServerBusyError: The server was overloaded for all that time, and has not taken it.
-            LocalProtocolError: ``params`` are not JSON; nothing was sent.
+            RequestTimeout: No response within the timeout, which includes time in the queue. The server may still act
+                on the request.
+            ServerBusyError: The server rejected the request as overloaded until the timeout.
+            LocalProtocolError: ``params`` cannot be encoded as JSON; nothing was sent.
             RpcError, RemoteProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`Call.answer`.
         """
         call = await self.begin(method, params, request_class)
@@ -104,14 +105,14 @@ class Calls:
             self.timeouts.end(timeout)
             call.give_up()
 
-    @trio.lowlevel.enable_ki_protection  # a line may be written on the way, and must not be torn
+    @trio.lowlevel.enable_ki_protection  # this may write a line directly, which must not be interrupted
     async def begin(self, method: str, params: object, request_class: RequestClass = "window") -> Call:
-        """Send a request, now or when its turn comes; return the call.
+        """Send a request, or queue it until flow control admits it; return the call.
 
         Raises:
             LocalProtocolError, ConnectionBroken, ConnectionClosed: As :meth:`request`; nothing was sent.
         """
-        # What cancels the caller may be what closes the client, too, and is then what the caller is to be told.
+        # The same cancellation may have closed the client. If so, raise Cancelled rather than ConnectionClosed.
         await trio.lowlevel.checkpoint_if_cancelled()
         if self.close_reason is not None:
             raise self.close_reason.exception()
@@ -129,10 +130,10 @@ class Calls:
             record.id = call.request_id
         call.queued_line = QueuedLine(line, record)
         self._queue(call)
-        return call  # noqa: ASYNC910  # the answer has to be waited for anyway
+        return call  # noqa: ASYNC910  # the caller then awaits the response
 
     def take_back(self, call: Call, error: CodexError | None = None) -> bool:
-        """See :meth:`Call.take_back`; who still waits for it gets ``error``."""
+        """See :meth:`Call.take_back`; tasks that wait for the call get ``error``."""
         queued_line = call.queued_line
         if call.answered or queued_line is None or queued_line.taken:
             return False
@@ -146,20 +147,20 @@ class Calls:
         return True
 
     def give_up(self, call: Call, error: CodexError | None = None) -> None:
-        """See :meth:`Call.give_up`; who still waits for it gets ``error``."""
+        """See :meth:`Call.give_up`; tasks that wait for the call get ``error``."""
         if not call.answered and not self.take_back(call, error):
             self._rpc.abandon(call.request_id)
             call.settle(None, error or ConnectionClosed(f"{call.method} was given up"), "given up")
 
     def settled(self, call: Call) -> None:
-        """Let others have what a call has occupied: its outcome is known. For calls."""
+        """Release what a finished call occupied, and send the requests that this admits. Called by the call."""
         if call.timer is not None:
             self.timeouts.end(call.timer)
             call.timer = None
         if call.has_place:
             self._flow.leave_window(call)
         if call.queued_line is not None:
-            # It will not be sent again, and may hold images.
+            # Free the memory: it will not be sent again, and may contain images.
             call.queued_line.line = b""
         if call is self._barrier:
             self._barrier = None
@@ -169,15 +170,15 @@ class Calls:
             self._send_admitted()
 
     def overdue(self, call: Call, seconds: float) -> CodexError:
-        """Return the error of a call that was not answered in time. One that the server still refuses is taken back."""
+        """Return the error for a call that timed out. Take it back if the server rejected it as overloaded."""
         if call.refusal is not None and call.waits:
-            # Otherwise the server has taken it since, and may act on it.
+            # A retry that was already sent may have been accepted.
             self.take_back(call, call.refusal)
             return call.refusal
         problem = None
         if call.waits and self._barrier is not None:
             silent = self.timeouts.listened_since(self._barrier_sent_at)
-            problem = f"it was not sent, because the server has taken nothing for {silent:.1f} s"
+            problem = f"it was not sent, because the server has read nothing for {silent:.1f} s"
         return RequestTimeout(call.method, seconds, problem)
 
     def _expire(self, call: Call, seconds: float) -> None:
@@ -189,18 +190,18 @@ class Calls:
             return
         self._send_admitted()
         if call.request_class == "deferred" and self._flow.holds(call):
-            # Nothing else bounds this wait, which is for what is ahead of it and not for its answer.
+            # A deferred request has no timeout for its response, but it has one for its time in the queue.
             seconds = self._request_timeout
             call.timer = self.timeouts.start(seconds, partial(self._expire, call, seconds))
 
     def _send_admitted(self) -> None:
-        """Send the requests whose turn it is."""
+        """Send the queued requests that flow control now admits."""
         if self._flow.waits and self.close_reason is None:
             for call in self._flow.admit():
                 self._send(call)
 
     def _send_barrier(self) -> None:
-        """Send a barrier, unless one is out."""
+        """Send a barrier unless one is pending."""
         if self._barrier is None and self.close_reason is None:
             self._barrier = call = Call(self, BARRIER_METHOD, "control")
             self._barrier_sent_at = trio.current_time()
@@ -216,37 +217,37 @@ class Calls:
         self.put(call.queued_line, urgent=call.request_class == "control")
 
     def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
-        """Send a line of whatever kind; each counts."""
+        """Send a line of any kind, and count it in flow control."""
         self._flow.queued()
         self._write_queue.put(queued_line, urgent=urgent)
 
     def note_sent(self, queued_line: QueuedLine) -> None:
-        """Note that a line is being written. For the queue that it was in."""
+        """Record that a line is being written. Called by the write queue."""
         if queued_line.record is not None:
             self.watch.sent(queued_line.record)
         if self._flow.sent(queued_line):
             self._send_barrier()
 
     def take_reply(self, call: Call, result: msgspec.Raw | None, error: CodexError | None) -> None:
-        """Take the answer to a request, or its refusal. On the reader."""
+        """Settle a call with its response, or schedule a retry after an overload error. Called by the reader."""
         if type(error) is ServerBusyError:
             self._flow.refused(call.queued_line)
-            self._repeat_later(call, error)
+            self._retry_later(call, error)
             self._send_admitted()
         else:
             self._flow.acknowledge(call.queued_line)
             call.settle(result, error)
 
     def take_late_reply(self, late: LateReply[Call]) -> None:
-        """Take the answer to a request that was given up: it says that the server has taken its line."""
+        """Handle the response to an abandoned request. It still acknowledges the line."""
         if type(late.error) is ServerBusyError:
             self._flow.refused(late.token.queued_line)
         else:
             self._flow.acknowledge(late.token.queued_line)
         self._send_admitted()
 
-    def _repeat_later(self, call: Call, refusal: ServerBusyError) -> None:
-        """Send a request again in a while: the server was full, and has not taken it."""
+    def _retry_later(self, call: Call, refusal: ServerBusyError) -> None:
+        """Schedule a retry of a request that the server rejected as overloaded."""
         if call.refusal is None:
             call.refused_at = trio.current_time()
         call.refusal = refusal
@@ -260,25 +261,25 @@ class Calls:
         self._rpc.reopen(call.request_id, call.method, call)
         delay = min(FIRST_RETRY_SECONDS * 2 ** min(call.refusals - 1, 10), LAST_RETRY_SECONDS)
         delay *= random.uniform(0.5, 1)
-        call.timer = self.timeouts.start(delay, partial(self._repeat, call))
+        call.timer = self.timeouts.start(delay, partial(self._retry, call))
         self._instruments.emit("request_retried", call.method, call.refusals, delay)
 
-    def _repeat(self, call: Call) -> None:
+    def _retry(self, call: Call) -> None:
         call.timer = None
         if call is self._barrier:
-            # It gives back the credits that all others wait for, so it takes none.
+            # It returns the credits that all others wait for, so it must not wait for one itself.
             self._send(call)
         else:
             self._queue(call)
 
     def refuse_new(self) -> None:
-        """Refuse every further request but those that end something, and what was not sent of the others."""
+        """Reject new requests, and cancel those not yet sent. Control requests are exempt."""
         self._refusing = True
         for call in self._flow.waiting():
             self.take_back(call, ConnectionClosed())
 
-    def end(self, death: CloseReason) -> None:
-        """Fail every request: the connection has ended."""
-        self.close_reason = death
+    def end(self, close_reason: CloseReason) -> None:
+        """Fail every pending request because the connection has ended."""
+        self.close_reason = close_reason
         for call in self._rpc.close():
-            call.settle(None, death.exception())
+            call.settle(None, close_reason.exception())

@@ -1,4 +1,4 @@
-"""The seam for transports: how messages travel to a server and back, and what is known once they no longer do."""
+"""The interface of transports: sends and receives messages, and explains why a connection ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trio_codex._core.framing import Frame
 
 CHUNK_BYTES: Final = 64 * 1024
-"""How much is read at once: it fits into the processor's cache."""
+"""How much is read at once. It fits into the processor's cache."""
 
 LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 """How much is read at once in the middle of a long line. Larger buffers cost more to allocate than they save."""
@@ -106,7 +106,7 @@ class Channel(ABC):
         return ConnectionBroken(reason, phase)
 
     async def diagnose(self, reason: str, phase: str) -> ConnectionBroken:
-        """Return the error for a connection that broke, once it is known why. Bounded."""
+        """Wait, for a bounded time, until the cause is known; return the error for a connection that broke."""
         await trio.lowlevel.checkpoint()
         return self.explain(reason, phase)
 

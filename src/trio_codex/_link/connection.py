@@ -1,7 +1,7 @@
-"""One connection: its reader, its writer, the requests on their way, and its one end.
+"""One connection: owns its reader, its writer, the pending requests, and how it ends.
 
-It knows messages and calls, not what they mean: the :class:`Receiver` decides that. The receiver is called on the
-reader, so it must neither block nor raise.
+It delivers messages without interpreting them; that is the task of the :class:`Receiver`. The reader calls the receiver
+synchronously, so the receiver must neither block nor raise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from trio_codex._link.timeouts import Timeouts
 
 QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
-"""Replies that may wait for the server to read, beside the latest. A server that reads takes each in milliseconds."""
+"""Size limit of queued replies, the latest excluded. A server that reads consumes each within milliseconds."""
 
 SILENCE_SECONDS: Final = 20.0
 """How long a transport that can ping may be silent before it is pinged."""
@@ -51,34 +51,34 @@ PONG_SECONDS: Final = 10.0
 """How long the answer to a ping may take."""
 
 DIAGNOSIS_SECONDS: Final = 0.5
-"""How long the end of a stream waits for the exit status that explains it. Waiters fail within 1 s (G5)."""
+"""How long to wait for the exit status after a stream ends. Pending waits must fail within a second (G5)."""
 
 
 class Receiver(Protocol):
-    """What a connection hands inbound messages to. Called on the reader: must not wait, must not raise."""
+    """Handler of inbound messages. Called by the reader, so no method may block or raise."""
 
     def on_notifications(self, notifications: Sequence[Notification]) -> None:
-        """Take notifications that came one behind the other."""
+        """Handle consecutive notifications."""
 
     def on_oversize(self, notification: OversizeNotification) -> None:
-        """Take what is left of a notification that was too long."""
+        """Handle the remains of an oversize notification."""
 
     def on_server_request(self, request: ServerRequest) -> None:
-        """Take a request of the server."""
+        """Handle a request from the server."""
 
     def on_junk(self, junk: Junk) -> None:
-        """Take note of a line that was of no use."""
+        """Count a discarded line."""
 
     def on_lines_end(self) -> int:
-        """Wake consumers: they run before more is handed on.
+        """Wake consumers, which run before the next batch.
 
         Returns:
-            How much the busiest of them has to take.
+            The backlog of the busiest consumer.
         """
         ...
 
     def on_close(self, reason: CloseReason) -> None:
-        """Fail what waits: nothing more will come."""
+        """Fail everything that waits for messages."""
 
 
 @attrs.frozen
@@ -87,7 +87,7 @@ class Limits:
 
     Attributes:
         window: How many requests that the server answers immediately may be in progress.
-        request_timeout: Seconds for one of these, and for the wait of any request to be sent.
+        request_timeout: Seconds for such a request, and the longest that any request may wait to be sent.
     """
 
     window: int
@@ -98,11 +98,11 @@ class Connection:
     """Requests, replies and notifications over one channel.
 
     Args:
-        services: Runs its tasks.
-        channel: Carries the messages.
+        services: Runs the tasks of the connection.
+        channel: The transport.
         limits: The limits of requests.
-        timeouts: All timeouts that measure how responsive the server is. Their service runs elsewhere.
-        secrets: What errors must not show.
+        timeouts: All timeouts that measure how responsive the server is. The caller runs their service.
+        secrets: Redacted from errors.
         instruments: Notified of what happens.
 
     Attributes:
@@ -153,7 +153,7 @@ class Connection:
 
     @property
     def is_established(self) -> bool:
-        """Whether the handshake is done and closing has not begun."""
+        """Whether the handshake is complete and closing has not begun."""
         return self._phase == "running"
 
     def start(self, receiver: Receiver) -> None:
@@ -169,7 +169,7 @@ class Connection:
         if self._channel.ping():
             self._services.start_service(self._keep_alive)
 
-    # -- requests of ours --------------------------------------------------------------------------------------
+    # -- requests to the server --------------------------------------------------------------------------------
 
     def established(self) -> None:
         """Complete the handshake: send ``initialized``."""
@@ -182,25 +182,25 @@ class Connection:
 
     @property
     def junk_lines(self) -> int:
-        """How many lines of the server were of no use."""
+        """The number of lines from the server that were discarded."""
         return self._rpc.junk.total()
 
-    # -- requests of the server --------------------------------------------------------------------------------
+    # -- requests from the server ------------------------------------------------------------------------------
 
     def respond(self, request_id: RequestId, result: object) -> bool:
-        """Queue the answer to a server request; say whether it was still open.
+        """Queue the response to a server request; return whether the request was still open.
 
         Raises:
-            LocalProtocolError: ``result`` is not JSON; the request is still open.
+            LocalProtocolError: ``result`` cannot be encoded as JSON; the request stays open.
         """
         return self._reply(request_id, self._rpc.respond(request_id, result), "answered")
 
     def refuse(self, request_id: RequestId, code: int, message: str) -> bool:
-        """Queue the refusal of a server request; say whether it was still open."""
+        """Queue an error response to a server request; return whether the request was still open."""
         return self._reply(request_id, self._rpc.refuse(request_id, code, message), "refused")
 
     def withdraw(self, request_id: RequestId) -> bool:
-        """Note that the server wants no answer any more; say whether the request was open."""
+        """Drop a request that the server has withdrawn; return whether it was still open."""
         was_open = self._rpc.withdraw(request_id)
         if was_open:
             self.calls.watch.settled(request_id, "withdrawn")
@@ -210,7 +210,7 @@ class Connection:
         if line is None:
             return False
         if self._queued_reply_bytes > QUEUED_REPLY_BYTES:
-            # Dropped: the connection is about to end, and what the server has not read is lost with it.
+            # Drop the reply. The connection is about to end, and replies that the server has not read are lost anyway.
             self._lose_to_unread_replies()
             return True
         self._queued_reply_bytes += len(line)
@@ -219,28 +219,28 @@ class Connection:
         return True
 
     def _lose_to_unread_replies(self) -> None:
-        """End the connection to a server that asks and does not read the answers."""
+        """End the connection to a server that sends requests but does not read the replies."""
         if not self._ending:
             size = self._queued_reply_bytes // 2**20
             self._services.start_service(
-                self.lose, f"the server does not read: {size} MiB of answers to its requests wait"
+                self.lose, f"the server does not read its input: {size} MiB of replies are queued"
             )
 
     # -- the end -----------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Raise what every use raises once the connection has ended."""
+        """Raise the error of a connection that has ended."""
         if self.close_reason is not None:
             raise self.close_reason.exception()
 
     def refuse_new(self) -> None:
-        """Refuse all further requests except those that end something. The first step of closing."""
+        """Reject all new requests except control requests. The first step of closing."""
         if self._phase == "running":
             self._phase = "close"
         self.calls.refuse_new()
 
     def end(self, error: CodexError) -> None:
-        """End the connection: every present wait fails now, every later one at once. Only the first cause counts."""
+        """End the connection and fail every present and future wait. Only the first error counts."""
         if self.close_reason is not None:
             return
         self.close_reason = CloseReason(error)
@@ -254,7 +254,7 @@ class Connection:
         self._ended.set()
 
     async def lose(self, reason: str) -> None:
-        """End the connection because it broke, as soon as it is known why."""
+        """End a broken connection once the cause is known."""
         if self._ending:
             await trio.lowlevel.checkpoint()
             return
@@ -270,13 +270,13 @@ class Connection:
         self._channel.kill()
 
     async def wait_ended(self) -> CloseReason:
-        """Wait until the connection has ended, by whatever way."""
+        """Wait until the connection has ended, and return why."""
         await self._ended.wait()
         assert self.close_reason is not None
         return self.close_reason
 
     async def flush(self) -> None:
-        """Wait until every queued line has been written. Take no further one."""
+        """Accept no more lines, and wait until all queued ones are written."""
         self._write_queue.finish()
         await self._flushed.wait()
 
@@ -290,7 +290,7 @@ class Connection:
         if "frame_sent" in self.instruments:
             self.instruments.emit("frame_sent", self.instruments.connection, queued_line.line)
         if queued_line.is_reply:
-            # It counts until it is acknowledged, but is never sent again.
+            # Flow control counts it until it is acknowledged, but its content is no longer needed.
             self._queued_reply_bytes -= len(queued_line.line)
             queued_line.line = b""
         self.calls.note_sent(queued_line)
@@ -300,7 +300,7 @@ class Connection:
             while (batch := await self._write_queue.take_batch()) is not None:
                 await self._channel.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            # The end of the other stream, or of the process, tells more; it follows at once unless only this one broke.
+            # The end of the other stream or of the process is more informative, and usually follows immediately.
             with self.timeouts.move_on_after(DIAGNOSIS_SECONDS):
                 await self._drained.wait()
             await self.lose("the server stopped reading")
@@ -345,7 +345,7 @@ class Connection:
                 )
 
     async def _take_lines(self, receiver: Receiver, frames: Sequence[Frame]) -> None:  # noqa: ASYNC910  # the reader reads on
-        """Take the lines of a chunk, a portion at a time."""
+        """Process the lines of a chunk in batches, with a checkpoint in between."""
         done = 0
         while done < len(frames) and self.close_reason is None:
             portion = frames[done : done + self._pace.lines]
@@ -355,9 +355,9 @@ class Connection:
                 await trio.lowlevel.checkpoint()
 
     def _take_portion(self, receiver: Receiver, frames: Sequence[Frame]) -> None:
-        """Take what some lines say, and wake whom they concern."""
+        """Deliver the messages of a batch of lines, and wake their consumers."""
         if self.instruments:
-            self._tell(frames)
+            self._emit_frames(frames)
         for message in self._rpc.receive(frames):
             if isinstance(message, list):
                 receiver.on_notifications(message)
@@ -365,7 +365,7 @@ class Connection:
                 self._take_other(receiver, message)
         self._pace.note(len(frames), receiver.on_lines_end())
 
-    def _tell(self, frames: Iterable[Frame]) -> None:
+    def _emit_frames(self, frames: Iterable[Frame]) -> None:
         instruments = self.instruments
         for frame in frames:
             if isinstance(frame, Line):
@@ -393,7 +393,7 @@ class Connection:
             self._take_junk(receiver, message)
 
     def _take_junk(self, receiver: Receiver, junk: Junk) -> None:
-        logger.debug("%s: a line of %d bytes", junk.kind.value, junk.size)
+        logger.debug("discarded a line of %d bytes: %s", junk.size, junk.kind.value)
         if self.instruments and junk.kind is not JunkKind.TOO_LONG:
             self.instruments.emit("line_discarded", self.instruments.connection, junk.kind.value, junk.size)
         receiver.on_junk(junk)

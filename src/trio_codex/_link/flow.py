@@ -1,14 +1,13 @@
-"""When a line may be written: owns the request window and the lines that the server has not taken yet.
+"""Flow control: owns the request window and the count of lines that the server has not processed yet.
 
-The server takes the lines of all its connections from one queue of 128. A request that finds it full is refused, and the
-refusal may be lost. Two limits keep our lines out of that state. The *window* bounds requests in progress, for the server's
-sake. *Credits* bound the lines in its queue: a request is written only while fewer than :data:`LINES` lines of any kind
-are unacknowledged.
+The server queues the lines of all its connections in one queue of 128. If the queue is full, it rejects a request with an
+overload error, and that error may be lost. Two limits prevent this. The *window* limits how many requests are in progress.
+*Credits* limit our lines in the queue: a request is written only while fewer than :data:`LINES` lines are unacknowledged.
 
-The server takes lines in order, so the answer to a request acknowledges it and every line sent before it. A refusal for
-overload is written ahead of the queue and acknowledges only itself. Nothing else gives a credit back: the line of a
-request that was cancelled, or that timed out, sits in the queue all the same. While too little is acknowledged by itself,
-a *barrier* (a cheap request) is sent.
+The server processes lines in order, so a response acknowledges its request and every line sent before it. An overload
+error bypasses the queue, so it acknowledges only its own request. Nothing else returns a credit: the line of a request
+that was cancelled or timed out still occupies the queue. If too few responses arrive, a *barrier* (a cheap request) is
+sent, and its response acknowledges all earlier lines.
 
 Synchronous and without I/O.
 """
@@ -25,20 +24,20 @@ if TYPE_CHECKING:
     from trio_codex._link.write_queue import QueuedLine
 
 LINES: Final = 64
-"""Unacknowledged lines up to which an ordinary request is written: half of the server's queue, which others share."""
+"""Maximum number of unacknowledged lines for ordinary requests. Half of the server's queue, which its clients share."""
 
 CONTROL_LINES: Final = 32
-"""How many more a control request may use."""
+"""Additional lines for control requests."""
 
 BARRIER_LINES: Final = 32
-"""Unacknowledged lines at which a barrier is sent. Half of :data:`LINES`: a stream of requests never has to wait for it."""
+"""Unacknowledged lines that trigger a barrier. With half of :data:`LINES`, a steady stream of requests never stalls."""
 
 
 class FlowControl:
-    """The window, the credits, and the calls that wait for either.
+    """The window, the credits, and the calls that wait for them.
 
     Args:
-        window: How many requests of the request_class ``window`` may be in progress.
+        window: How many requests of the class ``window`` may be in progress.
     """
 
     def __init__(self, window: int) -> None:
@@ -50,23 +49,23 @@ class FlowControl:
         """Lines in the write queue."""
         self._unacknowledged: dict[QueuedLine, None] = {}
         self.waits: bool = False
-        """Whether calls wait. Asked for each answer, so it is kept."""
+        """Whether any call waits. Cached, because it is read for each response."""
 
     @property
     def lines(self) -> int:
-        """How many lines the server may not have taken yet, those in the write queue included."""
+        """The number of lines that are queued or unacknowledged."""
         return self._queued + len(self._unacknowledged)
 
     @property
     def needs_barrier(self) -> bool:
-        """Whether a barrier has to be sent for lines to be acknowledged."""
+        """Whether enough lines are unacknowledged to send a barrier."""
         return len(self._unacknowledged) >= BARRIER_LINES
 
     # -- calls -------------------------------------------------------------------------------------------------
 
     def enter(self, call: Call) -> bool:
-        """Let a call be sent at once, or make it wait for its turn; return whether it may be sent."""
-        # Most may, and this is a part of every round trip.
+        """Return whether a call may be sent immediately; otherwise, queue it."""
+        # The fast path of every round trip.
         if not self.waits and self._queued + len(self._unacknowledged) < LINES:
             if call.request_class != "window" or call.has_place:
                 return True
@@ -91,7 +90,7 @@ class FlowControl:
             self._for_window[call] = None
 
     def admit(self) -> Iterator[Call]:
-        """Remove the calls whose turn it is, one by one. Each is to be put in the write queue at once."""
+        """Iterate over the calls that may be sent, and remove them. The caller must write each before it continues."""
         while self._control and self.lines < LINES + CONTROL_LINES:
             yield self._control.popitem(last=False)[0]
         while self._ordinary and self.lines < LINES:
@@ -99,11 +98,11 @@ class FlowControl:
         self.waits = bool(self._control or self._ordinary or self._for_window)
 
     def holds(self, call: Call) -> bool:
-        """Return whether a call waits."""
+        """Return whether a call is waiting."""
         return call in self._control or call in self._ordinary or call in self._for_window
 
     def remove(self, call: Call) -> bool:
-        """Remove a call that waits; return whether it did."""
+        """Remove a waiting call; return whether it was waiting."""
         for waiting in (self._for_window, self._ordinary, self._control):
             if call in waiting:
                 del waiting[call]
@@ -111,7 +110,7 @@ class FlowControl:
         return False
 
     def leave_window(self, call: Call) -> None:
-        """Free the place of a call in the window: its outcome is known, or nobody waits for it any more."""
+        """Pass the place of a finished call in the window to the next call that waits."""
         call.has_place = False
         if self._for_window:
             following, _ = self._for_window.popitem(last=False)
@@ -121,13 +120,13 @@ class FlowControl:
             self._window_places += 1
 
     def waiting(self) -> list[Call]:
-        """Return the calls that wait and end nothing."""
+        """Return the waiting calls, control requests excluded."""
         return [*self._for_window, *self._ordinary]
 
     # -- lines -------------------------------------------------------------------------------------------------
 
     def queued(self) -> None:
-        """Count a line that was put in the write queue."""
+        """Count a line that entered the write queue."""
         self._queued += 1
 
     def taken_back(self) -> None:
@@ -135,13 +134,13 @@ class FlowControl:
         self._queued -= 1
 
     def sent(self, line: QueuedLine) -> bool:
-        """Count a line that is being written; return whether a barrier is needed for it to be acknowledged soon."""
+        """Move a line from queued to unacknowledged; return whether a barrier is needed."""
         self._queued -= 1
         self._unacknowledged[line] = None
         return len(self._unacknowledged) >= BARRIER_LINES
 
     def acknowledge(self, line: QueuedLine | None) -> None:
-        """Discount a line whose answer came, and those that were sent before it."""
+        """Discount an answered line and all lines sent before it."""
         if line is None or line not in self._unacknowledged:
             return
         if next(iter(self._unacknowledged)) is line:
@@ -156,6 +155,6 @@ class FlowControl:
             del self._unacknowledged[earlier]
 
     def refused(self, line: QueuedLine | None) -> None:
-        """Discount a line that the server refused to queue. This says nothing about the others."""
+        """Discount a line that the server rejected as overloaded. Other lines stay unacknowledged."""
         if line is not None:
             self._unacknowledged.pop(line, None)

@@ -33,7 +33,7 @@ _numbers = count(1)
 RequestOutcome: TypeAlias = Literal["answered", "refused", "failed", "given up", "unsent"]
 """The outcome of a client request. ``refused``: the server returned an error. ``failed``: the response was unreadable
 or the connection ended. ``given up``: the caller was cancelled or the request timed out; the server may have acted on
-it. ``unsent``: it was given up before the writer took it."""
+it. ``unsent``: it was given up before it was handed to the writer."""
 
 ServerRequestOutcome: TypeAlias = Literal["answered", "refused", "withdrawn", "lost"]
 """The outcome of a server request. ``answered``: with a result, which may be a denial. ``refused``: with a JSON-RPC
@@ -49,10 +49,10 @@ class RequestRecord:
         method: The method.
         params: The parameters, as plain JSON.
         lane: Whether it waits for a slot in the request window (``window``) or not (``deferred``, ``control``).
-        queued_at: Trio time at which it was made.
-        id: The id on the wire, once it has passed the window.
-        sent_at: Trio time at which the writer took it; ``None`` before that.
-        ended_at: Trio time at which its outcome was known.
+        queued_at: Trio time at which the request was made.
+        id: The JSON-RPC id; ``None`` until one is allocated.
+        sent_at: Trio time at which the request was handed to the writer; ``None`` before that.
+        ended_at: Trio time at which the outcome became known; ``None`` before that.
         outcome: The outcome.
         error: The exception, if it failed.
     """
@@ -83,8 +83,8 @@ class ServerRequestRecord:
         id: The request id.
         method: The method.
         params: The raw parameters; ``None`` if the line could not be parsed.
-        received_at: Trio time at which it arrived.
-        ended_at: Trio time at which its outcome was known.
+        received_at: Trio time at which the request arrived.
+        ended_at: Trio time at which the outcome became known; ``None`` before that.
         outcome: The outcome.
     """
 
@@ -151,11 +151,11 @@ class Instruments(dict[str, dict[int, tuple[object, "Callable[..., Any]"]]]):
         return None
 
     def _remove(self, instrument: object, hook: str, error: Exception) -> None:
-        for name, heard in list(self.items()):
-            heard.pop(id(instrument), None)
-            if not heard:
+        for name, methods in list(self.items()):
+            methods.pop(id(instrument), None)
+            if not methods:
                 del self[name]
-        # Not its repr, which may show everything it has recorded.
+        # Log the class and not the repr, which may show everything that the instrument has recorded.
         name = type(instrument).__qualname__
         logger.error("an instrument was removed: %s of %s raised", hook, name, exc_info=error)
 
@@ -171,7 +171,7 @@ def _checked(trace: object) -> Mapping[str, str] | None:
     members = cast("Mapping[str, object]", trace)
     checked = {name: members[name] for name in ("traceparent", "tracestate") if name in members}
     if not all(isinstance(value, str) for value in checked.values()):
-        raise TypeError("a trace context is made of strings")
+        raise TypeError("expected strings in the trace context")
     return cast("Mapping[str, str]", checked)
 
 
@@ -191,7 +191,7 @@ class RequestWatch:
         return record
 
     def sent(self, record: RequestRecord) -> None:
-        """Report that the writer took the request."""
+        """Report that a request was handed to the writer."""
         record.sent_at = trio.current_time()
         self._instruments.emit("request_sent", record)
 

@@ -1,9 +1,9 @@
 """The hidden nursery of a client: runs its tasks and keeps exceptions transparent.
 
-It runs three kinds of tasks. *Services* (reader, writer, …) are shielded and outlive the body, because ending what the
-body started needs them; only the close sequence cancels them. *Callbacks* are the user's code, and are cancelled with
-the scope around the client. *Cleanup* runs to completion even if Ctrl-C interrupts the task that needs it: Trio raises
-that at any checkpoint of the main task, shielded or not.
+It runs three kinds of tasks. *Services* (reader, writer, …) are shielded and outlive the body, because cleanup needs them;
+only the close sequence cancels them. *Callbacks* are the user's code, and are cancelled with the scope around the client.
+*Cleanup* runs to completion even if Ctrl-C interrupts the task that needs it: Trio raises KeyboardInterrupt at any
+checkpoint of the main task, shielded or not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Services:
 
     Args:
         nursery: The nursery they run in.
-        body_scope: The scope to cancel when one of them fails; ``None`` if the nursery is the caller's, which then
+        body_scope: The scope to cancel when a task fails; ``None`` if the caller provided the nursery, which then
             crashes.
         failures: The list that collects their exceptions.
     """
@@ -159,7 +159,7 @@ async def open_services(close: Callable[[Services], Awaitable[None]]) -> AsyncGe
                     except BaseException as exc:  # noqa: ASYNC103  # see below
                         if holds_cancelled(exc):
                             raise
-                        # Keep it from the scope, which would split a group and build another.
+                        # Keep it from the scope, which would replace a group by a new one.
                         body_error = exc
             except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the handlers
                 body_error = exc
@@ -202,7 +202,7 @@ def cancelled_and_failed(
 
 
 def without_group(error: BaseException) -> BaseException | None:
-    """Choose what to raise from a nursery whose tasks raise nothing themselves: an exit request, else ``Cancelled``."""
+    """Choose what to raise from a nursery whose tasks never raise: an exit request, or else ``Cancelled``."""
     return _choose(None, leaves_of(error))
 
 
@@ -227,7 +227,7 @@ async def _wait_first(wait: Callable[[], Awaitable[object]], scope: trio.CancelS
 
 
 def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
-    """Choose what to raise: an exit request, else the body's own error, else an internal bug, else ``Cancelled``."""
+    """Choose what to raise, in this order: an exit request, the body's error, an internal bug, ``Cancelled``."""
     errors = [exc for exc in others if not isinstance(exc, trio.Cancelled)]
     exits = [exc for exc in errors if not isinstance(exc, Exception)]
     chosen: BaseException

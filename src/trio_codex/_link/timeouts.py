@@ -1,9 +1,9 @@
-"""How long the server may take: owns every timeout that judges it, and counts only time in which we listened to it.
+"""Timeouts for the server's responses, which exclude time in which this program was blocked.
 
 A program that is blocked (by a synchronous call, a debugger, a SIGSTOP) reads nothing, and Trio expires deadlines before it
-runs any task. A cancel scope with a deadline would then blame the server for answers that wait in the pipe. So one task
-expires all of these timeouts. What it wakes up late, on Trio's clock and on the system's, is a *stall*: time in which
-nobody listened. And before anything expires, the reader has run out of bytes.
+runs any task. A cancel scope with a deadline would therefore time out although the response is already in the pipe.
+Instead, one task expires all timeouts. If it wakes up late on both Trio's clock and the system's, the delay is a *stall*,
+which extends every pending timeout. Nothing expires before the reader has processed all available input.
 """
 
 from __future__ import annotations
@@ -23,28 +23,27 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 TICK_SECONDS: Final = 0.25
-"""The longest sleep while a timeout is pending. A stall is noticed that much later at most, and so is the end of a
-timeout that is blamed on a pipe that never runs empty."""
+"""Maximum sleep while a timeout is pending, and maximum wait for the reader to run out of input before one expires."""
 
 STALL_SECONDS: Final = 0.05
-"""What a sleep may be late by: a busy machine, and not a program that is blocked."""
+"""Delays up to this are normal on a busy machine; longer ones are stalls."""
 
 LONG_STALL_SECONDS: Final = 1.0
-"""A stall that is worth a warning: the program cannot have meant it."""
+"""Stalls from this length are logged as warnings: something blocked the event loop."""
 
 RESOLUTION: Final = 1e-6
-"""Seconds that count as none: adding less to a clock may leave it as it is."""
+"""Durations up to this count as zero: adding less to a clock reading may round to the same value."""
 
 QUIET_CHECKPOINTS: Final = 10
-"""Checkpoints without a byte after which the pipe is empty, and whoever an answer woke has gone on. Trio looks for input at
-each of them."""
+"""Number of checkpoints without input after which the pipe is considered empty. Trio polls for input at each of them. The
+tasks that a response woke have run by then, too."""
 
 STALLS_KEPT: Final = 256
-"""Stalls that :meth:`Timeouts.listened_since` remembers."""
+"""How many stalls :meth:`Timeouts.listened_since` takes into account."""
 
 
 class Timeout:
-    """One pending timeout; made by :meth:`Timeouts.start`."""
+    """One pending timeout, returned by :meth:`Timeouts.start`."""
 
     __slots__ = ("due", "expire", "seconds")
 
@@ -55,7 +54,7 @@ class Timeout:
 
 
 class TimeoutScope:
-    """A cancel scope under a timeout; made by :meth:`Timeouts.move_on_after`."""
+    """A cancel scope with a timeout, returned by :meth:`Timeouts.move_on_after`."""
 
     __slots__ = ("_scope", "_seconds", "_timeout", "_timeouts")
 
@@ -79,20 +78,20 @@ class TimeoutScope:
 
 
 class Timeouts:
-    """All timeouts of one connection, and the clock that they go by.
+    """All timeouts of one connection, and the clock that they use.
 
     Attributes:
-        reads: How often the reader has got bytes. For the reader.
-        reader_is_busy: Whether it is at work on some. For the reader.
+        reads: The number of chunks that the reader has received. Set by the reader.
+        reader_is_busy: Whether the reader is processing a chunk. Set by the reader.
     """
 
     def __init__(self) -> None:
-        # By their length: those of one length expire in the order in which they were started.
+        # Keyed by length: timeouts of the same length expire in the order in which they were started.
         self._pending: dict[float, dict[Timeout, None]] = {}
         self._stalls: deque[tuple[float, float]] = deque(maxlen=STALLS_KEPT)
         self._stalled = 0.0
         self._earlier = trio.Event()
-        # When the watch is to run again, on both clocks.
+        # When the service should run next, on both clocks.
         self._awaited = (math.inf, math.inf)
         self.reads: int = 0
         self.reader_is_busy: bool = False
@@ -101,15 +100,15 @@ class Timeouts:
         """Start a timeout.
 
         Args:
-            seconds: How long it is; may be infinite.
-            expire: Called by :meth:`watch` when it is over. Must not raise.
+            seconds: The length; may be infinite.
+            expire: Called by :meth:`watch` when the timeout expires. Must not raise.
 
         Returns:
-            What :meth:`end` takes.
+            A handle for :meth:`end`.
         """
         now = trio.current_time()
         if now > self._awaited[0] + STALL_SECONDS:
-            # Before the timeout, and so none of its time.
+            # This stall happened before the timeout started, so it must not extend it.
             self._note_lateness()
         timeout = Timeout(seconds, now - self._stalled + seconds, expire)
         if seconds < math.inf:
@@ -122,7 +121,7 @@ class Timeouts:
         return timeout
 
     def end(self, timeout: Timeout) -> None:
-        """End a timeout before it expires. Idempotent."""
+        """Cancel a timeout before it expires. Idempotent."""
         if (pending := self._pending.get(timeout.seconds)) is not None:
             pending.pop(timeout, None)
 
@@ -131,7 +130,7 @@ class Timeouts:
         return TimeoutScope(self, seconds)
 
     async def sleep(self, seconds: float) -> None:
-        """Sleep until we have listened for so long."""
+        """Sleep for some seconds, stalls excluded."""
         over = trio.Event()
         timeout = self.start(seconds, over.set)
         try:
@@ -140,7 +139,7 @@ class Timeouts:
             self.end(timeout)
 
     def listened_since(self, moment: float) -> float:
-        """Return for how many seconds we have listened since a moment of Trio's clock."""
+        """Return the seconds since a moment of Trio's clock, stalls excluded."""
         stalled = 0.0
         for end, length in reversed(self._stalls):
             if end <= moment:
@@ -151,21 +150,21 @@ class Timeouts:
     # -- the service -------------------------------------------------------------------------------------------
 
     async def watch(self) -> None:
-        """Expire what is due, for ever. A service."""
-        while True:  # noqa: ASYNC913  # what is due is finite, and then it waits
+        """Expire due timeouts forever. Runs as a service."""
+        while True:  # noqa: ASYNC913  # it sleeps once no timeout is due
             rest = self._rest()
             if rest > RESOLUTION:
                 await self._sleep(min(rest, TICK_SECONDS) if rest < math.inf else rest)
                 continue
             await self._wait_for_reader()
             for timeout in self._due():
-                # Not one that the expiry of another has ended.
+                # The callback of an earlier timeout may have ended this one.
                 if timeout in self._pending.get(timeout.seconds, ()):
                     self.end(timeout)
                     timeout.expire()
 
     def _rest(self) -> float:
-        """Return the seconds until something is due."""
+        """Return the seconds until the next timeout is due."""
         for seconds, pending in list(self._pending.items()):
             if not pending:
                 del self._pending[seconds]
@@ -183,7 +182,7 @@ class Timeouts:
         return sorted(due, key=lambda timeout: timeout.due)
 
     async def _sleep(self, seconds: float) -> None:
-        """Sleep, less if an earlier timeout is started meanwhile, and note how late we wake up."""
+        """Sleep until the time has passed or an earlier timeout is started, and record how late the wakeup was."""
         self._awaited = trio.current_time() + seconds, time.monotonic() + seconds
         with trio.move_on_after(seconds):
             await self._earlier.wait()
@@ -192,22 +191,22 @@ class Timeouts:
         self._note_lateness()
 
     def _note_lateness(self) -> None:
-        """Take the time since the watch was to run for a stall, if it is long."""
+        """Record a stall if the service runs much later than it should."""
         awaited, now = self._awaited, (trio.current_time(), time.monotonic())
         self._awaited = now
-        # On both clocks: a mock clock jumps by itself, and a test that runs under one may take its time.
+        # Late on both clocks: a mock clock jumps by itself, and a test that uses one may run slowly.
         late = min(now[0] - awaited[0], now[1] - awaited[1])
         if late > STALL_SECONDS:
             self._stalled += late
             self._stalls.append((now[0], late))
             logger.log(
                 logging.WARNING if late >= LONG_STALL_SECONDS else logging.DEBUG,
-                "the event loop was blocked for %.1f s; every pending timeout is extended by that",
+                "the event loop was blocked for %.1f s; every pending timeout is extended by that time",
                 late,
             )
 
     async def _wait_for_reader(self) -> None:  # noqa: ASYNC910  # the watch sleeps next
-        """Wait until the reader has run out of bytes, or a tick has passed."""
+        """Wait until the reader has processed all available input, for at most one tick."""
         quiet, reads, began = 0, self.reads, time.monotonic()
         while quiet < QUIET_CHECKPOINTS and time.monotonic() < began + TICK_SECONDS:  # noqa: ASYNC110  # polls for input
             self._note_lateness()

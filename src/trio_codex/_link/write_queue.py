@@ -46,7 +46,7 @@ class QueuedLine:
 class WriteQueue:
     """The queue in front of the writer task, with a fast path that bypasses it.
 
-    It needs no length limit: each queued_line has a sender that waits for its effect, and the connection limits replies.
+    It needs no length limit: for each request a task waits, flow control limits those, and the connection limits replies.
 
     Args:
         channel: Where lines go. A sender writes to it only while the writer waits in :meth:`take_batch`.
@@ -118,7 +118,7 @@ class WriteQueue:
             self._on_taken(queued_line)
 
     def take_back(self, queued_line: QueuedLine) -> bool:
-        """Remove a queued_line that was not taken yet; return whether that succeeded."""
+        """Remove a line that was not taken yet; return whether that succeeded."""
         if queued_line.taken:
             return False
         for queue in (self._ordinary, self._urgent):

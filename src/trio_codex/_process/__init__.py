@@ -1,1 +1,1 @@
-"""The server process that this client starts: its binary, its guard, its pipes and its end."""
+"""The server process that this client starts: its binary, guard, pipes and shutdown."""

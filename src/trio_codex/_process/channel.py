@@ -1,4 +1,4 @@
-"""The channel to a server process that this client started: lines on its pipes, and the reason for its end."""
+"""The channel to a server process that this client started. If it ends, the exit status explains why."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from trio_codex._link.timeouts import Timeouts
     from trio_codex._process.server import ServerProcess
 
-LAST_WORDS_SECONDS: Final = 5.0
-"""How long before the signal that killed the server a line on its stderr may still be related."""
+RECENT_STDERR_SECONDS: Final = 5.0
+"""Maximum age of stderr output that is reported for a server killed by a signal."""
 
 
 class ProcessChannel(LineChannel):
@@ -27,7 +27,7 @@ class ProcessChannel(LineChannel):
         process: The process.
         max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
         timeouts: Limits the wait for the exit status.
-        secrets: What errors must not show of stderr.
+        secrets: Redacted from stderr in errors.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class ProcessChannel(LineChannel):
         return ConnectionBroken(reason, phase, self._process.pid, None, tail)
 
     async def diagnose(self, reason: str, phase: str) -> ConnectionBroken:
-        """Return ``ServerExited`` if the process exits now, and what is known otherwise."""
+        """Return ``ServerExited`` if the process exits within a moment, and ``ConnectionBroken`` otherwise."""
         process = self._process
         await trio.lowlevel.checkpoint()
         returncode = None
@@ -59,7 +59,7 @@ class ProcessChannel(LineChannel):
             return self.explain(reason, phase)
         problem = f"the server exited: {describe_exit(returncode)}"
         # A process killed by a signal did not log a reason, so an old warning would be mistaken for it.
-        recent = LAST_WORDS_SECONDS if returncode < 0 else None
+        recent = RECENT_STDERR_SECONDS if returncode < 0 else None
         tail = self._secrets.hide_in_tail(process.stderr.tail(seconds=recent))
         return ServerExited(problem, phase, process.pid, returncode, tail)
 

@@ -1,8 +1,8 @@
-"""The server process without a guard: on other systems than Linux, or if no interpreter can run the guard.
+"""The server process without a guard: on systems other than Linux, or if no interpreter can run the guard.
 
-Best effort, and untested by users on Windows. The server leads its own process group. Its descendants are looked up
-while it is running (in ``/proc``, elsewhere with psutil), because they cannot be found after it has exited. A process
-in another group survives if it was started after the lookup or its parent has exited.
+Best effort, and not yet used in production on Windows. The server leads its own process group. Its descendants are
+looked up while it is running (in ``/proc``, elsewhere with psutil), because they cannot be found after it has exited. A
+process in another group survives if it was started after the lookup or its parent has exited.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GroupProcess(ServerProcess):
         try:
             # mypy and pyright choose the signature by platform; this one call serves all platforms.
             open_process: Any = trio.lowlevel.open_process
-            # Trio opens its own descriptor, too.
+            # This also applies to the descriptor that Trio opens.
             with above_standard_streams(), contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
                 lent: Sequence[int] = (subprocess.PIPE,) * 3
                 if sys.platform != "win32":
@@ -84,7 +84,7 @@ class GroupProcess(ServerProcess):
         self._process = process
         _raise_descriptor_limit(process.pid)
         if self._closed:  # closed meanwhile
-            self._let_go()
+            self._release()
             with trio.move_on_after(END_BOUND, shield=True):
                 await process.wait()
             return
@@ -92,7 +92,7 @@ class GroupProcess(ServerProcess):
         self.pid = process.pid
 
     def _ends(self) -> tuple[Any, Any, Any]:
-        """Return our ends of stdin, stdout and stderr."""
+        """Return this side's ends of stdin, stdout and stderr."""
         assert self._process is not None
         owner: Any = self._process if self._streams is None else self._streams
         return owner.stdin, owner.stdout, owner.stderr
@@ -102,7 +102,7 @@ class GroupProcess(ServerProcess):
             refusal = SpawnError(
                 f"the server cannot be run: {error.strerror}{f': {error.filename}' if error.filename else ''}",
                 phase="spawn",
-                hint="Look at the limits on descriptors and processes."
+                hint="Check the limits on descriptors and processes."
                 if error.filename is None
                 else "Pass the path of a codex binary for this system as codex_bin, and a cwd that exists.",
                 binary=self._argv[0],
@@ -130,8 +130,8 @@ class GroupProcess(ServerProcess):
         if self._process is None or self._closed:
             return
         if self._process.poll() is None:
-            self._look_below()
-        self._kill_below()
+            self._record_descendants()
+        self._kill_descendants()
         self._process.kill()
 
     def abandon(self) -> None:
@@ -139,11 +139,11 @@ class GroupProcess(ServerProcess):
             self._stopping = True
             self.kill()
             self._closed = True
-            self._let_go()
+            self._release()
             self._known.set()
             self._stopped.set()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Kill the process if it is still running, close its streams, and schedule it to be reaped."""
         if self._process is None:
             return
@@ -156,7 +156,7 @@ class GroupProcess(ServerProcess):
     async def _settle(self, done: Callable[[], bool]) -> None:
         await self._known.wait()
         if not done() and self._process is not None and not self._closed:
-            # Trio waits on its own descriptor or in a thread; closing ours ends neither wait, so this does.
+            # Trio waits on its own descriptor or in a thread, so closing our streams would not end this wait.
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._wait_process, nursery.cancel_scope)
                 await self._stopped.wait()
@@ -181,11 +181,11 @@ class GroupProcess(ServerProcess):
             self._closed = True
             self._known.set()
         else:
-            self._look_below()
+            self._record_descendants()
             self._ends()[0].close()
 
-    def _look_below(self) -> None:
-        """Record the descendants of the server: they cannot be found after it has exited."""
+    def _record_descendants(self) -> None:
+        """Record the descendants of the server, because they cannot be found after it has exited."""
         if self._process is None:
             return
         if sys.platform == "linux":
@@ -202,7 +202,7 @@ class GroupProcess(ServerProcess):
             below = psutil.Process(self._process.pid).children(recursive=True)
             self._tree += [process.kill for process in below]
 
-    def _kill_below(self) -> None:
+    def _kill_descendants(self) -> None:
         """Kill the recorded descendants and the group."""
         assert self._process is not None
         if sys.platform != "win32":
@@ -243,7 +243,7 @@ def _signal_reset() -> Callable[[], None] | None:
 
 
 def _raise_descriptor_limit(pid: int) -> None:
-    """Raise a server's soft limit of descriptors to the hard one: each command that it runs uses some."""
+    """Raise the server's soft descriptor limit to the hard limit, because each command that it runs uses some."""
     if sys.platform == "linux":
         import resource
 

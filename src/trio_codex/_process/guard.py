@@ -1,16 +1,16 @@
-"""The guard: a small process between the client and the server that kills whatever the server leaves behind.
+"""The guard: a small process between the client and the server that kills everything the server leaves behind.
 
 It runs under ``python -I -S`` and imports little of the standard library: its startup is part of every server start.
 It is independent of Trio, JSON and Codex.
 
 It is a *child subreaper*: every descendant whose parent dies becomes its own child, even if it moved to another session
-or process group. Having no children therefore means that nothing is left, and a loop that kills children until then
-cannot miss a daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when
-the client is gone: its socket is closed, or its process is dead even though a forked copy of it still holds the socket.
+or process group. So once it has no children, nothing is left, and a loop that kills children until then cannot miss a
+daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when the client is
+gone: its socket is closed, or its process is dead even though a forked copy of it still holds the socket.
 
-It is two processes: the *keeper*, which the client starts, forks the guard proper, which forks the server. Both are
-subreapers: if the guard is killed (by the OOM killer, say), its children become those of the keeper, which kills them.
-If the keeper is killed, the guard ends the server as if the client were gone.
+It consists of two processes: the client starts the *keeper*, which forks the guard proper, which forks the server. Both
+are subreapers: if the guard is killed (for example, by the OOM killer), its children become children of the keeper, which
+kills them. If the keeper is killed, the guard ends the server as if the client were gone.
 
 The server inherits the guard's stdin, stdout and stderr unchanged. It gets its own session, default signal handlers
 with no signals blocked, a descriptor limit raised to the hard limit, and exactly the arguments, environment and working
@@ -21,7 +21,7 @@ The guard reports lines on the socket:
 * ``pid N C``: the server is running; ``C`` is ``1`` if the guard is a subreaper.
 * ``fail STEP ERRNO``: the server could not be started; ``STEP`` is ``cwd`` or ``exec``.
 * ``exit N``: the server has exited; ``N`` is negative for a signal. Reported *before* the process is reaped.
-* End of file: nothing of it is left.
+* End of file: the server and all its descendants are gone.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ KILL = b"K"
 """Command: SIGKILL for the server and all its descendants, immediately."""
 
 EOF_GRACE = 0.5
-"""Seconds for the server to exit by itself once the client is gone: the real one takes 10 to 65 ms after EOF."""
+"""Seconds for the server to exit by itself once the client is gone. The real one takes 10 to 65 ms after EOF."""
 TERM_GRACE = 0.5
-"""Seconds for it to exit on SIGTERM after that: the real one takes 33 ms."""
+"""Seconds for it to exit on SIGTERM after that. The real one takes 33 ms."""
 STRAGGLER_GRACE = 0.25
-"""Seconds between SIGTERM and SIGKILL for what the server left behind: ``docker run`` stops its container then."""
+"""Seconds between SIGTERM and SIGKILL for what the server left behind, in which ``docker run`` can stop its container."""
 CHASE = 0.01
-"""Seconds of each round spent in :meth:`Guard.chase`, once some rounds have not been enough."""
+"""Seconds per round spent in :meth:`Guard.chase`, if the first rounds were not enough."""
 PARENT_POLL = 0.25
-"""Seconds between two checks that the client still exists, where no descriptor reports it."""
+"""Interval of checks that the client still exists, where no descriptor reports it."""
 GIVE_UP = 30.0
-"""Seconds of SIGKILL after which only processes that we may not kill (another user's) are left."""
+"""Seconds after which to stop sending SIGKILL. Only processes of another user, which cannot be killed, survive that long."""
 
 PID_LIMIT = 1 << 22
-"""Above every process id on any Linux."""
+"""The maximum process id on Linux."""
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -70,7 +70,7 @@ PR_SET_CHILD_SUBREAPER = 36
 IGNORED = (
     signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE
 )  # fmt: skip
-"""The guard exits with the server or the client, and not before."""
+"""Signals that the guard ignores, because it must not exit before the server and the client."""
 
 
 class Process:
@@ -89,7 +89,7 @@ class Process:
 
 
 def table_is_ours() -> bool:
-    """Return whether ``/proc`` exists and is of our PID namespace: another one's ids mean other processes."""
+    """Return whether ``/proc`` exists and belongs to our PID namespace. In another one, ids mean other processes."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())
     except OSError:
@@ -135,7 +135,7 @@ def descendants(root: int) -> list[Process]:
 def own_children() -> list[int]:
     """Return our children without a process table, by probing every id that one of them can have.
 
-    All of them are younger than this process, and older than a child that is forked now.
+    All of them are younger than this process and older than a child forked now, which bounds their ids.
     """
     me = os.getpid()
     youngest = os.fork()
@@ -156,7 +156,7 @@ def _is_child(pid: int) -> bool:
 def open_pidfd(pid: int) -> int:
     """Return a descriptor that becomes readable when the process exits; -1 if unsupported.
 
-    Old kernels lack it, a sandbox may forbid it, and a Python built with old headers does not have it.
+    Old kernels lack the system call, a sandbox may forbid it, and a Python built with old headers lacks the function.
     """
     try:
         return os.pidfd_open(pid)
@@ -290,7 +290,7 @@ class Guard:
                 deadline = time.monotonic() + EOF_GRACE
 
     def end_tree(self) -> None:
-        """Kill everything that is left, and return when nothing is."""
+        """Kill everything that is left, and return once nothing is."""
         if self.reap() and not self.hurry:
             self.signal_all(signal.SIGTERM)
             self.linger(STRAGGLER_GRACE, until=lambda: self.hurry)
@@ -374,8 +374,8 @@ def become_server(
     step = "exec"
     try:
         os.setsid()
-        # In case the guard itself is killed. On SIGTERM the real server ends its own commands; on SIGKILL it cannot.
-        # (The guard has one thread, so the death of its parent thread is the death of the guard.)
+        # Get SIGTERM if the guard is killed, on which the real server ends its own commands. (The signal is sent when
+        # the parent *thread* dies, and the guard has only one.)
         prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != guard:
             os._exit(1)
@@ -399,7 +399,7 @@ def become_server(
 
 
 def raise_descriptor_limit() -> None:
-    """Raise our soft limit of descriptors to the hard one: each command that the server runs uses some."""
+    """Raise our soft descriptor limit to the hard limit, because each command that the server runs uses some."""
     try:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -407,7 +407,7 @@ def raise_descriptor_limit() -> None:
         pass  # a sandbox forbids it; the soft limit stays
 
 
-def let_go_of_streams() -> None:
+def release_streams() -> None:
     """Release the server's streams and the working directory."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
@@ -421,18 +421,18 @@ def start_server(plan: int, guard: Guard, prctl: Callable[[int, int], int], cont
     with open(plan, "rb") as file:
         argv, environ, cwd = marshal.load(file)
     me = os.getpid()
-    failure, tell = os.pipe()
+    failure, report = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             step, number = become_server(argv, environ, cwd, prctl, me)
-            os.write(tell, f"fail {step} {number}".encode())
+            os.write(report, f"fail {step} {number}".encode())
         finally:
             os._exit(127)
-    os.close(tell)
+    os.close(report)
     problem = os.read(failure, 100)  # returns when exec closes the other end
     os.close(failure)
-    let_go_of_streams()
+    release_streams()
     if problem:
         os.waitpid(pid, 0)
         guard.report(problem.decode())
@@ -468,7 +468,7 @@ def main(control: int, plan: int, client: int) -> None:
 
     Args:
         control: The socket to the client.
-        plan: The file that holds the plan.
+        plan: The file with the plan.
         client: The client's process id.
     """
     for number in IGNORED:
@@ -482,16 +482,16 @@ def main(control: int, plan: int, client: int) -> None:
     contained = prctl(PR_SET_CHILD_SUBREAPER, 1) == 0
     client_fd = open_pidfd(client)
     if os.getppid() != client:
-        os._exit(0)  # it has died, and its id may be reused; from here on its death is noticed
+        os._exit(0)  # the client has died, and its id may be reused; after this check its death is noticed
     me = os.getpid()
     child = os.fork()
     if child:
         os.close(plan)
-        let_go_of_streams()
+        release_streams()
         keep(child, control, client, client_fd)
         os._exit(0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
-    # Wakes us when the keeper is killed. (It has one thread, so the death of that thread is its own.)
+    # Wake up when the keeper is killed. (The signal is sent when the parent *thread* dies, and the keeper has only one.)
     prctl(PR_SET_PDEATHSIG, signal.SIGCHLD)
     guard = Guard(control, client_fd)
     if guard.keeper == me and start_server(plan, guard, prctl, contained):

@@ -1,7 +1,7 @@
 """The client's side of a server under a guard process (Linux).
 
-It speaks the protocol of :mod:`trio_codex._process.guard`. Nothing here uses threads, SIGCHLD or asyncio: spawning is
-synchronous, and it waits only for descriptors.
+It uses the protocol of :mod:`trio_codex._process.guard`. Spawning is synchronous, and all waiting is for descriptors, so
+it needs neither threads nor SIGCHLD.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class GuardedProcess(ServerProcess):
         self._cwd = cwd
         self._identity: guard.Process | None = None
         self._guard_gone = False
-        self._heard = b""
-        self._turn = trio.Lock()  # one task at a time may wait for a descriptor
+        self._unfinished = b""
+        self._listening = trio.Lock()  # only one task at a time may wait for a descriptor
         plan = marshal.dumps(
             (
                 [os.fsencode(argument) for argument in argv],
@@ -69,7 +69,7 @@ class GuardedProcess(ServerProcess):
                 phase="spawn",
                 hint=f"It is run by {python}: set guard_python to another Python interpreter, or guard=False."
                 if isinstance(error, FileNotFoundError | PermissionError)
-                else "Look at the limits on descriptors and processes.",
+                else "Check the limits on descriptors and processes.",
                 binary=argv[0],
             ) from error
         self.stdin, self.stdout = self._streams.stdin, self._streams.stdout
@@ -78,15 +78,14 @@ class GuardedProcess(ServerProcess):
     def __del__(self) -> None:
         if self._owns and os.getpid() == self._owner:  # a forked copy owns nothing
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, stacklevel=1, source=self)
-            # No task can be waiting on them. The guard treats EOF on the socket as its order; the streams close
-            # themselves.
+            # No task can be waiting for the descriptors. On EOF the guard ends the server; the streams close themselves.
             _hang_up(self._control)
             if self._guard_fd >= 0:
                 os.close(self._guard_fd)
             reap_later(self._popen)
 
     def _start_guard(self, plan: bytes) -> None:
-        """Start the guard. If that fails in any way, no descriptor stays open and no process is left."""
+        """Start the guard. If that fails, no descriptor stays open and no process is left."""
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             theirs.enter_context(above_standard_streams())
             self._streams = ServerStreams()
@@ -107,7 +106,7 @@ class GuardedProcess(ServerProcess):
                 stdout=stdout,
                 stderr=stderr,
                 pass_fds=passed,
-                start_new_session=True,  # Ctrl-C in the terminal is only for the client
+                start_new_session=True,  # Ctrl-C in the terminal must reach only the client
             )
             ours.callback(reap_later, self._popen)
             self._guard_fd = guard.open_pidfd(self._popen.pid)
@@ -124,7 +123,7 @@ class GuardedProcess(ServerProcess):
             self._command(guard.TERMINATE)
 
     def kill(self) -> None:
-        # Also after the server has exited: this ends the grace period of what it left behind.
+        # Send it even if the server has exited, to end the grace period of the processes that it left behind.
         self._command(guard.KILL)
 
     def abandon(self) -> None:
@@ -144,9 +143,8 @@ class GuardedProcess(ServerProcess):
             os.close(self._guard_fd)
         if self._popen.poll() is None:
             if self.pid is None:
-                # A process that has not started the server by now is not behaving like a guard. A guard that has only
-                # just
-                # started notices the death of its keeper, and kills what it started.
+                # The guard has not started the server yet. If it is about to, it will notice that its keeper was
+                # killed, and end the server.
                 self._popen.kill()
             reap_later(self._popen)
         self._stopped.set()
@@ -154,8 +152,8 @@ class GuardedProcess(ServerProcess):
     async def _settle(self, done: Callable[[], bool]) -> None:
         await trio.lowlevel.checkpoint()
         while not (done() or self._failure or self._guard_gone or self._closed):
-            # Reacquired for each report: another task may read the report that this one waits for.
-            async with self._turn:
+            # Acquire the lock anew for each report, because another task may read the one that this task waits for.
+            async with self._listening:
                 if not (done() or self._failure or self._guard_gone or self._closed):
                     with contextlib.suppress(trio.ClosedResourceError):
                         await trio.lowlevel.wait_readable(self._control)
@@ -194,7 +192,7 @@ class GuardedProcess(ServerProcess):
             return
         except OSError:
             data = b""
-        *lines, self._heard = (self._heard + data).split(b"\n")
+        *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         for word, *values in (line.decode().split() for line in lines):
             if word == "pid":
                 self.pid = int(values[0])
@@ -208,10 +206,10 @@ class GuardedProcess(ServerProcess):
                 self._failure = self._explain(values[0], int(values[1]))
         if not data and not self._guard_gone:
             self._guard_gone = True
-            self._miss_guard()
+            self._on_guard_gone()
 
-    def _miss_guard(self) -> None:
-        """Handle a guard that is gone: this is normal after the server has exited; otherwise it was killed."""
+    def _on_guard_gone(self) -> None:
+        """Handle the end of the guard. It is normal after the server has exited; otherwise the guard was killed."""
         if self.returncode is not None or self._failure is not None:
             return
         self._sip_stderr()
@@ -222,8 +220,8 @@ class GuardedProcess(ServerProcess):
                 " or guard=False.",
             )
         else:
-            # The guard reports the server's exit before it reaps it. Without that report, the process found under this
-            # id is the server, and no other process is killed.
+            # The guard reports the server's exit before it reaps it. There was no report, so this id still belongs to
+            # the server.
             if self._identity is not None:
                 _kill_unguarded(self._identity)
             self.returncode = -signal.SIGKILL
@@ -243,15 +241,13 @@ class GuardedProcess(ServerProcess):
         hint = "Pass the path of a codex binary for this system as codex_bin, or install trio-codex[runtime]."
         problem = f"the server cannot be run: {os.strerror(number)}"
         if number == errno.ENOEXEC:
-            problem = (
-                "the server cannot be run: it is no program for this system, nor a script with a #! line"
-            )
+            problem = "the server cannot be run: it is neither a program for this system nor a script with a #! line"
         elif number == errno.ENOENT and os.path.exists(binary):
             problem = "the server cannot be run: the interpreter or loader that it names does not exist"
         elif os.path.isdir(binary):
             problem = "the server cannot be run: it is a directory"
         elif number == errno.E2BIG:
-            hint = "Shorten its arguments and its environment: the system bounds their size."
+            hint = "Shorten its arguments and its environment: the system limits their size."
         return self._spawn_error(problem, hint, OSError(number, os.strerror(number), binary))
 
     def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
@@ -283,7 +279,7 @@ def _open_anonymous() -> IO[bytes]:
 
 
 def _kill_unguarded(root: guard.Process) -> None:
-    """Kill the server and its current descendants: the best a client can do without its guard."""
+    """Kill the server and its current descendants, which is the best a client can do without its guard."""
     tree = {root.pid: root}
     guard.send_signal(root, signal.SIGSTOP)
     for _ in range(10):  # once stopped, none can fork or exit before it is seen

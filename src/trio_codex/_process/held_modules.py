@@ -1,4 +1,4 @@
-"""Modules that a session may need later: copies of their files, held in memory.
+"""Hold copies of module files in memory, for modules that a session may need later.
 
 A module imported in the middle of a session is read from disk. That fails once the package is upgraded, or when no
 file descriptor is free. Importing everything at startup would cost more time and memory than most sessions need. So
@@ -41,7 +41,7 @@ class _HeldFileLoader(SourceFileLoader):
         return self._stats
 
     def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
-        """Write no bytecode, because the files on disk may now belong to another version."""
+        """Do nothing: the files on disk may now belong to another version, so no bytecode is written."""
 
 
 def hold(names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Our ends of a server's standard streams on Unix, as streams that try an operation before they wait.
+"""This side's ends of a server's standard streams on Unix, as streams that try an operation before they wait.
 
 Trio's own streams execute a checkpoint before each read and write, which is a quarter of the cost of a round trip to a
 server. These streams skip it where they wait anyway.
@@ -77,8 +77,8 @@ class _PipeEnd:
 class PipeSendStream(_PipeEnd, DirectSendStream):
     """The writing end of a server's stdin: one of a pair of sockets. Takes ownership of the socket.
 
-    It is a socket because of two drawbacks of pipes. Writing to a pipe without a reader kills a program in which
-    SIGPIPE has its default action, and the server sees EOF on a pipe only when every forked copy of us has closed it.
+    It is a socket because pipes have two drawbacks. Writing to a pipe without a reader kills a program in which SIGPIPE
+    has its default action. And a server sees EOF on a pipe only once every forked copy of this process has closed it.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -94,7 +94,7 @@ class PipeSendStream(_PipeEnd, DirectSendStream):
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             trio.lowlevel.notify_closing(fd)
-            # Send EOF even if a forked copy of us keeps the socket open; but a copy must not send it for us.
+            # Send EOF even if a forked copy of this process keeps the socket open, but never from such a copy.
             if os.getpid() == self._owner:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_WR)
@@ -117,7 +117,7 @@ class PipeSendStream(_PipeEnd, DirectSendStream):
                 while sent < len(rest):
                     await trio.lowlevel.wait_writable(self._fd)
                     sent += self.send_nowait(rest[sent:])
-            # Everything is written: a cancellation here must not suggest otherwise.
+            # Everything is written, so do not raise Cancelled.
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._busy = False
@@ -169,7 +169,7 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
 
 
 class ServerStreams:
-    """The three standard streams of a server: our ends, and the ends for the server.
+    """The three standard streams of a server: this side's ends, and the server's.
 
     Attributes:
         stdin: The end we write to.
@@ -208,7 +208,7 @@ class ServerStreams:
             os.close(self.lent.pop())
 
     def close(self) -> None:
-        """Close our ends, without a checkpoint."""
+        """Close this side's ends, without a checkpoint."""
         for stream in (self.stdin, self.stdout, self.stderr):
             stream.close()
 
@@ -217,7 +217,7 @@ class ServerStreams:
 def above_standard_streams() -> Generator[None]:
     """Keep descriptors that the body opens above 2, even if 0, 1 or 2 is closed, as in a daemon.
 
-    Otherwise anything printed there could be sent to the server as a line.
+    Otherwise text printed to stdout or stderr could be sent to the server.
     """
     fillers: list[int] = []
     try:

@@ -1,10 +1,10 @@
-"""The server process as the client sees it: its streams, its shutdown, and the shutdown of all its descendants.
+"""The interface of a server process: its streams, its exit status, and the shutdown of the whole process tree.
 
-Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). Independent of JSON, and
-of Codex beyond an argument vector.
+Owns the descriptors, the exit status and the shutdown sequence (:meth:`ServerProcess.stop`). It runs any command and knows
+neither JSON nor Codex.
 
 On Linux the server runs under a guard process (:mod:`trio_codex._process.guarded`). Elsewhere
-:mod:`trio_codex._process.group` does its best with a process group.
+:mod:`trio_codex._process.group` relies on a process group.
 """
 
 from __future__ import annotations
@@ -30,20 +30,21 @@ if TYPE_CHECKING:
 
 
 EOF_SHARE: Final = 0.6
-"""The share of the grace period for the server to exit on EOF alone, before SIGTERM. The real one needs 65 ms, and 33
-ms on SIGTERM, but it never exits on EOF while its stdout is not drained."""
+"""Fraction of the grace period for which to wait for an exit on EOF before sending SIGTERM. The real server needs 65 ms
+on EOF, if its stdout is drained, and 33 ms on SIGTERM."""
 
 END_BOUND: Final = 1.0
-"""Seconds after the grace period for SIGKILL to end the tree. Only a process stuck in the kernel takes longer."""
+"""Timeout for SIGKILL to end the tree after the grace period. Only a process stuck in the kernel takes longer."""
 
 _unreaped: list[_Pollable] = []
-"""Children released before they had exited; reaped at the next spawn, so that none stays a zombie for long."""
+"""Children that were released before they exited. They are reaped at the next spawn, so that they do not stay zombies."""
 
 
 class ServerProcess(ABC):
     """One server process and all its descendants.
 
-    Created by :func:`~trio_codex._process.spawn.spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where it cannot await.
+    Created by :func:`~trio_codex._process.spawn.spawn_server`. The caller must call :meth:`stop`, or :meth:`abandon` where
+    it cannot await.
 
     Attributes:
         stdin: The standard input. It and ``stdout`` may be used once :meth:`started` has returned.
@@ -52,7 +53,7 @@ class ServerProcess(ABC):
         pid: The process id of the server itself; ``None`` until :meth:`started` has returned.
         returncode: The exit status, negative for a signal; ``None`` while it runs or if it is unknown.
         contained: Whether all descendants are guaranteed to end with it.
-        starter: A description of what starts the server: the subject of the error when it takes too long.
+        starter: A description of what starts the server, for the error if that takes too long.
     """
 
     stdin: trio.abc.SendStream
@@ -114,8 +115,8 @@ class ServerProcess(ABC):
         """Stop the server and all its descendants, and close every descriptor.
 
         It closes stdin, sends SIGTERM when most of ``grace`` has passed, and kills the whole tree when ``grace`` is
-        over. Another task must keep draining stdout meanwhile, or the server will not exit on EOF. Then the streams are
-        closed, and tasks that use them get :exc:`trio.ClosedResourceError`.
+        over. Finally, it closes the streams, and tasks that use them get :exc:`trio.ClosedResourceError`. Another task
+        must keep draining stdout meanwhile, or the server will not exit on EOF.
 
         It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
         shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
@@ -147,7 +148,7 @@ class ServerProcess(ABC):
     async def kill_tree(self) -> None:
         """Kill the server and all its descendants immediately, and close every descriptor.
 
-        It takes at most about a second; it ends the grace period of a :meth:`stop` in progress.
+        It takes at most about a second. It also ends the grace period of a :meth:`stop` in progress.
         """
         self.kill()
         await self.stop(0)
@@ -179,8 +180,8 @@ class ServerProcess(ABC):
     def abandon(self) -> None:
         """Close every descriptor without waiting; remaining processes are killed in the background.
 
-        Call this after a failure between :func:`~trio_codex._process.spawn.spawn_server` and the start of the task that owns the process. Does
-        nothing after :meth:`stop`.
+        Call this after a failure between :func:`~trio_codex._process.spawn.spawn_server` and the start of the task that
+        owns the process. Does nothing after :meth:`stop`.
         """
 
     @abstractmethod
@@ -198,7 +199,7 @@ class ServerProcess(ABC):
     def _raise_failure(self) -> NoReturn:
         if self._failure is not None:
             raise self._failure()
-        raise trio.ClosedResourceError("the process was let go before it had ended")
+        raise trio.ClosedResourceError("the process was abandoned before it exited")
 
 
 def reap_later(process: _Pollable) -> None:
@@ -207,13 +208,13 @@ def reap_later(process: _Pollable) -> None:
 
 
 def reap() -> bool:
-    """Reap the released children that have exited since; return whether any is still running."""
+    """Reap released children that have exited; return whether any is still running."""
     _unreaped[:] = [process for process in _unreaped if process.poll() is None]
     return bool(_unreaped)
 
 
 def sip(stream: Any, ring: StderrRing) -> None:
-    """Read what is in the pipe now, so that the server's last output is buffered when its exit is reported."""
+    """Read the available output into a buffer, so that it is complete when the server's exit is reported."""
     with contextlib.suppress(OSError):
         for _ in range(16):  # another process may be writing endlessly
             if not (chunk := os.read(stream.fileno(), RECEIVE_BYTES)):

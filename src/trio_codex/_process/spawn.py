@@ -1,4 +1,4 @@
-"""Starting a server: under a guard process where possible, in a process group elsewhere."""
+"""Start a server: under a guard process where possible, in a process group elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def spawn_server(
     guarded: bool | None = None,
     guard_python: str | None = None,
 ) -> ServerProcess:
-    """Begin to start a server. Synchronous, so that nothing can happen between the call and a ``try``.
+    """Begin to start a server. Synchronous, so that no cancellation can occur between the call and a ``try``.
 
     :meth:`ServerProcess.started` waits until it is running. The caller must call :meth:`ServerProcess.stop`.
 
@@ -52,9 +52,9 @@ def spawn_server(
 
         if python is None:
             raise SpawnError(
-                "there is no Python interpreter to run the guard process",
+                "no Python interpreter found to run the guard process",
                 phase="spawn",
-                hint="Set guard_python to one, or guard=False.",
+                hint="Set guard_python to a Python interpreter, or guard=False.",
                 binary=argv[0],
             )
         return GuardedProcess(argv, env, cwd, python)
@@ -79,10 +79,10 @@ def find_guard_python() -> str | None:
 
 def _check(argv: Sequence[str], env: Mapping[str, str], cwd: str | os.PathLike[str] | None) -> None:
     if not argv or not argv[0]:
-        raise ValueError("there is nothing to run: argv is empty")
+        raise ValueError("argv is empty")
     if any("\0" in text for text in (*argv, *env, *env.values(), os.fspath(cwd or ""))):
         raise ValueError(
-            "an argument, an environment variable or the working directory holds a NUL character"
+            "an argument, an environment variable or the working directory contains a NUL character"
         )
     for name in env:
         if not name or "=" in name:

@@ -1,9 +1,9 @@
-"""One first start at a time on a fresh ``CODEX_HOME``.
+"""Serialize the first starts on a fresh ``CODEX_HOME``.
 
-Servers that create the state databases of one home at the same moment fail ("failed to initialize sqlite state
-runtime"): of 48, 4 survived. So a start on a home without them holds a lock until its server has answered; the others
-wait for it. The lock is an ``flock`` on the home directory itself: it leaves no file, holds between processes, and ends
-with whoever held it.
+If several servers create the databases of one home at the same time, most of them fail ("failed to initialize sqlite state
+runtime"); of 48, 4 survived. So a start on a home without databases holds a lock until its server has answered. The lock
+is an ``flock`` on the home directory itself: it leaves no file behind, works between processes, and is released when its
+holder dies.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STATE_PATTERN: Final = "state_*.sqlite"
-"""The database that the server creates among the first; the number in its name grows with its schema."""
+"""One of the first databases that the server creates. The number in its name is the version of its schema."""
 
 POLL_SECONDS: Final = 0.01
-"""Mean time between two tries for the lock, next to 120 ms for a first start. To wait inside ``flock`` would need a
+"""Mean interval between attempts to acquire the lock. A first start takes 120 ms. A blocking ``flock`` would need a
 thread."""
 
 
 @contextlib.asynccontextmanager
 async def start_gate(codex_home: Path) -> AsyncGenerator[None, None]:
-    """Hold the body back while another first start on ``codex_home`` is under way.
+    """Run the body once no other first start on ``codex_home`` is in progress.
 
-    The body is to start a server and return once that has answered ``initialize``. On a home that has its databases the
-    body runs at once, and side by side with others. Where there is no lock to be had (no such directory, no ``flock``,
-    a file system without it), too: the server itself tells what is wrong.
+    The body should start a server and return once the server has answered ``initialize``. If the home already has
+    databases, it runs immediately, and concurrently with others. The same applies if locking is impossible because the
+    directory does not exist or the platform or file system lacks ``flock``; the server then reports any problem.
 
-    A checkpoint; it waits as long as the other start does, so a deadline is the caller's.
+    This is a checkpoint. It waits for as long as the other start takes; the caller sets the timeout.
 
     Args:
-        codex_home: The directory that holds the databases: ``CODEX_SQLITE_HOME`` where that is set.
+        codex_home: The directory of the databases: ``CODEX_SQLITE_HOME`` if that is set.
     """
     lock = await _acquire(codex_home)
     try:
@@ -49,7 +49,7 @@ async def start_gate(codex_home: Path) -> AsyncGenerator[None, None]:
 
 
 async def _acquire(home: Path) -> int | None:
-    """Return the descriptor that holds the lock, or ``None`` if none is needed, or to be had."""
+    """Return the descriptor that holds the lock; ``None`` if it is not needed or not available."""
     await trio.lowlevel.checkpoint()
     try:
         import fcntl
@@ -62,7 +62,7 @@ async def _acquire(home: Path) -> int | None:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                # Spread out, or they would all try at the same moments.
+                # Randomized, so that waiting clients do not all try at the same time.
                 await trio.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
             except OSError:  # NFS and others do not lock directories
                 _release(fd)
@@ -72,7 +72,7 @@ async def _acquire(home: Path) -> int | None:
     except BaseException:
         os.close(fd)
         raise
-    # Only now: while somebody else holds the lock, the database may be there but not be ready.
+    # Check only with the lock held: before that, the database may exist without being ready.
     if _has_state(home):
         _release(fd)
         return None
@@ -82,7 +82,7 @@ async def _acquire(home: Path) -> int | None:
 def _has_state(home: Path) -> bool:
     try:
         return next(home.glob(STATE_PATTERN), None) is not None
-    except OSError:  # no descriptor is left, say: the start will tell what is wrong
+    except OSError:  # for example, no descriptor is free; the start will report the problem
         return False
 
 
@@ -90,7 +90,7 @@ def _release(fd: int | None) -> None:
     if fd is not None:
         import fcntl
 
-        # By hand, because a forked copy of this process, if there is one, keeps the descriptor open.
+        # Unlock explicitly, because a forked copy of this process may keep the descriptor open.
         with contextlib.suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)

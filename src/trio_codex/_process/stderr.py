@@ -1,6 +1,6 @@
-"""The last of what a process wrote on stderr.
+"""A bounded buffer of the latest output on stderr.
 
-Owns a bounded ring of bytes. Bytes go in as they come; only :meth:`StderrRing.tail` ever decodes them, for display.
+It stores raw bytes; only :meth:`StderrRing.tail` decodes them, for display.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import time
 from collections import deque
 
 RING_BYTES = 64 * 1024
-"""Kept per server: some hundred log lines, and nothing next to the server's own 85 MiB."""
+"""Default size of the buffer: several hundred log lines. The server itself uses 85 MiB."""
 
 TAIL_BYTES = 4 * 1024
-"""Shown by default: an error message that a person reads holds no more."""
+"""Default length of a tail, because it is shown in error messages."""
 
 MARK_SECONDS = 0.1
-"""How exactly it is known when something came."""
+"""Resolution of the arrival times."""
 
 MARKS = 256
-"""How many times are kept: what is older than the last of them counts as old."""
+"""Number of arrival times kept. Output older than the oldest of them counts as old."""
 
-# A cut can leave an escape sequence without its beginning; only whole ones and those open at the end are known.
+# Matches complete escape sequences and ones truncated at the end. One truncated at its beginning is not recognizable.
 _ESCAPE = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*(?:[@-~]|$)|[\]P^_X][^\x07\x1b]*(?:\x07|\x1b\\|$)|[ -/]*(?:[0-~]|$))"
 )
@@ -29,11 +29,11 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class StderrRing:
-    """Bytes go in without bound; the last ``limit`` of them stay.
+    """A ring buffer that keeps the last ``limit`` bytes.
 
     Attributes:
-        limit: How many bytes are kept.
-        total: How many bytes ever came.
+        limit: The number of bytes to keep.
+        total: The number of bytes ever added.
     """
 
     __slots__ = ("_data", "_marks", "limit", "total")
@@ -45,28 +45,28 @@ class StderrRing:
         self._marks: deque[tuple[float, int]] = deque(maxlen=MARKS)
 
     def feed(self, data: bytes) -> None:
-        """Take in ``data``, whatever it holds; the oldest bytes make room."""
+        """Append ``data``, and drop the oldest bytes above the limit."""
         now = time.monotonic()
         if not self._marks or now - self._marks[-1][0] >= MARK_SECONDS:
             self._marks.append((now, self.total))
         self.total += len(data)
         self._data += data
-        # Trimming at twice the limit, not at each chunk, keeps a flood linear.
+        # Trim at twice the limit instead of after every chunk, so that the total cost stays linear.
         if len(self._data) > 2 * self.limit:
             del self._data[: -self.limit]
 
     def getvalue(self) -> bytes:
-        """Return the bytes that are kept, as they came."""
+        """Return the bytes in the buffer."""
         return bytes(self._data[-self.limit :])
 
     def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None) -> str:
-        """Return the last ``limit`` bytes as text for a person to read.
+        """Return the last ``limit`` bytes as readable text.
 
-        What is no UTF-8 is replaced; terminal escapes and control characters, tab and newline excepted, are dropped.
+        Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
 
         Args:
-            limit: How many bytes.
-            seconds: Only what came in the last so many seconds.
+            limit: Maximum number of bytes.
+            seconds: If given, return only output that arrived within this time.
         """
         if seconds is not None:
             since = time.monotonic() - seconds
@@ -76,7 +76,7 @@ class StderrRing:
         data = self.getvalue()
         cut = data[max(0, len(data) - limit) :]
         if len(cut) < self.total:
-            cut = cut.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a character that the cut went through
+            cut = cut.lstrip(bytes(range(0x80, 0xC0)))  # the rest of a truncated character
         return _CONTROL.sub("", _ESCAPE.sub("", cut.decode("utf-8", "replace")))
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Who may decide on server requests: the policies and tools of a client, and the records of decisions."""
+"""The policies and tools of a client, which decide on server requests, and the records of their decisions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 
 @attrs.frozen(eq=False, repr=False)
 class Defaults:
-    """What applies to all threads of a client.
+    """The settings that apply to all threads of a client.
 
     Attributes:
         policy: Handles requests that the policies of the turn and the thread leave to it.
@@ -39,18 +39,18 @@ class Defaults:
 
 
 class Approvals:
-    """Knows who decides on a server request.
+    """Everything that the decision on a server request depends on.
 
     Args:
         threads: The threads and turns of the client.
-        listeners: Told of unknown requests.
+        listeners: Notified of unknown requests.
         ender: Interrupts the turn of a request that is cancelled.
         defaults: The client's policy and tools.
         shared: Whether other clients use the same server and answer for their own turns.
 
     Attributes:
         threads: The threads and turns of the client.
-        listeners: Told of unknown requests.
+        listeners: Notified of unknown requests.
         ender: Interrupts the turn of a request that is cancelled.
         policy: The client's policy.
         tools: The client's tools.
@@ -77,15 +77,15 @@ class Approvals:
         settings: wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse,
         policy: Policy | None,
     ) -> None:
-        """Warn once if a thread's settings keep the server from asking its policies."""
+        """Warn once if a thread has a policy that the server will never ask, because of the thread's settings."""
         asked = (each for each in (policy, self.policy) if each is not None)
         if self._warned or not any(getattr(each, kind) for each in asked for kind in BYPASSED):
             return
         if settings.approval_policy == "never":
-            why = "its approval policy is never"
+            why = "its approval policy is 'never'"
         elif settings.approvals_reviewer != "user":
             why = f"its approvals are reviewed by {settings.approvals_reviewer}"
         else:
             return
         self._warned = True
-        logger.warning("thread %s has a policy that will not be asked: %s", settings.thread.id, why)
+        logger.warning("the policy of thread %s will not be asked: %s", settings.thread.id, why)

@@ -1,4 +1,4 @@
-"""Answer one server request: the order in which policies and tools are asked, and the effects of a decision."""
+"""Answer server requests: determine which policies and tools to call, in which order, and apply their decision."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
-    """Return the handler of a request, or ``None`` if another client answers it. Never raises."""
+    """Return the handler for a request, or ``None`` if another client answers it. Never raises."""
     method = request.method
     where = None if request.params is None else route(request.params)
     thread_id = None if where is None else where.thread_id or where.conversationId
@@ -51,14 +51,14 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
         approvals.listeners.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
         kind = unknown_kind(method)
     if request.params is None:
-        return _deny(approvals, entry, kind.denial, "its line was too long, or cannot be read")
+        return _deny(approvals, entry, kind.denial, "its line was too long or unreadable")
     try:
         params = msgspec.json.decode(request.params)
         if method in KINDS:
             params = _convert.decode_server_request(method, params)
-        question = kind.ask(params, _background(state, where))
+        question = kind.ask(params, _request_context(state, where))
     except (DecodeError, *UNREADABLE) as exc:
-        return _deny(approvals, entry, kind.denial, f"it cannot be read: {exc}")
+        return _deny(approvals, entry, kind.denial, f"its parameters are unreadable: {exc}")
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
     if is_others:
@@ -67,9 +67,9 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
             _leave(entry)
             return None
     if not deciders:
-        reason = "no policy of this client decides on it"
+        reason = "no policy of this client handles it"
         if method not in KINDS:
-            reason = "this version does not know the request, and no policy answers it (Policy(unknown=…))"
+            reason = "this version does not know the method, and no policy handles it; see Policy(unknown=…)"
         return _deny(approvals, entry, kind.denial, reason)
     asking = _Asking(approvals, kind, question, deciders, entry, state)
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
@@ -110,13 +110,13 @@ def _deciders(
 
 
 def _group(approvals: Approvals, state: ThreadState | None) -> CallbackGroup:
-    """Return the callback group for a request of this thread: that of the turn that asks."""
+    """Return the callback group of the turn that sent a request on this thread."""
     owner = state.owner if state is not None else None
     turn = state.turn if state is not None else None
     if turn is None or turn.owned or (owner is not None and owner.machine.was_left):
         return _owners_group(approvals, state)
     if turn.agent_callbacks is None:
-        # Find the turn to fail only when a callback fails: this turn may outlive the one that spawned it.
+        # Look up the owner when a callback fails, and not now: this turn may outlive the one that spawned it.
         turn.agent_callbacks = CallbackGroup(
             lambda error: _owners_group(approvals, state).fail(error), _owners_group(approvals, state).context
         )
@@ -127,13 +127,13 @@ def _owners_group(approvals: Approvals, state: ThreadState | None) -> CallbackGr
     """Return the callback group of the open turn that owns this thread."""
     owner = state.owner if state is not None else None
     if owner is None or owner.callbacks is None or owner.ended.is_set():
-        # A child agent may ask after its parent's turn has ended (Q24): no open turn is left to fail or leave.
+        # A child agent may send requests after its parent's turn has ended (Q24). Then no open turn owns them.
         return approvals.unowned
     return owner.callbacks
 
 
 class _Asking:
-    """One question, asked of each decider in turn."""
+    """One question, and the callbacks that may decide it."""
 
     def __init__(
         self,
@@ -150,12 +150,12 @@ class _Asking:
         self._deciders = deciders
         self._entry = entry
         self._state = state
-        # Set here, on the reader: from now on the server waits for us.
+        # Counted here, in the reader, because the server is waiting from now on.
         if state is not None and not isinstance(question, ToolCallRequest):
             state.held_requests += 1
 
     async def decide(self) -> Answer:
-        """Ask the deciders in order until one does not abstain."""
+        """Call the deciders in order until one does not abstain."""
         entry = self._entry
         await trio.lowlevel.checkpoint()
         for entry.decided_by, entry.policy, callback in self._deciders:
@@ -185,7 +185,7 @@ class _Asking:
         self._entry.settle(outcome, reason)
 
     def _failed_call(self, call: ToolCallRequest, exc: Exception) -> Answer:
-        """Return the answer for a failed tool: the turn continues, and the agent sees the error."""
+        """Return the answer for a tool that raised. The turn continues, and the agent sees the error."""
         logger.error("the tool %s failed", call.tool, exc_info=exc)
         self._entry.reason = describe_error(exc)
         return failed_call(self._entry.reason)
@@ -193,9 +193,11 @@ class _Asking:
     def _answer(self, decision: object) -> Answer:
         answer = self._kind.answer(self._question, decision)
         if answer is None:
-            problem = f"the policy returned {type(decision).__name__}, which is no decision on it"
+            problem = (
+                f"the policy returned {type(decision).__name__}, which is not a decision for this request"
+            )
             raise PolicyError(self._entry.method, problem)
-        # The result of an unknown request is not a decision, and may have any size.
+        # For an unknown request, the policy returns the result itself. Do not record it: it may be large.
         self._entry.decide("answered" if isinstance(decision, Mapping) else decision, answer.result)
         turn = self._state.turn if self._state is not None else None
         if isinstance(decision, Cancel) and not self._kind.cancel_interrupts and turn is not None:
@@ -204,7 +206,7 @@ class _Asking:
         return answer
 
 
-def _background(state: ThreadState | None, where: Route | None) -> RequestContext:
+def _request_context(state: ThreadState | None, where: Route | None) -> RequestContext:
     named = (None, None) if where is None else (where.thread_id or where.conversationId, where.turn_id)
     if state is None:
         return RequestContext(named=named)

@@ -1,4 +1,4 @@
-"""The record of decisions: who decided what and why, for each server request and each of the server's own reviews."""
+"""The record of decisions on server requests, and of the reviews that the server makes itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REVIEW_COMPLETED: Final = f"{REVIEW}/completed"
 
 @attrs.define(eq=False, kw_only=True)
 class Entry:
-    """An unfinished record, of a request that has no outcome yet."""
+    """The unfinished record of a pending request."""
 
     audit: Audit
     id: RequestId
@@ -58,7 +58,7 @@ class Entry:
     def ask(self, request: Request) -> None:
         """Record the question."""
         self.request = request
-        # They came with an event instead of with the request.
+        # The diffs arrived with an event, so the size of the request does not include them.
         self.size += sum(len(change.diff) for change in getattr(request, "changes", ()))
         self.turn_id = getattr(request, "turn_id", None)
         self.item_id = getattr(request, "item_id", None) or getattr(request, "call_id", None)
@@ -97,7 +97,7 @@ def _size_of(value: object) -> int:
     """Return the approximate size of a value as JSON; stop counting beyond the total limit."""
     size = 0
     values = [value]
-    # A policy's value may contain itself, which is an error only when it is sent.
+    # A policy may return a value that contains itself. That raises later, when it is encoded.
     while values and size <= DECISIONS_BYTES:
         value = values.pop()
         size += len(value) if isinstance(value, str) else 8
@@ -110,7 +110,7 @@ def _size_of(value: object) -> int:
 
 
 class Audit:
-    """Keeps the records of a client.
+    """The records of one client.
 
     Args:
         instruments: Notified of each record.
@@ -169,7 +169,7 @@ class Audit:
             self._reviews.pop(next(iter(self._reviews))).settle("withdrawn", "it never completed")
 
     def close(self) -> None:
-        """Settle all unfinished records: the connection has ended."""
+        """Settle all unfinished records, because the connection has ended."""
         reviews, self._reviews = self._reviews, {}
         for entry in reviews.values():
             entry.settle("withdrawn", "the connection ended")

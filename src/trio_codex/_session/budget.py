@@ -153,16 +153,16 @@ class BudgetTracker:
         self._meters = meters
         self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
-        tell = self._tell
+        on_exceeded = self._on_exceeded
         for meter in meters:
-            meter.open(tell)
+            meter.open(on_exceeded)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
         scope.deadline = self._first_up.deadline
 
     def check_time(self) -> None:
         """If the scope was cancelled because a budget ran out of time, report that budget."""
         if self._scope.cancel_called and self._scope.deadline <= trio.current_time():
-            self._tell(self._first_up.exceeded("seconds"))
+            self._on_exceeded(self._first_up.exceeded("seconds"))
 
     def never_started(self) -> None:
         """Record that the server rejected the turn, so that it is not counted."""
@@ -172,13 +172,13 @@ class BudgetTracker:
     def close(self) -> None:
         """Record the end of the turn."""
         self.check_time()
-        # The scope may stay open much longer, but that time no longer belongs to the turn.
+        # The scope may stay open much longer, but that time does not count.
         self._scope.deadline = math.inf
         for meter in self._meters:
-            meter.close(self._tell)
+            meter.close(self._on_exceeded)
 
-    def _tell(self, error: BudgetExceeded) -> None:
-        # Called again for every report above the limit; the first one is the reason.
+    def _on_exceeded(self, error: BudgetExceeded) -> None:
+        # Called for every report above the limit; only the first one counts.
         stop, self._stop = self._stop, None
         if stop is not None:
             stop(error)

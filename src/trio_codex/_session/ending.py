@@ -1,9 +1,8 @@
 """Ending a turn early: interrupt it, confirm that it ended, and end what it started elsewhere.
 
-An accepted interrupt does not prove that the turn ended. A rejected one may only have come too early, and a second
-interrupt for the same turn is never answered (PROTOCOL Q1, Q2). Interrupting a turn stops neither the agents it
-spawned (Q24) nor commands already in the background. So the terminal event is the only proof, and everything else is
-ended individually.
+An accepted interrupt does not prove that the turn ended. A rejected one may have come too early, and a second interrupt
+for the same turn is never answered (PROTOCOL Q1, Q2). So only the terminal event proves that the turn has ended. An
+interrupt stops neither the agents that the turn spawned (Q24) nor its background commands, so these are ended separately.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class TurnEnder:
     async def end_turn(self, turn: TurnState) -> None:
         """End a turn on the server, with its callbacks, agents and commands, within ``interrupt_grace``.
 
-        After that the configuration decides: the server is killed, or the turn is abandoned as lost.
+        If that does not succeed, kill the server or abandon the turn as lost, depending on ``on_stuck_turn``.
         """
         grace = self._server.config.interrupt_grace
         ended_there = False
@@ -70,8 +69,8 @@ class TurnEnder:
         if not scope.cancelled_caught or self._server.connection.close_reason is not None:
             return
         if ended_there:
-            # There is nothing to kill: the callback is user code, and the client's nursery keeps waiting for it.
-            logger.error("turn %s was left while a callback of it does not end", turn.id)
+            # Killing the server would not help: the callback is user code, and the client's nursery waits for it.
+            logger.error("turn %s has ended, but one of its callbacks is still running", turn.id)
         else:
             self.give_up(turn)
 
@@ -86,7 +85,7 @@ class TurnEnder:
         await trio.lowlevel.checkpoint()
 
     async def _interrupt_until_ended(self, turn: TurnState) -> None:
-        """Interrupt a turn and wait until it ends, whatever the server answers. The caller sets the timeout."""
+        """Interrupt a turn and wait until it ends, even if the server rejects it. The caller sets the timeout."""
         await trio.lowlevel.checkpoint()
         while not turn.ended.is_set():
             try:
@@ -95,32 +94,34 @@ class TurnEnder:
                 # The request was retried until ``request_timeout``, which may be shorter than our timeout.
                 continue
             except CodexError as exc:
-                # If the connection ended, so has the turn. If the server rejected this, only the terminal event is proof.
+                # If the connection ended, so has the turn. If the server rejected it, wait for the terminal event.
                 logger.warning("turn %s could not be interrupted: %s", turn.machine.active_id, exc)
             await turn.ended.wait()
 
     def give_up(self, turn: TurnState) -> None:
         """Stop waiting for a turn, or for what it started, to end on an unresponsive server."""
-        name = turn.id or turn.machine.active_id or "that was starting"
-        what = "what it started" if turn.ended.is_set() else "it"
+        name = turn.id or turn.machine.active_id or "(starting)"
+        what = f"turn {name} of thread {turn.thread.id}"
+        if turn.ended.is_set():
+            what = f"the work that {what} started"
+        problem = f"{what} did not end within interrupt_grace"
         if self._server.config.on_stuck_turn == "abandon":
-            reason = f"turn {name} was abandoned: {what} did not end within interrupt_grace and may still be running"
+            reason = f"{problem}; it was abandoned and may still be running"
             logger.error("%s", reason)
             turn.lose(reason)
             return
-        reason = f"the server was given up: of turn {name} of thread {turn.thread.id}, {what} did not end within interrupt_grace"
-        self._server.connection.give_up(reason)
+        self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
         """Stop waiting for something other than a turn to end, following ``on_stuck_turn``.
 
         Args:
-            what: What did not end, in one sentence.
+            what: A sentence that says what did not end.
         """
         if self._server.config.on_stuck_turn == "abandon":
-            logger.error("%s, was abandoned, and may still be running", what)
+            logger.error("%s; it was abandoned and may still be running", what)
         else:
-            self._server.connection.give_up(f"the server was given up: {what}")
+            self._server.connection.give_up(f"the server was abandoned: {what}")
 
     async def interrupt(self, turn: TurnState) -> None:
         """Send interrupts until the server accepts one or the turn has ended."""
@@ -181,7 +182,7 @@ class TurnEnder:
             settled: Waits for the response for as long as one is expected.
 
         Raises:
-            RpcError: It was rejected, but not for being early or for naming the wrong one of two turn ids.
+            RpcError: It was rejected for a reason other than being too early or using the wrong turn id.
         """
         await trio.lowlevel.checkpoint()
         delay = FIRST_RETRY_SECONDS
@@ -225,7 +226,7 @@ class TurnEnder:
             turn.never_started()
             return False
         except CodexError:
-            # The response is unreadable or the connection ended: the turn may be running under the id in its events.
+            # The response is unreadable or the connection ended. The turn may be running, and its events have the id.
             return turn.machine.active_id is not None or turn.ended.is_set()
         return turn.machine.can_be_ended
 
@@ -241,9 +242,9 @@ class TurnEnder:
                 await self._end_child(child, seen)
 
     def end_orphan(self, turn: TurnState) -> None:
-        """End a turn announced after its scope exited, in a separate task.
+        """End a turn that was announced after its scope exited, in a separate task.
 
-        It is that of an agent that was being spawned, or one of this client whose start could not be read.
+        It belongs to an agent that was being spawned, or the response to its start was unreadable.
         """
         self._server.services.start_service(self._end_orphan, turn)
 
@@ -262,6 +263,6 @@ class TurnEnder:
     async def _terminate(self, thread_id: str, process_id: str) -> None:
         await trio.lowlevel.checkpoint()
         if self._server.config.experimental_api:
-            # A rejection means that it ended by itself or with the turn.
+            # A rejection means that the command ended by itself or with the turn.
             params = {"threadId": thread_id, "processId": process_id}
             await self._server.end("thread/backgroundTerminals/terminate", params)

@@ -118,7 +118,7 @@ class GoalState(TurnSequence, EventSink):
             meters = (meter, thread.meter, session.meter)
             budget_tracker = BudgetTracker(meters, self._body.scope, self._body.fail)
         except BudgetExceeded as exc:
-            # It runs regardless; ending the goal ends it.
+            # The server has already started it. Ending the goal ends it.
             self._body.fail(exc)
         callbacks = CallbackGroup(self._body.fail, self._context)
         owner = TurnOwner(self.opener, _GoalTurnSink(self), callbacks, self._policy, meter, budget_tracker)
@@ -198,7 +198,7 @@ class GoalState(TurnSequence, EventSink):
         return turn if turn is not None and self.turns and turn is self.turns[-1] else None
 
     async def next_begun(self) -> None:
-        """Wait until a turn is open or none will be."""
+        """Wait until a turn is open, or until the server will start no further turn."""
         await trio.lowlevel.checkpoint()
         while self.open_turn is None and not self.over.is_set():
             await self._begun.wait()
@@ -246,10 +246,10 @@ class GoalState(TurnSequence, EventSink):
 
     @trio.lowlevel.enable_ki_protection
     async def finish(self) -> None:
-        """End it on the server, with what its turns started. See :class:`~trio_codex._session.state.TurnSequence`."""
+        """End the goal on the server, and everything that its turns started."""
         await self._end_on_server()
         for turn in self.turns:
-            # They were cancelled when their turn ended by itself, but may not have finished.
+            # The callbacks were cancelled when their turn ended, but may still be running.
             if turn.callbacks and not turn.machine.was_left:
                 await self._session.ender.end_turn(turn)
 
@@ -265,20 +265,22 @@ class GoalState(TurnSequence, EventSink):
         with self._session.timeouts.move_on_after(grace) as scope:
             if not await self._was_set():
                 return
-            # Between two turns the server has already decided, whatever happened to the goal since.
+            # Between two turns, the server may already have decided to start the next one.
             look_out = self.active or self.open_turn is None
             if self.active:
                 await self._try_to_pause()
         if scope.cancelled_caught:
-            self._session.ender.give_up_server(f"the goal of thread {self._thread.id} was not paused in time")
+            self._session.ender.give_up_server(
+                f"the goal of thread {self._thread.id} could not be paused within interrupt_grace"
+            )
             return
-        # Each turn has its own timeout, after which it is given up, not merely left.
+        # Each turn has its own timeout, after which it is given up.
         await self._end_turns(look_out=look_out)
         with self._session.timeouts.move_on_after(grace):
             await trio.lowlevel.checkpoint()
             seen: set[str] = set()
             for turn in self.turns:
-                # Leaving the turn has ended what it started.
+                # A turn that was left has already ended its commands and agents.
                 if not turn.machine.was_left:
                     await self._session.ender.end_offspring(turn, seen)
 
@@ -287,7 +289,7 @@ class GoalState(TurnSequence, EventSink):
         try:
             await self.pause()
         except CodexError as exc:
-            logger.warning("the goal of thread %s was not paused: %s", self._thread.id, exc)
+            logger.warning("the goal of thread %s could not be paused: %s", self._thread.id, exc)
 
     async def _was_set(self) -> bool:
         """Wait for the response that sets the goal if it is pending. Return whether there is a goal to end."""
@@ -300,7 +302,7 @@ class GoalState(TurnSequence, EventSink):
         try:
             self._take_answer(await call.answer())
         except CodexError:
-            # Rejected; or unreadable, and then an event has reported the goal.
+            # The request was rejected, or its response is unreadable. In the latter case, an event has reported the goal.
             return bool(self._goal)
         return True
 

@@ -1,8 +1,8 @@
 """Messages about threads that are being opened, held until the responses arrive.
 
-The server may send notifications and requests about a thread before it answers the request that opens the thread, and
-only that response may contain what a request refers to. A new thread has no id before its response, so while one is
-being started or forked, messages about every unknown thread are held. They are bounded in bytes.
+The server may send notifications and requests about a thread before the response that opens it, and they may refer to
+something in that response. The id of a new thread is only in the response, so while a thread is being started or forked,
+messages about all unknown threads are held. Their total size is bounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Message: TypeAlias = Event | ServerRequest
 
 HELD_BYTES: Final = 4 * 1024 * 1024
-"""Maximum size of held messages: what a busy turn writes in a few seconds. Opening a thread takes milliseconds."""
+"""Maximum total size of held messages. A busy turn takes seconds to send that much; opening a thread, milliseconds."""
 
 MESSAGE_BYTES: Final = 200
 """Size of a held message, in addition to its parameters."""
@@ -72,7 +72,7 @@ class Openings:
         """
         state = self._threads.thread(thread_id)
         state.admit(pending, handle, cwd)
-        take_snapshot(state, newest, self._instruments, was_deaf=pending.holds)
+        take_snapshot(state, newest, self._instruments, was_unsubscribed=pending.holds)
         return state
 
     def dismiss(self, pending: PendingHandle, opened: str | None = None) -> list[Message]:
@@ -105,7 +105,7 @@ class Openings:
         if thread_id not in self._named:
             if not self._unnamed or self._threads.find(thread_id) is not None:
                 return None
-            # An agent's thread is never one that is being opened, and the turn that spawned it must not be delayed.
+            # A thread of an agent is not being opened, and holding its messages would delay the turn that spawned it.
             root_id = None if where is None else where.root_turn_id
             if (
                 where is not None

@@ -1,4 +1,4 @@
-"""Consumers of events that belong to no turn: subscribers of the whole connection, and of what has a name of its own."""
+"""Consumers of events that belong to no turn: subscribers to the whole connection or to one process or watch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/chang
 
 
 class Listeners:
-    """The subscribers of one client, and the buffers of all of its consumers.
+    """The subscribers of one client, and the buffers of all its consumers.
 
     Args:
         connection: The connection.
@@ -113,15 +113,15 @@ class Listeners:
 
     @property
     def hear_all(self) -> bool:
-        """Whether someone subscribes to every event."""
+        """Whether there is a subscriber to all events."""
         return bool(self._to_all)
 
     def hear(self, method: str) -> bool:
-        """Return whether someone subscribes to this method, or to every event."""
+        """Return whether there is a subscriber to this method or to all events."""
         return method in self._by_method or bool(self._to_all)
 
     def keep(self, event: Event) -> None:
-        """Keep an event that nobody has heard for the first subscriber."""
+        """Keep an event without subscribers for the first one to come."""
         if event.size <= UNHEARD_BYTES:
             self._unheard.append(event)
 
@@ -130,13 +130,13 @@ class Listeners:
         return max(self._wakeups.flush(), default=0)
 
     def end(self, close_reason: CloseReason) -> None:
-        """End every subscription: the connection has ended."""
+        """End every subscription, because the connection has ended."""
         for listeners in (self._by_key.values(), self._to_all, *self._by_method.values()):
             for listener in listeners:
                 listener.end(close_reason.exception)
 
     def report(self, method: str, params: object) -> None:
-        """Publish an event of our own to the listeners of the connection."""
+        """Publish an event of the client itself to the listeners of the connection."""
         json = msgspec.json.encode(params)
         self.publish(Event(method, json, len(json)))
         self.flush()
@@ -158,14 +158,14 @@ class Listeners:
             listener.put(event)
 
     def report_junk(self, reason: str, size: int) -> None:
-        """Publish an event of our own for an unreadable line."""
-        logger.info("a line of the server was of no use: %s (%d bytes)", reason, size)
+        """Log an unreadable line, and publish an event for it."""
+        logger.info("discarded a line from the server: %s (%d bytes)", reason, size)
         json = msgspec.json.encode({"reason": reason, "size": size})
         self.publish(Event(JUNK_METHOD, json, len(json)))
 
 
 class _Name(msgspec.Struct):
-    """The name by which a client identifies what an event belongs to. See :data:`KEYED_NOTIFICATIONS`."""
+    """The client's name for the process or watch that an event belongs to. See :data:`KEYED_NOTIFICATIONS`."""
 
     processId: str | None = None
     watchId: str | None = None

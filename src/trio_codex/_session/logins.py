@@ -1,7 +1,7 @@
-"""How logins end.
+"""Collect the outcomes of logins.
 
-The server may report the end of a login before the client has processed the response that started it, so these
-notifications are collected from before that request on.
+The server may report the outcome of a login before the client has processed the response that started it. So collecting
+starts before the request is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENDED_KEPT: Final = 64
 
 
 class LoginNews(EventSink):
-    """Collects how logins end, for the lifetime of the client."""
+    """The outcomes of logins, collected for the lifetime of the client."""
 
     METHODS: Final = (COMPLETED, MCP_COMPLETED)
 
@@ -47,7 +47,7 @@ class LoginNews(EventSink):
             self._wake()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record that no more will arrive, and why."""
+        """Record why no more will arrive."""
         self._error = error
         self._wake()
 
@@ -56,15 +56,15 @@ class LoginNews(EventSink):
         self._ended.clear()
 
     def forget(self, key: str) -> None:
-        """Forget how an earlier login with this key ended."""
+        """Forget the outcome of an earlier login with this key."""
         self._ended.pop(key, None)
 
     def ended(self, key: str) -> Any:
-        """Return how a login ended; ``None`` if it has not ended."""
+        """Return the outcome of a login; ``None`` if it has not ended."""
         return self._ended.get(key)
 
     async def wait(self, key: str) -> Any:
-        """Wait for a login to end, and return how it ended."""
+        """Wait for a login to end, and return its outcome."""
         await trio.lowlevel.checkpoint()
         while (ended := self._ended.get(key)) is None:
             if self._error is not None:

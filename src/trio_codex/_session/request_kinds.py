@@ -1,6 +1,6 @@
-"""The table of server requests: how each becomes a question, and how a decision becomes an answer.
+"""The table of server requests: converts each request to a question, and each decision to a response.
 
-Independent of threads, turns and policies; ``_asking`` determines who is asked, and when.
+Independent of threads, turns and policies; :mod:`~trio_codex._session.asking` determines which policies are called.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NO_ANSWER: Final = -32000
-"""The error code for requests that cannot be denied in the protocol: credentials and attestations are never made up."""
+"""The error code for requests without a response that denies them, such as those for credentials and attestations."""
 
 NO_REASON: Final = "declined by the client"
-"""The default reason of a refusal that must have one."""
+"""The default reason for denials that require one."""
 
 
 @attrs.frozen(kw_only=True)
 class RequestContext:
-    """The context that a question needs beside its own parameters.
+    """The context that a question needs in addition to its parameters.
 
     Attributes:
         ancestors: See :class:`~trio_codex.policies.OfThread`.
@@ -74,12 +74,12 @@ class Kind:
     """One kind of server request.
 
     Attributes:
-        callback: The policy's field that decides on it.
-        denial: The answer that refuses it.
+        callback: The name of the policy callback.
+        denial: The answer that denies it.
         ask: Creates the question.
-        answer: Converts a decision to an answer; returns ``None`` if it is not a valid decision on this question.
-        cancel_interrupts: Whether the refusal itself interrupts the turn. If not, ``Cancel`` must interrupt it
-            explicitly.
+        answer: Converts a decision to an answer; returns ``None`` if the decision is invalid for this question.
+        cancel_interrupts: Whether the answer to ``Cancel`` makes the server interrupt the turn. Otherwise, the client
+            sends an interrupt.
     """
 
     callback: str
@@ -93,13 +93,13 @@ class Kind:
 
 
 def _ask_command(
-    params: wire.CommandExecutionRequestApprovalParams, background: RequestContext
+    params: wire.CommandExecutionRequestApprovalParams, context: RequestContext
 ) -> CommandRequest:
     proposed = params.proposed_execpolicy_amendment
     return CommandRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.item_id,
         command=params.command,
         cwd=params.cwd,
@@ -113,11 +113,11 @@ def _ask_command(
     )
 
 
-def _ask_legacy_command(params: wire.ExecCommandApprovalParams, background: RequestContext) -> CommandRequest:
+def _ask_legacy_command(params: wire.ExecCommandApprovalParams, context: RequestContext) -> CommandRequest:
     return CommandRequest(
         thread_id=params.conversation_id,
         turn_id=None,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.call_id,
         command=shlex.join(params.command),
         cwd=params.cwd,
@@ -181,15 +181,15 @@ def _decided(decision: object) -> Answer:
 
 
 def _ask_file_change(
-    params: wire.FileChangeRequestApprovalParams, background: RequestContext
+    params: wire.FileChangeRequestApprovalParams, context: RequestContext
 ) -> FileChangeRequest:
     return FileChangeRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.item_id,
-        cwd=background.cwd,
-        changes=_changes(background.changes(params.item_id)),
+        cwd=context.cwd,
+        changes=_changes(context.changes(params.item_id)),
         reason=params.reason,
         grant_root=params.grant_root,
         params=params,
@@ -197,7 +197,7 @@ def _ask_file_change(
 
 
 def _ask_legacy_file_change(
-    params: wire.ApplyPatchApprovalParams, background: RequestContext
+    params: wire.ApplyPatchApprovalParams, context: RequestContext
 ) -> FileChangeRequest:
     changes: list[dict[str, Any]] = []
     for path, change in params.file_changes.items():
@@ -207,9 +207,9 @@ def _ask_legacy_file_change(
     return FileChangeRequest(
         thread_id=params.conversation_id,
         turn_id=None,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.call_id,
-        cwd=background.cwd,
+        cwd=context.cwd,
         changes=_changes(changes),
         reason=params.reason,
         grant_root=params.grant_root,
@@ -223,21 +223,19 @@ def _changes(raw: object) -> tuple[wire.FileUpdateChange, ...]:
         try:
             found.append(_convert.decode(wire.FileUpdateChange, change))
         except DecodeError:
-            # Show none rather than some: a policy that accepts the others would accept this one unseen.
-            logger.warning(
-                "a file change of the server does not fit the schema; the policy is shown none of them"
-            )
+            # Pass none rather than some: a policy that accepts the others would also accept this one unseen.
+            logger.warning("a file change does not match the schema, so the policy receives no changes")
             return ()
     return tuple(found)
 
 
 def _ask_permissions(
-    params: wire.PermissionsRequestApprovalParams, background: RequestContext
+    params: wire.PermissionsRequestApprovalParams, context: RequestContext
 ) -> PermissionsRequest:
     return PermissionsRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.item_id,
         cwd=params.cwd,
         permissions=params.permissions,
@@ -263,11 +261,11 @@ def _answer_permissions(request: PermissionsRequest, decision: object) -> Answer
 # -- questions -----------------------------------------------------------------------------------------------------
 
 
-def _ask_user_input(params: wire.ToolRequestUserInputParams, background: RequestContext) -> UserInputRequest:
+def _ask_user_input(params: wire.ToolRequestUserInputParams, context: RequestContext) -> UserInputRequest:
     return UserInputRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         item_id=params.item_id,
         questions=tuple(params.questions),
         blocking=params.is_blocking,
@@ -279,7 +277,7 @@ def _answer_user_input(request: UserInputRequest, decision: object) -> Answer | 
     match decision:
         case Answers(answers=answers):
             if unknown := answers.keys() - {question.id for question in request.questions}:
-                raise PolicyError("item/tool/requestUserInput", f"there is no question {min(unknown)!r}")
+                raise PolicyError("item/tool/requestUserInput", f"unknown question id {min(unknown)!r}")
             return Answer({"answers": {key: {"answers": list(given)} for key, given in answers.items()}})
         case Decline() | Cancel():
             return NOT_ANSWERED
@@ -288,14 +286,14 @@ def _answer_user_input(request: UserInputRequest, decision: object) -> Answer | 
 
 
 def _ask_elicitation(
-    params: wire.McpServerElicitationRequestParams, background: RequestContext
+    params: wire.McpServerElicitationRequestParams, context: RequestContext
 ) -> ElicitationRequest:
     if isinstance(params, wire.UnknownVariant):
-        raise DecodeError("mcpServer/elicitation/request", "$.mode", f"there is no mode {params.tag!r}")
+        raise DecodeError("mcpServer/elicitation/request", "$.mode", f"unknown mode {params.tag!r}")
     common: dict[str, Any] = {
         "thread_id": params.thread_id,
         "turn_id": params.turn_id,
-        "ancestors": background.ancestors,
+        "ancestors": context.ancestors,
         "server_name": params.server_name,
         "params": params,
     }
@@ -344,7 +342,7 @@ def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer
             return Answer({"action": "accept"})
         case FormElicitation() | VerificationElicitation(), Accept(scope="once", exec_policy=None):
             if decision.content is None:
-                raise PolicyError("mcpServer/elicitation/request", "to accept a form takes its content")
+                raise PolicyError("mcpServer/elicitation/request", "Accept for a form needs its content")
             return Answer({"action": "accept", "content": dict(decision.content)})
         case _, Decline():
             return Answer({"action": "decline"})
@@ -357,11 +355,11 @@ def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer
 # -- actions -------------------------------------------------------------------------------------------------------
 
 
-def _ask_tool_call(params: wire.DynamicToolCallParams, background: RequestContext) -> ToolCallRequest:
+def _ask_tool_call(params: wire.DynamicToolCallParams, context: RequestContext) -> ToolCallRequest:
     return ToolCallRequest(
         thread_id=params.thread_id,
         turn_id=params.turn_id,
-        ancestors=background.ancestors,
+        ancestors=context.ancestors,
         call_id=params.call_id,
         tool=params.tool,
         namespace=params.namespace,
@@ -415,9 +413,9 @@ def _answer_attestation(_: AttestationRequest, decision: object) -> Answer | Non
             return _refusal(decision)
 
 
-def _ask_current_time(params: wire.CurrentTimeReadParams, background: RequestContext) -> CurrentTimeRequest:
+def _ask_current_time(params: wire.CurrentTimeReadParams, context: RequestContext) -> CurrentTimeRequest:
     return CurrentTimeRequest(
-        thread_id=params.thread_id, turn_id=None, ancestors=background.ancestors, params=params
+        thread_id=params.thread_id, turn_id=None, ancestors=context.ancestors, params=params
     )
 
 
@@ -475,13 +473,13 @@ KINDS: Final[dict[str, Kind]] = {
     ),
     "attestation/generate": Kind(
         "attestation",
-        Answer(error=(NO_ANSWER, "this client does not attest")),
+        Answer(error=(NO_ANSWER, "this client does not generate attestations")),
         _ask_attestation,
         _answer_attestation,
     ),
     "currentTime/read": Kind(
         "current_time",
-        Answer(error=(NO_ANSWER, "this client does not tell the time")),
+        Answer(error=(NO_ANSWER, "this client does not report the current time")),
         _ask_current_time,
         _answer_current_time,
     ),

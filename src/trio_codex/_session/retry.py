@@ -1,7 +1,7 @@
-"""Retrying requests: the only retry loop, and the conditions under which it must not retry.
+"""Retry on overload, but never once a turn may have started.
 
-Starting a turn is recorded here, so that an attempt that may have put the server to work is never repeated. Every
-request is recorded too, so that a retry can be reported to the instruments of the client whose request was rejected.
+Turn starts are recorded here, so that an attempt that may have started one is never repeated. Requests are recorded, too,
+so that a retry is reported to the instruments of the client whose request was rejected.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class _Attempt:
 
     Attributes:
         within: The attempt that contains it.
-        started: Number of turns that it has started, or may have.
-        asked: By method, the instruments to notify.
+        started: The number of turns that may have started.
+        asked: The instruments to notify, by method.
     """
 
     within: _Attempt | None
     started: int = 0
     asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
 
-    def tell(self, error: Exception, number: int, delay: float) -> None:
-        """Notify the instruments of the client whose request was rejected that it is about to be retried."""
+    def report_retry(self, error: Exception, number: int, delay: float) -> None:
+        """Report an upcoming retry to the instruments of the client whose request was rejected."""
         method = error.method if isinstance(error, ServerBusyError) else None
         if method is not None and method in self.asked:
             self.asked[method].emit("request_retried", method, number, delay)
@@ -84,12 +84,12 @@ _NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:
-    """Record that a turn was requested: from now on the server may be working on it."""
+    """Record that a turn was requested. From now on it may be running."""
     _count(1)
 
 
 def note_refused() -> None:
-    """Record that the server rejected it and does no work."""
+    """Record that the server rejected the turn, so that it does not count as started."""
     _count(-1)
 
 
@@ -158,7 +158,7 @@ async def retry_on_overload(
                 raise
             delay = min(delay, max_delay)
             pause = delay * random.uniform(1 - jitter, 1 + jitter)
-            attempt.tell(exc, number, pause)
+            attempt.report_retry(exc, number, pause)
         finally:
             _attempt.reset(token)
         await trio.sleep(pause)

@@ -41,9 +41,9 @@ class Router:
         threads: The threads of the client.
         listeners: Its subscribers, and the instruments.
         dispatcher: Runs the callbacks for server requests.
-        approvals: Finds who decides on them.
-        ender: Ends turns that nothing else ends.
-        meter: What all turns of the client use.
+        approvals: Decides on server requests.
+        ender: Ends turns that no scope ends.
+        meter: Counts the tokens of all turns of the client.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Router:
         """Route notifications to their consumers."""
         now = trio.current_time()  # once per batch: it costs as much as parsing a line
         find, listeners = self._threads.find, self._listeners
-        told_to_all = "event_received" in self._instruments or listeners.hear_all or self._openings
+        needs_routing = "event_received" in self._instruments or listeners.hear_all or self._openings
         for notification in notifications:
             method, params = notification.method, notification.params
             where = route(params)
@@ -127,7 +127,7 @@ class Router:
                 and (turn := state.turn) is not None
                 and where.turnId is not None
                 and turn.machine.id == where.turnId
-                and not (told_to_all or listeners.hear(method))
+                and not (needs_routing or listeners.hear(method))
                 and not (state.listeners or state.parent or turn.reducer.children)
             ):
                 turn.take(event, now)
@@ -177,7 +177,7 @@ class Router:
         if state is None:
             return
         if state.parent is not None:
-            self._tell_about_agent(state, event)
+            self._publish_agent_event(state, event)
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turnId or where.turn_id
@@ -206,9 +206,7 @@ class Router:
         thread_id, turn_id = ids_of_ended(notification.head)
         state = self._threads.find(thread_id)
         if state is not None and state.turn is not None and state.turn.goes_by(turn_id):
-            state.turn.lose(
-                "the event that ended it was longer than max_line_bytes, so nobody knows how it ended"
-            )
+            state.turn.lose("its final event was longer than max_line_bytes, so its outcome is unknown")
             self._forget_turn(state, state.turn)
         elif state is not None and state.pending:
             state.note_ended(turn_id)
@@ -240,7 +238,7 @@ class Router:
         self._listeners.flush()
 
     def _dispatch(self, request: ServerRequest) -> None:
-        # Executed on first use: it costs more to load than the rest of a session.
+        # Imported on first use, because it takes longer to import than the rest of the session.
         from trio_codex._session.asking import resolve
 
         self._dispatcher.dispatch(request, resolve(self._approvals, request))
@@ -260,7 +258,7 @@ class Router:
             state.flags = tuple(flag for flag in flags if isinstance(flag, str))
 
     def _on_settings(self, event: Event, where: Route) -> None:
-        # Policies resolve relative paths against it, so use what the server applies, not what a request asks for.
+        # Policies resolve relative paths against it, so take it from the server's report and not from a request.
         state = None if where.thread_id is None else self._threads.find(where.thread_id)
         cwd = string_of(object_of(parse_object(event.json).get("threadSettings")).get("cwd"))
         if state is not None and cwd is not None:
@@ -283,7 +281,7 @@ class Router:
             return
         turn = state.turn or state.begin_turn(turn_id, self._instruments)
         root_id = where.root_turn_id
-        # Also for a turn with another id: an inline review runs under a second one, which interrupts must name.
+        # Even if the id differs: an inline review runs under a second id, which interrupts must use.
         turn.announce(turn_id, root_id)
         if turn.machine.is_orphan:
             self._ender.end_orphan(turn)
@@ -291,7 +289,7 @@ class Router:
             self._on_child_started(state, turn, root_id)
 
     def _on_child_started(self, state: ThreadState, turn: TurnState, root_id: str) -> None:
-        """Link a child's turn to its root even if the item that names it never arrives, as after an interrupt."""
+        """Link a child's turn to its root. After an interrupt, the item that names the child may never arrive."""
         if self._threads.was_left(root_id):
             self._ender.end_orphan(turn)
         elif state.parent is None:
@@ -319,8 +317,8 @@ class Router:
         state.charge(turn, used)
         self._meter.add(used)
 
-    def _tell_about_agent(self, state: ThreadState, event: Event) -> None:
-        """Send an event of an agent to the subscribers of agent events of the turn it works for."""
+    def _publish_agent_event(self, state: ThreadState, event: Event) -> None:
+        """Send an agent's event to the turns that it works for, if they subscribe to agent events."""
         seen = {state.id}
         turn = state.parent
         while turn is not None:
@@ -334,7 +332,7 @@ class Router:
     def _forget_turn(self, state: ThreadState, turn: TurnState) -> None:
         state.close_turn(turn)
         if not turn.owned and state.parent is None:
-            # No scope does this later.
+            # The turn has no scope that would do this later.
             self._threads.discard_children(turn)
         self._threads.discard_if_unused(state)
 

@@ -1,4 +1,4 @@
-"""The body of a scope that a policy or a limit may cancel, and which exception leaves it."""
+"""The body of a scope that a policy failure or an exceeded limit may cancel."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class ScopeGuard:
-    """The body of a scope that a policy or a limit may cancel. Keeps its exception and decides which one propagates.
+    """Runs the body of a scope that may be cancelled from outside, and chooses the exception to raise.
 
     Attributes:
         scope: The cancel scope of the body.
@@ -38,7 +38,7 @@ class ScopeGuard:
     def fail(self, error: CodexError) -> None:
         """Cancel the body because a policy failed or a limit was exceeded."""
         self._failures.append(error)
-        # This is now the reason for the cancellation, so a time budget must not be blamed.
+        # Disarm the time budget, which would otherwise be reported as the reason for the cancellation.
         self.scope.deadline = math.inf
         self.scope.cancel()
 
@@ -52,7 +52,7 @@ class ScopeGuard:
                 except BaseException as exc:  # noqa: ASYNC103  # see below
                     if holds_cancelled(exc):
                         raise
-                    # Hide it from the cancel scope, which would take a group apart and build another.
+                    # Keep it from the cancel scope, which would replace a group by a new one.
                     self._error = exc
         except BaseException as exc:  # noqa: ASYNC103  # raised by leave(), outside the handler
             self._error = exc
@@ -60,7 +60,7 @@ class ScopeGuard:
     async def finish(  # noqa: ASYNC910  # cleanup, not a cancellation point
         self, services: Services, async_fn: Callable[[Unpack[Ts]], Awaitable[object]], *args: *Ts
     ) -> None:
-        """Run the cleanup of the scope even if it is cancelled; it must be bounded. Keeps a KeyboardInterrupt."""
+        """Run bounded cleanup even if the scope is cancelled. A KeyboardInterrupt is kept for :meth:`leave`."""
         try:
             await services.finish(async_fn, *args)
         except KeyboardInterrupt as exc:
@@ -81,6 +81,6 @@ class ScopeGuard:
             if failure is not chosen:
                 chosen.add_note(f"Meanwhile also: {failure}")
                 if isinstance(chosen, trio.Cancelled):
-                    # If the cancellation is absorbed by its scope, so is this note.
-                    logger.error("while its turn was being cancelled: %s", failure, exc_info=failure)
+                    # A cancel scope that catches the cancellation would discard the note, too.
+                    logger.error("while a turn was being cancelled: %s", failure, exc_info=failure)
         raise chosen

@@ -1,4 +1,4 @@
-"""The server as a session sees it: typed requests over one connection, and undoing requests that were cancelled."""
+"""Typed requests to one server, including requests that are undone if their caller is cancelled."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Server:
 
     @property
     def metadata(self) -> ServerMetadata:
-        """What the server reported about itself in the handshake."""
+        """The metadata that the server reported in the handshake."""
         assert self._metadata is not None
         return self._metadata
 
@@ -139,11 +139,10 @@ class Server:
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a request that ends something on the server, even while the client is closing.
 
-        While the server is too busy to accept it, it is retried, within ``interrupt_grace``. If it does not succeed
-        by then, that is logged.
+        If the server is overloaded, the request is retried within ``interrupt_grace``. A failure is logged.
 
         Returns:
-            Whether the server accepted it. A rejection usually means that the thing has ended by itself.
+            Whether the server accepted the request. A rejection usually means that there was nothing left to end.
         """
         await trio.lowlevel.checkpoint()
         error: CodexError | None = None
@@ -152,13 +151,15 @@ class Server:
                 try:
                     await self.request(method, params, request_class="control")
                 except ServerBusyError:
-                    # ``request_timeout`` was shorter.
+                    # It was retried until ``request_timeout``, which may be shorter than ``interrupt_grace``.
                     continue
                 except CodexError as exc:
                     error = exc
                 break
         if scope.cancelled_caught or isinstance(error, RequestTimeout):
-            logger.warning("%s %s was not answered in time: it may not have ended", method, params)
+            logger.warning(
+                "%s %s was not answered within interrupt_grace and may have had no effect", method, params
+            )
         elif error is not None:
             logger.debug("%s %s: %s", method, params, error)
         return error is None and not scope.cancelled_caught
@@ -176,12 +177,12 @@ class Server:
         undo: Callable[[Any], Awaitable[object]],
         decode: Callable[[str, msgspec.Raw], Any] | None = None,
     ) -> Any:
-        """Send a request that creates something on the server. If it is cancelled, nothing remains there.
+        """Send a request that creates something on the server. If the caller is cancelled, it is undone.
 
         Args:
             method: The method.
             params: The parameters.
-            undo: Removes what the result names. Runs if the caller was cancelled after the request was sent.
+            undo: Removes what was created, given the result. Called if the caller was cancelled after sending.
             decode: Converts the raw response to the result; the default is :func:`decode_result`.
 
         Raises:
@@ -195,11 +196,11 @@ class Server:
             answer = await call.answer_within(timeout)
             return decode(method, answer)
         except RpcError:
-            # This is a response too, and nothing was created that would have to be undone.
+            # The server responded with an error, so there is nothing to undo.
             answer = msgspec.Raw()
             raise
         finally:
-            # Not ``call.answered``: the response may arrive after the cancellation and before this task runs.
+            # Do not check ``call.answered``: the response may arrive after the cancellation but before this task runs.
             if answer is None and not call.take_back():
                 # Shielded and bounded internally.
                 await self.services.finish(self._undo_late, call, undo, decode)  # noqa: ASYNC102
@@ -213,16 +214,18 @@ class Server:
         await trio.lowlevel.checkpoint()
         grace = self.config.interrupt_grace
         with self.timeouts.move_on_after(grace), suppress(CodexError):
-            # If it failed, or the connection ended, there is nothing left to undo.
+            # If the request failed or the connection ended, there is nothing to undo.
             await undo(decode(call.method, await call.answer()))
             return
         if self.connection.close_reason is None and not call.answered:
-            logger.warning("%s was not answered within interrupt_grace, and so not undone", call.method)
+            logger.warning(
+                "%s was not answered within interrupt_grace, so it could not be undone", call.method
+            )
         call.give_up()
 
 
 def request_class_of(method: str) -> RequestClass:
-    """Return the request class of a method. Unknown methods count as ones answered immediately."""
+    """Return the request class of a method. Unknown methods are assumed to be answered immediately."""
     spec = CLIENT_REQUESTS.get(method)
     if spec is None:
         return "window"

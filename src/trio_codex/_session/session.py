@@ -1,4 +1,4 @@
-"""What is known about the threads and turns of one client, put together."""
+"""The state of one client: its threads, turns, listeners and policies."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class Session:
 
     Args:
         server: The server.
-        defaults: What applies to all threads.
+        defaults: The settings that apply to all threads.
 
     Attributes:
         server: The server.
         tools: The client's tools.
-        meter: What all turns of the client use.
+        meter: Counts the resources used by all turns of the client.
         threads: The threads and turns.
         listeners: The subscribers.
         ender: Ends turns.
-        approvals: Who decides on server requests.
-        router: Routes inbound messages to all of these.
+        approvals: Decides on server requests.
+        router: Routes inbound messages to all of the above.
     """
 
     def __init__(self, server: Server, defaults: Defaults) -> None:
@@ -87,7 +87,7 @@ class Session:
 
     @cached_property
     def logins(self) -> LoginNews:
-        """How logins end, from the first login on."""
+        """The outcomes of logins, collected from the first login on."""
         news = LoginNews()
         self.listeners.attach(news, *LoginNews.METHODS)
         return news

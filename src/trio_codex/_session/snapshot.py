@@ -28,7 +28,7 @@ def newest_turn(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def take_snapshot(
-    thread: ThreadState, newest: dict[str, Any], instruments: Instruments, *, was_deaf: bool
+    thread: ThreadState, newest: dict[str, Any], instruments: Instruments, *, was_unsubscribed: bool
 ) -> None:
     """Apply the newest turn of a thread: end a turn whose end was missed, and record one that is running.
 
@@ -38,12 +38,12 @@ def take_snapshot(
         thread: The thread.
         newest: The turn, as plain JSON.
         instruments: Notified of turns.
-        was_deaf: Whether the client received nothing about the thread before.
+        was_unsubscribed: Whether the client received no events of the thread before.
     """
     turn_id = string_of(newest.get("id"))
     if turn_id is None or thread.sequence is not None:
         return
-    if was_deaf and thread.turn is not None:
+    if was_unsubscribed and thread.turn is not None:
         _end_if_missed(thread, thread.turn, turn_id, newest)
     runs = newest.get("status") == IN_PROGRESS
     if thread.turn is None and turn_id not in thread.past_turn_ids:
@@ -62,7 +62,7 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
     if turn.id is None:
         return
     if not turn.machine.goes_by(newest_id):
-        turn.lose("it ended while nobody was subscribed to its thread")
+        turn.lose("it ended while this client was not subscribed to its thread")
         thread.close_turn(turn)
         return
     if newest.get("status") != IN_PROGRESS and not may_be_starting(newest):
@@ -72,5 +72,5 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
 
 
 def may_be_starting(newest: Mapping[str, Any]) -> bool:
-    """Return whether a turn may be about to run. Until then the server reports it as interrupted, without items."""
+    """Return whether a turn may be about to run. The server reports such a turn as interrupted and without items."""
     return newest.get("status") == TurnStatus.interrupted and not newest.get("items")

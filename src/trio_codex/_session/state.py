@@ -37,7 +37,7 @@ PAST_TURNS_KEPT: Final = 16
 
 
 class TurnSequence(Protocol):
-    """Represents a sequence of turns that the server starts by itself, such as those of a goal."""
+    """A sequence of turns that the server starts by itself, such as those of a goal."""
 
     opener: object
     """The handle that started it."""
@@ -47,7 +47,7 @@ class TurnSequence(Protocol):
         ...
 
     async def finish(self) -> None:
-        """End it on the server. Bounded."""
+        """End the sequence on the server, in bounded time."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -77,18 +77,18 @@ class TurnState:
     Attributes:
         thread: The thread it belongs to.
         opener: The handle that started it; ``None`` if this client did not start it.
-        machine: How far it is, and its ids.
+        machine: Its phase and its ids.
         reducer: The outcome so far.
         events: The buffer of its consumer; ``None`` if this client did not start it.
         callbacks: Its callbacks; ``None`` if this client did not start it.
-        agent_callbacks: Callbacks of a turn that this client did not start, such as an agent's. They end with it and
-            not with the turn that spawned it, which it may outlive. ``None`` until its first request.
+        agent_callbacks: The callbacks of a turn that this client did not start, such as an agent's. They end with that
+            turn, which may outlive the one that spawned it. ``None`` until its first request.
         policy: The policy given for this turn.
         started: Set when the server has announced it. Before that the server rejects an interrupt (Q1).
         ended: Set once it is no longer live.
         last_event_at: When its last event arrived, on Trio's clock.
-        meter: What it uses, including the agents it spawned.
-        agents_usage: The part of that used by the agents.
+        meter: Counts the resources used by it and by the agents it spawned.
+        agents_usage: The tokens used by these agents.
         budget_tracker: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
         agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
         start: The call that starts it, until its response is known.
@@ -103,7 +103,7 @@ class TurnState:
     ) -> None:
         self.thread = thread
         self.machine = machine
-        # It belongs to another client and was known before this one was requested.
+        # The id of another client's turn that was already known when this one was requested.
         self._other_id = thread.starting_turn_id
         self.reducer: TurnReducer = TurnReducer()
         self.opener: object = None
@@ -145,11 +145,14 @@ class TurnState:
 
     @property
     def was_interrupted(self) -> bool:
-        """Whether an interrupt ended it, no matter who requested that. What it started keeps running (Q24)."""
+        """Whether an interrupt by any client ended it. Its agents and commands keep running then (Q24)."""
         return self.reducer.status == TurnStatus.interrupted
 
     def goes_by(self, turn_id: str) -> bool:
-        """Return whether an event with this turn id belongs to it. A starting turn accepts any event of its thread."""
+        """Return whether an event with this turn id belongs to it.
+
+        While its id is unknown, a starting turn accepts every id that is not that of an ended turn.
+        """
         machine = self.machine
         if machine.id is None:
             return machine.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
@@ -164,7 +167,7 @@ class TurnState:
         """Record the id from the response to the request that started it, or, without a response, from its events.
 
         Raises:
-            TurnActive: The server started no turn but gave the input to a turn of another client (Q3).
+            TurnActive: The server passed the input to an open turn of another client instead of starting one (Q3).
         """
         self.start = None
         turn = object_of(parse_object(response).get("turn"))
@@ -176,13 +179,13 @@ class TurnState:
             self._record.id = self.id
 
     def _yield_to(self, turn_id: str) -> NoReturn:
-        """Hand the thread, and what was started on it, over to the turn that runs there."""
+        """Discard this turn in favor of the other client's turn that received its input."""
         self.reducer = TurnReducer()
         self.never_started()
         if self.thread.turn is None and turn_id not in self.thread.past_turn_ids:
             self.thread.begin_turn(turn_id, self._instruments)
         error = TurnActive(self.thread.id, turn_id)
-        error.add_note("The server gave the input to that turn, as if it had been steered.")
+        error.add_note("The server passed the input to that turn, as turn.steer() would have.")
         raise error
 
     def note_interrupt(self) -> None:
@@ -191,7 +194,7 @@ class TurnState:
             self._record.interrupted_at = trio.current_time()
 
     def never_started(self) -> None:
-        """Record that the server refused to start it."""
+        """Record that the server rejected the request to start it."""
         self.start = None
         self.thread.turn = None if self.thread.turn is self else self.thread.turn
         if self.budget_tracker is not None:
@@ -307,18 +310,18 @@ class ThreadState:
         turn: Its open turn, no matter which client started it.
         parent: The turn that spawned it, if it is a child agent's.
         listeners: Subscribers to all of its events.
-        series: The sequence of turns that the server starts by itself, also set between two of them.
+        sequence: The sequence of turns that the server starts by itself; also set between two of them.
         cwd: Its working directory, as last reported.
-        flags: What the server reports it is waiting for on this thread, such as ``waitingOnApproval``.
-        held_requests: Number of its requests that are with a callback of this client.
-        meter: What its turns use, including the agents they spawn.
+        flags: What the server is waiting for on this thread, such as ``waitingOnApproval``.
+        held_requests: The number of its requests that a callback of this client is handling.
+        meter: Counts the resources used by its turns and by the agents they spawn.
         handles: The handles of this client for it.
         pending: The handles whose request to resume it is in flight.
         is_mute: Whether the client asked to be unsubscribed from it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
-        starting_turn_id: A turn that may have been about to run when the thread was opened.
+        starting_turn_id: The id of a turn that may have been about to run when the thread was opened.
         past_turn_ids: Ids of its latest ended turns.
-        past_turns: A child agent's ended turns, for the commands they may have left; empty for other threads.
+        past_turns: The ended turns of a child agent, whose commands may still be running; empty for other threads.
     """
 
     def __init__(self, thread_id: str) -> None:
@@ -360,7 +363,7 @@ class ThreadState:
 
     @property
     def owner(self) -> TurnState | None:
-        """The open turn of this client that this thread works for: its own, or that of the turn that spawned it."""
+        """The open turn of this client that this thread works for: its own turn, or one that spawned it."""
         seen: set[str] = set()
         state: ThreadState | None = self
         while state is not None and state.id not in seen:
@@ -384,7 +387,7 @@ class ThreadState:
 
     @property
     def is_followed(self) -> bool:
-        """Whether its events are needed: by a handle, an own or agent's turn, or a scope that may have to end it."""
+        """Whether a handle, an open turn or the cleanup of a scope needs its events."""
         if self.handles or self.pending:
             return True
         if self.turn is not None and (self.turn.owned or self.parent is not None):
@@ -393,11 +396,11 @@ class ThreadState:
 
     @property
     def is_still_to_end(self) -> bool:
-        """Whether a turn above it is running or has a scope that may have to end what was started here."""
+        """Whether a turn that it works for is running, or has a scope that has yet to end this thread's work."""
         seen: set[str] = set()
         parent = self.parent
         while parent is not None and parent.thread.id not in seen:
-            # The scope of a turn exits after the turn ends, and goes through its agents then.
+            # The scope of a turn exits after the turn has ended, and ends its agents then.
             if not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up):
                 return True
             seen.add(parent.thread.id)
@@ -405,7 +408,7 @@ class ThreadState:
         return False
 
     def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
-        """Add what one of its turns used, here and for the turns above that it works for and their threads."""
+        """Add the tokens used by one of its turns, here and for all turns and threads that it works for."""
         seen: set[str] = set()
         state: ThreadState | None = self
         while state is not None and state.id not in seen:
@@ -420,16 +423,15 @@ class ThreadState:
 
     def expect(self, pending: PendingHandle) -> None:
         """Register a handle whose request to resume it is about to be written."""
-        # If the client is already subscribed, it knows what runs there, so no message must wait for the response.
-        told = bool(self.handles) or self.is_still_to_end or (self.turn is not None and self.turn.owned)
-        pending.holds = self.is_mute or not told
+        # If the client is already subscribed, it knows which turn is open, so messages need not be held.
+        subscribed = bool(self.handles) or self.is_still_to_end or (self.turn is not None and self.turn.owned)
+        pending.holds = self.is_mute or not subscribed
         self.pending += (pending,)
 
     def admit(self, pending: PendingHandle, handle: object, cwd: str | None) -> None:
         """Register a handle for it, now that the server has opened it.
 
-        A policy or tools given for another handle stay in effect unless replaced; otherwise the fallback would
-        decide.
+        A policy or tools given for another handle stay in effect unless this one replaces them.
         """
         self.dismiss(pending)
         if pending.policy is not None or not self.handles:
@@ -461,7 +463,7 @@ class ThreadState:
 
         Raises:
             TurnActive: A turn is open, or the next one of a sequence is about to start.
-            ThreadClosed: Its end would not be reported to this client.
+            ThreadClosed: The client is unsubscribed from the thread, so it would not observe the turn's end.
         """
         if self.is_mute:
             raise ThreadClosed(self.id)

@@ -1,4 +1,4 @@
-"""The registry of threads: which ones this client knows, what their turns are, and when they are forgotten."""
+"""The registry of the threads that a client knows, and of their turns."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Threads:
     """The threads of one client.
 
     Attributes:
-        unknown: Those among them that were not opened here.
+        unknown: The threads among them that this client has not opened.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Threads:
         return [state.sequence for state in self._threads.values() if state.sequence is not None]
 
     def note_left(self, turn: TurnState) -> None:
-        """Remember that a turn was left early or interrupted: an agent that it is just spawning must end too."""
+        """Remember a turn that was left early or interrupted, so that agents it is still spawning are ended, too."""
         self._left_turn_ids.extend(turn.machine.ids())
 
     def discard_if_unused(self, state: ThreadState) -> None:
-        """Discard a thread that is no longer referenced here."""
+        """Discard a thread that nothing needs any more."""
         if state.is_followed or state.sequence or state.listeners or state.unsubscribed is not None:
             return
         self.unknown.discard(state.id)
@@ -104,5 +104,5 @@ class Threads:
         return next((root for root in roots if root_id in root.machine.ids()), None)
 
     def knows_root(self, root_id: str) -> bool:
-        """Return whether this id is or was that of a turn of this client, including turns that were left."""
+        """Return whether this is the id of an open or recently left turn of this client."""
         return root_id in self._left_turn_ids or self.open_root(root_id) is not None

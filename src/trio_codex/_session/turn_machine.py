@@ -1,6 +1,6 @@
-"""The life of a turn as a state machine: synchronous, without I/O, and driven by the reader and by scopes.
+"""The life cycle of a turn as a state machine, driven by the reader and by scopes. Synchronous and without I/O.
 
-Two facts change independently: how far the turn is on the server (its *phase*), and what its scope has done with it.
+Two facts change independently: the *phase* of the turn on the server, and the progress of its scope.
 
 ======================  ==================================  ==========================================================
 transition              from                                to
@@ -12,12 +12,12 @@ transition              from                                to
 ``leave``               starting, running                   ending: its scope exited early
 ``end``                 starting, running, ending           ended
 ``lose``                starting, running, ending           lost: its end will not be observed
-``clean_up``            any                                 the same phase; its scope is done with it
+``clean_up``            any                                 the same phase; its scope has finished cleanup
 ======================  ==================================  ==========================================================
 
 A turn is *live* until it has ended or is lost. ``leave`` has no effect on a turn that is no longer live, and ``lose`` has
-none on one that has ended. A turn that is still live once it is cleaned up is an *orphan*: the response to its start could
-not be read, so its scope could not know of it.
+none on a turn that has ended. A turn that is still live after cleanup is an *orphan*: the response to its start was
+unreadable, so its scope did not know about it.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 
 class Phase(enum.Enum):
-    """How far a turn is on the server."""
+    """The phase of a turn on the server."""
 
     starting = enum.auto()
     """It was requested, and the response has not arrived."""
     running = enum.auto()
-    """The server runs it."""
+    """The server is running it."""
     ending = enum.auto()
     """Its scope exited early, and its end has not been observed."""
     ended = enum.auto()
-    """Its terminal event has arrived, or the server refused to start it."""
+    """Its terminal event has arrived, or the server rejected the request to start it."""
     lost = enum.auto()
     """Its end was not observed and will not be."""
 
@@ -58,10 +58,10 @@ class TurnMachine:
         id: The id that identifies it; ``None`` until the server has reported it.
         active_id: The id under which it can be interrupted and steered; ``None`` until there is one.
         root_id: The turn it works for, if different: that of its agent's parent, or the review that it runs.
-        phase: How far it is.
+        phase: The phase.
         was_left: Whether its scope exited while it was live.
-        is_cleaned_up: Whether its scope has exited and cleanup is done. Its agents are no longer needed.
-        loss: Why its end was not observed: in one sentence, and the end of the connection if that was the reason.
+        is_cleaned_up: Whether its scope has exited and cleanup is complete. Its agents are no longer needed.
+        loss: Why its end was not observed, and the close reason if the connection ended; ``None`` if it is not lost.
     """
 
     __slots__ = (
@@ -87,12 +87,12 @@ class TurnMachine:
 
     @property
     def is_live(self) -> bool:
-        """Whether its end is yet to be observed."""
+        """Whether its end may still be observed."""
         return self.phase not in (Phase.ended, Phase.lost)
 
     @property
     def is_orphan(self) -> bool:
-        """Whether it is live although its scope is done with it."""
+        """Whether it is live although its scope has finished cleanup."""
         return self.is_cleaned_up and self.is_live
 
     @property
@@ -125,11 +125,11 @@ class TurnMachine:
             self.phase = Phase.running
 
     def refuse(self) -> None:
-        """Record that the server refused to start it."""
+        """Record that the server rejected the request to start it."""
         self.phase = Phase.ended
 
     def rename(self, turn_id: str) -> None:
-        """Record that the server runs it under another id than the one it was asked about."""
+        """Record that the server runs it under another id."""
         self.active_id = turn_id
 
     def leave(self) -> None:
@@ -152,5 +152,5 @@ class TurnMachine:
         return True
 
     def clean_up(self) -> None:
-        """Record that its scope is done with it."""
+        """Record that its scope has finished cleanup."""
         self.is_cleaned_up = True

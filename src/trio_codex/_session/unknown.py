@@ -1,4 +1,4 @@
-"""Threads that were not opened here, but whose turns the server reports: bounded in bytes, the oldest forgotten first."""
+"""Threads whose turns the server reports although this client has not opened them. Their total size is bounded."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class UnknownThreads:
         self.grow(thread_id, THREAD_BYTES + len(thread_id) + len(turn_id))
 
     def grow(self, thread_id: str, size: int) -> None:
-        """Record that the state of a thread has grown, if it is one of these."""
+        """Record that the state of a thread has grown, if it is unknown."""
         if thread_id not in self._sizes:
             return
         self._sizes[thread_id] += size
@@ -48,8 +48,8 @@ class UnknownThreads:
     def _forget(self, thread_id: str) -> None:
         self.discard(thread_id)
         state = self._threads.get(thread_id)
-        # Keep a turn while one of its requests is with a callback.
+        # Keep a thread while a callback is handling one of its requests.
         if state is not None and not state.held_requests:
             del self._threads[thread_id]
             if state.turn is not None:
-                state.turn.lose("nobody here has opened its thread")
+                state.turn.lose("this client has not opened its thread")

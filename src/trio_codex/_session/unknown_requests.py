@@ -1,4 +1,4 @@
-"""Server requests whose method is not in the table: how one becomes a question, and a decision an answer."""
+"""Server requests whose method is not in the table: converts them to questions, and decisions to responses."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def _answer_unknown(_: UnknownRequest, decision: object) -> Answer | None:
 
 
 def unknown_kind(method: str) -> Kind:
-    """Return the handling of a request that is not in the table."""
+    """Return the kind of a request that is not in the table."""
 
-    def ask(params: Any, background: RequestContext) -> UnknownRequest:
-        thread_id, turn_id = background.named
+    def ask(params: Any, context: RequestContext) -> UnknownRequest:
+        thread_id, turn_id = context.named
         return UnknownRequest(method=method, thread_id=thread_id, turn_id=turn_id, params=params)
 
     denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))

@@ -1,4 +1,4 @@
-"""What a silent turn is waiting for, and how long it may stay silent."""
+"""Determine what a silent turn is waiting for, and enforce its ``idle_limit``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class WaitingOn(enum.StrEnum):
     """What an open turn is waiting for. Its agents count as part of it."""
 
     model = "model"
-    """The model, presumably, because nothing else is in progress."""
+    """Presumably the model, because nothing else is in progress."""
     tool = "tool"
-    """A running command, tool or agent. RequestContext commands count too."""
+    """A running command, tool or agent. Background commands count, too."""
     approval = "approval"
     """A request being handled by a policy of this client."""
     unseen_approval = "unseen approval"
@@ -95,7 +95,7 @@ async def watch_idle(
     while True:
         silent_since = max(explained_until, last_event_at(threads, turn))
         await timeouts.sleep(max(0, limit - timeouts.listened_since(silent_since)))
-        # Only now is it known what the pipe held, and whether this client was reading for the whole period.
+        # Check again: the sleep also processed pending input, and stalls do not count as silence.
         rest = limit - timeouts.listened_since(silent_since)
         if last_event_at(threads, turn) > silent_since or rest > RESOLUTION:
             continue
@@ -106,7 +106,7 @@ async def watch_idle(
                 await wait_answered(callbacks_of(threads, turn))
                 explained_until = trio.current_time()
             case WaitingOn.tool:
-                # Its end is an event, which restarts the timer.
+                # The tool ends with an event, which restarts the timer.
                 await timeouts.sleep(limit)
             case unexplained:
                 fail(TurnStalled(turn.thread.id, turn.id, str(unexplained), limit))

@@ -1,1 +1,1 @@
-"""Values that several rooms speak in: configuration, events, inputs, results and usage. They act on nothing."""
+"""Values shared by several packages: configuration, events, inputs, results and usage."""

@@ -1,4 +1,4 @@
-"""Configuration of a client: values that are validated on creation, and no behavior."""
+"""Configuration of a client, validated on creation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VERSION: Final = "0.1.0"
 def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> None:
     for override in value:
         if "=" not in override:
-            raise ValueError(f"a config override is key=value, not {override!r}")
+            raise ValueError(f"expected key=value as a config override, not {override!r}")
 
 
 def _names(value: Iterable[str]) -> Sequence[str]:
@@ -72,7 +72,7 @@ class EventBuffer:
 
 @attrs.frozen(kw_only=True)
 class ClientConfig:
-    """Configuration of a client of a server that somebody else started. All times are in seconds.
+    """Configuration of a client that connects to a running server. All times are in seconds.
 
     Attributes:
         client_name: The name that the client sends to the server.
@@ -82,8 +82,8 @@ class ClientConfig:
             methods and fields.
         opt_out_notifications: Methods of notifications that the server should not send.
         request_window: Maximum number of requests in progress that the server answers immediately.
-        max_line_bytes: Maximum size of an inbound message in bytes. A longer one is discarded, and what it belongs to
-            fails.
+        max_line_bytes: Maximum size of an inbound message in bytes. A longer message is discarded, and the request or
+            turn that it belongs to fails.
         event_buffer: Bounds of each consumer's buffer.
         start_timeout: Time from connecting, or from starting the process, to the response to ``initialize``.
         request_timeout: Timeout for requests that the server answers immediately.
@@ -115,9 +115,7 @@ class ClientConfig:
     def need_experimental_api(self, what: str) -> None:
         """Raise ``ValueError`` if ``experimental_api`` is off."""
         if not self.experimental_api:
-            raise ValueError(
-                f"{what} are a part of the protocol that needs {type(self).__name__}(experimental_api=True)"
-            )
+            raise ValueError(f"{what} are experimental and need {type(self).__name__}(experimental_api=True)")
 
 
 @attrs.frozen(kw_only=True)
@@ -221,7 +219,7 @@ def _own_home() -> Path:
         return Path(pwd.getpwuid(os.getuid()).pw_dir)
     except KeyError:
         raise SpawnError(
-            "there is no home directory: HOME is not set, and this user has no passwd entry",
+            "no home directory found: HOME is not set, and this user has no passwd entry",
             phase="find",
             hint="Set HOME, or codex_home to the directory of the server's configuration and threads.",
         ) from None

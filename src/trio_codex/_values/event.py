@@ -118,7 +118,7 @@ def route(json: Json) -> Route:
 
 
 def _lenient_route(json: Json) -> Route:
-    """Parse the ids one by one when parameters deviate from the schema, so that one bad member hides no other."""
+    """Parse the ids one by one if parameters deviate from the schema, so that one bad member does not affect others."""
     try:
         members = msgspec.json.decode(json, type=dict[str, msgspec.Raw])
     except UNREADABLE:

@@ -1,4 +1,4 @@
-"""What a server reports about itself."""
+"""The metadata that a server reports about itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @attrs.frozen(kw_only=True)
 class ServerMetadata:
-    """What a server reports about itself.
+    """The metadata that a server reports about itself.
 
     Attributes:
         user_agent: The user agent it sends to the model provider.
@@ -31,7 +31,7 @@ class ServerMetadata:
 
     @classmethod
     def of(cls, response: wire.InitializeResponse) -> ServerMetadata:
-        """Create it from the response to ``initialize``, which has no version field."""
+        """Create it from the response to ``initialize``. The version is taken from the user agent."""
         version = re.search(r"/(\d+\.\d+\.\d+[0-9A-Za-z.+-]*)", response.user_agent)
         return cls(
             user_agent=response.user_agent,

@@ -21,7 +21,7 @@ def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
     if home and (text == "~" or text.startswith("~" + os.sep)):
         return home + text[1:]
     expanded = os.path.expanduser(text)
-    # It returns a path it cannot expand unchanged, so the caller would silently get a file named `~`.
+    # expanduser() returns a path unchanged if it fails, so the caller would silently get a file named `~`.
     if text.startswith("~") and expanded == text:
         raise ValueError(
             f"cannot find the home directory that {text!r} begins with: "

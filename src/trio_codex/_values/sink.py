@@ -1,4 +1,4 @@
-"""What receives events, one at a time, from the reader."""
+"""The interface of event consumers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class EventSink(Protocol):
         self.end()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Note that no more events will arrive; ``error`` creates the exception that says why, if it was not planned."""
+        """Handle the end of the stream. After an abnormal end, ``error`` creates the exception to raise."""
         return
 
     def release(self) -> None:
-        """Discard buffered events and ignore later ones: they will not be read."""
+        """Discard buffered events and ignore later ones, because they will not be read."""
         return

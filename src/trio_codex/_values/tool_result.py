@@ -41,7 +41,7 @@ def image(source: bytes | str | os.PathLike[str], media_type: str | None = None)
 
     Args:
         source: The bytes of a PNG, JPEG, GIF or WebP; a ``data:`` or ``https:`` URL; or the path of a file, as a
-            :class:`pathlib.Path`. The server may refuse to pass other URLs on.
+            :class:`pathlib.Path`. The server may reject other URLs.
         media_type: The media type; by default detected from the bytes.
 
     Raises:
@@ -50,7 +50,7 @@ def image(source: bytes | str | os.PathLike[str], media_type: str | None = None)
     """
     if isinstance(source, str):
         if not source.startswith(("data:", "https:", "http:")):
-            raise ValueError("a string must be a URL; give a file as a pathlib.Path")
+            raise ValueError("expected a URL as a string; pass a file as a pathlib.Path")
         return Image(source)
     if isinstance(source, os.PathLike):
         with open(source, "rb") as file:
@@ -59,7 +59,7 @@ def image(source: bytes | str | os.PathLike[str], media_type: str | None = None)
         kinds = (kind for start, at, kind in _SIGNATURES if source[at : at + len(start)] == start)
         media_type = next(kinds, None)
     if media_type is None:
-        raise ValueError("these bytes are no PNG, JPEG, GIF or WebP; say the media type")
+        raise ValueError("these bytes are not a PNG, JPEG, GIF or WebP image; pass media_type")
     return Image(f"data:{media_type};base64,{base64.b64encode(source).decode()}")
 
 
@@ -82,7 +82,7 @@ def _item(
 
 
 def spelt_out(text: str) -> str:
-    """Escape lone surrogates, as in some file names: the server cannot receive them (PROTOCOL Q10)."""
+    """Escape lone surrogates, which some file names contain, because UTF-8 cannot encode them (PROTOCOL Q10)."""
     return text.encode(errors="backslashreplace").decode()
 
 

@@ -103,7 +103,7 @@ class TurnResult(Generic[OutputT_co]):
 
 
 class TurnReducer:
-    """The outcome of one turn as known so far.
+    """Builds the outcome of one turn from its events.
 
     Attributes:
         children: Thread ids of the agents spawned in it.
@@ -132,10 +132,10 @@ class TurnReducer:
             handle(self, parse_object(json))
 
     def end(self) -> None:
-        """Fix the outcome: from the terminal event if it was fed, else as lost. Only the first call has an effect."""
+        """Fix the outcome from the terminal event, or as lost if there was none. Only the first call has an effect."""
         if self._status is None:
-            told = string_of(self._turn.get("status"))
-            self._status = TurnStatus.lost if told is None else _status(told)
+            reported = string_of(self._turn.get("status"))
+            self._status = TurnStatus.lost if reported is None else _status(reported)
 
     @property
     def status(self) -> TurnStatus | str:
@@ -188,7 +188,7 @@ class TurnReducer:
             self._items.append(item)
 
     def _note_remote(self, item: dict[str, Any]) -> None:
-        """Record what must be ended separately if the turn is left early (PROTOCOL Q24, 6)."""
+        """Record agents and commands, because an interrupt of the turn does not end them (PROTOCOL Q24, 6)."""
         kind = item.get("type")
         if kind == "collabAgentToolCall":
             receivers = map(string_of, list_of(item.get("receiverThreadIds")))
@@ -207,7 +207,7 @@ class TurnReducer:
         self._diff = params.get("diff")
 
     def _on_error(self, params: dict[str, Any]) -> None:
-        # With willRetry the server retries by itself, so this is not an outcome yet (Q15).
+        # With willRetry the server retries by itself, so the error is not final (Q15).
         if params.get("willRetry") is not True:
             self._error = params.get("error")
 
@@ -225,7 +225,7 @@ class TurnReducer:
 
 
 REDUCED: Final = frozenset(TurnReducer.HANDLERS)
-"""The events that affect the outcome. Most do not; text deltas, in particular, do not."""
+"""The events that affect the outcome. Most events, such as text deltas, do not."""
 
 
 def _structured(type_: type[T], value: Any) -> T | None:
@@ -244,11 +244,11 @@ def _structure_item(item: dict[str, Any]) -> wire.ThreadItem:
         return wire.UnknownVariant(tag=string_of(item.get("type")), raw=item)
 
 
-def _status(told: str) -> TurnStatus | str:
+def _status(reported: str) -> TurnStatus | str:
     try:
-        return TurnStatus(told)
+        return TurnStatus(reported)
     except ValueError:
-        return told
+        return reported
 
 
 def _final_response(items: list[dict[str, Any]]) -> str | None:

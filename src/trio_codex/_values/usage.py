@@ -1,4 +1,4 @@
-"""Token usage of a turn, a thread or a client, as opposed to the totals over the life of a thread.
+"""Token usage of a turn, a thread or a client.
 
 The server reports cumulative totals for a thread, along with the usage of the last request to the model. Neither is
 the usage of a turn: totals continue across resumes and forks, and the last request is repeated after a compaction and

@@ -19,12 +19,12 @@ NEEDED: Final = {
 
 
 def check_turn(params: wire.TurnStartParams, version: str | None) -> None:
-    """Check that a server supports what a turn requests.
+    """Check that a server supports the options of a turn.
 
     A server that does not report its version, or is a build without one (0.0.0), is assumed to support everything.
 
     Raises:
-        ServerTooOld: The server would ignore part of it.
+        ServerTooOld: The server would ignore an option.
     """
     found = None if version is None else _numbers(version)
     if version is None or not found or not any(found):

@@ -1,4 +1,4 @@
-"""The base of all errors, and how their texts are kept short."""
+"""The base class of all errors, and helpers for short messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
-def last_words(stderr_tail: str) -> str:
+def format_stderr(stderr_tail: str) -> str:
     lines = stderr_tail.strip().splitlines()[-STDERR_LINES:]
     return "".join(f"\nstderr: {line}" for line in lines)
 

@@ -1,18 +1,18 @@
-"""Errors of starting a server, of a connection and of its requests."""
+"""Errors of server startup, connections and requests."""
 
 from __future__ import annotations
 
 import warnings
 from typing import Any
 
-from trio_codex.errors._base import CodexError, describe_exit, error_class, last_words, shorten
+from trio_codex.errors._base import CodexError, describe_exit, error_class, format_stderr, shorten
 
 # -- start, connection, process ------------------------------------------------------------------------------------
 
 
 @error_class
 class StartError(CodexError):
-    """The server did not answer ``initialize``. Nothing of it is left running.
+    """The server did not start or did not answer ``initialize``. Any process that was started has been ended.
 
     Attributes:
         problem: What went wrong, in one sentence.
@@ -47,7 +47,7 @@ class StartError(CodexError):
         if self.returncode is not None:
             parts.append(f"; {describe_exit(self.returncode)}")
         parts.append(")")
-        parts.append(last_words(self.stderr_tail))
+        parts.append(format_stderr(self.stderr_tail))
         if self.hint is not None:
             parts.append(f"\n{self.hint}")
         return "".join(parts)
@@ -101,7 +101,7 @@ class ConnectionBroken(CodexError):
 
     def __str__(self) -> str:
         who = "" if self.pid is None else f", pid {self.pid}"
-        return f"{self.reason} (phase: {self.phase}{who}){last_words(self.stderr_tail)}"
+        return f"{self.reason} (phase: {self.phase}{who}){format_stderr(self.stderr_tail)}"
 
 
 class ServerExited(ConnectionBroken):
@@ -115,7 +115,7 @@ class RequestTimeout(CodexError):
     Attributes:
         method: The method of the request.
         seconds: The timeout. Time during which the event loop was blocked is not counted.
-        problem: What is known about the cause, in one sentence; ``None`` if nothing is.
+        problem: The likely cause in one sentence; ``None`` if unknown.
     """
 
     method: str
@@ -135,11 +135,11 @@ class ProtocolError(CodexError):
 
 
 class LocalProtocolError(ProtocolError):
-    """The client was asked to send something that cannot be sent. Nothing was sent."""
+    """The client was asked to send something that cannot be encoded. Nothing was sent."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The server sent something that cannot be read. The connection stays open."""
+    """The server sent something invalid. The connection stays open."""
 
 
 @error_class
@@ -157,7 +157,7 @@ class FrameTooLong(RemoteProtocolError):
     limit: int
 
     def __str__(self) -> str:
-        return f"the answer to {self.method} has {self.size} bytes; max_line_bytes is {self.limit}"
+        return f"the response to {self.method} has {self.size} bytes; max_line_bytes is {self.limit}"
 
 
 @error_class
@@ -173,7 +173,7 @@ class InvalidMessage(RemoteProtocolError):
     problem: str
 
     def __str__(self) -> str:
-        return f"the answer to {self.method} is no JSON-RPC answer: {self.problem}"
+        return f"the response to {self.method} is not a valid JSON-RPC response: {self.problem}"
 
 
 @error_class
@@ -191,7 +191,7 @@ class DecodeError(RemoteProtocolError):
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.what} does not fit the schema at {self.path}: {shorten(self.problem)}"
+        return f"{self.what} does not match the schema at {self.path}: {shorten(self.problem)}"
 
 
 @error_class
@@ -212,7 +212,7 @@ class ServerTooOld(CodexError):
         return f"{self.what} needs codex {self.needed} or later; this server is {self.found}"
 
 
-# -- refusals of the server ----------------------------------------------------------------------------------------
+# -- errors returned by the server ---------------------------------------------------------------------------------
 
 
 @error_class

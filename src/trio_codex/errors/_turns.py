@@ -1,4 +1,4 @@
-"""Errors of turns and threads, and of what is called for them."""
+"""Errors of turns, threads, callbacks and consumers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class TurnActive(TurnError):
             )
         return (
             f"thread {self.thread_id} has an open turn ({self.turn_id or 'starting'}); "
-            "wait for its end, or say more to it with turn.steer()"
+            "wait for it to end, or send it more input with turn.steer()"
         )
 
 
@@ -169,7 +169,7 @@ class RequestSettled(CodexError):
         where = "" if self.thread_id is None else f" of thread {self.thread_id}"
         return f"the {self.kind} request{where} {self._why}"
 
-    _why = "takes no answer any more"
+    _why = "no longer accepts an answer"
 
 
 class RequestWithdrawn(RequestSettled):
@@ -199,7 +199,7 @@ class OutputError(CodexError):
     result: Any = None
 
     def __str__(self) -> str:
-        return f"the final response does not fit the output type: {self.problem}"
+        return f"the final response does not match the output type: {self.problem}"
 
 
 @error_class
@@ -215,4 +215,6 @@ class SubscriptionOverflow(CodexError):
     size: int
 
     def __str__(self) -> str:
-        return f"the consumer lagged {self.events} events ({self.size} bytes) behind; see CodexConfig.event_buffer"
+        return (
+            f"the consumer fell {self.events} events ({self.size} bytes) behind; see CodexConfig.event_buffer"
+        )
