@@ -113,7 +113,8 @@ async def accept(stream):
     protocol = ServerProtocol(max_size=None)
     while not protocol.events:
         chunk = await stream.receive_some()
-        assert chunk, "the client left before it had sent a request"
+        if not chunk:
+            raise trio.BrokenResourceError("the client left before it had sent a request")
         protocol.receive_data(chunk)
     [request] = protocol.events_received()
     assert isinstance(request, Request)

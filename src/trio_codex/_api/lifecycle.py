@@ -103,6 +103,7 @@ class ClientLifecycle:
         self._channel: Channel | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
+        self._hint: str | None = None
         self._closing = False
         self._closed = trio.Event()
 
@@ -185,7 +186,7 @@ class ClientLifecycle:
     ) -> Session:
         """Connect to a server that somebody else started, and perform the handshake."""
         from trio_codex._api.loading import load
-        from trio_codex._link.dial import dial
+        from trio_codex._link.dial import WRONG_SERVER_HINT, Dialer
 
         config = self._config
         services.start_service(self._timeouts.watch)
@@ -195,12 +196,14 @@ class ClientLifecycle:
             token = auth.mint()
             headers["Authorization"] = f"Bearer {token}"
             self._secrets = Secrets({"token": token})
+        self._hint = WRONG_SERVER_HINT
+        dialer = Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
         with self._timeouts.move_on_after(config.start_timeout):
-            channel = self._channel = await dial(address, headers, config.max_line_bytes, ssl_context)
+            channel = self._channel = await dialer.dial()
             session = self._attach(services, channel, PathBase.now(None, os.environ.get("HOME")))
             await self._shake_hands(session)
             return session
-        raise self._timeout()
+        raise dialer.timed_out(config.start_timeout) if self._channel is None else self._timeout()
 
     def _attach(self, services: Services, channel: Channel, paths: PathBase) -> Session:
         config = self._config
@@ -246,7 +249,7 @@ class ClientLifecycle:
         return cls(
             problem,
             "connect" if process is None else "handshake",
-            None if process is None else hint,
+            self._hint if process is None else hint,
             None if binary is None else binary.path,
             None if binary is None else binary.version,
             None if process is None else process.returncode,
