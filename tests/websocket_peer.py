@@ -3,7 +3,7 @@
 It encodes its frames by itself, so that it can also send those that no library would.
 """
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import trio
 from websockets.frames import Frame, Opcode
@@ -137,8 +137,10 @@ async def listening(serve, *, ssl_context=None):
     """
 
     async def handle(stream):
-        with suppress(trio.BrokenResourceError):
+        try:
             await serve(stream)
+        except* trio.BrokenResourceError:
+            pass
 
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")

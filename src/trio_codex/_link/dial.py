@@ -18,6 +18,7 @@ from websockets.uri import parse_uri
 
 from trio_codex._core.exceptions import leaves_of
 from trio_codex._link.channel import CHUNK_BYTES
+from trio_codex._link.services import without_group
 from trio_codex._link.websocket import WebSocketChannel
 from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
 
@@ -244,21 +245,31 @@ class Dialer:
 
 
 async def _open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    error: BaseException | None
     try:
-        if address.path is not None:
-            return await trio.open_unix_socket(address.path)
-        if address.secure:
-            return await trio.open_ssl_over_tcp_stream(
-                address.host,
-                address.port,
-                https_compatible=True,
-                ssl_context=ssl_context or ssl.create_default_context(),
-            )
-        return await trio.open_tcp_stream(address.host, address.port)
+        return await _connect(address, ssl_context)
     except OSError as exc:
         raise AttachError(
             f"cannot connect to {address.url}: {_described(exc)}", hint=_hint(address, exc)
         ) from exc
+    except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        # Trio tries several addresses in a nursery, which groups a cancellation.
+        error = without_group(exc)
+    assert error is not None
+    raise error
+
+
+async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    if address.path is not None:
+        return await trio.open_unix_socket(address.path)
+    if address.secure:
+        return await trio.open_ssl_over_tcp_stream(
+            address.host,
+            address.port,
+            https_compatible=True,
+            ssl_context=ssl_context or ssl.create_default_context(),
+        )
+    return await trio.open_tcp_stream(address.host, address.port)
 
 
 def _described(exc: OSError) -> str:
