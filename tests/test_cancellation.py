@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from scripted_remote import Remote
-from trio_codex import CodexConfig, Policy, TurnStatus, open_codex, policies, tool
+from trio_codex import CodexConfig, Policy, TurnStatus, attach_codex, open_codex, policies, tool
 from trio_codex.testing import (
     Command,
     Hang,
@@ -25,6 +25,8 @@ from trio_codex.testing import (
     offline_home,
     sweep_cancellation,
 )
+from trio_codex.testing._fake import FakeServer
+from websocket_peer import accept, listening
 
 SEED = int(os.environ["SWEEP_SEED"])
 """What samples are drawn with."""
@@ -444,6 +446,67 @@ async def test_a_start_up_cancelled_at_any_checkpoint_leaves_nothing(swept, temp
         assert os.listdir(temporary) == []
 
     assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
+
+
+# -- a server that somebody else started ---------------------------------------------------------------------------
+
+
+class Shared:
+    """A server that goes on when a client leaves.
+
+    Attributes:
+        remotes: What each client had on it.
+    """
+
+    def __init__(self):
+        self.remotes = []
+
+    async def serve(self, stream):
+        peer, _ = await accept(stream)
+        server = FakeServer(peer)
+        remote = Remote(server)
+        self.remotes.append(remote)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(remote.play)
+            await server.serve()
+            nursery.cancel_scope.cancel()
+
+
+async def wait_for_tasks(count):
+    """Wait until only so many tasks are left. A server sees when a client has left at a time of its own."""
+    while trio.lowlevel.current_statistics().tasks_living != count:  # noqa: ASYNC110
+        await trio.lowlevel.checkpoint()
+
+
+async def attach_and_leave(codex, _):
+    await trio.lowlevel.checkpoint()
+
+
+ATTACHED_USES = [
+    attach_and_leave, leave_a_turn, leave_a_parked_approval, two_turns_at_once, leave_a_command, pursue_a_goal,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("use", ATTACHED_USES, ids=lambda use: use.__name__)
+async def test_an_attachment_that_is_cancelled_at_any_checkpoint_leaves_nothing_here_and_nothing_there(
+    use, swept
+):
+    shared = Shared()
+    async with listening(shared.serve) as address:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+
+        async def scenario(cancellation):
+            seen = Seen()
+            shared.remotes.clear()
+            with cancellation:
+                async with attach_codex(f"ws://{address}") as codex:
+                    await use(codex, seen)
+            check_error(cancellation.error, nursery=use is two_turns_at_once)
+            await wait_for_tasks(tasks)
+            for remote in shared.remotes:
+                check_ended(remote, seen)
+
+        assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
 # -- the real server -----------------------------------------------------------------------------------------------

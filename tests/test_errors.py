@@ -35,6 +35,7 @@ SAMPLES = {
     },
     errors.SpawnError: {"problem": "no such file"},
     errors.StartTimeout: {"problem": "too slow", "phase": "handshake", "stderr_tail": "busy"},
+    errors.AttachError: {"problem": "refused with HTTP status 401", "hint": "Pass auth=…", "status": 401},
     errors.ConnectionClosed: {},
     errors.ConnectionBroken: {
         "reason": "it went away",

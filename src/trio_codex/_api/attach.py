@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,6 @@ from trio_codex._values.auth import BearerToken, SignedBearer
 from trio_codex._values.config import ClientConfig
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from trio_codex._session.budget import Budget
@@ -70,6 +70,9 @@ async def attach_codex(
     check_type("config", config, ClientConfig, "pass settings as ClientConfig(…)")
     if auth is not None and not isinstance(auth, SignedBearer):
         check_type("auth", auth, BearerToken, "pass BearerToken(…) or SignedBearer(…)")
+    check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
+    if ssl_context is not None:
+        check_type("ssl_context", ssl_context, ssl.SSLContext, "pass ssl.create_default_context(cafile=…)")
     from trio_codex._link.dial import parse_address
 
     home = os.environ.get("CODEX_HOME") or (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import trio
@@ -108,9 +107,9 @@ class ClientLifecycle:
         self._channel: Channel | None = None
         self._connection: Connection | None = None
         self._session: Session | None = None
-        self._address: Address | None = None
         self._rescued: trio.Event | None = None
         """Set once nothing is left to end on the server of a lost connection."""
+        self._hint: str | None = None
         self._closing = False
         self._closed = trio.Event()
 
@@ -193,7 +192,7 @@ class ClientLifecycle:
     ) -> Session:
         """Connect to a server that somebody else started, and perform the handshake."""
         from trio_codex._api.loading import load
-        from trio_codex._link.dial import dial
+        from trio_codex._link.dial import WRONG_SERVER_HINT, Dialer
 
         config = self._config
         services.start_service(self._timeouts.watch)
@@ -203,17 +202,17 @@ class ClientLifecycle:
             token = auth.mint()
             headers["Authorization"] = f"Bearer {token}"
             self._secrets = Secrets({"token": token})
-        self._address = address
-        redial = partial(dial, address, headers, config.max_line_bytes, ssl_context)
+        self._hint = WRONG_SERVER_HINT
+        dialer = Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
         paths = PathBase.now(None, os.environ.get("HOME"))
         with self._timeouts.move_on_after(config.start_timeout):
-            channel = self._channel = await redial()
+            channel = self._channel = await dialer.dial()
             session = self._attach(services, channel, paths)
             await self._shake_hands(session)
             self._rescued = trio.Event()
-            services.start_service(self._rescue, services, session, paths, redial)
+            services.start_service(self._rescue, services, session, paths, dialer.dial)
             return session
-        raise self._timeout()
+        raise dialer.timed_out(config.start_timeout) if self._channel is None else self._timeout()
 
     async def _rescue(
         self, services: Services, session: Session, paths: PathBase, redial: Callable[[], Awaitable[Channel]]
@@ -274,9 +273,6 @@ class ClientLifecycle:
 
     def _timeout(self) -> StartTimeout:
         seconds = self._config.start_timeout
-        if self._address is not None and self._channel is None:
-            problem = f"{self._address.url} did not complete the WebSocket handshake within {seconds:g} s"
-            return self._start_error(StartTimeout, problem)
         if self._process is None and self._channel is None:
             problem = f"timed out after {seconds:g} s waiting for another first start on the same CODEX_HOME"
             return self._start_error(StartTimeout, problem)
@@ -299,7 +295,7 @@ class ClientLifecycle:
         return cls(
             problem,
             "connect" if process is None else "handshake",
-            None if process is None else hint,
+            self._hint if process is None else hint,
             None if binary is None else binary.path,
             None if binary is None else binary.version,
             None if process is None else process.returncode,

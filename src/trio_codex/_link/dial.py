@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
+import re
 import ssl
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -13,16 +13,19 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import trio
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from trio_codex._core.exceptions import leaves_of
 from trio_codex._link.channel import CHUNK_BYTES
+from trio_codex._link.services import without_group
 from trio_codex._link.websocket import WebSocketChannel
-from trio_codex.errors import AttachError, shorten
+from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trio_codex._core.secrets import Secrets
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
@@ -30,8 +33,18 @@ CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 _SILENT: Final = logging.Logger("trio_codex.websocket", logging.CRITICAL)
 """The protocol would log the headers, and with them the token."""
 
-BODY_BYTES: Final = 2048
-"""How much of the body of a refusal an error shows."""
+RESPONSE_BYTES: Final = 2048
+"""How much of an answer is kept for an error. The words of a refusal come early."""
+
+SHOWN_CHARACTERS: Final = 200
+"""How much of an answer an error shows."""
+
+WRONG_SERVER_HINT: Final = "Check that this is the address of a codex app-server."
+
+_REFUSAL_HINTS: Final = {
+    401: "Pass auth=BearerToken(…) or auth=SignedBearer(…), as the server was started with --ws-auth.",
+    403: "The server refuses connections of browsers and proxies that send an Origin.",
+}
 
 
 @attrs.frozen
@@ -65,19 +78,25 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         ValueError: It is none of these, has credentials, or would send everything in the clear over a network.
     """
     parts = urlsplit(url)
-    if parts.scheme == "unix":
-        path = url.removeprefix("unix://")
+    if parts.scheme == "unix" and url[4:7] == "://":
+        path = url[7:]
         if not path and codex_home is None:
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
         return Address(url, path or os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
+    if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
             f"{_bare(parts)!r} is no address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
         )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
+    if parts.port == 0:
+        raise ValueError("port 0 lets a server choose a port: use the one that the server printed")
+    try:
+        parse_uri(url)
+    except InvalidURI as exc:
+        raise ValueError(f"{_bare(parts)!r} is no address of a server: {exc.msg}") from None
     secure = parts.scheme == "wss"
     if not (secure or insecure or _is_loopback(parts.hostname)):
         raise ValueError(
@@ -99,38 +118,158 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-async def dial(
-    address: Address, headers: Mapping[str, str], max_message_bytes: int, ssl_context: ssl.SSLContext | None
-) -> WebSocketChannel:
-    """Connect and perform the WebSocket handshake. The caller sets the timeout.
+class Dialer:
+    """One attempt to connect to a server and to perform the WebSocket handshake.
 
-    Raises:
-        AttachError: Nobody listens there, or who listens there is no server for this client.
+    Args:
+        address: Where the server listens.
+        headers: Further headers of the request.
+        max_message_bytes: The size limit of an inbound message.
+        ssl_context: For TLS; the default trusts the certificate authorities of the system.
+        secrets: What errors must not show. A server may send the headers back.
     """
-    stream = await _open_stream(address, ssl_context)
-    try:
-        return await _upgrade(stream, address, headers, max_message_bytes)
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
+
+    def __init__(
+        self,
+        address: Address,
+        headers: Mapping[str, str],
+        max_message_bytes: int,
+        ssl_context: ssl.SSLContext | None,
+        secrets: Secrets,
+    ) -> None:
+        self._address = address
+        self._headers = headers
+        self._max_message_bytes = max_message_bytes
+        self._ssl_context = ssl_context
+        self._secrets = secrets
+        self._is_connected = False
+        self._response = b""
+        """The beginning of the answer."""
+
+    async def dial(self) -> WebSocketChannel:
+        """Connect and perform the handshake. The caller sets the timeout.
+
+        Raises:
+            AttachError: Nobody listens there, or who listens there is no server for this client.
+        """
+        stream = await _open_stream(self._address, self._ssl_context)
+        self._is_connected = True
+        try:
+            return await self._upgrade(stream)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+
+    async def _upgrade(self, stream: trio.abc.Stream) -> WebSocketChannel:
+        address = self._address
+        uri = parse_uri("ws://localhost/" if address.path is not None else address.url)
+        protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
+        request = protocol.connect()
+        request.headers.update(self._headers)
+        protocol.send_request(request)
+        try:
+            await stream.send_all(b"".join(protocol.data_to_send()))
+            while protocol.handshake_exc is None and not protocol.events:
+                chunk = await stream.receive_some(CHUNK_BYTES)
+                self._response = (self._response + chunk)[:RESPONSE_BYTES]
+                if chunk:
+                    protocol.receive_data(chunk)
+                else:
+                    protocol.receive_eof()
+        except trio.BrokenResourceError as exc:
+            raise self._refusal() or self._break(exc.__cause__) from exc
+        # No causes: they quote the answer, and a traceback would show them.
+        if isinstance(protocol.handshake_exc, InvalidStatus):
+            response = protocol.handshake_exc.response
+            raise self._refused(response.status_code, bytes(response.body))
+        if protocol.handshake_exc is not None:
+            raise self._refusal() or self._no_websocket()
+        del protocol.events[0]
+        return WebSocketChannel(stream, protocol, self._max_message_bytes, address.url)
+
+    def timed_out(self, seconds: float) -> StartError:
+        """Return the error for a timeout that cancelled :meth:`dial`, by what the server had answered until then."""
+        if (refusal := self._refusal()) is not None:
+            return refusal
+        if not self._is_connected:
+            return StartTimeout(
+                f"cannot connect to {self._address.url}: no answer within {seconds:g} s",
+                "connect",
+                _hint(self._address, OSError()),
+            )
+        return StartTimeout(
+            f"{self._address.url} accepted the connection and did not answer within {seconds:g} s",
+            "connect",
+            WRONG_SERVER_HINT,
+        )
+
+    def _refusal(self) -> AttachError | None:
+        """Return the error for an HTTP answer that has not ended, or that ended early, if it refuses the connection."""
+        head, _, body = self._response.partition(b"\r\n\r\n")
+        status = re.match(rb"HTTP/1\.[01] (\d{3})[ \r]", head)
+        return None if status is None or status[1] == b"101" else self._refused(int(status[1]), body)
+
+    def _refused(self, status: int, body: bytes) -> AttachError:
+        words = shorten(self._one_line(body), SHOWN_CHARACTERS)
+        return AttachError(
+            f"{self._address.url} refused the connection with HTTP status {status}{': ' if words else ''}{words}",
+            hint=_REFUSAL_HINTS.get(status, WRONG_SERVER_HINT),
+            status=status,
+        )
+
+    def _break(self, cause: BaseException | None) -> AttachError:
+        """Return the error for a connection that broke before the handshake was done."""
+        problem, hint = "the connection broke during the handshake", WRONG_SERVER_HINT
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            problem = f"its certificate is not valid here: {cause.verify_message}"
+            hint = "Pass an ssl_context that trusts its certificate."
+        elif isinstance(cause, ssl.SSLError):
+            problem = f"the TLS handshake failed: {cause.reason or cause}"
+            hint = "Check that the server speaks TLS; if it does not, use ws://."
+        return AttachError(f"cannot attach to {self._address.url}: {problem}", hint=hint)
+
+    def _no_websocket(self) -> AttachError:
+        if self._response.lstrip().startswith(b"{"):
+            return AttachError(
+                f"{self._address.url} speaks JSON lines, not WebSocket",
+                hint="Connect to such a server with connect_codex().",
+            )
+        quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
+        shown = f"answered {quoted}" if self._response else "closed the connection"
+        return AttachError(f"{self._address.url} is no WebSocket server: it {shown}", hint=WRONG_SERVER_HINT)
+
+    def _one_line(self, data: bytes) -> str:
+        """Return an answer for an error, on one line and without secrets."""
+        text = self._secrets.hide(data[:RESPONSE_BYTES].decode(errors="replace"))
+        return " ".join(text.split())
 
 
 async def _open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    error: BaseException | None
     try:
-        if address.path is not None:
-            return await trio.open_unix_socket(address.path)
-        if address.secure:
-            return await trio.open_ssl_over_tcp_stream(
-                address.host,
-                address.port,
-                https_compatible=True,
-                ssl_context=ssl_context or ssl.create_default_context(),
-            )
-        return await trio.open_tcp_stream(address.host, address.port)
+        return await _connect(address, ssl_context)
     except OSError as exc:
         raise AttachError(
             f"cannot connect to {address.url}: {_described(exc)}", hint=_hint(address, exc)
         ) from exc
+    except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
+        # Trio tries several addresses in a nursery, which groups a cancellation.
+        error = without_group(exc)
+    assert error is not None
+    raise error
+
+
+async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
+    if address.path is not None:
+        return await trio.open_unix_socket(address.path)
+    if address.secure:
+        return await trio.open_ssl_over_tcp_stream(
+            address.host,
+            address.port,
+            https_compatible=True,
+            ssl_context=ssl_context or ssl.create_default_context(),
+        )
+    return await trio.open_tcp_stream(address.host, address.port)
 
 
 def _described(exc: OSError) -> str:
@@ -144,60 +283,8 @@ def _described(exc: OSError) -> str:
 def _hint(address: Address, exc: OSError) -> str:
     if isinstance(exc, PermissionError):
         return "Run as the user who started the server: its socket is for that user only."
-    if address.path is not None and exc.errno in (errno.ENOENT, errno.ECONNREFUSED):
+    if address.path is not None:
         return f"Start one with: codex app-server --listen unix://{address.path}"
     if isinstance(exc, ssl.SSLError):
         return "Pass an ssl_context that trusts its certificate."
     return "Check that a server listens there: codex app-server --listen ws://IP:PORT"
-
-
-async def _upgrade(
-    stream: trio.abc.Stream, address: Address, headers: Mapping[str, str], max_message_bytes: int
-) -> WebSocketChannel:
-    uri = parse_uri("ws://localhost/" if address.path is not None else address.url)
-    protocol = ClientProtocol(uri, max_size=max_message_bytes, logger=_SILENT)
-    request = protocol.connect()
-    request.headers.update(headers)
-    protocol.send_request(request)
-    response = b""
-    try:
-        await stream.send_all(b"".join(protocol.data_to_send()))
-        while protocol.handshake_exc is None and not protocol.events:
-            chunk = await stream.receive_some(CHUNK_BYTES)
-            response = (response + chunk)[:BODY_BYTES]
-            if chunk:
-                protocol.receive_data(chunk)
-            else:
-                protocol.receive_eof()
-    except (trio.BrokenResourceError, ssl.SSLError) as exc:
-        problem = f"cannot attach to {address.url}: the connection broke during the handshake"
-        if isinstance(exc.__cause__, ssl.SSLError):
-            problem = f"cannot attach to {address.url}: {exc.__cause__}"
-        raise AttachError(problem, hint="Pass an ssl_context that trusts its certificate.") from exc
-    if protocol.handshake_exc is not None:
-        raise _refusal(protocol.handshake_exc, address, response) from protocol.handshake_exc
-    del protocol.events[0]
-    return WebSocketChannel(stream, protocol, max_message_bytes, address.url)
-
-
-def _refusal(error: Exception, address: Address, response: bytes) -> AttachError:
-    """Return the error for a handshake that failed."""
-    if isinstance(error, InvalidStatus):
-        status, body = error.response.status_code, bytes(error.response.body or b"")[:BODY_BYTES]
-        words = shorten(body.decode(errors="replace").strip(), 200)
-        problem = (
-            f"{address.url} refused the connection with HTTP status {status}{': ' if words else ''}{words}"
-        )
-        hint = {
-            401: "Pass auth=BearerToken(…) or auth=SignedBearer(…), as the server was started with --ws-auth.",
-            403: "The server refuses connections of browsers and proxies that send an Origin.",
-        }.get(status, "Check that this is the address of a codex app-server.")
-        return AttachError(problem, hint=hint, status=status)
-    if response.lstrip().startswith(b"{"):
-        problem = f"{address.url} speaks JSON lines, not WebSocket"
-        return AttachError(problem, hint="Connect to such a server with connect_codex().")
-    shown = "closed the connection" if not response else f"answered {shorten(repr(response[:80]), 80)}"
-    return AttachError(
-        f"{address.url} is no WebSocket server: it {shown}",
-        hint="Check that this is the address of a codex app-server.",
-    )

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
+from websockets.exceptions import PayloadTooBig
 from websockets.frames import Frame as WebSocketFrame
 from websockets.frames import Opcode
 
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from websockets.client import ClientProtocol
-    from websockets.protocol import Event
 
     from trio_codex._core.framing import Frame, Line
 
 FRAGMENT_BYTES: Final = 8 * 1024 * 1024
 """Longer messages are sent in fragments: the server refuses frames of more than 16 MiB."""
+
+DATA_OPCODES: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 
 CLOSE_SECONDS: Final = 1.0
 """How long closing may take to send the close frame to a server that does not read."""
@@ -49,8 +51,9 @@ class WebSocketChannel(Channel):
         self._stream = stream
         self._protocol = protocol
         self._address = address
-        self._pieces: list[Line] = []
-        self._unfinished_bytes = 0
+        self._unfinished: bytearray | None = None
+        """The fragments so far. One buffer, because a server may send any number of empty ones."""
+        self._is_binary = False
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -83,7 +86,7 @@ class WebSocketChannel(Channel):
         """
         protocol = self._protocol
         # The handshake may have read the first messages.
-        messages = self._messages(protocol.events_received())
+        messages = self._take_received()
         if messages:
             await trio.lowlevel.checkpoint()
             return messages
@@ -96,34 +99,40 @@ class WebSocketChannel(Channel):
         if shared:
             size = SHARED_CHUNK_BYTES
         else:
-            size = LONG_LINE_CHUNK_BYTES if self._unfinished_bytes >= CHUNK_BYTES else CHUNK_BYTES
+            is_long = self._unfinished is not None and len(self._unfinished) >= CHUNK_BYTES
+            size = LONG_LINE_CHUNK_BYTES if is_long else CHUNK_BYTES
         chunk = await self._stream.receive_some(size)
         if not chunk:
             return None
         protocol.receive_data(chunk)
-        for data in protocol.data_to_send():
+        return self._take_received()
+
+    def _take_received(self) -> list[Frame]:
+        """Return the messages that were received, and keep what the protocol answers to the other frames."""
+        for data in self._protocol.data_to_send():
             if data:
                 # A close frame is the last, and a newer pong stands for all before.
                 self.control = data
-        return self._messages(protocol.events_received())
-
-    def _messages(self, events: Sequence[Event]) -> list[Frame]:
-        """Return the text messages that these frames complete."""
         messages: list[Frame] = []
-        for frame in events:
-            if not isinstance(frame, WebSocketFrame) or frame.opcode not in (Opcode.TEXT, Opcode.CONT):
-                continue
-            data = bytes(frame.data)
-            if frame.fin and not self._pieces:
-                messages.append(data)
-                continue
-            self._pieces.append(data)
-            self._unfinished_bytes += len(data)
-            if frame.fin:
-                whole = bytearray().join(self._pieces)
-                messages.append(whole if len(whole) >= LONG_LINE_BYTES else bytes(whole))
-                self._pieces, self._unfinished_bytes = [], 0
+        for frame in self._protocol.events_received():
+            if isinstance(frame, WebSocketFrame) and frame.opcode in DATA_OPCODES:
+                if frame.opcode is not Opcode.CONT:
+                    self._is_binary = frame.opcode is Opcode.BINARY
+                if not self._is_binary and (message := self._take_fragment(frame)) is not None:
+                    messages.append(message)
         return messages
+
+    def _take_fragment(self, frame: WebSocketFrame) -> Line | None:
+        """Return the text message that this frame completes, if it does."""
+        if self._unfinished is None:
+            if frame.fin:
+                return bytes(frame.data)
+            self._unfinished = bytearray()
+        self._unfinished += frame.data
+        if not frame.fin:
+            return None
+        whole, self._unfinished = self._unfinished, None
+        return whole if len(whole) >= LONG_LINE_BYTES else bytes(whole)
 
     # -- the other side ----------------------------------------------------------------------------------------
 
@@ -132,6 +141,9 @@ class WebSocketChannel(Channel):
         protocol = self._protocol
         if protocol.close_rcvd is not None:
             reason = f"the server closed the connection: {protocol.close_rcvd}"
+        elif isinstance(protocol.parser_exc, PayloadTooBig):
+            limit = self.max_message_bytes
+            reason = f"a message of the server is longer than max_line_bytes allows ({limit} bytes)"
         elif protocol.parser_exc is not None:
             reason = f"the server broke the protocol: {protocol.parser_exc}"
         return ConnectionBroken(f"{reason} ({self._address})", phase)

@@ -1,0 +1,617 @@
+"""Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
+
+import shutil
+import socket
+import ssl
+import subprocess
+import traceback
+
+import pytest
+import trio
+import trio.testing
+
+from trio_codex import BearerToken, ClientConfig, attach_codex, errors
+from trio_codex._link.dial import RESPONSE_BYTES, SHOWN_CHARACTERS, parse_address
+from trio_codex.instruments import Instrument
+from trio_codex.testing import assert_nothing_left
+from trio_codex.testing._fake import FakeServer
+from websocket_peer import accept, close_frame, frame, listening, serve_codex
+
+SECONDS = 0.15
+"""A ``start_timeout`` for servers that never answer."""
+
+TOKEN = "open-sesame-0123456789"
+
+
+async def refusal(url, **options):
+    """Attach, and return the error, once it is clear that nothing of the attempt is left."""
+    async with assert_nothing_left():
+        return await failure(url, **options)
+
+
+async def failure(url, **options):
+    with trio.fail_after(5):
+        with pytest.raises(errors.StartError) as caught:
+            async with attach_codex(url, **options):
+                pytest.fail("it attached")
+    assert caught.value.hint
+    assert caught.value.phase == "connect"
+    return caught.value
+
+
+async def refusal_of(serve, scheme="ws", *, host="127.0.0.1", server_context=None, **options):
+    """Return the error for a server that does this with a connection."""
+    async with assert_nothing_left(), listening(serve, ssl_context=server_context) as address:
+        return await failure(f"{scheme}://{host}:{address.rpartition(':')[2]}/", **options)
+
+
+def answering(data):
+    """Return a server that reads the request, sends this, and closes."""
+
+    async def serve(stream):
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(data)
+
+    return serve
+
+
+def answering_and_staying(data):
+    async def serve(stream):
+        async with stream:
+            await stream.receive_some()
+            await stream.send_all(data)
+            await trio.sleep_forever()
+
+    return serve
+
+
+# -- the address ---------------------------------------------------------------------------------------------------
+
+NO_ADDRESSES = [
+    "",
+    "codex",
+    "127.0.0.1:4500",
+    "http://127.0.0.1:4500",
+    "https://127.0.0.1",
+    "ws:",
+    "ws://",
+    "ws:///path",
+    "wss://:443",
+    "ws:127.0.0.1",
+    "unix:/run/codex.sock",
+    "tcp://127.0.0.1:1",
+    "ws://127.0.0.1:0",
+    "ws://127.0.0.1:70000",
+    "ws://127.0.0.1:port",
+    "ws://[::1",
+    "ws://127.0.0.1/#fragment",
+    "ws://127.0.0.1/a b",
+    "ws://127.0.0.1/\r\nX-Header:1",
+    " ws://127.0.0.1",
+    "wss://a..b/é",
+]
+
+
+@pytest.mark.parametrize("url", NO_ADDRESSES)
+async def test_what_is_no_address_is_a_value_error_before_anything_is_sent(url, monkeypatch):
+    forbid_sockets(monkeypatch)
+    async with assert_nothing_left():
+        with pytest.raises(ValueError, match=r"."):
+            async with attach_codex(url, insecure=True):
+                pytest.fail("it attached")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ws://me:secret@127.0.0.1",
+        "wss://me:secret@host/",
+        "ws://secret@127.0.0.1",
+        "http://secret:secret@host/",
+    ],
+)
+async def test_credentials_in_the_url_are_refused_and_not_shown(url, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(ValueError, match="auth=BearerToken") as caught:
+        async with attach_codex(url):
+            pytest.fail("it attached")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "192.0.2.1",
+        "server.example",
+        "0.0.0.0",  # every interface is not loopback
+        "[2001:db8::1]",
+        "127.0.0.1.example",
+        "localhost.example",
+        "2130706433",
+    ],
+)
+async def test_another_machine_needs_tls_or_an_explicit_permission(host, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(ValueError, match=r"wss://.*insecure=True"):
+        async with attach_codex(f"ws://{host}:4500"):
+            pytest.fail("it attached")
+    for allowed, insecure in ((f"wss://{host}:4500", False), (f"ws://{host}:4500", True)):
+        assert parse_address(allowed, codex_home=None, insecure=insecure).port == 4500
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "[::1]", "localhost", "LOCALHOST"])
+def test_loopback_needs_neither(host):
+    address = parse_address(f"ws://{host}:4500", codex_home=None, insecure=False)
+    assert (address.host, address.port) == (host.strip("[]").lower(), 4500)
+
+
+@pytest.mark.parametrize("scheme", ["unix", "UNIX"])
+def test_a_unix_address_is_a_path_as_it_is_written_or_the_socket_of_the_daemon(scheme):
+    for path in ("/run/codex.sock", "relative.sock", "/with space?#%20"):
+        assert parse_address(f"{scheme}://{path}", codex_home=None, insecure=False).path == path
+    address = parse_address(f"{scheme}://", codex_home="/home/me/.codex", insecure=False)
+    assert address.path == "/home/me/.codex/app-server-control/app-server-control.sock"
+    with pytest.raises(ValueError, match="CODEX_HOME"):
+        parse_address(f"{scheme}://", codex_home=None, insecure=False)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"url": None},
+        {"url": b"ws://127.0.0.1"},
+        {"auth": TOKEN},
+        {"config": "gpt-5"},
+        {"ssl_context": True},
+        {"policy": "accept"},
+        {"tools": None},
+        {"budget": 1},
+        {"instruments": "log"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+async def test_an_argument_of_the_wrong_type_is_a_type_error_that_names_it(options, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(TypeError, match=next(iter(options))) as caught:
+        async with attach_codex(**{"url": "ws://127.0.0.1", **options}):
+            pytest.fail("it attached")
+    assert TOKEN not in str(caught.value)
+
+
+def forbid_sockets(monkeypatch):
+    for name in ("open_tcp_stream", "open_unix_socket", "open_ssl_over_tcp_stream"):
+        monkeypatch.setattr(trio, name, lambda *_, **__: pytest.fail("it connected"))
+
+
+# -- nobody listens ------------------------------------------------------------------------------------------------
+
+
+async def test_no_socket_is_told_with_the_command_that_makes_one(tmp_path):
+    url = f"unix://{tmp_path}/none.sock"
+    error = await refusal(url)
+    assert type(error) is errors.AttachError
+    assert url in error.problem
+    assert f"--listen {url}" in error.hint
+    assert isinstance(error.__cause__, FileNotFoundError)
+
+
+async def test_a_file_that_is_no_socket_and_a_socket_that_nobody_serves_are_told(tmp_path):
+    (tmp_path / "file").touch()
+    with socket.socket(socket.AF_UNIX) as unserved:
+        unserved.bind(str(tmp_path / "unserved"))
+    for name in ("file", "unserved"):
+        error = await refusal(f"unix://{tmp_path}/{name}")
+        assert type(error) is errors.AttachError
+        assert isinstance(error.__cause__, ConnectionRefusedError)
+
+
+async def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
+    error = await refusal(f"unix://{tmp_path}/{'x' * 200}")
+    assert type(error) is errors.AttachError
+    assert "too long" in error.problem
+
+
+async def test_a_socket_without_permission_is_told_with_whom_it_is_for(tmp_path, monkeypatch):
+    async def refuse(_):
+        await trio.lowlevel.checkpoint()
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(trio, "open_unix_socket", refuse)  # root is refused nowhere
+    error = await refusal(f"unix://{tmp_path}/other.sock")
+    assert type(error) is errors.AttachError
+    assert "Permission denied" in error.problem
+    assert "the user who started the server" in error.hint
+
+
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+async def test_a_port_where_nobody_listens_is_told(scheme):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        error = await refusal(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}")
+    assert type(error) is errors.AttachError
+    assert "refused" in error.problem
+    assert "--listen" in error.hint
+
+
+async def test_a_machine_that_does_not_answer_at_all_is_told_within_start_timeout(monkeypatch):
+    async def unreachable(*_):
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(trio, "open_tcp_stream", unreachable)
+    error = await refusal("ws://127.0.0.1:4500", config=ClientConfig(start_timeout=SECONDS))
+    assert type(error) is errors.StartTimeout
+    assert "cannot connect to ws://127.0.0.1:4500: no answer within 0.15 s" in error.problem
+
+
+# -- somebody else listens -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "words"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404, ""),
+        (
+            b"HTTP/1.1 404 Not Found\r\n\r\n<html>\n  no such page\n</html>",
+            404,
+            ": <html> no such page </html>",
+        ),
+        (
+            b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 16\r\n\r\nmissing token...",
+            401,
+            ": missing token...",
+        ),
+        (b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n", 401, ": no"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", 403, ""),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", 204, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", 200, ": ok"),
+        (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere/\r\nContent-Length: 0\r\n\r\n", 301, ""),
+        (b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n", 426, ""),
+        (b"HTTP/1.0 400 Bad Request\r\n\r\nold", 400, ": old"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\ncut off", 404, ": cut off"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Len", 404, ""),
+        (b"HTTP/1.1 404 Not Found\r\n", 404, ""),
+        (b"HTTP/1.1 500 Oops\r\n\r\n\xff\xfe", 500, ": \ufffd\ufffd"),
+    ],
+)
+async def test_an_http_server_refuses_with_its_status_and_its_words(answer, status, words):
+    error = await refusal_of(answering(answer))
+    assert type(error) is errors.AttachError
+    assert error.status == status
+    assert error.problem.endswith(f"HTTP status {status}{words}")
+
+
+async def test_the_hint_of_a_refusal_is_for_its_status():
+    hints = {}
+    for status in (401, 403, 404):
+        answer = b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % status
+        hints[status] = (await refusal_of(answering(answer))).hint
+    assert "auth=BearerToken" in hints[401]
+    assert "Origin" in hints[403]
+    assert "address of a codex app-server" in hints[404]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 404 Not Found\r\n",
+        b"HTTP/1.1 404 Not Found\r\nServer: it\r\n\r\n",
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nno such page",
+    ],
+)
+async def test_a_refusal_that_never_ends_is_told_as_far_as_it_came_within_start_timeout(answer):
+    error = await refusal_of(answering_and_staying(answer), config=ClientConfig(start_timeout=SECONDS))
+    assert type(error) is errors.AttachError
+    assert error.status == 404
+    assert error.problem.endswith(": no such page" if b"page" in answer else "404")
+
+
+async def test_the_words_of_a_refusal_are_cut():
+    answer = b"HTTP/1.1 500 Oops\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+    error = await refusal_of(answering(answer))
+    assert len(error.problem) < 2 * SHOWN_CHARACTERS
+    assert SHOWN_CHARACTERS < RESPONSE_BYTES
+
+
+@pytest.mark.parametrize("status", [b"HTTP/1.1 401 No\r\n\r\n", b"", b"{"])
+async def test_a_token_that_a_server_sends_back_is_not_in_the_error(status):
+    async def echo(stream):
+        async with stream:
+            request = bytes(await stream.receive_some())
+            [line] = [line for line in request.splitlines() if TOKEN.encode() in line]
+            assert line == b"Authorization: Bearer " + TOKEN.encode()
+            await stream.send_all(status + line + b"\r\n\r\n")
+
+    error = await refusal_of(echo, auth=BearerToken(TOKEN))
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    assert TOKEN not in repr(error)
+    assert error.__cause__ is None
+
+
+GARBAGE = {
+    "zeros": bytes(1000),
+    "text": b"220 mail.example ESMTP\r\n",
+    "another version": b"HTTP/2 404 Not Found\r\n\r\n",
+    "no status": b"HTTP/1.1\r\n\r\n",
+    "a status that does not exist": b"HTTP/1.1 999 No\r\nContent-Length: 0\r\n\r\nx",
+    "a header that is none": b"HTTP/1.1 101 Switching Protocols\r\nnothing\r\n\r\n",
+    "an endless line": b"x" * 100_000,
+    "a key of nobody": (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n\r\n"
+    ),
+    "an upgrade to something else": b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+    "TLS": b"\x15\x03\x01\x00\x02\x02\x0a",
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE)
+async def test_a_server_that_talks_something_else_is_quoted(garbage):
+    error = await refusal_of(answering(garbage))
+    assert type(error) is errors.AttachError
+    assert len(error.problem) < 3 * SHOWN_CHARACTERS
+    assert "\n" not in error.problem
+
+
+@pytest.mark.parametrize("chatty", [True, False])
+async def test_an_ndjson_server_is_told_with_the_function_that_connects_to_it(chatty):
+    async def serve(stream):
+        async with stream:
+            if not chatty:
+                await stream.receive_some()
+            await stream.send_all(b'{"error":{"code":-32700,"message":"Parse error"},"id":null}\n')
+
+    error = await refusal_of(serve)
+    assert type(error) is errors.AttachError
+    assert "JSON lines" in error.problem
+    assert "connect_codex" in error.hint
+
+
+# -- servers that are mute or leave --------------------------------------------------------------------------------
+
+
+async def test_a_server_that_accepts_and_is_mute_is_told_within_start_timeout():
+    async def mute(_):
+        await trio.sleep_forever()
+
+    for scheme in ("ws", "wss"):
+        error = await refusal_of(mute, scheme, config=ClientConfig(start_timeout=SECONDS))
+        assert type(error) is errors.StartTimeout
+        assert "accepted the connection and did not answer within 0.15 s" in error.problem
+
+
+async def test_a_server_that_never_answers_initialize_is_told_within_start_timeout():
+    async def mute(stream):
+        peer, _ = await accept(stream)
+        async for _ in peer:
+            pass
+
+    error = await refusal_of(mute, config=ClientConfig(start_timeout=SECONDS))
+    assert type(error) is errors.StartTimeout
+    assert "did not answer initialize within 0.15 s" in error.problem
+
+
+async def test_a_server_that_sends_a_byte_now_and_then_does_not_put_off_start_timeout():
+    async def trickle(stream):
+        while True:
+            await stream.send_all(b"H")
+            await trio.sleep(SECONDS / 10)
+
+    error = await refusal_of(trickle, config=ClientConfig(start_timeout=SECONDS))
+    assert type(error) is errors.StartTimeout
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+@pytest.mark.parametrize(
+    "point", ["accepted", "request", "status", "headers", "upgraded", "initialize", "answer"]
+)
+async def test_a_peer_that_leaves_at_any_point_of_the_handshake_is_told(point, reset):
+    async def serve(stream):
+        await leave(stream)
+        if reset:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await trio.aclose_forcefully(stream)
+
+    async def leave(stream):
+        if point == "accepted":
+            return
+        if point in ("request", "status", "headers"):
+            await stream.receive_some()
+            status = b"HTTP/1.1 101 Switching Protocols\r\n"
+            await stream.send_all(
+                {"request": b"", "status": status[:-5], "headers": status + b"Upgrade: websocket\r\n"}[point]
+            )
+            return
+        peer, _ = await accept(stream)
+        if point == "upgraded":
+            return
+        await peer.receive_some()
+        if point == "answer":
+            await stream.send_all(frame(b'{"id":0,"result":{}}')[:-5])
+
+    error = await refusal_of(serve)
+    assert type(error) in (errors.AttachError, errors.StartError)
+    assert (type(error) is errors.AttachError) or point in ("upgraded", "initialize", "answer")
+
+
+async def test_a_server_that_closes_instead_of_answering_initialize_is_told_with_its_reason():
+    async def serve(stream):
+        peer, _ = await accept(stream)
+        await peer.receive_some()
+        await stream.send_all(close_frame(1013, b"try again later"))
+        await peer.receive_some()
+
+    error = await refusal_of(serve)
+    assert type(error) is errors.StartError
+    assert "1013" in error.problem
+    assert "try again later" in error.problem
+
+
+# -- what works ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_scripted_server_is_attached_to_and_left_with_a_close_frame():
+    ended = []
+
+    async def serve(stream):
+        peer, request = await accept(stream)
+        await FakeServer(peer).serve()
+        ended.append((request.headers.get("Authorization"), bytes(peer.frames[-1].data)))
+        left.set()
+
+    left = trio.Event()
+    with trio.fail_after(5):
+        async with assert_nothing_left(), listening(serve) as address:
+            async with attach_codex(f"ws://{address}", auth=BearerToken(TOKEN)) as codex:
+                assert (codex.owned, codex.pid) == (False, None)
+                await codex.thread_start()
+            await left.wait()
+    assert ended == [(f"Bearer {TOKEN}", b"\x03\xe8")]
+
+
+async def test_messages_right_behind_the_handshake_are_not_lost():
+    class Held:
+        """Holds back what is sent, so that it arrives together with what comes next."""
+
+        def __init__(self, stream):
+            self.receive_some, self.data = stream.receive_some, b""
+
+        async def send_all(self, data):
+            await trio.lowlevel.checkpoint()
+            self.data += data
+
+    async def serve(stream):
+        held = Held(stream)
+        peer, _ = await accept(held)
+        await stream.send_all(held.data + frame(b'{"method":"before","params":{}}'))
+        peer.stream = stream
+        await FakeServer(peer).serve()
+
+    class Received(Instrument):
+        def __init__(self):
+            self.lines = []
+
+        def frame_received(self, _, line):
+            self.lines.append(line)
+
+    received = Received()
+    with trio.fail_after(5):
+        async with listening(serve) as address, attach_codex(f"ws://{address}", instruments=[received]):
+            assert received.lines[0] == b'{"method":"before","params":{}}'
+
+
+# -- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    directory = tmp_path_factory.mktemp("certificate")
+    paths = str(directory / "certificate.pem"), str(directory / "key.pem")
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+            *("-out", paths[0], "-keyout", paths[1]),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
+@pytest.fixture
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusting(certificate):
+    """Return a context for clients that trusts the certificate."""
+    return ssl.create_default_context(cafile=certificate[0])
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows one address for every name, and needs no thread for it."""
+
+    async def getaddrinfo(self, _host, port, *_):
+        await trio.lowlevel.checkpoint()
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.1", port))]
+
+    async def getnameinfo(self, *_):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_tls_works_with_a_context_that_trusts_the_certificate(host, server_context, trusting):
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    with trio.fail_after(5):
+        async with assert_nothing_left(), listening(serve_codex, ssl_context=server_context) as address:
+            url = f"wss://{address.replace('127.0.0.1', host)}/path"
+            async with attach_codex(url, ssl_context=trusting, auth=BearerToken(TOKEN)) as codex:
+                await codex.thread_start()
+
+
+async def test_a_certificate_that_nobody_trusts_is_told_with_what_to_pass(server_context):
+    error = await refusal_of(serve_codex, "wss", server_context=server_context)
+    assert type(error) is errors.AttachError
+    assert "certificate" in error.problem
+    assert "ssl_context" in error.hint
+
+
+async def test_a_certificate_for_another_name_is_told(server_context, trusting):
+    trio.socket.set_custom_hostname_resolver(Resolver())
+    error = await refusal_of(
+        serve_codex, "wss", host="other.example", server_context=server_context, ssl_context=trusting
+    )
+    assert type(error) is errors.AttachError
+    assert "other.example" in error.problem
+    assert "ssl_context" in error.hint
+
+
+async def test_a_server_without_tls_is_told_so(trusting):
+    error = await refusal_of(
+        answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "wss", ssl_context=trusting
+    )
+    assert type(error) is errors.AttachError
+    assert "TLS" in error.problem
+    assert "ws://" in error.hint
+
+
+async def test_a_server_with_tls_is_no_websocket_server_without_it(server_context):
+    error = await refusal_of(serve_codex, "ws", server_context=server_context)
+    assert type(error) is errors.AttachError
+
+
+async def test_a_refusal_comes_through_tls(server_context, trusting):
+    error = await refusal_of(
+        answering(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"),
+        "wss",
+        server_context=server_context,
+        ssl_context=trusting,
+    )
+    assert (error.status, error.problem[-2:]) == (401, "no")
+
+
+@pytest.mark.parametrize("when", ["at once", "after the request"])
+async def test_a_peer_that_leaves_during_tls_is_told(when, trusting):
+    async def serve(stream):
+        if when != "at once":
+            await stream.receive_some()
+        await stream.aclose()
+
+    error = await refusal_of(serve, "wss", ssl_context=trusting)
+    assert type(error) is errors.AttachError
