@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import attrs
 import trio
 
-from trio_codex import BearerToken, ClientConfig, CodexConfig, attach_codex, open_codex
+from trio_codex import ClientConfig, CodexConfig, open_codex
 from trio_codex.cli._text import CommandFailed, as_options, one_line, working_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
-    from trio_codex import Codex, Policy
+    from trio_codex import BearerToken, Codex, Policy
 
 
 @attrs.frozen
@@ -61,6 +61,8 @@ def open_client(source: Source, *, policy: Policy | None = None) -> AbstractAsyn
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def _attached(source: Attachment, policy: Policy | None) -> AsyncGenerator[Codex]:
+    from trio_codex import attach_codex
+
     async with AsyncExitStack() as stack:
         try:
             codex = await stack.enter_async_context(
@@ -104,6 +106,8 @@ def read_token(path: str) -> tuple[BearerToken, bool]:
         OSError: The file cannot be read.
         ValueError: It does not contain a token.
     """
+    from trio_codex import BearerToken
+
     with open(path, encoding="utf-8") as file:
         status = os.fstat(file.fileno())
         token = BearerToken(file.read().strip())
