@@ -51,25 +51,31 @@ async def shared_server(home, kind="tcp", *, cwd=None):
     """Run the server; yield its URL, what a client proves itself with, and the process."""
     config = home.config()
     options, auth = listening(kind, home.tmp)
-    process = spawn_server(
-        [find_binary().path, "app-server", "--listen", *options],
-        env=config.environment(),
-        cwd=cwd or config.cwd,
-    )
+    async with listening_server(options, config.environment(), cwd or config.cwd) as (url, process):
+        yield url, auth, process
+
+
+@asynccontextmanager
+async def listening_server(options, env, cwd=None):
+    """Run a server with these options of ``--listen``; yield its URL and the process."""
+    process = spawn_server([find_binary().path, "app-server", "--listen", *options], env=env, cwd=cwd)
     try:
         await process.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.drain_stderr)
-            yield await _address(process, options[0], home), auth, process
+            yield await _address(process, options[0], env, cwd), process
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):  # bounded inside
             await process.kill_tree()
 
 
-async def _address(process, url, home):
+async def _address(process, url, env, cwd):
     if url.startswith("unix"):
-        path = url.removeprefix("unix://") or f"{home.codex_home}/app-server-control/app-server-control.sock"
+        path = (
+            url.removeprefix("unix://") or f"{env['CODEX_HOME']}/app-server-control/app-server-control.sock"
+        )
+        path = os.path.join(cwd or "", path)
         while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # it announces nothing
             await trio.sleep(0.01)
         return url
