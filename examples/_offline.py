@@ -68,6 +68,9 @@ def _write_script(example: str, model: MockModel) -> None:
         case "quickstart":
             model.say("It is a Trio client for Codex. ", "A turn is a scope. ", "Leaving it ends it.")
             model.say("Fixed: ", "the test ", "passes now.")
+        case "attach":
+            model.hang("Once upon a time ")
+            model.say("Done.")
         case "stream_events":
             model.respond(Text("I look first. ", phase="commentary"), Command("ls"))
             model.say("Nothing ", "to ", "see ", "here.", phase="final_answer")

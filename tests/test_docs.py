@@ -2,7 +2,8 @@
 
 A block that calls ``trio.run`` is a program of its own. Any other block is a fragment and may use ``await``; the fragments of
 a page run one after the other, with ``codex`` and ``thread`` at hand and with the names of those before. What the model says
-is in a comment before the block (``<!-- stand-in: model.say("hello") -->``). A block of ``text`` right after a block of
+is in a comment before the block (``<!-- stand-in: model.say("hello") -->``), and so is the address of a server to attach to
+(``serve("unix://codex.sock")``). A block of ``text`` right after a block of
 Python is what it prints.
 """
 
@@ -23,6 +24,7 @@ import pytest
 import trio
 
 import trio_codex
+from shared_server import listening_server
 from trio_codex import testing
 
 ROOT = Path(__file__).parents[1]
@@ -81,9 +83,12 @@ FRAGMENTS = [
 ]
 
 
-def queue(block: Block, model: testing.MockModel) -> None:
+def queue(block: Block, model: testing.MockModel) -> list[str]:
+    """Queue what the model says; give the addresses of the servers that the block attaches to."""
+    served: list[str] = []
     names = {name: getattr(testing, name) for name in testing.__all__}
-    exec(block.script, {**names, "model": model})
+    exec(block.script, {**names, "model": model, "serve": served.append})
+    return served
 
 
 def check_output(block: Block, printed: str) -> None:
@@ -121,11 +126,13 @@ async def run(block: Block, names: dict[str, Any]) -> str:
 @pytest.mark.real
 @pytest.mark.parametrize("block", PROGRAMS)
 async def test_program_runs(block: Block, model: testing.MockModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue(block, model)
     started = []
     monkeypatch.setattr(trio, "run", started.append)  # Trio runs already
     names: dict[str, Any] = {"__name__": "__main__"}
-    printed = await run(block, names)
+    async with contextlib.AsyncExitStack() as stack:
+        for url in queue(block, model):
+            await stack.enter_async_context(listening_server([url], dict(os.environ)))
+        printed = await run(block, names)
     assert started == [names["main"]]
     check_output(block, printed)
     model.assert_all_used()
@@ -139,7 +146,7 @@ async def test_fragments_run(blocks: list[Block], model: testing.MockModel) -> N
     async with trio_codex.open_codex() as codex:
         for block in blocks:
             names |= {"codex": codex, "thread": await codex.thread_start()}
-            queue(block, model)
+            assert queue(block, model) == []
             check_output(block, await run(block, names))
             model.assert_all_used()
 

@@ -88,6 +88,12 @@ OUTPUT = {
         Decline by decline_all
         Two of the three were allowed\.
     """,
+    "attach": r"""
+        their turn: Done\.
+        they have left; ours is waiting for: model
+        our turn: interrupted
+        the server has both threads: \['Be quick\.', 'Take your time\.'\]
+    """,
     "deadlines": r"""
         Out of time after 2 s; the turn is interrupted\.
         (It ran .*: half of the work is done)?

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import trio
 import trio.testing
-from shared_server import KINDS, SECRET, TOKEN, shared_server, two_clients
 
+from shared_server import KINDS, SECRET, TOKEN, shared_server, two_clients
 from trio_codex import BearerToken, SignedBearer, TurnStatus, attach_codex, errors
 from trio_codex.recording import Recorder
 from trio_codex.testing import Hang, MockModel, Response, Text, offline_home

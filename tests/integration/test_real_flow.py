@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import trio
-from shared_server import shared_server
 
+from shared_server import shared_server
 from trio_codex import CodexConfig, Sandbox, TurnStatus, attach_codex, errors
 from trio_codex._link import flow as _flow
 from trio_codex.instruments import Instrument

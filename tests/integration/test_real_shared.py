@@ -2,8 +2,8 @@
 
 import pytest
 import trio
-from shared_server import two_clients
 
+from shared_server import two_clients
 from trio_codex import DecidedBy, Policy, TurnStatus, errors, policies
 
 pytestmark = pytest.mark.real

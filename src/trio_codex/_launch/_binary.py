@@ -80,10 +80,10 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
     return Binary(_behind_shim(_absolute(found)), "path")
 
 
-def check_version(version: str | None) -> VersionStatus:
-    """Compare ``version`` with the tested range. A pre-release counts as older than its release."""
+def check_version(version: str | None, tested: tuple[str, str] = TESTED) -> VersionStatus:
+    """Compare ``version`` with a range, by default the tested one. A pre-release counts as older than its release."""
     key = _key(version)
-    oldest, newest = _key(TESTED[0]), _key(TESTED[1])
+    oldest, newest = _key(tested[0]), _key(tested[1])
     if key is None or oldest is None or newest is None:
         return "unknown"
     if key < oldest:

@@ -86,7 +86,7 @@ class Asker:
     Args:
         screen: The screen to ask on.
         terminal: The descriptor to read answers from.
-        cwd: The directory that paths are shown relative to.
+        cwd: The directory that paths are shown relative to; empty to show them in full.
 
     Attributes:
         diffs_seen: The items whose changes were shown with a question.

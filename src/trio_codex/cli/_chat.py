@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 import trio
 from rich.text import Text
 
-from trio_codex import TurnStatus, WaitingOn, open_codex
+from trio_codex import TurnStatus, WaitingOn
 from trio_codex.cli._ask import Asker
+from trio_codex.cli._attach import Attachment, directory_for, open_client
 from trio_codex.cli._chat_commands import HELP, command_of, show_help, show_models, show_status
 from trio_codex.cli._chat_progress import ChatProgress
 from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
@@ -25,14 +26,15 @@ from trio_codex.cli._render import Screen, duration
 from trio_codex.cli._run import Notes, choose_policy
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._terminal import InputEndedError, StdinLines, find_terminal
-from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence, working_directory
+from trio_codex.cli._text import CommandFailed, explain, one_line, printable, sentence
 from trio_codex.cli._threads import first, show_items, table
 from trio_codex.errors import CodexError, ConnectionBroken, ConnectionClosed, RpcError, TurnFailed, TurnLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
-    from trio_codex import Codex, CodexConfig, Thread, Turn
+    from trio_codex import Codex, Thread, Turn
+    from trio_codex.cli._attach import Source
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -50,7 +52,7 @@ WAITING: Final = {
 
 async def converse(
     *,
-    config: CodexConfig,
+    source: Source,
     model: str | None,
     cwd: str | None,
     sandbox: str | None,
@@ -68,7 +70,7 @@ async def converse(
         notes = Notes(screen)
         logging.getLogger("trio_codex").addHandler(notes)
         stack.callback(logging.getLogger("trio_codex").removeHandler, notes)
-        directory = cwd or working_directory()
+        directory = directory_for(source, cwd)
         asker = None
         if approve in (None, "ask"):
             terminal = sys.stdin.fileno() if isinstance(screen, ChatScreen) else find_terminal()
@@ -79,10 +81,17 @@ async def converse(
             "approvals_reviewer": "user",
             "sandbox": sandbox,
         }
-        async with open_codex(config, policy=policy) as codex:
+        async with open_client(source, policy=policy) as codex:
             if isinstance(screen, ChatScreen):
                 stack.enter_context(screen.opened())
-            chat = Chat(codex, screen, options, directory, () if asker is None else asker.diffs_seen)
+            chat = Chat(
+                codex,
+                screen,
+                options,
+                directory,
+                () if asker is None else asker.diffs_seen,
+                source.options if isinstance(source, Attachment) else "",
+            )
             try:
                 return await chat.run(resume, model=model, cwd=cwd)
             finally:
@@ -97,12 +106,19 @@ class Chat:
         codex: The client.
         screen: The screen; if it accepts input, typing on it can steer a turn.
         options: Options for every thread that is opened.
-        cwd: The working directory of new threads.
+        cwd: The working directory of new threads; empty for the server's own.
         diffs_seen: The items whose changes were shown with a question.
+        attached: The options with which the command to continue reaches the same server.
     """
 
     def __init__(
-        self, codex: Codex, screen: Screen, options: dict[str, Any], cwd: str, diffs_seen: Container[str]
+        self,
+        codex: Codex,
+        screen: Screen,
+        options: dict[str, Any],
+        cwd: str,
+        diffs_seen: Container[str],
+        attached: str = "",
     ) -> None:
         self._codex = codex
         self._screen = screen
@@ -111,6 +127,7 @@ class Chat:
         self._options = options
         self._cwd = cwd
         self._diffs_seen = diffs_seen
+        self._attached = attached
         self._step_scope = trio.CancelScope()
         self._lost: CodexError | None = None
         self._unsent: deque[str] = deque()
@@ -182,7 +199,9 @@ class Chat:
         if self._thread is None or not self._is_stored:
             return error
         cause = explain(self._lost or error)[0]
-        return CommandFailed(sentence(cause, f"To continue: trio-codex chat --resume {self._thread.id}"))
+        return CommandFailed(
+            sentence(cause, f"To continue: trio-codex chat{self._attached} --resume {self._thread.id}")
+        )
 
     def _waiting(self) -> str | None:
         if self._turn is None:
@@ -218,10 +237,12 @@ class Chat:
                 opened = await self._talk(thread)
         if self._is_stored and self._typed is not None:
             assert self._thread is not None
-            self._screen.note(f"To continue later: trio-codex chat --resume {self._thread.id}", "dim")
+            self._screen.note(
+                f"To continue later: trio-codex chat{self._attached} --resume {self._thread.id}", "dim"
+            )
 
     async def _start(self, model: str | None) -> Thread:
-        return await self._codex.thread_start(cwd=self._cwd, model=model, **self._options)
+        return await self._codex.thread_start(cwd=self._cwd or None, model=model, **self._options)
 
     async def _resume(self, thread_id: str, more: dict[str, Any] | None = None) -> Thread:
         options: dict[str, Any] = {**self._options, **(more or {})}
@@ -237,7 +258,7 @@ class Chat:
             ):  # the server refuses to list the turns of a thread without any
                 async for turn in thread.turns(page_size=1, items_view="full"):
                     self._screen.note("last turn:", "dim")
-                    show_items(self._screen, turn.items, self._cwd)
+                    show_items(self._screen, turn.items, self._cwd or thread.info.cwd)
                     break
         elif self._typed is not None and not self._is_stored:
             self._screen.note("/help lists the commands; Ctrl-D quits", "dim")
@@ -302,7 +323,7 @@ class Chat:
 
     async def _say(self, thread: Thread, text: str) -> None:
         await trio.lowlevel.checkpoint()
-        progress = ChatProgress(self._screen, self._cwd, thread, self._diffs_seen)
+        progress = ChatProgress(self._screen, self._cwd or thread.info.cwd, thread, self._diffs_seen)
         steers = _Steers()
         self._began = trio.current_time()
         turn: Turn | None = None

@@ -54,13 +54,14 @@ def show_status(screen: Screen, codex: Codex, thread: Thread, turn: Turn | None,
     else:
         silent = duration(trio.current_time() - turn.last_event_at)
         state = f"waiting for: {turn.waiting_on or 'nothing'}; last event {silent} ago"
+    where = f"process {codex.pid}" if codex.owned else "attached"
     rows = {
         "turn": state,
         "thread": thread.id,
         "directory": at_home(thread.info.cwd),
         "model": one_line(model or "as configured"),
         "used here": "nothing yet" if thread.usage is None else tokens(thread.usage),
-        "server": f"codex {codex.metadata.server_version or '?'}, process {codex.pid}",
+        "server": f"codex {codex.metadata.server_version or '?'}, {where}",
     }
     for name, value in rows.items():
         grid.add_row(Text(name, "dim"), Text(value))

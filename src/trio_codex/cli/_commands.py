@@ -9,13 +9,15 @@ import contextlib
 import errno
 import io
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import trio
 
-from trio_codex import CodexConfig, Sandbox, __version__
+from trio_codex import ClientConfig, CodexConfig, Sandbox, __version__
+from trio_codex.cli._attach import Attachment, Source, is_on_this_machine, read_token
 from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
@@ -34,7 +36,7 @@ _START_TIMEOUT = click.option(
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="Timeout for the start of the server.",
+    help="Timeout for the start of the server, or for attaching to one.",
 )
 _CODEX_BIN = click.option(
     "--codex-bin",
@@ -64,9 +66,35 @@ def _server_options(command: F) -> F:
         _START_TIMEOUT,
         click.option("--codex-home", metavar="DIR", help="CODEX_HOME: configuration, login and threads."),
         _CODEX_BIN,
+        click.option(
+            "--token-file",
+            type=click.Path(exists=True, dir_okay=False),
+            metavar="FILE",
+            help="The file with the token for --attach.",
+        ),
+        click.option(
+            "--attach",
+            metavar="URL",
+            is_eager=True,  # the check of --cwd needs it
+            help="Attach to a server that is already running, instead of starting one: unix://PATH, unix:// for the"
+            " daemon, ws://HOST:PORT, wss://….",
+        ),
     ):
         command = option(command)
     return command
+
+
+def _check_directory(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    attach = context.params.get("attach")
+    if attach is None or is_on_this_machine(attach):
+        kind = click.Path(exists=True, file_okay=False, resolve_path=True)
+        return str(kind.convert(value, option, context))
+    # It is a directory of the server's machine.
+    if not value.startswith("/"):
+        raise click.BadParameter(f"{value!r} must be absolute, as the server may run on another machine")
+    return value
 
 
 def _thread_options(command: F) -> F:
@@ -87,8 +115,10 @@ def _thread_options(command: F) -> F:
         click.option(
             "-C",
             "--cwd",
-            type=click.Path(exists=True, file_okay=False, resolve_path=True),
-            help="The working directory of the agent. Default: the current one.",
+            metavar="DIRECTORY",
+            callback=_check_directory,
+            help="The working directory of the agent. Default: the current one, or that of the server if it is"
+            " attached to by ws:// or wss://.",
         ),
         click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured."),
     ):
@@ -158,7 +188,7 @@ def run_command(prompt: str, **options: Any) -> int:
         prompt = _read_stdin()
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
-    return _execute(run_turn, prompt, config=_config(options), **options)
+    return _execute(run_turn, prompt, source=_source(options), **options)
 
 
 @cli.command()
@@ -182,7 +212,7 @@ def chat(**options: Any) -> int:
     """  # noqa: D301  # as above
     from trio_codex.cli._chat import converse
 
-    return _execute(converse, config=_config(options), **options)
+    return _execute(converse, source=_source(options), **options)
 
 
 @cli.group(invoke_without_command=True)
@@ -216,7 +246,7 @@ def threads_list(**options: Any) -> int:
     """List stored threads, most recently changed first."""
     from trio_codex.cli._threads import show_list
 
-    return _execute(show_list, config=_config(options), **options)
+    return _execute(show_list, source=_source(options), **options)
 
 
 @threads.command("show")
@@ -226,7 +256,7 @@ def threads_show(thread_id: str, **options: Any) -> int:
     """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
-    return _execute(show_thread, thread_id, config=_config(options))
+    return _execute(show_thread, thread_id, source=_source(options))
 
 
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
@@ -239,7 +269,7 @@ def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Archive threads, which hides them from normal lists."""
     from trio_codex.cli._threads import archive
 
-    return _execute(archive, thread_ids, config=_config(options))
+    return _execute(archive, thread_ids, source=_source(options))
 
 
 @threads.command("unarchive")
@@ -249,7 +279,7 @@ def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Restore archived threads."""
     from trio_codex.cli._threads import unarchive
 
-    return _execute(unarchive, thread_ids, config=_config(options))
+    return _execute(unarchive, thread_ids, source=_source(options))
 
 
 @threads.command("delete")
@@ -260,7 +290,7 @@ def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Delete threads permanently. Asks for confirmation."""
     from trio_codex.cli._threads import delete
 
-    return _execute(delete, thread_ids, config=_config(options), yes=options["yes"])
+    return _execute(delete, thread_ids, source=_source(options), yes=options["yes"])
 
 
 @cli.command()
@@ -276,7 +306,9 @@ def doctor(only_schema: bool, **options: Any) -> int:
     """Check this installation: binary, version, start, login, sandbox.
 
     Starts the server as "run" does, queries it, and reports what is wrong and how to fix it. It prints no secrets,
-    calls no model, and stores no thread.
+    calls no model, and stores no thread. It also reports on the daemon of this CODEX_HOME, but never starts one.
+
+    With --attach it examines that server instead.
 
     With --schema it reports how the binary's protocol differs from the one this version was built for: methods, fields,
     enum values and union members that are new (+), removed (-) or changed (~). A difference matters if something built
@@ -287,10 +319,12 @@ def doctor(only_schema: bool, **options: Any) -> int:
     if only_schema:
         from trio_codex.cli._schema import examine_schema
 
+        if options.pop("attach") is not None or options.pop("token_file") is not None:
+            raise click.UsageError("--schema reads the protocol of a binary; --attach does not go with it")
         return _execute(examine_schema, config=_config(options), **options)
     from trio_codex.cli._doctor import examine
 
-    return _execute(examine, config=_config(options), **options)
+    return _execute(examine, source=_source(options), **options)
 
 
 @cli.command("replay")
@@ -316,6 +350,35 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8", "replace")
     except OSError as exc:
         raise CommandFailed(f"stdin cannot be read: {exc.strerror or exc}") from exc
+
+
+def _source(options: dict[str, Any]) -> Source:
+    """Return the server to start, or the one to attach to, from the options."""
+    url, token_file = options.pop("attach"), options.pop("token_file")
+    if url is None:
+        if token_file is not None:
+            raise click.UsageError("--token-file goes with --attach")
+        return _config(options)
+    given = {"codex_bin": "--codex-bin", "codex_home": "--codex-home", "config_overrides": "--config"}
+    for name, option in given.items():
+        if options.pop(name):
+            raise click.UsageError(
+                f"{option} is for a server that the command starts; --attach uses one that is already running"
+            )
+    config = ClientConfig(start_timeout=options.pop("start_timeout"))
+    if token_file is None:
+        return Attachment(url, config=config)
+    try:
+        token, is_exposed = read_token(token_file)
+    except OSError as exc:
+        raise click.UsageError(f"--token-file: {token_file}: {exc.strerror or exc}") from exc
+    except ValueError as exc:
+        raise click.UsageError(
+            f"--token-file: {token_file} does not contain a token, which is one word"
+        ) from exc
+    if is_exposed:
+        click.echo(f"! other users can access {token_file}: chmod 600 {shlex.quote(token_file)}", err=True)
+    return Attachment(url, token_file, token, config)
 
 
 def _config(options: dict[str, Any]) -> CodexConfig:

@@ -6,41 +6,30 @@ starts is ephemeral, and read-only so that the server does not record the direct
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-import attrs
 import click
 import trio
-from rich.text import Text
 
-from trio_codex import Sandbox, __version__, open_codex, wire
+from trio_codex import Sandbox, open_codex, wire
 from trio_codex.binary import TESTED, Binary, check_version, find_binary, read_version
-from trio_codex.cli._render import OutputConsole, duration
-from trio_codex.cli._text import explain, one_line, sentence
+from trio_codex.cli._attach import Attachment, open_client
+from trio_codex.cli._daemon import report_daemon
+from trio_codex.cli._findings import Examination, print_json, print_table
+from trio_codex.cli._render import duration
+from trio_codex.cli._text import sentence
 from trio_codex.errors import CodexError, SpawnError, StartError, StartTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from trio_codex import Codex, CodexConfig, Event, Subscription
+    from trio_codex.cli._attach import Source
 
-Status = Literal["ok", "warning", "problem", "skipped"]
-
-MARKS: Final = {
-    "ok": ("✓", "green"),
-    "warning": ("!", "yellow"),
-    "problem": ("✗", "bold red"),
-    "skipped": ("·", "dim"),
-}
 SOURCES: Final = {"explicit": "as given", "package": "of trio-codex[runtime]", "path": "on PATH"}
-OWN_NAME: Final = "trio-codex doctor"
-"""A hint that mentions this command is replaced, because the user has just run it."""
-
-NO_SERVER: Final = "Check that this is a codex binary with an app-server: run it with app-server --help."
 
 VERSION_SECONDS: Final = 2.0
 """Timeout for ``codex --version`` of a binary that failed to start as a server; it takes 30 ms."""
@@ -55,57 +44,17 @@ WARNINGS: Final = ("configWarning", "warning")
 """Notifications with warnings for the user."""
 
 
-@attrs.frozen
-class Finding:
-    """The result of checking one part of the installation.
-
-    Attributes:
-        name: The part.
-        status: The status.
-        value: The result in one line.
-        hint: How to fix a problem.
-        details: The result in machine-readable form.
-    """
-
-    name: str
-    status: Status
-    value: str
-    hint: str | None = None
-    details: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
-
-
-class Examination:
-    """Collects findings."""
-
-    def __init__(self, config: CodexConfig) -> None:
-        self.config = config
-        self.findings: list[Finding] = []
-
-    def note(self, name: str, status: Status, value: str, hint: str | None = None, **details: Any) -> None:
-        """Add a finding."""
-        self.findings.append(Finding(name, status, one_line(value), hint and one_line(hint), details))
-
-    def note_error(self, name: str, error: CodexError) -> None:
-        """Add an error as a finding."""
-        cause, hint = explain(error)
-        if hint and OWN_NAME in hint:
-            hint = NO_SERVER
-        self.note(name, "problem", cause, hint)
-
-    @property
-    def problems(self) -> list[Finding]:
-        """The problems found."""
-        return [finding for finding in self.findings if finding.status == "problem"]
-
-
-async def examine(*, config: CodexConfig, as_json: bool) -> int:
+async def examine(*, source: Source, as_json: bool) -> int:
     """Examine the installation, report the findings, and return the exit status."""
-    examination = Examination(config)
-    await _examine(examination)
-    if as_json:
-        _print_json(examination)
+    examination = Examination(source)
+    if isinstance(source, Attachment):
+        await _examine_attached(examination, source)
     else:
-        _print_table(examination)
+        await report_daemon(examination, source, await _examine(examination, source))
+    if as_json:
+        print_json(examination)
+    else:
+        print_table(examination)
     problems = examination.problems
     if problems:
         more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -114,46 +63,76 @@ async def examine(*, config: CodexConfig, as_json: bool) -> int:
     return 1 if problems else 0
 
 
-async def _examine(examination: Examination) -> None:
+async def _examine(examination: Examination, config: CodexConfig) -> str | None:
+    """Start a server and examine it. Return its version, if known."""
     await trio.lowlevel.checkpoint()
-    config = examination.config
     try:
         binary = find_binary(config.codex_bin, config.environment().get("PATH"))
     except SpawnError as exc:
         examination.note_error("binary", exc)
-        return
+        return None
     examination.note(
         "binary", "ok", f"{binary.path} ({SOURCES[binary.source]})", path=binary.path, source=binary.source
     )
+    version = binary.version
     began = trio.current_time()
     closing: float | None = None
     try:
         async with open_codex(config) as codex:
             # Subscribe before awaiting anything else: the server sends its warnings right after the handshake.
             async with codex.events(*WARNINGS) as warnings:
-                _note_version(examination, binary, codex.metadata.server_version)
+                version = codex.metadata.server_version
+                _note_version(examination, version, binary)
                 took = trio.current_time() - began
                 examination.note(
                     "start", "ok", f"answered initialize after {duration(took)}", seconds=round(took, 3)
                 )
-                await _inquire(examination, codex, warnings, binary)
+                await _inquire(examination, codex, warnings, f"{binary.path} login")
             closing = trio.current_time()
     except StartError as exc:
-        version = binary.version
         # A binary that hangs as a server would hang here, too, and use up another timeout.
         if version is None and not isinstance(exc, StartTimeout):
             with trio.move_on_after(VERSION_SECONDS):
                 version = await read_version(binary.path)
-        _note_version(examination, binary, version)
+        _note_version(examination, version, binary)
         examination.note_error("start", exc)
     except CodexError as exc:
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
         examination.note("stop", "ok", f"exited after {duration(took)}", seconds=round(took, 3))
+    return version
 
 
-def _note_version(examination: Examination, binary: Binary, version: str | None) -> None:
+async def _examine_attached(examination: Examination, source: Attachment) -> None:
+    """Attach to a server and examine it."""
+    await trio.lowlevel.checkpoint()
+    began = trio.current_time()
+    closing: float | None = None
+    try:
+        async with open_client(source) as codex:
+            async with codex.events(*WARNINGS) as warnings:  # before anything else, as above
+                took = trio.current_time() - began
+                examination.note(
+                    "attach",
+                    "ok",
+                    f"{source.url} answered initialize after {duration(took)}",
+                    url=source.url,
+                    seconds=round(took, 3),
+                )
+                _note_version(examination, codex.metadata.server_version)
+                await _inquire(examination, codex, warnings, "codex login, on its machine")
+            closing = trio.current_time()
+    except StartError as exc:
+        examination.note_error("attach", exc)
+    except CodexError as exc:
+        examination.note_error("server", exc)
+    if closing is not None:
+        took = trio.current_time() - closing
+        examination.note("leave", "ok", f"left after {duration(took)}", seconds=round(took, 3))
+
+
+def _note_version(examination: Examination, version: str | None, binary: Binary | None = None) -> None:
     standing = check_version(version)
     oldest, newest = TESTED
     tested = oldest if oldest == newest else f"{oldest} to {newest}"
@@ -166,7 +145,7 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
                 "version",
                 "warning",
                 f"unknown; tested: {tested}",
-                f"Run {binary.path} --version.",
+                None if binary is None else f"Run {binary.path} --version.",
                 **details,
             )
         case _:
@@ -180,17 +159,15 @@ def _note_version(examination: Examination, binary: Binary, version: str | None)
             )
 
 
-async def _inquire(
-    examination: Examination, codex: Codex, warnings: Subscription[Event], binary: Binary
-) -> None:
-    """Query a running server. Each query has the same timeout as the start, because it needs no network."""
+async def _inquire(examination: Examination, codex: Codex, warnings: Subscription[Event], login: str) -> None:
+    """Query a running server, which ``login`` logs in."""
     _note_home(examination, codex)
-    budget = examination.config.start_timeout
+    budget = examination.budget
     if not await _try(examination, "configuration", budget, _start_thread, codex, examination):
         for name in ("login", "models"):
             examination.note(name, "skipped", "not checked, because the configuration cannot be read")
     else:
-        await _try(examination, "login", budget, _read_account, codex, examination, binary)
+        await _try(examination, "login", budget, _read_account, codex, examination, login)
         await _try(examination, "models", budget, _count_models, codex, examination)
     await _try(examination, "sandbox", budget, _try_sandbox, codex, examination)
     await _note_warnings(examination, warnings)
@@ -213,7 +190,12 @@ async def _try(
 
 
 def _note_home(examination: Examination, codex: Codex) -> None:
-    home = codex.metadata.codex_home or os.fspath(examination.config.home())
+    config = examination.own_config
+    if config is None:
+        home = codex.metadata.codex_home
+        examination.note("CODEX_HOME", "ok", home or "unknown", path=home)
+        return
+    home = codex.metadata.codex_home or os.fspath(config.home())
     if os.access(home, os.W_OK | os.X_OK):
         examination.note("CODEX_HOME", "ok", home, path=home)
     else:
@@ -230,15 +212,13 @@ async def _start_thread(codex: Codex, examination: Examination) -> None:
         )
 
 
-async def _read_account(codex: Codex, examination: Examination, binary: Binary) -> None:
+async def _read_account(codex: Codex, examination: Examination, login: str) -> None:
     answer = await codex.api.account.read()
     needed = answer.requires_openai_auth
     details: dict[str, Any] = {"needed": needed, "type": None, "plan": None}
     match answer.account:
         case None if needed:
-            examination.note(
-                "login", "problem", "not logged in", f"Log in with: {binary.path} login", **details
-            )
+            examination.note("login", "problem", "not logged in", f"Log in with: {login}", **details)
         case None:
             examination.note("login", "ok", "not needed by this model provider", **details)
         case wire.ChatgptAccount(plan_type=plan):
@@ -275,18 +255,20 @@ async def _try_sandbox(codex: Codex, examination: Examination) -> None:
     if codex.metadata.platform_family != "unix":
         examination.note("sandbox", "skipped", "not tried on this platform")
         return
-    seconds = min(SANDBOX_SECONDS, examination.config.start_timeout)
+    seconds = min(SANDBOX_SECONDS, examination.budget)
     answer = await codex.api.command.exec(
         command=["true"], sandbox_policy=wire.ReadOnlySandboxPolicy(), timeout_ms=int(seconds * 1000)
     )
-    helper = shutil.which("bwrap", path=examination.config.environment().get("PATH"))
+    config = examination.own_config
+    is_own_linux = config is not None and sys.platform == "linux"
+    helper = None if config is None else shutil.which("bwrap", path=config.environment().get("PATH"))
     if answer.exit_code != 0:
         reason = answer.stderr.strip() or f"exit status {answer.exit_code}"
         hint = None
-        if sys.platform == "linux":
+        if is_own_linux:
             hint = "Install bubblewrap, and allow this user to create user namespaces."
         examination.note("sandbox", "problem", f"a command cannot run in it: {reason}", hint, helper=helper)
-    elif sys.platform == "linux":
+    elif is_own_linux:
         which = helper or "the bundled bubblewrap, as there is none on PATH"
         examination.note("sandbox", "ok", f"a command ran in it; helper: {which}", helper=helper)
     else:
@@ -305,23 +287,3 @@ async def _note_warnings(examination: Examination, warnings: Subscription[Event]
                 case _:
                     text = event.method
             examination.note("warning", "warning", text)
-
-
-def _print_json(examination: Examination) -> None:
-    findings = [attrs.asdict(finding, recurse=False) for finding in examination.findings]
-    report = {"ok": not examination.problems, "trio_codex": __version__, "findings": findings}
-    click.echo(json.dumps(report, indent=2))
-
-
-def _print_table(examination: Examination) -> None:
-    console = OutputConsole(highlight=False, markup=False, emoji=False)
-    console.print(Text.assemble(("trio-codex doctor", "bold"), f" {__version__}"))
-    width = max((len(finding.name) for finding in examination.findings), default=0)
-    for finding in examination.findings:
-        mark, style = MARKS[finding.status]
-        value = (finding.value, "dim" if finding.status == "skipped" else "")
-        # Leave wrapping to the terminal, so that paths can be copied from it.
-        line = Text.assemble((f"{mark} ", style), (f"{finding.name:<{width}}  ", "bold"), value)
-        console.print(line, soft_wrap=True)
-        if finding.hint:
-            console.print(Text.assemble((f"  {'':<{width}}→ ", style), finding.hint), soft_wrap=True)

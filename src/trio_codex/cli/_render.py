@@ -313,8 +313,8 @@ def clipped(line: str, limit: int = 200) -> str:
 
 
 def relative(path: str, cwd: str) -> str:
-    """Return a printable path, relative to ``cwd`` if it is below it."""
-    inside = path.startswith(cwd.rstrip(os.sep) + os.sep)
+    """Return a printable path, relative to ``cwd`` if it is below it and ``cwd`` is not empty."""
+    inside = cwd != "" and path.startswith(cwd.rstrip(os.sep) + os.sep)
     shown = os.path.relpath(path, cwd) if inside else path
     return printable(shown, strict=True).replace("\n", "\\x0a")
 

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_codex import Codex, TurnStatus, open_codex, policies, wire
+from trio_codex import Codex, TurnStatus, policies, wire
 from trio_codex.cli._ask import Asker, declining
+from trio_codex.cli._attach import directory_for, open_client
 from trio_codex.cli._render import Progress, Screen, duration
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._terminal import find_terminal
-from trio_codex.cli._text import CommandFailed, explain, one_line, sentence, working_directory
+from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import TurnFailed, TurnLost
 
 if TYPE_CHECKING:
-    from trio_codex import CodexConfig, Event, Thread, Turn, TurnResult
+    from trio_codex import Event, Thread, Turn, TurnResult
+    from trio_codex.cli._attach import Source
     from trio_codex.policies import Policy
 
 
 async def run_turn(
     prompt: str,
     *,
-    config: CodexConfig,
+    source: Source,
     model: str | None,
     cwd: str | None,
     sandbox: str | None,
@@ -41,20 +43,20 @@ async def run_turn(
     """
     screen = Screen()
     logging.getLogger("trio_codex").addHandler(Notes(screen))
-    directory = cwd or working_directory()
+    directory = directory_for(source, cwd)
     terminal = find_terminal() if approve in (None, "ask") else None
     asker = None if terminal is None else Asker(screen, terminal, directory)
     approval_policy, policy = choose_policy(screen, approve, asker)
-    async with open_codex(config, policy=policy) as codex:
+    async with open_client(source, policy=policy) as codex:
         thread = await codex.thread_start(
             approval_policy=approval_policy,
             # Ask the user, whatever reviewer is configured.
             approvals_reviewer="user",
-            cwd=directory,
+            cwd=directory or None,
             model=model,
             sandbox=sandbox,
         )
-        output = _JsonLines() if as_json else _Shown(screen, codex, thread, directory)
+        output = _JsonLines() if as_json else _Shown(screen, codex, thread, directory or thread.info.cwd)
         return await _turn(screen, thread, prompt, output)
 
 

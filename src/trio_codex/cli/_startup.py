@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 """The exit status of a program ended by Ctrl-C, as reported by shells."""
 
-EXTRAS: Final[Mapping[str, str]] = {"click": "cli", "rich": "cli", "hypercorn": "cli,testing,runtime"}
+EXTRAS: Final[Mapping[str, str]] = {
+    "click": "cli",
+    "rich": "cli",
+    "hypercorn": "cli,testing,runtime",
+    "websockets": "cli,ws",
+}
 """The extras to install for each package that may be missing."""
 
 

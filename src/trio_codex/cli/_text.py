@@ -28,7 +28,16 @@ SHELLS: Final = frozenset(
 ESCAPE_SEQUENCE: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _SECRET_NAME: Final = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _SECRET_VALUE: Final = re.compile(r"\b(?:sk-|eyJ)[-A-Za-z0-9_.]{12,}")
-_OPTIONS: Final = {"codex_bin": "--codex-bin", "codex_home": "--codex-home"}
+_OPTION: Final = re.compile(r"(?<![\w/.-])codex_(bin|home)(?![\w/-]|\.\w)")
+"""An argument of the library that is an option here. In a path it is a name of the user's."""
+
+_OPTIONS: Final = {
+    "auth=BearerToken(…) or auth=SignedBearer(…)": "--token-file with a token",
+    "auth=BearerToken(…)": "--token-file",
+    "Connect to such a server with connect_codex().": "Start the server with --listen ws://IP:PORT or unix://PATH.",
+    "use wss://, a tunnel, or insecure=True": "use wss:// or a tunnel",
+    "Pass an ssl_context that trusts its certificate.": "Set SSL_CERT_FILE to the certificate of its authority.",
+}
 _CONFIG_HINT: Final = "Correct config.toml in CODEX_HOME, or the value given with -c."
 
 
@@ -113,7 +122,7 @@ def explain(error: CodexError) -> tuple[str, str | None]:
         case StartError():
             where = f" ({error.binary})" if error.binary else ""
             detail = _stderr_line(error.stderr_tail)
-            return one_line(f"{_as_options(error.problem)}{where}{detail}"), _as_options(error.hint)
+            return one_line(f"{as_options(error.problem)}{where}{detail}"), as_options(error.hint)
         case ConnectionBroken():
             return one_line(f"{error.reason}{_stderr_line(error.stderr_tail)}"), None
         case RpcError() if "failed to load configuration" in error.message:
@@ -130,10 +139,12 @@ def sentence(cause: str, hint: str | None) -> str:
     return cause if hint is None else f"{cause.rstrip('.')}. {one_line(hint)}"
 
 
-def _as_options(text: str | None) -> str:
-    for field, option in _OPTIONS.items():
-        text = (text or "").replace(field, option)
-    return text or ""
+def as_options(text: str | None) -> str:
+    """Replace the names of arguments of the library by those of the options."""
+    text = _OPTION.sub(r"--codex-\1", text or "")
+    for words, option in _OPTIONS.items():
+        text = text.replace(words, option)
+    return text
 
 
 def _stderr_line(stderr_tail: str) -> str:

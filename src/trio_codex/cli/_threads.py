@@ -11,7 +11,8 @@ import trio
 from rich.table import Table
 from rich.text import Text
 
-from trio_codex import open_codex, wire
+from trio_codex import wire
+from trio_codex.cli._attach import open_client
 from trio_codex.cli._chat_progress import text_of
 from trio_codex.cli._render import Screen, duration, relative, tally, verb
 from trio_codex.cli._terminal import InputEndedError, Terminal, find_terminal
@@ -21,7 +22,8 @@ from trio_codex.errors import RpcError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 
-    from trio_codex import Codex, CodexConfig
+    from trio_codex import Codex
+    from trio_codex.cli._attach import Source
 
 TEXT_LIMIT: Final = 300
 """Maximum number of characters of a summarized message."""
@@ -32,12 +34,10 @@ WIDE: Final = 110
 STATUS_STYLES: Final = {"completed": "green", "failed": "red"}
 
 
-async def show_list(
-    *, config: CodexConfig, archived: bool, cwd: str | None, limit: int, as_json: bool
-) -> int:
+async def show_list(*, source: Source, archived: bool, cwd: str | None, limit: int, as_json: bool) -> int:
     """List stored threads, most recently changed first."""
     screen = Screen(stderr=False)
-    async with open_codex(config) as codex:
+    async with open_client(source) as codex:
         threads = await first(codex.threads(archived=archived, cwd=cwd, page_size=limit), limit)
     if as_json:
         for thread in threads:
@@ -50,10 +50,10 @@ async def show_list(
     return 0
 
 
-async def show_thread(thread_id: str, *, config: CodexConfig) -> int:
+async def show_thread(thread_id: str, *, source: Source) -> int:
     """Show a thread: its turns, and a summary of their items."""
     screen = Screen(stderr=False)
-    async with open_codex(config) as codex:
+    async with open_client(source) as codex:
         thread = await codex.thread_read(thread_id)
         screen.note(Text(title(thread), "bold"))
         facts = [thread.id, thread.model, printable(thread.cwd), f"updated {when(thread.updated_at)}"]
@@ -71,15 +71,15 @@ async def show_thread(thread_id: str, *, config: CodexConfig) -> int:
     return 0
 
 
-async def archive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
+async def archive(thread_ids: Sequence[str], *, source: Source) -> int:
     """Archive threads."""
-    async with open_codex(config) as codex:
+    async with open_client(source) as codex:
         return await _each(thread_ids, codex.thread_archive, "archived")
 
 
-async def unarchive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
+async def unarchive(thread_ids: Sequence[str], *, source: Source) -> int:
     """Restore archived threads."""
-    async with open_codex(config) as codex:
+    async with open_client(source) as codex:
 
         async def bring_back(thread_id: str) -> None:
             await codex.api.thread.unarchive(thread_id=thread_id)
@@ -87,13 +87,13 @@ async def unarchive(thread_ids: Sequence[str], *, config: CodexConfig) -> int:
         return await _each(thread_ids, bring_back, "restored")
 
 
-async def delete(thread_ids: Sequence[str], *, config: CodexConfig, yes: bool) -> int:
+async def delete(thread_ids: Sequence[str], *, source: Source, yes: bool) -> int:
     """Delete threads after confirmation.
 
     Raises:
         CommandFailed: The user did not confirm.
     """
-    async with open_codex(config) as codex:
+    async with open_client(source) as codex:
         if not yes:
             await _agree(codex, thread_ids)
         return await _each(thread_ids, codex.thread_delete, "deleted")

@@ -21,6 +21,8 @@ def listening(kind, directory):
     """Return the options with which a server listens, and what a client proves itself with."""
     if kind == "unix":
         return [f"unix://{directory}/server.sock"], None
+    if kind == "daemon":  # on the socket below CODEX_HOME
+        return ["unix://"], None
     if kind == "token":
         (directory / "token").write_text(TOKEN)
         return (
@@ -45,27 +47,36 @@ def listening(kind, directory):
 
 
 @asynccontextmanager
-async def shared_server(home, kind="tcp"):
+async def shared_server(home, kind="tcp", *, cwd=None):
     """Run the server; yield its URL, what a client proves itself with, and the process."""
     config = home.config()
     options, auth = listening(kind, home.tmp)
-    process = spawn_server(
-        [find_binary().path, "app-server", "--listen", *options], env=config.environment(), cwd=config.cwd
-    )
+    async with listening_server(options, config.environment(), cwd or config.cwd) as (url, process):
+        yield url, auth, process
+
+
+@asynccontextmanager
+async def listening_server(options, env, cwd=None):
+    """Run a server with these options of ``--listen``; yield its URL and the process."""
+    process = spawn_server([find_binary().path, "app-server", "--listen", *options], env=env, cwd=cwd)
     try:
         await process.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.drain_stderr)
-            yield await _address(process, options[0]), auth, process
+            yield await _address(process, options[0], env, cwd), process
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):  # bounded inside
             await process.kill_tree()
 
 
-async def _address(process, url):
+async def _address(process, url, env, cwd):
     if url.startswith("unix"):
-        while not os.path.exists(url.removeprefix("unix://")):  # noqa: ASYNC110, ASYNC240  # it announces nothing
+        path = (
+            url.removeprefix("unix://") or f"{env['CODEX_HOME']}/app-server-control/app-server-control.sock"
+        )
+        path = os.path.join(cwd or "", path)
+        while not os.path.exists(path):  # noqa: ASYNC110, ASYNC240  # it announces nothing
             await trio.sleep(0.01)
         return url
     while not (found := re.search(r"ws://127\.0\.0\.1:\d+", process.stderr.tail())):  # noqa: ASYNC110

@@ -1,0 +1,115 @@
+"""Where the client of a command comes from: a server that it starts, or one that it attaches to (``--attach``)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+import attrs
+import trio
+
+from trio_codex import ClientConfig, CodexConfig, open_codex
+from trio_codex.cli._text import CommandFailed, as_options, one_line, working_directory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_codex import BearerToken, Codex, Policy
+
+
+@attrs.frozen
+class Attachment:
+    """A server that somebody else started, and how to attach to it.
+
+    Attributes:
+        url: The URL.
+        token_file: The file that the token was read from.
+        token: The token, if the server requires one.
+        config: The configuration of the client.
+    """
+
+    url: str
+    token_file: str | None = None
+    token: BearerToken | None = None
+    config: ClientConfig = attrs.field(factory=ClientConfig)
+
+    @property
+    def options(self) -> str:
+        """The options that attach another command to the same server, each after a space."""
+        token = "" if self.token_file is None else f" --token-file {shlex.quote(self.token_file)}"
+        return f" --attach {shlex.quote(self.url)}{token}"
+
+
+Source: TypeAlias = CodexConfig | Attachment
+"""The configuration of a server to start, or a server to attach to."""
+
+
+def open_client(source: Source, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
+    """Start a server, or attach to one, as a scope.
+
+    Raises:
+        CodexError: There is no server.
+        CommandFailed: The URL is not one of a server.
+    """
+    return _attached(source, policy) if isinstance(source, Attachment) else open_codex(source, policy=policy)
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _attached(source: Attachment, policy: Policy | None) -> AsyncGenerator[Codex]:
+    from trio_codex import attach_codex
+
+    async with AsyncExitStack() as stack:
+        try:
+            codex = await stack.enter_async_context(
+                attach_codex(source.url, auth=source.token, config=source.config, policy=policy)
+            )
+        except ValueError as exc:
+            raise CommandFailed(f"--attach: {one_line(as_options(str(exc)))}", 2) from exc
+        yield codex
+
+
+def directory_for(source: Source, cwd: str | None) -> str:
+    """Return the working directory of the agent: the given one, else the current one.
+
+    Returns:
+        An empty string if the server may run on another machine and no directory was given. The server then uses its
+        own.
+
+    Raises:
+        CommandFailed: The current directory no longer exists.
+    """
+    if isinstance(source, Attachment) and not is_on_this_machine(source.url):
+        return cwd or ""
+    return cwd or working_directory()
+
+
+def is_on_this_machine(url: str) -> bool:
+    """Return whether the server behind a URL is known to share the files of this machine.
+
+    A TCP port may be a tunnel, even on loopback.
+    """
+    return url.startswith("unix:")
+
+
+def read_token(path: str) -> tuple[BearerToken, bool]:
+    """Read a token from a file.
+
+    Returns:
+        The token, and whether other users can access the file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It does not contain a token.
+    """
+    from trio_codex import BearerToken
+
+    with open(path, encoding="utf-8") as file:
+        status = os.fstat(file.fileno())
+        token = BearerToken(file.read().strip())
+    is_exposed = os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 != 0
+    return token, is_exposed
