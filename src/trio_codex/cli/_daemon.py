@@ -43,6 +43,7 @@ async def report_daemon(examination: Examination, config: CodexConfig, version: 
     if not _exists(path):
         examination.note("daemon", "ok", "none is running", **details)
         return
+    found: str | None = None
     with trio.move_on_after(SECONDS) as scope:  # noqa: ASYNC912  # attaching is a cancellation point
         try:
             async with attach_codex(f"unix://{_resolved(path)}") as codex:
