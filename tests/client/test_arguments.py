@@ -242,4 +242,4 @@ def test_a_result_that_is_read_too_early_says_to_wait():
         "so it has no result yet; await turn.wait() first, or read the result after its scope"
     )
     assert "await goal.wait() first" in str(errors.TurnActive("thread-1", None, "goal"))
-    assert "has an open turn (turn-1); wait for its end" in str(errors.TurnActive("thread-1", "turn-1"))
+    assert "has an open turn (turn-1); wait for it to end" in str(errors.TurnActive("thread-1", "turn-1"))

@@ -242,7 +242,7 @@ def test_a_bad_option_is_refused_at_once(option):
     "option", ["launch_args_override", "config_overrides", "inherit_env", "opt_out_notifications"]
 )
 def test_one_text_is_not_taken_for_several(option):
-    with pytest.raises(TypeError, match="as a list"):
+    with pytest.raises(TypeError, match="expected a list of strings"):
         CodexConfig(**{option: "a=b"})
 
 

@@ -342,6 +342,6 @@ def test_a_file_created_at_an_accepted_path_is_below_the_root(links, path):
     ids=["read", "write", "allow_paths", "exec_policy"],
 )
 def test_a_bare_string_is_rejected_where_a_list_is_expected(make):
-    with pytest.raises(TypeError, match="as a list"):
+    with pytest.raises(TypeError, match="expected a list of strings"):
         make("/tmp")
     assert make(["/tmp"])

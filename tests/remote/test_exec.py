@@ -86,7 +86,7 @@ async def test_what_the_server_is_asked_has_no_limits_of_its_own():
 
 async def test_a_command_line_is_no_list_of_arguments():
     async with scripted() as (codex, _):
-        with pytest.raises(TypeError, match="as a list"):
+        with pytest.raises(TypeError, match="expected a list of strings"):
             codex.exec("ls -l")
 
 

@@ -252,7 +252,7 @@ def test_the_kinds_of_elicitations_are_told_apart(params, type_):
 
 
 def test_an_elicitation_of_an_unknown_mode_is_no_question():
-    with pytest.raises(DecodeError, match="no mode 'dance'"):
+    with pytest.raises(DecodeError, match="unknown mode 'dance'"):
         question_of(ELICIT, {**FORM, "mode": "dance"})
 
 

@@ -50,7 +50,7 @@ def test_return_values_become_the_content_of_a_result(value, content):
 
 
 def test_the_content_of_a_result_must_not_be_a_bare_string():
-    with pytest.raises(TypeError, match="as a list"):
+    with pytest.raises(TypeError, match="expected a list of strings"):
         ToolResult("no")
 
 

@@ -411,11 +411,18 @@ async def test_a_stuck_turn_closes_a_connection_whose_server_is_not_ours(autojum
     config = CodexConfig(interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread, bystander = await codex.thread_start(), await codex.thread_fork("thread-1")
-        nursery.start_soon(expect_lost, thread, "of turn turn-1 of thread thread-1, it did not end")
+        nursery.start_soon(
+            expect_lost, thread, "turn turn-1 of thread thread-1 did not end within interrupt_grace"
+        )
         await server.accept_turn()
         await server.expect("turn/interrupt")
         nursery.start_soon(
-            partial(expect_lost, bystander, "of turn turn-1 of thread thread-1, it did not end", wait=True)
+            partial(
+                expect_lost,
+                bystander,
+                "turn turn-1 of thread thread-1 did not end within interrupt_grace",
+                wait=True,
+            )
         )
         await server.accept_turn("turn-2")
         error = await codex.wait_closed()

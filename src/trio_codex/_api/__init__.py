@@ -1,1 +1,1 @@
-"""Handles and scopes: clients, threads, turns, goals, commands and watches. Knows no bytes, lines or frames."""
+"""Handles and scopes: clients, threads, turns, goals, commands and watches. Independent of bytes, lines and frames."""

@@ -76,7 +76,7 @@ class GoalHandle:
         return TurnText(self._state.events)
 
     async def steer(self, value: TurnInput) -> None:
-        """Send more input to the running turn. Between two turns, wait for the next one and send it there.
+        """Send more input to the running turn. Between two turns, wait for the next one first.
 
         Raises:
             InvalidRequestError: The goal is over.

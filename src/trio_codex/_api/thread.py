@@ -230,7 +230,7 @@ class Thread(StoredThread):
             An async context manager that yields the :class:`Turn`.
 
         Raises:
-            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
+            TurnActive: The thread has an open turn. Without this check, the server would interrupt it.
             TypeError: ``policy`` is not a policy; nothing was sent.
             CodexError: As in :meth:`turn`.
         """
@@ -248,9 +248,8 @@ class Thread(StoredThread):
     ) -> AbstractAsyncContextManager[Goal]:
         """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
-        Leaving the scope before that pauses the goal. It also ends the running turn and whatever the turns of this
-        goal started, just as leaving a turn does. The goal remains stored with the thread. A goal the thread already
-        has is replaced.
+        Leaving the scope before that pauses the goal. It also ends the running turn, and the agents and commands that
+        the turns of this goal started. The goal remains stored with the thread. It replaces any goal the thread has.
 
         Args:
             objective: The objective, at most 4,000 characters.
@@ -283,7 +282,7 @@ class Thread(StoredThread):
         Raises:
             TurnFailed: The compaction failed.
             TurnLost: The connection ended first.
-            TurnActive: The thread has an open turn. (The server alone would interrupt that turn.)
+            TurnActive: The thread has an open turn. Without this check, the server would interrupt it.
             ThreadClosed: The thread's scope has exited.
             CodexError: As for any request.
         """
@@ -307,9 +306,9 @@ class Thread(StoredThread):
         The command has all the rights of the server, so it can do what a read-only thread cannot. The model sees the
         command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
-        On an idle thread the command is a turn of its own: if this is cancelled, that turn is interrupted and has
-        ended before ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be
-        stopped separately: if this is cancelled, the command keeps running until it or the turn ends.
+        On an idle thread the command is its own turn. If this is cancelled, that turn is interrupted and has ended
+        before ``Cancelled`` propagates. During an open turn the command is an item of that turn and cannot be stopped
+        separately. If this is cancelled, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -376,7 +375,7 @@ class Thread(StoredThread):
                 events.end(partial(ThreadClosed, self.id))
             self._session.threads.discard_if_unused(self._state)
 
-    async def _close(self) -> None:  # noqa: ASYNC910  # a service: cleanup that needs no checkpoint
+    async def _close(self) -> None:  # noqa: ASYNC910  # runs as a separate task
         session, state = self._session, self._state
         if state.sequence is not None:
             if state.sequence.opener is self:

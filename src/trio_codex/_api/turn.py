@@ -242,7 +242,7 @@ async def open_turn(
         idle_limit: How long the turn may be silent without a known reason, in seconds.
         budget: The budget of the turn.
         output: The type of the final response.
-        named_by_announcement: Whether the response has no turn id, so that only the announcement does.
+        named_by_announcement: Whether only the announcement has a turn id, and the response has none.
     """
     session.connection.check_open()
     # Check again: the scope may be entered long after it was created.

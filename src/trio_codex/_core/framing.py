@@ -1,8 +1,8 @@
 r"""Split a byte stream into lines, and encode messages that fit into one.
 
 A frame ends with the byte ``\n`` and nothing else; U+2028, ``\r`` and NUL inside a line are data. Splitting takes
-linear time, however the bytes are chunked. A line beyond the limit does not end the stream: its head is kept, because
-the server writes ``id`` and ``method`` first and a request may be waiting for that response.
+linear time, however the bytes are chunked. A line beyond the limit does not end the stream. Its head is kept, because it
+contains the ``id`` and the ``method``, and a request may be waiting for that response.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def encode_message(message: object) -> bytes:
     """Encode one JSON-RPC message as a single line, without its newline.
 
     Raises:
-        LocalProtocolError: The message holds a value that JSON cannot represent. A lone surrogate (as from
+        LocalProtocolError: The message contains a value that JSON cannot represent. A lone surrogate (as from
             ``os.fsdecode``) is rejected, too, because the server drops such a line without a response (PROTOCOL Q10).
     """
     try:

@@ -208,7 +208,7 @@ class RpcState(Generic[T]):
                 del self._abandoned[next(iter(self._abandoned))]
 
     def respond(self, request_id: RequestId, result: object) -> bytes | None:
-        """Return the line that answers a server request, or ``None`` if the request is no longer open.
+        """Return the response to a server request, or ``None`` if the request is no longer open.
 
         Raises:
             LocalProtocolError: ``result`` cannot be encoded as JSON; the request stays open.
@@ -216,7 +216,7 @@ class RpcState(Generic[T]):
         return self._answer(request_id, {"id": request_id, "result": result})
 
     def refuse(self, request_id: RequestId, code: int, message: str) -> bytes | None:
-        """Return the line that refuses a server request, or ``None`` if the request is no longer open."""
+        """Return an error response to a server request, or ``None`` if the request is no longer open."""
         return self._answer(request_id, {"id": request_id, "error": {"code": code, "message": message}})
 
     def withdraw(self, request_id: RequestId) -> bool:
@@ -401,7 +401,7 @@ _LEADING_MEMBER = re.compile(rb'\s*"(\w+)"\s*:\s*(-?\d{1,19}|"(?:[^"\\]|\\.)*")\
 def read_head(head: Line) -> tuple[RequestId | None, str | None]:
     """Read ``id`` and ``method`` from the beginning of a line that cannot be parsed as a whole.
 
-    Only scalar members before the first structured one count, so that nothing inside ``params`` is mistaken for them.
+    It reads only the scalar members before the first object or array, so it never returns a member of ``params``.
     """
     found: dict[bytes, object] = {}
     opened = _OBJECT.match(head)
@@ -439,7 +439,8 @@ _RETRY_LIMIT_TEXTS: Final = ("retry limit", "too many failed attempts")
 def rpc_error(code: int, message: str, data: object = None, method: str | None = None) -> errors.RpcError:
     """Return the exception for an error response of the server.
 
-    Only the code matters, never ``data``: the real overload error has none (PROTOCOL Q14). For an unknown method, the
+    The class depends on the code and, for some codes, on the message. ``data`` is ignored, because the server's overload
+    error has none (PROTOCOL Q14). For an unknown method, the
     server sends an ordinary -32600 whose message begins with ``unknown variant`` (Q12).
     """
     cls = _ERROR_CLASSES.get(code, errors.RpcError)

@@ -1,1 +1,1 @@
-"""One connection to a server: its requests, its flow control, its tasks and timeouts, and its end. Knows no threads or turns."""
+"""One connection to a server: its requests, flow control, tasks, timeouts and shutdown. Independent of threads and turns."""

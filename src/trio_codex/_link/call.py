@@ -1,6 +1,6 @@
 """One pending request, and the reason why a connection closed. Both outlive the tasks that wait for them.
 
-A call refers to its sender only to be taken back or given up. It knows nothing of streams.
+A call refers to its sender only to be taken back or given up. It is independent of streams.
 """
 
 from __future__ import annotations

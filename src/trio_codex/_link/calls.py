@@ -1,6 +1,6 @@
-"""The client's requests on one connection: owns when they are sent, their retries, and their outcomes.
+"""The client's requests on one connection: owns their queueing, their retries, and their outcomes.
 
-Knows no streams: lines go into a queue, and responses come from the reader.
+Independent of streams: lines go into a queue, and responses come from the reader.
 :class:`~trio_codex._link.flow.FlowControl` decides when a line may be sent, and
 :class:`~trio_codex._link.timeouts.Timeouts` expires requests that take too long.
 """
@@ -266,7 +266,7 @@ class Calls:
     def _retry(self, call: Call) -> None:
         call.timer = None
         if call is self._barrier:
-            # It returns the credits that all others wait for, so it must not wait for one itself.
+            # The other requests wait for credits, which only the barrier returns. So it is sent without one.
             self._send(call)
         else:
             self._queue(call)

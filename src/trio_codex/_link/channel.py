@@ -22,7 +22,7 @@ LONG_LINE_CHUNK_BYTES: Final = 256 * 1024
 """How much is read at once in the middle of a long line. Larger buffers cost more to allocate than they save."""
 
 SHARED_CHUNK_BYTES: Final = 1024 * 1024
-"""How much is read at once where hundreds of consumers share it: the capacity of the pipe."""
+"""How much is read at once if hundreds of consumers share it. It is the capacity of the pipe."""
 
 
 class DirectSendStream(trio.abc.SendStream):
@@ -81,7 +81,7 @@ class Channel(ABC):
         """Wait for messages; return those that are complete, which may be none, or ``None`` at the end.
 
         Args:
-            shared: Whether many consumers share what is received, so that more may be read at once.
+            shared: Whether many consumers share the messages, so that more may be read at once.
 
         Raises:
             trio.BrokenResourceError: The transport failed.

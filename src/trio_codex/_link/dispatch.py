@@ -144,7 +144,7 @@ class Dispatcher:
         self._open: dict[RequestId, _Open] = {}
 
     def dispatch(self, request: ServerRequest, handler: Handler | None) -> None:
-        """Start answering a request. Called on the reader; the callback runs in its own task.
+        """Start answering a request. Called by the reader; the callback runs in its own task.
 
         Args:
             request: The request.

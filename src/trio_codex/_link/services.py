@@ -68,7 +68,7 @@ class Services:
             context.copy().run(partial(self._nursery.start_soon, async_fn, *args))
 
     async def finish(self, async_fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        """Run cleanup to completion and return its result, whatever happens to the caller meanwhile.
+        """Run cleanup to completion and return its result, even if the caller is cancelled.
 
         Not a cancellation point. A Ctrl-C during cleanup is raised afterwards. ``async_fn`` must finish in bounded
         time.

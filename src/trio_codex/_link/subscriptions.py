@@ -227,7 +227,7 @@ class Subscription(Generic[E]):
         buffer = self._buffer
         self._credit -= 1
         if buffer and self._credit > 0 and perf_counter() < self._slice_end:
-            # Other tasks run only if this raises, so the buffer cannot change meanwhile.
+            # Unless this raises, no other task runs, so the buffer cannot change.
             await checkpoint_if_cancelled()
         else:
             await self._let_others_run()
@@ -244,7 +244,7 @@ class Subscription(Generic[E]):
         if self._reading:
             raise trio.BusyResourceError("another task is iterating over these events")
         self._reading = True
-        # A task that starts to read meanwhile sees this and raises above.
+        # Force another task that starts to iterate into this slow path, where it raises.
         self._credit = 0
         try:
             if self._buffer or self._ended or self._released:

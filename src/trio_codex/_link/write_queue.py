@@ -4,7 +4,7 @@ A line is either queued, and its sender can take it back as if it had never been
 whole. There is no third state, so a cancelled sender never leaves a partial line.
 
 If nothing is queued, the sender writes the line directly. This saves a trip through the scheduler, and the server can
-start on it sooner. The writer sends whatever the stream could not take, and everything queued behind it.
+start on it sooner. The writer sends the rest if the stream could not take the whole line, and everything queued behind it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class WriteQueue:
         """Wait for lines and return the next batch, joined; ``None`` once closed and empty. Called by the writer."""
         while not (self._rest or self._urgent or self._ordinary):
             if self._closed:
-                return None  # noqa: ASYNC910  # the writer ends
+                return None  # noqa: ASYNC910  # the writer returns next
             self._filled = trio.Event()
             self._idle = True
             try:

@@ -5,16 +5,16 @@ It is independent of Trio, JSON and Codex.
 
 It is a *child subreaper*: every descendant whose parent dies becomes its own child, even if it moved to another session
 or process group. So once it has no children, nothing is left, and a loop that kills children until then cannot miss a
-daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when the client is
-gone: its socket is closed, or its process is dead even though a forked copy of it still holds the socket.
+daemon. It ends the tree when the server has died, when the client requests it (:data:`KILL`), and when the client is gone.
+The client is gone when its socket is closed or its process is dead; a forked copy may keep the socket open.
 
 It consists of two processes: the client starts the *keeper*, which forks the guard proper, which forks the server. Both
 are subreapers: if the guard is killed (for example, by the OOM killer), its children become children of the keeper, which
 kills them. If the keeper is killed, the guard ends the server as if the client were gone.
 
 The server inherits the guard's stdin, stdout and stderr unchanged. It gets its own session, default signal handlers
-with no signals blocked, a descriptor limit raised to the hard limit, and exactly the arguments, environment and working
-directory of the *plan*: a marshalled ``(argv, environ, cwd)`` in a file descriptor, which no process list shows.
+with no signals blocked, and a descriptor limit raised to the hard limit. Its arguments, environment and working directory
+come from the *plan*: a marshalled ``(argv, environ, cwd)`` in a file descriptor, which no process list shows.
 
 The guard reports lines on the socket:
 
@@ -313,8 +313,8 @@ class Guard:
     def signal_all(self, number: int) -> None:
         """Signal all descendants.
 
-        SIGKILL goes to groups first. A chain of processes that fork and exit immediately is faster than any scan, but a
-        group is killed as a whole, and its id cannot be reused until we have reaped its member that is our child.
+        SIGKILL goes to groups first. A chain of processes that fork and exit immediately is faster than any scan, but
+        all members of a group are killed at once. The id of a group is safe to use until we reap our child in it.
         """
         me = os.getpid()
         found = descendants(me)

@@ -1,1 +1,1 @@
-"""What the server reports about threads and turns, and who answers its requests. Knows no handles."""
+"""The state of threads and turns, and the handling of server requests. Independent of the public handles."""

@@ -24,7 +24,7 @@ DECISIONS_KEPT: Final = 1000
 """How many records a client keeps. Instruments receive all of them."""
 
 DECISIONS_BYTES: Final = 16 * 1024 * 1024
-"""The maximum total size of the kept records, as JSON. The latest record is kept whatever its size."""
+"""The maximum total size of the kept records, as JSON. The latest record is always kept."""
 
 REVIEWS_KEPT: Final = 256
 """How many pending reviews of the server are tracked. Beyond that, the oldest counts as never completed."""
@@ -144,7 +144,7 @@ class Audit:
             self._instruments.emit("decision_made", record)
 
     def on_review(self, event: Event) -> None:
-        """Handle a notification about one of the server's own reviews. Called on the reader; never raises."""
+        """Handle a notification about one of the server's own reviews. Called by the reader; never raises."""
         params = object_of(event.raw)
         review_id = string_of(params.get("reviewId"))
         if review_id is None:

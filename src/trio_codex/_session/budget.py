@@ -138,7 +138,7 @@ class BudgetTracker:
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
             one is reported.
-        scope: The cancel scope whose deadline is the first budget to run out of time, until the turn ends.
+        scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
 
     Raises:

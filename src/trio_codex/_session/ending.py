@@ -1,4 +1,4 @@
-"""Ending a turn early: interrupt it, confirm that it ended, and end what it started elsewhere.
+"""End a turn early: interrupt it, confirm that it ended, and end the agents and commands that it started.
 
 An accepted interrupt does not prove that the turn ended. A rejected one may have come too early, and a second interrupt
 for the same turn is never answered (PROTOCOL Q1, Q2). So only the terminal event proves that the turn has ended. An
@@ -99,7 +99,7 @@ class TurnEnder:
             await turn.ended.wait()
 
     def give_up(self, turn: TurnState) -> None:
-        """Stop waiting for a turn, or for what it started, to end on an unresponsive server."""
+        """Stop waiting for a turn, or for its agents and commands, to end on an unresponsive server."""
         name = turn.id or turn.machine.active_id or "(starting)"
         what = f"turn {name} of thread {turn.thread.id}"
         if turn.ended.is_set():
@@ -244,7 +244,7 @@ class TurnEnder:
     def end_orphan(self, turn: TurnState) -> None:
         """End a turn that was announced after its scope exited, in a separate task.
 
-        It belongs to an agent that was being spawned, or the response to its start was unreadable.
+        This happens if an agent was being spawned, or if the response to ``turn/start`` was unreadable.
         """
         self._server.services.start_service(self._end_orphan, turn)
 

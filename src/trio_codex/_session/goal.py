@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 NEXT_TURN_SECONDS: Final = 1.0
 """How long to wait for another turn after pausing a goal between two turns.
 
-By then the server has decided whether to start one: of 72 goals paused at that point, each got one more turn within
+By then the server has started one if it was going to. Of 72 goals paused between two turns, each got one more turn within
 22 ms; on a busy machine, one got none (Q52).
 """
 

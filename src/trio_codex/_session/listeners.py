@@ -34,7 +34,7 @@ UNHEARD_BYTES: Final = 64 * 1024
 """Maximum size of each of these notifications. They are warnings, not content, and there may never be a subscriber."""
 
 KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/changed": "watchId"}
-"""Notifications routed by a name that the client chose, such as a process id, and the member that holds that name."""
+"""Notifications routed by a name that the client chose, such as a process id, with the member that contains the name."""
 
 
 class Listeners:

@@ -60,7 +60,7 @@ class RequestContext:
         ancestors: See :class:`~trio_codex.policies.OfThread`.
         cwd: The working directory of the thread.
         changes: Returns the file changes of an item, as raw JSON.
-        named: The thread and turn that the parameters name, for a question without a type.
+        named: The thread id and turn id in the parameters, for a request of an unknown kind.
     """
 
     ancestors: tuple[str, ...] = ()

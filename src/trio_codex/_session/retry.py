@@ -57,7 +57,7 @@ _attempt: ContextVar[_Attempt | None] = ContextVar("trio_codex_attempt", default
 
 
 def note_asked(method: str, instruments: Instruments) -> None:
-    """Record a request to a client with these instruments."""
+    """Record a request, and the instruments of its client."""
     attempt = _attempt.get()
     while attempt is not None:
         attempt.asked[method] = instruments
@@ -123,10 +123,9 @@ async def retry_on_overload(
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles after every attempt. There is no retry once a turn, goal or shell command that the server may be
-    working on was started within ``fn``, whatever failed afterwards. This can be cancelled at any time; to limit the
-    total time, use a cancel scope. The instruments of the client whose request was rejected are notified
-    (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
+    even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
+    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called for each attempt.

@@ -1,6 +1,6 @@
 """Routing of inbound messages to turns, listeners and policies.
 
-Everything here runs in the reader task. It neither blocks nor raises, whatever the server sends.
+Everything here runs in the reader task, so it never blocks, and no message from the server makes it raise.
 """
 
 from __future__ import annotations

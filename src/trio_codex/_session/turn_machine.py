@@ -51,8 +51,7 @@ class TurnMachine:
 
     Args:
         turn_id: The id of a turn that the server started by itself. Such a turn is running.
-        named_by_announcement: Whether the response to the request that starts it has no id, so that only the
-            announcement has one (Q5).
+        named_by_announcement: Whether only the announcement has a turn id, and the response has none (Q5).
 
     Attributes:
         id: The id that identifies it; ``None`` until the server has reported it.

@@ -1,4 +1,4 @@
-"""Server requests whose method is not in the table: converts them to questions, and decisions to responses."""
+"""Server requests whose method is not in the table of request kinds."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ class ClientConfig:
         start_timeout: Time from connecting, or from starting the process, to the response to ``initialize``.
         request_timeout: Timeout for requests that the server answers immediately.
         interrupt_grace: Time for a turn, command or goal whose scope exited early to end on the server.
-        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``: give up
-            the connection and kill the server if this client started it, which also loses its other turns, or
-            abandon the turn and report it as lost.
+        on_stuck_turn: What to do if a turn, or a command of ``exec``, does not end within ``interrupt_grace``. With
+            ``"kill"``, give up the connection, and kill the server if this client started it; this also loses its
+            other turns. With ``"abandon"``, report only this turn as lost.
 
     Raises:
         ValueError: A value is out of range.
@@ -122,7 +122,7 @@ class ClientConfig:
 class CodexConfig(ClientConfig):
     """Configuration of a client and of the server that it starts. All times are in seconds.
 
-    It has the fields of :class:`ClientConfig` as well.
+    It also has the fields of :class:`ClientConfig`.
 
     Attributes:
         codex_bin: The binary. The default is the one installed by the ``runtime`` extra, else ``codex`` on ``PATH``.
@@ -134,8 +134,8 @@ class CodexConfig(ClientConfig):
         inherit_env: ``True`` for the whole environment of this process, ``False`` for none of it, or the names to
             keep.
         guard: Run the server under a guard process where possible: on Linux, with a Python interpreter to run the
-            guard. Without it, a command that moved to a session of its own outlives the server once the command's
-            parent has exited, and the server and everything below it outlive this program if it is killed by SIGKILL.
+            guard. Without a guard, a command that moved to its own session outlives the server once the command's
+            parent has exited. Also, the server and its descendants outlive this program if SIGKILL kills it.
         guard_python: The interpreter that runs the guard. The default is the one running this program. A frozen
             program, or one that embeds Python, has none: it uses one from the installation in ``sys.exec_prefix``, or
             no guard if there is none.

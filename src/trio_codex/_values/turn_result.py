@@ -1,8 +1,7 @@
 """The result of a turn, and the reducer that builds it from the turn's events.
 
 The reader feeds the reducer, which keeps items as raw JSON until the result is read. It is independent of consumers'
-buffers, so a result is complete even if nobody iterated or a buffer overflowed. It accepts whatever the server sends
-and never raises on unexpected values.
+buffers, so a result is complete even without a consumer or after an overflow. Unexpected values never raise.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 The server reports cumulative totals for a thread, along with the usage of the last request to the model. Neither is
 the usage of a turn: totals continue across resumes and forks, and the last request is repeated after a compaction and
-a resume. Usage is therefore the growth of the totals. The reader feeds this module, which accepts whatever the server
-sends and never raises.
+a resume. Usage is therefore the growth of the totals. The reader feeds this module, so unexpected values never raise.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@
     └─ InternalError                a bug in trio-codex; please report it
 
 All of these exceptions can be pickled and keep their type and fields. Neither ``str()`` nor ``repr()`` ever shows a prompt
-or the value of an environment variable. A ``result`` field, however, holds the complete result, including the prompt, and
+or the value of an environment variable. A ``result`` field, however, contains the complete result and the prompt, and
 so does its pickle.
 """
 
