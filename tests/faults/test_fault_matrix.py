@@ -118,7 +118,7 @@ async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, m
         assert type(seen.error) is errors.RequestTimeout
         assert seen.error.method == "turn/start"
         assert type(seen.close_reason) is errors.ConnectionBroken
-        assert "that was starting" in seen.close_reason.reason
+        assert "turn (starting)" in seen.close_reason.reason
         assert seen.close_reason.pid == seen.pid
     elif out < 6:  # the caller lost patience, the turn could not be ended, and the server had to go
         assert seen.error is None

@@ -175,7 +175,7 @@ async def test_a_body_that_is_already_cancelled_sends_nothing():
 
 async def test_only_a_terminal_has_a_size():
     async with scripted() as (codex, _):
-        with pytest.raises(ValueError, match="terminal"):
+        with pytest.raises(ValueError, match="size requires tty=True"):
             codex.exec(["sh"], size=(80, 24))
 
 

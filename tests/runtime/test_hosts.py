@@ -319,7 +319,7 @@ async def test_a_frozen_program_with_no_interpreter_goes_without_a_guard(monkeyp
         assert server.guard == os.getpid()
         await server.process.stop(5)
         await gone(*server.pids)
-    with pytest.raises(SpawnError, match="no Python interpreter to run the guard"):
+    with pytest.raises(SpawnError, match="no Python interpreter found to run the guard"):
         spawn_server(["/bin/cat"], env=ENV, guarded=True)
     async with running(*fake("daemon"), guard_python=sys.executable) as server:
         assert server.process.contained

@@ -182,7 +182,9 @@ def test_a_message_in_countless_fragments_takes_the_memory_of_its_bytes():
     try:
         channel = trio.run(main)
         assert channel is not None
-        assert tracemalloc.get_traced_memory()[0] < count  # a pointer for each would be eight times as much
+        assert (
+            tracemalloc.get_traced_memory()[0] < 2 * count
+        )  # a pointer for each would be eight times its count
     finally:
         tracemalloc.stop()
 

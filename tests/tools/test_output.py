@@ -207,7 +207,7 @@ async def test_two_schemas_or_an_unsupported_type_are_rejected_before_anything_i
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
             thread = await codex.thread_start()
-            with pytest.raises(ValueError, match="exclude"):
+            with pytest.raises(ValueError, match="mutually exclusive"):
                 await thread.run("go", output_type=Plan, output_schema={})
             with pytest.raises(TypeError, match="output_type"):
                 thread.turn("go", output_type=dict[str, int])

@@ -98,7 +98,7 @@ def test_the_media_type_of_an_image_is_detected_from_its_first_bytes(tmp_path):
     assert image(b"RIFF....WEBP").url.startswith("data:image/webp;")
     assert image(b"?", "image/x").url == "data:image/x;base64,Pw=="
     assert "iVBOR" not in repr(image(PNG))
-    with pytest.raises(ValueError, match="media type"):
+    with pytest.raises(ValueError, match="pass media_type"):
         image(b"text")
     with pytest.raises(ValueError, match="URL"):
         image(str(tmp_path / "a.png"))

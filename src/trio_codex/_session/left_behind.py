@@ -10,7 +10,7 @@ import trio
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting, newest_turn
-from trio_codex.errors import InvalidRequestError
+from trio_codex.errors import InvalidRequestError, MethodNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,8 +117,8 @@ async def _newest(server: Server, turn: LeftTurn) -> dict[str, Any] | None:
         params["initialTurnsPage"] = {"limit": 1, "itemsView": "full"}
     try:
         newest = newest_turn(object_of(await server.request_json("thread/resume", params)))
-    except InvalidRequestError as exc:
-        # A thread without a turn is not stored.
+    except (InvalidRequestError, MethodNotFoundError) as exc:
+        # A thread without a turn is not stored, and a turn that was just requested cannot be listed.
         await trio.lowlevel.checkpoint()
         logger.debug("thread %s: %s", turn.thread_id, exc)
         return None
