@@ -290,9 +290,9 @@ async def test_a_skill_is_switched_off_and_on_by_its_name_or_its_path():
         assert await own(codex) == {"demo": True}
         await codex.skills.disable(path=path)
         assert await own(codex) == {"demo": False}
-        with pytest.raises(ValueError, match="by its name or by its path"):
+        with pytest.raises(ValueError, match="either the name or the path"):
             await codex.skills.disable()
-        with pytest.raises(ValueError, match="by its name or by its path"):
+        with pytest.raises(ValueError, match="either the name or the path"):
             await codex.skills.enable("demo", path=path)
 
 

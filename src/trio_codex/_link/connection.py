@@ -261,6 +261,8 @@ class Connection:
         self._ending = True
         error: ConnectionBroken | None = None
         with self.timeouts.move_on_after(2 * DIAGNOSIS_SECONDS):
+            # Whoever waits for the answer to the handshake goes on first.
+            await trio.lowlevel.checkpoint()
             error = await self._channel.diagnose(reason, self._phase)
         self.end(error or self._channel.explain(reason, self._phase))
 
