@@ -408,6 +408,18 @@ async def test_a_silent_server_is_pinged_after_20_s_and_lost_10_s_later(autojump
     assert URL in error.reason
 
 
+async def test_a_server_that_falls_silent_is_pinged_soon_after_20_s_whenever_that_was(autojump_clock):
+    async with connected() as bench:
+        peer = PeerStream(bench.server_end)
+        await trio.sleep(1)
+        await bench.server_end.send_all(frame(MESSAGE))
+        began = trio.current_time()
+        assert [each.opcode for each in await peer.receive_frames()] == [Opcode.PING]
+        silent = trio.current_time() - began
+        assert SILENCE_SECONDS <= silent <= 1.25 * SILENCE_SECONDS + 2 * TICK_SECONDS
+        bench.connection.end(errors.ConnectionClosed())
+
+
 @pytest.mark.parametrize(
     "answers",
     [[frame(b"", PONG)], [frame(b"", PING)], [frame(MESSAGE)], [b"\x81", b"\x02h", b"i"]],

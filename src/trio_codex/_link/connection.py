@@ -47,6 +47,9 @@ QUEUED_REPLY_BYTES: Final = 64 * 1024 * 1024
 SILENCE_SECONDS: Final = 20.0
 """How long a transport that can ping may be silent before it is pinged."""
 
+SAMPLES: Final = 4
+"""How often in that time the silence is checked, so that the ping is a quarter of it late at most."""
+
 PONG_SECONDS: Final = 10.0
 """How long the answer to a ping may take."""
 
@@ -333,11 +336,14 @@ class Connection:
         """Ping a silent server, and end the connection if it does not answer."""
         timeouts = self.timeouts
         await trio.lowlevel.checkpoint()
+        silent = 0
         while self.close_reason is None:
             reads = timeouts.reads
-            await timeouts.sleep(SILENCE_SECONDS)
-            if timeouts.reads != reads:
+            await timeouts.sleep(SILENCE_SECONDS / SAMPLES)
+            silent = silent + 1 if timeouts.reads == reads else 0
+            if silent < SAMPLES:
                 continue
+            silent = 0
             self._write_queue.put_control(self._channel.ping())
             await timeouts.sleep(PONG_SECONDS)
             if timeouts.reads == reads:
