@@ -157,3 +157,67 @@ async def test_a_lost_connection_leaves_no_turn_running(moment, caplog):
                                     await turn.wait()
                     assert await open_turns(onlooker, thread_ids) == []
                     assert "left running" not in caplog.text
+
+
+async def test_a_turn_requested_on_a_resumed_thread_is_ended_though_an_earlier_one_is_the_newest_for_a_while():
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            model.default = Hang()
+            with offline_home(model) as home:
+                async with shared_server(home, "unix") as (url, _, _), attach_codex(url) as onlooker:
+                    thread_ids = []
+                    for _ in range(10):
+                        model.say("done")
+                        thread = await onlooker.thread_start()
+                        await thread.run("before")
+                        thread_ids.append(thread.id)
+                        with lost():
+                            async with attach_codex(url) as codex, trio.open_nursery() as nursery:
+                                resumed = await codex.thread_resume(thread.id)
+                                nursery.start_soon(resumed.run, "hi")
+                                await trio.testing.wait_all_tasks_blocked()
+                                await break_off(codex)
+                    # One that was taken late would have begun by now.
+                    await trio.sleep(0.5)
+                    assert await open_turns(onlooker, thread_ids) == []
+
+
+async def test_a_goal_whose_connection_is_lost_goes_no_further():
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            model.default = Response(Text("again"))
+            with offline_home(model) as home:
+                async with shared_server(home, "unix") as (url, _, _), attach_codex(url) as onlooker:
+                    with lost():
+                        async with attach_codex(url) as codex:
+                            thread = await codex.thread_start()
+                            async with thread.goal("reach it") as goal:
+                                async for event in goal:
+                                    if event.method == "turn/completed":
+                                        break
+                                await break_off(codex)
+                                await goal.wait()
+                    assert await open_turns(onlooker, [thread.id]) == []
+                    asked = len(model.requests)
+                    await trio.sleep(1)
+                    assert len(model.requests) == asked, "the goal went on"
+
+
+async def test_a_token_is_signed_again_for_the_connection_that_ends_what_was_left(monkeypatch):
+    tokens = []
+    sign = SignedBearer.mint
+    monkeypatch.setattr(SignedBearer, "mint", lambda self: tokens.append(sign(self)) or tokens[-1])
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            model.hang()
+            with offline_home(model) as home:
+                async with shared_server(home, "signed") as (url, auth, _):
+                    with lost():
+                        async with attach_codex(url, auth=auth) as codex:
+                            thread = await codex.thread_start()
+                            async with thread.turn("hi") as turn:
+                                await model.wait_for_requests(1)
+                                # A token is valid for a minute, a connection for as long as it lasts.
+                                await break_off(codex)
+                                await turn.wait()
+                    assert len(tokens) == 2

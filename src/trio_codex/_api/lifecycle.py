@@ -197,22 +197,25 @@ class ClientLifecycle:
         config = self._config
         services.start_service(self._timeouts.watch)
         load()
-        headers: dict[str, str] = {}
-        if auth is not None:
-            token = auth.mint()
-            headers["Authorization"] = f"Bearer {token}"
-            self._secrets = Secrets({"token": token})
         self._hint = WRONG_SERVER_HINT
-        dialer = Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
+
+        def dialer() -> Dialer:
+            # A signed token is valid for a minute, so each connection gets its own.
+            token = None if auth is None else auth.mint()
+            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+            self._secrets = Secrets({"token": token})
+            return Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
+
         paths = PathBase.now(None, os.environ.get("HOME"))
+        attempt = dialer()
         with self._timeouts.move_on_after(config.start_timeout):
-            channel = self._channel = await dialer.dial()
+            channel = self._channel = await attempt.dial()
             session = self._attach(services, channel, paths)
             await self._shake_hands(session)
             self._rescued = trio.Event()
-            services.start_service(self._rescue, services, session, paths, dialer.dial)
+            services.start_service(self._rescue, services, session, paths, lambda: dialer().dial())
             return session
-        raise dialer.timed_out(config.start_timeout) if self._channel is None else self._timeout()
+        raise attempt.timed_out(config.start_timeout) if self._channel is None else self._timeout()
 
     async def _rescue(
         self, services: Services, session: Session, paths: PathBase, redial: Callable[[], Awaitable[Channel]]

@@ -84,7 +84,10 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
-        return Address(url, path or os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
+        # The daemon puts a link there where the path would be too long for a socket.
+        return Address(
+            url, path or os.path.realpath(os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
+        )
     if parts.username is not None or parts.password is not None:
         raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):

@@ -10,7 +10,7 @@ import trio
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting, newest_turn
-from trio_codex.errors import InvalidRequestError, MethodNotFoundError
+from trio_codex.errors import CodexError, InvalidRequestError, MethodNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trio_codex._core.rpc import Junk, Notification, OversizeNotification, ServerRequest
     from trio_codex._link.call import CloseReason
     from trio_codex._session.server import Server
-    from trio_codex._session.state import TurnState
+    from trio_codex._session.state import ThreadState
 
 LOOK_SECONDS: Final = 0.05
 """How often the server is asked. It announces a turn within 40 ms of the request to start it."""
@@ -27,26 +27,31 @@ LOOKS: Final = 20
 """How often a turn is looked for that is not seen to have ended."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class LeftTurn:
-    """A turn of this client whose connection was lost.
+    """A turn of this client, or a goal with its turns, whose connection was lost.
 
     Attributes:
         thread_id: The id of its thread.
-        turn_ids: The ids under which it may be running; empty if the response to its start was lost, too.
+        turn_ids: The ids under which it may be running; empty for a goal, and if the response to its start was lost, too.
         earlier_ids: Ids of turns of the thread that had ended before.
+        is_goal: Whether the server starts turns by itself until the goal is paused.
     """
 
     thread_id: str
     turn_ids: frozenset[str]
     earlier_ids: frozenset[str]
+    is_goal: bool = False
 
     @classmethod
-    def of(cls, turn: TurnState) -> LeftTurn | None:
-        """Create it from a turn that is still live; ``None`` if the server cannot know of it."""
-        if turn.start is not None and not turn.start.sent:
+    def on(cls, thread: ThreadState) -> LeftTurn | None:
+        """Create it for a thread; ``None`` if nothing of this client can be running there."""
+        turn, earlier_ids = thread.turn, frozenset(thread.past_turn_ids)
+        if thread.sequence is not None:
+            return cls(thread.id, frozenset(), earlier_ids, is_goal=True)
+        if turn is None or not turn.owned or (turn.start is not None and not turn.start.sent):
             return None
-        return cls(turn.thread.id, frozenset(turn.machine.ids()), frozenset(turn.thread.past_turn_ids))
+        return cls(thread.id, frozenset(turn.machine.ids()), earlier_ids)
 
 
 class Unheard:
@@ -72,26 +77,60 @@ class Unheard:
         """Do nothing: nothing waits."""
 
 
-async def end_left_turns(server: Server, turns: Sequence[LeftTurn]) -> None:
+async def end_left_turns(server: Server, turns: list[LeftTurn]) -> None:
     """Interrupt these turns over another connection, and wait until they have ended. The caller sets the timeout.
+
+    Args:
+        server: The server.
+        turns: The turns. Those that are seen to have ended are removed.
 
     Raises:
         CodexError: As for any request.
     """
-    for turn in turns:
-        await _end(server, turn)
-    await trio.lowlevel.checkpoint()
+    errors: list[CodexError] = []
+
+    async def end(turn: LeftTurn) -> None:
+        try:
+            await _end(server, turn)
+        except CodexError as exc:
+            await trio.lowlevel.checkpoint()
+            errors.append(exc)
+        else:
+            turns.remove(turn)
+
+    async with trio.open_nursery() as nursery:
+        for turn in list(turns):
+            nursery.start_soon(end, turn)
+    if errors:
+        raise errors[0]
 
 
 async def _end(server: Server, turn: LeftTurn) -> None:
     await trio.lowlevel.checkpoint()
+    if turn.is_goal:
+        await _pause(server, turn.thread_id)
     for _ in range(LOOKS):
         newest = await _newest(server, turn)
         if newest is not None and newest.get("status") == IN_PROGRESS:
             await _interrupt(server, turn.thread_id, str(newest.get("id")))
-        elif newest is not None and not may_be_starting(newest):
+            if not turn.is_goal:
+                return
+            # Paused between two turns, the server may start one more.
+        elif newest is not None and turn.turn_ids and not may_be_starting(newest):
+            # Without an id, the newest may be an earlier turn that this client has never heard of.
             return
         await server.timeouts.sleep(LOOK_SECONDS)
+
+
+async def _pause(server: Server, thread_id: str) -> None:
+    try:
+        await server.request(
+            "thread/goal/set", {"threadId": thread_id, "status": "paused"}, request_class="control"
+        )
+    except InvalidRequestError as exc:
+        # It has reached its end, or was never set.
+        await trio.lowlevel.checkpoint()
+        logger.debug("the goal of thread %s: %s", thread_id, exc)
 
 
 async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:

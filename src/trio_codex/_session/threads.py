@@ -41,9 +41,9 @@ class Threads:
     def lose(self, reason: CloseReason) -> None:
         """End every turn as lost: the connection has ended."""
         for state in self._threads.values():
+            if (left := LeftTurn.on(state)) is not None:
+                self._left_behind.append(left)
             if (turn := state.turn) is not None:
-                if turn.owned and (left := LeftTurn.of(turn)) is not None:
-                    self._left_behind.append(left)
                 turn.lose(reason.reason, reason)
                 state.close_turn(turn)
             for listener in state.listeners:

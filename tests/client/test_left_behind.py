@@ -1,0 +1,91 @@
+"""What is done about a turn that a lost connection has left running, in the order in which the server reports it."""
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from trio_codex import errors
+from trio_codex._session.left_behind import LOOKS, LeftTurn, end_left_turns
+
+EARLIER = {"id": "earlier", "status": "completed", "items": [{}]}
+STARTING = {"id": "mine", "status": "interrupted", "items": []}
+RUNNING = {"id": "mine", "status": "inProgress", "items": [{}]}
+ENDED = {"id": "mine", "status": "interrupted", "items": [{}]}
+OTHERS = {"id": "another", "status": "inProgress", "items": [{}]}
+
+
+class ScriptedServer:
+    """Answers each look at the thread with the next state, the last one for ever, and keeps what it is asked to do."""
+
+    def __init__(self, *states):
+        self.config = SimpleNamespace(experimental_api=True)
+        self.timeouts = SimpleNamespace(sleep=self.sleep)
+        self.states = list(states)
+        self.looks = 0
+        self.done = []
+
+    async def sleep(self, seconds):
+        await trio.lowlevel.checkpoint()
+
+    async def request_json(self, method, params):
+        await trio.lowlevel.checkpoint()
+        assert method == "thread/resume"
+        self.looks += 1
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return {"initialTurnsPage": {"data": [state]}}
+
+    async def request(self, method, params, *, request_class):
+        await trio.lowlevel.checkpoint()
+        assert request_class == "control"
+        self.done.append((method, params.get("turnId") or params.get("status")))
+
+
+def left(*turn_ids, earlier=(), is_goal=False):
+    return LeftTurn("thread-1", frozenset(turn_ids), frozenset(earlier), is_goal)
+
+
+INTERRUPT = [("turn/interrupt", "mine")]
+NOT_YET = errors.MethodNotFoundError(-32601, "list_turns is not supported yet", None, "thread/resume")
+
+
+@pytest.mark.parametrize(
+    ("turn", "states", "done"),
+    [
+        (left("mine"), [RUNNING, ENDED], INTERRUPT),
+        (left("mine"), [STARTING, STARTING, RUNNING, RUNNING, ENDED], [*INTERRUPT, *INTERRUPT]),
+        (left("mine"), [NOT_YET, EARLIER, RUNNING, ENDED], INTERRUPT),
+        (left("mine"), [ENDED], []),
+        (left("mine"), [OTHERS], []),
+        # The response was lost, too, and the thread has turns that this client has never heard of.
+        (left(), [EARLIER, EARLIER, STARTING, RUNNING, ENDED], INTERRUPT),
+        (left(earlier=["another"]), [OTHERS], []),
+        (left(), [EARLIER], []),
+        (left(is_goal=True), [EARLIER, RUNNING, ENDED], [("thread/goal/set", "paused"), *INTERRUPT]),
+    ],
+)
+async def test_a_turn_is_interrupted_until_it_is_seen_to_have_ended(turn, states, done):
+    server, turns = ScriptedServer(*states), [turn]
+    with trio.fail_after(5):
+        await end_left_turns(server, turns)
+    assert server.done == done
+    assert turns == []
+    assert server.looks <= LOOKS + len(states)
+
+
+async def test_one_that_cannot_be_ended_stays_in_the_list_and_holds_up_no_other():
+    refused = errors.InternalRpcError(-32603, "no", None, "thread/resume")
+    stuck, fine = left("other"), left("mine")
+
+    class Half(ScriptedServer):
+        async def request_json(self, method, params):
+            if params["threadId"] == "thread-2":
+                raise refused
+            return await super().request_json(method, params)
+
+    turns = [LeftTurn("thread-2", stuck.turn_ids, frozenset()), fine]
+    with trio.fail_after(5), pytest.raises(errors.InternalRpcError):
+        await end_left_turns(Half(RUNNING, ENDED), turns)
+    assert [turn.thread_id for turn in turns] == ["thread-2"]
