@@ -7,12 +7,13 @@ the files are read at startup, and their code runs on first use.
 
 from __future__ import annotations
 
+import struct
 import sys
 import zlib
 from contextlib import suppress
 from importlib import import_module
 from importlib.machinery import PathFinder, SourceFileLoader
-from importlib.util import LazyLoader, module_from_spec
+from importlib.util import MAGIC_NUMBER, LazyLoader, module_from_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,10 +26,14 @@ class _HeldFileLoader(SourceFileLoader):
     def __init__(self, name: str, path: str, bytecode_path: str | None) -> None:
         super().__init__(name, path)
         self._stats = super().path_stats(path)
-        self._files = {path: zlib.compress(super().get_data(path), 1)}
+        self._files: dict[str, bytes] = {}
         if bytecode_path is not None:
             with suppress(OSError):  # not compiled yet
-                self._files[bytecode_path] = zlib.compress(super().get_data(bytecode_path), 1)
+                bytecode = super().get_data(bytecode_path)
+                self._files[bytecode_path] = zlib.compress(bytecode, 1)
+                if _is_current(bytecode, self._stats):
+                    return
+        self._files[path] = zlib.compress(super().get_data(path), 1)
 
     def get_data(self, path: str) -> bytes:
         """Return the content of a file at the time it was copied. Raise ``OSError`` if it did not exist."""
@@ -42,6 +47,12 @@ class _HeldFileLoader(SourceFileLoader):
 
     def set_data(self, path: str, data: object, *, _mode: int = 0o666) -> None:
         """Do nothing: the files on disk may now belong to another version, so no bytecode is written."""
+
+
+def _is_current(bytecode: bytes, stats: Mapping[str, float]) -> bool:
+    """Return whether bytecode belongs to a source with this status, so that the source is not needed."""
+    stamp = (0, int(stats["mtime"]) & 0xFFFFFFFF, int(stats["size"]) & 0xFFFFFFFF)
+    return bytecode[:16] == MAGIC_NUMBER + struct.pack("<3L", *stamp)
 
 
 def hold(names: Iterable[str]) -> None:
