@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from trio_codex import errors as errors
 from trio_codex import wire as wire
 from trio_codex._api.codex import Codex as Codex
-from trio_codex._api.exec import RemoteProcess as RemoteProcess
 from trio_codex._api.history import ItemsView as ItemsView
 from trio_codex._api.history import TurnsView as TurnsView
 from trio_codex._api.login import LoginHandle as LoginHandle
@@ -34,7 +33,6 @@ from trio_codex._api.thread import Goal as Goal
 from trio_codex._api.thread import Thread as Thread
 from trio_codex._api.thread import Turn as Turn
 from trio_codex._api.turn import TurnText as TurnText
-from trio_codex._api.watch import Watch as Watch
 from trio_codex._link.subscriptions import Subscription as Subscription
 from trio_codex._session.budget import Budget as Budget
 from trio_codex._session.goal import GoalResult as GoalResult
@@ -81,6 +79,8 @@ if TYPE_CHECKING:
     from trio_codex import policies as policies
     from trio_codex import tools as tools
     from trio_codex._api.attach import attach_codex as attach_codex
+    from trio_codex._api.exec import RemoteProcess as RemoteProcess
+    from trio_codex._api.watch import Watch as Watch
     from trio_codex._values.auth import BearerToken as BearerToken
     from trio_codex._values.auth import SignedBearer as SignedBearer
     from trio_codex.policies import Policy as Policy
@@ -90,7 +90,7 @@ __version__ = _VERSION
 
 _LAZY = {
     "policies": "policies", "Policy": "policies", "tools": "tools", "tool": "tools", "attach_codex": "_api.attach",
-    "BearerToken": "_values.auth", "SignedBearer": "_values.auth",
+    "BearerToken": "_values.auth", "SignedBearer": "_values.auth", "RemoteProcess": "_api.exec", "Watch": "_api.watch",
 }  # fmt: skip
 """Names imported on first use: a client that needs no policies or tools skips importing their forty classes, and one
 that starts its own server needs no WebSocket."""

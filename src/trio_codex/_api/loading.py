@@ -39,6 +39,9 @@ HELD: Final = (
     "trio_codex._tools.json_values",
     "trio_codex._tools.output",
     "trio_codex._tools.tool",
+    "trio_codex._api.exec",
+    "trio_codex._api.exec_streams",
+    "trio_codex._api.watch",
     "trio_codex._api.method_groups",
     "trio_codex._api.generated",
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.framing import Frame, Line, OversizeLine
@@ -84,8 +84,7 @@ class Receiver(Protocol):
         """Fail everything that waits for messages."""
 
 
-@attrs.frozen
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of requests.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.exceptions import describe_error
@@ -85,8 +85,7 @@ class CallbackGroup:
             self._on_failure(error)
 
 
-@attrs.frozen
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The response to a server request: a result or a JSON-RPC error.
 
     Attributes:
@@ -105,8 +104,7 @@ Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
 for another client to answer."""
 
 
-@attrs.frozen
-class Handler:
+class Handler(msgspec.Struct, frozen=True, eq=False):
     """How to answer one request.
 
     Attributes:
@@ -122,8 +120,7 @@ class Handler:
     settled: Callable[[Outcome, str | None], object]
 
 
-@attrs.define(eq=False)
-class _Open:
+class _Open(msgspec.Struct, eq=False):
     """A request whose callback is running."""
 
     scope: trio.CancelScope

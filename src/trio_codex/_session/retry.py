@@ -10,7 +10,7 @@ import random
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex.errors import ServerBusyError
@@ -31,8 +31,7 @@ STARTING: Final = frozenset(
 """Requests that may start a turn."""
 
 
-@attrs.define
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     """Records the requests of one attempt. Those of a nested attempt count for the outer one too.
 
     Attributes:
@@ -43,7 +42,7 @@ class _Attempt:
 
     within: _Attempt | None
     started: int = 0
-    asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
+    asked: dict[str, Instruments] = msgspec.field(default_factory=dict[str, "Instruments"])
 
     def report_retry(self, error: Exception, number: int, delay: float) -> None:
         """Report an upcoming retry to the instruments of the client whose request was rejected."""

@@ -22,6 +22,7 @@ from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, get_args
 
 import attrs
+import msgspec
 
 from trio_codex.wire._base import JSON, NULL, Null, Wire, wire_name
 from trio_codex.wire._unknown import UnknownVariant
@@ -206,8 +207,7 @@ def _tag_value(cls: type[Wire]) -> str:
     return str(value)
 
 
-@attrs.frozen
-class _Candidate:
+class _Candidate(msgspec.Struct, frozen=True, eq=False):
     """A member without a tag, and the fields that an object needs to match it."""
 
     cls: type[Wire]
