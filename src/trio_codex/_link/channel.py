@@ -137,11 +137,9 @@ class LineChannel(Channel):
         return message + b"\n"
 
     async def send_all(self, data: bytes) -> None:
-        """See :meth:`Channel.send_all`."""
         await self._send_stream.send_all(data)
 
     def nonblocking_send(self) -> Callable[[bytes], int] | None:
-        """See :meth:`Channel.nonblocking_send`."""
         stream = self._send_stream
         return stream.send_nowait if isinstance(stream, DirectSendStream) else None
 

@@ -40,11 +40,9 @@ class ProcessChannel(LineChannel):
 
     @property
     def owned(self) -> bool:
-        """See :class:`~trio_codex._link.channel.Channel`."""
         return True
 
     def explain(self, reason: str, phase: str) -> ConnectionBroken:
-        """See :meth:`~trio_codex._link.channel.Channel.explain`."""
         tail = self._secrets.hide_in_tail(self._process.stderr.tail())
         return ConnectionBroken(reason, phase, self._process.pid, None, tail)
 

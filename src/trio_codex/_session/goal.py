@@ -110,7 +110,6 @@ class GoalState(TurnSequence, EventSink):
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def next_turn(self, turn_id: str) -> TurnState:
-        """See :class:`~trio_codex._session.state.TurnSequence`."""
         session, thread = self._session, self._thread
         meter = Meter("turn")
         budget_tracker = None

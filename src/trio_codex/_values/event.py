@@ -159,7 +159,6 @@ class DeltaMerger:
         self._instruments = instruments
 
     def delta(self, event: Event) -> tuple[Hashable, str] | None:
-        """See :class:`~trio_codex._link.subscriptions.Merger`."""
         delta = TEXT_DELTAS.get(event.method)
         if delta is None:
             return None
@@ -170,7 +169,6 @@ class DeltaMerger:
         )
 
     def merged(self, first: Event, text: str, count: int) -> Event:
-        """See :class:`~trio_codex._link.subscriptions.Merger`."""
         if count > 1 and "deltas_merged" in self._instruments:
             self._instruments.emit("deltas_merged", self._instruments.connection, first.method, count)
         raw = {**first.raw, TEXT_DELTAS[first.method].text: text}
