@@ -52,13 +52,10 @@ class _OneTask:
 
 
 class RemoteOutput(trio.abc.ReceiveStream):
-    """An output stream of a remote process.
+    """An output stream of a remote process, with a buffer of ``limit`` bytes.
 
     The reader fills its buffer and never blocks. Once the buffer is full it accepts nothing more, and reading fails
     after the buffered bytes.
-
-    Args:
-        limit: Maximum size of the buffer in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -117,11 +114,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
 
 
 class RemoteInput(trio.abc.SendStream):
-    """The stdin of a remote process.
-
-    Args:
-        begin: Queues a write request.
-    """
+    """The stdin of a remote process."""
 
     def __init__(self, begin: Callable[[dict[str, object]], Awaitable[Call]]) -> None:
         self._begin = begin

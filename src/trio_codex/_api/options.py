@@ -278,11 +278,7 @@ class ThreadFilters(TypedDict, total=False):
 
 
 def check_given(options: Mapping[str, Any]) -> None:
-    """Check the types of options common to clients, threads and turns: ``policy``, ``budget``, ``dynamic_tools``.
-
-    Raises:
-        TypeError: One of them has the wrong type.
-    """
+    """Check the types of options common to clients, threads and turns: ``policy``, ``budget``, ``dynamic_tools``."""
     if (policy := options.get("policy")) is not None:
         # Imported only if there is a policy: most clients have none.
         from trio_codex.policies._policy import check_policies
@@ -314,12 +310,8 @@ def resume_params(
 ) -> wire.ThreadResumeParams:
     """Return the parameters of ``thread/resume``.
 
-    Args:
-        thread_id: The id of the thread.
-        options: The options.
-        absolute: Converts the path in an option to an absolute one.
-        paged: How to request the newest turn, which shows whether one is running. ``True`` requests it as a page, which
-            is experimental; ``False`` requests the whole history. By default it is not requested.
+    ``paged`` says how to request the newest turn, which shows whether one is running: ``True`` as a page, which is
+    experimental; ``False`` with the whole history; ``None`` not at all.
     """
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)

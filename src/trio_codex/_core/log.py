@@ -21,9 +21,6 @@ class SafeLogger:
 
     An exception from a handler or filter is printed to ``sys.stderr``, as :meth:`logging.Handler.handleError` does,
     unless ``logging.raiseExceptions`` is off.
-
-    Args:
-        logger: The underlying logger.
     """
 
     def __init__(self, logger: logging.Logger) -> None:

@@ -116,13 +116,7 @@ class Channel(ABC):
 
 
 class LineChannel(Channel):
-    """Newline-delimited messages over a pair of byte streams, such as pipes, a socket or memory.
-
-    Args:
-        send_stream: Where lines go.
-        receive_stream: Where lines come from.
-        max_message_bytes: See :class:`Channel`.
-    """
+    """Newline-delimited messages over a pair of byte streams, such as pipes, a socket or memory."""
 
     def __init__(
         self, send_stream: trio.abc.SendStream, receive_stream: trio.abc.ReceiveStream, max_message_bytes: int

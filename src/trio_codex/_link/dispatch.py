@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 
 class CallbackGroup:
-    """The callbacks that belong to one scope, such as a turn.
+    """The callbacks that belong to one scope, such as a turn. They run in ``context``.
 
-    Args:
-        on_failure: Called when one of them fails; by default the failure is only logged.
-        context: The ``contextvars`` context they run in.
+    ``on_failure`` is called when one of them fails; by default the failure is only logged.
     """
 
     def __init__(
@@ -87,17 +85,12 @@ class CallbackGroup:
 
 @attrs.frozen
 class Answer:
-    """The response to a server request: a result or a JSON-RPC error.
-
-    Attributes:
-        result: The result.
-        error: Code and message of the error, instead of a result.
-        then: Called once the response is queued for sending.
-    """
+    """The response to a server request: a result, or the code and message of a JSON-RPC error."""
 
     result: object = None
     error: tuple[int, str] | None = None
     then: Callable[[], object] | None = None
+    """Called once the response is queued for sending."""
 
 
 Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
@@ -131,12 +124,7 @@ class _Open:
 
 
 class Dispatcher:
-    """Answers server requests concurrently.
-
-    Args:
-        services: Runs the callbacks.
-        connection: Sends the answers.
-    """
+    """Answers server requests concurrently."""
 
     def __init__(self, services: Services, connection: Connection) -> None:
         self._services = services
@@ -144,12 +132,7 @@ class Dispatcher:
         self._open: dict[RequestId, _Open] = {}
 
     def dispatch(self, request: ServerRequest, handler: Handler | None) -> None:
-        """Start answering a request. Called by the reader; the callback runs in its own task.
-
-        Args:
-            request: The request.
-            handler: How to answer it; ``None`` leaves it to another client.
-        """
+        """Start answering a request in its own task, or leave it to another client. Called by the reader."""
         if handler is None:
             # The server may never report that another client answered, and may reuse the id.
             self._connection.withdraw(request.id)

@@ -28,11 +28,8 @@ Ts = TypeVarTuple("Ts")
 class Services:
     """The tasks of one client.
 
-    Args:
-        nursery: The nursery they run in.
-        body_scope: The scope to cancel when a task fails; ``None`` if the caller provided the nursery, which then
-            crashes.
-        failures: The list that collects their exceptions.
+    When one fails, its exception is added to ``failures`` and ``body_scope`` is cancelled. Without a scope, the nursery,
+    which the caller provided, crashes.
     """
 
     def __init__(

@@ -97,14 +97,9 @@ class Timeouts:
         self.reader_is_busy: bool = False
 
     def start(self, seconds: float, expire: Callable[[], object]) -> Timeout:
-        """Start a timeout.
+        """Start a timeout, which may be infinite; return a handle for :meth:`end`.
 
-        Args:
-            seconds: The length; may be infinite.
-            expire: Called by :meth:`watch` when the timeout expires. Must not raise.
-
-        Returns:
-            A handle for :meth:`end`.
+        :meth:`watch` calls ``expire``, which must not raise, when the timeout expires.
         """
         now = trio.current_time()
         if now > self._awaited[0] + STALL_SECONDS:

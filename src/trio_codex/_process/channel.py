@@ -21,14 +21,7 @@ RECENT_STDERR_SECONDS: Final = 5.0
 
 
 class ProcessChannel(LineChannel):
-    """Newline-delimited messages over the pipes of a server process that has started.
-
-    Args:
-        process: The process.
-        max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
-        timeouts: Limits the wait for the exit status.
-        secrets: Redacted from stderr in errors.
-    """
+    """Newline-delimited messages over the pipes of a server process that has started."""
 
     def __init__(
         self, process: ServerProcess, max_message_bytes: int, timeouts: Timeouts, secrets: Secrets

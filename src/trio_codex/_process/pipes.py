@@ -171,11 +171,7 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
 class ServerStreams:
     """The three standard streams of a server: this side's ends, and the server's.
 
-    Attributes:
-        stdin: The end we write to.
-        stdout: The end we read from.
-        stderr: The end we read from.
-        lent: The descriptors of the server's ends, in that order; closed by :meth:`close_lent`.
+    ``lent`` holds the server's ends of stdin, stdout and stderr, in that order.
 
     Raises:
         OSError: The descriptor limit is reached. Nothing stays open.

@@ -77,10 +77,7 @@ class ServerProcess(ABC):
         return f"<{type(self).__name__} pid={self.pid} {'closed, ' if self._closed else ''}{state}>"
 
     async def started(self) -> int:
-        """Wait until the server is running. A checkpoint; cancellation has no effect on the server.
-
-        Returns:
-            The process id.
+        """Wait until the server is running; return its process id. Cancellation has no effect on the server.
 
         Raises:
             SpawnError: The server could not be started. :meth:`stop` must still be called.
@@ -120,9 +117,6 @@ class ServerProcess(ABC):
 
         It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
         shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
-
-        Args:
-            grace: Seconds for the server to exit by itself.
 
         Returns:
             The exit status of the server; ``None`` if it never started or could not be killed.

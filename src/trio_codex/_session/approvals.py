@@ -41,13 +41,6 @@ class Defaults:
 class Approvals:
     """Everything that the decision on a server request depends on.
 
-    Args:
-        threads: The threads and turns of the client.
-        listeners: Notified of unknown requests.
-        ender: Interrupts the turn of a request that is cancelled.
-        defaults: The client's policy and tools.
-        shared: Whether other clients use the same server and answer for their own turns.
-
     Attributes:
         threads: The threads and turns of the client.
         listeners: Notified of unknown requests.

@@ -110,11 +110,7 @@ def _size_of(value: object) -> int:
 
 
 class Audit:
-    """The records of one client.
-
-    Args:
-        instruments: Notified of each record.
-    """
+    """The records of one client."""
 
     def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._instruments = instruments

@@ -51,13 +51,7 @@ _NO_BUDGET = Budget()
 
 
 class Meter:
-    """Resources used so far, with or without a budget.
-
-    Attributes:
-        budget: The limits.
-        usage: Tokens used; ``None`` if the server has not reported any.
-        turns: Number of turns started.
-    """
+    """Resources used so far, with or without a budget."""
 
     def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
         self._carrier: Carrier = carrier
@@ -77,11 +71,7 @@ class Meter:
                 stop(self.exceeded("tokens"))
 
     def check_something_left(self) -> None:
-        """Check that a turn may start.
-
-        Raises:
-            BudgetExceeded: The budget is used up.
-        """
+        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start."""
         used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
@@ -89,11 +79,7 @@ class Meter:
                 raise self.exceeded(limit)
 
     def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the start of a turn.
-
-        Args:
-            stop: Callback for token use above the limit. The reader may call it repeatedly.
-        """
+        """Record the start of a turn. The reader calls ``stop``, possibly often, while token use is above the limit."""
         if not self._open:
             self._busy_since = trio.current_time()
         self._open.append(stop)

@@ -76,13 +76,7 @@ class GoalResult:
 
 
 class GoalState(TurnSequence, EventSink):
-    """The known state of a goal. The reader updates it and the goal's scope ends it.
-
-    Attributes:
-        events: The events of its turns.
-        turns: Its turns so far.
-        over: Set when the server will start no further turn by itself.
-    """
+    """The known state of a goal. The reader updates it and the goal's scope ends it."""
 
     def __init__(
         self,
@@ -95,6 +89,7 @@ class GoalState(TurnSequence, EventSink):
         self.events: Subscription[Event] = session.subscription()
         self.turns: list[TurnState] = []
         self.over: trio.Event = trio.Event()
+        """Set when the server will start no further turn by itself."""
         self.opener: object = opener
         self._session = session
         self._thread = thread

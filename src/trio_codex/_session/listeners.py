@@ -38,15 +38,7 @@ KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/chang
 
 
 class Listeners:
-    """The subscribers of one client, and the buffers of all its consumers.
-
-    Args:
-        connection: The connection.
-        bounds: Bounds of each consumer's buffer.
-
-    Attributes:
-        instruments: The instruments of the client.
-    """
+    """The subscribers of one client, and the buffers of all its consumers."""
 
     def __init__(self, connection: Connection, bounds: EventBuffer) -> None:
         self._connection = connection

@@ -27,22 +27,7 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The state that the handles of one client share.
-
-    Args:
-        server: The server.
-        defaults: The settings that apply to all threads.
-
-    Attributes:
-        server: The server.
-        tools: The client's tools.
-        meter: Counts the resources used by all turns of the client.
-        threads: The threads and turns.
-        listeners: The subscribers.
-        ender: Ends turns.
-        approvals: Decides on server requests.
-        router: Routes inbound messages to all of the above.
-    """
+    """The state that the handles of one client share."""
 
     def __init__(self, server: Server, defaults: Defaults) -> None:
         connection = server.connection

@@ -52,16 +52,7 @@ class TurnSequence(Protocol):
 
 @attrs.frozen(eq=False, repr=False)
 class TurnOwner:
-    """The scope of this client that a turn belongs to.
-
-    Attributes:
-        handle: The handle that started the turn.
-        events: The buffer of its consumer.
-        callbacks: Its callbacks.
-        policy: The policy given for it.
-        meter: What it uses, including the agents it spawned.
-        budget_tracker: Tracks it against the budgets; ``None`` if they were already used up.
-    """
+    """The scope of this client that a turn belongs to. :class:`TurnState` describes the attributes."""
 
     handle: object
     events: EventSink
@@ -280,9 +271,6 @@ class PendingHandle:
 
     Attributes:
         thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
-        policy: The policy given for it.
-        tools: The tools given for it.
-        budget: The budget given for it.
         holds: Whether messages about the thread are held until the response is applied.
         is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
     """
@@ -450,11 +438,7 @@ class ThreadState:
         self.pending = tuple(each for each in self.pending if each is not pending)
 
     def check_open(self, handle: object) -> None:
-        """Check that a handle for it is still open.
-
-        Raises:
-            ThreadClosed: Its scope has exited.
-        """
+        """Raise ``ThreadClosed`` if the scope of a handle has exited."""
         if handle not in self.handles:
             raise ThreadClosed(self.id)
 

@@ -33,10 +33,7 @@ async def call(
 ) -> ToolResult:
     """Call a tool, if it exists. See :meth:`Toolbox.call`.
 
-    Args:
-        tool: The tool.
-        request: The agent's request.
-        slot: Returns a context manager that the call enters; it limits the number of concurrent calls.
+    The call enters the context manager that ``slot`` returns, which limits the number of concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:

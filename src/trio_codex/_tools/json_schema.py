@@ -82,13 +82,7 @@ def object_schema(cls: type, *, strict: bool = False) -> Schema:
 def fields_schema(fields: Sequence[Field], where: str, *, strict: bool = False) -> Schema:
     """Return the schema of an object with these fields, such as the parameters of a function.
 
-    Args:
-        fields: The fields.
-        where: The owner of the fields, for error messages.
-        strict: As in :func:`object_schema`.
-
-    Raises:
-        TypeError: A type in it has no schema.
+    ``where`` names the owner of the fields in error messages.
     """
     writer = _Writer(strict=strict)
     return writer.with_definitions(writer.fields(fields, where))

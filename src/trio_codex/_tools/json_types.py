@@ -61,9 +61,6 @@ class Field:
     """A field of an object.
 
     Attributes:
-        name: The name, in Python and in JSON.
-        type: The type.
-        required: Whether the field must be present.
         default: The default; ``attrs.NOTHING`` if there is none or it comes from a factory.
         description: The description in the docstring of the class.
     """

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 class Toolbox:
     """The tools of a client or a thread by name, and the limits on their calls.
 
-    Args:
-        tools: The tools.
-        client_tools: The toolbox of the client, whose limits apply to all toolboxes of the client.
+    The limits of the client's toolbox apply to all toolboxes of the client.
 
     Raises:
         ValueError: Two tools have the same name.
@@ -56,10 +54,7 @@ class Toolbox:
         return self._tools.get((namespace, name))
 
     def specs(self, own: Toolbox | None = None) -> list[wire.DynamicToolSpec]:
-        """Return the descriptions of the tools for the server.
-
-        Args:
-            own: Tools of a thread, which replace those with the same name.
+        """Return the descriptions of the tools for the server. A thread's own tools replace those with the same name.
 
         Raises:
             ValueError: A namespace has two descriptions.

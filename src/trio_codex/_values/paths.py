@@ -44,12 +44,7 @@ class PathBase:
 
     @classmethod
     def now(cls, cwd: str | os.PathLike[str] | None, home: str | None) -> PathBase:
-        """Return the base for a server that starts now.
-
-        Args:
-            cwd: Its working directory; the default is the current one of this process.
-            home: Its ``HOME``.
-        """
+        """Return the base for a server that starts now in ``cwd``, by default the current directory of this process."""
         try:
             directory = os.path.abspath(os.curdir if cwd is None else cwd)
         except FileNotFoundError:

@@ -122,11 +122,7 @@ def _check_callback(kind: str, value: object) -> None:
 
 
 def check_policies(values: Iterable[object]) -> None:
-    """Check that all values are policies, rather than functions or lists.
-
-    Raises:
-        TypeError: A value is not a policy.
-    """
+    """Raise ``TypeError`` unless all values are policies, rather than functions or lists."""
     for value in values:
         check_type(
             "policy",

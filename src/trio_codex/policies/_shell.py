@@ -92,9 +92,7 @@ def words_of(line: str, *, also_bare: str = "") -> tuple[Word, ...] | None:
 
     Assignments and reserved words are not detected here: see :func:`simple_command`.
 
-    Args:
-        line: The line.
-        also_bare: Characters to treat as literal outside quotes, although they are special to a shell.
+    ``also_bare`` has characters to treat as literal outside quotes, although they are special to a shell.
     """
     words: list[Word] = []
     at = 0
@@ -146,11 +144,7 @@ def simple_command(line: str) -> tuple[str, ...] | None:
 def command_of(line: str) -> tuple[str, ...] | None:
     """Return the arguments of a command line, or of the simple command that it passes to a shell.
 
-    Args:
-        line: The arguments, quoted and joined in shell syntax.
-
-    Returns:
-        The arguments; ``None`` if the line might be anything but one simple command.
+    ``None`` if the line, in shell syntax, might be anything but one simple command.
     """
     argv = simple_command(line)
     if argv is None or argv[0] not in SHELLS:
