@@ -150,7 +150,6 @@ async def start_login(
 
 
 async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:
-    """Start an OAuth login to an MCP server."""
     news = session.logins
     news.forget(mcp_key(params.name))
     response: wire.McpServerOauthLoginResponse = await session.server.request("mcpServer/oauth/login", params)

@@ -297,7 +297,6 @@ def check_given(options: Mapping[str, Any]) -> None:
 
 
 def start_params(options: ThreadStartOptions, absolute: AbsolutePath = expand) -> wire.ThreadStartParams:
-    """Return the parameters of ``thread/start``."""
     return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread", absolute))
 
 
@@ -326,7 +325,6 @@ def resume_params(
 def fork_params(
     thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
 ) -> wire.ThreadForkParams:
-    """Return the parameters of ``thread/fork``."""
     members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)
@@ -334,7 +332,6 @@ def fork_params(
 
 
 def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -> wire.ThreadListParams:
-    """Return the parameters of ``thread/list``."""
     members = _given(filters, ThreadFilters, "a list of threads")
     cwd = members.pop("cwd", None)
     if cwd is not None:
@@ -362,7 +359,6 @@ def turn_params(
 
 
 def settings_params(thread_id: str, settings: ThreadSettings) -> wire.ThreadSettingsUpdateParams:
-    """Return the parameters of ``thread/settings/update``."""
     members = _setting_members(settings, ThreadSettings, "the settings of a thread")
     return wire.ThreadSettingsUpdateParams(thread_id=thread_id, **members)
 

@@ -93,7 +93,6 @@ async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> 
 
 
 async def unsubscribe(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread."""
     params = {"threadId": state.id}
     await _unsubscribe(state, lambda: session.server.request("thread/unsubscribe", params))
 

@@ -127,7 +127,6 @@ class LineChannel(Channel):
         self._lines = LineBuffer(max_message_bytes)
 
     def frame(self, message: bytes) -> bytes:
-        """Return the line of a message."""
         return message + b"\n"
 
     async def send_all(self, data: bytes) -> None:

@@ -57,7 +57,6 @@ class CallbackGroup:
         return scope
 
     def leave(self, scope: trio.CancelScope) -> None:
-        """Remove a callback that has ended."""
         del self._scopes[scope]
         if not self._scopes and self._empty is not None:
             self._empty.set()
@@ -69,7 +68,6 @@ class CallbackGroup:
             scope.cancel()
 
     async def wait_empty(self) -> None:
-        """Wait until all callbacks have ended."""
         if self._empty is None:
             await trio.lowlevel.checkpoint()
         else:

@@ -98,7 +98,6 @@ class FlowControl:
         self.waits = bool(self._control or self._ordinary or self._for_window)
 
     def holds(self, call: Call) -> bool:
-        """Return whether a call is waiting."""
         return call in self._control or call in self._ordinary or call in self._for_window
 
     def remove(self, call: Call) -> bool:

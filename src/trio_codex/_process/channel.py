@@ -55,5 +55,4 @@ class ProcessChannel(LineChannel):
         return ServerExited(problem, phase, process.pid, returncode, tail)
 
     def kill(self) -> None:
-        """Kill the server and its descendants."""
         self._process.kill()

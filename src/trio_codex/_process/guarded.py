@@ -269,7 +269,6 @@ def _hang_up(control: socket.socket) -> None:
 
 
 def _open_anonymous() -> IO[bytes]:
-    """Open an anonymous file."""
     try:
         return open(os.memfd_create("trio-codex-plan"), "wb")
     except (OSError, AttributeError):  # an old C library or kernel

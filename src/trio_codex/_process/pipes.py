@@ -62,7 +62,6 @@ class _PipeEnd:
             os.close(fd)
 
     async def aclose(self) -> None:
-        """Close it."""
         self.close()
         await trio.lowlevel.checkpoint()
 

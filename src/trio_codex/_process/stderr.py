@@ -51,7 +51,6 @@ class StderrRing:
             del self._data[: -self.limit]
 
     def getvalue(self) -> bytes:
-        """Return the bytes in the buffer."""
         return bytes(self._data[-self.limit :])
 
     def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None) -> str:

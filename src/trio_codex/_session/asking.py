@@ -179,7 +179,6 @@ class _Asking:
         return self._kind.denial
 
     def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Record the outcome."""
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)

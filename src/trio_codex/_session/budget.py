@@ -86,7 +86,6 @@ class Meter:
         self.turns += 1
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the end of a turn."""
         self._open.remove(stop)
         if not self._open:
             self._busy += trio.current_time() - self._busy_since
@@ -112,7 +111,6 @@ class Meter:
         return float("inf") if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
-        """Return the error for one of the limits."""
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
@@ -156,7 +154,6 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        """Record the end of the turn."""
         self.check_time()
         # The scope may stay open much longer, but that time does not count.
         self._scope.deadline = math.inf

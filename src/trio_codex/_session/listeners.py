@@ -105,7 +105,6 @@ class Listeners:
 
     @property
     def hear_all(self) -> bool:
-        """Whether there is a subscriber to all events."""
         return bool(self._to_all)
 
     def hear(self, method: str) -> bool:

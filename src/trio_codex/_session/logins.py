@@ -37,7 +37,6 @@ class LoginNews(EventSink):
         self._error: Callable[[], Exception] | None = None
 
     def put(self, event: Event) -> None:
-        """Handle the end of a login."""
         params = event.params
         key = _key_of(params)
         if key is not None:
@@ -47,7 +46,6 @@ class LoginNews(EventSink):
             self._wake()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record why no more will arrive."""
         self._error = error
         self._wake()
 

@@ -369,7 +369,6 @@ def _ask_tool_call(params: wire.DynamicToolCallParams, context: RequestContext) 
 
 
 def answer_tool_call(_: object, decision: object) -> Answer | None:
-    """Create the answer to a tool call."""
     match decision:
         case ToolResult(content=content, success=success):
             return Answer({"contentItems": [_convert.encode(item) for item in content], "success": success})
@@ -382,7 +381,6 @@ def answer_tool_call(_: object, decision: object) -> Answer | None:
 
 
 def failed_call(text: str) -> Answer:
-    """Create the answer to a failed tool call."""
     return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
 
 

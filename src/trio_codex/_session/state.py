@@ -180,7 +180,6 @@ class TurnState:
         raise error
 
     def note_interrupt(self) -> None:
-        """Record that an interrupt was requested."""
         if self._record is not None and self._record.interrupted_at is None:
             self._record.interrupted_at = trio.current_time()
 

@@ -65,7 +65,6 @@ class Threads:
         return [turn for turn in idle if turn is not None and turn.owned]
 
     def open_sequences(self) -> list[TurnSequence]:
-        """Return the open sequences of turns."""
         return [state.sequence for state in self._threads.values() if state.sequence is not None]
 
     def note_left(self, turn: TurnState) -> None:

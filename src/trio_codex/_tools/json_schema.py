@@ -99,13 +99,11 @@ class _Writer:
         return schema | {"$defs": self.definitions} if self.definitions else schema
 
     def object(self, cls: type, where: str) -> Schema:
-        """Return the schema of a class."""
         schema = self.fields(fields_of(cls), where)
         text = docstring_of(cls).text
         return {"description": text} | schema if text else schema
 
     def fields(self, fields: Sequence[Field], where: str) -> Schema:
-        """Return the schema of an object."""
         return {
             "type": "object",
             "properties": {field.name: self._field(field, f"{where}.{field.name}") for field in fields},

@@ -107,7 +107,6 @@ def unwrapped(type_: Type) -> tuple[Type, Notes]:
 
 
 def annotated(type_: Type, metas: tuple[msgspec.Meta, ...]) -> Type:
-    """Wrap a type in ``Annotated``."""
     return Annotated[(type_, *metas)]
 
 

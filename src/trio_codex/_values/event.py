@@ -87,14 +87,12 @@ class Route(msgspec.Struct, gc=False):
 
     @property
     def thread_id(self) -> str | None:
-        """The id of the thread, if any."""
         if self.threadId is None and self.thread is not None:
             return self.thread.id
         return self.threadId
 
     @property
     def turn_id(self) -> str | None:
-        """The id of the turn, if any."""
         if self.turnId is None and self.turn is not None:
             return self.turn.id
         return self.turnId
