@@ -18,7 +18,6 @@ from trio_codex.errors import CodexError, SubscriptionOverflow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from trio_codex._link.call import Call
 
@@ -42,12 +41,7 @@ class _OneTask:
             raise trio.BusyResourceError(f"another task is {self._doing}")
         self._taken = True
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._taken = False
 
 

@@ -49,10 +49,6 @@ class LoginNews(EventSink):
         self._error = error
         self._wake()
 
-    def release(self) -> None:
-        """Forget all ended logins."""
-        self._ended.clear()
-
     def forget(self, key: str) -> None:
         """Forget the outcome of an earlier login with this key."""
         self._ended.pop(key, None)

@@ -40,7 +40,7 @@ class Toolbox:
         check_collection("tools", tools, "write tools=[…], with functions made into tools by @tool")
         for tool in tools:
             _check(tool)
-            key = _key(tool)
+            key = (None if tool.namespace is None else tool.namespace.name, tool.name)
             if key in self._tools:
                 raise ValueError(f"two tools are named {tool.full_name}")
             self._tools[key] = tool
@@ -111,7 +111,3 @@ def _check(tool: object) -> None:
 
     if not isinstance(tool, Tool):
         raise TypeError(f"tools expects functions decorated with @tool, got {described(tool)}")
-
-
-def _key(tool: AnyTool) -> tuple[str | None, str]:
-    return (None if tool.namespace is None else tool.namespace.name, tool.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -165,19 +165,9 @@ async def _no_answer(_: object) -> Decline:
     return Decline("accept_all does not answer questions")
 
 
-decline_all: Final = Policy(
-    name="decline_all",
-    command=_decline,
-    file_change=_decline,
-    permissions=_decline,
-    user_input=_decline,
-    elicitation=_decline,
-    tool_call=_decline,
-    auth_refresh=_decline,
-    attestation=_decline,
-    current_time=_decline,
-    unknown=_decline,
-)
+_DECLINES: Final[dict[str, Any]] = dict.fromkeys(KINDS, _decline)
+
+decline_all: Final = Policy(name="decline_all", **_DECLINES)
 """Declines every request, without the warning that is logged when no policy decides."""
 
 accept_all: Final = Policy(

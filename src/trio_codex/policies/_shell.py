@@ -32,39 +32,12 @@ _ESCAPABLE: Final = '$`"\\'
 _NEVER_IN_DOUBLE_QUOTES: Final = frozenset(["$", "`", "!", "\\!", "\\\n"])
 
 _RESERVED: Final = frozenset(
-    [
-        "-",
-        "case",
-        "coproc",
-        "declare",
-        "do",
-        "done",
-        "elif",
-        "else",
-        "end",
-        "esac",
-        "export",
-        "fi",
-        "float",
-        "for",
-        "foreach",
-        "function",
-        "if",
-        "in",
-        "integer",
-        "local",
-        "nocorrect",
-        "noglob",
-        "readonly",
-        "repeat",
-        "select",
-        "then",
-        "time",
-        "typeset",
-        "until",
-        "while",
-    ]
-)
+    {
+        "-", "case", "coproc", "declare", "do", "done", "elif", "else", "end", "esac", "export", "fi", "float",
+        "for", "foreach", "function", "if", "in", "integer", "local", "nocorrect", "noglob", "readonly", "repeat",
+        "select", "then", "time", "typeset", "until", "while",
+    }
+)  # fmt: skip
 """Words that a shell may parse as syntax if they come first and are not quoted; the rest is then not a list of arguments."""
 
 _PIECE: Final = re.compile(

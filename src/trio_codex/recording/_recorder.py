@@ -23,8 +23,6 @@ from ._file import Entry, Header, Kind, header_of
 from ._redaction import Redaction
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from trio_codex._core.rpc import RequestId
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
@@ -86,9 +84,7 @@ class Recorder(Instrument):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- hooks -------------------------------------------------------------------------------------------------
