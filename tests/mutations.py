@@ -283,7 +283,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G10", "threads that nobody has opened are kept for ever",
-        "_session.unknown:UnknownThreads.grow", never("UNKNOWN_BYTES"),
+        "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(

@@ -9,7 +9,7 @@ import trio.testing
 
 from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
 from trio_codex._session.held import HELD_BYTES
-from trio_codex._session.unknown import UNKNOWN_BYTES
+from trio_codex._session.threads import UNKNOWN_BYTES
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS
 

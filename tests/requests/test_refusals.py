@@ -15,8 +15,7 @@ from test_server_requests import ASKED
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import CodexConfig, Policy, errors, policies
-from trio_codex._session.request_kinds import KINDS
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, unknown_kind
 from trio_codex.policies._policy import KINDS as CALLBACKS
 from trio_codex.testing import fake_codex
 

@@ -28,7 +28,6 @@ HELD: Final = (
     "trio_codex.policies._git",
     "trio_codex.policies._inbox",
     "trio_codex.policies._paths",
-    "trio_codex._session.unknown_requests",
     "trio_codex._session.request_kinds",
     "trio_codex._session.asking",
     "trio_codex.tools",

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
-from trio_codex._core.arguments import check_positive, check_type, described
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple, check_positive, check_type, described
 from trio_codex._session.budget import Budget
 from trio_codex._values.inputs import AbsolutePath, TurnInput, wire_input
 from trio_codex._values.paths import expand

@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
+
+T = TypeVar("T")
 
 _CO_COROUTINE: Final = inspect.CO_COROUTINE
 
@@ -39,6 +41,18 @@ def positive(_: object, attribute: Any, value: object) -> None:
     """Check a field of an attrs class that is ``None`` or a positive number."""
     if value is not None:
         check_positive(attribute.name, value)
+
+
+def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
+    """Return several values as a tuple.
+
+    Raises:
+        TypeError: The value is a bare string. To Python and to type checkers that is an iterable of strings, and the
+            first character of ``"/tmp"`` is the root of the file system.
+    """
+    if isinstance(values, str):
+        raise TypeError("expected a list of strings, got one string")
+    return tuple(values)
 
 
 def is_async_callable(value: object) -> bool:

@@ -14,8 +14,7 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
-from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
 from trio_codex.instruments._decisions import DecidedBy

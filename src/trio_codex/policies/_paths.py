@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_codex import wire
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy

@@ -55,6 +55,10 @@ CurrentTimeCallback: TypeAlias = Callable[[CurrentTimeRequest], Awaitable[Curren
 UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecision]]
 
 
+FITS: Final = "fits"
+"""The metadata of a callback that has the decisions that fit its kind of request."""
+
+
 @attrs.frozen(kw_only=True)
 class Policy:
     """Callbacks that decide on requests, one for each kind; ``None`` leaves the kind to the next policy.
@@ -82,15 +86,15 @@ class Policy:
     """
 
     name: str | None = None
-    command: CommandCallback | None = None
-    file_change: FileChangeCallback | None = None
-    permissions: PermissionsCallback | None = None
-    user_input: UserInputCallback | None = None
-    elicitation: ElicitationCallback | None = None
-    tool_call: ToolCallCallback | None = None
-    auth_refresh: AuthRefreshCallback | None = None
-    attestation: AttestationCallback | None = None
-    current_time: CurrentTimeCallback | None = None
+    command: CommandCallback | None = attrs.field(default=None, metadata={FITS: CommandDecision})
+    file_change: FileChangeCallback | None = attrs.field(default=None, metadata={FITS: Decision})
+    permissions: PermissionsCallback | None = attrs.field(default=None, metadata={FITS: PermissionsDecision})
+    user_input: UserInputCallback | None = attrs.field(default=None, metadata={FITS: UserInputDecision})
+    elicitation: ElicitationCallback | None = attrs.field(default=None, metadata={FITS: ElicitationDecision})
+    tool_call: ToolCallCallback | None = attrs.field(default=None, metadata={FITS: ToolCallDecision})
+    auth_refresh: AuthRefreshCallback | None = attrs.field(default=None, metadata={FITS: AuthRefreshDecision})
+    attestation: AttestationCallback | None = attrs.field(default=None, metadata={FITS: AttestationDecision})
+    current_time: CurrentTimeCallback | None = attrs.field(default=None, metadata={FITS: CurrentTimeDecision})
     unknown: UnknownCallback | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -104,6 +108,11 @@ class Policy:
 
 KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name != "name")
 """The kinds of request: the names of the callbacks."""
+
+FITTING: Final[dict[str, Any]] = {
+    field.name: field.metadata[FITS] for field in attrs.fields(Policy) if field.metadata
+}
+"""The decisions that fit each kind, except unknown requests."""
 
 
 def _check_callback(kind: str, value: object) -> None:
