@@ -48,11 +48,7 @@ IMPORTED_BY_HELD: Final = ("json", "shlex")
 
 
 def load() -> None:
-    """Import the modules of the reader and the close sequence, and hold the others that a session may use.
-
-    Raises:
-        ImportError, OSError: A module is missing or cannot be read.
-    """
+    """Import the modules of the reader and the close sequence, and hold the others that a session may use."""
     for name in IMPORTED_BY_HELD:
         importlib.import_module(name)
     _convert.preload()

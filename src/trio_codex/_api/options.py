@@ -386,11 +386,7 @@ def _setting_members(
 def _given(
     options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
 ) -> dict[str, Any]:
-    """Return the given options, except the ones that are not sent to the server.
-
-    Raises:
-        TypeError: An option has an unknown name.
-    """
+    """Return the given options that are sent to the server. Raise ``TypeError`` if there is one of an unknown name."""
     unknown = options.keys() - known.__annotations__.keys()
     if unknown:
         raise TypeError(f"{what} has no option {min(unknown)!r}")
@@ -406,11 +402,7 @@ def _given(
 
 
 def _settle_approvals(members: dict[str, Any]) -> None:
-    """Replace an approval preset with the options it stands for.
-
-    Raises:
-        ValueError: The preset conflicts with another option, or does not exist.
-    """
+    """Replace an approval preset with the options it stands for. Raise ``ValueError`` if it conflicts with another one."""
     _check_one_of(members, "sandbox", "permissions")
     mode = members.pop("approval_mode", None)
     if mode is None:
@@ -443,11 +435,7 @@ def _member_of(kind: type[E], value: str) -> E:
 
 
 def sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:
-    """Convert a sandbox choice to the complete policy object that some requests take.
-
-    Raises:
-        ValueError: There is no such sandbox.
-    """
+    """Convert a sandbox choice to the complete policy object that some requests take."""
     if not isinstance(sandbox, str):
         return sandbox
     match _member_of(Sandbox, sandbox):

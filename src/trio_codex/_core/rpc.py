@@ -116,11 +116,7 @@ class _Pending(msgspec.Struct, Generic[T], frozen=True):
 
 
 class RpcState(Generic[T]):
-    """Pending requests of both sides of a connection. ``T`` is the type of the token returned with a response.
-
-    Attributes:
-        junk: Number of lines that were not usable, by kind.
-    """
+    """Pending requests of both sides of a connection. ``T`` is the type of the token returned with a response."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
@@ -130,6 +126,7 @@ class RpcState(Generic[T]):
         self._server_requests: dict[RequestId, str] = {}
         self._closed = False
         self.junk: Counter[JunkKind] = Counter()
+        """Number of lines that were not usable, by kind."""
 
     @property
     def pending(self) -> int:

@@ -34,11 +34,7 @@ BARRIER_LINES: Final = 32
 
 
 class FlowControl:
-    """The window, the credits, and the calls that wait for them.
-
-    Args:
-        window: How many requests of the class ``window`` may be in progress.
-    """
+    """The request window with its number of places, the credits, and the calls that wait for them."""
 
     def __init__(self, window: int) -> None:
         self._window_places = window

@@ -18,12 +18,11 @@ import trio
 
 from trio_codex._process.pipes import RECEIVE_BYTES
 from trio_codex._process.stderr import StderrRing
+from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol
-
-    from trio_codex.errors import SpawnError
 
     class _Pollable(Protocol):
         def poll(self) -> int | None: ...
@@ -189,6 +188,18 @@ class ServerProcess(ABC):
     @abstractmethod
     def _close_stdin(self) -> None:
         """Close stdin, synchronously."""
+
+    def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
+        """Return a function that creates the error of a failed start, anew for each waiting task."""
+
+        def make() -> SpawnError:
+            error = SpawnError(
+                problem, phase="spawn", hint=hint, binary=self._argv[0], stderr_tail=self.stderr.tail()
+            )
+            error.__cause__ = cause
+            return error
+
+        return make
 
     def _raise_failure(self) -> NoReturn:
         if self._failure is not None:

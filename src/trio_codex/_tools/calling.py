@@ -68,12 +68,7 @@ async def _run(
 
 
 def result_of(value: object) -> ToolResult:
-    """Create a result from a tool's return value.
-
-    Raises:
-        TypeError: The value cannot be serialized as JSON.
-        ValueError: The value is bytes that are not an image.
-    """
+    """Create a result from a tool's return value. Raise ``TypeError`` or ``ValueError`` if that is impossible."""
     match value:
         case ToolResult():
             return value

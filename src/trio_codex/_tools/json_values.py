@@ -124,11 +124,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
 
 
 def to_json(value: object) -> bytes:
-    """Convert a value to JSON.
-
-    Raises:
-        TypeError: The value, or something in it, is not supported.
-    """
+    """Convert a value to JSON. Raise ``TypeError`` if it, or something in it, is not supported."""
     plain = _converter().unstructure(value)
     try:
         return msgspec.json.encode(plain, enc_hook=_encode_other)
