@@ -58,8 +58,8 @@ from trio_codex._values.metadata import ServerMetadata as ServerMetadata
 from trio_codex._values.turn_result import TurnResult as TurnResult
 from trio_codex._values.turn_result import TurnStatus as TurnStatus
 from trio_codex._values.usage import TokenUsage as TokenUsage
-from trio_codex.instruments._decisions import DecidedBy as DecidedBy
-from trio_codex.instruments._decisions import DecisionRecord as DecisionRecord
+from trio_codex.instruments._base import DecidedBy as DecidedBy
+from trio_codex.instruments._base import DecisionRecord as DecisionRecord
 
 if TYPE_CHECKING:
     from trio_codex import policies as policies

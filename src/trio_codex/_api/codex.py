@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError
-    from trio_codex.instruments._decisions import DecisionRecord
+    from trio_codex.instruments._base import DecisionRecord
 
 
 class Codex:

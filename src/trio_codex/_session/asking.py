@@ -17,7 +17,7 @@ from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
 from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.instruments._decisions import DecidedBy
+from trio_codex.instruments._base import DecidedBy
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert

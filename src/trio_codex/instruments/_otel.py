@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from trio_codex._values.event import Event
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
-    from trio_codex.instruments._decisions import DecisionRecord
 
-    from ._base import ProcessRecord, TurnRecord
+    from ._base import DecisionRecord, ProcessRecord, TurnRecord
 
 SCOPE: Final = "trio_codex"
 

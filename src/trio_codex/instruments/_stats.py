@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
     from trio_codex._values.event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
-    from trio_codex.instruments._decisions import DecisionRecord
 
-    from ._base import TurnRecord
+    from ._base import DecisionRecord, TurnRecord
 
 DURATIONS_KEPT: Final = 512
 """How many recent durations the quantiles cover: enough for a p99, and a snapshot sorts them in about 30 µs."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_codex._core.rpc import RequestId
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
-    from trio_codex.instruments._decisions import DecisionRecord
+    from trio_codex.instruments._base import DecisionRecord
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """Only the size of a longer line is recorded: parsing it would block the reader."""
