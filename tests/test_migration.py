@@ -12,15 +12,21 @@ import pytest
 import trio_codex
 from trio_codex import testing
 
-official = pytest.importorskip(
-    "openai_codex", reason="openai-codex is not installed; the dependency group 'test' brings it"
-)
+official = None
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 
 MIRRORS = ["Codex", "Thread", "TurnHandle", "ChatgptLoginHandle", "DeviceCodeLoginHandle"]
 
 NAME = re.compile(r"`([^`]+)`")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def official_sdk():
+    """Import it when a test runs: every worker collects this file, and building its models takes seconds."""
+    global official
+    reason = "openai-codex is not installed; the dependency group 'test' brings it"
+    official = pytest.importorskip("openai_codex", reason=reason)
 
 
 def rows(heading):
