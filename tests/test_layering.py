@@ -1,4 +1,4 @@
-"""What holds of the project as a whole: imports go downward only, importing is cheap, and tests leave nothing behind."""
+"""Properties of the whole project: imports go downward only, importing is cheap, and tests leave nothing behind."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ FLOORS = (
     ("testing",),
     ("cli", "__main__"),
 )
-"""The floors, lowest first. What stands on one floor is ordered too: imports go to the left and down, never to the right.
+"""The floors, lowest first. Packages on one floor are ordered, too: imports go to the left and down, never to the right.
 ``trio_codex`` is the package itself, which re-exports."""
 
 ORDER = [unit for floor in FLOORS for unit in floor]
@@ -39,10 +39,10 @@ NEVER_IMPORTED = {
     "_process": {"cattrs", "msgspec"},
     "_session": {"subprocess", "socket"},
 }
-"""What a room never knows, outside the project."""
+"""What a package never imports from outside the project."""
 
 NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
-"""What a room never knows although it is below."""
+"""What a package never imports although it is below."""
 
 STDLIB_ONLY = {"trio_codex._process.guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""

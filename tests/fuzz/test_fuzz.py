@@ -1,4 +1,4 @@
-"""Whatever bytes a server writes, what reads them raises nothing: a number of inputs that follow the coverage."""
+"""No bytes from a server make a reader raise: inputs guided by coverage."""
 
 import importlib.util
 import re

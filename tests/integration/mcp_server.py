@@ -1,4 +1,4 @@
-"""An MCP server over stdio that asks, and that leaves a mark of whatever it does: ``python mcp_server.py MARKS``.
+"""An MCP server over stdio that asks its user, and records everything it does: ``python mcp_server.py MARKS``.
 
 Its tools: ``form`` asks its user to fill in a form, ``link`` to visit a page, and ``write`` just leaves its mark, which the
 agent may only do with approval, as it is not marked as read-only. The marks are lines of JSON: ``["called", tool]``, and
