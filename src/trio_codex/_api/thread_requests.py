@@ -51,12 +51,7 @@ class Opened:
 
 
 def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
-    """Return the tools of a thread, before anything is sent.
-
-    Raises:
-        ValueError: Two tools have the same name, or ``experimental_api`` is off.
-        TypeError: An option has the wrong type, or a tool has no valid schema.
-    """
+    """Return the tools of a thread, before anything is sent."""
     check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:

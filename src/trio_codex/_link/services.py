@@ -186,11 +186,8 @@ def cancelled_and_failed(
 ) -> tuple[BaseExceptionGroup[trio.Cancelled], Exception | None]:
     """Split the group that a callback with its own nursery raises if it fails while being cancelled.
 
-    Returns:
-        The cancellation, which must propagate, and the failures beside it.
-
-    Raises:
-        BaseExceptionGroup: The group itself, if it contains no cancellation or contains an exit request.
+    Return the cancellation, which must propagate, and the failures beside it. Raise the group itself if it contains no
+    cancellation or contains an exit request.
     """
     cancelled, failed = group.split(trio.Cancelled)
     if cancelled is None or not (failed is None or isinstance(failed, Exception)):

@@ -117,16 +117,13 @@ class Meter:
 
 
 class BudgetTracker:
-    """Tracks one turn in several meters, from its start to its end.
+    """Tracks one turn in several meters, from its start to its end. Raises ``BudgetExceeded`` if one is used up.
 
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
-
-    Raises:
-        BudgetExceeded: A budget is used up; the turn must not start.
     """
 
     def __init__(

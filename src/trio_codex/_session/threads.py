@@ -25,17 +25,14 @@ THREAD_BYTES: Final = 2400
 
 
 class Threads:
-    """The threads of one client.
-
-    Attributes:
-        unknown: The threads among them that this client has not opened.
-    """
+    """The threads of one client."""
 
     def __init__(self) -> None:
         self._threads: dict[str, ThreadState] = {}
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._left_behind: list[LeftTurn] = []
         self.unknown: UnknownThreads = UnknownThreads(self._threads)
+        """The threads among them that this client has not opened."""
         self.find: Callable[[str], ThreadState | None] = self._threads.get
         """Return the state of a thread, if there is any. The reader calls it for every event."""
 

@@ -8,11 +8,7 @@ import attrs
 
 
 def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
-    """Expand a leading ``~`` or ``~user`` in a path to a home directory.
-
-    Args:
-        path: The path.
-        home: The value of ``~``; the default is the home directory of this process.
+    """Expand a leading ``~`` or ``~user`` in a path. ``home`` is the value of ``~``, by default that of this process.
 
     Raises:
         ValueError: The home directory is unknown.

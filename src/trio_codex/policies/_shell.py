@@ -49,12 +49,7 @@ _PIECE: Final = re.compile(
 
 @attrs.frozen
 class Word:
-    """A word of a command line.
-
-    Attributes:
-        text: The text that the command receives.
-        bare: The part of the text that was neither quoted nor escaped.
-    """
+    """A word of a command line: the text that the command receives, and its part that was neither quoted nor escaped."""
 
     text: str
     bare: str
