@@ -220,7 +220,7 @@ def documented():
 
 async def write():
     logging.disable()
-    rows = ["| Request | Why it is not let through | What goes over the wire |\n", "|---|---|---|\n"]
+    rows = ["| Request | Why it is refused | What goes over the wire |\n", "|---|---|---|\n"]
     for method in METHODS:
         reasons = {}
         for fault in faults_of(method):

@@ -109,7 +109,7 @@ class Session:
             self.outcomes[number] = "waits"
             try:
                 if request_class == "deferred":
-                    # Its answer has no bound; its turn has.
+                    # It has no timeout of its own, so the test sets one.
                     with trio.move_on_after(100 * TIMEOUT):
                         await self.connection.calls.request(request_class, {}, request_class)
                 else:
