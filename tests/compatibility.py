@@ -1,10 +1,10 @@
-"""Runs the integration tests against other versions of the binary; makes ``docs/compatibility.md`` of what came out.
+"""Runs the integration tests against other versions of the binary; generates ``docs/compatibility.md`` from the results.
 
 ``python tests/compatibility.py 0.162.1 0.133.0`` runs these versions and keeps what it saw, ``… all`` runs all of
 :data:`VERSIONS`, and without arguments it writes the page alone. Needs uv and the package index. Each binary is some
 300 MB: it is installed into a scratch directory, one at a time, and removed after its run.
 
-No test knows of this. What is installed comes first on ``PYTHONPATH``, so it is the ``codex_cli_bin`` that is found.
+The tests do not know about this: the installed package comes first on ``PYTHONPATH``, so its ``codex_cli_bin`` is found.
 """
 
 import json
@@ -28,7 +28,7 @@ PACKAGE = "openai-codex-cli-bin"
 VERSIONS = (
     "0.163.0", "0.162.1", "0.160.0", "0.156.0", "0.149.0", "0.133.0",
 )  # fmt: skip
-"""Those of the page, the newest first."""
+"""The versions on the page, newest first."""
 
 STEER = "a steer breaks off the model's answer, and the model hears of it at once"
 LACKING = {
@@ -44,19 +44,19 @@ LACKING = {
     ),
     "test_s29_all_pages_of_a_list_are_gone_through": "`ThreadListParams.excludedThreadIds`",
 }
-"""What an older server lacks, by the test that fails of it."""
+"""What an older server lacks, by the test that fails because of it."""
 
 RUN_SECONDS = 600
 """Bound of one run; 60 s is what it takes on an idle machine."""
 
 AGAIN_LIMIT = 20
-"""More failures than this are not the machine's."""
+"""More failures than this are not due to a busy machine."""
 
 MESSAGE_LIMIT = 200
 
 
 def run(version):
-    """Install a version, run the tests against it, and give what came out. Nothing of it is left."""
+    """Install a version, run the tests against it, and return the results. Remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="trio-codex-compatibility-") as directory:
         scratch = Path(directory)
         subprocess.run(
@@ -97,7 +97,7 @@ def drift(env):
 
 
 def run_tests(env, scratch, tests):
-    """Run tests; give outcome and message of each."""
+    """Run tests; return the outcome and message of each."""
     report = scratch / "report.xml"
     report.unlink(missing_ok=True)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
@@ -125,7 +125,7 @@ def read_report(report, scratch):
 
 
 def plain(message, scratch):
-    """The first line of a message, without what differs at each run."""
+    """The first line of a message, without details that differ between runs."""
     line = next(iter(message.splitlines()), "").replace(str(scratch), "…")
     line = re.sub(rf"{re.escape(tempfile.gettempdir())}[^\s'\"`]*", "…", line)
     line = re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "…", line)
@@ -141,7 +141,7 @@ def by_file(outcomes):
 
 
 def record(versions):
-    """Run these versions, and keep what came out of each as soon as it is there."""
+    """Run these versions, and save the results of each immediately."""
     for version in versions:
         came = run(version)
         recorded = {**read(), version: came}
@@ -227,21 +227,21 @@ def by_lack(recorded):
 
 
 def by_message(recorded):
-    """What failed besides, as it was seen."""
+    """Other failures, as observed."""
     failing = failing_tests(recorded)
     lines = ["| test | failed with | seen first |", "|---|---|---|"]
     for test in sorted(set().union(*failing.values()) - LACKING.keys()):
         found = [version for version in failing if test in failing[version]]
         failures = recorded[found[0]]["failures"]
         message = next(message for key, message in failures.items() if name_of(key) == test)
-        # What pytest says of the comparison behind the first line is for who looks into it.
+        # pytest's details of a comparison, after the first line, are only for debugging.
         told = message.partition("\\n")[0].replace("`", "'").replace("|", "/")
         lines.append(f"| `{test}` | {', '.join(found)} | `{told}` |")
     return "\n".join(lines)
 
 
 def failing_tests(recorded):
-    """The names of what failed, by version."""
+    """The names of the failed tests, by version."""
     return {version: {*map(name_of, recorded[version]["failures"])} for version in newest_first(recorded)}
 
 
@@ -249,7 +249,7 @@ PARTS = {"summary": summary, "files": by_test_file, "lacks": by_lack, "messages"
 
 
 def with_tables(text, recorded):
-    """Put what was recorded where the page has it."""
+    """Insert the recorded results into the page."""
     for name, make in PARTS.items():
         begin, end = BEGIN.format(name), END.format(name)
         head, _, rest = text.partition(begin)

@@ -282,8 +282,8 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
-        "G10", "threads that nobody has opened are kept for ever",
-        "_session.unknown:UnknownThreads.grow", never("UNKNOWN_BYTES"),
+        "G10", "threads that nobody has opened are kept forever",
+        "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
@@ -515,7 +515,7 @@ def copy_tree(to):
 
 
 async def run_tests(root, *tests):
-    """Run tests of the tree at ``root``; give pytest's exit status and what it said. Nothing that they start is left."""
+    """Run tests of the tree at ``root``; return pytest's exit status and what it said. Nothing that they start is left."""
     argv = [
         sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not long", "--tb=line", *tests
     ]  # fmt: skip

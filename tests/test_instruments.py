@@ -1,4 +1,4 @@
-"""What instruments are told, that nobody notices one that fails, and that those who hear nothing cost nothing."""
+"""Hooks of instruments: what they receive, that a failing instrument harms nothing, and that unused hooks cost nothing."""
 
 import logging
 import sys
@@ -19,7 +19,7 @@ HOOKS = [name for name in vars(Instrument) if not name.startswith("_")]
 
 
 class Everything(Instrument):
-    """Keeps every call, by hook."""
+    """Records every call, by hook."""
 
     def __init__(self):
         self.calls = []
@@ -148,7 +148,7 @@ async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent()
             await codex.models()
         call = await codex._session.server.begin("model/list", None)
         assert call.take_back()
-    # Of a request that was cancelled before it was asked for, nothing is told.
+    # A request that was cancelled before it was made is not reported.
     assert [request.outcome for request in seen.of("request_ended")] == ["answered", "unsent"]
     assert len(seen.of("request_sent")) == 1
 

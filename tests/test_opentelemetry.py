@@ -1,4 +1,4 @@
-"""Spans, metrics and the trace that is sent along, with the SDK's exporters in memory."""
+"""Spans, metrics and the trace context of requests, with the in-memory exporters of the SDK."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ from trio_codex.testing._serve import serve
 
 
 class Telemetry:
-    """An instrument, and what it made."""
+    """An instrument, and its spans and metrics."""
 
     def __init__(self):
         self._exporter = InMemorySpanExporter()

@@ -1,4 +1,4 @@
-"""The generator: what is on disk is what it writes, and whatever its tables do not cover stops it."""
+"""The generator: the files on disk are its output, and it stops at anything that its tables do not cover."""
 
 from __future__ import annotations
 

@@ -44,36 +44,20 @@ from trio_codex._values.config import ClientConfig as ClientConfig
 from trio_codex._values.config import CodexConfig as CodexConfig
 from trio_codex._values.config import EventBuffer as EventBuffer
 from trio_codex._values.event import Event as Event
-from trio_codex._values.inputs import (
-    ExternalMessage as ExternalMessage,
-)
-from trio_codex._values.inputs import (
-    ImageInput as ImageInput,
-)
-from trio_codex._values.inputs import (
-    InputItem as InputItem,
-)
-from trio_codex._values.inputs import (
-    LocalImageInput as LocalImageInput,
-)
-from trio_codex._values.inputs import (
-    MentionInput as MentionInput,
-)
-from trio_codex._values.inputs import (
-    SkillInput as SkillInput,
-)
-from trio_codex._values.inputs import (
-    TextInput as TextInput,
-)
-from trio_codex._values.inputs import (
-    TurnInput as TurnInput,
-)
+from trio_codex._values.inputs import ExternalMessage as ExternalMessage
+from trio_codex._values.inputs import ImageInput as ImageInput
+from trio_codex._values.inputs import InputItem as InputItem
+from trio_codex._values.inputs import LocalImageInput as LocalImageInput
+from trio_codex._values.inputs import MentionInput as MentionInput
+from trio_codex._values.inputs import SkillInput as SkillInput
+from trio_codex._values.inputs import TextInput as TextInput
+from trio_codex._values.inputs import TurnInput as TurnInput
 from trio_codex._values.metadata import ServerMetadata as ServerMetadata
 from trio_codex._values.turn_result import TurnResult as TurnResult
 from trio_codex._values.turn_result import TurnStatus as TurnStatus
 from trio_codex._values.usage import TokenUsage as TokenUsage
-from trio_codex.instruments._decisions import DecidedBy as DecidedBy
-from trio_codex.instruments._decisions import DecisionRecord as DecisionRecord
+from trio_codex.instruments._base import DecidedBy as DecidedBy
+from trio_codex.instruments._base import DecisionRecord as DecisionRecord
 
 if TYPE_CHECKING:
     from trio_codex import policies as policies

@@ -9,7 +9,7 @@ TITLE = "Events of one turn"
 ROUNDS = 7
 
 TURNS = ("warm", "long")
-"""In the first a client imports and compiles what it needs; the second is measured."""
+"""During the first, a client imports and compiles modules; the second is measured."""
 
 WARM = 1000
 """Events of the first."""

@@ -1,4 +1,4 @@
-"""``trio-codex doctor``, and what every command says about a binary that is none."""
+"""``trio-codex doctor``, and the output of every command for a file that is not a binary."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What can be asked of a server as a whole, and threads as scopes, against a scripted server."""
+"""Requests about the server as a whole, and threads as scopes, against a scripted server."""
 
 from contextlib import asynccontextmanager
 
@@ -102,7 +102,7 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         nursery.start_soon(body)
         asked = await server.expect("thread/start")
         scope.cancel()
-        # Before the cancelled task runs, as when the reader comes first in the same turn of the scheduler.
+        # Before the cancelled task runs, as if the reader were scheduled first.
         codex._session.connection._take_portion(
             codex._session.router, [msgspec.json.encode({"id": asked.id, "result": opened})]
         )
@@ -205,7 +205,7 @@ async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
         await server.accept_turn()
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # Nobody else is left to hear of it.
+        # No other subscriber is left.
         nursery.start_soon(enter_and_leave, thread)
         await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
 
@@ -253,7 +253,7 @@ async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
             call = {**where, "callId": "d1", "namespace": None, "tool": "look_up", "arguments": {}}
             await server.ask(1, "item/tool/call", call)
             assert (await server.answer_to(1))["success"]
-            # One that is given does take its place.
+            # A new one replaces it.
             await codex.thread_resume(thread.id, policy=Policy(command=lax))
             await server.ask(2, "item/commandExecution/requestApproval", question)
             assert await server.answer_to(2) == {"decision": "accept"}

@@ -1,4 +1,4 @@
-"""How a client comes up and goes down: typed start errors with the hint, and nothing left."""
+"""Startup and shutdown of a client: typed start errors with a hint, and nothing left."""
 
 import asyncio
 import copy
@@ -205,7 +205,7 @@ async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing
 
 async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown_by_half():
     value = "".join(f"{number:04}" for number in range(500))
-    # The end of stderr that is shown begins in the middle of it.
+    # The tail of stderr begins in the middle of the value.
     script = (
         f"import os, sys; print(os.environ['KEY'] + 'x' * {TAIL_BYTES - 1001}, file=sys.stderr); sys.exit(1)"
     )

@@ -1,4 +1,4 @@
-"""What the tests of this folder share: the real server with its model replaced, for a time that is bounded."""
+"""Shared by the tests of this folder: the real server with its model replaced, for a bounded time."""
 
 from contextlib import asynccontextmanager
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.real
 
 
 async def settings_of(codex, thread_id):
-    """What the server holds of an open thread."""
+    """The state of an open thread on the server."""
     return await codex.api.thread.resume(thread_id=thread_id, exclude_turns=True)
 
 
@@ -337,7 +337,7 @@ async def test_s31_s32_a_thread_goes_through_its_whole_life():
             assert back.id == thread.id
             assert (await codex.thread_read(back.id)).name == "a life"
             assert (await back.run("unarchived")).final_response == "three"
-            await codex.thread_delete(fork.id)  # its history rests on the other's
+            await codex.thread_delete(fork.id)  # its history refers to the other's
             await codex.thread_delete(back.id)
             with pytest.raises(errors.InvalidRequestError):
                 await codex.thread_read(back.id)

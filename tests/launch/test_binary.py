@@ -27,7 +27,7 @@ def no_package(monkeypatch):
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """A package of the binary that is not the real one; without its binary yet."""
+    """A substitute for the package of the binary, still without its binary."""
     directory = tmp_path / "codex_cli_bin"
     directory.mkdir()
     spec = ModuleSpec("codex_cli_bin", None, origin=str(directory / "__init__.py"))

@@ -1,4 +1,4 @@
-"""The table of what the server may ask: none is missing, and whatever goes over the wire fits the schema."""
+"""The table of server requests: it is complete, and everything on the wire matches the schema."""
 
 import gzip
 import json
@@ -152,7 +152,7 @@ ANSWERED = {
         "CANCEL": {"code": -32000, "message": "declined by the client"},
     },
 }
-"""What each decision is on the wire; a decision that a kind does not list is none on it."""
+"""The wire format of each decision; a decision that a kind does not list is invalid for it."""
 
 DECISIONS = {
     "ONCE": ONCE, "SESSION": SESSION, "ALWAYS": ALWAYS, "AMENDED": AMENDED, "HOST": HOST, "FILLED": FILLED,

@@ -1,4 +1,4 @@
-"""The method tables hold what the schema has, and their judgements are consistent."""
+"""The method tables agree with the schema, and their classifications are consistent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every value survives the way to the wire and back, fields of a later version included; and fits the schema."""
+"""Every value survives the round trip over the wire, fields of a later version included, and matches the schema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SENT = sorted(
     {spec.params for spec in wire.CLIENT_REQUESTS.values() if spec.params is not None}
     | {spec.response for spec in wire.SERVER_REQUESTS.values()}
 )
-"""Names of all that we send."""
+"""Names of all types that we send."""
 
 
 def through_json(value: object) -> Any:

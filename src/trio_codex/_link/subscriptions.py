@@ -60,7 +60,6 @@ class Wakeups:
         self._due: list[Subscription[Any]] = []
 
     def add(self, subscription: Subscription[Any]) -> None:
-        """Register a consumer that has new events."""
         self._due.append(subscription)
 
     def flush(self) -> int:

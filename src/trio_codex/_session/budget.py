@@ -51,13 +51,7 @@ _NO_BUDGET = Budget()
 
 
 class Meter:
-    """Resources used so far, with or without a budget.
-
-    Attributes:
-        budget: The limits.
-        usage: Tokens used; ``None`` if the server has not reported any.
-        turns: Number of turns started.
-    """
+    """Resources used so far, with or without a budget."""
 
     def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
         self._carrier: Carrier = carrier
@@ -77,11 +71,7 @@ class Meter:
                 stop(self.exceeded("tokens"))
 
     def check_something_left(self) -> None:
-        """Check that a turn may start.
-
-        Raises:
-            BudgetExceeded: The budget is used up.
-        """
+        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start."""
         used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
@@ -89,18 +79,13 @@ class Meter:
                 raise self.exceeded(limit)
 
     def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the start of a turn.
-
-        Args:
-            stop: Callback for token use above the limit. The reader may call it repeatedly.
-        """
+        """Record the start of a turn. The reader calls ``stop``, possibly often, while token use is above the limit."""
         if not self._open:
             self._busy_since = trio.current_time()
         self._open.append(stop)
         self.turns += 1
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the end of a turn."""
         self._open.remove(stop)
         if not self._open:
             self._busy += trio.current_time() - self._busy_since
@@ -126,23 +111,19 @@ class Meter:
         return float("inf") if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
-        """Return the error for one of the limits."""
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
 
 
 class BudgetTracker:
-    """Tracks one turn in several meters, from its start to its end.
+    """Tracks one turn in several meters, from its start to its end. Raises ``BudgetExceeded`` if one is used up.
 
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
-
-    Raises:
-        BudgetExceeded: A budget is used up; the turn must not start.
     """
 
     def __init__(
@@ -170,7 +151,6 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        """Record the end of the turn."""
         self.check_time()
         # The scope may stay open much longer, but that time does not count.
         self._scope.deadline = math.inf
