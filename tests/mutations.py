@@ -492,6 +492,11 @@ MUTATIONS = [
         "tests/turns/test_rejoin.py::test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy",
     ),
     Mutation(
+        "G21", "on a server of ours, what is asked after a turn was left is decided at once",
+        "_session.asking:resolve", operand("is_left_running"),
+        "tests/integration/test_real_rejoin.py::test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined",
+    ),
+    Mutation(
         "G21", "a rejoined result has what was seen of it",
         "_session.router:Router._route_to_thread", never("is_partial"),
         "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",

@@ -473,3 +473,25 @@ async def test_on_a_server_of_ours_a_turn_left_running_is_rejoined_through_the_s
                             assert (await turn.wait()).final_response == "one two"
                         async with thread.rejoin() as ended:
                             assert ended.result.final_response == "one two"
+
+
+async def test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined():
+    decided = []
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            gate = Gate()
+            model.respond(gate, Command("echo hi", escalate="need"))
+            model.say("done")
+            with offline_home(model, approval_policy="on-request") as home:
+                async with open_codex(home.config(), policy=accepting(decided)) as codex:
+                    thread = await codex.thread_start()
+                    async with thread.turn("go", leave_running=True):
+                        await gate.reached()
+                    gate.open()
+                    while not codex.decisions:  # noqa: ASYNC110  # there is nothing to wait for
+                        await trio.sleep(0.01)
+                    assert (codex.decisions[0].outcome, decided) == ("left", [])
+                    async with thread.rejoin() as turn:
+                        result = await turn.wait()
+    assert len(decided) == 1
+    assert result.final_response == "done"
