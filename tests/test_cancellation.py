@@ -509,6 +509,75 @@ async def test_an_attachment_that_is_cancelled_at_any_checkpoint_leaves_nothing_
         assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
+async def leave_a_turn_running(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("long", leave_running=True) as turn:
+        seen.turns.append(turn)
+        await anext(turn.text())
+
+
+async def leave_a_question_running(codex, seen):
+    thread = await codex.thread_start(policy=Policy(command=seen.park))
+    async with thread.turn("approve", leave_running=True) as turn:
+        seen.turns.append(turn)
+        await seen.parking.wait()
+
+
+@pytest.mark.parametrize(
+    "use", [leave_a_turn_running, leave_a_question_running], ids=lambda use: use.__name__
+)
+async def test_what_is_left_running_goes_on_wherever_its_scope_is_cancelled_unless_it_had_not_begun(
+    use, swept
+):
+    shared = Shared()
+    async with listening(shared.serve) as address:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+
+        async def scenario(cancellation):
+            seen = Seen()
+            shared.remotes.clear()
+            with cancellation:
+                async with attach_codex(f"ws://{address}") as codex:
+                    await use(codex, seen)
+            check_error(cancellation.error)
+            await wait_for_tasks(tasks)
+            assert seen.parked == 0, "a callback outlived its scope"
+            running = [turn_id for remote in shared.remotes for turn_id in remote.running]
+            assert running == [turn.id for turn in seen.turns]
+            assert all(
+                turn_id in running for remote in shared.remotes for turn_id in remote.questions.values()
+            )
+
+        assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
+
+
+@pytest.mark.parametrize("end", [False, True])
+async def test_a_turn_of_another_client_goes_on_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it(
+    end, swept
+):
+    async def scenario(cancellation):
+        seen = Seen()
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            remote = Remote(server)
+            remote.running["theirs"] = ("theirs", "thread-7")
+            nursery.start_soon(remote.play)
+            with cancellation:
+                async with await codex.thread_resume("thread-7") as thread, thread.rejoin(end=end) as turn:
+                    seen.turns.append(turn)
+                    await anext(aiter(turn))
+            check_error(cancellation.error)
+            assert not any(thread.turn and thread.turn.owned for thread in codex._session.threads)
+            if end and seen.turns:
+                assert (remote.running, turn.result.status) == ({}, TurnStatus.interrupted)
+            else:
+                assert list(remote.running) == ["theirs"]
+            await codex.aclose()
+            nursery.cancel_scope.cancel()
+        assert len(remote.running) == (not (end and seen.turns))
+
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 5
+
+
 # -- the real server -----------------------------------------------------------------------------------------------
 
 

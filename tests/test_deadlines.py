@@ -166,6 +166,7 @@ BOUNDS = {
     "_session/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
+    "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status

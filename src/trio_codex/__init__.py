@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from trio_codex._api.attach import attach_codex as attach_codex
     from trio_codex._api.exec import RemoteProcess as RemoteProcess
     from trio_codex._api.watch import Watch as Watch
+    from trio_codex._values.attachment import Attachment as Attachment
     from trio_codex._values.auth import BearerToken as BearerToken
     from trio_codex._values.auth import SignedBearer as SignedBearer
     from trio_codex.policies import Policy as Policy
@@ -74,7 +75,8 @@ __version__ = _VERSION
 
 _LAZY = {
     "policies": "policies", "Policy": "policies", "tools": "tools", "tool": "tools", "attach_codex": "_api.attach",
-    "BearerToken": "_values.auth", "SignedBearer": "_values.auth", "RemoteProcess": "_api.exec", "Watch": "_api.watch",
+    "Attachment": "_values.attachment", "BearerToken": "_values.auth", "SignedBearer": "_values.auth",
+    "RemoteProcess": "_api.exec", "Watch": "_api.watch",
 }  # fmt: skip
 """Names imported on first use: a client that needs no policies or tools skips importing their forty classes, and one
 that starts its own server needs no WebSocket."""

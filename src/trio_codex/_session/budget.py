@@ -70,20 +70,23 @@ class Meter:
             for stop in self._open:
                 stop(self.exceeded("tokens"))
 
-    def check_something_left(self) -> None:
-        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start."""
-        used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
+    def check_something_left(self, *, is_new: bool = True) -> None:
+        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start, or be rejoined if not new."""
+        used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
             if allowed is not None and spent >= allowed:
                 raise self.exceeded(limit)
 
-    def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the start of a turn. The reader calls ``stop``, possibly often, while token use is above the limit."""
+    def open(self, stop: Callable[[BudgetExceeded], None], *, is_new: bool = True) -> None:
+        """Record the start of a turn, or that one was rejoined, which does not count as a further turn.
+
+        The reader calls ``stop``, possibly often, while token use is above the limit.
+        """
         if not self._open:
             self._busy_since = trio.current_time()
         self._open.append(stop)
-        self.turns += 1
+        self.turns += is_new
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
         self._open.remove(stop)
@@ -124,19 +127,25 @@ class BudgetTracker:
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
+        is_new: Whether the turn counts as a further one; otherwise it was rejoined.
     """
 
     def __init__(
-        self, meters: Sequence[Meter], scope: trio.CancelScope, stop: Callable[[BudgetExceeded], None]
+        self,
+        meters: Sequence[Meter],
+        scope: trio.CancelScope,
+        stop: Callable[[BudgetExceeded], None],
+        *,
+        is_new: bool = True,
     ) -> None:
         for meter in meters:
-            meter.check_something_left()
+            meter.check_something_left(is_new=is_new)
         self._meters = meters
         self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
         on_exceeded = self._on_exceeded
         for meter in meters:
-            meter.open(on_exceeded)
+            meter.open(on_exceeded, is_new=is_new)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
         scope.deadline = self._first_up.deadline
 

@@ -14,13 +14,14 @@ import trio
 
 from trio_codex._core.log import logger
 from trio_codex._link.services import wait_any
-from trio_codex._session.waiting import callbacks_of, wait_answered
+from trio_codex._session.waiting import callbacks_of, wait_answered, working_turns
 from trio_codex.errors import CodexError, InvalidRequestError, RpcError, ServerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_codex._link.call import Call
+    from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._session.server import Server
     from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._session.threads import Threads
@@ -92,6 +93,21 @@ class TurnEnder:
                 # If the connection ended, so has the turn. If the server rejected it, wait for the terminal event.
                 logger.warning("turn %s could not be interrupted: %s", turn.machine.active_id, exc)
             await turn.ended.wait()
+
+    def release(self, turn: TurnState) -> list[CallbackGroup]:
+        """Let a turn go on without its scope; return the callbacks that were cancelled for that."""
+        groups = callbacks_of(self._threads, turn)
+        for one in (turn, *working_turns(self._threads, turn)):
+            one.park_requests()
+        turn.release()
+        return groups
+
+    async def wait_cancelled(self, turn: TurnState, groups: list[CallbackGroup]) -> None:
+        """Wait until the cancelled callbacks of a turn have ended, within ``interrupt_grace``."""
+        with self._server.timeouts.move_on_after(self._server.config.interrupt_grace) as scope:
+            await wait_answered(groups)
+        if scope.cancelled_caught:
+            logger.error("turn %s was left, but one of its callbacks is still running", turn.id)
 
     def give_up(self, turn: TurnState) -> None:
         """Stop waiting for a turn, or for its agents and commands, to end on an unresponsive server."""
@@ -238,7 +254,7 @@ class TurnEnder:
     async def _end_child(self, child: ThreadState, seen: set[str]) -> None:
         await trio.lowlevel.checkpoint()
         turn = child.turn
-        if turn is not None and (turn.machine.is_cleaned_up or not turn.owned):
+        if turn is not None and (turn.machine.is_cleaned_up or not turn.is_ours):
             await self._interrupt_until_ended(turn)
         for past in child.past_turns:
             await self.end_offspring(past, seen)

@@ -9,6 +9,7 @@ from trio_codex._link.dispatch import Dispatcher
 from trio_codex._session.approvals import Approvals, Defaults
 from trio_codex._session.budget import Meter
 from trio_codex._session.ending import TurnEnder
+from trio_codex._session.history import History
 from trio_codex._session.listeners import Listeners
 from trio_codex._session.logins import LoginNews
 from trio_codex._session.router import Router
@@ -40,13 +41,20 @@ class Session:
         self.threads: Threads = Threads()
         self.listeners: Listeners = Listeners(server.connection, server.config.event_buffer)
         self.instruments: Instruments = self.listeners.instruments
+        self.history: History = History(server, self.instruments)
         self.ender: TurnEnder = TurnEnder(server, self.threads)
         self.approvals: Approvals = Approvals(
             self.threads, self.listeners, self.ender, defaults, shared=not server.connection.owned
         )
         dispatcher = Dispatcher(server.services, server.connection)
         self.router: Router = Router(
-            self.threads, self.listeners, dispatcher, self.approvals, self.ender, self.meter
+            self.threads,
+            self.listeners,
+            dispatcher,
+            self.approvals,
+            self.ender,
+            self.history,
+            self.meter,
         )
 
     @cached_property
