@@ -152,17 +152,25 @@ def test_a_shim_with_nothing_behind_it_is_run_as_it_is(tmp_path):
 # -- versions ------------------------------------------------------------------------------------------------------
 
 
+NEWEST = [*map(int, TESTED[1].split("."))]
+
+
+def beside(version, minor, patch=0, pre=""):
+    """The version that is so many minor versions and patches later."""
+    return f"{version[0]}.{version[1] + minor}.{version[2] + patch}{pre}"
+
+
 @pytest.mark.parametrize(
     ("version", "standing"),
     [
         (TESTED[0], "tested"),
         (TESTED[1], "tested"),
-        ("0.162.99", "tested"),
-        ("0.163.0-alpha.1", "tested"),
+        (beside(NEWEST, -1, 99), "tested"),
+        (f"{TESTED[1]}-alpha.1", "tested"),
         (f"{TESTED[0]}-alpha.1", "older"),
         ("0.99.0", "older"),
-        ("0.163.1", "newer"),
-        ("0.164.0-alpha.1", "newer"),
+        (beside(NEWEST, 0, 1), "newer"),
+        (beside(NEWEST, 1, pre="-alpha.1"), "newer"),
         ("1.0.0", "newer"),
         (None, "unknown"),
         ("", "unknown"),

@@ -21,8 +21,9 @@ import trio
 from trio_codex._process.server import END_BOUND
 from trio_codex._process.spawn import spawn_server
 from trio_codex.errors import SpawnError, StartError
+from trio_codex.wire._registry import VERSION
 
-TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")
+TESTED: Final[tuple[str, str]] = ("0.156.0", VERSION)
 """The oldest and the newest version on which every feature of the server works.
 
 This is verified by running the integration tests against both. The wire types are those of the newest.
