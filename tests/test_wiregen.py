@@ -222,7 +222,7 @@ def test_marks_stand_where_a_release_added_something_to_an_older_whole(protocol:
     assert {field.wire: field.since for field in sample.fields}["prompt"] is None
     plan = protocol.definitions["PlanType"]
     assert isinstance(plan, ir.Enum)
-    assert {member.value: member.since for member in plan.members}["sci"] == "0.168.0"
+    assert {member.value: member.since for member in plan.members}["sci"] == "0.164.0"
 
 
 def test_what_a_release_removed_must_be_kept_or_dropped(
