@@ -31,7 +31,11 @@ class History:
     @property
     def since(self) -> Mapping[str, str]:
         """The release that added each name. A name that was removed in between keeps the first one."""
-        return {name: version for version, names in reversed(self.added.items()) for name in names}
+        since: dict[str, str] = {}
+        for version, added in self.added.items():
+            for name in added:
+                since.setdefault(name, version)
+        return since
 
     def extended(self, version: str, old: set[str], new: set[str]) -> History:
         """Return the history with one more release, given the names before it and in it."""
@@ -49,9 +53,9 @@ def load() -> History:
 
 def save(history: History) -> None:
     """Record a history. A release that changed nothing is left out."""
-    content = {"first": history.first}
+    content = attrs.asdict(history)
     for kind in ("added", "removed"):
-        content[kind] = {version: names for version, names in getattr(history, kind).items() if names}
+        content[kind] = {version: names for version, names in content[kind].items() if names}
     FILE.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
