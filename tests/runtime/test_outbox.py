@@ -17,7 +17,7 @@ from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
 class WriteQueue(_write_queue.WriteQueue):
     """One that makes the lines itself, for a channel that frames nothing."""
 
-    def __init__(self, send_nowait=None, on_taken=None):
+    def __init__(self, send_nowait=None, on_taken=lambda _: None):
         channel = SimpleNamespace(frame=lambda message: message, nonblocking_send=lambda: send_nowait)
         super().__init__(channel, on_taken)
 

@@ -182,10 +182,8 @@ class RequestWatch:
         self._instruments = instruments
         self._server_requests: dict[RequestId, ServerRequestRecord] = {}
 
-    def queued(self, method: str, params: object, lane: str) -> RequestRecord | None:
-        """Report that a request was made; return its record, or ``None`` if no instrument needs it."""
-        if not self._instruments:
-            return None
+    def queued(self, method: str, params: object, lane: str) -> RequestRecord:
+        """Report that a request was made; return its record."""
         record = RequestRecord(self._instruments.connection, method, params, lane, trio.current_time())
         self._instruments.emit("request_queued", record)
         return record

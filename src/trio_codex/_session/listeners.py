@@ -127,7 +127,7 @@ class Listeners:
 
     def flush(self) -> int:
         """Wake the consumers that have something to read; return the size of the fullest buffer."""
-        return max(self._wakeups.flush(), default=0)
+        return self._wakeups.flush()
 
     def end(self, close_reason: CloseReason) -> None:
         """End every subscription, because the connection has ended."""

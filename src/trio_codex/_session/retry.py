@@ -7,17 +7,16 @@ so that a retry is reported to the instruments of the client whose request was r
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import attrs
 import trio
 
-from trio_codex.errors import RpcError, ServerBusyError
+from trio_codex.errors import ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_codex._link.hooks import Instruments
 
@@ -62,25 +61,6 @@ def note_asked(method: str, instruments: Instruments) -> None:
     while attempt is not None:
         attempt.asked[method] = instruments
         attempt = attempt.within
-
-
-def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
-    """Record a request that is sent and answered inside the block, and whether it may have started a turn."""
-    note_asked(method, instruments)
-    return _noting_start() if method in STARTING else _NOTHING
-
-
-@contextmanager
-def _noting_start() -> Generator[None]:
-    note_started()
-    try:
-        yield
-    except RpcError:
-        note_refused()
-        raise
-
-
-_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:

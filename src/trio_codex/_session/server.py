@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
@@ -12,7 +13,7 @@ import trio
 
 from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
-from trio_codex._session.retry import note_asked, noting
+from trio_codex._session.retry import STARTING, note_asked, note_refused, note_started
 from trio_codex._values.metadata import ServerMetadata
 from trio_codex._values.versions import missing_methods
 from trio_codex.errors import (
@@ -121,6 +122,7 @@ class Server:
         params: wire.Wire | Mapping[str, Any] | None = None,
         *,
         request_class: RequestClass | None = None,
+        decode: Callable[[str, msgspec.Raw], Any] | None = None,
     ) -> Any:
         """Send a request and return its typed result.
 
@@ -128,18 +130,30 @@ class Server:
             method: The method.
             params: The parameters.
             request_class: The request class, if not the default of the method.
+            decode: As in :meth:`acquire`.
 
         Raises:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
                 ``DecodeError``, or ``UnsupportedMethod`` if the version of the server does not have the method.
         """
-        if method in self._missing:
+        if (
+            method in self._missing and decode is not parse_result
+        ):  # a bare request is for the server to judge
             await self._reject(method)
-        with noting(method, self.connection.instruments):
-            raw = await self.connection.calls.request(
-                method, encode(params), request_class or request_class_of(method)
+        connection = self.connection
+        note_asked(method, connection.instruments)
+        may_start = method in STARTING
+        if may_start:
+            note_started()
+        try:
+            raw = await connection.calls.request(
+                method, _convert.encode(params), request_class or request_class_of(method)
             )
-        return decode_result(method, raw)
+        except RpcError:
+            if may_start:
+                note_refused()
+            raise
+        return (decode or decode_result)(method, raw)
 
     async def _reject(self, method: str) -> NoReturn:
         """Raise the error for a method that this server is too old for."""
@@ -154,9 +168,7 @@ class Server:
         Raises:
             CodexError: As in :meth:`request`.
         """
-        with noting(method, self.connection.instruments):
-            raw = await self.connection.calls.request(method, encode(params), request_class_of(method))
-        return parse_result(method, raw)
+        return await self.request(method, params, decode=parse_result)
 
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a request that ends something on the server, even while the client is closing.
@@ -189,7 +201,7 @@ class Server:
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose response is awaited elsewhere."""
         note_asked(method, self.connection.instruments)
-        return await self.connection.calls.begin(method, encode(params), request_class_of(method))
+        return await self.connection.calls.begin(method, _convert.encode(params), request_class_of(method))
 
     @trio.lowlevel.enable_ki_protection
     async def acquire(
@@ -246,17 +258,13 @@ class Server:
         call.give_up()
 
 
+@lru_cache(maxsize=512)
 def request_class_of(method: str) -> RequestClass:
     """Return the request class of a method. Unknown methods are assumed to be answered immediately."""
     spec = CLIENT_REQUESTS.get(method)
     if spec is None:
         return "window"
     return "control" if spec.control else "deferred" if spec.deferred else "window"
-
-
-def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
-    """Convert parameters to plain JSON."""
-    return None if params is None else _convert.encode(params)
 
 
 def parse_result(method: str, raw: msgspec.Raw) -> Any:
