@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from wiregen import WiregenError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 PYPI: Final = "openai-codex-cli-bin"
 NPM: Final = "@openai/codex"
@@ -27,7 +27,7 @@ _ARCHITECTURES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "a
 
 
 @contextmanager
-def opened(source: str) -> Iterator[Path]:
+def opened(source: str) -> Generator[Path]:
     """Provide the binary of a release, or the one at a path.
 
     A release takes up to 500 MB in the temporary directory, which are freed at the end.
