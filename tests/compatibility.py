@@ -30,6 +30,10 @@ VERSIONS = ("0.171.0", "0.169.0", "0.166.0", "0.163.0", "0.162.1", "0.160.0", "0
 """Those of the page, the newest first."""
 
 STEER = "a steer breaks off the model's answer, and the model hears of it at once"
+MCP_STATUS = (
+    "`ListMcpServerStatusParams.serverName`: the status of one MCP server waits for all of them, and those that were added to the"
+    " configuration are listed before a reload"
+)
 LACKING = {
     "test_a_steer_reaches_the_model_within_the_same_turn": STEER,
     "test_s16_a_steered_turn_is_the_same_turn_and_the_model_hears_of_it": STEER,
@@ -42,6 +46,8 @@ LACKING = {
         "a thread that another server resumes keeps its sandbox; it is back at the configured one"
     ),
     "test_s29_all_pages_of_a_list_are_gone_through": "`ThreadListParams.excludedThreadIds`",
+    "test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_waits_for_no_other": MCP_STATUS,
+    "test_one_that_was_added_to_the_configuration_starts_in_open_threads_after_a_reload": MCP_STATUS,
 }
 """What an older server lacks, by the test that fails of it."""
 
