@@ -64,6 +64,8 @@ BUDGETS = [
     Budget("events/s, not read, to `Codex`", 3, ratio("events", RATE, UNREAD, "Codex"), at_most=False),
     Budget("CPU for an event, `params` read, to the floor", 7, ratio("events", CPU, READ, "floor")),
     Budget("CPU for an event, not read, to the floor", 4, ratio("events", CPU, UNREAD, "floor")),
+    Budget("CPU for an event, `params` read, to Node", 1, ratio("events", CPU, READ, "Node")),
+    Budget("CPU for an event, not read, to Node", 0.75, ratio("events", CPU, UNREAD, "Node")),
     Budget("round trip of a request, p50, to `AsyncCodex`", 0.5, ratio("round_trip", "p50 µs", "trio-codex", "AsyncCodex")),
     Budget("events/s of 1,000 turns at once, to one turn", 0.5, ratio("turns", RATE, "1000 at once", "1 at once"), at_most=False),
     Budget("memory of an idle turn", 8, itself("turns", "idle", "KiB/turn"), unit=" KiB"),

@@ -15,6 +15,7 @@ import trio.testing
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._core.secrets import MIN_REST_LENGTH, Secrets
 from trio_codex._process.stderr import TAIL_BYTES
+from trio_codex.binary import find_binary
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
 
@@ -125,7 +126,7 @@ async def test_a_codex_home_that_does_not_exist(tmp_path):
     error = await fails_to_start(CodexConfig(codex_home=tmp_path / "nowhere"))
     assert error.returncode == 1
     assert "codex_home" in error.hint
-    assert error.version == "0.163.0"
+    assert error.version == find_binary().version
 
 
 @pytest.mark.real
@@ -490,4 +491,4 @@ async def test_sixteen_first_starts_on_one_fresh_home_all_succeed():
                 async with trio.open_nursery() as nursery:
                     for _ in range(16):
                         nursery.start_soon(start)
-    assert versions == ["0.163.0"] * 16
+    assert versions == [find_binary().version] * 16
