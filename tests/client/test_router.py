@@ -40,7 +40,7 @@ def client(*, shared):
         state = threads.thread(name)
         state.held = 1
         state.turn = TurnState(state, TurnMachine(turn_id))
-        state.turn.events = listeners.subscription()
+        state.turn.sinks = (listeners.subscription(),)
         turns.append(state.turn)
     threads.thread("3").parent = turns[0]
     listener = Everything()
@@ -50,7 +50,7 @@ def client(*, shared):
 
 
 def taken(turn):
-    return [(event.method, bytes(event.json), event.emitted_at) for event in turn.events._buffer], turn.id
+    return [(event.method, bytes(event.json), event.emitted_at) for event in turn.sinks[0]._buffer], turn.id
 
 
 notifications = st.builds(

@@ -15,7 +15,8 @@ from trio_codex._link.call import CloseReason
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.hooks import Instruments
 from trio_codex._session.budget import Meter
-from trio_codex._session.state import PAST_TURNS_KEPT, TurnOwner, TurnState
+from trio_codex._session.owner import TurnOwner
+from trio_codex._session.state import PAST_TURNS_KEPT, TurnState
 from trio_codex._session.turn_machine import TurnMachine
 from trio_codex.instruments import Instrument
 
@@ -272,8 +273,8 @@ class Turns(RuleBasedStateMachine):
     def check(self, turn):
         state = turn.state
         assert state.ended.is_set() == (turn.status is not None)
-        if state.events is not None:
-            assert len(state.events.ends) == (turn.status is not None and not turn.refused)
+        for sink in state.sinks:
+            assert len(sink.ends) == (turn.status is not None and not turn.refused)
         result = state.result()
         assert result.thread_id == state.thread.id
         assert len(result.items) == turn.items

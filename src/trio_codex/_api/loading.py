@@ -32,6 +32,7 @@ HELD: Final = (
     "trio_codex._session.request_kinds",
     "trio_codex._session.asking",
     "trio_codex.tools",
+    "trio_codex._tools.answered",
     "trio_codex._tools.calling",
     "trio_codex._tools.docstring",
     "trio_codex._tools.json_schema",

@@ -14,9 +14,9 @@ import trio
 from trio_codex._api.options import check_given, fork_params, resume_params, start_params
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
+from trio_codex._session.pending import PendingHandle
 from trio_codex._session.server import parse_result
 from trio_codex._session.snapshot import newest_turn
-from trio_codex._session.state import PendingHandle
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
 from trio_codex.errors import RemoteProtocolError

@@ -76,28 +76,29 @@ class Meter:
             for stop in self._open:
                 stop(self.exceeded("tokens"))
 
-    def check_something_left(self) -> None:
-        """Check that a turn may start.
+    def check_something_left(self, *, is_new: bool = True) -> None:
+        """Check that a turn may start, or be rejoined if it is not new.
 
         Raises:
             BudgetExceeded: The budget is used up.
         """
-        used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
+        used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
             if allowed is not None and spent >= allowed:
                 raise self.exceeded(limit)
 
-    def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
+    def open(self, stop: Callable[[BudgetExceeded], None], *, is_new: bool = True) -> None:
         """Record the start of a turn.
 
         Args:
             stop: Callback for token use above the limit. The reader may call it repeatedly.
+            is_new: Whether it counts as a further turn.
         """
         if not self._open:
             self._busy_since = trio.current_time()
         self._open.append(stop)
-        self.turns += 1
+        self.turns += is_new
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
         """Record the end of a turn."""
@@ -140,22 +141,28 @@ class BudgetTracker:
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
+        is_new: Whether the turn counts as a further one; otherwise it was rejoined.
 
     Raises:
         BudgetExceeded: A budget is used up; the turn must not start.
     """
 
     def __init__(
-        self, meters: Sequence[Meter], scope: trio.CancelScope, stop: Callable[[BudgetExceeded], None]
+        self,
+        meters: Sequence[Meter],
+        scope: trio.CancelScope,
+        stop: Callable[[BudgetExceeded], None],
+        *,
+        is_new: bool = True,
     ) -> None:
         for meter in meters:
-            meter.check_something_left()
+            meter.check_something_left(is_new=is_new)
         self._meters = meters
         self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
         on_exceeded = self._on_exceeded
         for meter in meters:
-            meter.open(on_exceeded)
+            meter.open(on_exceeded, is_new=is_new)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
         scope.deadline = self._first_up.deadline
 

@@ -14,13 +14,15 @@ import trio
 
 from trio_codex._core.log import logger
 from trio_codex._link.services import wait_any
-from trio_codex._session.waiting import callbacks_of, wait_answered
+from trio_codex._session.waiting import callbacks_of, wait_answered, working_turns
 from trio_codex.errors import CodexError, InvalidRequestError, RpcError, ServerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_codex._link.call import Call
+    from trio_codex._link.dispatch import CallbackGroup
+    from trio_codex._session.history import History
     from trio_codex._session.server import Server
     from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._session.threads import Threads
@@ -41,11 +43,13 @@ class TurnEnder:
     Args:
         server: The server.
         threads: The threads of the client.
+        history: Finds agents that the client has not seen start.
     """
 
-    def __init__(self, server: Server, threads: Threads) -> None:
+    def __init__(self, server: Server, threads: Threads, history: History) -> None:
         self._server = server
         self._threads = threads
+        self._history = history
 
     # During close this runs in separate tasks, which have no other protection.
     @trio.lowlevel.enable_ki_protection
@@ -97,6 +101,21 @@ class TurnEnder:
                 # If the connection ended, so has the turn. If the server rejected it, wait for the terminal event.
                 logger.warning("turn %s could not be interrupted: %s", turn.machine.active_id, exc)
             await turn.ended.wait()
+
+    def release(self, turn: TurnState) -> list[CallbackGroup]:
+        """Let a turn go on without its scope; return the callbacks that were cancelled for that."""
+        groups = callbacks_of(self._threads, turn)
+        for agent in working_turns(self._threads, turn):
+            agent.park_requests()
+        turn.release()
+        return groups
+
+    async def wait_cancelled(self, turn: TurnState, groups: list[CallbackGroup]) -> None:
+        """Wait until the cancelled callbacks of a turn have ended, within ``interrupt_grace``."""
+        with self._server.timeouts.move_on_after(self._server.config.interrupt_grace) as scope:
+            await wait_answered(groups)
+        if scope.cancelled_caught:
+            logger.error("turn %s was left, but one of its callbacks is still running", turn.id)
 
     def give_up(self, turn: TurnState) -> None:
         """Stop waiting for a turn, or for its agents and commands, to end on an unresponsive server."""
@@ -237,9 +256,25 @@ class TurnEnder:
             await self._terminate(turn.thread.id, process_id)
         for child_id in turn.reducer.children:
             child = self._threads.find(child_id)
+            if turn.is_partial and child_id not in seen:
+                child = await self._follow(turn, child_id)
             if child is not None and child_id not in seen:
                 seen.add(child_id)
                 await self._end_child(child, seen)
+                if turn.is_partial and not (child.handles or child.pending):
+                    await self._server.end("thread/unsubscribe", {"threadId": child_id})
+
+    async def _follow(self, turn: TurnState, child_id: str) -> ThreadState:
+        """Subscribe to an agent that a turn spawned before this client received the events of the turn."""
+        child = self._threads.thread(child_id)
+        child.parent = child.parent or turn
+        try:
+            await self._history.refresh(child, was_unsubscribed=True)
+        except RpcError as exc:
+            # It was closed, or has never had a turn.
+            await trio.lowlevel.checkpoint()
+            logger.debug("agent %s: %s", child_id, exc)
+        return child
 
     def end_orphan(self, turn: TurnState) -> None:
         """End a turn that was announced after its scope exited, in a separate task.

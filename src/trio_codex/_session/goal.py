@@ -18,8 +18,9 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry
 from trio_codex._session.budget import BudgetTracker, Meter
+from trio_codex._session.owner import TurnOwner
 from trio_codex._session.server import decode_result
-from trio_codex._session.state import TurnOwner, TurnSequence, TurnState
+from trio_codex._session.state import TurnSequence, TurnState
 from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._values.sink import EventSink
 from trio_codex._values.turn_result import TurnResult, TurnStatus

@@ -16,7 +16,8 @@ from trio_codex._values.event import Event
 
 if TYPE_CHECKING:
     from trio_codex._link.hooks import Instruments
-    from trio_codex._session.state import PendingHandle, ThreadState
+    from trio_codex._session.pending import PendingHandle
+    from trio_codex._session.state import ThreadState
     from trio_codex._session.threads import Threads
     from trio_codex._values.event import Route
 

@@ -42,6 +42,11 @@ class ScopeGuard:
         self.scope.deadline = math.inf
         self.scope.cancel()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the body was cancelled by :meth:`fail`."""
+        return bool(self._failures)
+
     @contextmanager
     def watched(self) -> Generator[None]:
         """Run the body, and keep its exception for :meth:`leave`."""

@@ -9,6 +9,7 @@ from trio_codex._link.dispatch import Dispatcher
 from trio_codex._session.approvals import Approvals, Defaults
 from trio_codex._session.budget import Meter
 from trio_codex._session.ending import TurnEnder
+from trio_codex._session.history import History
 from trio_codex._session.listeners import Listeners
 from trio_codex._session.logins import LoginNews
 from trio_codex._session.router import Router
@@ -39,6 +40,7 @@ class Session:
         meter: Counts the resources used by all turns of the client.
         threads: The threads and turns.
         listeners: The subscribers.
+        history: What the server has stored of turns.
         ender: Ends turns.
         approvals: Decides on server requests.
         router: Routes inbound messages to all of the above.
@@ -51,13 +53,20 @@ class Session:
         self.meter: Meter = Meter("client", defaults.budget)
         self.threads: Threads = Threads()
         self.listeners: Listeners = Listeners(connection, server.config.event_buffer)
-        self.ender: TurnEnder = TurnEnder(server, self.threads)
+        self.history: History = History(server, self.listeners.instruments)
+        self.ender: TurnEnder = TurnEnder(server, self.threads, self.history)
         self.approvals: Approvals = Approvals(
             self.threads, self.listeners, self.ender, defaults, shared=not connection.owned
         )
         dispatcher = Dispatcher(server.services, connection)
         self.router: Router = Router(
-            self.threads, self.listeners, dispatcher, self.approvals, self.ender, self.meter
+            self.threads,
+            self.listeners,
+            dispatcher,
+            self.approvals,
+            self.ender,
+            self.history,
+            self.meter,
         )
 
     @property

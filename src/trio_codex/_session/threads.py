@@ -60,9 +60,9 @@ class Threads:
         return state
 
     def open_turns(self) -> list[TurnState]:
-        """Return the open turns that belong to scopes of this client, except those in a sequence."""
+        """Return the open turns that end with scopes of this client, except those in a sequence."""
         idle = (state.turn for state in self._threads.values() if state.sequence is None)
-        return [turn for turn in idle if turn is not None and turn.owned]
+        return [turn for turn in idle if turn is not None and turn.ends_with_scope]
 
     def open_sequences(self) -> list[TurnSequence]:
         """Return the open sequences of turns."""

@@ -136,6 +136,10 @@ class TurnReducer:
             reported = string_of(self._turn.get("status"))
             self._status = TurnStatus.lost if reported is None else _status(reported)
 
+    def complete(self, items: list[Any]) -> None:
+        """Replace the items by those that the server has stored for the turn."""
+        self._items = [item for item in map(object_of, items) if item.get("status") != "inProgress"]
+
     @property
     def status(self) -> TurnStatus | str:
         """How the turn ended; ``lost`` until the outcome is fixed."""
