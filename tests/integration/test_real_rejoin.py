@@ -11,9 +11,9 @@ from random import Random
 
 import pytest
 import trio
+from test_real_attach import break_off, lost, open_turns
 
 from shared_server import shared_server, two_clients
-from test_real_attach import break_off, lost, open_turns
 from trio_codex import DecidedBy, Policy, TurnStatus, attach_codex, errors, open_codex, policies, tool, wire
 from trio_codex.testing import Command, Delay, Gate, Hang, MockModel, Response, Text, offline_home
 
@@ -295,9 +295,9 @@ async def test_an_approval_parked_over_a_lost_connection_is_decided_once_at_any_
                         async with (
                             attach_codex(url, policy=accepting(decided)) as codex,
                             await codex.thread_resume(thread.id) as thread,
+                            thread.rejoin() as turn,
                         ):
-                            async with thread.rejoin() as turn:
-                                assert (await turn.wait()).final_response == "done"
+                            assert (await turn.wait()).final_response == "done"
                         assert ran.read_text() == "x\n"
                         assert len(decided) <= 1
                         by_the_new_one += len(decided)
@@ -404,9 +404,8 @@ async def test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it():
         thread = await one.thread_start()
         async with thread.goal("reach it") as goal:
             await model.wait_for_requests(2)
-            async with await other.thread_resume(thread.id) as resumed:
-                async with resumed.rejoin(end=True):
-                    pass
+            async with await other.thread_resume(thread.id) as resumed, resumed.rejoin(end=True):
+                pass
             assert (await goal.wait()).status == "paused"
             await trio.sleep(0.3)
             assert len(model.requests) == 2
