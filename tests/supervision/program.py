@@ -1,4 +1,4 @@
-"""A program of keyed steps, to be killed and started again: `program.py ENV_JSON WORKSPACE JOURNAL STEPS [KILLER_SEED] [BREAK…]`.
+"""A program of keyed steps, to be killed and started again: `program.py ENV_JSON|URL WORKSPACE JOURNAL STEPS [KILLER_SEED] [BREAK…]`.
 
 It prints one line for each step. With a seed, it also kills its own servers at random moments. Each BREAK disables one part
 of the rule, for controls.
@@ -12,7 +12,7 @@ import trio
 from supervised import AT_ONCE, keep_killing
 
 import trio_codex.supervision._fence as fence
-from trio_codex import CodexConfig, open_supervisor
+from trio_codex import Attachment, CodexConfig, open_supervisor
 
 
 def break_rule(names):
@@ -29,7 +29,11 @@ def break_rule(names):
 async def main():
     environment, workspace, journal, steps, seed, *broken = sys.argv[1:]
     break_rule(broken)
-    config = CodexConfig(env=json.loads(environment), inherit_env=False, cwd=workspace)
+    config = (
+        Attachment(environment)
+        if "://" in environment
+        else CodexConfig(env=json.loads(environment), inherit_env=False, cwd=workspace)
+    )
     async with (
         open_supervisor(config, journal=journal, restart=AT_ONCE) as supervisor,
         trio.open_nursery() as nursery,
