@@ -453,7 +453,10 @@ async def test_usage_that_a_resume_repeats_does_not_open_the_turn_that_a_death_i
         server.give("thread/resume", snapshot(status="interrupted"))
         thread = await codex.thread_resume("thread-1")
         total = {"totalTokens": 3, "inputTokens": 2, "outputTokens": 1, "cachedInputTokens": 0}
-        usage = {"total": {**total, "reasoningOutputTokens": 0}, "last": {**total, "reasoningOutputTokens": 0}}
+        usage = {
+            "total": {**total, "reasoningOutputTokens": 0},
+            "last": {**total, "reasoningOutputTokens": 0},
+        }
         await server.notify(
             "thread/tokenUsage/updated",
             {"threadId": "thread-1", "turnId": "turn-1", "tokenUsage": {**usage, "modelContextWindow": None}},

@@ -39,7 +39,7 @@ async def main():
         trio.open_nursery() as nursery,
     ):
         if seed != "-":
-            nursery.start_soon(keep_killing, supervisor, random.Random(int(seed)))
+            nursery.start_soon(keep_killing, supervisor, random.Random(int(seed)), 0.05, 1.0)
         print("ready", flush=True)  # noqa: T201  # a program of its own
         async with supervisor.thread("a") as thread:
             for number in range(int(steps)):

@@ -13,7 +13,7 @@ from trio_codex.testing import Response, Text
 async def test_a_program_of_keyed_steps_outlives_its_server():
     keys = [f"step-{number}" for number in range(6)]
     async with stage() as on, on.supervisor() as supervisor, trio.open_nursery() as nursery:
-        nursery.start_soon(keep_killing, supervisor, random.Random(5))
+        nursery.start_soon(keep_killing, supervisor, random.Random(5), 0.05, 0.5)
         async with supervisor.thread("a") as thread:
             results = [await thread.run(f"do {key}", key=key) for key in keys]
         nursery.cancel_scope.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Generator
 
-    from trio_codex import ClientConfig, Codex, CodexConfig
+    from trio_codex import Budget, ClientConfig, Codex, CodexConfig
     from trio_codex.supervision._journal import Journal, KeyRow
     from trio_codex.supervision._values import Probe, Restart
 
@@ -65,6 +65,7 @@ class Generations:
     Args:
         config: The configuration, or where to attach.
         client: The other arguments of each client.
+        budget: The budget of all turns.
         restart: How often to restart.
         probe: How to find a server that is stuck.
         journal: The journal.
@@ -83,12 +84,14 @@ class Generations:
         self,
         config: CodexConfig | Attachment,
         client: dict[str, Any],
+        budget: Budget | None,
         restart: Restart,
         probe: Probe | None,
         journal: Journal,
     ) -> None:
         self._config = config
         self._client = client
+        self._budget = budget
         self._probe = probe
         self._is_owned = not isinstance(config, Attachment)
         self._restart = restart
@@ -180,6 +183,14 @@ class Generations:
         finally:
             _OPENER.reset(token)
 
+    def rest_of_budget(self) -> Budget | None:
+        """Return what is left of the joint budget.
+
+        Raises:
+            BudgetExceeded: Nothing is left.
+        """
+        return None if self._budget is None else self.journal.spent().rest_of(self._budget, "client")
+
     def healthy(self, name: str) -> None:
         """Record that a turn of a thread has ended, and its server had not."""
         if self.strikes.pop(name, 0):
@@ -223,9 +234,12 @@ class Generations:
             await trio.sleep(delay)
 
     def _open(self) -> AbstractAsyncContextManager[Codex]:
+        budget = None
+        with suppress(errors.BudgetExceeded):  # a prompt raises it
+            budget = self.rest_of_budget()
         if isinstance(self._config, Attachment):
-            return attach_codex(self._config, **self._client)
-        return open_codex(self._config, **self._client)
+            return attach_codex(self._config, budget=budget, **self._client)
+        return open_codex(self._config, budget=budget, **self._client)
 
     async def _live(self, codex: Codex) -> Exception | str:
         """Announce a generation, and wait until it ends; return why."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
 from trio_codex import errors
+from trio_codex.supervision._spending import Spent
 from trio_codex.supervision._system import network_file_system
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Journal:
 
     def __init__(self, path: str | os.PathLike[str] | None) -> None:
         self.is_durable: bool = path is not None
+        self._is_closed = False
         self._path = ":memory:" if path is None else os.fspath(path)
         self._lock: int | None = None if path is None else self._take_lock(Path(self._path))
         try:
@@ -174,11 +176,9 @@ class Journal:
 
     def close(self) -> None:
         """Merge the write-ahead log, and give up the lock. Idempotent."""
-        try:
-            if self.is_durable:
-                with self._checked("cannot be closed"):
-                    self._db.execute("pragma wal_checkpoint(truncate)")
-        finally:
+        if not self._is_closed:
+            self._is_closed = True
+            self._merge("truncate")
             self._db.close()
             self._unlock()
 
@@ -194,10 +194,12 @@ class Journal:
         except OSError:
             return
         if size > (CHECKPOINT_BYTES if idle else MOST_BYTES):
-            with self._checked("cannot be written"):
-                self._db.execute(
-                    "pragma wal_checkpoint(truncate)" if idle else "pragma wal_checkpoint(passive)"
-                )
+            self._merge("truncate" if idle else "passive")
+
+    def _merge(self, how: str) -> None:
+        # On a full disk the log cannot be merged; nothing that it contains is lost.
+        with suppress(sqlite3.OperationalError):
+            self._db.execute(f"pragma wal_checkpoint({how})")
 
     # -- threads -----------------------------------------------------------------------------------------------
 
@@ -205,6 +207,13 @@ class Journal:
         """Return the row of a thread."""
         row = self._row("select * from threads where name=?", name)
         return None if row is None else ThreadRow(**row)
+
+    def spent(self, name: str | None = None) -> Spent:
+        """Return what the turns of a thread have used, or those of all threads."""
+        rows = self.threads() if name is None else [self.thread(name)]
+        return sum(
+            (Spent(row.tokens, row.turns, row.seconds) for row in rows if row is not None), start=Spent()
+        )
 
     def threads(self) -> list[ThreadRow]:
         """Return the rows of all threads."""
@@ -226,11 +235,20 @@ class Journal:
         """Record at how many deaths in a row a thread had an open turn."""
         self._write("update threads set deaths=? where name=?", deaths, name)
 
-    def used(self, name: str, tokens: int, turns: int, seconds: float) -> None:
-        """Record what a thread has used in all."""
+    def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
+        """Record what a turn has used.
+
+        Args:
+            name: The name of the thread.
+            tokens: Tokens.
+            seconds: Seconds.
+            total: The tokens of the whole thread, as the server counts them; 0 if it has not reported any. They include
+                those of turns that a death of the program has cut off.
+        """
         self._write(
-            "update threads set tokens=?, turns=?, seconds=? where name=?", tokens, turns, seconds, name
-        )
+            "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
+            tokens, total, seconds, name,
+        )  # fmt: skip
 
     # -- keys --------------------------------------------------------------------------------------------------
 
@@ -253,7 +271,7 @@ class Journal:
                 " anchor=excluded.anchor, turn=null, status=null, by_us=0",
                 (name, key, digest, attempt, anchor),
             )
-            self._db.execute("update threads set anchor=? where name=?", (anchor, name))
+            self._db.execute("update threads set anchor=?, turns=turns+1 where name=?", (anchor, name))
 
     def running(self, name: str, key: str, turn: str) -> None:
         """Record that the server is working on a message."""

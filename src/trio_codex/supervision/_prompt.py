@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 import attrs
 
 from trio_codex import LocalImageInput, MentionInput, SkillInput, TurnInput, TurnResult, wire
+from trio_codex.supervision._spending import Spent
 
 if TYPE_CHECKING:
     from types import UnionType
@@ -49,6 +50,7 @@ class Prompt:
         continue_with: The default input to go on with.
         digest: The hash of input and options.
         is_stopped: Whether the program has asked to interrupt it.
+        spent: What its turns in this program have used.
     """
 
     key: str
@@ -59,6 +61,7 @@ class Prompt:
     continue_with: TurnInput
     digest: str
     is_stopped: bool = False
+    spent: Spent = attrs.field(factory=Spent)
 
     def message(self, attempt: int) -> str:
         """Return the id of a message: the key, or that of a follow-up."""

@@ -62,7 +62,7 @@ class Supervisor:
             threads=tuple(sorted(generations.open_threads)),
             turns=tuple(generations.turnstile.inside),
             quarantined=tuple(sorted(generations.quarantined)),
-            tokens=sum(row.tokens for row in generations.journal.threads()),
+            tokens=generations.journal.spent().tokens,
         )
 
     async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
@@ -135,10 +135,10 @@ async def open_supervisor(
         ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``.
     """
     config = CodexConfig() if config is None else config
-    client = {"policy": policy, "tools": tuple(tools), "instruments": instruments, "budget": budget}
+    client = {"policy": policy, "tools": tuple(tools), "instruments": instruments}
     opened = Journal(journal)
     try:
-        generations = Generations(config, client, restart, probe, opened)
+        generations = Generations(config, client, budget, restart, probe, opened)
         async with with_task(generations.serve, generations.close):
             await generations.wait_ready()
             yield Supervisor(generations)

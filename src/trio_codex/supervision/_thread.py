@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from contextlib import (
     AbstractAsyncContextManager,
-    AsyncExitStack,
     asynccontextmanager,
     contextmanager,
     nullcontext,
+    suppress,
 )
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
 
-import attrs
 import trio
 
-from trio_codex import TurnResult, TurnStatus, errors, tools
+from trio_codex import TurnResult, TurnStatus, errors
+from trio_codex.supervision._attempt import Attempt, Opened, Retired, is_loss
 from trio_codex.supervision._fence import open_thread
-from trio_codex.supervision._history import combined
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
-from trio_codex.supervision._rule import Rule, Send
+from trio_codex.supervision._rule import Rule
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._turn import SupervisedTurn
 
@@ -26,18 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType, UnionType
 
-    from trio_codex import Event, Subscription, Thread, ThreadStartOptions, Turn, TurnInput, TurnOptions
+    from trio_codex import ThreadStartOptions, TurnInput, TurnOptions
     from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._prompt import OnInterrupted
 
 T = TypeVar("T")
-
-FIRST_SIGNS: Final = ("item/", "thread/tokenUsage/")
-"""Beginnings of the methods of events that prove that the server works on a message."""
-
-
-class Lost(Exception):
-    """The generation has ended."""
 
 
 class SupervisedThread:
@@ -60,7 +52,7 @@ class SupervisedThread:
         self._generations = generations
         self._journal = generations.journal
         self._options = options
-        self._opened: _Opened | None = None
+        self._opened: Opened | None = None
         self._is_busy = False
         self._running: str | None = None
         self._is_open = False
@@ -321,9 +313,7 @@ class SupervisedThread:
 
     # -- over generations --------------------------------------------------------------------------------------
 
-    async def _over_generations(
-        self, work: Callable[[_Opened], Awaitable[T]], *, admitted: bool = False
-    ) -> T:
+    async def _over_generations(self, work: Callable[[Opened], Awaitable[T]], *, admitted: bool = False) -> T:
         """Open the thread and do something with it, again in the next generation if this one ends meanwhile.
 
         Args:
@@ -337,159 +327,41 @@ class SupervisedThread:
                 life.busy.append(self.name)
                 try:
                     return await work(await self._open_in(life))
-                except (Lost, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
-                    if not _is_loss(exc):
+                except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
+                    if not is_loss(exc):
                         raise
                     await life.over.wait()
                 finally:
                     if not life.over.is_set():
                         life.busy.remove(self.name)
 
-    async def _open_in(self, life: Life) -> _Opened:
+    async def _open_in(self, life: Life) -> Opened:
         """Return the open thread of a generation. The first time in a generation, it is opened by the rule."""
         opened = self._opened
-        if opened is not None and opened.life is life:
+        if opened is not None and opened.life is life and opened.is_settled:
             await trio.lowlevel.checkpoint()
             return opened
         self._opened = None
         patience = self._generations.config.start_timeout
-        thread, newest = await open_thread(life, self._journal, self.name, self._options, patience)
-        self._opened = _Opened(life, thread, Rule(self._generations, self.name, thread), newest)
+        options: Any = dict(self._options)
+        with suppress(errors.BudgetExceeded):  # a prompt raises it
+            options["budget"] = self._journal.spent(self.name).rest_of(options.pop("budget", None), "thread")
+        thread, newest = await open_thread(life, self._journal, self.name, options, patience)
+        self._opened = Opened(life, thread, Rule(self._generations, self.name, thread), newest)
         return self._opened
 
     async def _drive(self, prompt: Prompt, view: SupervisedTurn | None = None) -> TurnResult[Any]:
         """Run a prompt in as many generations as it takes."""
 
-        async def work(opened: _Opened) -> TurnResult[Any]:
+        async def work(opened: Opened) -> TurnResult[Any]:
             step = await opened.rule.decide(prompt)
-            return await self._attempt(opened, prompt, step, view) if isinstance(step, Send) else step
+            if isinstance(step, TurnResult):
+                return step
+            budget = self._options.get("budget")
+            return await Attempt(self._generations, self.name, budget, opened, prompt, step).run(view)
 
         return await self._over_generations(work, admitted=True)
-
-    async def _attempt(
-        self, opened: _Opened, prompt: Prompt, send: Send, view: SupervisedTurn | None
-    ) -> TurnResult[Any]:
-        """Send a message, and wait for the end of its turn."""
-        if send.value is not None:
-            self._journal.sending(self.name, prompt.key, prompt.digest, send.attempt, opened.newest)
-        opened.rule.forget_history()
-        turn: Turn[Any] | None = None
-        try:
-            with self._generations.nesting():
-                async with AsyncExitStack() as early:
-                    events = await early.enter_async_context(opened.thread.events())
-                    async with self._turn_scope(opened, prompt, send) as turn:
-                        if view is not None:
-                            view.begin(turn)
-                        if send.value is not None:
-                            await self._first_sign(events, turn, prompt)
-                        await early.aclose()
-                        if view is None:
-                            return self._settle(opened, prompt, send, await turn.wait())
-                        await turn.wait_ended()
-                        result = self._settle(opened, prompt, send, turn.result)
-                        await view.wait_read(result)
-                        return result
-        except BaseException as exc:
-            if not _is_loss(exc):
-                self._note_left(prompt, turn)
-            elif turn is not None and view is not None:
-                view.lose(opened.life.number)
-            raise
-
-    @asynccontextmanager
-    async def _turn_scope(self, opened: _Opened, prompt: Prompt, send: Send) -> AsyncGenerator[Turn[Any]]:
-        """Start the turn of a message, or rejoin it. It ends with its scope, except by a loss of the connection."""
-        thread = opened.thread
-        if send.value is None:
-            # Its result was read from the server: the parser of the type has not seen it.
-            async with thread.rejoin(end=True) as turn:
-                yield turn
-            return
-        options: Any = {**prompt.options, "client_user_message_id": prompt.message(send.attempt)}
-        is_shared = not opened.life.codex.owned
-        async with thread.turn(
-            send.value, output_type=prompt.output_type, leave_running=is_shared, **options
-        ) as turn:
-            try:
-                yield turn
-            except BaseException as exc:
-                if is_shared and not _is_loss(exc):
-                    with trio.CancelScope(shield=True):  # bounded inside
-                        async with thread.rejoin(end=True):
-                            await trio.lowlevel.checkpoint()
-                raise
-
-    def _settle(
-        self, opened: _Opened, prompt: Prompt, send: Send, result: TurnResult[Any]
-    ) -> TurnResult[Any]:
-        """Record the end of a turn, and return the result of the prompt.
-
-        Raises:
-            Lost: The supervisor has interrupted it to end the generation.
-        """
-        by_us = result.status == TurnStatus.interrupted
-        if by_us and opened.life.over.is_set() and not prompt.is_stopped:
-            raise Lost
-        opened.newest = result.id
-        self._journal.ended(self.name, prompt.key, result.id, str(result.status), by_us=by_us)
-        self._generations.healthy(self.name)
-        if send.value is None and prompt.output_type is not None:
-            result = tools.with_output(result, prompt.output_type)
-        return combined([*send.parts, result])
-
-    async def _first_sign(self, events: Subscription[Event], turn: Turn[Any], prompt: Prompt) -> None:
-        """Wait until the server has begun to work on a message, or the turn has ended, and record it."""
-        async for event in events:
-            if event.turn_id != turn.id:
-                continue
-            if event.method.startswith(FIRST_SIGNS):
-                self._journal.running(self.name, prompt.key, turn.id)
-                return
-            if event.method == "turn/completed":
-                return
-
-    def _note_left(self, prompt: Prompt, turn: Turn[Any] | None) -> None:
-        """Record how a turn ended whose scope was left by an exception."""
-        opened, self._opened = self._opened, None
-        try:
-            result = None if turn is None else turn.result
-        except errors.TurnActive:
-            result = None
-        if result is None or opened is None or result.status == TurnStatus.lost:
-            # What became of it is found out before anything else is sent, because the thread is opened again.
-            return
-        opened.newest, self._opened = result.id, opened
-        by_us = result.status == TurnStatus.interrupted
-        if by_us and not prompt.is_stopped:
-            self._generations.left[self.name, prompt.key] = result.id
-        else:
-            self._journal.ended(self.name, prompt.key, result.id, str(result.status), by_us=by_us)
-
-
-@attrs.define(eq=False)
-class _Opened:
-    """The thread in one generation.
-
-    Attributes:
-        life: The generation.
-        thread: Its handle.
-        rule: The rule, applied to it.
-        newest: The id of its newest turn; ``None`` if there is none.
-    """
-
-    life: Life
-    thread: Thread
-    rule: Rule
-    newest: str | None
 
 
 async def _checkpoint(_: object) -> None:
     await trio.lowlevel.checkpoint()
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Return whether an exception says that the generation has ended."""
-    if isinstance(error, errors.TurnLost):
-        error = error.__cause__ or error
-    return isinstance(error, Lost | errors.ConnectionBroken | errors.ConnectionClosed)
