@@ -3,7 +3,8 @@
 import collections
 import os
 import signal
-from contextlib import asynccontextmanager, suppress
+import sqlite3
+from contextlib import asynccontextmanager, closing, suppress
 
 import attrs
 import trio
@@ -28,6 +29,13 @@ class Stage:
 
     def supervisor(self, **options):
         return open_supervisor(self.home.config(), **{"journal": self.journal, "restart": AT_ONCE, **options})
+
+    def copy_journal(self, name):
+        """Copy what is committed, while the journal is in use; return the path of the copy."""
+        path = str(self.home.tmp / name)
+        with closing(sqlite3.connect(self.journal)) as source, closing(sqlite3.connect(path)) as copy:
+            source.backup(copy)
+        return path
 
     def given(self):
         """The user's texts of the longest context that the model was given."""

@@ -67,8 +67,13 @@ class Codex:
         """Whether this client started the server, and so ends it."""
         return self._session.connection.owned
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        return self._session.connection.close_reason is None
+
     def __repr__(self) -> str:
-        state = "" if self._session.connection.close_reason is None else ", closed"
+        state = "" if self.is_open else ", closed"
         return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -154,7 +159,7 @@ class Codex:
         Args:
             reason: What is wrong with the server, for the error.
         """
-        if self._session.connection.close_reason is None:
+        if self.is_open:
             self._session.connection.give_up(reason)
 
     async def aclose(self) -> None:

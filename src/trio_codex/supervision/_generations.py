@@ -132,7 +132,7 @@ class Generations:
             ConnectionClosed: Its scope has exited.
         """
         await trio.lowlevel.checkpoint()
-        while self._life is None or self._life.number <= after:
+        while self._life is None or self._life.number <= after or not self._life.codex.is_open:
             if self._failure is not None:
                 raise self._failure
             await self._changed.wait()
