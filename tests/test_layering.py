@@ -19,11 +19,15 @@ FLOORS = (
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
+    ("supervision",),
     ("testing",),
     ("cli", "__main__"),
 )
 """The floors, lowest first. Packages on one floor are ordered, too: imports go to the left and down, never to the right.
 ``trio_codex`` is the package itself, which re-exports."""
+
+LAZY_FROM_ABOVE = {"supervision"}
+"""What the package itself re-exports from above: on first use, so only type checkers see the import."""
 
 ORDER = [unit for floor in FLOORS for unit in floor]
 
@@ -81,6 +85,8 @@ def imports_of(path):
             names = [name if base.startswith("trio_codex") and is_module(name) else base for name in inner]
         else:
             continue
+        if path == ROOT / "__init__.py":
+            names = [name for name in names if unit_of(name) not in LAZY_FROM_ABOVE]
         yield from names
 
 
