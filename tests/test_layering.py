@@ -19,6 +19,7 @@ FLOORS = (
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
+    ("_face", "blocking", "aio"),
     ("testing",),
     ("cli", "__main__"),
 )
@@ -40,6 +41,11 @@ NEVER_IMPORTED = {
     "_session": {"subprocess", "socket"},
 }
 """What a room never knows, outside the project."""
+
+BRIDGE = "trio_codex._core.user_code"
+"""Where the faces have functions of the user called; all else that they use is public."""
+
+FACES = {"_face", "blocking", "aio"}
 
 NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
 """What a room never knows although it is below."""
@@ -167,13 +173,17 @@ def test_what_is_above_the_api_uses_no_private_module_of_it(path):
     unit = unit_of(dotted_name(path))
     if FLOOR_OF.get(unit, API) <= API or unit == "testing":
         return
-    used = {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
+    used = {
+        unit_of(name)
+        for name, _ in imports_of(path)
+        if name.startswith("trio_codex") and not (unit in FACES and name == BRIDGE)
+    }
     assert not {name for name in used if name.startswith("_") and FLOOR_OF[name] <= API}
 
 
 @every_module
 def test_there_are_no_threads_and_no_asyncio(path):
-    if unit_of(dotted_name(path)) == "testing":
+    if unit_of(dotted_name(path)) in ("testing", *FACES):
         return
     imported = {name.split(".")[0] for name, _ in imports_of(path)}
     assert not imported & {
@@ -263,6 +273,10 @@ def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
     assert domains == set()
     assert "trio_codex.testing" not in loaded
     assert "trio_codex._api.generated" not in loaded
+
+
+def test_importing_the_client_loads_no_face(loaded):
+    assert not {name for name in loaded if unit_of(name) in FACES and name.startswith("trio_codex.")}
 
 
 def test_importing_the_client_loads_no_policies_and_no_tools(loaded):
