@@ -46,6 +46,7 @@ SAMPLES = {
     },
     errors.ServerExited: {"reason": "it exited", "pid": 1, "returncode": 0},
     errors.RequestTimeout: {"method": "thread/read", "seconds": 0.5},
+    errors.FaceError: {},
     errors.ProtocolError: {},
     errors.LocalProtocolError: {},
     errors.RemoteProtocolError: {},

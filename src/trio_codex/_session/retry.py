@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import random
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
 import trio
 
+from trio_codex._core.user_code import call_user
 from trio_codex.errors import ServerBusyError
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ async def retry_on_overload(
         attempt = _Attempt(_attempt.get())
         token = _attempt.set(attempt)
         try:
-            return await fn()
+            return cast("T", await call_user(fn))
         except Exception as exc:
             if number == attempts or attempt.started or not is_retryable_error(exc):
                 raise
