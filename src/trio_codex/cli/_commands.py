@@ -17,7 +17,7 @@ import click
 import trio
 
 from trio_codex import ClientConfig, CodexConfig, Sandbox, __version__
-from trio_codex.cli._attach import Attachment, Source, is_on_this_machine, read_token
+from trio_codex.cli._attach import Attachment, Offline, Source, is_on_this_machine, read_token
 from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
@@ -97,6 +97,16 @@ def _check_directory(context: click.Context, option: click.Parameter, value: str
     return value
 
 
+_RESUME = click.option(
+    "-r", "--resume", metavar="ID", help="Resume this thread instead of starting a new one."
+)
+_OFFLINE = click.option(
+    "--offline",
+    is_flag=True,
+    help="Use a scripted model on this machine and a temporary home: no account, no network, nothing stored.",
+)
+
+
 def _thread_options(command: F) -> F:
     for option in (
         click.option(
@@ -163,15 +173,27 @@ def demo(**options: Any) -> int:
 
 @cli.command("run")
 @click.argument("prompt")
+@_RESUME
 @_thread_options
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Interrupt the turn after this time. Default: no limit.",
+)
+@click.option(
+    "--final", "only_final", is_flag=True, help="Print only the final answer, once the turn has ended."
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON line per event on stdout, and the result last."
 )
+@_OFFLINE
 @_server_options
 def run_command(prompt: str, **options: Any) -> int:
     """Run one turn of an agent, with your own Codex login and configuration.
 
-    PROMPT is the message to send; "-" reads it from stdin. The answer goes to stdout, progress to stderr.
+    PROMPT is the message to send; "-" reads it from stdin. The answer goes to stdout as it is written, progress to
+    stderr.
 
     Ctrl-C interrupts the turn on the server, and everything it started there.
 
@@ -180,6 +202,7 @@ def run_command(prompt: str, **options: Any) -> int:
       0    the turn completed
       1    the turn or the server failed; one line on stderr says why
       2    a bad option
+      124  --timeout expired, and the turn was interrupted
       130  it was interrupted
     """  # noqa: D301  # as above
     from trio_codex.cli._run import run_turn
@@ -192,8 +215,9 @@ def run_command(prompt: str, **options: Any) -> int:
 
 
 @cli.command()
-@click.option("-r", "--resume", metavar="ID", help="Resume this thread instead of starting a new one.")
+@_RESUME
 @_thread_options
+@_OFFLINE
 @_server_options
 def chat(**options: Any) -> int:
     """Chat with an agent, with your own Codex login and configuration.
@@ -354,11 +378,19 @@ def _read_stdin() -> str:
 
 def _source(options: dict[str, Any]) -> Source:
     """Return the server to start, or the one to attach to, from the options."""
-    url, token_file = options.pop("attach"), options.pop("token_file")
+    url, token_file, offline = options.pop("attach"), options.pop("token_file"), options.pop("offline", False)
+    if offline:
+        for name, value in (
+            ("--attach", url), ("--codex-home", options["codex_home"]), ("--resume", options["resume"]),
+        ):  # fmt: skip
+            if value is not None:
+                raise click.UsageError(
+                    f"--offline has a temporary home of its own; {name} does not go with it"
+                )
     if url is None:
         if token_file is not None:
             raise click.UsageError("--token-file goes with --attach")
-        return _config(options)
+        return Offline(_config(options)) if offline else _config(options)
     given = {"codex_bin": "--codex-bin", "codex_home": "--codex-home", "config_overrides": "--config"}
     for name, option in given.items():
         if options.pop(name):
