@@ -142,6 +142,13 @@ OUTPUT = {
         server \d+: thread {UUID}
         server \d+: The number was 42\.
     """,
+    "retry": r"""
+        parser\.py: try again later: the turn failed: .*429.*
+        parser\.py: try again later: the turn failed: .*503.*
+        parser\.py: Two bugs\.
+        secrets\.py: failed for good: the turn failed: .*401.*
+        secrets\.py: given up
+    """,
     "structured_output": r"""
         Fix the leak
         20 minutes: Find it\.

@@ -39,7 +39,9 @@ from trio_codex._link.subscriptions import Subscription as Subscription
 from trio_codex._session.budget import Budget as Budget
 from trio_codex._session.goal import GoalResult as GoalResult
 from trio_codex._session.retry import is_retryable_error as is_retryable_error
+from trio_codex._session.retry import is_transient_error as is_transient_error
 from trio_codex._session.retry import retry_on_overload as retry_on_overload
+from trio_codex._session.retry import retry_transient as retry_transient
 from trio_codex._session.waiting import WaitingOn as WaitingOn
 from trio_codex._values.config import VERSION as _VERSION
 from trio_codex._values.config import ClientConfig as ClientConfig

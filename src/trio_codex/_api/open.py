@@ -91,6 +91,10 @@ async def connect_codex(
         ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
     """
     check_in_trio("connect_codex()")
+    check_type("nursery", nursery, trio.Nursery, "write async with trio.open_nursery() as nursery")
+    check_type(
+        "stream", stream, trio.abc.Stream, "pass a trio.SocketStream, or a trio.StapledStream of two streams"
+    )
     config = ClientConfig() if config is None else config
     check_type("config", config, ClientConfig, CONFIG_HINT)
     client = ClientLifecycle(config, policy, tools, budget, instruments)

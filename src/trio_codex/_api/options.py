@@ -297,6 +297,15 @@ def check_given(options: Mapping[str, Any]) -> None:
             )
 
 
+def check_thread_id(value: object) -> None:
+    """Check that the id of a thread is one, and not the thread itself.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    check_type("thread_id", value, str, "pass the id of the thread, thread.id")
+
+
 # -- parameters of requests --------------------------------------------------------------------------------------
 
 
@@ -321,6 +330,7 @@ def resume_params(
         paged: How to request the newest turn, which shows whether one is running. ``True`` requests it as a page, which
             is experimental; ``False`` requests the whole history. By default it is not requested.
     """
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
     if paged and not whole:
@@ -335,6 +345,7 @@ def fork_params(
     thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
 ) -> wire.ThreadForkParams:
     """Return the parameters of ``thread/fork``."""
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)

@@ -45,6 +45,10 @@ class Attachment:
         return f" --attach {shlex.quote(self.url)}{token}"
 
 
+Source: TypeAlias = CodexConfig | Attachment
+"""The configuration of a server to start, or a server to attach to."""
+
+
 @attrs.frozen
 class Offline:
     """A server to start that talks to a scripted model on this machine, in a temporary home.
@@ -56,11 +60,11 @@ class Offline:
     config: CodexConfig
 
 
-Source: TypeAlias = CodexConfig | Attachment | Offline
-"""A server to start, with the user's home or a temporary one, or a server to attach to."""
+AnySource: TypeAlias = Source | Offline
+"""As above, or a server without an account."""
 
 
-def open_client(source: Source, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
+def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
     """Start a server, or attach to one, as a scope.
 
     Raises:
@@ -83,7 +87,7 @@ async def _offline(config: CodexConfig, policy: Policy | None) -> AsyncGenerator
         yield codex
 
 
-async def require_login(codex: Codex, source: Source) -> None:
+async def require_login(codex: Codex, source: AnySource) -> None:
     """Check that the server is logged in, if its model provider requires that.
 
     Without a login, a turn fails after many retries, or waits for the network for ever.
@@ -99,7 +103,7 @@ async def require_login(codex: Codex, source: Source) -> None:
         )
 
 
-def _login(source: Source) -> str:
+def _login(source: AnySource) -> str:
     """Return the command that logs in the server."""
     if isinstance(source, Attachment):
         return "codex login, on the machine of the server"
@@ -123,7 +127,7 @@ async def _attached(source: Attachment, policy: Policy | None) -> AsyncGenerator
         yield codex
 
 
-def directory_for(source: Source, cwd: str | None) -> str:
+def directory_for(source: AnySource, cwd: str | None) -> str:
     """Return the working directory of the agent: the given one, else the current one.
 
     Returns:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
     from trio_codex import Codex, Thread, Turn
-    from trio_codex.cli._attach import Source
+    from trio_codex.cli._attach import AnySource
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -52,7 +52,7 @@ WAITING: Final = {
 
 async def converse(
     *,
-    source: Source,
+    source: AnySource,
     model: str | None,
     cwd: str | None,
     sandbox: str | None,
@@ -111,7 +111,7 @@ class Chat:
         options: dict[str, Any],
         cwd: str,
         diffs_seen: Container[str],
-        source: Source,
+        source: AnySource,
     ) -> None:
         self._codex = codex
         self._screen = screen

@@ -17,7 +17,7 @@ import click
 import trio
 
 from trio_codex import ClientConfig, CodexConfig, Sandbox, __version__
-from trio_codex.cli._attach import Attachment, Offline, Source, is_on_this_machine, read_token
+from trio_codex.cli._attach import AnySource, Attachment, Offline, is_on_this_machine, read_token
 from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
@@ -177,6 +177,7 @@ def demo(**options: Any) -> int:
 @_thread_options
 @click.option(
     "--timeout",
+    "seconds",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Interrupt the turn after this time. Default: no limit.",
@@ -376,7 +377,7 @@ def _read_stdin() -> str:
         raise CommandFailed(f"stdin cannot be read: {exc.strerror or exc}") from exc
 
 
-def _source(options: dict[str, Any]) -> Source:
+def _source(options: dict[str, Any]) -> AnySource:
     """Return the server to start, or the one to attach to, from the options."""
     url, token_file, offline = options.pop("attach"), options.pop("token_file"), options.pop("offline", False)
     if offline:

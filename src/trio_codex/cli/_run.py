@@ -23,20 +23,20 @@ from trio_codex.errors import TurnFailed, TurnLost
 
 if TYPE_CHECKING:
     from trio_codex import Event, Thread, Turn, TurnResult
-    from trio_codex.cli._attach import Source
+    from trio_codex.cli._attach import AnySource
     from trio_codex.policies import Policy
 
 
 async def run_turn(
     prompt: str,
     *,
-    source: Source,
+    source: AnySource,
     model: str | None,
     cwd: str | None,
     sandbox: str | None,
     approve: str | None,
     resume: str | None,
-    timeout: float | None,
+    seconds: float | None,
     only_final: bool,
     as_json: bool,
 ) -> int:
@@ -67,16 +67,16 @@ async def run_turn(
         await require_login(codex, source)
         shown_cwd = thread.info.cwd if resume is not None and cwd is None else directory or thread.info.cwd
         output = _JsonLines() if as_json else _Shown(screen, codex, thread, shown_cwd, only_final=only_final)
-        return await _turn(screen, thread, prompt, output, math.inf if timeout is None else timeout)
+        return await _turn(screen, thread, prompt, output, math.inf if seconds is None else seconds)
 
 
 async def _turn(
-    screen: Screen, thread: Thread, prompt: str, output: _JsonLines | _Shown, timeout: float
+    screen: Screen, thread: Thread, prompt: str, output: _JsonLines | _Shown, seconds: float
 ) -> int:
     turn: Turn | None = None
     began = trio.current_time()
     try:
-        with trio.move_on_after(timeout) as limit:
+        with trio.move_on_after(seconds) as limit:
             async with thread.turn(prompt) as turn:
                 async for event in turn:
                     await screen.free()
@@ -95,7 +95,7 @@ async def _turn(
     if turn is not None:
         output.result(turn.result)
     if limit.cancelled_caught or turn is None:
-        raise CommandFailed(f"timed out after {timeout:g} s: the turn was interrupted", TIMED_OUT)
+        raise CommandFailed(f"timed out after {seconds:g} s: the turn was interrupted", TIMED_OUT)
     if turn.result.status == TurnStatus.completed:
         return 0
     if turn.result.status == TurnStatus.interrupted:
