@@ -27,12 +27,11 @@ async def main() -> None:
     """Run the example."""
     async with example_config("retry") as config, open_codex(config) as codex:
         for path in ("parser.py", "secrets.py"):
-            with trio.move_on_after(600):
-                try:
-                    text = await retry_transient(partial(review, codex, path), initial_delay=0.2)
-                    print(f"{path}: {text}")
-                except errors.TurnFailed:
-                    print(f"{path}: given up")
+            try:
+                text = await retry_transient(partial(review, codex, path), initial_delay=0.2)
+                print(f"{path}: {text}")
+            except errors.TurnFailed:
+                print(f"{path}: given up")
 
 
 if __name__ == "__main__":

@@ -184,6 +184,16 @@ OUTPUT = {
         Which size\? \(Small, Large\) -> Large
         A large blue fence it is\.
     """,
+    "web_service": r"""
+        data: "Here "
+        data: "it is\."
+        event: end
+        data: completed
+        -> the turn is completed
+        data: "Once upon a time "
+        (data: "there was "
+        )?-> the turn is interrupted
+    """,
     "watch_files": r"""
         changed: notes\.txt todo\.txt
     """,
