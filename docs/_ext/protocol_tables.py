@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
@@ -249,8 +250,18 @@ class _PublicNames:
         return self.apply(signature and signature.replace("NOTHING", "...")), self.apply(returns)
 
 
+def name_wire_types(_app: Sphinx, doctree: nodes.document) -> None:
+    """Show types of the wire as ``wire.Thread`` in signatures, because handles have some of their names."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        for reference in signature.findall(addnodes.pending_xref):
+            module, _, name = reference.get("reftarget", "").rpartition(".")
+            if module == "trio_codex.wire":
+                reference.children = [nodes.Text(f"wire.{name}")]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
+    app.connect("doctree-read", name_wire_types)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Fields"

@@ -4,7 +4,15 @@ A client, a turn and an approval are scopes: once a scope exits, everything it s
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"] and not {"trio_codex", "trio_codex.cli"}.isdisjoint(sys.orig_argv):
+    # Python imports the package before it runs ``python -m trio_codex``. That takes most of the start of the command,
+    # and Ctrl-C is quiet then, too.
+    from _trio_codex_main import leave_on_interrupt
+
+    leave_on_interrupt()
 
 from trio_codex import errors as errors
 from trio_codex import wire as wire

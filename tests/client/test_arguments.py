@@ -284,3 +284,13 @@ def test_a_result_that_is_read_too_early_says_to_wait():
     )
     assert "await goal.wait() first" in str(errors.TurnActive("thread-1", None, "goal"))
     assert "has an open turn (turn-1); wait for it to end" in str(errors.TurnActive("thread-1", "turn-1"))
+
+
+async def test_a_stream_that_is_no_server_of_lines_is_refused_with_a_hint():
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        await theirs.send_eof()
+        with pytest.raises(errors.StartError) as caught:
+            await connect_codex(nursery, ours)
+    assert "attach_codex()" in caught.value.hint
+    assert "attach_codex()" in str(caught.value)

@@ -72,7 +72,10 @@ async def connect_codex(
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Codex:
-    """Connect a client over a byte stream that is already open, such as a socket or one end of ``memory_stream_pair``.
+    """Connect a client over a byte stream that is already open, such as the pipes of a process that you started.
+
+    Both ends write one JSON message per line. A server that was started with ``--listen`` does not, on no kind of
+    socket: use :func:`attach_codex` for it.
 
     The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on :meth:`Codex.aclose`,
     open turns are ended and the stream is closed. The server was not started by this client and is never killed.
