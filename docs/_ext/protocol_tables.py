@@ -255,7 +255,7 @@ def name_wire_types(_app: Sphinx, doctree: nodes.document) -> None:
     for signature in doctree.findall(addnodes.desc_signature):
         for reference in signature.findall(addnodes.pending_xref):
             module, _, name = reference.get("reftarget", "").rpartition(".")
-            if module == "trio_codex.wire":
+            if module in ("trio_codex.wire", "wire"):
                 reference.children = [nodes.Text(f"wire.{name}")]
 
 
