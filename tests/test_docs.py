@@ -85,7 +85,7 @@ FRAGMENTS = [
 
 
 def queue(block: Block, model: testing.MockModel) -> list[str]:
-    """Queue what the model says; give the addresses of the servers that the block attaches to."""
+    """Queue the responses of the model; return the addresses of the servers that the block attaches to."""
     served: list[str] = []
     names = {name: getattr(testing, name) for name in testing.__all__}
     exec(block.script, {**names, "model": model, "serve": served.append})
@@ -119,7 +119,7 @@ async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockMo
 
 
 async def run(block: Block, names: dict[str, Any]) -> str:
-    """Run a block; give what it prints."""
+    """Run a block; return what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), trio.fail_after(60):
         await trio.lowlevel.checkpoint()

@@ -114,7 +114,8 @@ class ApiMethods(SphinxDirective):
 def _request(call: str, method: Any) -> nodes.Node:
     """Show a request: its call, what it returns, its method on the wire, and its parameters."""
     docstring = inspect.getdoc(method) or ""
-    wire_name = re.search(r"``([^`]+)``", docstring)
+    # A summary may mention other methods first.
+    wire_name = re.search(r"\bSends? ``([^`]+)``", docstring)
     assert wire_name is not None
     spec = CLIENT_REQUESTS[wire_name[1]]
     signature = inspect.signature(method)
@@ -123,7 +124,11 @@ def _request(call: str, method: Any) -> nodes.Node:
     facts = _names([wire_name[1]])
     facts += nodes.Text(" → ")
     facts += nodes.literal(text=str(signature.return_annotation))
-    for mark, holds in (("experimental", spec.experimental), ("no timeout", spec.deferred)):
+    for mark, holds in (
+        ("experimental", spec.experimental),
+        ("no timeout", spec.deferred),
+        (f"since {spec.since}", spec.since),
+    ):
         if holds:
             facts += nodes.Text(", ")
             facts += nodes.emphasis(text=mark)

@@ -52,7 +52,7 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        url: The URL without credentials.
+        url: The URL.
         path: The path of a unix socket; ``None`` for TCP.
         host: The host.
         port: The port.
@@ -70,12 +70,13 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     """Parse the URL of a server.
 
     Args:
-        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``.
+        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``, without
+            credentials.
         codex_home: The ``CODEX_HOME`` of the daemon.
         insecure: Whether to allow ``ws://`` to another machine.
 
     Raises:
-        ValueError: It is none of these, has credentials, or would send everything in the clear over a network.
+        ValueError: It is none of these, or would send everything in the clear over a network.
     """
     parts = urlsplit(url)
     if parts.scheme == "unix" and url[4:7] == "://":
@@ -88,8 +89,6 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         return Address(
             url, path or os.path.realpath(os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
         )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
             f"{_bare(parts)!r} is no address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"

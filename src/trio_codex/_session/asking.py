@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,11 +15,10 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
-from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.instruments._decisions import DecidedBy
+from trio_codex.instruments._base import DecidedBy
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trio_codex._link.dispatch import Outcome
     from trio_codex._session.approvals import Approvals
     from trio_codex._session.audit import Entry
-    from trio_codex._session.state import ThreadState
+    from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._values.event import Route
 
 
@@ -42,9 +42,11 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     size = 0 if request.params is None else len(request.params)
     entry = approvals.audit.begin(request.id, method, thread_id, size)
     state = None if thread_id is None else approvals.threads.find(thread_id)
-    is_others = approvals.is_shared and state is not None and state.turn is not None and state.owner is None
+    turn = None if state is None else state.turn
+    is_left_to_others = approvals.is_shared or (state is not None and state.is_left_running)
+    is_others = is_left_to_others and state is not None and turn is not None and state.owner is None
     if is_others and state is not None and state.policy is None and state.tools is None:
-        _leave(entry)
+        _leave(entry, turn)
         return None
     kind = KINDS.get(method)
     if kind is None:
@@ -63,9 +65,11 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     deciders = list(_deciders(approvals, kind, question, state))
     if is_others:
         deciders = [each for each in deciders if each[0] is not DecidedBy.client]
-        if not deciders:
-            _leave(entry)
-            return None
+    # Tools are those of the client that started the thread, and all subscribers are asked to call them.
+    is_rejoined = approvals.is_shared and turn is not None and not turn.is_ours
+    if not deciders and (is_others or (is_rejoined and isinstance(question, ToolCallRequest))):
+        _leave(entry, turn)
+        return None
     if not deciders:
         reason = "no policy of this client handles it"
         if method not in KINDS:
@@ -75,7 +79,9 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
 
 
-def _leave(entry: Entry) -> None:
+def _leave(entry: Entry, turn: TurnState | None) -> None:
+    if turn is not None:
+        turn.has_parked = True
     entry.decided_by, entry.reason = DecidedBy.others, "it belongs to a turn of another client"
     entry.settle("left")
 
@@ -101,7 +107,13 @@ def _deciders(
         for tools in (thread.tools if thread is not None else None, approvals.tools):
             tool = None if tools is None else tools.find(question.namespace, question.tool)
             if tools is not None and tool is not None:
-                yield DecidedBy.tool, tool.full_name, tools.call
+                call: Callable[[Any], Awaitable[object]] = tools.call
+                if approvals.is_shared:
+                    # The server sends a parked request again, and only those of turns that began on this connection
+                    # cannot have been answered over an earlier one.
+                    is_new = state is not None and state.turn is not None and state.turn.is_ours
+                    call = partial(tools.call_on_shared_server, may_be_repeated=not is_new)
+                yield DecidedBy.tool, tool.full_name, call
                 return
     for level, policy in levels:
         callback = None if policy is None else getattr(policy, kind.callback)
@@ -179,7 +191,6 @@ class _Asking:
         return self._kind.denial
 
     def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Record the outcome."""
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)

@@ -7,19 +7,18 @@ too, so that a retry is reported to the instruments of the client whose request 
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex import wire
 from trio_codex._core.arguments import described
-from trio_codex.errors import RpcError, ServerBusyError, TurnFailed
+from trio_codex.errors import ServerBusyError, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_codex._link.hooks import Instruments
 
@@ -42,8 +41,7 @@ PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that say the same: the official clients of the model's API repeat these and all from 500 on."""
 
 
-@attrs.define
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     """Records the requests of one attempt. Those of a nested attempt count for the outer one too.
 
     Attributes:
@@ -54,7 +52,7 @@ class _Attempt:
 
     within: _Attempt | None
     started: int = 0
-    asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
+    asked: dict[str, Instruments] = msgspec.field(default_factory=dict[str, "Instruments"])
 
     def report_retry(self, error: Exception, number: int, delay: float) -> None:
         """Report an upcoming retry to the instruments of the client whose request was rejected."""
@@ -72,25 +70,6 @@ def note_asked(method: str, instruments: Instruments) -> None:
     while attempt is not None:
         attempt.asked[method] = instruments
         attempt = attempt.within
-
-
-def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
-    """Record a request that is sent and answered inside the block, and whether it may have started a turn."""
-    note_asked(method, instruments)
-    return _noting_start() if method in STARTING else _NOTHING
-
-
-@contextmanager
-def _noting_start() -> Generator[None]:
-    note_started()
-    try:
-        yield
-    except RpcError:
-        note_refused()
-        raise
-
-
-_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:
