@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 from benchmarks import budgets
@@ -29,8 +31,19 @@ def described(results, quick):
         "quick": quick,
         "machine": machine(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES} | node(),
         "benchmarks": results,
+    }
+
+
+def node():
+    """The version of Node, if there is one."""
+    if shutil.which("node") is None:
+        return {}
+    return {
+        "node": subprocess.run(
+            ["node", "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     }
 
 

@@ -368,7 +368,7 @@ async def test_programs_get_the_same_as_json_and_what_is_only_new_is_all_right(t
         ),
         (
             'mkdir -p "$5"; echo "{}" > "$5/codex_app_server_protocol.schemas.json"',
-            "no schema that can be read",
+            "its output is not a readable schema",
         ),
         ("exec sleep 1000", "it did not end within 0.5 s"),
     ],

@@ -120,7 +120,7 @@ UNKNOWN = Ref("UnknownVariant")
 
 
 def members(type_: Type) -> tuple[Type, ...]:
-    """Return the members of a union; a type that is no union is its own only member."""
+    """Return the members of a union; any other type is its own only member."""
     return type_.members if isinstance(type_, Union) else (type_,)
 
 
