@@ -273,8 +273,13 @@ MUTATIONS = [
     ),
     Mutation(
         "G8", "questions of another client's turn are answered",
-        "_session.asking:resolve", operand("is_shared"),
+        "_session.asking:_belongs_to_others", always("is_shared"),
         "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
+    ),
+    Mutation(
+        "G8", "questions about turns that nobody here knows are answered",
+        "_session.asking:_belongs_to_others", operand("has_peers"),
+        "tests/client/test_opening.py::test_attached_what_concerns_no_turn_of_ours_is_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",

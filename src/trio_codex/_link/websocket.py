@@ -42,6 +42,8 @@ class WebSocketChannel(Channel):
         address: Where the server is, for messages.
     """
 
+    has_peers: bool = True
+
     def __init__(
         self, stream: trio.abc.Stream, protocol: ClientProtocol, max_message_bytes: int, address: str
     ) -> None:

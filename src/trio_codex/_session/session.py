@@ -53,7 +53,12 @@ class Session:
         self.listeners: Listeners = Listeners(connection, server.config.event_buffer)
         self.ender: TurnEnder = TurnEnder(server, self.threads)
         self.approvals: Approvals = Approvals(
-            self.threads, self.listeners, self.ender, defaults, shared=not connection.owned
+            self.threads,
+            self.listeners,
+            self.ender,
+            defaults,
+            shared=not connection.owned,
+            has_peers=connection.has_peers,
         )
         dispatcher = Dispatcher(server.services, connection)
         self.router: Router = Router(
