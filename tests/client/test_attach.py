@@ -1,16 +1,18 @@
 """Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
 
+import os
 import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import traceback
 
 import pytest
 import trio
 import trio.testing
 
-from trio_codex import BearerToken, ClientConfig, attach_codex, errors
+from trio_codex import BearerToken, ClientConfig, SignedBearer, attach_codex, errors
 from trio_codex._link.dial import RESPONSE_BYTES, SHOWN_CHARACTERS, parse_address
 from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left
@@ -179,6 +181,37 @@ async def test_an_argument_of_the_wrong_type_is_a_type_error_that_names_it(optio
     assert TOKEN not in str(caught.value)
 
 
+async def test_a_query_which_may_have_a_token_is_sent_and_not_shown():
+    async def serve(stream):
+        async with stream:
+            assert TOKEN.encode() in await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+    async with assert_nothing_left(), listening(serve) as address:
+        error = await failure(f"ws://{address}/path?token={TOKEN}")
+    assert f"ws://{address}/path refused" in error.problem
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    error = await failure(f"ws://{address}/path?token={TOKEN}")
+    assert TOKEN not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: BearerToken(TOKEN.encode()), "token"),
+        (lambda: BearerToken(None), "token"),
+        (lambda: SignedBearer(None), "secret"),
+        (lambda: SignedBearer(bytearray(TOKEN, "ascii") * 2), "secret"),
+        (lambda: SignedBearer(TOKEN * 2, issuer=TOKEN.encode()), "issuer"),
+        (lambda: SignedBearer(TOKEN * 2, audience=[TOKEN]), "audience"),
+    ],
+)
+def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, name):
+    with pytest.raises(TypeError, match=name) as caught:
+        make()
+    assert TOKEN not in str(caught.value)
+
+
 def forbid_sockets(monkeypatch):
     for name in ("open_tcp_stream", "open_unix_socket", "open_ssl_over_tcp_stream"):
         monkeypatch.setattr(trio, name, lambda *_, **__: pytest.fail("it connected"))
@@ -212,13 +245,19 @@ async def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
     assert "too long" in error.problem
 
 
-async def test_a_socket_without_permission_is_told_with_whom_it_is_for(tmp_path, monkeypatch):
-    async def refuse(_):
-        await trio.lowlevel.checkpoint()
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(trio, "open_unix_socket", refuse)  # root is refused nowhere
-    error = await refusal(f"unix://{tmp_path}/other.sock")
+async def test_a_socket_without_permission_is_told_with_whom_it_is_for():
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as served:
+        served.bind(f"{directory}/other.sock")
+        served.listen()
+        os.chmod(directory, 0o755)
+        os.chmod(f"{directory}/other.sock", 0o600 if me == 0 else 0)
+        if me == 0:
+            os.seteuid(65534)  # root is refused nowhere
+        try:
+            error = await refusal(f"unix://{directory}/other.sock")
+        finally:
+            os.seteuid(me)
     assert type(error) is errors.AttachError
     assert "Permission denied" in error.problem
     assert "the user who started the server" in error.hint

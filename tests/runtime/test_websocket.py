@@ -51,7 +51,7 @@ def taken_control(channel):
 def opened(stream, max_message_bytes=10_000):
     """Return a channel whose handshake is done."""
     protocol = ClientProtocol(parse_uri(URL), state=OPEN, max_size=max_message_bytes)
-    return WebSocketChannel(stream, protocol, max_message_bytes, URL)
+    return WebSocketChannel(stream, protocol, max_message_bytes, URL, Secrets({}))
 
 
 async def all_messages(chunks, max_message_bytes=10_000):

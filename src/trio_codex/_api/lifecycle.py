@@ -202,9 +202,9 @@ class ClientLifecycle:
         def dialer() -> Dialer:
             # A signed token is valid for a minute, so each connection gets its own.
             token = None if auth is None else auth.mint()
-            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            self._secrets = Secrets({"token": token})
-            return Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
+            dialer = Dialer(address, token, config.max_line_bytes, ssl_context)
+            self._secrets = dialer.secrets
+            return dialer
 
         paths = PathBase.now(None, os.environ.get("HOME"))
         attempt = dialer()

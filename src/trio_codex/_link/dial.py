@@ -7,7 +7,7 @@ import os
 import re
 import ssl
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -17,15 +17,11 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from trio_codex._core.exceptions import leaves_of
+from trio_codex._core.secrets import Secrets
 from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
 from trio_codex._link.websocket import WebSocketChannel
 from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trio_codex._core.secrets import Secrets
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
@@ -64,6 +60,11 @@ class Address:
     host: str = "localhost"
     port: int = 80
     secure: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The URL for messages. A query may have a token in it."""
+        return self.url if self.path is not None else self.url.partition("?")[0]
 
 
 def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecure: bool) -> Address:
@@ -126,25 +127,19 @@ class Dialer:
 
     Args:
         address: Where the server listens.
-        headers: Further headers of the request.
+        token: The token that the request carries, if any.
         max_message_bytes: The size limit of an inbound message.
         ssl_context: For TLS; the default trusts the certificate authorities of the system.
-        secrets: What errors must not show. A server may send the headers back.
     """
 
     def __init__(
-        self,
-        address: Address,
-        headers: Mapping[str, str],
-        max_message_bytes: int,
-        ssl_context: ssl.SSLContext | None,
-        secrets: Secrets,
+        self, address: Address, token: str | None, max_message_bytes: int, ssl_context: ssl.SSLContext | None
     ) -> None:
+        self.secrets: Secrets = Secrets({"token": token}, min_length=1)
         self._address = address
-        self._headers = headers
+        self._token = token
         self._max_message_bytes = max_message_bytes
         self._ssl_context = ssl_context
-        self._secrets = secrets
         self._is_connected = False
         self._response = b""
         """The beginning of the answer."""
@@ -155,21 +150,40 @@ class Dialer:
         Raises:
             AttachError: Nobody listens there, or who listens there is no server for this client.
         """
-        stream = await _open_stream(self._address, self._ssl_context)
+        stream = await self._open_stream()
         self._is_connected = True
         try:
-            return await self._upgrade(stream)
+            protocol = self._requested()
+            problem = await self._shake_hands(stream, protocol)
+            if problem is not None:
+                raise problem from problem.__cause__
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+        return WebSocketChannel(stream, protocol, self._max_message_bytes, self._address.shown, self.secrets)
 
-    async def _upgrade(self, stream: trio.abc.Stream) -> WebSocketChannel:
-        address = self._address
-        uri = parse_uri("ws://localhost/" if address.path is not None else address.url)
-        protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
-        request = protocol.connect()
-        request.headers.update(self._headers)
-        protocol.send_request(request)
+    async def _open_stream(self) -> trio.abc.Stream:
+        address, error = self._address, None
+        try:
+            if address.path is not None:
+                return await trio.open_unix_socket(address.path)
+            if not address.secure:
+                return await trio.open_tcp_stream(address.host, address.port)
+            context = self._ssl_context or ssl.create_default_context()
+            return await trio.open_ssl_over_tcp_stream(
+                address.host, address.port, https_compatible=True, ssl_context=context
+            )
+        except OSError as exc:
+            hint = _hint(address, exc)
+            raise AttachError(f"cannot connect to {address.shown}: {_described(exc)}", hint=hint) from exc
+        except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
+            # Trio tries several addresses in a nursery, which groups a cancellation.
+            error = without_group(exc)
+        assert error is not None
+        raise error
+
+    async def _shake_hands(self, stream: trio.abc.Stream, protocol: ClientProtocol) -> AttachError | None:
+        """Perform the handshake. Return what is wrong: raised here, it would show the answer in a frame of its traceback."""
         try:
             await stream.send_all(b"".join(protocol.data_to_send()))
             while protocol.handshake_exc is None and not protocol.events:
@@ -180,31 +194,39 @@ class Dialer:
                 else:
                     protocol.receive_eof()
         except trio.BrokenResourceError as exc:
-            raise self._refusal() or self._break(exc.__cause__) from exc
-        # No causes: they quote the answer, and a traceback would show them.
+            cause = exc.__cause__ or exc
+            error = self._refusal() or self._break(cause)
+            error.__cause__ = cause.with_traceback(None)
+            return error  # noqa: ASYNC910  # what failed was a checkpoint
         if isinstance(protocol.handshake_exc, InvalidStatus):
             response = protocol.handshake_exc.response
-            raise self._refused(response.status_code, bytes(response.body))
+            return self._refused(response.status_code, bytes(response.body))
         if protocol.handshake_exc is not None:
-            raise self._refusal() or self._no_websocket()
+            # Not as a cause: it quotes the answer.
+            return self._refusal() or self._no_websocket()
         del protocol.events[0]
-        return WebSocketChannel(stream, protocol, self._max_message_bytes, address.url)
+        return None
+
+    def _requested(self) -> ClientProtocol:
+        """Return the protocol with the request. The request itself is in no frame from which an error is raised."""
+        uri = parse_uri("ws://localhost/" if self._address.path is not None else self._address.url)
+        protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
+        request = protocol.connect()
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        protocol.send_request(request)
+        return protocol
+
+    # -- errors ------------------------------------------------------------------------------------------------
 
     def timed_out(self, seconds: float) -> StartError:
         """Return the error for a timeout that cancelled :meth:`dial`, by what the server had answered until then."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
+        shown, hint = self._address.shown, WRONG_SERVER_HINT
+        problem = f"{shown} accepted the connection and did not answer within {seconds:g} s"
         if not self._is_connected:
-            return StartTimeout(
-                f"cannot connect to {self._address.url}: no answer within {seconds:g} s",
-                "connect",
-                _hint(self._address, OSError()),
-            )
-        return StartTimeout(
-            f"{self._address.url} accepted the connection and did not answer within {seconds:g} s",
-            "connect",
-            WRONG_SERVER_HINT,
-        )
+            problem = f"cannot connect to {shown}: no answer within {seconds:g} s"
+            hint = _hint(self._address, OSError())
+        return self._refusal() or StartTimeout(problem, "connect", hint)
 
     def _refusal(self) -> AttachError | None:
         """Return the error for an HTTP answer that has not ended, or that ended early, if it refuses the connection."""
@@ -214,13 +236,14 @@ class Dialer:
 
     def _refused(self, status: int, body: bytes) -> AttachError:
         words = shorten(self._one_line(body), SHOWN_CHARACTERS)
+        problem = f"{self._address.shown} refused the connection with HTTP status {status}"
         return AttachError(
-            f"{self._address.url} refused the connection with HTTP status {status}{': ' if words else ''}{words}",
+            f"{problem}: {words}" if words else problem,
             hint=_REFUSAL_HINTS.get(status, WRONG_SERVER_HINT),
             status=status,
         )
 
-    def _break(self, cause: BaseException | None) -> AttachError:
+    def _break(self, cause: BaseException) -> AttachError:
         """Return the error for a connection that broke before the handshake was done."""
         problem, hint = "the connection broke during the handshake", WRONG_SERVER_HINT
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -229,50 +252,23 @@ class Dialer:
         elif isinstance(cause, ssl.SSLError):
             problem = f"the TLS handshake failed: {cause.reason or cause}"
             hint = "Check that the server speaks TLS; if it does not, use ws://."
-        return AttachError(f"cannot attach to {self._address.url}: {problem}", hint=hint)
+        return AttachError(f"cannot attach to {self._address.shown}: {problem}", hint=hint)
 
     def _no_websocket(self) -> AttachError:
         if self._response.lstrip().startswith(b"{"):
-            return AttachError(
-                f"{self._address.url} speaks JSON lines, not WebSocket",
-                hint="Connect to such a server with connect_codex().",
+            problem, hint = (
+                "speaks JSON lines, not WebSocket",
+                "Connect to such a server with connect_codex().",
             )
-        quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
-        shown = f"answered {quoted}" if self._response else "closed the connection"
-        return AttachError(f"{self._address.url} is no WebSocket server: it {shown}", hint=WRONG_SERVER_HINT)
+        else:
+            quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
+            shown = f"answered {quoted}" if self._response else "closed the connection"
+            problem, hint = f"is no WebSocket server: it {shown}", WRONG_SERVER_HINT
+        return AttachError(f"{self._address.shown} {problem}", hint=hint)
 
     def _one_line(self, data: bytes) -> str:
         """Return an answer for an error, on one line and without secrets."""
-        text = self._secrets.hide(data[:RESPONSE_BYTES].decode(errors="replace"))
-        return " ".join(text.split())
-
-
-async def _open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    error: BaseException | None
-    try:
-        return await _connect(address, ssl_context)
-    except OSError as exc:
-        raise AttachError(
-            f"cannot connect to {address.url}: {_described(exc)}", hint=_hint(address, exc)
-        ) from exc
-    except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
-        # Trio tries several addresses in a nursery, which groups a cancellation.
-        error = without_group(exc)
-    assert error is not None
-    raise error
-
-
-async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    if address.path is not None:
-        return await trio.open_unix_socket(address.path)
-    if address.secure:
-        return await trio.open_ssl_over_tcp_stream(
-            address.host,
-            address.port,
-            https_compatible=True,
-            ssl_context=ssl_context or ssl.create_default_context(),
-        )
-    return await trio.open_tcp_stream(address.host, address.port)
+        return self.secrets.hide_if_cut(" ".join(data[:RESPONSE_BYTES].decode(errors="replace").split()))
 
 
 def _described(exc: OSError) -> str:

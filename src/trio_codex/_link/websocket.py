@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from websockets.client import ClientProtocol
 
     from trio_codex._core.framing import Frame
+    from trio_codex._core.secrets import Secrets
 
 FRAGMENT_BYTES: Final = 8 * 1024 * 1024
 """Longer messages are sent in fragments: the server refuses frames of more than 16 MiB."""
@@ -40,17 +41,24 @@ class WebSocketChannel(Channel):
         protocol: The state of the protocol.
         max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
         address: Where the server is, for messages.
+        secrets: Redacted from the reason with which the server closes.
     """
 
     has_peers: bool = True
 
     def __init__(
-        self, stream: trio.abc.Stream, protocol: ClientProtocol, max_message_bytes: int, address: str
+        self,
+        stream: trio.abc.Stream,
+        protocol: ClientProtocol,
+        max_message_bytes: int,
+        address: str,
+        secrets: Secrets,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self._stream = stream
         self._protocol = protocol
         self._address = address
+        self._secrets = secrets
         self._unfinished: bytearray | None = None
         """The fragments of a text message so far. One buffer, because a server may send any number of empty ones."""
 
@@ -133,7 +141,9 @@ class WebSocketChannel(Channel):
         """Return the error, with the code and the reason with which the server closed."""
         protocol = self._protocol
         if protocol.close_rcvd is not None:
-            reason = f"the server closed the connection: {protocol.close_rcvd}"
+            reason = (
+                f"the server closed the connection: {self._secrets.hide_if_cut(str(protocol.close_rcvd))}"
+            )
         elif isinstance(protocol.parser_exc, PayloadTooBig):
             limit = self.max_message_bytes
             reason = f"a message of the server is longer than max_line_bytes allows ({limit} bytes)"
