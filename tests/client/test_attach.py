@@ -1,10 +1,7 @@
 """Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
 
 import os
-import shutil
 import socket
-import ssl
-import subprocess
 import tempfile
 import traceback
 
@@ -540,47 +537,6 @@ async def test_messages_right_behind_the_handshake_are_not_lost():
 
 
 # -- TLS -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    directory = tmp_path_factory.mktemp("certificate")
-    paths = str(directory / "certificate.pem"), str(directory / "key.pem")
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-out", paths[0], "-keyout", paths[1]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return paths
-
-
-@pytest.fixture
-def server_context(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-@pytest.fixture
-def trusting(certificate):
-    """Return a context for clients that trusts the certificate."""
-    return ssl.create_default_context(cafile=certificate[0])
 
 
 class Resolver(trio.abc.HostnameResolver):
