@@ -145,7 +145,7 @@ async def test_a_command_elsewhere_ends_with_its_server(end):
                 async with thread.turn("Wait.") as turn:
                     while not (file.exists() and file.read_text().strip()):  # noqa: ASYNC110, ASYNC240
                         await trio.sleep(0.01)
-                    command = os.pidfd_open(int(file.read_text()))
+                    command = os.pidfd_open(int(file.read_text()))  # noqa: ASYNC240
                     if end == "killed":
                         os.kill(codex.pid, signal.SIGKILL)
                         await turn.wait()

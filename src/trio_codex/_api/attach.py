@@ -17,6 +17,7 @@ from trio_codex._core.arguments import check_type
 from trio_codex._link.services import open_services
 from trio_codex._values.auth import BearerToken, SignedBearer
 from trio_codex._values.config import ClientConfig
+from trio_codex.errors import AttachError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
@@ -54,7 +55,7 @@ async def attach_codex(
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
-        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        ssl_context: For ``wss://`` only; the default trusts the certificate authorities of the system.
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:
@@ -73,8 +74,13 @@ async def attach_codex(
     check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
     if ssl_context is not None:
         check_type("ssl_context", ssl_context, ssl.SSLContext, "pass ssl.create_default_context(cafile=…)")
-    from trio_codex._link.dial import parse_address
+    try:
+        from trio_codex._api.loading import load
+        from trio_codex._link.dial import parse_address
 
+        load()
+    except OSError as exc:  # no file descriptor is free, not even for an import
+        raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
     home = os.environ.get("CODEX_HOME") or (
         os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
     )

@@ -191,12 +191,10 @@ class ClientLifecycle:
         self, services: Services, address: Address, auth: Auth | None, ssl_context: ssl.SSLContext | None
     ) -> Session:
         """Connect to a server that somebody else started, and perform the handshake."""
-        from trio_codex._api.loading import load
         from trio_codex._link.dial import WRONG_SERVER_HINT, Dialer
 
         config = self._config
         services.start_service(self._timeouts.watch)
-        load()
         self._hint = WRONG_SERVER_HINT
 
         def dialer() -> Dialer:

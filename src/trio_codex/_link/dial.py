@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -20,11 +21,15 @@ from trio_codex._core.exceptions import leaves_of
 from trio_codex._core.secrets import Secrets
 from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
+from trio_codex._link.socket_stream import SocketStream
 from trio_codex._link.websocket import WebSocketChannel
 from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
 
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
+
+SOCKET_PATH_BYTES: Final = 107
+"""How long the path of a socket may be on Linux. A relative path may lead further."""
 
 _SILENT: Final = logging.Logger("trio_codex.websocket", logging.CRITICAL)
 """The protocol would log the headers, and with them the token."""
@@ -34,6 +39,8 @@ RESPONSE_BYTES: Final = 2048
 
 SHOWN_CHARACTERS: Final = 200
 """How much of an answer an error shows."""
+
+DESCRIPTORS_HINT: Final = "Check the limit on open files: ulimit -n."
 
 WRONG_SERVER_HINT: Final = "Check that this is the address of a codex app-server."
 
@@ -81,13 +88,16 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     parts = urlsplit(url)
     if parts.scheme == "unix" and url[4:7] == "://":
         path = url[7:]
+        if "\0" in path:
+            raise ValueError(f"{url!r} is no address of a server: a path contains no null character")
         if not path and codex_home is None:
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
         # The daemon puts a link there where the path would be too long for a socket.
+        home = os.fspath(codex_home or "")
         return Address(
-            url, path or os.path.realpath(os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
+            url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
     if parts.username is not None or parts.password is not None:
         raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
@@ -98,6 +108,10 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     if parts.port == 0:
         raise ValueError("port 0 lets a server choose a port: use the one that the server printed")
     try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{parts.hostname!a} is no name of a host") from None
+    try:
         parse_uri(url)
     except InvalidURI as exc:
         raise ValueError(f"{_bare(parts)!r} is no address of a server: {exc.msg}") from None
@@ -107,6 +121,17 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
             f"ws:// to {parts.hostname} sends prompts and tokens in the clear: use wss://, a tunnel, or insecure=True"
         )
     return Address(url, None, parts.hostname, parts.port or (443 if secure else 80), secure)
+
+
+def _absolute(path: str) -> str:
+    """Return a path that means the same once the program has another working directory, if it fits into a socket."""
+    try:
+        absolute = os.path.abspath(path)
+        return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
+    except UnicodeError:
+        raise ValueError(f"{path!a} is no path that a file can have") from None
+    except OSError:  # the working directory was deleted
+        return path
 
 
 def _bare(parts: SplitResult) -> str:
@@ -130,12 +155,17 @@ class Dialer:
         token: The token that the request carries, if any.
         max_message_bytes: The size limit of an inbound message.
         ssl_context: For TLS; the default trusts the certificate authorities of the system.
+
+    Raises:
+        ValueError: The address does not use TLS, and a context for it was given.
     """
 
     def __init__(
         self, address: Address, token: str | None, max_message_bytes: int, ssl_context: ssl.SSLContext | None
     ) -> None:
         self.secrets: Secrets = Secrets({"token": token}, min_length=1)
+        if ssl_context is not None and not address.secure:
+            raise ValueError(f"ssl_context is for wss://, and {address.shown} does not use TLS")
         self._address = address
         self._token = token
         self._max_message_bytes = max_message_bytes
@@ -165,17 +195,22 @@ class Dialer:
     async def _open_stream(self) -> trio.abc.Stream:
         address, error = self._address, None
         try:
+            context = (self._ssl_context or ssl.create_default_context()) if address.secure else None
             if address.path is not None:
-                return await trio.open_unix_socket(address.path)
-            if not address.secure:
-                return await trio.open_tcp_stream(address.host, address.port)
-            context = self._ssl_context or ssl.create_default_context()
-            return await trio.open_ssl_over_tcp_stream(
-                address.host, address.port, https_compatible=True, ssl_context=context
-            )
+                stream = SocketStream(await trio.open_unix_socket(address.path))
+            else:
+                stream = SocketStream(await trio.open_tcp_stream(address.host, address.port))
+            try:
+                if context is None:
+                    return stream
+                return trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+            except ssl.SSLError:
+                await trio.aclose_forcefully(stream)
+                raise
         except OSError as exc:
-            hint = _hint(address, exc)
-            raise AttachError(f"cannot connect to {address.shown}: {_described(exc)}", hint=hint) from exc
+            cause = _first_cause(exc)
+            problem = f"cannot connect to {address.shown}: {cause.strerror or cause}"
+            raise AttachError(problem, hint=_hint(address, cause)) from exc
         except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
             # Trio tries several addresses in a nursery, which groups a cancellation.
             error = without_group(exc)
@@ -271,17 +306,18 @@ class Dialer:
         return self.secrets.hide_if_cut(" ".join(data[:RESPONSE_BYTES].decode(errors="replace").split()))
 
 
-def _described(exc: OSError) -> str:
-    # Trio tries every address of a host, and raises one error for all of them.
-    if exc.errno is None and exc.__cause__ is not None:
-        causes = [leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)]
-        exc = next(iter(causes), exc)
-    return exc.strerror or str(exc)
+def _first_cause(exc: OSError) -> OSError:
+    """Return one error: Trio tries every address of a host, and raises one for all of them."""
+    if exc.errno is not None or exc.__cause__ is None:
+        return exc
+    return next((leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)), exc)
 
 
 def _hint(address: Address, exc: OSError) -> str:
     if isinstance(exc, PermissionError):
         return "Run as the user who started the server: its socket is for that user only."
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return DESCRIPTORS_HINT
     if address.path is not None:
         return f"Start one with: codex app-server --listen unix://{address.path}"
     if isinstance(exc, ssl.SSLError):
