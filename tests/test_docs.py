@@ -84,7 +84,7 @@ FRAGMENTS = [
 
 
 def queue(block: Block, model: testing.MockModel) -> list[str]:
-    """Queue what the model says; give the addresses of the servers that the block attaches to."""
+    """Queue the responses of the model; return the addresses of the servers that the block attaches to."""
     served: list[str] = []
     names = {name: getattr(testing, name) for name in testing.__all__}
     exec(block.script, {**names, "model": model, "serve": served.append})
@@ -111,7 +111,7 @@ async def model(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[testing.MockMo
 
 
 async def run(block: Block, names: dict[str, Any]) -> str:
-    """Run a block; give what it prints."""
+    """Run a block; return what it prints."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), trio.fail_after(60):
         await trio.lowlevel.checkpoint()
@@ -158,7 +158,7 @@ def test_no_block_is_overlooked() -> None:
 
 
 def test_blocks_of_the_readme_have_less_than_20_lines_of_code() -> None:
-    """Blank lines aside. All but that on deadlines are programs: they run as they are."""
+    """Blank lines aside. All of them except the one on deadlines are programs, and run as they are."""
     counts = {block.line: len(list(filter(None, block.code.splitlines()))) for block in BLOCKS["README.md"]}
     assert [line for line, count in counts.items() if count >= 20] == []
     assert [block.is_program for block in BLOCKS["README.md"]] == [True, True, True, False, True]

@@ -67,6 +67,7 @@ SAMPLES = {
     errors.TurnFailed: {"result": RESULT},
     errors.TurnLost: {"reason": "the server died", "result": RESULT},
     errors.TurnActive: {"thread_id": "thread-1", "turn_id": "turn-1"},
+    errors.NoTurnRuns: {"thread_id": "thread-1"},
     errors.TurnStalled: {"thread_id": "thread-1", "turn_id": "turn-1", "waiting_on": "model", "seconds": 1.5},
     errors.BudgetExceeded: {
         "carrier": "turn",

@@ -105,12 +105,17 @@ class ApiMethods(SphinxDirective):
         section += nodes.title("", "", nodes.literal(text=title) if title[0].islower() else nodes.Text(title))
         rows = []
         for call, method in sorted(methods):
-            wire_name = re.search(r"``([^`]+)``", inspect.getdoc(method) or "")
+            # A summary may mention other methods first.
+            wire_name = re.search(r"\bSends? ``([^`]+)``", inspect.getdoc(method) or "")
             assert wire_name is not None
             spec = CLIENT_REQUESTS[wire_name[1]]
             marks = [
                 mark
-                for mark, holds in (("experimental", spec.experimental), ("no timeout", spec.deferred))
+                for mark, holds in (
+                    ("experimental", spec.experimental),
+                    ("no timeout", spec.deferred),
+                    (f"since {spec.since}", spec.since),
+                )
                 if holds
             ]
             rows.append(

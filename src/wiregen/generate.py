@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from wiregen import domains, elisions, emit_api, emit_tables, emit_types, lower, methods, output, schema
+from wiregen import (
+    domains,
+    elisions,
+    emit_api,
+    emit_tables,
+    emit_types,
+    lower,
+    methods,
+    output,
+    patches,
+    schema,
+)
 from wiregen.protocol import Protocol
 
 
@@ -13,6 +24,7 @@ def build() -> Protocol:
         WiregenError: A table does not cover the schema.
     """
     bundle = schema.load()
+    patches.check(bundle.definitions, bundle.history)
     tables = methods.build(bundle)
     definitions = lower.lower(bundle, tables)
     elisions.check(definitions)

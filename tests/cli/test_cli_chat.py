@@ -297,7 +297,7 @@ async def test_a_step_does_not_wait_for_input_after_the_connection_has_ended(no_
         async with fake_codex() as (codex, server):
             chat = Chat(codex, Screen(), {}, "/", ())
             await server.hang_up()
-            # As if this ran between two steps, when there is nothing to cancel.
+            # As between two steps, when there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

@@ -1,4 +1,4 @@
-"""An argument of the wrong type is a TypeError where it is given, which says what to write instead."""
+"""An argument of the wrong type raises a TypeError where it is passed, which says what to write instead."""
 
 import functools
 from unittest.mock import AsyncMock

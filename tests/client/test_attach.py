@@ -1,4 +1,4 @@
-"""Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
+"""Attaching to an unsuitable server: a typed error that says what to do, in time, and nothing is left behind."""
 
 import os
 import resource
@@ -10,11 +10,12 @@ import textwrap
 import traceback
 from contextlib import suppress
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
-from trio_codex import BearerToken, ClientConfig, SignedBearer, attach_codex, errors
+from trio_codex import Attachment, BearerToken, ClientConfig, SignedBearer, attach_codex, errors
 from trio_codex._link.dial import RESPONSE_BYTES, SHOWN_CHARACTERS, parse_address
 from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left
@@ -216,6 +217,33 @@ def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, n
     with pytest.raises(TypeError, match=name) as caught:
         make()
     assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
+    ids=lambda options: next(iter(options)),
+)
+async def test_what_an_attachment_says_is_not_said_a_second_time(options, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(TypeError, match=f"{next(iter(options))}.*Attachment"):
+        async with attach_codex(Attachment("ws://127.0.0.1:4500"), **options):
+            pytest.fail("it attached")
+
+
+def test_an_attachment_is_checked_when_it_is_made_and_shows_no_token():
+    secret = "a secret of more than thirty-two bytes"
+    for auth in (BearerToken(TOKEN), SignedBearer(secret)):
+        attachment = Attachment("wss://host/path", auth=auth, config=ClientConfig(client_name="me"))
+        assert attachment == attrs.evolve(attachment)
+        assert "wss://host/path" in repr(attachment)
+        assert TOKEN not in repr(attachment)
+        assert secret not in repr(attachment)
+    with pytest.raises(ValueError, match="auth=BearerToken") as caught:
+        Attachment("ws://me:hidden@127.0.0.1")
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(TypeError, match="auth"):
+        Attachment("ws://127.0.0.1", auth=TOKEN)
 
 
 def forbid_sockets(monkeypatch):
@@ -668,7 +696,8 @@ async def test_tls_works_with_a_context_that_trusts_the_certificate(host, server
     with trio.fail_after(5):
         async with assert_nothing_left(), listening(serve_codex, ssl_context=server_context) as address:
             url = f"wss://{address.replace('127.0.0.1', host)}/path"
-            async with attach_codex(url, ssl_context=trusting, auth=BearerToken(TOKEN)) as codex:
+            attachment = Attachment(url, ssl_context=trusting, auth=BearerToken(TOKEN))
+            async with attach_codex(attachment) as codex:
                 await codex.thread_start()
 
 

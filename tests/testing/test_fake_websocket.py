@@ -87,7 +87,7 @@ async def test_a_half_open_connection_neither_sends_nor_answers_a_ping():
             server.fault("half_open")
             with pytest.raises(errors.RequestTimeout):
                 await codex.thread_start()
-            codex._session.connection._write_queue.put_control(codex._session.connection._channel.ping())
+            codex._session.connection.calls.write_queue.put_control(codex._session.connection._channel.ping())
             reads = codex._session.connection.timeouts.reads
             await trio.sleep(0.1)
             assert codex._session.connection.timeouts.reads == reads
@@ -97,7 +97,7 @@ async def test_a_half_open_connection_neither_sends_nor_answers_a_ping():
 
 async def test_a_ping_is_answered_otherwise():
     async with scripted() as (url, _), attach_codex(url) as codex:
-        codex._session.connection._write_queue.put_control(codex._session.connection._channel.ping())
+        codex._session.connection.calls.write_queue.put_control(codex._session.connection._channel.ping())
         reads = codex._session.connection.timeouts.reads
         while codex._session.connection.timeouts.reads == reads:  # noqa: ASYNC110  # the reader tells nobody
             await trio.sleep(0.01)

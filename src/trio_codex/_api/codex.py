@@ -17,7 +17,7 @@ from trio_codex._api.options import list_params, resume_params, sandbox_policy
 from trio_codex._api.paging import Pager
 from trio_codex._api.skills import Skills
 from trio_codex._api.thread import Thread, open_thread
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError
-    from trio_codex.instruments._decisions import DecisionRecord
+    from trio_codex.instruments._base import DecisionRecord
 
 
 class Codex:

@@ -74,15 +74,7 @@ _HINTS: Final = (
 
 
 class ClientLifecycle:
-    """The startup and shutdown of one client.
-
-    Args:
-        config: The configuration of the client.
-        policy: The policy of the client.
-        tools: The tools of the client.
-        budget: The joint budget of all turns of the client.
-        instruments: The instruments of the client.
-    """
+    """The startup and shutdown of one client."""
 
     def __init__(
         self,

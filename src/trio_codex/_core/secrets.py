@@ -23,12 +23,7 @@ _PLAIN_NAMES: Final = frozenset(
 
 
 class Secrets:
-    """The configured environment values that no error may show.
-
-    Args:
-        environment: The configured variables; ``None`` as a value configures nothing.
-        min_length: The minimum length of a value to redact.
-    """
+    """The configured environment values that no error may show."""
 
     def __init__(self, environment: Mapping[str, str | None], *, min_length: int = MIN_SECRET_LENGTH) -> None:
         # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.

@@ -55,7 +55,7 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        url: The URL without credentials.
+        url: The URL.
         path: The path of a unix socket; ``None`` for TCP.
         host: The host.
         port: The port.
@@ -78,12 +78,13 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     """Parse the URL of a server.
 
     Args:
-        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``.
+        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``, without
+            credentials.
         codex_home: The ``CODEX_HOME`` of the daemon.
         insecure: Whether to allow ``ws://`` to another machine.
 
     Raises:
-        ValueError: It is none of these, has credentials, or would send everything in the clear over a network.
+        ValueError: It is none of these, or would send everything in the clear over a network.
     """
     parts = urlsplit(url)
     if parts.scheme == "unix" and url[4:7] == "://":
@@ -100,10 +101,10 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
             url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
     if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
+        raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
-            f"{_bare(parts)!r} is no address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
+            f"{_bare(parts)!r} is not the address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
         )
     if parts.port == 0:
         raise ValueError("port 0 lets a server choose a port: use the one that the server printed")
@@ -114,7 +115,7 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
     try:
         parse_uri(url)
     except InvalidURI as exc:
-        raise ValueError(f"{_bare(parts)!r} is no address of a server: {exc.msg}") from None
+        raise ValueError(f"{_bare(parts)!r} is not the address of a server: {exc.msg}") from None
     secure = parts.scheme == "wss"
     if not (secure or insecure or _is_loopback(parts.hostname)):
         raise ValueError(
@@ -298,7 +299,7 @@ class Dialer:
         else:
             quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
             shown = f"answered {quoted}" if self._response else "closed the connection"
-            problem, hint = f"is no WebSocket server: it {shown}", WRONG_SERVER_HINT
+            problem, hint = f"is not a WebSocket server: it {shown}", WRONG_SERVER_HINT
         return AttachError(f"{self._address.shown} {problem}", hint=hint)
 
     def _one_line(self, data: bytes) -> str:

@@ -7,17 +7,16 @@ so that a retry is reported to the instruments of the client whose request was r
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import attrs
+import msgspec
 import trio
 
-from trio_codex.errors import RpcError, ServerBusyError
+from trio_codex.errors import ServerBusyError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_codex._link.hooks import Instruments
 
@@ -32,8 +31,7 @@ STARTING: Final = frozenset(
 """Requests that may start a turn."""
 
 
-@attrs.define
-class _Attempt:
+class _Attempt(msgspec.Struct, eq=False):
     """Records the requests of one attempt. Those of a nested attempt count for the outer one too.
 
     Attributes:
@@ -44,7 +42,7 @@ class _Attempt:
 
     within: _Attempt | None
     started: int = 0
-    asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
+    asked: dict[str, Instruments] = msgspec.field(default_factory=dict[str, "Instruments"])
 
     def report_retry(self, error: Exception, number: int, delay: float) -> None:
         """Report an upcoming retry to the instruments of the client whose request was rejected."""
@@ -62,25 +60,6 @@ def note_asked(method: str, instruments: Instruments) -> None:
     while attempt is not None:
         attempt.asked[method] = instruments
         attempt = attempt.within
-
-
-def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
-    """Record a request that is sent and answered inside the block, and whether it may have started a turn."""
-    note_asked(method, instruments)
-    return _noting_start() if method in STARTING else _NOTHING
-
-
-@contextmanager
-def _noting_start() -> Generator[None]:
-    note_started()
-    try:
-        yield
-    except RpcError:
-        note_refused()
-        raise
-
-
-_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:

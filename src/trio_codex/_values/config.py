@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from trio_codex._core.arguments import check_type
+from trio_codex._core.arguments import as_tuple, check_type
 from trio_codex._core.framing import MAX_LINE_BYTES
-from trio_codex._core.sequences import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.errors import SpawnError
 

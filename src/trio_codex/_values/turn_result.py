@@ -125,7 +125,6 @@ class TurnReducer:
         self._status: TurnStatus | str | None = None
 
     def feed(self, method: str, json: Json) -> None:
-        """Process an event of the turn."""
         handle = self.HANDLERS.get(method)
         if handle is not None:
             handle(self, parse_object(json))
@@ -135,6 +134,10 @@ class TurnReducer:
         if self._status is None:
             reported = string_of(self._turn.get("status"))
             self._status = TurnStatus.lost if reported is None else _status(reported)
+
+    def complete(self, items: list[Any]) -> None:
+        """Replace the items by those that the server has stored for the turn."""
+        self._items = [item for item in map(object_of, items) if item.get("status") != "inProgress"]
 
     @property
     def status(self) -> TurnStatus | str:

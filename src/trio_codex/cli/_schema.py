@@ -44,7 +44,7 @@ async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
     try:
         differences = compare(bundle)
     except NotASchema as exc:
-        raise CommandFailed(f"{binary.path}: what it printed is no schema that can be read: {exc}") from None
+        raise CommandFailed(f"{binary.path}: its output is not a readable schema: {exc}") from None
     if as_json:
         _write_json(binary, version, differences)
     else:

@@ -33,7 +33,8 @@
     │   ├─ TurnLost                 the end of the turn was never observed
     │   ├─ TurnStalled              the turn was silent for longer than its ``idle_limit``
     │   ├─ BudgetExceeded           a turn, thread or client exceeded its budget
-    │   └─ TurnActive               the thread has an open turn, or the turn has no result yet
+    │   ├─ TurnActive               the thread has an open turn, or the turn has no result yet
+    │   └─ NoTurnRuns               there is no turn to rejoin
     ├─ ThreadClosed                 the thread's scope has exited
     ├─ PolicyError                  a policy callback raised or returned an invalid decision
     ├─ RequestSettled               a parked server request no longer accepts an answer
@@ -80,6 +81,7 @@ from trio_codex.errors._connection import StartTimeout as StartTimeout
 from trio_codex.errors._connection import ThreadInUse as ThreadInUse
 from trio_codex.errors._connection import UnsupportedMethod as UnsupportedMethod
 from trio_codex.errors._turns import BudgetExceeded as BudgetExceeded
+from trio_codex.errors._turns import NoTurnRuns as NoTurnRuns
 from trio_codex.errors._turns import OutputError as OutputError
 from trio_codex.errors._turns import PolicyError as PolicyError
 from trio_codex.errors._turns import RequestAnswered as RequestAnswered
