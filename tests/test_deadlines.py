@@ -162,6 +162,7 @@ BOUNDS = {
         "CALLBACK_SHARE",
         "delay",
     },  # a share of interrupt_grace, and the time to the next try
+    "_face/callbacks": {"grace"},  # for a withdrawn callback, in an event loop that may be stopped
     "_api/goal": {"NEXT_TURN_SECONDS"},
     "_session/goal": {
         "NEXT_TURN_SECONDS"

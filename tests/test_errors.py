@@ -46,6 +46,7 @@ SAMPLES = {
     },
     errors.ServerExited: {"reason": "it exited", "pid": 1, "returncode": 0},
     errors.RequestTimeout: {"method": "thread/read", "seconds": 0.5},
+    errors.FaceError: {},
     errors.ProtocolError: {},
     errors.LocalProtocolError: {},
     errors.RemoteProtocolError: {},
@@ -85,6 +86,23 @@ SAMPLES = {
     errors.OutputError: {"text": "{", "problem": "not JSON"},
     errors.SubscriptionOverflow: {"events": 8193, "size": 12345},
     errors.InternalError: {},
+    errors.SupervisionError: {},
+    errors.RestartLimitExceeded: {
+        "problem": "more than 10 restarts within 300 s",
+        "exits": ["the server exited"],
+    },
+    errors.KeyConflict: {"name": "notes", "key": "plan"},
+    errors.ThreadGone: {"name": "notes", "thread_id": "thread-1", "problem": "it was deleted"},
+    errors.HistoryLost: {
+        "name": "notes",
+        "thread_id": "thread-1",
+        "key": "plan",
+        "problem": "its turn is missing",
+    },
+    errors.TurnInterrupted: {"key": "plan", "result": RESULT},
+    errors.ThreadQuarantined: {"name": "notes", "deaths": 4},
+    errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},
+    errors.JournalInUse: {"path": "a.db", "problem": "is in use", "hint": "End the other supervisor."},
 }
 
 CLASSES = [

@@ -79,6 +79,10 @@ if TYPE_CHECKING:
     from trio_codex._values.auth import BearerToken as BearerToken
     from trio_codex._values.auth import SignedBearer as SignedBearer
     from trio_codex.policies import Policy as Policy
+    from trio_codex.supervision import Backoff as Backoff
+    from trio_codex.supervision import Probe as Probe
+    from trio_codex.supervision import Restart as Restart
+    from trio_codex.supervision import open_supervisor as open_supervisor
     from trio_codex.tools import tool as tool
 
 __version__ = _VERSION
@@ -86,7 +90,8 @@ __version__ = _VERSION
 _LAZY = {
     "policies": "policies", "Policy": "policies", "tools": "tools", "tool": "tools", "attach_codex": "_api.attach",
     "Attachment": "_values.attachment", "BearerToken": "_values.auth", "SignedBearer": "_values.auth",
-    "RemoteProcess": "_api.exec", "Watch": "_api.watch",
+    "RemoteProcess": "_api.exec", "Watch": "_api.watch", "open_supervisor": "supervision", "Backoff": "supervision",
+    "Probe": "supervision", "Restart": "supervision",
 }  # fmt: skip
 """Names imported on first use: a client that needs no policies or tools skips importing their forty classes, and one
 that starts its own server needs no WebSocket."""

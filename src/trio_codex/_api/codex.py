@@ -11,6 +11,7 @@ import trio
 from trio_codex import wire
 from trio_codex._api import thread_requests as _opening
 from trio_codex._api.history import items_of, turns_of
+from trio_codex._api.liveness import wait_unresponsive
 from trio_codex._api.login import start_login
 from trio_codex._api.mcp import McpServers
 from trio_codex._api.options import check_thread_id, list_params, resume_params, sandbox_policy
@@ -66,8 +67,13 @@ class Codex:
         """Whether this client started the server, and so ends it."""
         return self._session.connection.owned
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        return self._session.connection.close_reason is None
+
     def __repr__(self) -> str:
-        state = "" if self._session.connection.close_reason is None else ", closed"
+        state = "" if self.is_open else ", closed"
         return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -130,6 +136,33 @@ class Codex:
         The end of the connection does not cancel the body of the client's scope.
         """
         return (await self._session.connection.wait_ended()).exception()
+
+    async def wait_unresponsive(self, *, silence: float = 30, within: float = 10, failures: int = 3) -> None:
+        """Wait until the server is stuck: alive, but silent, and without an answer to a cheap request.
+
+        Time during which this program was blocked does not count. The connection stays open; see :meth:`give_up`.
+
+        Args:
+            silence: How long the server may be silent before it is asked, in seconds.
+            within: How long it may take to answer, in seconds.
+            failures: The number of requests in a row without an answer.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        await wait_unresponsive(self._session, silence, within, failures)
+
+    def give_up(self, reason: str) -> None:
+        """End the connection as if the server had died, and kill the server if this client started it.
+
+        Every pending operation raises ``ConnectionBroken``. Open turns are not interrupted first.
+
+        Args:
+            reason: What is wrong with the server, for the error.
+        """
+        if self.is_open:
+            self._session.connection.give_up(reason)
 
     async def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.

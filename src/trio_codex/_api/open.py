@@ -111,5 +111,6 @@ def check_in_trio(function: str) -> None:
     # Check this here, because otherwise the first wait would fail inside Trio and look like a bug in trio-codex.
     if not trio.lowlevel.in_trio_task():
         raise RuntimeError(
-            f"{function} needs Trio: run your program with trio.run(main), not with asyncio.run()"
+            f"{function} needs Trio: run your program with trio.run(main). Without Trio, use trio_codex.blocking in"
+            " a script or a notebook, or trio_codex.aio under asyncio"
         )

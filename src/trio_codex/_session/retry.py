@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
 import trio
 
 from trio_codex import wire
 from trio_codex._core.arguments import described
+from trio_codex._core.user_code import call_user
 from trio_codex.errors import ServerBusyError, TurnFailed
 
 if TYPE_CHECKING:
@@ -242,7 +243,7 @@ async def _retry(
         attempt = _Attempt(_attempt.get())
         token = _attempt.set(attempt)
         try:
-            return await fn()
+            return cast("T", await call_user(fn))
         except Exception as exc:
             if number == attempts or not is_worth_it(exc, attempt.started):
                 raise

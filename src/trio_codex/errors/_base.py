@@ -45,6 +45,13 @@ class CodexError(Exception):
     """Base class of every exception raised by trio-codex."""
 
 
+class FaceError(CodexError):
+    """A client of :mod:`trio_codex.blocking` or :mod:`trio_codex.aio` cannot be used from here.
+
+    That is in a forked process, in another event loop, or in a callback that the client waits for.
+    """
+
+
 class InternalError(CodexError):
     """A bug in trio-codex; please report it. The ``__cause__`` shows what happened."""
 
