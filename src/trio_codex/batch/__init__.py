@@ -12,6 +12,7 @@ Start it again with the same directory after a kill: what has an outcome is not 
 from trio_codex.batch._batch import Batch as Batch
 from trio_codex.batch._batch import open_batch as open_batch
 from trio_codex.batch._batch import read_outcomes as read_outcomes
+from trio_codex.batch._batch import read_status as read_status
 from trio_codex.batch._context import TaskContext as TaskContext
 from trio_codex.batch._context import TaskThread as TaskThread
 from trio_codex.batch._context import solve_prompt as solve_prompt

@@ -15,7 +15,7 @@ from trio_codex.batch._context import TaskContext, solve_prompt
 from trio_codex.batch._engine import Engine, Plan
 from trio_codex.batch._journal import Journal
 from trio_codex.batch._tasks import checked_tasks
-from trio_codex.batch._values import BatchBudget, Retry
+from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from trio_codex import Policy, ThreadStartOptions
     from trio_codex.batch._tasks import Task
-    from trio_codex.batch._values import BatchStatus, Outcome
+    from trio_codex.batch._values import Outcome
     from trio_codex.instruments import Instrument
     from trio_codex.tools import Tool
 
@@ -44,13 +44,18 @@ UNCOMPARED = frozenset({"policy", "tools"})
 
 
 class Batch:
-    """A batch that runs. Iterate over it for its outcomes. Created by :func:`open_batch`."""
+    """A batch that runs. Iterate over it for its outcomes. Created by :func:`open_batch`.
+
+    Attributes:
+        out: The absolute path of its directory.
+    """
 
     def __init__(self, engine: Engine, journal: Journal, out: Path) -> None:
         self._engine = engine
         self._journal = journal
         self._buffer: deque[tuple[int, Outcome]] = deque()
         self._last = 0
+        self._is_stopping = False
         self.out: Path = out
 
     def __repr__(self) -> str:
@@ -88,8 +93,14 @@ class Batch:
         """Return what the batch has done."""
         return self._engine.status()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._is_stopping
+
     def stop(self) -> None:
         """Start no more attempts. Those that run go on to their ends, and then the iteration raises ``BatchStopped``."""
+        self._is_stopping = True
         self._engine.stop("it was asked to stop")
 
 
@@ -270,5 +281,22 @@ def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
     journal = Journal(Path(out), writes=False)
     try:
         return [outcome for _, outcome in journal.outcomes()]
+    finally:
+        journal.close()
+
+
+def read_status(out: str | os.PathLike[str]) -> BatchStatus:
+    """Return what a batch has done so far. If no program runs it, ``running`` has the tasks whose attempts go on in the next.
+
+    Args:
+        out: The directory of the batch.
+
+    Raises:
+        JournalError: There is no batch.
+    """
+    journal = Journal(Path(out), writes=False)
+    try:
+        outcomes, tokens = journal.tally()
+        return BatchStatus(total=journal.count(), running=journal.open(), outcomes=outcomes, tokens=tokens)
     finally:
         journal.close()

@@ -185,6 +185,13 @@ class Journal:
         """Return the number of tasks."""
         return int(self._value("select count(*) from tasks"))
 
+    def open(self) -> tuple[str, ...]:
+        """Return the ids of the tasks that have an open attempt and no outcome."""
+        rows = self._all(
+            "select id from tasks where state!='ended' and id not in (select id from outcomes) order by rowid"
+        )
+        return tuple(name for (name,) in rows)
+
     # -- attempts ----------------------------------------------------------------------------------------------
 
     def progress(self, task: Task) -> Progress:
