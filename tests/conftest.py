@@ -1,4 +1,4 @@
-"""What every test gets: the hypothesis profile, and the proof that it left nothing behind.
+"""The hypothesis profile of all tests, and the check that each leaves nothing behind.
 
 Every run tries the same inputs, so that a failure is due to the change. For new ones, set ``HYPOTHESIS_PROFILE`` to
 ``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
@@ -32,7 +32,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 MOST_WORKERS = 4
-"""Some tests have to be on time while the other workers are busy."""
+"""Some tests depend on timing, even while the other workers are busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,7 +51,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_finish():
-    """Exempt what was collected from garbage collection: it lives as long as the run, and tests that collect are fast."""
+    """Exempt collected tests from garbage collection: they live as long as the run, and would slow down each collection."""
     gc.collect()
     gc.freeze()
 
@@ -72,7 +72,7 @@ def nothing_left_behind():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Tell what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
+    """Summarize what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
     tried = [
         (dict(report.user_properties), report)
         for outcome in ("passed", "failed")

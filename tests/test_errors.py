@@ -46,6 +46,7 @@ SAMPLES = {
     },
     errors.ServerExited: {"reason": "it exited", "pid": 1, "returncode": 0},
     errors.RequestTimeout: {"method": "thread/read", "seconds": 0.5},
+    errors.FaceError: {},
     errors.ProtocolError: {},
     errors.LocalProtocolError: {},
     errors.RemoteProtocolError: {},
@@ -67,6 +68,7 @@ SAMPLES = {
     errors.TurnFailed: {"result": RESULT},
     errors.TurnLost: {"reason": "the server died", "result": RESULT},
     errors.TurnActive: {"thread_id": "thread-1", "turn_id": "turn-1"},
+    errors.NoTurnRuns: {"thread_id": "thread-1"},
     errors.TurnStalled: {"thread_id": "thread-1", "turn_id": "turn-1", "waiting_on": "model", "seconds": 1.5},
     errors.BudgetExceeded: {
         "carrier": "turn",
@@ -212,6 +214,19 @@ def test_a_start_error_says_which_binary_of_which_version_ended_how():
         "it did not come up (phase: handshake; binary: /bin/codex 0.163.0; exit status 3)"
         "\nstderr: oh no\ninstall it"
     )
+
+
+def test_the_frames_of_a_backtrace_do_not_hide_the_cause():
+    frames = "".join(
+        f"  {number:2}: <unknown>\n             at /src/main.rs:{number}:5\n" for number in range(40)
+    )
+    tail = f"WARNING: no aliases\nError: CODEX_HOME does not exist\n\nStack backtrace:\n{frames}"
+    text = str(errors.StartError("it exited", stderr_tail=tail))
+    assert text.splitlines()[1:] == [
+        "stderr: WARNING: no aliases",
+        "stderr: Error: CODEX_HOME does not exist",
+    ]
+    assert "<unknown>" in errors.StartError("it exited", stderr_tail=tail).stderr_tail
 
 
 def test_a_failed_turn_without_an_error_still_says_that_it_failed():

@@ -1,4 +1,4 @@
-"""A WebSocket server that says what a test wants, over any stream: single frames, the handshake, or a scripted server.
+"""A WebSocket server under the control of a test, over any stream: single frames, the handshake, or a scripted server.
 
 It encodes its frames by itself, so that it can also send those that no library would.
 """

@@ -1,4 +1,4 @@
-"""Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
+"""Attaching to an unsuitable server: a typed error that says what to do, in time, and nothing is left behind."""
 
 import shutil
 import socket

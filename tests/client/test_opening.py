@@ -1,4 +1,4 @@
-"""What comes about a thread while it is being opened, who decides on it, and what an opening leaves behind."""
+"""Messages about a thread that is being opened, who decides on them, and what an opening leaves behind."""
 
 import json
 from contextlib import asynccontextmanager
@@ -9,7 +9,7 @@ import trio.testing
 
 from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
 from trio_codex._session.held import HELD_BYTES
-from trio_codex._session.unknown import UNKNOWN_BYTES
+from trio_codex._session.threads import UNKNOWN_BYTES
 from trio_codex.testing import fake_codex
 from trio_codex.testing._fake import DEFAULTS
 
@@ -242,7 +242,7 @@ async def test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it
 
 async def test_a_turn_whose_start_is_answered_with_the_turn_of_another_client_raises_and_does_not_end_that():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        # So a turn reads that is about to run.
+        # This is how a turn that is about to run appears.
         server.give("thread/resume", snapshot("turn-a", "interrupted"))
         thread = await codex.thread_resume("thread-1")
 
@@ -370,7 +370,7 @@ async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_tur
         assert (asked, server.answers) == ([], {})
         left = [(record.decided_by, record.outcome) for record in codex.decisions]
         assert left == [(DecidedBy.others, "left")] * 3
-        # One that is given for the thread is asked, also about what comes again under the same id.
+        # A policy of the thread is asked, even about a request that is repeated under the same id.
         await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
         await server.ask(7, COMMAND, command(turn_id="turn-a"))
         assert await server.answer_to(7) == {"decision": "accept"}
@@ -439,7 +439,7 @@ async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_howev
         await trio.testing.wait_all_tasks_blocked()
         assert threads.find("stranger-0") is None
         assert len(list(threads)) <= UNKNOWN_BYTES // 2400
-        # The latest is known still: an item of its parent may name it as an agent.
+        # The latest is still known: an item of its parent may name it as an agent.
         latest = threads.find(f"stranger-{number}")
         assert latest.turn.id == "turn-1"
         huge = {"type": "agentMessage", "id": "m", "text": "x" * UNKNOWN_BYTES}

@@ -1,4 +1,4 @@
-"""What the fault tests share: a session against a misbehaving server, what its caller saw, and what is left of it."""
+"""Shared by the fault tests: a session against a misbehaving server, what its caller observed, and leftovers."""
 
 import itertools
 import math
@@ -15,23 +15,23 @@ from trio_codex import CodexConfig, errors, open_codex
 
 SERVER = Path(__file__).parent / "server.py"
 BOUND = 10
-"""Seconds in which every session must be over, its budgets included. None comes near it on an idle machine."""
+"""Seconds in which every session must be over, its budgets included. On an idle machine, none needs nearly as long."""
 
 _numbers = itertools.count()
 
 
 @attrs.define
 class Seen:
-    """What the caller of one session saw.
+    """What the caller of one session observed.
 
     Attributes:
-        opened: Whether ``open_codex()`` gave a client.
+        opened: Whether ``open_codex()`` yielded a client.
         error: What the start, ``thread_start()`` or the turn raised.
         later: What a request after that raised.
-        close_reason: What ``wait_closed()`` gave, if the connection had ended.
+        close_reason: What ``wait_closed()`` returned, if the connection had ended.
         result: The turn's result.
         text: The text that was streamed.
-        events: Methods and raw parameters of what is no part of a plain session: junk, notes, answers.
+        events: Methods and raw parameters of events that a plain session does not have: junk, notes, answers.
         pid: The server.
     """
 
@@ -46,7 +46,7 @@ class Seen:
 
 
 def configured(*fault, **options):
-    """A client configuration for a server with this fault, and the cookie by which all that it starts is known."""
+    """A client configuration for a server with this fault, and the cookie that identifies all processes that it starts."""
     cookie = f"trio-codex-fault-{os.getpid()}-{next(_numbers)}"
     config = CodexConfig(
         launch_args_override=[sys.executable, "-I", "-S", str(SERVER), *fault],
@@ -72,7 +72,7 @@ def left_of(cookie):
 
 
 async def play(*fault, patience=math.inf, **options):
-    """Open a thread, run a turn, and leave; give what was seen. Whatever the fault, nothing may be left."""
+    """Open a thread, run a turn, and leave; return what was observed. Nothing may be left, whatever the fault."""
     config, cookie = configured(*fault, **options)
     seen = Seen()
     with trio.fail_after(BOUND):
@@ -95,7 +95,7 @@ async def play(*fault, patience=math.inf, **options):
 
 
 async def use(codex, seen, patience):
-    """What a plain program does, giving up on the turn when its patience ends."""
+    """Do what a plain program does, with a timeout for the turn."""
     thread = await codex.thread_start()
     turn = None
     with trio.move_on_after(patience):
@@ -119,7 +119,7 @@ async def look_back(codex, seen):
 
 
 async def listen(events, seen):
-    """Keep what the connection tells besides the session."""
+    """Record the other events of the connection."""
     with suppress(errors.ConnectionBroken):
         async for event in events:
             if event.method.startswith(("test/", "trio_codex/")):

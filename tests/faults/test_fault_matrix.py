@@ -1,6 +1,6 @@
 """Every fault of a server at every point of a session: what its caller sees, within which bound, and that nothing is left.
 
-What one fault does to one function of ours is in the tests of that function; here a whole client meets a whole process.
+The tests of each function cover its own faults; here a whole client meets a whole process.
 """
 
 import signal
@@ -16,12 +16,12 @@ from trio_codex import TurnStatus, errors, open_codex
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 BUDGETS = {"request_timeout": 0.4, "interrupt_grace": 0.2, "stop_grace": 0.3}
-"""For servers that say nothing any more: the caller waits no longer than these."""
+"""For servers that have gone silent: the caller waits no longer than these."""
 
 
 @pytest.fixture
 def tried(record_property):
-    """Note the cell for the summary at the end of the run."""
+    """Record the cell for the summary at the end of the run."""
 
     def note(fault, phase):
         record_property("fault", fault)
@@ -31,7 +31,7 @@ def tried(record_property):
 
 
 def cell(*values, slow=False):
-    """One row of a table, with an id that can be read and typed."""
+    """One row of a table, with an id that is easy to read and type."""
     marks = [pytest.mark.long] if slow else []
     return pytest.param(*values, id=" ".join(map(str, values)).replace(":", "-"), marks=marks)
 
@@ -46,7 +46,7 @@ SUDDEN = {
 
 
 def lines_out(moment, point):
-    """How many whole lines the client gets."""
+    """How many whole lines the client receives."""
     return POINTS.index(point) + (moment == "after")
 
 
@@ -182,7 +182,7 @@ PLACES = (
         cell(
             fault,
             where,
-            # Of what holds streams open or floods them, one place is enough for every day.
+            # For faults that hold streams open or flood them, the default run tries one place.
             slow=where != "during delta"
             and not (where == "close" and fault in ("stubborn", "grandchild:daemon")),
         )
@@ -334,7 +334,7 @@ GOOD = {
     "with unknown members": 0,
     "as an error with code -32001": 0,  # the request was not taken, and is sent again
 }
-"""Replies that serve, and how much junk comes with them."""
+"""Usable replies, and how much junk comes with them."""
 
 BAD = {
     "with a result and an error": errors.InvalidMessage,
@@ -354,7 +354,7 @@ BAD = {
     "in no UTF-8": errors.RemoteProtocolError,
     "too deep": errors.RemoteProtocolError,
 }
-"""Replies that fail the request which they answer, and nothing else."""
+"""Replies that fail the request that they answer, and nothing else."""
 
 REQUESTS = ("initialize", "thread/start", "turn/start")
 
@@ -385,7 +385,7 @@ async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, poi
         return
     assert seen.later is None
     if point == "turn/start" and seen.error is None:
-        # The events of the turn tell its id as well, if they come with the answer.
+        # The events of the turn contain its id as well, if they arrive with the answer.
         assert issubclass(errors.DecodeError, BAD[kind])
         assert (seen.result.id, seen.result.status) == ("turn-1", TurnStatus.completed)
         return

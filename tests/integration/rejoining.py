@@ -28,7 +28,8 @@ async def outcome(url, thread_id):
 async def main(url):
     while line := await trio.to_thread.run_sync(sys.stdin.readline):
         with trio.fail_after(20):
-            print(json.dumps(await outcome(url, line.strip())), flush=True)
+            sys.stdout.write(json.dumps(await outcome(url, line.strip())) + "\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ async def break_off(codex):
 
 
 async def open_turns(codex, thread_ids):
-    """The turns that run on these threads, as the server tells it."""
+    """The turns that run on these threads, as reported by the server."""
     running = []
     for thread_id in thread_ids:
         try:
@@ -123,7 +123,7 @@ async def open_turns(codex, thread_ids):
 
 @contextmanager
 def lost():
-    """A body that fails because its connection is lost, be it in a nursery of its own or not."""
+    """A body that fails because its connection is lost, with or without its own nursery."""
     failures = []
     try:
         yield
@@ -177,7 +177,7 @@ async def test_a_turn_requested_on_a_resumed_thread_is_ended_though_an_earlier_o
                                 nursery.start_soon(resumed.run, "hi")
                                 await trio.testing.wait_all_tasks_blocked()
                                 await break_off(codex)
-                    # One that was taken late would have begun by now.
+                    # A turn that was accepted late would have begun by now.
                     await trio.sleep(0.5)
                     assert await open_turns(onlooker, thread_ids) == []
 

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -15,6 +15,7 @@ from test_real_attach import break_off, lost, open_turns
 
 from shared_server import shared_server, two_clients
 from trio_codex import DecidedBy, Policy, TurnStatus, attach_codex, errors, open_codex, policies, tool, wire
+from trio_codex._tools.toolbox import Toolbox
 from trio_codex.testing import Command, Delay, Gate, Hang, MockModel, Response, Text, offline_home
 
 pytestmark = pytest.mark.real
@@ -30,7 +31,7 @@ async def events_of(turn):
     return [event.method async for event in turn]
 
 
-@pytest.mark.parametrize("kind", ["unix", "signed"])
+@pytest.mark.parametrize("kind", ["unix", "token", "signed"])
 async def test_a_turn_that_was_left_running_is_rejoined_by_another_client_and_its_result_is_whole(kind):
     async with two_clients(kind) as (one, other, model):
         gate = Gate()
@@ -50,6 +51,7 @@ async def test_a_turn_that_was_left_running_is_rejoined_by_another_client_and_it
                 gate.open()
                 methods = await events_of(rejoined)
                 result = rejoined.result
+            stored = await anext(aiter(resumed.turns(items_view="full")))
         assert methods[0] == GAP
         assert methods[-1] == "turn/completed"
         assert "item/agentMessage/delta" in methods
@@ -61,14 +63,7 @@ async def test_a_turn_that_was_left_running_is_rejoined_by_another_client_and_it
             wire.AgentMessageThreadItem,
         ]
         assert result.items[1].aggregated_output == "hi\n"
-        stored = [turn async for turn in resumed_turns(other, thread.id)]
-        assert list(result.items) == list(stored[0].items)
-
-
-async def resumed_turns(codex, thread_id):
-    async with await codex.thread_resume(thread_id) as thread:
-        async for turn in thread.turns(items_view="full"):
-            yield turn
+        assert list(result.items) == list(stored.items)
 
 
 async def test_leaving_a_rejoined_turn_leaves_it_to_its_owner():
@@ -339,15 +334,19 @@ async def test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_proc
                                 codex._session.connection.respond = answer
                                 await break_off(codex)
                                 await turn.wait()
-                    async with attach_codex(url, tools=[count]) as codex:
-                        async with await codex.thread_resume(thread.id) as thread, thread.rejoin() as turn:
-                            result = await turn.wait()
+                    async with (
+                        attach_codex(url, tools=[count]) as codex,
+                        await codex.thread_resume(thread.id) as thread,
+                        thread.rejoin() as turn,
+                    ):
+                        result = await turn.wait()
     assert result.final_response == "done"
     assert len(calls) == (1 if was_answered else 2)
     assert result.items[1].content_items[0].text == f"call {len(calls)}"
 
 
-async def test_a_client_that_rejoins_leaves_a_tool_that_it_does_not_have_to_the_client_that_has_it():
+@pytest.mark.parametrize("use", ["resumes", "resumes with a tool of the same name", "rejoins"])
+async def test_a_tool_of_another_client_is_left_to_it(use):
     gate = trio.Event()
 
     @tool
@@ -355,6 +354,11 @@ async def test_a_client_that_rejoins_leaves_a_tool_that_it_does_not_have_to_the_
         """Wait."""
         await gate.wait()
         return "came"
+
+    async def fail() -> str:
+        """Fail."""
+        await trio.lowlevel.checkpoint()
+        raise AssertionError("it was called")
 
     async with two_clients() as (one, other, model):
         model.call_tool("wait_for_it")
@@ -364,19 +368,59 @@ async def test_a_client_that_rejoins_leaves_a_tool_that_it_does_not_have_to_the_
             async for event in turn:
                 if event.method == "item/started" and event.raw["item"]["type"] == "dynamicToolCall":
                     break
-            async with await other.thread_resume(thread.id) as resumed, resumed.rejoin() as rejoined:
-                await trio.sleep(0.2)
+            if use == "resumes with a tool of the same name":
+                other._session.approvals.tools = Toolbox([tool(fail, name="wait_for_it")])
+            async with AsyncExitStack() as stack:
+                resumed = await stack.enter_async_context(await other.thread_resume(thread.id))
+                if use == "rejoins":
+                    await stack.enter_async_context(resumed.rejoin())
+                while not other.decisions:  # noqa: ASYNC110  # there is nothing to wait for
+                    await trio.sleep(0.01)
                 gate.set()
-                assert (await rejoined.wait()).final_response == "done"
-            assert [record.outcome for record in other.decisions] != []
+                assert (await turn.wait()).final_response == "done"
             assert {record.outcome for record in other.decisions} == {"left"}
         assert turn.result.items[1].success
+
+
+@pytest.mark.parametrize("connects", ["before it is spawned", "afterwards"])
+async def test_what_an_agent_asks_is_decided_by_the_client_that_rejoins_the_turn_it_works_for(connects):
+    decided, first_asked = [], trio.Event()
+
+    async def wait(_):
+        first_asked.set()
+        await trio.sleep_forever()
+
+    with trio.fail_after(30):
+        async with MockModel() as model, AsyncExitStack() as stack:
+            model.call_tool("spawn_agent", {"message": "help"}, namespace="multi_agent_v1")
+            agent = model.script("help")
+            agent.respond(Command("echo hi", escalate="need"))
+            agent.say("helped")
+            model.default = Response(Hang())
+            home = stack.enter_context(offline_home(model, approval_policy="on-request"))
+            url, _, _ = await stack.enter_async_context(shared_server(home, "unix"))
+            later = attach_codex(url, policy=accepting(decided))
+            if connects == "before it is spawned":
+                codex = await stack.enter_async_context(later)
+            async with attach_codex(url, policy=Policy(command=wait)) as one:
+                thread = await one.thread_start()
+                async with thread.turn("go", leave_running=True) as turn:
+                    await first_asked.wait()
+            if connects == "afterwards":
+                codex = await stack.enter_async_context(later)
+            resumed = await stack.enter_async_context(await codex.thread_resume(thread.id))
+            async with resumed.rejoin(end=True) as turn, turn.agent_events() as events:
+                async for event in events:
+                    if event.method == "turn/completed":
+                        break
+    assert [request.thread_id for request in decided] == list(turn.children)
+    assert len(decided) == 1
 
 
 # -- what leaving and ending do ------------------------------------------------------------------------------------
 
 
-async def test_agents_and_a_goal_end_with_a_turn_that_was_rejoined_to_end_it():
+async def test_agents_end_with_a_turn_that_was_rejoined_to_end_it():
     with trio.fail_after(40):
         async with MockModel() as model:
             model.default = Response(Hang())
@@ -429,3 +473,25 @@ async def test_on_a_server_of_ours_a_turn_left_running_is_rejoined_through_the_s
                             assert (await turn.wait()).final_response == "one two"
                         async with thread.rejoin() as ended:
                             assert ended.result.final_response == "one two"
+
+
+async def test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined():
+    decided = []
+    with trio.fail_after(30):
+        async with MockModel() as model:
+            gate = Gate()
+            model.respond(gate, Command("echo hi", escalate="need"))
+            model.say("done")
+            with offline_home(model, approval_policy="on-request") as home:
+                async with open_codex(home.config(), policy=accepting(decided)) as codex:
+                    thread = await codex.thread_start()
+                    async with thread.turn("go", leave_running=True):
+                        await gate.reached()
+                    gate.open()
+                    while not codex.decisions:  # noqa: ASYNC110  # there is nothing to wait for
+                        await trio.sleep(0.01)
+                    assert (codex.decisions[0].outcome, decided) == ("left", [])
+                    async with thread.rejoin() as turn:
+                        result = await turn.wait()
+    assert len(decided) == 1
+    assert result.final_response == "done"

@@ -1,4 +1,4 @@
-"""WebSocket frames to messages, whatever a server sends: the same messages for any cut, and one kind of error."""
+"""WebSocket frames to messages: the same messages for any split, and one kind of error, whatever a server sends."""
 
 import itertools
 import json
@@ -184,7 +184,7 @@ def test_a_message_in_countless_fragments_takes_the_memory_of_its_bytes():
         assert channel is not None
         assert (
             tracemalloc.get_traced_memory()[0] < 2 * count
-        )  # a pointer for each would be eight times its count
+        )  # a list of pointers would be eight times as large
     finally:
         tracemalloc.stop()
 

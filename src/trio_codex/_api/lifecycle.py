@@ -73,16 +73,11 @@ _HINTS: Final = (
 )
 
 
-class ClientLifecycle:
-    """The startup and shutdown of one client.
+LINES_HINT: Final = "A server that was started with --listen speaks WebSocket: use attach_codex() for it."
 
-    Args:
-        config: The configuration of the client.
-        policy: The policy of the client.
-        tools: The tools of the client.
-        budget: The joint budget of all turns of the client.
-        instruments: The instruments of the client.
-    """
+
+class ClientLifecycle:
+    """The startup and shutdown of one client."""
 
     def __init__(
         self,
@@ -176,6 +171,7 @@ class ClientLifecycle:
             paths = PathBase.now(None, os.environ.get("HOME"))
         services.start_service(self._timeouts.watch)
         load()
+        self._hint = LINES_HINT
         channel = self._channel = LineChannel(stream, stream, config.max_line_bytes)
         session = self._attach(services, channel, paths)
         try:

@@ -12,9 +12,8 @@ from trio_codex._api.turn import leave_running
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session.budget import BudgetTracker
 from trio_codex._session.owner import TurnOwner
-from trio_codex._session.rejoining import ask_again, end_rejoined, find_turn, gap
+from trio_codex._session.rejoining import end_rejoined, find_turn, follow, gap
 from trio_codex._session.scope_guard import ScopeGuard
-from trio_codex._session.waiting import working_turns
 from trio_codex.errors import ThreadClosed
 
 if TYPE_CHECKING:
@@ -57,17 +56,23 @@ async def rejoin_turn(
         tracker = BudgetTracker(meters, body.scope, body.fail, is_new=False)
         callbacks = CallbackGroup(body.fail, contextvars.copy_context())
         turn.adopt(TurnOwner(thread, events, callbacks, None, turn.meter, tracker))
-        turn.outlives_scope = not end
+        turn.outlives_scope = True
     else:
         turn.sinks += (events,)
+    ends = False
     with body.watched():
-        await ask_again(session, working_turns(session.threads, turn) if adopted else [])
+        if adopted:
+            await follow(session, turn, set())
+        # A cancelled entry leaves the turn as it was.
+        ends = end
+        if adopted:
+            turn.outlives_scope = not end
         yield make(session, thread, turn, events)
     events.release()
     turn.drop(events)
     turn.check_time()
     was_live = turn.machine.is_live
-    if end and (was_live or (turn.was_interrupted and session.connection.close_reason is None)):
+    if ends and (was_live or (turn.was_interrupted and session.connection.close_reason is None)):
         if adopted:
             turn.machine.leave()
         await body.finish(session.services, end_rejoined, session, turn)

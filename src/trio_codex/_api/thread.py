@@ -36,11 +36,11 @@ T = TypeVar("T")
 
 
 class Turn(TurnHandle[OutputT_co]):
-    """One turn of a thread, inside ``async with thread.turn(…)``.
+    """One turn of a thread, inside ``async with thread.turn(…)`` or ``async with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
     buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does.
+    scope does, unless it is to be left running.
     """
 
     @property
@@ -67,8 +67,9 @@ class Thread(StoredThread):
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
-    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
+    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
+    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
+    the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.

@@ -23,11 +23,7 @@ _PLAIN_NAMES: Final = frozenset(
 
 
 class Secrets:
-    """The configured environment values that no error may show.
-
-    Args:
-        environment: The configured variables; ``None`` as a value configures nothing.
-    """
+    """The configured environment values that no error may show."""
 
     def __init__(self, environment: Mapping[str, str | None]) -> None:
         # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.

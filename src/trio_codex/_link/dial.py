@@ -89,16 +89,18 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         return Address(
             url, path or os.path.realpath(os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
         )
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
-            f"{_bare(parts)!r} is no address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
+            f"{_bare(parts)!r} is not the address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
         )
     if parts.port == 0:
         raise ValueError("port 0 lets a server choose a port: use the one that the server printed")
     try:
         parse_uri(url)
     except InvalidURI as exc:
-        raise ValueError(f"{_bare(parts)!r} is no address of a server: {exc.msg}") from None
+        raise ValueError(f"{_bare(parts)!r} is not the address of a server: {exc.msg}") from None
     secure = parts.scheme == "wss"
     if not (secure or insecure or _is_loopback(parts.hostname)):
         raise ValueError(
@@ -238,7 +240,9 @@ class Dialer:
             )
         quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
         shown = f"answered {quoted}" if self._response else "closed the connection"
-        return AttachError(f"{self._address.url} is no WebSocket server: it {shown}", hint=WRONG_SERVER_HINT)
+        return AttachError(
+            f"{self._address.url} is not a WebSocket server: it {shown}", hint=WRONG_SERVER_HINT
+        )
 
     def _one_line(self, data: bytes) -> str:
         """Return an answer for an error, on one line and without secrets."""

@@ -41,19 +41,9 @@ class Defaults:
 class Approvals:
     """Everything that the decision on a server request depends on.
 
-    Args:
-        threads: The threads and turns of the client.
-        listeners: Notified of unknown requests.
-        ender: Interrupts the turn of a request that is cancelled.
-        defaults: The client's policy and tools.
-        shared: Whether other clients use the same server and answer for their own turns.
-
     Attributes:
-        threads: The threads and turns of the client.
         listeners: Notified of unknown requests.
         ender: Interrupts the turn of a request that is cancelled.
-        policy: The client's policy.
-        tools: The client's tools.
         is_shared: Whether other clients use the same server and answer for their own turns.
         unowned: The callbacks for requests that belong to no open turn of this client.
         audit: The records of decisions.

@@ -12,14 +12,14 @@ import trio
 from trio_codex._core.exceptions import describe_error
 from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
+from trio_codex._core.user_code import call_user
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
-from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.instruments._decisions import DecidedBy
+from trio_codex.instruments._base import DecidedBy
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert
@@ -173,7 +173,7 @@ class _Asking:
         await trio.lowlevel.checkpoint()
         for entry.decided_by, entry.policy, callback in self._deciders:
             try:
-                decision = await callback(self._question)
+                decision = await call_user(callback, self._question)
                 if not isinstance(decision, Abstain):
                     return self._answer(decision)
             except Exception as exc:
@@ -192,7 +192,6 @@ class _Asking:
         return self._kind.denial
 
     def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Record the outcome."""
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)

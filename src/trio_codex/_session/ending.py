@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from trio_codex._link.call import Call
     from trio_codex._link.dispatch import CallbackGroup
-    from trio_codex._session.history import History
     from trio_codex._session.server import Server
     from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._session.threads import Threads
@@ -38,18 +37,11 @@ _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
 class TurnEnder:
-    """Ends turns of one client, and what they started.
+    """Ends turns of one client, and what they started."""
 
-    Args:
-        server: The server.
-        threads: The threads of the client.
-        history: Finds agents that the client has not seen start.
-    """
-
-    def __init__(self, server: Server, threads: Threads, history: History) -> None:
+    def __init__(self, server: Server, threads: Threads) -> None:
         self._server = server
         self._threads = threads
-        self._history = history
 
     # During close this runs in separate tasks, which have no other protection.
     @trio.lowlevel.enable_ki_protection
@@ -105,8 +97,8 @@ class TurnEnder:
     def release(self, turn: TurnState) -> list[CallbackGroup]:
         """Let a turn go on without its scope; return the callbacks that were cancelled for that."""
         groups = callbacks_of(self._threads, turn)
-        for agent in working_turns(self._threads, turn):
-            agent.park_requests()
+        for one in (turn, *working_turns(self._threads, turn)):
+            one.park_requests()
         turn.release()
         return groups
 
@@ -132,11 +124,7 @@ class TurnEnder:
         self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
-        """Stop waiting for something other than a turn to end, following ``on_stuck_turn``.
-
-        Args:
-            what: A sentence that says what did not end.
-        """
+        """Stop waiting for something else to end, following ``on_stuck_turn``. ``what`` says what did not end."""
         if self._server.config.on_stuck_turn == "abandon":
             logger.error("%s; it was abandoned and may still be running", what)
         else:
@@ -170,10 +158,6 @@ class TurnEnder:
     async def steer(self, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
         """Send more input to a turn. Return whether it was accepted; it is not if the turn ended first.
 
-        Args:
-            turn: The turn.
-            params: See :func:`~trio_codex._values.inputs.steer_params`.
-
         Raises:
             RpcError: The server rejected it for another reason.
             RequestTimeout: The server did not answer in time.
@@ -194,11 +178,7 @@ class TurnEnder:
     ) -> bool:
         """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
-        Args:
-            turn: The turn.
-            method: The method of the request.
-            params: Builds its parameters for a turn id.
-            settled: Waits for the response for as long as one is expected.
+        ``params`` builds the parameters for a turn id. ``settled`` waits for the response as long as one is expected.
 
         Raises:
             RpcError: It was rejected for a reason other than being too early or using the wrong turn id.
@@ -256,25 +236,9 @@ class TurnEnder:
             await self._terminate(turn.thread.id, process_id)
         for child_id in turn.reducer.children:
             child = self._threads.find(child_id)
-            if turn.is_partial and child_id not in seen:
-                child = await self._follow(turn, child_id)
             if child is not None and child_id not in seen:
                 seen.add(child_id)
                 await self._end_child(child, seen)
-                if turn.is_partial and not (child.handles or child.pending):
-                    await self._server.end("thread/unsubscribe", {"threadId": child_id})
-
-    async def _follow(self, turn: TurnState, child_id: str) -> ThreadState:
-        """Subscribe to an agent that a turn spawned before this client received the events of the turn."""
-        child = self._threads.thread(child_id)
-        child.parent = child.parent or turn
-        try:
-            await self._history.refresh(child, was_unsubscribed=True)
-        except RpcError as exc:
-            # It was closed, or has never had a turn.
-            await trio.lowlevel.checkpoint()
-            logger.debug("agent %s: %s", child_id, exc)
-        return child
 
     def end_orphan(self, turn: TurnState) -> None:
         """End a turn that was announced after its scope exited, in a separate task.
@@ -290,7 +254,7 @@ class TurnEnder:
     async def _end_child(self, child: ThreadState, seen: set[str]) -> None:
         await trio.lowlevel.checkpoint()
         turn = child.turn
-        if turn is not None and (turn.machine.is_cleaned_up or not turn.owned):
+        if turn is not None and (turn.machine.is_cleaned_up or not turn.is_ours):
             await self._interrupt_until_ended(turn)
         for past in child.past_turns:
             await self.end_offspring(past, seen)

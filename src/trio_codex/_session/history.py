@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from trio_codex._core.json import list_of, object_of, string_of
 from trio_codex._session.snapshot import newest_turn, take_snapshot
 from trio_codex.errors import CodexError, DecodeError
@@ -78,6 +80,7 @@ class History:
         self._server.services.start_service(self._end, turn, event)
 
     async def _end(self, turn: TurnState, event: Event) -> None:
+        await trio.lowlevel.checkpoint()
         try:
             await self.complete(turn)
             turn.end(event)

@@ -10,8 +10,9 @@ import trio
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
 from trio_codex._session.goal import NEXT_TURN_SECONDS
+from trio_codex._session.left_behind import LOOK_SECONDS, LOOKS
 from trio_codex._values.event import Event
-from trio_codex.errors import CodexError, NoTurnRuns
+from trio_codex.errors import CodexError, NoTurnRuns, RpcError
 
 if TYPE_CHECKING:
     from trio_codex._session.session import Session
@@ -19,12 +20,6 @@ if TYPE_CHECKING:
 
 GAP_METHOD: Final = "trio_codex/gap"
 """The method of the first event of a turn that was rejoined: the events before it are missing."""
-
-LOOK_SECONDS: Final = 0.05
-"""How often the server is asked for a turn that may be about to run."""
-
-LOOKS: Final = 20
-"""How often the server is asked. It announces a turn within 40 ms of the request to start it."""
 
 
 def gap(turn: TurnState) -> Event:
@@ -54,17 +49,33 @@ async def find_turn(session: Session, thread: ThreadState) -> TurnState:
     return turn
 
 
-async def ask_again(session: Session, turns: list[TurnState]) -> None:
-    """Receive the requests of these turns that the server has parked.
+async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
+    """Receive the parked requests of a turn, and what its agents do and ask from now on.
+
+    Args:
+        session: The client.
+        turn: The turn.
+        seen: The threads that were visited.
 
     Raises:
         CodexError: As for any request.
     """
     await trio.lowlevel.checkpoint()
-    for turn in turns:
-        if turn.has_parked and not turn.ended.is_set():
-            turn.has_parked = False
-            await session.history.refresh(turn.thread)
+    seen.add(turn.thread.id)
+    if turn.has_parked and not turn.ended.is_set():
+        await session.history.refresh(turn.thread)
+        turn.has_parked = False
+    for agent_id in [each for each in turn.reducer.children if each not in seen]:
+        agent = session.threads.thread(agent_id)
+        agent.parent = agent.parent or turn
+        if agent.turn is None and turn.is_partial:
+            try:
+                await session.history.refresh(agent, was_unsubscribed=True)
+            except RpcError as exc:
+                # It was closed, or has had no turn yet.
+                logger.debug("agent %s: %s", agent_id, exc)
+        if agent.turn is not None:
+            await follow(session, agent.turn, seen)
 
 
 @trio.lowlevel.enable_ki_protection
@@ -78,7 +89,7 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
     with session.timeouts.move_on_after(NEXT_TURN_SECONDS):
         while turn.thread.turn is None:
             await session.timeouts.sleep(LOOK_SECONDS)
-    if (late := turn.thread.turn) is not None:
+    if (late := turn.thread.turn) is not None and not late.is_ours:
         await session.ender.end_turn(late)
 
 

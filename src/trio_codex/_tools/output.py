@@ -30,9 +30,6 @@ WRAPPED: Final = "value"
 class OutputType(Generic[T]):
     """A type for the final response of a turn.
 
-    Attributes:
-        schema: The JSON Schema of the type.
-
     Raises:
         TypeError: It is not a type, or a model cannot be constrained to it.
     """

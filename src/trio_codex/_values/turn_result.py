@@ -127,7 +127,6 @@ class TurnReducer:
         self._status: TurnStatus | str | None = None
 
     def feed(self, method: str, json: Json) -> None:
-        """Process an event of the turn."""
         handle = self.HANDLERS.get(method)
         if handle is not None:
             handle(self, parse_object(json))

@@ -51,6 +51,7 @@
     │   ├─ ThreadQuarantined        the server died whenever this thread had an open turn
     │   └─ JournalError             the journal cannot be used
     │       └─ JournalInUse         … because another supervisor has it open
+    ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
 All of these exceptions can be pickled and keep their type and fields. Neither ``str()`` nor ``repr()`` ever shows a prompt
@@ -61,6 +62,7 @@ so does its pickle.
 from trio_codex.errors._base import MESSAGE_LIMIT as MESSAGE_LIMIT
 from trio_codex.errors._base import STDERR_LINES as STDERR_LINES
 from trio_codex.errors._base import CodexError as CodexError
+from trio_codex.errors._base import FaceError as FaceError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
 from trio_codex.errors._base import shorten as shorten

@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from trio_codex import CodexConfig, wire
+from trio_codex.binary import TESTED
 
 from ._build import THREAD_ID, TURN_ID, notification, server_request
 from ._build import result as result_of
@@ -29,6 +30,9 @@ from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+VERSION: Final = TESTED[1]
+"""The version that a scripted server reports unless the test chooses another: the one that the wire types are from."""
 
 _THREAD: Final[dict[str, Any]] = {
     "id": THREAD_ID,
@@ -59,7 +63,7 @@ _OPENED: Final[dict[str, Any]] = {
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "initialize": {
-        "userAgent": "fake/0.163.0 (Fake; none) unknown (fake; 0)",
+        "userAgent": f"fake/{VERSION} (Fake; none) unknown (fake; 0)",
         "codexHome": "/",
         "platformFamily": "unix",
         "platformOs": "linux",

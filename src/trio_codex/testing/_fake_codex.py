@@ -11,7 +11,7 @@ import trio.testing
 
 from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex, open_codex
 
-from ._fake import DEFAULTS, FakeServer
+from ._fake import DEFAULTS, VERSION, FakeServer
 from ._fake_process import ProcessStream, listening
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
-
-VERSION: Final = "0.163.0"
 
 DRAIN_SECONDS: Final = 1.0
 """How long to wait, after the client has disconnected, for the input that the process has already read."""
