@@ -154,6 +154,23 @@ async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_cl
         await sweep_kills(another_key_in_between)
 
 
+async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            first = turn.id
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("killed for the test")
+            while supervisor.generation == 1 or turn.id in (None, first):  # noqa: ASYNC110  # it has no event for this
+                await trio.sleep(0.1)
+            events = [event async for event in turn]
+        assert events[0].method == "trio_codex/generationLost"
+        assert {event.turn_id for event in events[1:]} == {turn.result.id}
+        assert events[-1].method == "turn/completed"
+    with pytest.raises(errors.ConnectionClosed):
+        await supervisor.ready()
+
+
 # -- any number of deaths, of both ---------------------------------------------------------------------------------
 
 TEXTS = ("one", "two", "three")

@@ -2,14 +2,16 @@
 
 import json
 import random
+import subprocess
+from contextlib import suppress
 
 import pytest
 import trio
 import trio.lowlevel
 from supervised import keep_killing, kill, stage
 
-from trio_codex import errors, policies, tool
-from trio_codex.testing import Command, Patch, Text, ToolCall
+from trio_codex import errors, open_supervisor, policies, tool
+from trio_codex.testing import Command, MockModel, Patch, Response, Text, ToolCall, write_offline_home
 
 PATCH = "*** Begin Patch\n*** Add File: new.txt\n+new\n*** End Patch\n"
 
@@ -167,3 +169,47 @@ async def test_a_history_index_that_is_gone_is_rebuilt_and_a_damaged_one_is_an_e
             async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
                 await thread.run("one", key="1")
         assert len(on.model.requests) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a few MiB; the test is skipped where none can be mounted."""
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", mounted], capture_output=True)
+    if done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield mounted
+    subprocess.run(["umount", mounted], check=True)
+
+
+async def test_what_ran_while_the_disk_was_full_is_never_sent_again(small_disk, tmp_path):
+    """The server says nothing of it, and completes the turn without a history; only the journal knows."""
+    prompt = "two " + "y" * 30_000
+    with trio.fail_after(60):
+        async with MockModel() as model:
+            model.default = Response(Text("did ", "it"))
+            home = write_offline_home(small_disk / "home", model)
+            journal = tmp_path / "journal.db"
+            async with (
+                open_supervisor(home.config(), journal=journal) as supervisor,
+                supervisor.thread("a") as thread,
+            ):
+                await thread.run("one", key="1")
+                filler = small_disk / "filler"
+                with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+                    while True:
+                        file.write(b"x" * 4096)
+                await thread.run(prompt, key="2")
+                kill(await supervisor.ready())
+            filler.unlink()
+            calls, result = len(model.requests), None
+            async with (
+                open_supervisor(home.config(), journal=journal) as supervisor,
+                supervisor.thread("a") as thread,
+            ):
+                with suppress(errors.HistoryLost):
+                    result = await thread.run(prompt, key="2")
+                assert (await thread.run("one", key="1")).final_response == "did it"
+            assert result is None or result.status == "completed"
+            assert len(model.requests) == calls
