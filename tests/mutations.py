@@ -552,8 +552,8 @@ MUTATIONS = [
         "tests/integration/test_real_rejoin.py::test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it",
     ),
     Mutation(
-        "G22", "what a dead generation has said is still delivered",
-        "supervision._turn:SupervisedTurn.lose", drop("_part"),
+        "G22", "a turn goes on without a word about the generation that was lost",
+        "supervision._turn:SupervisedTurn.lose", drop("_gaps"),
         "tests/supervision/test_kills.py::test_nothing_of_a_generation_that_has_ended_reaches_a_turn",
     ),
     Mutation(
