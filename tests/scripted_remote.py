@@ -1,4 +1,4 @@
-"""A server in memory that keeps a record of all that a client has started on it, for who asks whether it has ended."""
+"""A server in memory that records everything a client has started on it, so that a test can check whether it has ended."""
 
 import trio
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from wiregen import domains, elisions, emit_api, emit_tables, emit_types, lower, methods, output, schema
+from wiregen import (
+    domains,
+    elisions,
+    emit_api,
+    emit_faces,
+    emit_tables,
+    emit_types,
+    lower,
+    methods,
+    output,
+    patches,
+    schema,
+)
 from wiregen.protocol import Protocol
 
 
@@ -13,6 +25,7 @@ def build() -> Protocol:
         WiregenError: A table does not cover the schema.
     """
     bundle = schema.load()
+    patches.check(bundle.definitions, bundle.history)
     tables = methods.build(bundle)
     definitions = lower.lower(bundle, tables)
     elisions.check(definitions)
@@ -35,4 +48,4 @@ def generate() -> dict[str, str]:
         "wire/_registry.py": emit_tables.emit_registry(protocol, header),
         **{f"wire/{module}.py": text for module, text in emit_types.emit(protocol, header).items()},
     }
-    return output.formatted(files)
+    return output.formatted({**files, **emit_faces.emit(output.PROJECT / "src" / "trio_codex", files)})

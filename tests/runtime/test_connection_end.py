@@ -215,7 +215,7 @@ async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(au
 
 
 async def ask_and_answer(bench, count, size):
-    """Have the server ask, and answer each of its requests with this many bytes."""
+    """Have the server send requests, and answer each with this many bytes."""
     for number in range(count):
         await bench.peer.send({"id": number, "method": "item/tool/call", "params": {}})
     await wait_all_tasks_blocked()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.framing import Frame, Line, OversizeLine
@@ -84,8 +84,7 @@ class Receiver(Protocol):
         """Fail everything that waits for messages."""
 
 
-@attrs.frozen
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of requests.
 
     Attributes:
@@ -151,6 +150,11 @@ class Connection:
     def owned(self) -> bool:
         """Whether this client started the server."""
         return self._channel.owned
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the server serves other connections beside this one, and may ask them the same."""
+        return self._channel.has_peers
 
     @property
     def is_established(self) -> bool:

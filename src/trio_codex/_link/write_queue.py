@@ -48,9 +48,7 @@ class WriteQueue:
 
     It needs no length limit: for each request a task waits, flow control limits those, and the connection limits replies.
 
-    Args:
-        channel: Where lines go. A sender writes to it only while the writer waits in :meth:`take_batch`.
-        on_taken: Called with each line that is handed over.
+    A sender writes to the channel only while the writer waits in :meth:`take_batch`.
 
     Attributes:
         reply_bytes: The size of the replies that are queued.
@@ -80,10 +78,6 @@ class WriteQueue:
         """Send a line directly, or queue it; urgent lines (replies, interrupts) are sent before ordinary ones.
 
         Order is kept within each kind.
-
-        Args:
-            queued_line: The line.
-            urgent: Whether to send it before ordinary ones.
         """
         if queued_line.is_reply:
             self.reply_bytes += len(queued_line.line)

@@ -51,13 +51,7 @@ _NO_BUDGET = Budget()
 
 
 class Meter:
-    """Resources used so far, with or without a budget.
-
-    Attributes:
-        budget: The limits.
-        usage: Tokens used; ``None`` if the server has not reported any.
-        turns: Number of turns started.
-    """
+    """Resources used so far, with or without a budget."""
 
     def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
         self._carrier: Carrier = carrier
@@ -77,11 +71,7 @@ class Meter:
                 stop(self.exceeded("tokens"))
 
     def check_something_left(self, *, is_new: bool = True) -> None:
-        """Check that a turn may start, or be rejoined if it is not new.
-
-        Raises:
-            BudgetExceeded: The budget is used up.
-        """
+        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start, or be rejoined if not new."""
         used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
@@ -89,11 +79,9 @@ class Meter:
                 raise self.exceeded(limit)
 
     def open(self, stop: Callable[[BudgetExceeded], None], *, is_new: bool = True) -> None:
-        """Record the start of a turn.
+        """Record the start of a turn, or that one was rejoined, which does not count as a further turn.
 
-        Args:
-            stop: Callback for token use above the limit. The reader may call it repeatedly.
-            is_new: Whether it counts as a further turn.
+        The reader calls ``stop``, possibly often, while token use is above the limit.
         """
         if not self._open:
             self._busy_since = trio.current_time()
@@ -101,7 +89,6 @@ class Meter:
         self.turns += is_new
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the end of a turn."""
         self._open.remove(stop)
         if not self._open:
             self._busy += trio.current_time() - self._busy_since
@@ -127,14 +114,13 @@ class Meter:
         return float("inf") if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
-        """Return the error for one of the limits."""
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
 
 
 class BudgetTracker:
-    """Tracks one turn in several meters, from its start to its end.
+    """Tracks one turn in several meters, from its start to its end. Raises ``BudgetExceeded`` if one is used up.
 
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
@@ -142,9 +128,6 @@ class BudgetTracker:
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
         is_new: Whether the turn counts as a further one; otherwise it was rejoined.
-
-    Raises:
-        BudgetExceeded: A budget is used up; the turn must not start.
     """
 
     def __init__(
@@ -177,7 +160,6 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        """Record the end of the turn."""
         self.check_time()
         # The scope may stay open much longer, but that time does not count.
         self._scope.deadline = math.inf

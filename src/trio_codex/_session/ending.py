@@ -37,12 +37,7 @@ _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
 class TurnEnder:
-    """Ends turns of one client, and what they started.
-
-    Args:
-        server: The server.
-        threads: The threads of the client.
-    """
+    """Ends turns of one client, and what they started."""
 
     def __init__(self, server: Server, threads: Threads) -> None:
         self._server = server
@@ -129,11 +124,7 @@ class TurnEnder:
         self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
-        """Stop waiting for something other than a turn to end, following ``on_stuck_turn``.
-
-        Args:
-            what: A sentence that says what did not end.
-        """
+        """Stop waiting for something else to end, following ``on_stuck_turn``. ``what`` says what did not end."""
         if self._server.config.on_stuck_turn == "abandon":
             logger.error("%s; it was abandoned and may still be running", what)
         else:
@@ -167,10 +158,6 @@ class TurnEnder:
     async def steer(self, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
         """Send more input to a turn. Return whether it was accepted; it is not if the turn ended first.
 
-        Args:
-            turn: The turn.
-            params: See :func:`~trio_codex._values.inputs.steer_params`.
-
         Raises:
             RpcError: The server rejected it for another reason.
             RequestTimeout: The server did not answer in time.
@@ -191,11 +178,7 @@ class TurnEnder:
     ) -> bool:
         """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
-        Args:
-            turn: The turn.
-            method: The method of the request.
-            params: Builds its parameters for a turn id.
-            settled: Waits for the response for as long as one is expected.
+        ``params`` builds the parameters for a turn id. ``settled`` waits for the response as long as one is expected.
 
         Raises:
             RpcError: It was rejected for a reason other than being too early or using the wrong turn id.

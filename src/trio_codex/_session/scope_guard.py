@@ -23,11 +23,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class ScopeGuard:
-    """Runs the body of a scope that may be cancelled from outside, and chooses the exception to raise.
-
-    Attributes:
-        scope: The cancel scope of the body.
-    """
+    """Runs the body of a scope that may be cancelled from outside, and chooses the exception to raise."""
 
     def __init__(self) -> None:
         self.scope: trio.CancelScope = trio.CancelScope()

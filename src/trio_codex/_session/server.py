@@ -6,7 +6,7 @@ import itertools
 import math
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import trio
@@ -15,7 +15,15 @@ from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
 from trio_codex._session.retry import STARTING, note_asked, note_refused, note_started
 from trio_codex._values.metadata import ServerMetadata
-from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
+from trio_codex._values.versions import missing_methods
+from trio_codex.errors import (
+    CodexError,
+    DecodeError,
+    RequestTimeout,
+    RpcError,
+    ServerBusyError,
+    UnsupportedMethod,
+)
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -30,6 +38,9 @@ if TYPE_CHECKING:
     from trio_codex._link.timeouts import Timeouts
     from trio_codex._values.config import ClientConfig
     from trio_codex._values.paths import PathBase
+
+METHOD_REJECTED: Final = -32600
+"""The code with which the server itself rejects a method that it does not have."""
 
 _parse: Final = msgspec.json.Decoder().decode
 
@@ -58,6 +69,7 @@ class Server:
         self._paths = paths
         self._numbers = itertools.count(1)
         self._metadata: ServerMetadata | None = None
+        self._missing: Mapping[str, str] = {}
 
     @property
     def timeouts(self) -> Timeouts:
@@ -100,6 +112,7 @@ class Server:
         # Deferred: ``start_timeout`` is the limit here, and a shorter ``request_timeout`` must not preempt it.
         raw = await connection.calls.request("initialize", params, "deferred")
         self._metadata = ServerMetadata.of(decode_result("initialize", raw))
+        self._missing = missing_methods(self._metadata.server_version)
         connection.established()
         connection.instruments.emit("handshake_completed", connection.instruments.connection, self._metadata)
 
@@ -121,8 +134,12 @@ class Server:
 
         Raises:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
-                ``DecodeError``.
+                ``DecodeError``, or ``UnsupportedMethod`` if the version of the server does not have the method.
         """
+        if (
+            method in self._missing and decode is not parse_result
+        ):  # a bare request is for the server to judge
+            await self._reject(method)
         connection = self.connection
         note_asked(method, connection.instruments)
         may_start = method in STARTING
@@ -137,6 +154,13 @@ class Server:
                 note_refused()
             raise
         return (decode or decode_result)(method, raw)
+
+    async def _reject(self, method: str) -> NoReturn:
+        """Raise the error for a method that this server is too old for."""
+        await trio.lowlevel.checkpoint()
+        since = self._missing[method]
+        message = f"needs codex {since} or later; this server is {self.metadata.server_version}"
+        raise UnsupportedMethod(METHOD_REJECTED, message, None, method, since)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
         """Send a request and return its result as plain JSON.

@@ -34,11 +34,7 @@ def take_snapshot(
 
     The thread's ``status`` is not reliable here: it may be idle while a turn is about to run.
 
-    Args:
-        thread: The thread.
-        newest: The turn, as plain JSON.
-        instruments: Notified of turns.
-        was_unsubscribed: Whether the client received no events of the thread before.
+    ``was_unsubscribed`` says whether the client received no events of the thread before.
     """
     turn_id = string_of(newest.get("id"))
     if turn_id is None or thread.sequence is not None:

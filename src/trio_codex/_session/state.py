@@ -21,7 +21,7 @@ from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
@@ -209,7 +209,6 @@ class TurnState:
         raise error
 
     def note_interrupt(self) -> None:
-        """Record that an interrupt was requested."""
         if self._record is not None and self._record.interrupted_at is None:
             self._record.interrupted_at = trio.current_time()
 
@@ -356,19 +355,23 @@ class ThreadState:
         given = (pending.tools for pending in reversed(self.pending))
         return next((tools for tools in given if tools is not None), self._tools)
 
+    def parents(self) -> Iterator[TurnState]:
+        """Iterate over the turns that it works for, starting with the one that spawned it."""
+        seen, parent = {self.id}, self.parent
+        while parent is not None and parent.thread.id not in seen:
+            yield parent
+            seen.add(parent.thread.id)
+            parent = parent.thread.parent
+
     @property
     def owner(self) -> TurnState | None:
         """The open turn of this client that this thread works for: its own turn, or one that spawned it."""
-        seen: set[str] = set()
-        state: ThreadState | None = self
-        while state is not None and state.id not in seen:
-            seen.add(state.id)
-            if state.turn is not None and state.turn.owned:
-                return state.turn
-            parent = state.parent
-            if parent is not None and parent.owned:
-                return parent
-            state = parent.thread if parent is not None else None
+        if self.turn is not None and self.turn.owned:
+            return self.turn
+        for parent in self.parents():
+            for turn in (parent, parent.thread.turn):
+                if turn is not None and turn.owned:
+                    return turn
         return None
 
     @property
@@ -382,12 +385,7 @@ class ThreadState:
 
     def ancestors(self) -> list[str]:
         """Ids of the threads above it, starting with the one that spawned it; empty if it was not spawned."""
-        above: list[str] = []
-        parent = self.parent
-        while parent is not None and parent.thread.id not in above:
-            above.append(parent.thread.id)
-            parent = parent.thread.parent
-        return above
+        return [parent.thread.id for parent in self.parents()]
 
     @property
     def is_followed(self) -> bool:
@@ -401,29 +399,21 @@ class ThreadState:
     @property
     def is_still_to_end(self) -> bool:
         """Whether a turn that it works for is running, or has a scope that has yet to end this thread's work."""
-        seen: set[str] = set()
-        parent = self.parent
-        while parent is not None and parent.thread.id not in seen:
-            # The scope of a turn exits after the turn has ended, and ends its agents then.
-            if not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up):
-                return True
-            seen.add(parent.thread.id)
-            parent = parent.thread.parent
-        return False
+        # The scope of a turn exits after the turn has ended, and ends its agents then.
+        return any(
+            not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up)
+            for parent in self.parents()
+        )
 
     def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
         """Add the tokens used by one of its turns, here and for all turns and threads that it works for."""
-        seen: set[str] = set()
-        state: ThreadState | None = self
-        while state is not None and state.id not in seen:
-            seen.add(state.id)
-            if turn is not None:
-                turn.meter.add(used)
-                if len(seen) > 1:
-                    turn.agents_usage = plus(turn.agents_usage, used)
-            state.meter.add(used)
-            turn = state.parent
-            state = None if turn is None else turn.thread
+        if turn is not None:
+            turn.meter.add(used)
+        self.meter.add(used)
+        for parent in self.parents():
+            parent.meter.add(used)
+            parent.agents_usage = plus(parent.agents_usage, used)
+            parent.thread.meter.add(used)
 
     def expect(self, pending: PendingHandle) -> None:
         """Register a handle whose request to resume it is about to be written."""
@@ -455,11 +445,7 @@ class ThreadState:
         self.pending = tuple(each for each in self.pending if each is not pending)
 
     def check_open(self, handle: object) -> None:
-        """Check that a handle for it is still open.
-
-        Raises:
-            ThreadClosed: Its scope has exited.
-        """
+        """Raise ``ThreadClosed`` if the scope of a handle has exited."""
         if handle not in self.handles:
             raise ThreadClosed(self.id)
 

@@ -9,6 +9,7 @@ import trio
 
 from trio_codex._core.exceptions import describe_error, leaves_of, text_of
 from trio_codex._core.log import logger
+from trio_codex._core.user_code import call_user
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._tools.json_values import ValidationFailure, to_json
 from trio_codex._tools.tool import ToolError
@@ -33,10 +34,7 @@ async def call(
 ) -> ToolResult:
     """Call a tool, if it exists. See :meth:`Toolbox.call`.
 
-    Args:
-        tool: The tool.
-        request: The agent's request.
-        slot: Returns a context manager that the call enters; it limits the number of concurrent calls.
+    The call enters the context manager that ``slot`` returns, which limits the number of concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:
@@ -64,19 +62,14 @@ async def _run(
         return ToolResult.of_text(f"Invalid arguments: {exc}", success=False)
     async with slot(tool):
         with trio.move_on_after(math.inf if tool.timeout is None else tool.timeout):
-            return result_of(await tool.function(*bound.args, **bound.kwargs))
+            return result_of(await call_user(tool.function, *bound.args, **bound.kwargs))
     return ToolResult.of_text(
         f"The tool was cancelled: it did not finish within {tool.timeout:g} s.", success=False
     )
 
 
 def result_of(value: object) -> ToolResult:
-    """Create a result from a tool's return value.
-
-    Raises:
-        TypeError: The value cannot be serialized as JSON.
-        ValueError: The value is bytes that are not an image.
-    """
+    """Create a result from a tool's return value. Raise ``TypeError`` or ``ValueError`` if that is impossible."""
     match value:
         case ToolResult():
             return value
