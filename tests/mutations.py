@@ -458,7 +458,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G19", "a deadline is a bare number",
-        "_api.turn:TurnHandle.wait", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
+        "_api.turn:TurnHandle.wait_ended", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
         "tests/test_deadlines.py::test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup",
     ),
     Mutation(

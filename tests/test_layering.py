@@ -19,11 +19,16 @@ FLOORS = (
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
+    ("supervision",),
+    ("_face", "blocking", "aio"),
     ("testing",),
     ("cli", "__main__"),
 )
 """The floors, lowest first. Packages on one floor are ordered, too: imports go to the left and down, never to the right.
 ``trio_codex`` is the package itself, which re-exports."""
+
+LAZY_FROM_ABOVE = {"supervision"}
+"""What the package itself re-exports from above: on first use, so only type checkers see the import."""
 
 ORDER = [unit for floor in FLOORS for unit in floor]
 
@@ -40,6 +45,11 @@ NEVER_IMPORTED = {
     "_session": {"subprocess", "socket"},
 }
 """What a package never imports from outside the project."""
+
+BRIDGE = "trio_codex._core.user_code"
+"""Where the faces have functions of the user called; all else that they use is public."""
+
+FACES = {"_face", "blocking", "aio"}
 
 NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
 """What a package never imports although it is below."""
@@ -81,6 +91,8 @@ def imports_of(path):
             names = [name if base.startswith("trio_codex") and is_module(name) else base for name in inner]
         else:
             continue
+        if path == ROOT / "__init__.py":
+            names = [name for name in names if unit_of(name) not in LAZY_FROM_ABOVE]
         yield from names
 
 
@@ -163,14 +175,15 @@ def test_what_is_above_the_api_uses_no_private_module_of_it(imports):
     for path, names in imports.items():
         unit = unit_of(dotted_name(path))
         if FLOOR_OF.get(unit, API) > API and unit != "testing":
-            used = {unit_of(name) for name in names if name.startswith("trio_codex")}
+            known = [name for name in names if not (unit in FACES and name == BRIDGE)]
+            used = {unit_of(name) for name in known if name.startswith("trio_codex")}
             assert not {name for name in used if name.startswith("_") and FLOOR_OF[name] <= API}, path
 
 
 def test_there_are_no_threads_and_no_asyncio(imports):
     runtimes = {"asyncio", "threading", "_thread", "concurrent", "multiprocessing", "queue", "anyio"}
     for path, names in imports.items():
-        if unit_of(dotted_name(path)) != "testing":
+        if unit_of(dotted_name(path)) not in ("testing", *FACES):
             assert not runtimes & {name.split(".")[0] for name in names}, path
 
 
@@ -250,6 +263,10 @@ def test_importing_the_client_loads_no_domain_of_the_wire_types(loaded):
     assert domains == set()
     assert "trio_codex.testing" not in loaded
     assert "trio_codex._api.generated" not in loaded
+
+
+def test_importing_the_client_loads_no_face(loaded):
+    assert not {name for name in loaded if unit_of(name) in FACES and name.startswith("trio_codex.")}
 
 
 def test_importing_the_client_loads_no_policies_and_no_tools(loaded):

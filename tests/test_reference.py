@@ -17,11 +17,16 @@ MODULES = [
     "trio_codex.instruments",
     "trio_codex.policies",
     "trio_codex.recording",
+    "trio_codex.supervision",
     "trio_codex.testing",
     "trio_codex.tools",
 ]
 
 TWICE = {
+    ("trio_codex", "Backoff"): "trio_codex.supervision",
+    ("trio_codex", "Probe"): "trio_codex.supervision",
+    ("trio_codex", "Restart"): "trio_codex.supervision",
+    ("trio_codex", "open_supervisor"): "trio_codex.supervision",
     ("trio_codex", "Policy"): "trio_codex.policies",
     ("trio_codex", "tool"): "trio_codex.tools",
     ("trio_codex.policies", "ToolResult"): "trio_codex.tools",

@@ -6,6 +6,7 @@ from wiregen import (
     domains,
     elisions,
     emit_api,
+    emit_faces,
     emit_tables,
     emit_types,
     lower,
@@ -47,4 +48,4 @@ def generate() -> dict[str, str]:
         "wire/_registry.py": emit_tables.emit_registry(protocol, header),
         **{f"wire/{module}.py": text for module, text in emit_types.emit(protocol, header).items()},
     }
-    return output.formatted(files)
+    return output.formatted({**files, **emit_faces.emit(output.PROJECT / "src" / "trio_codex", files)})

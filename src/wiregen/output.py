@@ -52,7 +52,7 @@ def _unlinted(text: str) -> str:
 def on_disk(root: Path) -> dict[str, str]:
     """Read the generated files on disk."""
     found: dict[str, str] = {}
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted([*root.rglob("*.py"), *root.rglob("*.pyi")]):
         text = path.read_text(encoding="utf-8")
         if text.startswith(MARK):
             found[path.relative_to(root).as_posix()] = text

@@ -48,8 +48,8 @@ STARTING = {
 }
 """They import when a server is started, before the session."""
 
-AT_THE_START = {"pwd", "resource"}
-"""Modules of the system that other files import, and only to start a server."""
+AT_THE_START = {"fcntl", "pwd", "resource"}
+"""Modules of the system that other files import, and only to start a server or a supervisor."""
 
 SOMEBODY_ELSES = {"cli", "testing", "recording", "instruments"}
 """Not part of a session: separate programs, and modules used before it."""

@@ -322,7 +322,8 @@ def test_asyncio_is_told_to_use_trio():
 
     for function, args in ((open_codex, ()), (connect_codex, (None, None))):
         with pytest.raises(
-            RuntimeError, match=r"needs Trio: run your program with trio\.run\(main\), not with asyncio"
+            RuntimeError,
+            match=r"needs Trio: .*trio_codex\.blocking in a script .*trio_codex\.aio under asyncio",
         ):
             asyncio.run(start(function, *args))
 

@@ -480,3 +480,23 @@ async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_howev
         await server.item("completed", huge, "turn-1", latest.id)
         await trio.testing.wait_all_tasks_blocked()
         assert len(list(threads)) == 0
+
+
+async def test_usage_that_a_resume_repeats_does_not_open_the_turn_that_a_death_interrupted():
+    async with scripted() as (codex, server):
+        server.give("thread/resume", snapshot(status="interrupted"))
+        thread = await codex.thread_resume("thread-1")
+        total = {"totalTokens": 3, "inputTokens": 2, "outputTokens": 1, "cachedInputTokens": 0}
+        usage = {
+            "total": {**total, "reasoningOutputTokens": 0},
+            "last": {**total, "reasoningOutputTokens": 0},
+        }
+        await server.notify(
+            "thread/tokenUsage/updated",
+            {"threadId": "thread-1", "turnId": "turn-1", "tokenUsage": {**usage, "modelContextWindow": None}},
+        )
+        await codex.request("thread/loaded/list", {})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.run, "go on")
+            await server.accept_turn("turn-2")
+            await server.end_turn("turn-2")

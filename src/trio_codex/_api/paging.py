@@ -63,6 +63,10 @@ class Pager(Generic[T]):
             raise StopAsyncIteration
         return self._page.popleft()
 
+    def take_buffered(self, limit: int) -> list[T]:
+        """Return elements of the current page, at most ``limit`` of them, without a request."""
+        return [self._page.popleft() for _ in range(min(limit, len(self._page)))]
+
     async def _turn_page(self) -> None:
         page, cursor = await self._fetch(self._cursor)
         if cursor is not None and cursor == self._cursor:

@@ -22,7 +22,7 @@ from trio_codex._values.turn_result import OutputT_co
 from trio_codex.errors import DecodeError, RpcError, TurnActive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from trio_codex import wire
     from trio_codex._link.subscriptions import Subscription
@@ -182,16 +182,24 @@ class TurnHandle(Generic[OutputT_co]):
             TurnLost: The connection ended, or the turn was abandoned.
         """
         self._events.release()
+        await self.wait_ended()
+        return self.result
+
+    async def wait_ended(self) -> None:
+        """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+        """
         await self._state.ended.wait()
         if self._state.lost:
             raise self._state.loss()
-        return self.result
 
 
 class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
 
-    def __init__(self, events: Subscription[Event]) -> None:
+    def __init__(self, events: AsyncIterator[Event]) -> None:
         self._events = events
         self._streamed: set[str] = set()
 

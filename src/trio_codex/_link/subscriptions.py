@@ -19,7 +19,7 @@ from trio.lowlevel import checkpoint_if_cancelled
 from trio_codex.errors import SubscriptionOverflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
 
 class Buffered(Protocol):
@@ -239,6 +239,28 @@ class Subscription(Generic[E]):
         if isinstance(entry, _Placeholder):
             return self._redeemed(entry)
         return entry
+
+    def take_buffered(self, limit: int) -> list[E]:
+        """Return events that are already buffered, at most ``limit`` of them, without waiting.
+
+        An error in the buffer is left for the next :meth:`__anext__`.
+        """
+        buffer = self._buffer
+        taken: list[E] = []
+        for _ in range(min(limit, len(buffer))):
+            entry = buffer.popleft()
+            if isinstance(entry, _Overflow):
+                buffer.appendleft(entry)
+                break
+            self._bytes -= entry.size
+            taken.append(self._redeemed(entry) if isinstance(entry, _Placeholder) else entry)
+        return taken
+
+    def put_back(self, events: Sequence[E]) -> None:
+        """Return events from :meth:`take_buffered` that were not handled to the front of the buffer."""
+        if not self._released:
+            self._buffer.extendleft(reversed(events))
+            self._bytes += sum(event.size for event in events)
 
     async def _let_others_run(self) -> None:  # noqa: ASYNC910  # a schedule point or a wait
         """Execute a schedule point, and wait until the buffer has an entry or the stream has ended."""

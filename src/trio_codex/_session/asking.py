@@ -12,6 +12,7 @@ import trio
 from trio_codex._core.exceptions import describe_error
 from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
+from trio_codex._core.user_code import call_user
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
@@ -187,7 +188,7 @@ class _Asking:
         await trio.lowlevel.checkpoint()
         for entry.decided_by, entry.policy, callback in self._deciders:
             try:
-                decision = await callback(self._question)
+                decision = await call_user(callback, self._question)
                 if not isinstance(decision, Abstain):
                     return self._answer(decision)
             except Exception as exc:

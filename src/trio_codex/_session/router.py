@@ -186,8 +186,9 @@ class Router:
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turnId or where.turn_id
-        if turn is None and turn_id is not None and turn_id == state.starting_turn_id:
-            # It was announced before the client was subscribed.
+        is_usage = event.method == USAGE_METHOD
+        if turn is None and turn_id is not None and turn_id == state.starting_turn_id and not is_usage:
+            # It was announced before the client was subscribed. A resume repeats the usage of a turn that has ended.
             turn = state.begin_turn(turn_id, self._instruments)
             turn.announce(turn_id, None)
             turn.is_partial = True

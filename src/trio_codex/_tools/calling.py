@@ -9,6 +9,7 @@ import trio
 
 from trio_codex._core.exceptions import describe_error, leaves_of, text_of
 from trio_codex._core.log import logger
+from trio_codex._core.user_code import call_user
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._tools.json_values import ValidationFailure, to_json
 from trio_codex._tools.tool import ToolError
@@ -61,7 +62,7 @@ async def _run(
         return ToolResult.of_text(f"Invalid arguments: {exc}", success=False)
     async with slot(tool):
         with trio.move_on_after(math.inf if tool.timeout is None else tool.timeout):
-            return result_of(await tool.function(*bound.args, **bound.kwargs))
+            return result_of(await call_user(tool.function, *bound.args, **bound.kwargs))
     return ToolResult.of_text(
         f"The tool was cancelled: it did not finish within {tool.timeout:g} s.", success=False
     )

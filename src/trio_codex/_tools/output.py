@@ -69,6 +69,19 @@ class OutputType(Generic[T]):
         return read
 
 
+def with_output(result: TurnResult[Any], output_type: type[T] | UnionType) -> TurnResult[T | None]:
+    """Return a result with its final response read as a type, as ``thread.run(output_type=…)`` does.
+
+    Args:
+        result: The result of a turn, for example one made from a thread's history.
+        output_type: The type.
+
+    Raises:
+        TypeError: A model cannot be constrained to the type.
+    """
+    return OutputType(output_type).settle(result)
+
+
 def _check(type_: object) -> None:
     """Reject values that are commonly passed instead of a type, such as a JSON Schema or a value of the type."""
     hint, got = "pass a class", described(type_)

@@ -71,6 +71,7 @@ class TurnResult(Generic[OutputT_co]):
         started_at: Unix time in seconds, as reported by the server.
         completed_at: Unix time in seconds, as reported by the server.
         duration_ms: Milliseconds from start to end, as reported by the server.
+        parts: The results of the single turns, if a :class:`~trio_codex.supervision.SupervisedThread` needed several.
     """
 
     id: str
@@ -86,6 +87,7 @@ class TurnResult(Generic[OutputT_co]):
     started_at: int | None = None
     completed_at: int | None = None
     duration_ms: int | None = None
+    parts: tuple[TurnResult[Any], ...] = attrs.field(default=(), repr=lambda parts: f"<{len(parts)} parts>")
     _output: OutputT_co = attrs.field(default=None, repr=False)
     _problem: str | None = attrs.field(default=None, repr=False)
 

@@ -42,6 +42,16 @@
     │   └─ RequestAnswered          … because it was already answered
     ├─ OutputError                  the final response does not match ``output_type``
     ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
+    ├─ SupervisionError
+    │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart does not cure
+    │   ├─ KeyConflict              the key stands for another prompt
+    │   ├─ ThreadGone               the server no longer has the thread
+    │   ├─ HistoryLost              the history lacks a prompt that was given to the model
+    │   ├─ TurnInterrupted          the server died in the middle of the turn
+    │   ├─ ThreadQuarantined        the server died whenever this thread had an open turn
+    │   └─ JournalError             the journal cannot be used
+    │       └─ JournalInUse         … because another supervisor has it open
+    ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
 All of these exceptions can be pickled and keep their type and fields. Neither ``str()`` nor ``repr()`` ever shows a prompt
@@ -52,6 +62,7 @@ so does its pickle.
 from trio_codex.errors._base import MESSAGE_LIMIT as MESSAGE_LIMIT
 from trio_codex.errors._base import STDERR_LINES as STDERR_LINES
 from trio_codex.errors._base import CodexError as CodexError
+from trio_codex.errors._base import FaceError as FaceError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
 from trio_codex.errors._base import shorten as shorten
@@ -80,6 +91,15 @@ from trio_codex.errors._connection import StartError as StartError
 from trio_codex.errors._connection import StartTimeout as StartTimeout
 from trio_codex.errors._connection import ThreadInUse as ThreadInUse
 from trio_codex.errors._connection import UnsupportedMethod as UnsupportedMethod
+from trio_codex.errors._supervision import HistoryLost as HistoryLost
+from trio_codex.errors._supervision import JournalError as JournalError
+from trio_codex.errors._supervision import JournalInUse as JournalInUse
+from trio_codex.errors._supervision import KeyConflict as KeyConflict
+from trio_codex.errors._supervision import RestartLimitExceeded as RestartLimitExceeded
+from trio_codex.errors._supervision import SupervisionError as SupervisionError
+from trio_codex.errors._supervision import ThreadGone as ThreadGone
+from trio_codex.errors._supervision import ThreadQuarantined as ThreadQuarantined
+from trio_codex.errors._supervision import TurnInterrupted as TurnInterrupted
 from trio_codex.errors._turns import BudgetExceeded as BudgetExceeded
 from trio_codex.errors._turns import NoTurnRuns as NoTurnRuns
 from trio_codex.errors._turns import OutputError as OutputError

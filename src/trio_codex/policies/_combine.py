@@ -11,6 +11,7 @@ import trio
 
 from trio_codex._core.arguments import described
 from trio_codex._core.log import SafeLogger
+from trio_codex._core.user_code import call_user
 from trio_codex.policies._decisions import (
     Abstain,
     Accept,
@@ -54,7 +55,7 @@ def first_of(*policies: Policy, name: str | None = None) -> Policy:
             await trio.lowlevel.checkpoint()
             for policy in policies:
                 callback = getattr(policy, kind)
-                decision = Abstain() if callback is None else await callback(request)
+                decision = Abstain() if callback is None else await call_user(callback, request)
                 if not isinstance(decision, Abstain):
                     return _named(decision, name_of(policy, kind))
             return Abstain()
@@ -96,7 +97,7 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
     def limited(kind: str, callback: _Callback) -> _Callback:
         async def ask(request: object) -> Any:
             with trio.move_on_after(seconds):
-                return _named(await callback(request), name_of(policy, kind))
+                return _named(await call_user(callback, request), name_of(policy, kind))
             # Reached only if the timeout alone expired: the Cancelled of an enclosing scope would have propagated.
             return too_late
 
@@ -132,7 +133,7 @@ def logged(
         async def ask(request: object) -> Any:
             entry = _LogEntry(kind, request)
             try:
-                decision = entry.decided(_named(await callback(request), name_of(policy, kind)))
+                decision = entry.decided(_named(await call_user(callback, request), name_of(policy, kind)))
             except Exception as exc:
                 entry.outcome = f"failed: {type(exc).__name__}"
                 raise

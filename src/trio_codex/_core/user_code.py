@@ -1,0 +1,54 @@
+"""Call functions of the user: policies, tools and functions to retry. No other module does.
+
+Callers without Trio cannot provide Trio coroutines. For them, a bridge set here runs the function where it belongs: in a
+worker thread, or in the event loop of the caller. Functions of this package are Trio coroutines and never cross it.
+"""
+
+from __future__ import annotations
+
+import functools
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from trio_codex._core.arguments import is_async_callable as is_async_callable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class Bridge(Protocol):
+    """Runs a function of the user outside Trio, and waits for its result."""
+
+    async def run(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        is_async: bool,
+    ) -> Any:
+        """Run the function and return its result, or raise its exception."""
+        ...
+
+
+BRIDGE: Final[ContextVar[Bridge | None]] = ContextVar("trio_codex_bridge", default=None)
+"""The bridge of the client in whose task this runs; ``None`` for a Trio program."""
+
+
+async def call_user(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:  # noqa: ASYNC910  # the function's own
+    """Call an async function of the user, or one of this package, and return its result."""
+    bridge = BRIDGE.get()
+    if bridge is None or _is_ours(function):
+        return await function(*args, **kwargs)
+    return await bridge.run(function, args, kwargs, is_async=is_async_callable(function))
+
+
+def _is_ours(function: object) -> bool:
+    while isinstance(function, functools.partial):
+        function = cast("functools.partial[object]", function).func
+    function = getattr(function, "__func__", function)
+    if not hasattr(function, "__globals__"):
+        function = getattr(type(function), "__call__", None)  # noqa: B004  # the method itself, not whether there is one
+    # Not __module__: functools.wraps() copies that of the wrapped function.
+    module: str = getattr(function, "__globals__", {}).get("__name__", "")
+    return module.partition(".")[0] == "trio_codex"

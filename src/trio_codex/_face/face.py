@@ -1,0 +1,267 @@
+"""What both faces do: call, enter, leave and iterate. Written once, as coroutines that wait for operations.
+
+Under asyncio they are awaited. In a thread, waiting blocks, so they never suspend and run to their end at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from trio_codex._face.host import Host, Operation
+from trio_codex._face.proxies import Proxy, is_handle, take_some, wrap
+from trio_codex._face.scope import HeldScope
+from trio_codex.errors import ConnectionClosed, FaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable, Mapping
+    from contextlib import AbstractAsyncContextManager
+    from types import TracebackType
+
+    from trio_codex._face.callbacks import ThreadBridge
+
+# Nothing here runs in Trio, so its rules for checkpoints do not apply.
+# flake8: noqa: ASYNC910, ASYNC911, ASYNC102, ASYNC103
+
+
+class Face:
+    """How one kind of caller uses a client. Subclasses define how it waits.
+
+    Attributes:
+        name: The name of its module.
+        bridge: Runs functions of the user.
+        operation: Its class of operations, which defines how the caller waits.
+        scope: Its class of scopes.
+        members: The members of a proxy that stand for ``__aiter__`` and ``__aenter__`` of its handle.
+    """
+
+    name: str
+    bridge: type[ThreadBridge]
+    operation: type[Operation]
+    scope: type[Scope]
+    members: Mapping[str, Mapping[str, Any]]
+
+    def caller(self) -> Hashable:
+        """Return what identifies the caller: its thread or its task."""
+        raise NotImplementedError
+
+    def home(self) -> object:
+        """Return where a client that is opened here belongs."""
+        raise NotImplementedError
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine of this module."""
+        raise NotImplementedError
+
+    def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the counterpart of an async function that needs no client."""
+        raise NotImplementedError
+
+    def check(self, host: Host) -> None:
+        """Raise unless the caller may use a client.
+
+        Raises:
+            FaceError: The client belongs somewhere else.
+        """
+        if self.home() is not host.home:
+            raise FaceError("the client belongs to another event loop: open one in each")
+
+    def call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run an async function in Trio, and return what it returns as the face presents it."""
+        return self.run(self._call(host, function, args, kwargs))
+
+    async def _call(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        return wrap(self, host, await self.complete(host, function, args, kwargs))
+
+    async def complete(
+        self,
+        host: Host,
+        function: Callable[..., Any],
+        args: Any = (),
+        kwargs: Any = None,
+        keep: Callable[[Any], object] | None = None,
+    ) -> Any:
+        """Run an async function in Trio. If the caller is interrupted after all was done, pass the value to ``keep``."""
+        self.check(host)
+        operation, caller = self.operation(), self.caller()
+        host.call(operation, caller, function, args, kwargs or {})
+        interruption = await operation.wait(lambda: host.post(operation.cancel_scope.cancel))
+        if interruption is not None:
+            if keep is not None and operation.value is not None:
+                keep(operation.value)
+            elif (leave := getattr(operation.value, "__aexit__", None)) is not None:
+                # Nobody gets this handle, so nobody else will close it.
+                left = self.operation()
+                with suppress(ConnectionClosed):
+                    host.call(left, caller, leave, (None, None, None), {})
+                    await left.wait()
+            raise interruption
+        if operation.error is not None:
+            raise operation.error
+        if operation.was_cut_off:
+            await host.raise_cut_off(caller)
+        return operation.value
+
+    def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Call a function that does not wait, in the Trio thread, and block until it has returned."""
+        if not host.has_ended:
+            operation = _Blocking()
+            host.call_sync(operation, function, args, kwargs)
+            operation.lock.acquire()
+            if operation.error is not None:
+                raise operation.error
+            return wrap(self, host, operation.value)
+        return wrap(self, host, function(*args, **kwargs))
+
+    async def refill(self, proxy: Proxy) -> bool:
+        """Take the next elements of an iteration over a handle. Return whether there are any."""
+        await proxy.face_bound()
+        host, unread = proxy.face_host, proxy.face_unread
+        taken = await self.complete(host, take_some, (proxy.face_target,), keep=unread.extend)
+        if taken and is_handle(cast("Any", type(taken[0]))):
+            taken = [wrap(self, host, each) for each in taken]
+        unread.extend(taken)
+        return bool(taken)
+
+
+def members_of(
+    face: Face, names: tuple[str, str, str, str], next_: Callable[[Proxy], Any]
+) -> Mapping[str, Mapping[str, Any]]:
+    """Return the special members of proxies.
+
+    Args:
+        face: The face.
+        names: The names that it has for ``__aiter__``, ``__anext__``, ``__aenter__`` and ``__aexit__``.
+        next_: The second of them.
+    """
+
+    def iterate(self: Proxy) -> Proxy:
+        return self
+
+    def enter(self: Proxy) -> Any:
+        return face.run(_enter(self))
+
+    def exit_(self: Proxy, *exc: Any) -> Any:
+        scope: Scope = self.face_scopes.pop()
+        return face.run(scope.exit(*exc))
+
+    async def _enter(self: Proxy) -> Proxy:
+        scope = face.scope(lambda: self.face_target, self.face_host)
+        await scope.enter()
+        self.face_scopes.append(scope)
+        return self
+
+    return {
+        "__aiter__": dict(zip(names[:2], (iterate, next_), strict=True)),
+        "__aenter__": dict(zip(names[2:], (enter, exit_), strict=True)),
+    }
+
+
+class _Blocking(Operation):
+    """An operation whose caller blocks, because it ends at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Semaphore(0)
+
+    def wake(self) -> None:
+        self.lock.release()
+
+
+class Scope:
+    """A scope of the Trio API. Leaving it waits until everything it started has ended, however it is left."""
+
+    face: ClassVar[Face]
+
+    def __init__(self, make: Callable[[], AbstractAsyncContextManager[Any]], host: Host | None) -> None:
+        self._make = make
+        self._is_root = host is None
+        self.host = host
+        self._held: HeldScope | None = None
+        self._has_exited = False
+
+    async def enter(self, *, body: bool = True) -> Any:
+        """Enter the scope. Without a body, the caller is not inside of it."""
+        face = self.face
+        if self._held is not None:
+            raise RuntimeError("this scope was entered before: create another one")
+        if self.host is None:
+            self.host = Host(face.bridge, face.home())
+            self.host.start()
+        host = self.host
+        face.check(host)
+        held = self._held = HeldScope(host, self._make, face.operation)
+        try:
+            held.submit(face.caller())
+            if (interruption := await held.entered.wait(held.cancel)) is not None:
+                raise interruption
+            if held.entered.error is not None:
+                raise held.entered.error
+        except BaseException as exc:
+            interruption = await self._leave(KeyboardInterrupt())
+            if interruption is not None and not isinstance(exc, type(interruption)):
+                raise interruption from exc
+            raise
+        if self._is_root:
+            host.root, host.value, host.close = held, held.entered.value, self.close
+        if body:
+            host.scopes.setdefault(face.caller(), []).append(held)
+            self.enter_body(held)
+        return wrap(face, host, held.entered.value)
+
+    def enter_body(self, held: HeldScope) -> None:
+        """Prepare for a scope that ends before its body."""
+
+    def leave_body(self, exc: BaseException | None) -> BaseException | None:
+        """Return the exception of the body, or ``None`` if the scope itself caused it."""
+        return exc
+
+    def close(self) -> Any:
+        """Leave the scope, if it was entered."""
+        return self.face.run(self.exit(None, None, None))
+
+    async def exit(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Leave the scope, and wait until it has ended in Trio."""
+        host, held = self.host, self._held
+        if host is None or held is None or self._has_exited:
+            return False
+        if self._is_root and host.is_inside_callback():
+            raise FaceError(
+                "a callback cannot close its own client, which waits for it: end its turn instead"
+            )
+        self.face.check(host)
+        caller = self.face.caller()
+        if held in (scopes := host.scopes.get(caller, [])):
+            scopes.remove(held)
+            if not scopes:
+                del host.scopes[caller]
+        interruption = await self._leave(exc)
+        exc = self.leave_body(exc)
+        if interruption is not None and not isinstance(exc, type(interruption)):
+            raise interruption
+        if exc is not None:
+            exc.__traceback__ = traceback
+        error = held.exited.error
+        if error is None or error is exc or (exc is not None and held.ended_early):
+            return held.swallowed
+        raise error
+
+    async def _leave(self, exc: BaseException | None) -> BaseException | None:
+        self._has_exited = True
+        host, held = self.host, self._held
+        assert host is not None
+        assert held is not None
+        interruption: BaseException | None = None
+        try:
+            held.leave(exc)
+            interruption = await held.exited.wait(held.cancel)
+        finally:
+            if self._is_root:
+                stopped = self.face.operation()
+                host.stop(stopped)
+                interruption = await stopped.wait() or interruption
+                host.join()
+        return interruption

@@ -1,0 +1,102 @@
+"""An async context manager that one Trio task holds open for a caller in another thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trio_codex.errors import ConnectionClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_codex._face.host import Around, Host, Operation
+
+
+class HeldScope:
+    """The Trio side of a scope.
+
+    Operations of the caller run in its nursery. So if the scope is cancelled from within, because a policy failed or a
+    budget was exceeded, they are cancelled as the body of a Trio program would be.
+
+    Attributes:
+        entered: Done when the scope was entered, or failed to be.
+        exited: Done when the scope has ended, with its error.
+        nursery: Runs the operations of the body; ``None`` unless the scope is open.
+        swallowed: Whether the context manager suppressed the exception of the body.
+        ended_early: Whether the scope had ended before its caller left it.
+        was_cut_off: Whether a scope around it was cancelled.
+        on_ended_early: Called in the Trio thread in that case.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        make: Callable[[], AbstractAsyncContextManager[Any]],
+        new_operation: Callable[[], Operation],
+    ) -> None:
+        self._host = host
+        self._make = make
+        self._cancel_scope = trio.CancelScope()
+        self._left = trio.Event()
+        self._body_error: Exception | None = None
+        self.entered, self.exited = new_operation(), new_operation()
+        self.nursery: trio.Nursery | None = None
+        self.swallowed = self.ended_early = self.was_cut_off = False
+        self.on_ended_early: Callable[[], object] | None = None
+
+    def submit(self, caller: Hashable) -> None:
+        """Start to enter the scope, inside the innermost one of the caller. Raises as :meth:`Host.submit` does."""
+        self._host.submit(self.entered, self._begin, self._host.innermost(caller))
+
+    def _begin(self, around: Around) -> None:
+        if around.nursery is None:
+            self._finish(ConnectionClosed())
+        else:
+            around.nursery.start_soon(self._hold)
+
+    async def _hold(self) -> None:  # noqa: ASYNC910  # runs as a separate task
+        error: BaseException | None = None
+        try:
+            with self._cancel_scope:
+                async with self._make() as value:
+                    async with trio.open_nursery() as self.nursery:
+                        self.entered.finish(value)
+                        await self._left.wait()
+                        self.nursery.cancel_scope.cancel()
+                    # Outside the nursery, which would put it into a group.
+                    if self._body_error is not None:
+                        raise self._body_error
+                self.swallowed = self._body_error is not None
+        except trio.Cancelled:
+            self.was_cut_off = True
+            raise
+        except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
+            error = exc  # noqa: ASYNC104
+        finally:
+            self.nursery = None
+            self._finish(error)
+
+    def _finish(self, error: BaseException | None) -> None:
+        self.ended_early = self.entered.done and not self._left.is_set()
+        self.entered.finish(error=error or ConnectionClosed())
+        self.exited.finish(error=error)
+        if self.ended_early and self.on_ended_early is not None:
+            self.on_ended_early()
+
+    def leave(self, error: BaseException | None) -> None:
+        """Start to leave the scope: with the exception of its body, or cancelled if that is an exit request."""
+        if error is not None and not isinstance(error, Exception):
+            self.cancel()
+            return
+        self._body_error = error
+        if not self._host.post(self._left.set):
+            self._finish(None)
+
+    def cancel(self) -> None:
+        """Cancel the scope; it ends soon."""
+        # In this order, because the task that holds it must see the cancellation.
+        if not (self._host.post(self._cancel_scope.cancel) and self._host.post(self._left.set)):
+            self._finish(None)

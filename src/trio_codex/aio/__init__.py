@@ -1,0 +1,31 @@
+"""The API of :mod:`trio_codex` for programs that run on asyncio.
+
+::
+
+    async with aio.open_codex() as codex:
+        thread = await codex.thread_start(cwd=".")
+        async with thread.turn("Fix the test.") as turn:
+            async for event in turn: ...
+
+Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon thread runs Trio for each client. Leaving a scope
+waits until what it started has ended on the server, after an exception or a cancellation, too.
+"""
+
+import trio_codex
+from trio_codex._face.proxies import Surface
+from trio_codex.aio._face import FACE
+
+_surface = Surface(
+    FACE,
+    trio_codex,
+    {
+        "connect_codex": None,
+        "policies": "",
+        "tools": "",
+        "Policy": "policies",
+        "tool": "tools",
+        "Scope": FACE.scope,
+    },
+)
+__getattr__ = _surface.find
+__dir__ = _surface.names

@@ -1,0 +1,30 @@
+"""The API of :mod:`trio_codex` for programs without an event loop: scripts, notebooks and threads.
+
+::
+
+    with blocking.open_codex() as codex:
+        with codex.thread_start(cwd=".").turn("Fix the test.") as turn:
+            for event in turn: ...
+
+Names, arguments and exceptions are those of :mod:`trio_codex`, without ``async`` and ``await``. One daemon thread runs Trio
+for each client. Leaving a scope waits until what it started has ended on the server, after an exception or Ctrl-C, too.
+"""
+
+import trio_codex
+from trio_codex._face.proxies import Surface
+from trio_codex.blocking._face import FACE
+
+_surface = Surface(
+    FACE,
+    trio_codex,
+    {
+        "connect_codex": None,
+        "policies": "",
+        "tools": "",
+        "Policy": "policies",
+        "tool": "tools",
+        "Scope": FACE.scope,
+    },
+)
+__getattr__ = _surface.find
+__dir__ = _surface.names

@@ -1,0 +1,96 @@
+"""Ctrl-C: a signal handler that waits while this package is on the stack of the main thread.
+
+A ``KeyboardInterrupt`` that was raised between two statements of this package could leave a scope open that its caller
+believes to be closed. Trio has the same technique for its own code.
+"""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from trio_codex._face.host import HOSTS
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+PROTECTED: Final = ("trio_codex.blocking", "trio_codex._face")
+"""The modules whose frames put off an interrupt."""
+
+USER_CODE: Final = "trio_codex._face.callbacks"
+"""The module that calls functions of the user in this thread."""
+
+_current_handler: Final = inspect.unwrap(signal.getsignal)
+"""Without the conversion to an enum, which takes 7 µs of each call."""
+
+
+class Interrupts:
+    """The interrupts of the main thread that were put off.
+
+    Attributes:
+        pending: Whether one has to be raised.
+        waiting: What the main thread waits for.
+    """
+
+    def __init__(self) -> None:
+        self.pending = False
+        self.waiting: threading.Lock | None = None
+        self._was_sent_again = False
+
+    def watch(self, lock: threading.Lock) -> bool:
+        """Release the lock on an interrupt until :meth:`take`. Return whether that is possible: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        # Each time, because a notebook sets the default handler again before each cell.
+        if _current_handler(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._handle)
+        self.waiting = lock
+        return True
+
+    def take(self) -> bool:
+        """Stop watching, and return whether there was an interrupt."""
+        self.waiting = None
+        if not HOSTS and signal.getsignal(signal.SIGINT) == self._handle:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        taken, self.pending = self.pending, False
+        return taken
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._was_sent_again:
+            self._was_sent_again = False
+            if not self.pending:
+                return
+        # Without a host there is nothing to protect, and nothing that could send it again.
+        while HOSTS and frame is not None:
+            module: Any = frame.f_globals.get("__name__")
+            if isinstance(module, str) and module.startswith(PROTECTED):
+                if module == USER_CODE:
+                    break
+                self._put_off()
+                return
+            frame = frame.f_back
+        self.pending = False
+        signal.default_int_handler(signum, None)
+
+    def _put_off(self) -> None:
+        self.pending = True
+        if self.waiting is not None:
+            with suppress(RuntimeError):  # it was released already
+                self.waiting.release()
+        for host in tuple(HOSTS):
+            # Nothing may be about to wait: a call may just be returning to the program.
+            with suppress(Exception):
+                host.post(self._send_again)
+            break
+
+    def _send_again(self) -> None:
+        """Interrupt the main thread again, in the Trio thread, unless the interrupt was raised meanwhile."""
+        if self.pending and self.waiting is None:
+            self._was_sent_again = True
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+interrupts: Final = Interrupts()

@@ -1,0 +1,58 @@
+"""The scenarios of the integration tests, through each face: those that use nothing of Trio themselves."""
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+from face_drivers import FACES
+
+INTEGRATION = Path(__file__).parents[1] / "integration"
+
+MODULES = {
+    "test_scenarios_client": (),
+    "test_scenarios_goals": (),
+    "test_scenarios_threads": (),
+    "test_scenarios_turns": (),
+    "test_real_turns": pytest.mark.long,
+    "test_real_output": pytest.mark.long,
+}
+
+NEEDS_TRIO = ("trio.", "model.default", ".open()", "until(", ".closed.wait(")
+"""What a test does in Trio beside the client: mostly with the scripted model."""
+
+pytestmark = pytest.mark.real
+
+
+def scenarios():
+    """List the tests that take nothing and need no Trio, with their modules."""
+    sys.path.insert(0, str(INTEGRATION))
+    try:
+        modules = {importlib.import_module(name): marks for name, marks in MODULES.items()}
+    finally:
+        sys.path.remove(str(INTEGRATION))
+    return [
+        pytest.param(module, test, id=name, marks=marks)
+        for module, marks in modules.items()
+        for name, test in vars(module).items()
+        if name.startswith("test_") and inspect.iscoroutinefunction(test) and is_neutral(test)
+    ]
+
+
+def is_neutral(test):
+    source = inspect.getsource(test)
+    return "offline()" in source and not (
+        inspect.signature(test).parameters or any(use in source for use in NEEDS_TRIO)
+    )
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.name)
+@pytest.mark.parametrize(("module", "test"), scenarios())
+def test_the_scenario_holds_through_the_face(module, test, face, monkeypatch):
+    monkeypatch.setattr(module, "offline", face.offline)
+    face.run(test)
+
+
+def test_most_scenarios_are_among_them():
+    assert len(scenarios()) > 30
