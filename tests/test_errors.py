@@ -216,6 +216,19 @@ def test_a_start_error_says_which_binary_of_which_version_ended_how():
     )
 
 
+def test_the_frames_of_a_backtrace_do_not_hide_the_cause():
+    frames = "".join(
+        f"  {number:2}: <unknown>\n             at /src/main.rs:{number}:5\n" for number in range(40)
+    )
+    tail = f"WARNING: no aliases\nError: CODEX_HOME does not exist\n\nStack backtrace:\n{frames}"
+    text = str(errors.StartError("it exited", stderr_tail=tail))
+    assert text.splitlines()[1:] == [
+        "stderr: WARNING: no aliases",
+        "stderr: Error: CODEX_HOME does not exist",
+    ]
+    assert "<unknown>" in errors.StartError("it exited", stderr_tail=tail).stderr_tail
+
+
 def test_a_failed_turn_without_an_error_still_says_that_it_failed():
     assert str(errors.TurnFailed(SimpleNamespace(error=None))) == "the turn failed"
     assert "the model is down" in str(errors.TurnFailed(RESULT))

@@ -142,6 +142,13 @@ OUTPUT = {
         server \d+: thread {UUID}
         server \d+: The number was 42\.
     """,
+    "retry": r"""
+        parser\.py: try again later: the turn failed: .*429.*
+        parser\.py: try again later: the turn failed: .*503.*
+        parser\.py: Two bugs\.
+        secrets\.py: failed for good: the turn failed: .*401.*
+        secrets\.py: given up
+    """,
     "structured_output": r"""
         Fix the leak
         20 minutes: Find it\.
@@ -176,6 +183,16 @@ OUTPUT = {
         Which color\? \(Red, Blue\) -> Blue
         Which size\? \(Small, Large\) -> Large
         A large blue fence it is\.
+    """,
+    "web_service": r"""
+        data: "Here "
+        data: "it is\."
+        event: end
+        data: completed
+        -> the turn is completed
+        data: "Once upon a time "
+        (data: "there was "
+        )?-> the turn is interrupted
     """,
     "watch_files": r"""
         changed: notes\.txt todo\.txt

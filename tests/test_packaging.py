@@ -129,7 +129,7 @@ def test_what_is_in_the_way_of_a_release_is_named():
 
 
 def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> None:
-    for name in (".ci", "src/trio_codex/cli", "src/trio_codex/testing", "docs"):
+    for name in (".ci", "src/trio_codex/cli", "src/trio_codex/testing", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -141,5 +141,7 @@ def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> 
     readme = (tmp_path / "README.md").read_text()
     assert f"](https://repository.test/trio-codex/blob/v{VERSION}/docs/tutorial.md)" in readme
     assert "`pip install 'trio-codex[runtime,cli]'`" in readme
-    assert "pip install 'trio-codex[" in (tmp_path / "docs" / "tutorial.md").read_text()
+    for page in ("tutorial.md", "index.md"):
+        assert "pip install 'trio-codex[" in (tmp_path / "docs" / page).read_text()
+    assert "tool.uv.sources" not in (tmp_path / "examples" / "agent_project" / "pyproject.toml").read_text()
     assert "pip install 'trio-codex[" in (tmp_path / "src/trio_codex/testing/_serve.py").read_text()

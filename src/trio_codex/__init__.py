@@ -4,7 +4,15 @@ A client, a turn and an approval are scopes: once a scope exits, everything it s
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+if sys.argv[:1] == ["-m"] and not {"trio_codex", "trio_codex.cli"}.isdisjoint(sys.orig_argv):
+    # Python imports the package before it runs ``python -m trio_codex``. That takes most of the start of the command,
+    # and Ctrl-C is quiet then, too.
+    from _trio_codex_main import leave_on_interrupt
+
+    leave_on_interrupt()
 
 from trio_codex import errors as errors
 from trio_codex import wire as wire
@@ -37,7 +45,9 @@ from trio_codex._link.subscriptions import Subscription as Subscription
 from trio_codex._session.budget import Budget as Budget
 from trio_codex._session.goal import GoalResult as GoalResult
 from trio_codex._session.retry import is_retryable_error as is_retryable_error
+from trio_codex._session.retry import is_transient_error as is_transient_error
 from trio_codex._session.retry import retry_on_overload as retry_on_overload
+from trio_codex._session.retry import retry_transient as retry_transient
 from trio_codex._session.waiting import WaitingOn as WaitingOn
 from trio_codex._values.config import VERSION as _VERSION
 from trio_codex._values.config import ClientConfig as ClientConfig

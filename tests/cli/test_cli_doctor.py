@@ -54,7 +54,7 @@ async def test_the_report_for_programs_says_the_same(home):
     assert report["ok"]
     assert found["binary"]["details"]["source"] == "package"
     assert found["version"]["details"]["standing"] == "tested"
-    assert found["start"]["details"]["seconds"] > 0
+    assert found["start"]["details"]["durationMs"] > 0
     assert found["CODEX_HOME"]["details"]["path"] == str(home.codex_home)
     assert found["login"]["details"]["needed"] is False
     assert found["models"]["details"]["count"] == 1

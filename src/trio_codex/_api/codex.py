@@ -14,11 +14,11 @@ from trio_codex._api.history import items_of, turns_of
 from trio_codex._api.liveness import wait_unresponsive
 from trio_codex._api.login import start_login
 from trio_codex._api.mcp import McpServers
-from trio_codex._api.options import list_params, resume_params, sandbox_policy
+from trio_codex._api.options import check_thread_id, list_params, resume_params, sandbox_policy
 from trio_codex._api.paging import Pager
 from trio_codex._api.skills import Skills
 from trio_codex._api.thread import Thread, open_thread
-from trio_codex._core.arguments import as_tuple
+from trio_codex._core.arguments import as_tuple, check_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -104,7 +104,9 @@ class Codex:
             RemoteProtocolError: The response is invalid.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
+            TypeError: ``method`` is not a string.
         """
+        check_type("method", method, str, 'write a method such as "thread/list"')
         return await self._session.server.request_json(method, params)
 
     @asynccontextmanager
@@ -297,7 +299,7 @@ class Codex:
         Raises:
             ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
@@ -314,7 +316,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
@@ -370,8 +372,10 @@ class Codex:
         """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
+        check_thread_id(thread_id)
         return (await self.api.thread.read(thread_id=thread_id, include_turns=include_turns)).thread
 
     def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
@@ -386,8 +390,10 @@ class Codex:
         """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
+        check_thread_id(thread_id)
         await self._session.server.request("thread/archive", {"threadId": thread_id})
 
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
@@ -401,7 +407,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: The thread is not archived.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         # Report invalid options before sending the first request.
@@ -415,8 +421,10 @@ class Codex:
         """Delete a thread permanently. The server ends its open turn.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
+        check_thread_id(thread_id)
         await self._session.server.request("thread/delete", {"threadId": thread_id})
 
     @property

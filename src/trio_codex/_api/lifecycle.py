@@ -73,6 +73,9 @@ _HINTS: Final = (
 )
 
 
+LINES_HINT: Final = "A server that was started with --listen speaks WebSocket: use attach_codex() for it."
+
+
 class ClientLifecycle:
     """The startup and shutdown of one client."""
 
@@ -168,6 +171,7 @@ class ClientLifecycle:
             paths = PathBase.now(None, os.environ.get("HOME"))
         services.start_service(self._timeouts.watch)
         load()
+        self._hint = LINES_HINT
         channel = self._channel = LineChannel(stream, stream, config.max_line_bytes)
         session = self._attach(services, channel, paths)
         try:

@@ -292,6 +292,15 @@ def check_given(options: Mapping[str, Any]) -> None:
             )
 
 
+def check_thread_id(value: object) -> None:
+    """Check that the id of a thread is one, and not the thread itself.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    check_type("thread_id", value, str, "pass the id of the thread, thread.id")
+
+
 # -- parameters of requests --------------------------------------------------------------------------------------
 
 
@@ -311,6 +320,7 @@ def resume_params(
     ``paged`` says how to request the newest turn, which shows whether one is running: ``True`` as a page, which is
     experimental; ``False`` with the whole history; ``None`` not at all.
     """
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
     if paged and not whole:
@@ -324,6 +334,7 @@ def resume_params(
 def fork_params(
     thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
 ) -> wire.ThreadForkParams:
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)

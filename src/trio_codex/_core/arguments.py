@@ -47,11 +47,14 @@ def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
     """Return several values as a tuple.
 
     Raises:
-        TypeError: The value is a bare string. To Python and to type checkers that is an iterable of strings, and the
+        TypeError: The value is not a list, or it is a bare string. To Python and to type checkers that is an iterable of strings, and the
             first character of ``"/tmp"`` is the root of the file system.
     """
-    if isinstance(values, str):
+    given: object = values
+    if isinstance(given, str):
         raise TypeError("expected a list of strings, got one string")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"expected a list of strings, got {described(given)}")
     return tuple(values)
 
 

@@ -60,6 +60,7 @@ from trio_codex import TurnsView as TurnsView
 from trio_codex import WaitingOn as WaitingOn
 from trio_codex import errors as errors
 from trio_codex import is_retryable_error as is_retryable_error
+from trio_codex import is_transient_error as is_transient_error
 from trio_codex import open_supervisor as open_supervisor
 from trio_codex import wire as wire
 from trio_codex._api.paging import T
@@ -126,6 +127,7 @@ class Codex:
             RemoteProtocolError: The response is invalid.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
+            TypeError: ``method`` is not a string.
         """
     def events(self, *methods: str) -> Scope[Subscription[Event]]:
         """Subscribe to notifications of the whole connection: the given methods, or all.
@@ -265,7 +267,7 @@ class Codex:
         Raises:
             ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
@@ -280,7 +282,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     def threads(
@@ -312,6 +314,7 @@ class Codex:
         """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
@@ -322,6 +325,7 @@ class Codex:
         """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
@@ -335,13 +339,14 @@ class Codex:
 
         Raises:
             InvalidRequestError: The thread is not archived.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     async def thread_delete(self, thread_id: str) -> None:
         """Delete a thread permanently. The server ends its open turn.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
     @property
@@ -5083,6 +5088,50 @@ async def retry_on_overload(
     Raises:
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
+        Exception: Any other exception from ``fn``, immediately and unchanged.
+    """
+
+async def retry_transient(
+    fn: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = 5,
+    initial_delay: float = 1.0,
+    max_delay: float = 60.0,
+    jitter: float = 0.5,
+) -> T:
+    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+
+    ::
+
+        async def review(path: str) -> str | None:
+            async with await codex.thread_start(ephemeral=True) as thread:
+                return (await thread.run(f"Review {path}.")).final_response
+
+        text = await retry_transient(lambda: review("parser.py"))
+
+    Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
+    would stand there twice. What a failed turn has done to files is not undone.
+
+    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
+    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+
+    Args:
+        fn: Does the work; called for each attempt.
+        attempts: Maximum number of calls.
+        initial_delay: Seconds before the second attempt.
+        max_delay: Maximum delay in seconds, before the jitter.
+        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that tasks which failed together do
+            not retry together.
+
+    Returns:
+        The return value of ``fn``.
+
+    Raises:
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
+        ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
         Exception: Any other exception from ``fn``, immediately and unchanged.
     """
 

@@ -89,7 +89,10 @@ async def _examine(examination: Examination, config: CodexConfig) -> str | None:
                 _note_version(examination, version, binary)
                 took = trio.current_time() - began
                 examination.note(
-                    "start", "ok", f"answered initialize after {duration(took)}", seconds=round(took, 3)
+                    "start",
+                    "ok",
+                    f"answered initialize after {duration(took)}",
+                    duration_ms=round(took * 1000),
                 )
                 await _inquire(examination, codex, warnings, f"{binary.path} login")
             closing = trio.current_time()
@@ -104,7 +107,7 @@ async def _examine(examination: Examination, config: CodexConfig) -> str | None:
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
-        examination.note("stop", "ok", f"exited after {duration(took)}", seconds=round(took, 3))
+        examination.note("stop", "ok", f"exited after {duration(took)}", duration_ms=round(took * 1000))
     return version
 
 
@@ -122,7 +125,7 @@ async def _examine_attached(examination: Examination, source: Attachment) -> Non
                     "ok",
                     f"{source.url} answered initialize after {duration(took)}",
                     url=source.url,
-                    seconds=round(took, 3),
+                    duration_ms=round(took * 1000),
                 )
                 _note_version(examination, codex.metadata.server_version)
                 await _inquire(examination, codex, warnings, "codex login, on its machine")
@@ -133,7 +136,7 @@ async def _examine_attached(examination: Examination, source: Attachment) -> Non
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
-        examination.note("leave", "ok", f"left after {duration(took)}", seconds=round(took, 3))
+        examination.note("leave", "ok", f"left after {duration(took)}", duration_ms=round(took * 1000))
 
 
 async def _note_others(examination: Examination, binary: Binary, env_path: str | None) -> None:

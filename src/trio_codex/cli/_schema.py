@@ -22,7 +22,7 @@ from trio_codex import __version__
 from trio_codex.binary import TESTED, find_binary, read_version
 from trio_codex.cli._drift import Difference, NotASchema, compare
 from trio_codex.cli._render import OutputConsole
-from trio_codex.cli._text import CommandFailed, one_line, printable
+from trio_codex.cli._text import CommandFailed, camel_case, one_line, printable
 from trio_codex.wire._schema.read import BUNDLE
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _write_json(binary: Binary, version: str | None, differences: Sequence[Diffe
         "version": version,
         "differences": [attrs.asdict(difference) for difference in differences],
     }
-    click.echo(json.dumps(report, indent=2))
+    click.echo(json.dumps(camel_case(report), indent=2))
 
 
 def _write_lists(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:
