@@ -221,9 +221,6 @@ def _spellings() -> dict[str, str]:
     }
 
 
-_MOVED = {f"trio_codex.instruments.{name}": f"trio_codex.{name}" for name in ("DecisionRecord", "DecidedBy")}
-"""Names that the reference has under another module than the one that defines them."""
-
 _HOMES = {"_launch._binary": "binary", "_tools.tool": "tools", "_values.tool_result": "tools"}
 """Private modules whose names are not exported by ``trio_codex`` itself."""
 
@@ -242,10 +239,7 @@ class _PublicNames:
         for private, public in _HOMES.items():
             text = text.replace(f"trio_codex.{private}.", f"trio_codex.{public}.")
         text = re.sub(r"trio_codex\._\w+(?:\.\w+)?\.(?=[A-Za-z_]\w*)", "trio_codex.", text)
-        text = re.sub(r"(trio_codex\.[a-z]\w*)(?:\._\w+)+\.", r"\1.", text)
-        for defined, documented in _MOVED.items():
-            text = text.replace(defined, documented)
-        return text
+        return re.sub(r"(trio_codex\.[a-z]\w*)(?:\._\w+)+\.", r"\1.", text)
 
     def in_docstring(
         self, _app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: list[str]
