@@ -164,6 +164,8 @@ BOUNDS = {
     },  # a share of interrupt_grace, and the time to the next try
     "_face/callbacks": {"grace"},  # for a withdrawn callback, in an event loop that may be stopped
     "_api/goal": {"NEXT_TURN_SECONDS"},
+    "_api/liveness": {"within"},  # the caller's, of wait_unresponsive()
+    "supervision/_turnstile": {"patience"},  # the caller's, of restart()
     "_session/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
