@@ -171,7 +171,6 @@ BOUNDS = {
     },  # a look-out for what may never come: past it, there is nothing to interrupt
     "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
-    "_api/liveness": {"within"},  # given by the caller, for one request
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
     "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
