@@ -105,7 +105,7 @@ class Codex:
         """Whether this client started the server, and so ends it."""
     @property
     def is_open(self) -> bool:
-        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        """Whether the connection is open, which it is until you close it or it is lost."""
     @property
     def api(self) -> Api:
         """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
