@@ -7,7 +7,10 @@ Every run tries the same inputs, so that a failure is due to the change. For new
 import gc
 import os
 import random
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 
 import pytest
@@ -111,3 +114,30 @@ def _fuzzed(tried):
     for found, _ in tried:
         if "fuzzed" in found:
             yield f"fuzzing: {found['fuzzed']} inputs, coverage {found['coverage']}"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    directory = tmp_path_factory.mktemp("certificate")
+    paths = str(directory / "certificate.pem"), str(directory / "key.pem")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", paths[1])
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-days", "2", *key, *names, "-out", paths[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
+
+
+@pytest.fixture
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusting(certificate):
+    """Return a context for clients that trusts the certificate."""
+    return ssl.create_default_context(cafile=certificate[0])

@@ -273,8 +273,13 @@ MUTATIONS = [
     ),
     Mutation(
         "G8", "questions of another client's turn are answered",
-        "_session.asking:resolve", value("is_left_to_others", becomes="state is not None and state.is_left_running"),
+        "_session.asking:_belongs_to_others", operand("is_shared"),
         "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
+    ),
+    Mutation(
+        "G8", "questions about turns that nobody here knows are answered",
+        "_session.asking:_belongs_to_others", operand("has_peers"),
+        "tests/client/test_opening.py::test_attached_what_concerns_no_turn_of_ours_is_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",
@@ -468,7 +473,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G21", "questions of other clients are put to the policy of the client",
-        "_session.asking:resolve", value("is_left_to_others", becomes="False"),
+        "_session.asking:resolve", value("is_others", becomes="False"),
         "tests/integration/test_real_shared.py::test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_another_client_gives_for_the_thread",
     ),
     Mutation(
@@ -493,7 +498,7 @@ MUTATIONS = [
     ),
     Mutation(
         "G21", "on a server of ours, what is asked after a turn was left is decided at once",
-        "_session.asking:resolve", operand("is_left_running"),
+        "_session.asking:_belongs_to_others", operand("is_left_running"),
         "tests/integration/test_real_rejoin.py::test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined",
     ),
     Mutation(

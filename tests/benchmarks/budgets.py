@@ -77,6 +77,11 @@ BUDGETS = [
     Budget("start, less the bare server's own", 60, each(sub, "start", "ms", "trio-codex", "bare"), unit=" ms"),
     Budget("cancellation of a turn to its terminal event, p50", 50, itself("cancellation", "trio-codex", "p50 ms"), unit=" ms"),
     *(
+        Budget(f"CPU for an event over {kind}, less that over a pipe", 4.5, each(sub, "attached", CPU, kind, "stdio"), unit=" µs")
+        for kind in ("unix socket", "loopback")
+    ),
+    Budget("CPU for an event over loopback, to trio-websocket", 0.25, ratio("attached", CPU, "loopback", "loopback, trio-websocket")),
+    *(
         Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
         for case in ("events", "turns at once", "line length", "threads")
     ),

@@ -34,6 +34,7 @@ NAMES = (
     "start",
     "cancellation",
     "instruments",
+    "attached",
 )
 
 QUICK_ROUNDS = 1

@@ -135,6 +135,7 @@ async def test_without_a_server_there_is_one_line_with_a_hint(home, url, status,
         (["-c", "model=m"], "--config is for a server"),
         (["--token-file", "/no/such"], "/no/such"),
         (["--token-file", os.devnull], "does not contain a token"),
+        (["--token-file", "/dev/zero"], "does not contain a token"),
     ],
 )
 async def test_options_that_do_not_go_with_attach_are_usage_errors(home, options, told):

@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
+from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, attach_codex, errors, policies
 from trio_codex._session.held import HELD_BYTES
 from trio_codex._session.threads import UNKNOWN_BYTES
-from trio_codex.testing import fake_codex
+from trio_codex.testing import fake_codex, fake_websocket
 from trio_codex.testing._fake import DEFAULTS
 
 CONFIG = CodexConfig(interrupt_grace=2, on_stuck_turn="abandon")
@@ -375,6 +375,40 @@ async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_tur
         await server.ask(7, COMMAND, command(turn_id="turn-a"))
         assert await server.answer_to(7) == {"decision": "accept"}
     assert [name for name, _ in asked] == ["thread"]
+
+
+@pytest.mark.parametrize("decides", [True, False], ids=["with a policy", "without a policy"])
+async def test_attached_what_concerns_no_turn_of_ours_is_left_to_others(decides):
+    asked = []
+    with trio.fail_after(5):
+        async with (
+            fake_websocket() as (url, server),
+            attach_codex(url, policy=deciding(asked, "client") if decides else None) as codex,
+        ):
+            thread = await codex.thread_start()
+            await server.ask(1, COMMAND, command(thread_id="of-others", turn_id="turn-a"))
+            await server.ask(2, COMMAND, command(thread_id=thread.id, turn_id="turn-a"))
+            await server.ask(3, "item/unheardOf", {"threadId": "of-others"})
+            await server.ask(4, "account/chatgptAuthTokens/refresh", {"reason": "unauthorized"})
+            await server.ask(5, COMMAND, {"threadId": 5})
+            await server.ask(6, COMMAND, [None])
+            await codex.request("thread/loaded/list", {})
+            left = [(record.decided_by, record.outcome) for record in codex.decisions]
+            assert left == [(DecidedBy.others, "left")] * 6
+            assert (asked, server.answers) == ([], {})
+
+
+async def test_attached_the_policy_of_the_client_decides_on_what_no_thread_owns():
+    async def decide(_):
+        return policies.AuthTokens(access_token="a-token", account_id="an-account")
+
+    with trio.fail_after(5):
+        async with (
+            fake_websocket() as (url, server),
+            attach_codex(url, policy=Policy(auth_refresh=decide)),
+        ):
+            await server.ask(4, "account/chatgptAuthTokens/refresh", {"reason": "unauthorized"})
+            assert (await server.answer_to(4))["accessToken"] == "a-token"
 
 
 async def test_on_our_own_server_the_questions_of_a_turn_that_nobody_here_started_are_answered():

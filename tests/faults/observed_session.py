@@ -3,15 +3,18 @@
 import itertools
 import math
 import os
+import socket
+import subprocess
 import sys
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, errors, open_codex
+from trio_codex import ClientConfig, CodexConfig, attach_codex, errors, open_codex
+from websocket_peer import accept, listening
 
 SERVER = Path(__file__).parent / "server.py"
 BOUND = 10
@@ -71,27 +74,89 @@ def left_of(cookie):
     return found
 
 
-async def play(*fault, patience=math.inf, **options):
+async def play(*fault, patience=math.inf, over="pipe", **options):
     """Open a thread, run a turn, and leave; return what was observed. Nothing may be left, whatever the fault."""
-    config, cookie = configured(*fault, **options)
     seen = Seen()
     with trio.fail_after(BOUND):
-        try:
-            async with open_codex(config) as codex:
-                seen.opened, seen.pid = True, codex.pid
-                async with codex.events() as events, trio.open_nursery() as nursery:
-                    nursery.start_soon(listen, events, seen)
-                    try:
-                        await use(codex, seen, patience)
-                    except errors.CodexError as exc:
-                        seen.error = exc
-                    await look_back(codex, seen)
-                    nursery.cancel_scope.cancel()
-        except errors.CodexError as exc:
-            assert not seen.opened, "leaving raised what the body had dealt with"
-            seen.error = exc
+        if over == "pipe":
+            config, cookie = configured(*fault, **options)
+            await observe(open_codex(config), seen, patience)
+        else:
+            cookie = configured()[1]
+            config = ClientConfig(**{"max_line_bytes": 64 * 1024, **options})
+            async with relayed(fault, cookie, resets=over == "websocket, reset") as url:
+                await observe(attach_codex(url, config=config), seen, patience)
     assert left_of(cookie) == []
     return seen
+
+
+async def observe(opening, seen, patience):
+    """Keep what is seen of the session of a client."""
+    try:
+        async with opening as codex:
+            seen.opened, seen.pid = True, codex.pid
+            async with codex.events() as events, trio.open_nursery() as nursery:
+                nursery.start_soon(listen, events, seen)
+                try:
+                    await use(codex, seen, patience)
+                except errors.CodexError as exc:
+                    seen.error = exc
+                await look_back(codex, seen)
+                nursery.cancel_scope.cancel()
+    except errors.CodexError as exc:
+        assert not seen.opened, "leaving raised what the body had dealt with"
+        seen.error = exc
+
+
+@asynccontextmanager
+async def relayed(fault, cookie, *, resets=False):
+    """Serve a server with this fault over WebSockets; yield the URL. Only the first connection meets the fault.
+
+    A line that is out in part is a fragment. The connection ends with the process, without a close frame.
+    """
+    faults = itertools.chain([fault], itertools.repeat(()))
+
+    async def relay(stream):
+        command = [sys.executable, "-I", "-S", str(SERVER), *(next(faults) or ["nothing"])]
+        peer, _ = await accept(stream)
+        # Trio would start it in a thread, which outlives the test.
+        with subprocess.Popen(  # noqa: ASYNC220
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"COOKIE": cookie}
+        ) as process:
+            try:
+                await relay_streams(peer, taken(process.stdin), taken(process.stdout))
+            finally:
+                process.kill()
+        if resets:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await trio.aclose_forcefully(stream)
+
+    async def relay_streams(peer, stdin, stdout):
+        async with (
+            trio.lowlevel.FdStream(stdin) as stdin,
+            trio.lowlevel.FdStream(stdout) as stdout,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pass_on, peer, stdin)
+            await pass_on(stdout, peer)
+            nursery.cancel_scope.cancel()
+
+    async with listening(relay) as address:
+        yield f"ws://{address}"
+
+
+def taken(pipe):
+    """Return a descriptor of a pipe, and close the pipe."""
+    with pipe:
+        return os.dup(pipe.fileno())
+
+
+async def pass_on(source, sink):
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for chunk in source:
+            await sink.send_all(chunk)
+        if isinstance(sink, trio.lowlevel.FdStream):
+            await sink.aclose()
 
 
 async def use(codex, seen, patience):

@@ -46,6 +46,8 @@ RESULTS = {
         "approvalsReviewer": "user",
         "sandbox": {"type": "readOnly"},
     },
+    # Over a connection that looks after a lost one.
+    "thread/resume": {"initialTurnsPage": {"data": [{"id": "turn-1", "items": [], "status": "completed"}]}},
     "model/list": {"data": [], "nextCursor": None},
 }
 POINTS = ("initialize", "thread/start", "turn/start", "turn/started", "delta", "turn/completed")

@@ -15,6 +15,7 @@ from trio_codex._api.open import check_in_trio
 from trio_codex._link.services import open_services
 from trio_codex._values.attachment import Attachment
 from trio_codex._values.config import ClientConfig
+from trio_codex.errors import AttachError
 
 if TYPE_CHECKING:
     import ssl
@@ -55,7 +56,7 @@ async def attach_codex(
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
-        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        ssl_context: For ``wss://`` only; the default trusts the certificate authorities of the system.
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:
@@ -72,8 +73,13 @@ async def attach_codex(
         url = Attachment(url, auth=auth, config=config, ssl_context=ssl_context, insecure=insecure)
     elif any(each is not None for each in (auth, config, ssl_context)) or insecure:
         raise TypeError("auth, config, ssl_context and insecure are those of the Attachment: set them there")
-    from trio_codex._link.dial import parse_address
+    try:
+        from trio_codex._api.loading import load
+        from trio_codex._link.dial import parse_address
 
+        load()
+    except OSError as exc:  # no file descriptor is free, not even for an import
+        raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
     home = os.environ.get("CODEX_HOME") or (
         os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
     )

@@ -191,20 +191,18 @@ class ClientLifecycle:
         self, services: Services, address: Address, auth: Auth | None, ssl_context: ssl.SSLContext | None
     ) -> Session:
         """Connect to a server that somebody else started, and perform the handshake."""
-        from trio_codex._api.loading import load
         from trio_codex._link.dial import WRONG_SERVER_HINT, Dialer
 
         config = self._config
         services.start_service(self._timeouts.watch)
-        load()
         self._hint = WRONG_SERVER_HINT
 
         def dialer() -> Dialer:
             # A signed token is valid for a minute, so each connection gets its own.
             token = None if auth is None else auth.mint()
-            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            self._secrets = Secrets({"token": token})
-            return Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
+            dialer = Dialer(address, token, config.max_line_bytes, ssl_context)
+            self._secrets = dialer.secrets
+            return dialer
 
         paths = PathBase.now(None, os.environ.get("HOME"))
         attempt = dialer()

@@ -50,7 +50,7 @@ def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
         TypeError: The value is not a list, or it is a bare string. To Python and to type checkers that is an iterable of strings, and the
             first character of ``"/tmp"`` is the root of the file system.
     """
-    given: object = values
+    given = cast("object", values)
     if isinstance(given, str):
         raise TypeError("expected a list of strings, got one string")
     if not isinstance(given, Iterable):

@@ -45,10 +45,12 @@ class Channel(ABC):
 
     Attributes:
         max_message_bytes: The size limit of an inbound message.
+        has_peers: Whether the server serves other connections beside this one, and may ask them the same.
         control: What the transport itself has to send, such as the answer to a ping. The reader hands it to the writer.
     """
 
     max_message_bytes: int
+    has_peers: bool = False
     control: bytes = b""
 
     @property

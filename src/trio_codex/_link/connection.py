@@ -152,6 +152,11 @@ class Connection:
         return self._channel.owned
 
     @property
+    def has_peers(self) -> bool:
+        """Whether the server serves other connections beside this one, and may ask them the same."""
+        return self._channel.has_peers
+
+    @property
     def is_established(self) -> bool:
         """Whether the handshake is complete and closing has not begun."""
         return self._phase == "running"

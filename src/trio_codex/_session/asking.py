@@ -44,40 +44,55 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     entry = approvals.audit.begin(request.id, method, thread_id, size)
     state = None if thread_id is None else approvals.threads.find(thread_id)
     turn = None if state is None else state.turn
-    is_left_to_others = approvals.is_shared or (state is not None and state.is_left_running)
-    is_others = is_left_to_others and state is not None and turn is not None and state.owner is None
-    if is_others and state is not None and state.policy is None and state.tools is None:
+    is_others = _belongs_to_others(approvals, state)
+    for_thread = state is not None and (state.policy is not None or state.tools is not None)
+    if is_others and thread_id is not None and not for_thread:
         _leave(entry, turn)
         return None
     kind = KINDS.get(method)
     if kind is None:
         approvals.listeners.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
         kind = unknown_kind(method)
+
+    def undecided(reason: str, *, by_others: bool = is_others) -> Handler | None:
+        if not by_others:
+            return _deny(approvals, entry, kind.denial, reason)
+        _leave(entry, turn)
+        return None
+
     if request.params is None:
-        return _deny(approvals, entry, kind.denial, "its line was too long or unreadable")
+        return undecided("its line was too long or unreadable")
     try:
         params = msgspec.json.decode(request.params)
         if method in KINDS:
             params = _convert.decode_server_request(method, params)
         question = kind.ask(params, _request_context(state, where))
     except (DecodeError, *UNREADABLE) as exc:
-        return _deny(approvals, entry, kind.denial, f"its parameters are unreadable: {exc}")
+        return undecided(f"its parameters are unreadable: {exc}")
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
-    if is_others:
+    if is_others and thread_id is not None:
+        # The policy of the client counts for what no thread owns, such as a token, and for its own turns.
         deciders = [each for each in deciders if each[0] is not DecidedBy.client]
-    # Tools are those of the client that started the thread, and all subscribers are asked to call them.
-    is_rejoined = approvals.is_shared and turn is not None and not turn.is_ours
-    if not deciders and (is_others or (is_rejoined and isinstance(question, ToolCallRequest))):
-        _leave(entry, turn)
-        return None
     if not deciders:
-        reason = "no policy of this client handles it"
-        if method not in KINDS:
-            reason = "this version does not know the method, and no policy handles it; see Policy(unknown=…)"
-        return _deny(approvals, entry, kind.denial, reason)
+        # Tools are those of the client that started the thread, and all subscribers are asked to call them.
+        is_rejoined = approvals.is_shared and turn is not None and not turn.is_ours
+        return undecided(
+            "no policy of this client handles it"
+            if method in KINDS
+            else "this version does not know the method, and no policy handles it; see Policy(unknown=…)",
+            by_others=is_others or (is_rejoined and isinstance(question, ToolCallRequest)),
+        )
     asking = _Asking(approvals, kind, question, deciders, entry, state)
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
+
+
+def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
+    """Whether a request is about a turn that this client neither started nor rejoined, so that another client answers it."""
+    if state is None or state.turn is None:
+        # Where nobody else is known to be asked, it would wait for ever.
+        return approvals.has_peers and (state is None or state.owner is None)
+    return (approvals.is_shared or state.is_left_running) and state.owner is None
 
 
 def _leave(entry: Entry, turn: TurnState | None) -> None:

@@ -44,7 +44,12 @@ class Session:
         self.history: History = History(server, self.instruments)
         self.ender: TurnEnder = TurnEnder(server, self.threads)
         self.approvals: Approvals = Approvals(
-            self.threads, self.listeners, self.ender, defaults, shared=not server.connection.owned
+            self.threads,
+            self.listeners,
+            self.ender,
+            defaults,
+            shared=not server.connection.owned,
+            has_peers=server.connection.has_peers,
         )
         dispatcher = Dispatcher(server.services, server.connection)
         self.router: Router = Router(

@@ -105,7 +105,7 @@ class Codex:
         """Whether this client started the server, and so ends it."""
     @property
     def is_open(self) -> bool:
-        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        """Whether the connection is open, which it is until you close it or it is lost."""
     @property
     def api(self) -> Api:
         """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
@@ -5146,7 +5146,7 @@ def attach_codex(
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
-        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        ssl_context: For ``wss://`` only; the default trusts the certificate authorities of the system.
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:

@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_codex import BearerToken, Codex, Policy
+
+
+TOKEN_CHARACTERS: Final = 4096
+"""The longest file of a token that is read. No server takes a longer header, and some files never end."""
 
 
 @attrs.frozen
@@ -164,6 +168,9 @@ def read_token(path: str) -> tuple[BearerToken, bool]:
 
     with open(path, encoding="utf-8") as file:
         status = os.fstat(file.fileno())
-        token = BearerToken(file.read().strip())
+        text = file.read(TOKEN_CHARACTERS + 1)
+    if len(text) > TOKEN_CHARACTERS:
+        raise ValueError("it is too long for a token")
+    token = BearerToken(text.strip())
     is_exposed = os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 != 0
     return token, is_exposed

@@ -128,6 +128,8 @@ class DecisionRecord:
         seconds: Seconds from the request to its outcome.
     """
 
+    __module__ = "trio_codex"  # where it is public; the documentation links to it there
+
     id: RequestId
     method: str
     thread_id: str | None
