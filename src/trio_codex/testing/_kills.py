@@ -56,7 +56,7 @@ class Kills:
         """Open a supervisor whose server is in memory, and keeps its threads over deaths and over supervisors.
 
         Args:
-            journal: As in :func:`~trio_codex.open_supervisor`.
+            journal: As in :func:`~trio_codex.supervision.open_supervisor`.
             restart: As there.
             **options: ``policy``, ``tools``, ``budget`` and ``instruments``, as there.
         """
