@@ -111,6 +111,14 @@ def _write_script(example: str, model: MockModel) -> None:
             model.fail(429, message="slow down")
             model.say("Here I am again.")
             model.hang("Working ")
+        case "web_service":
+            model.say("Here ", "it is.")
+            model.hang("Once upon a time ", "there was ")
+        case "retry":
+            model.fail(429, message="slow down")
+            model.fail(503, message="down for a moment")
+            model.say("Two bugs.")
+            model.fail(401, message="who are you?")
         case "threads":
             for answer in ("Red.", "Blue.", "Violet."):
                 model.say(answer)

@@ -13,10 +13,15 @@ else:
     import _signal as signal
 
 
-def main() -> None:
-    """Run the command line, and exit with its status."""
+def leave_on_interrupt() -> None:
+    """Exit immediately and without a traceback on Ctrl-C, unless Ctrl-C is ignored."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+
+
+def main() -> None:
+    """Run the command line, and exit with its status."""
+    leave_on_interrupt()
     from trio_codex.cli import main as run
 
     run()

@@ -17,4 +17,6 @@ def bare_router(instruments=NO_INSTRUMENTS):
     dispatcher = SimpleNamespace(withdraw=lambda _: False, cancel=lambda: None)
     approvals = SimpleNamespace(audit=SimpleNamespace(close=lambda: None, on_review=lambda _: None))
     ender = SimpleNamespace(end_orphan=lambda _: None)
-    return Router(threads, listeners, dispatcher, approvals, ender, Meter("client")), threads, listeners
+    history = SimpleNamespace(end_soon=lambda turn, event: turn.end(event))
+    router = Router(threads, listeners, dispatcher, approvals, ender, history, Meter("client"))
+    return router, threads, listeners

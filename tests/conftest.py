@@ -1,4 +1,4 @@
-"""What every test gets: the hypothesis profile, and the proof that it left nothing behind.
+"""The hypothesis profile of all tests, and the check that each leaves nothing behind.
 
 Every run tries the same inputs, so that a failure is due to the change. For new ones, set ``HYPOTHESIS_PROFILE`` to
 ``random`` or ``long``, and ``SWEEP_SEED`` to ``random``.
@@ -7,7 +7,10 @@ Every run tries the same inputs, so that a failure is due to the change. For new
 import gc
 import os
 import random
+import shutil
 import signal
+import ssl
+import subprocess
 import sys
 
 import pytest
@@ -32,7 +35,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 MOST_WORKERS = 4
-"""Some tests have to be on time while the other workers are busy."""
+"""Some tests depend on timing, even while the other workers are busy."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -51,7 +54,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_finish():
-    """Exempt what was collected from garbage collection: it lives as long as the run, and tests that collect are fast."""
+    """Exempt collected tests from garbage collection: they live as long as the run, and would slow down each collection."""
     gc.collect()
     gc.freeze()
 
@@ -72,7 +75,7 @@ def nothing_left_behind():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Tell what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
+    """Summarize what tests recorded with ``record_property``: cells of the fault matrix, checkpoints, inputs."""
     tried = [
         (dict(report.user_properties), report)
         for outcome in ("passed", "failed")
@@ -111,3 +114,30 @@ def _fuzzed(tried):
     for found, _ in tried:
         if "fuzzed" in found:
             yield f"fuzzing: {found['fuzzed']} inputs, coverage {found['coverage']}"
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory):
+    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    directory = tmp_path_factory.mktemp("certificate")
+    paths = str(directory / "certificate.pem"), str(directory / "key.pem")
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", paths[1])
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    command = ["openssl", "req", "-x509", "-days", "2", *key, *names, "-out", paths[0]]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
+
+
+@pytest.fixture
+def server_context(certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    return context
+
+
+@pytest.fixture
+def trusting(certificate):
+    """Return a context for clients that trusts the certificate."""
+    return ssl.create_default_context(cafile=certificate[0])

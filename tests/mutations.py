@@ -273,8 +273,13 @@ MUTATIONS = [
     ),
     Mutation(
         "G8", "questions of another client's turn are answered",
-        "_session.asking:resolve", operand("is_shared"),
+        "_session.asking:_belongs_to_others", operand("is_shared"),
         "tests/client/test_opening.py::test_on_a_server_that_is_not_ours_the_questions_of_another_clients_turn_are_left_to_others",
+    ),
+    Mutation(
+        "G8", "questions about turns that nobody here knows are answered",
+        "_session.asking:_belongs_to_others", operand("has_peers"),
+        "tests/client/test_opening.py::test_attached_what_concerns_no_turn_of_ours_is_left_to_others",
     ),
     Mutation(
         "G9", "commands are accepted by default",
@@ -282,8 +287,8 @@ MUTATIONS = [
         "tests/faults/test_fault_matrix.py::test_whatever_the_server_asks_is_answered_and_nothing_is_granted",
     ),
     Mutation(
-        "G10", "threads that nobody has opened are kept for ever",
-        "_session.unknown:UnknownThreads.grow", never("UNKNOWN_BYTES"),
+        "G10", "threads that nobody has opened are kept forever",
+        "_session.threads:UnknownThreads.grow", never("UNKNOWN_BYTES"),
         "tests/client/test_opening.py::test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_however_many_never_end",
     ),
     Mutation(
@@ -453,13 +458,103 @@ MUTATIONS = [
     ),
     Mutation(
         "G19", "a deadline is a bare number",
-        "_api.turn:TurnHandle.wait", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
+        "_api.turn:TurnHandle.wait_ended", statement("ended", "wait", becomes="with trio.move_on_after(1e9): _"),
         "tests/test_deadlines.py::test_every_deadline_in_the_source_is_a_budget_of_the_caller_or_bounds_cleanup",
     ),
     Mutation(
         "G20", "the guard does not see the client's end",
         "_process.guard:Guard.watch", condition("wait", becomes="not _"),
         "tests/runtime/test_guard.py::test_when_the_client_is_killed_nothing_is_left",
+    ),
+    Mutation(
+        "G21", "what a lost connection has left goes on",
+        "_api.lifecycle:ClientLifecycle._rescue", never("turns"),
+        "tests/integration/test_real_attach.py::test_a_lost_connection_leaves_no_turn_running",
+    ),
+    Mutation(
+        "G21", "questions of other clients are put to the policy of the client",
+        "_session.asking:resolve", value("is_others", becomes="False"),
+        "tests/integration/test_real_shared.py::test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_another_client_gives_for_the_thread",
+    ),
+    Mutation(
+        "G21", "a turn that is left running is interrupted",
+        "_api.turn:open_turn", never("outlives_scope"),
+        "tests/turns/test_rejoin.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
+    ),
+    Mutation(
+        "G21", "closing the client ends what was left running",
+        "_session.state:TurnState.ends_with_scope", operand("outlives_scope", becomes="True"),
+        "tests/turns/test_rejoin.py::test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy",
+    ),
+    Mutation(
+        "G21", "a limit does not end a turn that may go on",
+        "_api.turn:open_turn", operand("has_failed", becomes="True"),
+        "tests/turns/test_rejoin.py::test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_running",
+    ),
+    Mutation(
+        "G21", "a question in progress is answered after the turn was left",
+        "_session.ending:TurnEnder.release", drop("park_requests"),
+        "tests/turns/test_rejoin.py::test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy",
+    ),
+    Mutation(
+        "G21", "on a server of ours, what is asked after a turn was left is decided at once",
+        "_session.asking:_belongs_to_others", operand("is_left_running"),
+        "tests/integration/test_real_rejoin.py::test_on_a_server_of_ours_what_is_asked_after_a_turn_was_left_waits_until_it_is_rejoined",
+    ),
+    Mutation(
+        "G21", "a rejoined result has what was seen of it",
+        "_session.router:Router._route_to_thread", never("is_partial"),
+        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
+    ),
+    Mutation(
+        "G21", "another turn's items are taken",
+        "_session.history:History.complete", always("goes_by"),
+        "tests/turns/test_rejoin.py::test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before",
+    ),
+    Mutation(
+        "G21", "what was parked is not asked again",
+        "_session.rejoining:follow", never("has_parked"),
+        "tests/turns/test_rejoin.py::test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_failure_leaves_the_scope",
+    ),
+    Mutation(
+        "G21", "a turn that is about to run is not waited for",
+        "_session.rejoining:find_turn", iterable("LOOKS"),
+        "tests/turns/test_rejoin.py::test_a_turn_that_is_about_to_run_is_waited_for",
+    ),
+    Mutation(
+        "G21", "leaving a rejoined turn ends it",
+        "_api.rejoin:rejoin_turn", always("ends", "was_live"),
+        "tests/turns/test_rejoin.py::test_leaving_a_rejoined_turn_sends_nothing_and_it_can_be_rejoined_again",
+    ),
+    Mutation(
+        "G21", "a cancelled entry ends the turn",
+        "_api.rejoin:rejoin_turn", condition("ends", becomes="end and was_live"),
+        "tests/test_cancellation.py::test_a_turn_of_another_client_goes_on_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it",
+    ),
+    Mutation(
+        "G21", "a turn of another scope is taken from it",
+        "_api.rejoin:rejoin_turn", value("adopted", becomes="not turn.ended.is_set()"),
+        "tests/turns/test_rejoin.py::test_a_turn_of_another_scope_of_this_client_is_only_watched",
+    ),
+    Mutation(
+        "G21", "tools of others are failed",
+        "_session.asking:resolve", value("is_rejoined", becomes="False"),
+        "tests/integration/test_real_rejoin.py::test_a_tool_of_another_client_is_left_to_it",
+    ),
+    Mutation(
+        "G21", "a tool that has returned runs again",
+        "_session.asking:_deciders", keyword("may_be_repeated", becomes="False"),
+        "tests/integration/test_real_rejoin.py::test_a_tool_call_that_the_server_asks_for_again_runs_once_if_this_process_had_answered_it",
+    ),
+    Mutation(
+        "G21", "agents of a rejoined turn go on",
+        "_session.rejoining:follow", iterable("children"),
+        "tests/integration/test_real_rejoin.py::test_agents_end_with_a_turn_that_was_rejoined_to_end_it",
+    ),
+    Mutation(
+        "G21", "a goal of a rejoined turn goes on",
+        "_session.rejoining:end_rejoined", value("was_paused", becomes="False"),
+        "tests/integration/test_real_rejoin.py::test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it",
     ),
     Mutation(
         "API", "a callback that cannot be one is accepted",
@@ -515,7 +610,7 @@ def copy_tree(to):
 
 
 async def run_tests(root, *tests):
-    """Run tests of the tree at ``root``; give pytest's exit status and what it said. Nothing that they start is left."""
+    """Run tests of the tree at ``root``; return pytest's exit status and what it said. Nothing that they start is left."""
     argv = [
         sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not long", "--tb=line", *tests
     ]  # fmt: skip

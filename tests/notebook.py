@@ -18,7 +18,7 @@ def main(source, target, seconds=None):
         timeout=float(seconds or 60),
         interrupt_on_timeout=seconds is not None,
         allow_errors=seconds is not None,
-        # Neither when nor in how many pieces something was printed is of interest.
+        # When, and in how many pieces, something was printed does not matter.
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(Path(source).resolve().parent)}},

@@ -18,17 +18,17 @@ REDACTED = GOLDEN / "session.redacted.jsonl"
 READABLE = GOLDEN / "session.readable.jsonl"
 
 TEXTS = Redaction(keep={"aggregatedOutput", "arguments", "command", "delta", "reason", "text"})
-"""Keeps what this session says, and takes out what it says of the machine that it ran on."""
+"""Records this session, without details of the machine that it ran on."""
 
 COMMAND = "echo granted"
 
 PLANET = "a planet"
-"""What the tool is asked for: as long without its content as with it."""
+"""The arguments of the tool: as long without their content as with it."""
 
 
 @attrs.define
 class Seen:
-    """What a caller of the client gets to see."""
+    """What a caller of the client observes."""
 
     events: list = attrs.field(factory=list)
     texts: list = attrs.field(factory=list)
@@ -84,7 +84,7 @@ async def session(codex, seen):
 
 @asynccontextmanager
 async def recorded(*instruments):
-    """The real server, with a model that plays its part in the session; gives the client and what its policy was asked."""
+    """The real server, with a scripted model; yields the client and the requests to its policy."""
     seen = Seen()
     async with MockModel() as model:
         model.respond(ToolCall("look_up", {"query": PLANET}))

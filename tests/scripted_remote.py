@@ -1,4 +1,4 @@
-"""A server in memory that keeps a record of all that a client has started on it, for who asks whether it has ended."""
+"""A server in memory that records everything a client has started on it, so that a test can check whether it has ended."""
 
 import trio
 
@@ -54,7 +54,13 @@ class Remote:
     async def open(self, asked, thread_id):
         self.subscribed.add(thread_id)
         opened = DEFAULTS["thread/start"]
-        await asked.answer({**opened, "thread": {**opened["thread"], "id": thread_id}})
+        turns = [
+            {"id": turn_id, "status": "inProgress", "items": []}
+            for turn_id, (_, its_thread) in self.running.items()
+            if its_thread == thread_id
+        ]
+        page = {"initialTurnsPage": {"data": turns, "nextCursor": None}} if turns else {}
+        await asked.answer({**opened, **page, "thread": {**opened["thread"], "id": thread_id}})
 
     async def on_thread_delete(self, asked, params):
         self.subscribed.discard(params["threadId"])
@@ -142,6 +148,13 @@ class Remote:
         await asked.answer({})
         await self.start("turn-1", params["threadId"])
         await self.server.item("started", SHELL_ITEM, thread_id=params["threadId"])
+
+    async def on_thread_turns_list(self, asked, _):
+        turns = [{"id": turn_id, "status": status, "items": []} for turn_id, status in self.ended.items()]
+        await asked.answer({"data": turns, "nextCursor": None})
+
+    async def on_thread_goal_get(self, asked, _):
+        await asked.answer({"goal": None})
 
     async def on_thread_goal_clear(self, asked, _):
         await asked.answer({"cleared": self.goal is not None})

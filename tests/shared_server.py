@@ -18,7 +18,7 @@ KINDS = ("unix", "tcp", "token", "signed")
 
 
 def listening(kind, directory):
-    """Return the options with which a server listens, and what a client proves itself with."""
+    """Return the options with which a server listens, and the credentials of a client."""
     if kind == "unix":
         return [f"unix://{directory}/server.sock"], None
     if kind == "daemon":  # on the socket below CODEX_HOME
@@ -48,7 +48,7 @@ def listening(kind, directory):
 
 @asynccontextmanager
 async def shared_server(home, kind="tcp", *, cwd=None):
-    """Run the server; yield its URL, what a client proves itself with, and the process."""
+    """Run the server; yield its URL, the credentials of a client, and the process."""
     config = home.config()
     options, auth = listening(kind, home.tmp)
     async with listening_server(options, config.environment(), cwd or config.cwd) as (url, process):

@@ -1,4 +1,4 @@
-"""A cancellation at each checkpoint of every scope: whatever was under way is undone, and the outcome is told."""
+"""A cancellation at each checkpoint of every scope: everything in progress is undone, and the outcome is reported."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ from trio_codex.testing._fake import FakeServer
 from websocket_peer import accept, listening
 
 SEED = int(os.environ["SWEEP_SEED"])
-"""What samples are drawn with."""
+"""The seed of the samples."""
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def swept(record_property):
 
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
-    """Give the directory of temporary files, which is this test's own."""
+    """Return a directory for the temporary files of this test alone."""
     directory = tmp_path / "temporary"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -56,7 +56,7 @@ def temporary(tmp_path, monkeypatch):
 
 
 def check_error(error, *, nursery=False):
-    """Nothing but the cancellation itself leaves a block: without a group, unless the block has a nursery of its own."""
+    """Check that only the cancellation leaves a block, without a group unless the block has its own nursery."""
     if nursery and isinstance(error, BaseExceptionGroup):
         assert error.split(trio.Cancelled)[1] is None
     else:
@@ -151,13 +151,13 @@ async def test_a_round_that_hangs_and_one_that_forgets_the_block_fail():
 
 
 class Seen:
-    """What a client has on its server, and what came of it.
+    """What a client has started on its server, and what became of it.
 
     Attributes:
         server: The process, if it is one.
         turns: Every turn that was given to a body.
-        parked: How many callbacks are at it.
-        parking: Set once one of them waits for ever.
+        parked: How many callbacks are waiting.
+        parking: Set once one of them waits forever.
     """
 
     def __init__(self, server=None):
@@ -307,7 +307,7 @@ async def review(codex, seen):
     thread = await codex.thread_start()
     async with thread.review("it") as turn:
         seen.turns.append(turn)
-        async for event in turn:  # the real server gives its text at the end, at once
+        async for event in turn:  # the real server sends its text at the end, at once
             if event.method == "turn/started":
                 break
 
@@ -360,7 +360,7 @@ async def test_what_runs_remotely_has_ended_wherever_its_scope_is_cancelled(use,
             check_ended(remote, seen)
             if use in (start_a_thread, resume_a_thread):
                 assert remote.subscribed == set(), "the thread is still open"
-            # A request that was given up, with nothing to undo, may just be on its way.
+            # A request that was given up, with nothing to undo, may still be in flight.
             await trio.testing.wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
         assert trio.lowlevel.current_statistics().tasks_living == tasks
@@ -455,7 +455,7 @@ class Shared:
     """A server that goes on when a client leaves.
 
     Attributes:
-        remotes: What each client had on it.
+        remotes: What each client had started on it.
     """
 
     def __init__(self):
@@ -473,7 +473,7 @@ class Shared:
 
 
 async def wait_for_tasks(count):
-    """Wait until only so many tasks are left. A server sees when a client has left at a time of its own."""
+    """Wait until only this many tasks are left. A server notices in its own time that a client has left."""
     while trio.lowlevel.current_statistics().tasks_living != count:  # noqa: ASYNC110
         await trio.lowlevel.checkpoint()
 
@@ -509,6 +509,75 @@ async def test_an_attachment_that_is_cancelled_at_any_checkpoint_leaves_nothing_
         assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
 
 
+async def leave_a_turn_running(codex, seen):
+    thread = await codex.thread_start()
+    async with thread.turn("long", leave_running=True) as turn:
+        seen.turns.append(turn)
+        await anext(turn.text())
+
+
+async def leave_a_question_running(codex, seen):
+    thread = await codex.thread_start(policy=Policy(command=seen.park))
+    async with thread.turn("approve", leave_running=True) as turn:
+        seen.turns.append(turn)
+        await seen.parking.wait()
+
+
+@pytest.mark.parametrize(
+    "use", [leave_a_turn_running, leave_a_question_running], ids=lambda use: use.__name__
+)
+async def test_what_is_left_running_goes_on_wherever_its_scope_is_cancelled_unless_it_had_not_begun(
+    use, swept
+):
+    shared = Shared()
+    async with listening(shared.serve) as address:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+
+        async def scenario(cancellation):
+            seen = Seen()
+            shared.remotes.clear()
+            with cancellation:
+                async with attach_codex(f"ws://{address}") as codex:
+                    await use(codex, seen)
+            check_error(cancellation.error)
+            await wait_for_tasks(tasks)
+            assert seen.parked == 0, "a callback outlived its scope"
+            running = [turn_id for remote in shared.remotes for turn_id in remote.running]
+            assert running == [turn.id for turn in seen.turns]
+            assert all(
+                turn_id in running for remote in shared.remotes for turn_id in remote.questions.values()
+            )
+
+        assert swept(await sweep_cancellation(scenario)).checkpoints >= 10
+
+
+@pytest.mark.parametrize("end", [False, True])
+async def test_a_turn_of_another_client_goes_on_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it(
+    end, swept
+):
+    async def scenario(cancellation):
+        seen = Seen()
+        async with fake_codex() as (codex, server), trio.open_nursery() as nursery:
+            remote = Remote(server)
+            remote.running["theirs"] = ("theirs", "thread-7")
+            nursery.start_soon(remote.play)
+            with cancellation:
+                async with await codex.thread_resume("thread-7") as thread, thread.rejoin(end=end) as turn:
+                    seen.turns.append(turn)
+                    await anext(aiter(turn))
+            check_error(cancellation.error)
+            assert not any(thread.turn and thread.turn.owned for thread in codex._session.threads)
+            if end and seen.turns:
+                assert (remote.running, turn.result.status) == ({}, TurnStatus.interrupted)
+            else:
+                assert list(remote.running) == ["theirs"]
+            await codex.aclose()
+            nursery.cancel_scope.cancel()
+        assert len(remote.running) == (not (end and seen.turns))
+
+    assert swept(await sweep_cancellation(scenario)).checkpoints >= 5
+
+
 # -- the real server -----------------------------------------------------------------------------------------------
 
 
@@ -530,7 +599,7 @@ FIRST_ANSWERS = {
     leave_a_turn: GOES_ON, two_turns_at_once: GOES_ON, review: GOES_ON, leave_a_parked_approval: ASKS, approve: ASKS,
     leave_a_parked_call: CALLS, answer_a_call: CALLS,
 }  # fmt: skip
-"""What the model answers to the input of a turn, where it is not the text."""
+"""The response of the model to the input of a turn, if it is not just text."""
 HOW_MANY = [
     pytest.param(None, marks=pytest.mark.long, id="all"),
     pytest.param(4, id="a-sample"),
@@ -574,7 +643,7 @@ def names_below(process):
 
 
 def is_watched(process, directory):
-    """Tell whether the kernel has a watch of a directory for a process."""
+    """Return whether a process has an inotify watch on a directory."""
     watch = f" ino:{os.stat(directory).st_ino:x} "
     for descriptor in Path(f"/proc/{process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # it was closed meanwhile, as that of an inotify is not

@@ -1,4 +1,4 @@
-"""What the page of compatibility says is what was recorded, and the code goes by it."""
+"""The page on compatibility agrees with the recorded results, and so does the code."""
 
 import pytest
 

@@ -156,7 +156,7 @@ BOUNDS = {
     "_launch/_binary": {
         "VERSION_SECONDS",
         "END_BOUND",
-    },  # asking a binary for its version is no wait for the server
+    },  # reading the version of a binary does not wait for a server
     "_link/connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
     "_session/ending": {
         "CALLBACK_SHARE",
@@ -167,7 +167,9 @@ BOUNDS = {
     "_session/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
+    "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
+    "_api/liveness": {"within"},  # given by the caller, for one request
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
     "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are
@@ -176,7 +178,7 @@ BOUNDS = {
     "_process/group": {"END_BOUND"},
     "_tools/calling": {"math", "inf", "tool", "timeout"},  # of a tool's function: its author's own
 }
-"""Where a deadline may be something else than a budget: cleanup that would have no end without, and nobody's wait."""
+"""Where a deadline may be something other than a timeout of the caller: cleanup that needs a bound."""
 
 DEADLINES = {"move_on_after", "move_on_at", "fail_after", "fail_at", "CancelScope"}
 

@@ -68,6 +68,7 @@ SAMPLES = {
     errors.TurnFailed: {"result": RESULT},
     errors.TurnLost: {"reason": "the server died", "result": RESULT},
     errors.TurnActive: {"thread_id": "thread-1", "turn_id": "turn-1"},
+    errors.NoTurnRuns: {"thread_id": "thread-1"},
     errors.TurnStalled: {"thread_id": "thread-1", "turn_id": "turn-1", "waiting_on": "model", "seconds": 1.5},
     errors.BudgetExceeded: {
         "carrier": "turn",
@@ -85,6 +86,23 @@ SAMPLES = {
     errors.OutputError: {"text": "{", "problem": "not JSON"},
     errors.SubscriptionOverflow: {"events": 8193, "size": 12345},
     errors.InternalError: {},
+    errors.SupervisionError: {},
+    errors.RestartLimitExceeded: {
+        "problem": "more than 10 restarts within 300 s",
+        "exits": ["the server exited"],
+    },
+    errors.KeyConflict: {"name": "notes", "key": "plan"},
+    errors.ThreadGone: {"name": "notes", "thread_id": "thread-1", "problem": "it was deleted"},
+    errors.HistoryLost: {
+        "name": "notes",
+        "thread_id": "thread-1",
+        "key": "plan",
+        "problem": "its turn is missing",
+    },
+    errors.TurnInterrupted: {"key": "plan", "result": RESULT},
+    errors.ThreadQuarantined: {"name": "notes", "deaths": 4},
+    errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},
+    errors.JournalInUse: {"path": "a.db", "problem": "is in use", "hint": "End the other supervisor."},
 }
 
 CLASSES = [
@@ -196,6 +214,19 @@ def test_a_start_error_says_which_binary_of_which_version_ended_how():
         "it did not come up (phase: handshake; binary: /bin/codex 0.163.0; exit status 3)"
         "\nstderr: oh no\ninstall it"
     )
+
+
+def test_the_frames_of_a_backtrace_do_not_hide_the_cause():
+    frames = "".join(
+        f"  {number:2}: <unknown>\n             at /src/main.rs:{number}:5\n" for number in range(40)
+    )
+    tail = f"WARNING: no aliases\nError: CODEX_HOME does not exist\n\nStack backtrace:\n{frames}"
+    text = str(errors.StartError("it exited", stderr_tail=tail))
+    assert text.splitlines()[1:] == [
+        "stderr: WARNING: no aliases",
+        "stderr: Error: CODEX_HOME does not exist",
+    ]
+    assert "<unknown>" in errors.StartError("it exited", stderr_tail=tail).stderr_tail
 
 
 def test_a_failed_turn_without_an_error_still_says_that_it_failed():

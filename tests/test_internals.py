@@ -1,6 +1,7 @@
 """The page on internals and its drawings name what exists: packages by floor, files, classes, members and functions."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -23,6 +24,7 @@ FUNCTION = re.compile(r"(?<![\w.])(\w+)\(\)")
 DEFINED = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
+@functools.cache
 def definitions():
     """Return the names of all functions and methods, and the members of each class."""
     functions, classes = set(), {}
@@ -51,9 +53,6 @@ def members(class_):
             yield node.attr
 
 
-FUNCTIONS, CLASSES = definitions()
-
-
 def names_in(path):
     """Return the code in a page, or the text of a drawing."""
     text = path.read_text()
@@ -63,11 +62,12 @@ def names_in(path):
 
 def unknown(text):
     """Return the classes, members and functions in a text that the source does not define."""
+    functions, classes = definitions()
     text = FILE.sub("", text)
     return (
-        {f"{class_}.{name}" for class_, name in MEMBER.findall(text) if name not in CLASSES.get(class_, ())}
-        | {name for name in CLASS.findall(text) if name not in CLASSES}
-        | {f"{name}()" for name in FUNCTION.findall(text) if name not in FUNCTIONS}
+        {f"{class_}.{name}" for class_, name in MEMBER.findall(text) if name not in classes.get(class_, ())}
+        | {name for name in CLASS.findall(text) if name not in classes}
+        | {f"{name}()" for name in FUNCTION.findall(text) if name not in functions}
     )
 
 

@@ -1,4 +1,4 @@
-"""What holds of the project as a whole: imports go downward only, importing is cheap, and tests leave nothing behind."""
+"""Properties of the whole project: imports go downward only, importing is cheap, and tests leave nothing behind."""
 
 import ast
 import re
@@ -19,12 +19,16 @@ FLOORS = (
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
+    ("supervision",),
     ("_face", "blocking", "aio"),
     ("testing",),
     ("cli", "__main__"),
 )
-"""The floors, lowest first. What stands on one floor is ordered too: imports go to the left and down, never to the right.
+"""The floors, lowest first. Packages on one floor are ordered, too: imports go to the left and down, never to the right.
 ``trio_codex`` is the package itself, which re-exports."""
+
+LAZY_FROM_ABOVE = {"supervision"}
+"""What the package itself re-exports from above: on first use, so only type checkers see the import."""
 
 ORDER = [unit for floor in FLOORS for unit in floor]
 
@@ -40,7 +44,7 @@ NEVER_IMPORTED = {
     "_process": {"cattrs", "msgspec"},
     "_session": {"subprocess", "socket"},
 }
-"""What a room never knows, outside the project."""
+"""What a package never imports from outside the project."""
 
 BRIDGE = "trio_codex._core.user_code"
 """Where the faces have functions of the user called; all else that they use is public."""
@@ -48,16 +52,12 @@ BRIDGE = "trio_codex._core.user_code"
 FACES = {"_face", "blocking", "aio"}
 
 NEVER_KNOWN = {"_link": {"wire"}, "_process": {"wire"}}
-"""What a room never knows although it is below."""
+"""What a package never imports although it is below."""
 
 STDLIB_ONLY = {"trio_codex._process.guard", "trio_codex.testing._relay"}
 """Run as programs of their own, without the site packages."""
 
 MODULES = sorted(ROOT.rglob("*.py"))
-
-every_module = pytest.mark.parametrize(
-    "path", MODULES, ids=lambda path: str(path.relative_to(ROOT).with_suffix(""))
-)
 
 
 def unit_of(dotted):
@@ -77,19 +77,11 @@ def is_module(dotted):
 
 
 def imports_of(path):
-    """Every module that a file imports, anywhere in it, and whether only type checkers see it."""
-    tree = ast.parse(path.read_text())
-    type_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+    """Every module that a file imports, anywhere in it, those for type checkers included."""
     package = dotted_name(path).split(".")
     if path.name != "__init__.py":
         package.pop()
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -99,16 +91,27 @@ def imports_of(path):
             names = [name if base.startswith("trio_codex") and is_module(name) else base for name in inner]
         else:
             continue
-        for name in names:
-            yield name, node in type_only
+        if path == ROOT / "__init__.py":
+            names = [name for name in names if unit_of(name) not in LAZY_FROM_ABOVE]
+        yield from names
 
 
-def upward_edges(path):
+@pytest.fixture(scope="module")
+def imports():
+    """Every module that each file imports."""
+    return {path: list(imports_of(path)) for path in MODULES}
+
+
+def upward_edges(path, imports):
     mine = unit_of(dotted_name(path))
-    for name, _ in imports_of(path):
+    for name in imports:
         theirs = unit_of(name)
         if name.split(".")[0] == "trio_codex" and ORDER.index(theirs) > ORDER.index(mine):
             yield f"{mine} → {theirs}"
+
+
+def edges_of(path):
+    return list(upward_edges(path, imports_of(path)))
 
 
 def circles(edges):
@@ -130,21 +133,21 @@ def circles(edges):
     }
 
 
-@every_module
-def test_every_module_has_a_floor(path):
-    assert unit_of(dotted_name(path)) in FLOOR_OF, "name its floor in FLOORS above (see CONTRIBUTING.md)"
+def test_every_module_has_a_floor():
+    units = {unit_of(dotted_name(path)) for path in MODULES}
+    assert units <= FLOOR_OF.keys(), "name its floor in FLOORS above (see CONTRIBUTING.md)"
 
 
-@every_module
-def test_imports_go_down_only(path):
-    assert list(upward_edges(path)) == []
+def test_imports_go_down_only(imports):
+    upward = {dotted_name(path): list(upward_edges(path, names)) for path, names in imports.items()}
+    assert {name: edges for name, edges in upward.items() if edges} == {}
 
 
-def test_no_files_import_each_other_in_a_circle():
-    edges = {
-        dotted_name(path): {name for name, _ in imports_of(path)} - {dotted_name(path)} for path in MODULES
-    }
-    assert circles(edges) == set()
+def test_no_files_import_each_other_in_a_circle(imports):
+    assert (
+        circles({dotted_name(path): {*names} - {dotted_name(path)} for path, names in imports.items()})
+        == set()
+    )
 
 
 def test_a_circle_is_seen_however_long_it_is_and_whatever_hangs_on_it():
@@ -157,44 +160,31 @@ def test_a_circle_is_seen_however_long_it_is_and_whatever_hangs_on_it():
     assert circles({"a": {"a"}}) == {frozenset("a")}
 
 
-@every_module
-def test_no_room_knows_what_it_must_not_know(path):
-    unit = unit_of(dotted_name(path))
-    imported = {name.split(".")[0] for name, _ in imports_of(path)}
-    assert not imported & NEVER_IMPORTED.get(unit, set())
-    units = {unit_of(name) for name, _ in imports_of(path) if name.startswith("trio_codex")}
-    assert not units & NEVER_KNOWN.get(unit, set())
-    if dotted_name(path) in STDLIB_ONLY:
-        assert imported <= sys.stdlib_module_names
+def test_no_room_knows_what_it_must_not_know(imports):
+    for path, names in imports.items():
+        unit = unit_of(dotted_name(path))
+        imported = {name.split(".")[0] for name in names}
+        units = {unit_of(name) for name in names if name.startswith("trio_codex")}
+        assert not imported & NEVER_IMPORTED.get(unit, set()), path
+        assert not units & NEVER_KNOWN.get(unit, set()), path
+        if dotted_name(path) in STDLIB_ONLY:
+            assert imported <= sys.stdlib_module_names, path
 
 
-@every_module
-def test_what_is_above_the_api_uses_no_private_module_of_it(path):
-    unit = unit_of(dotted_name(path))
-    if FLOOR_OF.get(unit, API) <= API or unit == "testing":
-        return
-    used = {
-        unit_of(name)
-        for name, _ in imports_of(path)
-        if name.startswith("trio_codex") and not (unit in FACES and name == BRIDGE)
-    }
-    assert not {name for name in used if name.startswith("_") and FLOOR_OF[name] <= API}
+def test_what_is_above_the_api_uses_no_private_module_of_it(imports):
+    for path, names in imports.items():
+        unit = unit_of(dotted_name(path))
+        if FLOOR_OF.get(unit, API) > API and unit != "testing":
+            known = [name for name in names if not (unit in FACES and name == BRIDGE)]
+            used = {unit_of(name) for name in known if name.startswith("trio_codex")}
+            assert not {name for name in used if name.startswith("_") and FLOOR_OF[name] <= API}, path
 
 
-@every_module
-def test_there_are_no_threads_and_no_asyncio(path):
-    if unit_of(dotted_name(path)) in ("testing", *FACES):
-        return
-    imported = {name.split(".")[0] for name, _ in imports_of(path)}
-    assert not imported & {
-        "asyncio",
-        "threading",
-        "_thread",
-        "concurrent",
-        "multiprocessing",
-        "queue",
-        "anyio",
-    }
+def test_there_are_no_threads_and_no_asyncio(imports):
+    runtimes = {"asyncio", "threading", "_thread", "concurrent", "multiprocessing", "queue", "anyio"}
+    for path, names in imports.items():
+        if unit_of(dotted_name(path)) not in ("testing", *FACES):
+            assert not runtimes & {name.split(".")[0] for name in names}, path
 
 
 def test_what_of_the_tests_is_private_is_listed_with_its_reason():
@@ -229,9 +219,9 @@ def test_the_import_walker_sees_every_kind_of_upward_edge(monkeypatch, tmp_path)
         "from trio_codex import errors\nfrom . import json\nimport trio": [],
     }.items():
         (tmp_path / "_core" / "rpc.py").write_text(source)
-        assert list(upward_edges(tmp_path / "_core" / "rpc.py")) == edges
+        assert edges_of(tmp_path / "_core" / "rpc.py") == edges
     (tmp_path / "errors.py").write_text("if TYPE_CHECKING:\n    from trio_codex._values.turn_result import T")
-    assert list(upward_edges(tmp_path / "errors.py")) == ["errors → _values"]
+    assert edges_of(tmp_path / "errors.py") == ["errors → _values"]
 
 
 # -- what an import costs ------------------------------------------------------------------------------------------

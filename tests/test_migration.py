@@ -12,15 +12,21 @@ import pytest
 import trio_codex
 from trio_codex import testing
 
-official = pytest.importorskip(
-    "openai_codex", reason="openai-codex is not installed; the dependency group 'test' brings it"
-)
+official = None
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 
 MIRRORS = ["Codex", "Thread", "TurnHandle", "ChatgptLoginHandle", "DeviceCodeLoginHandle"]
 
 NAME = re.compile(r"`([^`]+)`")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def official_sdk():
+    """Import it when a test runs: every worker collects this file, and building its models takes seconds."""
+    global official
+    reason = "openai-codex is not installed; the dependency group 'test' brings it"
+    official = pytest.importorskip("openai_codex", reason=reason)
 
 
 def rows(heading):
@@ -41,7 +47,7 @@ def members(cls):
 
 
 def resolve(path):
-    """Give what a dotted path below our package names."""
+    """Return the object that a dotted path below our package names."""
     found = trio_codex
     for name in path.split("."):
         if found is trio_codex and name == "testing":
@@ -49,7 +55,7 @@ def resolve(path):
         elif isinstance(found, type) and attrs.has(found) and name in attrs.fields_dict(found):
             found = attrs.fields_dict(found)[name]
         elif isinstance(found, type) and not hasattr(found, name):
-            # An attribute that is set when it is made, and that is documented.
+            # An attribute that the constructor sets, and that is documented.
             assert re.search(rf"^ +{name}: ", found.__doc__, re.MULTILINE), f"{path}: there is no {name}"
             found = None
         else:

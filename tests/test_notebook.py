@@ -1,4 +1,4 @@
-"""The notebook of the examples runs, offline, and gives the outputs that it was committed with.
+"""The example notebook runs offline, and produces its committed outputs.
 
 Needs the dependency group ``notebook``; CONTRIBUTING says how the outputs are written anew.
 """
@@ -38,7 +38,7 @@ async with offline_codex() as (codex, model, home):
 
 
 def executed(notebook, tmp_path, *options):
-    """Run all cells in a kernel of their own; give the outputs of each."""
+    """Run all cells in a separate kernel; return the outputs of each."""
     written = tmp_path / "executed.ipynb"
     subprocess.run(
         [sys.executable, str(PROGRAM), str(notebook), str(written), *options],

@@ -1,6 +1,7 @@
 """What is in the wheel and in the sdist, and what is not."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,7 +17,7 @@ WHEEL = f"trio_codex-{VERSION}-py3-none-any.whl"
 SDIST = f"trio_codex-{VERSION}"
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / "pyproject.toml").exists(), reason="only a checkout can be packaged"
+    not (ROOT / "pyproject.toml").exists(), reason="only a checkout or an sdist can be packaged"
 )
 
 
@@ -114,11 +115,33 @@ def test_the_package_is_the_command_when_it_is_run_as_a_module(module):
     assert shown.startswith("Usage: trio-codex ")
 
 
+def run_tool(root: Path, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, root / ".ci" / tool, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def test_what_is_in_the_way_of_a_release_is_named():
-    run = subprocess.run(
-        [sys.executable, ROOT / ".ci" / "check_release"], capture_output=True, text=True, check=False
-    )
+    run = run_tool(ROOT, "check_release")
     links = re.findall(r"\]\((docs/[^)\s]+)\)", (ROOT / "README.md").read_text())
     named = run.stdout.splitlines()
     assert {f"README.md links to {link}, which PyPI does not have." for link in links} <= {*named}
     assert run.returncode == bool(named and named != ["Nothing is in the way of a release."])
+
+
+def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> None:
+    for name in (".ci", "src/trio_codex/cli", "src/trio_codex/testing", "docs", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
+    for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    addresses = ("https://repository.test/trio-codex", "https://documentation.test")
+    for _ in range(2):  # the second run finds nothing to do
+        assert run_tool(tmp_path, "prepare_release", *addresses).returncode == 0
+        checked = run_tool(tmp_path, "check_release")
+        assert (checked.stdout, checked.returncode) == ("Nothing is in the way of a release.\n", 0)
+    readme = (tmp_path / "README.md").read_text()
+    assert f"](https://repository.test/trio-codex/blob/v{VERSION}/docs/tutorial.md)" in readme
+    assert "`pip install 'trio-codex[runtime,cli]'`" in readme
+    for page in ("tutorial.md", "index.md"):
+        assert "pip install 'trio-codex[" in (tmp_path / "docs" / page).read_text()
+    assert "tool.uv.sources" not in (tmp_path / "examples" / "agent_project" / "pyproject.toml").read_text()
+    assert "pip install 'trio-codex[" in (tmp_path / "src/trio_codex/testing/_serve.py").read_text()

@@ -32,7 +32,7 @@ OURS = str(Path(trio_codex.__file__).parent)
 
 SHORT, LONG = 500, 1500
 PIPE_BYTES = 64 * 1024
-"""What a pipe holds: no read gives more."""
+"""The capacity of a pipe: no read returns more."""
 
 
 class InMemory(Server, DirectSendStream, trio.abc.Stream):
@@ -253,7 +253,7 @@ async def test_an_event_that_waits_keeps_its_line_and_little_else(traffic):
 
 
 async def test_an_event_that_was_read_keeps_nothing(traffic):
-    """But for the items of the result, which are one in a hundred."""
+    """Except the items of the result, which are one in a hundred."""
     size, blocks = await kept_by_an_event(traffic, read=True)
     assert size <= 32
     assert blocks <= 0.5
@@ -263,7 +263,7 @@ async def test_an_event_that_was_read_keeps_nothing(traffic):
 
 
 async def least_seconds(run, rounds=5):
-    """The least CPU time of some rounds: what else the machine does only adds to it."""
+    """The minimum CPU time of some rounds: other load only adds to it."""
     best = math.inf
     for number in range(rounds):
         start = time.process_time()

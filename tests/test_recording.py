@@ -1,4 +1,4 @@
-"""Recordings: what is in them, what is not, and that a client which is played one sees and does the same again."""
+"""Recordings: what they contain, what they do not, and that a replayed client sees and does the same again."""
 
 import gc
 import os
@@ -34,7 +34,7 @@ COMMAND_APPROVAL = "item/commandExecution/requestApproval"
 
 
 async def play(recording, **options):
-    """Play a recording to the session that was recorded."""
+    """Replay a recording to the session that was recorded."""
     seen = Seen()
     with trio.fail_after(60):
         kit = {"policy": policy_for(seen), "tools": tools_for(seen)}

@@ -1,4 +1,4 @@
-"""Redaction of recordings: which values are removed, and what is kept of them."""
+"""Redaction of recordings: which values are removed, and what remains."""
 
 import json
 import re

@@ -17,11 +17,16 @@ MODULES = [
     "trio_codex.instruments",
     "trio_codex.policies",
     "trio_codex.recording",
+    "trio_codex.supervision",
     "trio_codex.testing",
     "trio_codex.tools",
 ]
 
 TWICE = {
+    ("trio_codex", "Backoff"): "trio_codex.supervision",
+    ("trio_codex", "Probe"): "trio_codex.supervision",
+    ("trio_codex", "Restart"): "trio_codex.supervision",
+    ("trio_codex", "open_supervisor"): "trio_codex.supervision",
     ("trio_codex", "Policy"): "trio_codex.policies",
     ("trio_codex", "tool"): "trio_codex.tools",
     ("trio_codex.policies", "ToolResult"): "trio_codex.tools",
@@ -36,7 +41,7 @@ OBJECT = re.compile(r"^\.\. (?:auto|py:)(?:class|function|data|exception):: (?P<
 
 
 def public_names(module: types.ModuleType) -> set[str]:
-    """Give the names that a module lists, re-exports or defines."""
+    """Return the names that a module lists, re-exports or defines."""
     listed = getattr(module, "__all__", None)
     if listed is not None:
         return set(listed)
@@ -55,7 +60,7 @@ def defined_in(module: types.ModuleType, value: object) -> bool:
 
 
 def documented_names() -> dict[str, set[str]]:
-    """Give the names that the pages of the reference have, for each module."""
+    """Return the names on the pages of the reference, by module."""
     found: dict[str, set[str]] = {}
     for page in [*REFERENCE.glob("*.rst"), *REFERENCE.glob("*.md")]:
         text = page.read_text()

@@ -1,4 +1,4 @@
-"""What the suite of the official SDK proves: each of its 55 scenarios is a test here, or there is a reason why not.
+"""The scenarios of the official SDK's suite: each of the 55 has a test here, or a reason why not.
 
 The tests are those of ``tests/integration/test_scenarios_*.py``, which have the numbers in their names.
 """
@@ -35,11 +35,11 @@ ELSEWHERE = {
         "tests/integration/test_scenarios_goals.py::test_s40_a_steer_reaches_the_turn_that_the_goal_went_on_with",
     ),
 }
-"""Scenarios without a test of their number: why, and where what there is to them is proved."""
+"""Scenarios without a test of their number: why, and which tests cover them."""
 
 
 def scenario_tests() -> dict[int, list[str]]:
-    """Give the tests of each number."""
+    """Return the tests of each number."""
     found: dict[int, list[str]] = {}
     for path in (ROOT / "tests" / "integration").glob("test_scenarios_*.py"):
         for name, numbers in re.findall(

@@ -29,7 +29,7 @@ SECRET = "sesame"
 
 
 class Reprs(Instrument):
-    """Takes the ``repr`` of everything that instruments are given, but for the lines themselves."""
+    """Records the ``repr`` of everything that instruments receive, except the lines themselves."""
 
     def __init__(self):
         self.seen = []
@@ -43,7 +43,7 @@ for _hook in (name for name in vars(Instrument) if name.endswith(("ed", "made"))
 
 
 class Watched:
-    """Everything that watches a client, and all that it says."""
+    """Everything that observes a client, and all of its output."""
 
     def __init__(self, path, caplog):
         caplog.set_level(logging.DEBUG)
@@ -64,7 +64,7 @@ class Watched:
         )
 
     def look_at(self, *things):
-        """Take note of what a thing shows of itself, and an error of its causes."""
+        """Record the representations of an object, and those of the causes of an error."""
         for thing in things:
             self.texts += [repr(thing), str(thing)]
             if isinstance(thing, BaseException):

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.domains.python import PyObject
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
@@ -103,26 +104,62 @@ class ApiMethods(SphinxDirective):
     def _section(self, title: str, methods: list[tuple[str, Any]]) -> nodes.Node:
         section = nodes.section(ids=[nodes.make_id(f"api-{title}")], names=[f"api {title}"])
         section += nodes.title("", "", nodes.literal(text=title) if title[0].islower() else nodes.Text(title))
-        rows = []
+        requests = nodes.definition_list(classes=["requests"])
+        section += requests
         for call, method in sorted(methods):
-            wire_name = re.search(r"``([^`]+)``", inspect.getdoc(method) or "")
-            assert wire_name is not None
-            spec = CLIENT_REQUESTS[wire_name[1]]
-            marks = [
-                mark
-                for mark, holds in (("experimental", spec.experimental), ("no timeout", spec.deferred))
-                if holds
-            ]
-            rows.append(
-                (
-                    nodes.paragraph("", "", nodes.literal(text=call)),
-                    _names([wire_name[1]]),
-                    _names([spec.result]),
-                    nodes.paragraph(text=", ".join(marks)),
-                )
-            )
-        section += _table(("On codex.api", "Method", "Result", ""), (28, 30, 30, 12), rows)
+            requests += _request(call, method)
         return section
+
+
+def _request(call: str, method: Any) -> nodes.Node:
+    """Show a request: its call, what it returns, its method on the wire, and its parameters."""
+    docstring = inspect.getdoc(method) or ""
+    # A summary may mention other methods first.
+    wire_name = re.search(r"\bSends? ``([^`]+)``", docstring)
+    assert wire_name is not None
+    spec = CLIENT_REQUESTS[wire_name[1]]
+    signature = inspect.signature(method)
+    parameters = [each for each in signature.parameters.values() if each.name != "self"]
+    term = nodes.term("", "", nodes.literal(text=f"{call}({'…' if parameters else ''})"))
+    facts = _names([wire_name[1]])
+    facts += nodes.Text(" → ")
+    facts += nodes.literal(text=str(signature.return_annotation))
+    for mark, holds in (
+        ("experimental", spec.experimental),
+        ("no timeout", spec.deferred),
+        (f"since {spec.since}", spec.since),
+    ):
+        if holds:
+            facts += nodes.Text(", ")
+            facts += nodes.emphasis(text=mark)
+    body = nodes.definition("", facts)
+    if parameters:
+        described = _described(docstring)
+        rows = nodes.bullet_list()
+        for each in parameters:
+            row = nodes.paragraph("", "", nodes.literal(text=f"{each.name}: {each.annotation}"))
+            if each.default is inspect.Parameter.empty:
+                row += nodes.Text(", required")
+            if text := described.get(each.name):
+                row += nodes.Text(". ")
+                row += _inline(text)
+            rows += nodes.list_item("", row)
+        body += rows
+    return nodes.definition_list_item("", term, body)
+
+
+def _described(docstring: str) -> dict[str, str]:
+    """Return the descriptions in the section ``Args`` of a docstring."""
+    args = docstring.partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"^    (?=\w+: )", args, flags=re.MULTILINE)
+    pairs = (entry.partition(": ") for entry in entries if entry.strip())
+    return {name: " ".join(text.split()) for name, _, text in pairs}
+
+
+def _inline(text: str) -> list[nodes.Node]:
+    """Parse the only markup that these descriptions have."""
+    parts = re.split(r"``([^`]*)``", text)
+    return [nodes.literal(text=part) if number % 2 else nodes.Text(part) for number, part in enumerate(parts)]
 
 
 def _is_method(member: object) -> bool:
@@ -218,8 +255,18 @@ class _PublicNames:
         return self.apply(signature and signature.replace("NOTHING", "...")), self.apply(returns)
 
 
+def name_wire_types(_app: Sphinx, doctree: nodes.document) -> None:
+    """Show types of the wire as ``wire.Thread`` in signatures, because handles have some of their names."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        for reference in signature.findall(addnodes.pending_xref):
+            module, _, name = reference.get("reftarget", "").rpartition(".")
+            if module in ("trio_codex.wire", "wire"):
+                reference.children = [nodes.Text(f"wire.{name}")]
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
+    app.connect("doctree-read", name_wire_types)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Fields"

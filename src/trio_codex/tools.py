@@ -4,6 +4,7 @@ A call runs within the turn that makes it: it is cancelled when the turn ends or
 call fails and the agent sees the error, but the turn continues.
 """
 
+from trio_codex._tools.output import with_output as with_output
 from trio_codex._tools.tool import Namespace as Namespace
 from trio_codex._tools.tool import Tool as Tool
 from trio_codex._tools.tool import ToolError as ToolError

@@ -1,4 +1,4 @@
-"""Generate the wire types: ``python -m wiregen [--check | --pin]``."""
+"""Generate the wire types: ``python -m wiregen [--check | --pin VERSION|PATH …]``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--check", action="store_true", help="write nothing; print a diff against the files on disk"
     )
     mode.add_argument(
-        "--pin", action="store_true", help="first vendor the schema that the installed binary prints"
+        "--pin",
+        nargs="+",
+        metavar="VERSION|PATH",
+        help="first vendor the schema of a release from PyPI or npm, or of a binary; of several, oldest first, the last one",
     )
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.pin:
-            print(f"pinned the schema of codex {schema.pin()}")
+        for source in chosen.pin or ():
+            print(f"pinned the schema of codex {schema.pin(source)}")
         new = generate.generate()
     except WiregenError as error:
         print(f"wiregen: {error}", file=sys.stderr)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 TEXT = frozenset(
     {
         # secrets, and what identifies a person
-        "accessKeyId", "accessToken", "apiKey", "authBearerToken", "authUrl", "authorizationUrl", "challenge",
-        "email", "encrypted_content", "encrypted_function_args", "manualPairingCode", "pairingCode", "publicKey",
+        "accessKeyId", "accessToken", "apiKey", "authBearerToken", "authUrl", "auth_url", "authorizationUrl",
+        "challenge", "client-private-key", "email", "encrypted_content", "encrypted_function_args", "manualPairingCode", "pairingCode", "publicKey",
         "secretAccessKey", "sessionToken", "signature", "token", "userCode", "verificationUrl",
         # environments and commands, which may hold secrets
         "argv", "cmd", "command", "commandWindows", "env", "execpolicy_amendment", "proposedExecpolicyAmendment",
@@ -44,6 +44,7 @@ SHOWN = {
 """(class, wire name) of fields that are shown despite :data:`TEXT`, and why."""
 
 FURTHER = {
+    ("AccountSecuritySetupAction", "url"): "may carry a code",
     ("AdditionalContextEntry", "value"): "context for the model",
     ("ApplyPatchApprovalParams", "reason"): "the model's words",
     ("AsyncUserInputQuestion", "options"): "the model's words",
@@ -53,6 +54,8 @@ FURTHER = {
     ("CommandExecutionRequestApprovalParams", "reason"): "the model's words",
     ("DeniedReviewDecision", "rejection"): "the words of who declined",
     ("ExecCommandApprovalParams", "reason"): "the model's words",
+    ("FeedbackSaveParams", "reason"): "the user's words",
+    ("FeedbackUploadParams", "reason"): "the user's words",
     ("FileChangeRequestApprovalParams", "reason"): "the model's words",
     ("FindInPageResponsesApiWebSearchAction", "pattern"): "what the model looks for",
     ("FindInPageResponsesApiWebSearchAction", "url"): "may hold what the model looks for",
@@ -65,11 +68,15 @@ FURTHER = {
     ("OpenPageWebSearchAction", "url"): "may hold what the model looks for",
     ("OpenaiFormMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
     ("OpenaiSlashFormMcpServerElicitationRequestParams", "message"): "the words of an MCP server",
+    ("OtelRequirements", "headers_helper"): "a command, which may hold secrets",
+    ("OtlpGrpcOtelExporter", "headers"): "HTTP headers",
+    ("OtlpHttpOtelExporter", "headers"): "HTTP headers",
     ("PermissionsRequestApprovalParams", "reason"): "the model's words",
     ("RequestHeader", "value"): "an HTTP header",
     ("RequestPermissionsGuardianApprovalReviewAction", "reason"): "the model's words",
     ("TextElement", "placeholder"): "a piece of what the user writes",
     ("Thread", "name"): "given by the user, or made of the prompt",
+    ("ThreadPrepareApprovedPlanParams", "markdown"): "the model's words",
     ("ThreadRealtimeAudioChunk", "data"): "audio",
     ("ToolRequestUserInputOption", "description"): "the model's words",
     ("ToolRequestUserInputOption", "label"): "the model's words",

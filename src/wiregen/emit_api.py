@@ -8,7 +8,7 @@ import attrs
 
 from trio_codex.wire._schema import ir
 from wiregen import WiregenError, names, tables
-from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
+from wiregen.render import docstring, entry, field_doc, notes, quote, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +101,7 @@ class _Method:
                 parameters.append("*")
             for field in params.fields:
                 parameters.append(_parameter(request, field, protocol))
-                if field.doc or field.experimental:
+                if field_doc(field):
                     described.append(entry(field.name, field_doc(field)))
             given = ", ".join(f"{field.name}={field.name}" for field in params.fields)
             arguments = f"wire.{params.name}({given})"
@@ -122,17 +122,17 @@ class _Method:
     def write(self, name: str) -> Iterator[str]:
         """Emit the coroutine."""
         method = self.request.name
-        notes = [
-            experimental(self.request),
+        remarks = [
+            notes(self.request),
             f"Sends ``{method}``." if self.summary else "",
             "This is a checkpoint.",
         ]
         if method in tables.DEFERRED:
-            notes.append("The response may take arbitrarily long, so ``request_timeout`` does not apply.")
+            remarks.append("The response may take arbitrarily long, so ``request_timeout`` does not apply.")
         yield f"    async def {name}({', '.join(self.parameters)}) -> {self.result}:"
         yield from docstring(
             self.summary or f"Send `{method}`.",
-            " ".join(filter(None, notes)),
+            " ".join(filter(None, remarks)),
             *self.sections,
             "\n".join(["Raises:", *(entry(name, text) for name, text in self._errors())]),
             indent=8,
@@ -142,6 +142,8 @@ class _Method:
 
     def _errors(self) -> Iterator[tuple[str, str]]:
         yield "RpcError", "The server rejected the request."
+        if self.request.since is not None:
+            yield "UnsupportedMethod", f"The server is older than {self.request.since}; nothing was sent."
         if self.request.name not in tables.DEFERRED:
             yield (
                 "RequestTimeout",

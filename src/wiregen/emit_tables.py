@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trio_codex.wire._schema import ir
-from wiregen import tables
+from wiregen import patches, tables
 from wiregen.render import quote
 
 if TYPE_CHECKING:
@@ -64,6 +64,12 @@ def emit_registry(protocol: Protocol, header: str) -> str:
         "",
         "from trio_codex.wire._specs import RequestSpec, ServerRequestSpec, TextDelta",
         "",
+        f"VERSION: Final = {quote(protocol.version)}",
+        '"""The release of the server whose schema the types are from."""',
+        "",
+        f"OLDER_ONLY: Final = frozenset({{{', '.join(map(quote, sorted(patches.KEPT)))}}})",
+        '"""What that release no longer has, kept for older ones."""',
+        "",
         *_table("CLIENT_REQUESTS", "RequestSpec", "Requests of the client.", _specs("RequestSpec", methods["ClientRequest"])),
         *_table(
             "SERVER_REQUESTS", "ServerRequestSpec", "Requests of the server.",
@@ -107,6 +113,8 @@ def _specs(type_: str, methods: Mapping[str, ir.Method]) -> dict[str, str]:
             if name in table
         ]
         arguments = [_params(method), repr(method.result), *(f"{flag}=True" for flag in flags)]
+        if method.since is not None and type_ == "RequestSpec":
+            arguments.append(f"since={quote(method.since)}")
         rows[name] = f"{type_}({', '.join(arguments)})"
     return rows
 

@@ -8,7 +8,7 @@ import attrs
 
 from trio_codex.wire._schema import ir
 from wiregen import WiregenError, elisions, names
-from wiregen.render import docstring, entry, experimental, field_doc, quote, type_text
+from wiregen.render import docstring, entry, field_doc, notes, quote, type_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,22 +115,22 @@ class _Module:
 
     def _enum(self, enum: ir.Enum) -> list[str]:
         lines = ["", f"class {enum.name}(StrEnum):"]
-        lines += docstring(enum.doc or f"Known values of `{enum.name}`.", experimental(enum))
+        lines += docstring(enum.doc or f"Known values of `{enum.name}`.", notes(enum))
         lines.append("")
         for member in enum.members:
             lines.append(f"    {member.name} = {quote(member.value)}")
-            if member.doc:
-                lines += docstring(member.doc)
+            if member.doc or member.since:
+                lines += docstring(member.doc or notes(member), notes(member) if member.doc else "")
         return [*lines, ""]
 
     def _class(self, class_: ir.Class) -> list[str]:
-        described = [field for field in class_.fields if field.doc or field.experimental or field.clears]
+        described = [field for field in class_.fields if field_doc(field)]
         section = "\n".join(["Attributes:", *(entry(field.name, field_doc(field)) for field in described)])
         is_page = {"data", "next_cursor"} <= {field.name for field in class_.fields}
         lines = ["", _DECORATOR, f"class {class_.name}({'Page' if is_page else 'Wire'}):"]
         lines += docstring(
             class_.doc or self._summary(class_),
-            experimental(class_),
+            notes(class_),
             section if described else "",
         )
         for field in class_.fields:
@@ -202,7 +202,7 @@ class _Module:
         is_short_name = alias.name in names.EXTRA_ALIASES
         text = type_text(alias.type, {} if is_short_name else self.protocol.definitions)
         lines = ["", f"{alias.name}: TypeAlias = {text}"]
-        lines += docstring(alias.doc or f"The type `{alias.name}`.", experimental(alias), indent=0)
+        lines += docstring(alias.doc or f"The type `{alias.name}`.", notes(alias), indent=0)
         return lines
 
 

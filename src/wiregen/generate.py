@@ -12,6 +12,7 @@ from wiregen import (
     lower,
     methods,
     output,
+    patches,
     schema,
 )
 from wiregen.protocol import Protocol
@@ -24,6 +25,7 @@ def build() -> Protocol:
         WiregenError: A table does not cover the schema.
     """
     bundle = schema.load()
+    patches.check(bundle.definitions, bundle.history)
     tables = methods.build(bundle)
     definitions = lower.lower(bundle, tables)
     elisions.check(definitions)

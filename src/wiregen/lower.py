@@ -6,19 +6,21 @@ own. A form without a rule here is an error.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
 from trio_codex.wire._schema import ir
-from wiregen import WiregenError, names, patches, tables
+from wiregen import WiregenError, history, names, patches, tables
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from trio_codex.wire._schema.read import Schema
     from wiregen.protocol import Methods
     from wiregen.schema import Bundle
+
+Part = TypeVar("Part", ir.Field, ir.Member)
 
 
 def lower(bundle: Bundle, methods: Methods) -> dict[str, ir.Definition]:
@@ -36,11 +38,13 @@ def lower(bundle: Bundle, methods: Methods) -> dict[str, ir.Definition]:
         definitions=bundle.definitions,
         stable=bundle.stable,
         sent_only=_sent_only(bundle.definitions, methods),
+        since=bundle.history.since,
     )
     lowered: dict[str, ir.Definition] = {}
     for name in (name for name in bundle.definitions if name not in skipped):
         for found in context.definition(name):
-            definition = attrs.evolve(found, experimental=name not in bundle.stable)
+            since = found.since or context.since.get(name)
+            definition = attrs.evolve(found, experimental=name not in bundle.stable, since=since)
             if lowered.setdefault(definition.name, definition) is not definition:
                 raise WiregenError(f"two definitions have the name {definition.name}")
     for alias, (target, doc) in names.EXTRA_ALIASES.items():
@@ -69,6 +73,7 @@ class _Context:
     definitions: Schema
     stable: Schema
     sent_only: set[str]
+    since: Mapping[str, str]
 
     def definition(self, name: str) -> Iterator[ir.Definition]:
         """Lower one definition: yield it and, if it is a union, the classes and the enum of its members."""
@@ -80,23 +85,27 @@ class _Context:
                 literal = ir.Const(tuple(member.value for member in members))
                 yield ir.Alias(name=name, doc=definition.doc, type=literal)
             case ir.Enum():
-                yield _named(definition)
+                yield self._enum(definition, name)
             case ir.Alias(type=ir.Union(members)):
                 yield from self._union(definition, members)
             case ir.Alias(type=ir.STR):
                 yield definition
             case ir.Class():
-                yield self._class(name, definition)
+                yield self._class(name, definition, name)
             case ir.Alias(type=ir.Map(value)):
-                yield self._class(name, ir.Class(doc=definition.doc, open=value == ir.ANY))
+                yield self._class(name, ir.Class(doc=definition.doc, open=value == ir.ANY), name)
             case _:
                 raise WiregenError(f"cannot lower {name}: {definition}")
 
     def _class(
-        self, name: str, class_: ir.Class, *, union: str | None = None, tag: str | None = None
+        self, name: str, class_: ir.Class, label: str, *, union: str | None = None, tag: str | None = None
     ) -> ir.Class:
-        """Lower an object: a definition, or a variant of ``union``."""
-        fields = [self._field(union or name, name, field) for field in class_.fields]
+        """Lower an object: a definition, or a variant of ``union``. ``label`` is its name in the history."""
+        since = self.since.get(union or name), self.since.get(label)
+        fields = [
+            self._marked(self._field(union or name, name, field), f"{label}.{field.wire}", *since)
+            for field in class_.fields
+        ]
         _check_fields(name, fields, open_=class_.open)
         doc = class_.doc
         if class_.choices:
@@ -105,7 +114,26 @@ class _Context:
         # Required fields first, for the reader: with keyword-only fields the order means nothing to Python.
         fields.sort(key=lambda field: field.default is not ir.MISSING)
         tag = None if tag is None else names.attribute_name(tag)
-        return attrs.evolve(class_, name=name, doc=doc, fields=tuple(fields), parent=union, tag=tag)
+        class_ = attrs.evolve(class_, name=name, doc=doc, fields=tuple(fields), parent=union, tag=tag)
+        return attrs.evolve(class_, since=since[1])
+
+    def _marked(self, part: Part, label: str, *around: str | None) -> Part:
+        """Mark a field or a member with the release that added it, unless the whole is as new."""
+        since = self.since.get(label)
+        return attrs.evolve(part, since=None if since in around else since)
+
+    def _enum(self, enum: ir.Enum, label: str) -> ir.Enum:
+        """Name the members of an enum."""
+        around = self.since.get(label)
+        named = tuple(
+            self._marked(
+                attrs.evolve(member, name=names.member_name(member.value)), f"{label}: {member.value}", around
+            )
+            for member in enum.members
+        )
+        if len({member.name for member in named}) != len(named):
+            raise WiregenError(f"two values of {enum.name} have the same name: use names.MEMBERS")
+        return attrs.evolve(enum, members=named)
 
     def _field(self, owner: str, name: str, field: ir.Field) -> ir.Field:
         where = f"{name}.{field.wire}"
@@ -130,7 +158,7 @@ class _Context:
 
     def _is_experimental(self, owner: str, name: str, field: ir.Field) -> bool:
         """Return whether the stable surface has the definition, but not this property of it."""
-        if owner != name or owner not in self.stable:
+        if owner != name or owner not in self.stable or f"{name}.{field.wire}" in patches.KEPT:
             return False  # all or nothing of it is stable
         stable = self.stable[owner]
         return not isinstance(stable, ir.Class) or field.wire not in {known.wire for known in stable.fields}
@@ -144,7 +172,7 @@ class _Context:
                 case ir.Const(values):
                     strings = tuple(ir.Member(name=value, value=value) for value in values)
                     enum, doc = names.value_enum_name(name), f"The simple values of `{name}`."
-                    yield _named(ir.Enum(name=enum, doc=doc, members=strings, parent=name))
+                    yield self._enum(ir.Enum(name=enum, doc=doc, members=strings, parent=name), name)
                     lowered.append(ir.Ref(enum))
                 case ir.Class():
                     variant = self._variant(name, index, member, tag)
@@ -158,21 +186,22 @@ class _Context:
 
     def _variant(self, union: str, index: int, class_: ir.Class, tag: str | None) -> ir.Class:
         """Lower a variant: one with a tag, one that sits under its only key, or one that only a table names."""
+        label = history.label(union, class_)
         if tag is not None:
             constant = ir.constant(next(field.type for field in class_.fields if field.wire == tag))
             name = names.variant_name(union, str(constant), class_.title)
-            return self._class(name, class_, union=union, tag=tag)
+            return self._class(name, class_, label, union=union, tag=tag)
         if not (class_.closed and len(class_.fields) == 1 and class_.fields[0].required):
             if union not in names.UNTAGGED_VARIANTS:
                 raise WiregenError(f"{union} has nameless variants: name them in names.UNTAGGED_VARIANTS")
-            return self._class(names.UNTAGGED_VARIANTS[union][index], class_, union=union)
+            return self._class(names.UNTAGGED_VARIANTS[union][index], class_, label, union=union)
         (only,) = class_.fields
         name = names.variant_name(union, only.wire, class_.title)
         if isinstance(only.type, ir.Class):  # its fields become those of the variant
             value = attrs.evolve(only.type, key=only.wire, doc=only.doc or class_.doc)
-            return self._class(name, value, union=union)
+            return self._class(name, value, label, union=union)
         # The schema closes the outer object, because serde does. That says nothing about its fields.
-        return self._class(name, attrs.evolve(class_, closed=False), union=union)
+        return self._class(name, attrs.evolve(class_, closed=False), label, union=union)
 
     def _type(self, type_: ir.Type, where: str) -> ir.Type:
         """Lower the type of a value: put constants in place of what the tables call literals."""
@@ -194,14 +223,6 @@ class _Context:
                 return type_
             case _:
                 raise WiregenError(f"cannot lower the type of {where}: it has an object without a name")
-
-
-def _named(enum: ir.Enum) -> ir.Enum:
-    """Name the members of an enum."""
-    named = tuple(attrs.evolve(member, name=names.member_name(member.value)) for member in enum.members)
-    if len({member.name for member in named}) != len(named):
-        raise WiregenError(f"two values of {enum.name} have the same name: use names.MEMBERS")
-    return attrs.evolve(enum, members=named)
 
 
 def _tag(members: Sequence[ir.Type]) -> str | None:

@@ -43,7 +43,11 @@ def _rows(bundle: Bundle, table: ir.Table) -> Iterator[tuple[str, ir.Method]]:
     for name, method in bundle.definitions.methods(table).items():
         params = _params(name, method.params)
         result = _result(name, params, bundle.definitions) if table.endswith("Request") else None
-        yield name, attrs.evolve(method, params=params, result=result, experimental=name not in stable)
+        since = bundle.history.since.get(name)
+        yield (
+            name,
+            attrs.evolve(method, params=params, result=result, experimental=name not in stable, since=since),
+        )
 
 
 def _params(method: str, type_: ir.Type) -> ir.Type:

@@ -9,8 +9,16 @@ from wiregen import WiregenError
 
 VARIANTS = {
     # The schema gives these variants no title, or one less specific than the tag.
+    ("AgentMessageDisplay", "block"): "BlockAgentMessageDisplay",
+    ("AgentMessageDisplay", "hide"): "HideAgentMessageDisplay",
+    ("AgentMessageDisplay", "show"): "ShowAgentMessageDisplay",
+    ("AnswerAnnotation", "wellbeingHelpline"): "WellbeingHelplineAnswerAnnotation",
+    ("BlockReason", "cyber"): "CyberBlockReason",
+    ("BlockReason", "protection"): "ProtectionBlockReason",
     ("FileSystemSpecialPath", "project_roots"): "ProjectRootsFileSystemSpecialPath",
     ("FileSystemSpecialPath", "unknown"): "UnknownFileSystemSpecialPath",
+    ("GatewayAuth", "environmentVariable"): "EnvironmentVariableGatewayAuth",
+    ("GatewayAuth", "externallyConfigured"): "ExternallyConfiguredGatewayAuth",
     ("HookMetadata", "command"): "CommandHookMetadata",
     ("HookMetadata", "mcpTool"): "McpToolHookMetadata",
     ("McpServerElicitationRequestParams", "form"): "FormMcpServerElicitationRequestParams",
@@ -24,6 +32,10 @@ VARIANTS = {
 """(union, tag) → class name, where the title in the schema does not serve as one."""
 
 UNTAGGED_VARIANTS = {
+    "AccountSessionsSwitchResponse": (
+        "SessionsAccountSessionsSwitchResponse",
+        "LoginAccountSessionsSwitchResponse",
+    ),
     "ResourceContent": ("TextResourceContent", "BlobResourceContent"),
 }
 """Unions of nameless objects without a tag: the class names, in the order of the schema."""

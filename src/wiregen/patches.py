@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wiregen import WiregenError
+from wiregen.history import names
+
+if TYPE_CHECKING:
+    from trio_codex.wire._schema.read import Schema
+    from wiregen.history import History
 
 CLEARS = {
     # (definition, property): a quote from the description, or None if only the source of the server says so.
     ("ProcessSpawnParams", "outputBytesCap"): "Set to `null` to disable the cap.",
     ("ProcessSpawnParams", "timeoutMs"): "Set to `null` to disable the timeout.",
+    **dict.fromkeys(
+        (
+            ("ProviderSettingsPatch", name)
+            for name in ("baseUrl", "credentialFile", "envKey", "location", "profile", "projectId", "region")
+        ),
+        "Explicit null clears a nullable field.",
+    ),
     ("ThreadListParams", "projectId"): "set to null for unassigned threads",
     ("ThreadListParams", "sectionId"): "set to `null` for unsectioned threads",
     ("ThreadMetadataGitInfoUpdateParams", "branch"): "set to `null` to clear it",
@@ -38,6 +50,48 @@ REPLACED: dict[tuple[str, ...], tuple[Any, Any]] = {
 }
 """Path within the definitions → (old value, new value). None stands for absence."""
 
+KEPT: dict[str, tuple[tuple[str, ...], Any]] = {
+    "CurrentTimeReadParams": (
+        ("CurrentTimeReadParams",),
+        {"type": "object", "properties": {"threadId": {"type": "string"}}, "required": ["threadId"]},
+    ),
+    "CurrentTimeReadResponse": (
+        ("CurrentTimeReadResponse",),
+        {
+            "type": "object",
+            "properties": {
+                "currentTimeAt": {"type": "integer", "description": "Current time as whole Unix seconds."}
+            },
+            "required": ["currentTimeAt"],
+        },
+    ),
+    "currentTime/read": (
+        ("ServerRequest", "oneOf", "-"),
+        {
+            "type": "object",
+            "properties": {
+                "method": {"type": "string", "enum": ["currentTime/read"]},
+                "params": {"$ref": "#/definitions/CurrentTimeReadParams"},
+            },
+        },
+    ),
+    "Project.position": (
+        ("Project", "properties", "position"),
+        {"type": ["integer", "null"], "description": "Only servers before 0.171.0 report it."},
+    ),
+    "ReviewDelivery: detached": (("ReviewDelivery", "enum", "-"), "detached"),
+}
+"""What the schema no longer has, and older servers in the tested range use: name → (path within the definitions, value)."""
+
+DROPPED: frozenset[str] = frozenset(
+    {
+        # Released once, with another form of the type; never in a version of this library.
+        "AgentMessageDisplay.action", "AgentMessageDisplay.blockType", "AgentMessageDisplay.checkTrustedContacts",
+        "AgentMessageDisplay.cyberTrustedAccess",
+    }
+)  # fmt: skip
+"""What a release removed from the schema, and the library no longer has."""
+
 
 def apply(definitions: dict[str, Any]) -> None:
     """Correct ``definitions`` in place.
@@ -46,14 +100,35 @@ def apply(definitions: dict[str, Any]) -> None:
         WiregenError: The schema differs from what a patch expects.
     """
     for (definition, name), words in CLEARS.items():
-        schema = definitions[definition]["properties"][name]
-        text = " ".join(schema.get("description", "").split())
-        if words is not None and words not in text:
-            raise WiregenError(f"{definition}.{name} is no longer described with {words!r} but as {text!r}")
-        if name in definitions[definition].get("required", ()):
-            raise WiregenError(f"{definition}.{name} is required now: NULL has no use there")
+        union = definitions[definition]
+        for schema in (one for one in union.get("oneOf", (union,)) if name in one["properties"]):
+            text = union.get("description", "") if schema is not union else ""
+            text = " ".join(f"{text} {schema['properties'][name].get('description', '')}".split())
+            if words is not None and words not in text:
+                raise WiregenError(
+                    f"{definition}.{name} is no longer described with {words!r} but as {text!r}"
+                )
+            if name in schema.get("required", ()):
+                raise WiregenError(f"{definition}.{name} is required now: NULL has no use there")
     for path, (old, new) in REPLACED.items():
         _replace(definitions, path, old, new)
+    for path, value in KEPT.values():
+        _add(definitions, path, value)
+
+
+def check(definitions: Schema, history: History) -> None:
+    """Check that the library still has all that releases removed from the schema, except for :data:`DROPPED`.
+
+    Raises:
+        WiregenError: It does not, or :data:`DROPPED` mentions something that was not removed.
+    """
+    removed = {name for names in history.removed.values() for name in names} - names(definitions)
+    if lost := sorted(removed - DROPPED):
+        raise WiregenError(
+            f"the schema no longer has {', '.join(lost)}: see patches.KEPT and patches.DROPPED"
+        )
+    if wrong := sorted(DROPPED - removed):
+        raise WiregenError(f"patches.DROPPED mentions {', '.join(wrong)}, which is not gone")
 
 
 def _replace(definitions: dict[str, Any], path: tuple[str, ...], old: Any, new: Any) -> None:
@@ -69,3 +144,17 @@ def _replace(definitions: dict[str, Any], path: tuple[str, ...], old: Any, new: 
         del node[key]
     else:
         node[key] = new
+
+
+def _add(definitions: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Add to an object, or append to a list if the path ends with ``-``."""
+    *parents, last = path
+    node: Any = definitions
+    for step in parents:
+        node = node[step]
+    if last in node or value in (node if last == "-" else ()):
+        raise WiregenError(f"the schema has {'/'.join(path)} again: remove it from patches.KEPT")
+    if last == "-":
+        node.append(value)
+    else:
+        node[last] = value

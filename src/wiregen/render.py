@@ -90,15 +90,20 @@ def entry(name: str, text: str) -> str:
     return f"    {name}: {' '.join(prose(text).split())}"
 
 
-def experimental(what: ir.Definition | ir.Field | ir.Method) -> str:
-    """Return the note for experimental items, unless the description starts with it."""
-    return "Experimental." if what.experimental and not what.doc.upper().startswith("EXPERIMENTAL") else ""
+def notes(what: ir.Definition | ir.Field | ir.Member | ir.Method) -> str:
+    """Render what an item is: experimental, unless its description starts with it, and new in a release."""
+    parts: list[str] = []
+    if getattr(what, "experimental", False) and not what.doc.upper().startswith("EXPERIMENTAL"):
+        parts.append("Experimental.")
+    if what.since is not None:
+        parts.append(f"Since codex {what.since}.")
+    return " ".join(parts)
 
 
 def field_doc(field: ir.Field) -> str:
     """Render the description of a field."""
     clears = "`NULL` sends null, and `None` omits the field." if field.clears else ""
-    parts = (field.doc, clears, experimental(field))
+    parts = (field.doc, clears, notes(field))
     return " ".join(part if part.endswith((".", ")", ":")) else f"{part}." for part in parts if part)
 
 

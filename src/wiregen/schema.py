@@ -1,4 +1,4 @@
-"""Load the vendored schema, verified and patched, or pin a new one from the installed binary."""
+"""Load the vendored schema, verified and patched, or pin that of another binary."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from trio_codex.wire._schema.read import BUNDLE, Schema, flatten
-from wiregen import WiregenError, patches
+from wiregen import WiregenError, binaries, history, patches
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from wiregen.history import History
 
 SCHEMA = Path(__file__).parent / "schema"
 PINNED = SCHEMA / "PINNED.json"
@@ -36,6 +38,8 @@ class Bundle:
     """The experimental surface, which includes the stable one; patched."""
     stable: Schema
     """The stable surface, unpatched."""
+    history: History
+    """What earlier releases lack."""
 
 
 def load() -> Bundle:
@@ -47,7 +51,7 @@ def load() -> Bundle:
     pinned = json.loads(PINNED.read_text(encoding="utf-8"))
     content: dict[str, Any] = {}
     for surface, name in FILES.items():
-        data = gzip.decompress((SCHEMA / name).read_bytes())
+        data = _read(surface)
         if hashlib.sha256(data).hexdigest() != pinned["sha256"][surface]:
             raise WiregenError(f"{name} is not the pinned file: run `python -m wiregen --pin`")
         content[surface] = _flatten(json.loads(data))
@@ -57,6 +61,7 @@ def load() -> Bundle:
         digest=pinned["sha256"]["experimental"],
         definitions=Schema(content["experimental"]),
         stable=Schema(content["stable"]),
+        history=history.load(),
     )
 
 
@@ -73,31 +78,55 @@ def _meaning(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key not in {"$schema", "title"}}
 
 
-def pin() -> str:
-    """Vendor the schema that the installed binary prints, and return the version of the binary."""
-    import codex_cli_bin  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs]
+def pin(source: str) -> str:
+    """Vendor the schema of a release, or of the binary at a path, and record what differs from the previous one.
 
-    binary: Path = codex_cli_bin.bundled_codex_path()
-    hashes: dict[str, str] = {}
+    Returns:
+        The version of the binary.
+
+    Raises:
+        WiregenError: The binary cannot be fetched, or does not print its schema.
+    """
+    with binaries.opened(source) as binary:
+        version, printed = _print(binary)
+    pinned = json.loads(PINNED.read_text(encoding="utf-8"))
+    names = [
+        history.names(Schema(_flatten(json.loads(data))))
+        for data in (_read("experimental"), printed["experimental"])
+    ]
+    if version != pinned["version"]:
+        history.save(history.load().extended(version, *names))
+    for surface, data in printed.items():
+        (SCHEMA / FILES[surface]).write_bytes(gzip.compress(data, mtime=0))  # no time stamp: reproducible
+    hashes = {surface: hashlib.sha256(data).hexdigest() for surface, data in printed.items()}
+    PINNED.write_text(json.dumps({"version": version, "sha256": hashes}, indent=2) + "\n", encoding="utf-8")
+    return version
+
+
+def _read(surface: str) -> bytes:
+    return gzip.decompress((SCHEMA / FILES[surface]).read_bytes())
+
+
+def _print(binary: Path) -> tuple[str, dict[str, bytes]]:
+    """Run a binary to print its version and both surfaces of its schema."""
     with tempfile.TemporaryDirectory() as scratch:
         # An empty home, so that the output does not depend on the user's configuration.
         env = {**os.environ, "HOME": scratch, "CODEX_HOME": scratch}
-        text = subprocess.run(
-            [binary, "--version"], env=env, check=True, capture_output=True, text=True
-        ).stdout
-        for surface, name in FILES.items():
+
+        def run(*arguments: str | Path) -> str:
+            try:
+                return subprocess.run(
+                    [binary, *arguments], env=env, check=True, capture_output=True, text=True
+                ).stdout
+            except (OSError, subprocess.CalledProcessError) as error:
+                problem = getattr(error, "stderr", None) or error
+                raise WiregenError(f"{binary} does not print its schema: {problem}") from error
+
+        version = run("--version").split()[-1]
+        printed: dict[str, bytes] = {}
+        for surface in FILES:
             flags = ["--experimental"] if surface == "experimental" else []
             out = Path(scratch) / surface
-            subprocess.run(
-                [binary, "app-server", "generate-json-schema", *flags, "--out", out],
-                env=env,
-                check=True,
-                stdout=subprocess.DEVNULL,
-            )
-            data = (out / BUNDLE).read_bytes()
-            hashes[surface] = hashlib.sha256(data).hexdigest()
-            (SCHEMA / name).parent.mkdir(parents=True, exist_ok=True)
-            (SCHEMA / name).write_bytes(gzip.compress(data, mtime=0))  # no time stamp: reproducible
-    version = text.split()[-1]
-    PINNED.write_text(json.dumps({"version": version, "sha256": hashes}, indent=2) + "\n", encoding="utf-8")
-    return version
+            run("app-server", "generate-json-schema", *flags, "--out", out)
+            printed[surface] = (out / BUNDLE).read_bytes()
+    return version, printed

@@ -15,6 +15,7 @@ ENVELOPES = frozenset(
 
 NULLABLE = frozenset(
     {
+        "NullableGatewayOAuthLoginParams", "NullableGatewayOAuthReadParams",
         "NullableGetAccountRateLimitsParams", "NullableGetAccountTokenUsageParams",
         "NullableRemoteControlDisableParams", "NullableRemoteControlEnableParams",
     }
@@ -34,15 +35,19 @@ RESULTS = {
     "account/gatewayOAuth/login": "GatewayOAuthLoginResponse",
     "account/gatewayOAuth/read": "GatewayOAuthReadResponse",
     "account/logout": "LogoutAccountResponse",
+    "account/securitySetup/read": "GetAccountSecuritySetupResponse",
     "account/workspaceMessages/read": "GetWorkspaceMessagesResponse",
+    "accountSession/list": "AccountSessionsResponse",
     "config/batchWrite": "ConfigWriteResponse",
     "config/mcpServer/reload": "McpServerRefreshResponse",
     "config/value/write": "ConfigWriteResponse",
     "externalAgentConfig/import/readHistories": "ExternalAgentConfigImportHistoriesReadResponse",
     "configRequirements/read": "ConfigRequirementsReadResponse",
     "memory/reset": "MemoryResetResponse",
+    "modelProvider/default/set": "ConfigWriteResponse",
     "remoteControl/status/read": "RemoteControlStatusReadResponse",
     "rollout/compress": "RolloutCompressResponse",
+    "thread/search/stream": "ThreadSearchResponse",
     "windowsSandbox/readiness": "WindowsSandboxReadinessResponse",
 }
 """Result types that the name of the params type does not imply, as ``FooParams`` implies ``FooResponse``."""
@@ -54,6 +59,8 @@ DEFERRED = {
     "account/bedrock/discover": "AWS credential providers, which may run programs",
     "account/bedrock/setup": "AWS",
     "account/bedrock/checkGovCloudRequirements": "AWS",
+    "account/gcp/setup": "Google Cloud",
+    "accountSession/switch": "for some workspaces, the user, in a browser",
     "command/exec": "the end of the command",
     "externalAgentConfig/detect": "a walk over other agents' homes",
     "externalAgentConfig/import": "copying and converting sessions",
@@ -69,6 +76,8 @@ DEFERRED = {
     "plugin/reconcile": "downloads",
     "plugin/share/checkout": "a download",
     "plugin/share/save": "an upload",
+    "thread/guardianReview": "a model",
+    "thread/sample": "a model",
     "userVerification/enroll": "the user, at the device",
     "userVerification/verify": "the user, at the device",
     "windowsSandbox/setupStart": "an elevated helper",
@@ -84,8 +93,8 @@ CONTROL = frozenset(
         "account/gatewayOAuth/cancel", "account/login/cancel", "command/exec/resize", "command/exec/terminate",
         "command/exec/write", "fs/unwatch", "fuzzyFileSearch/sessionStop", "mcpServer/event/stream/stop",
         "process/kill", "process/resizePty", "process/writeStdin", "thread/backgroundTerminals/clean",
-        "thread/backgroundTerminals/terminate", "thread/realtime/stop", "thread/unsubscribe", "turn/interrupt",
-        "turn/steer", "userVerification/cancel",
+        "thread/backgroundTerminals/terminate", "thread/realtime/stop", "thread/sample/cancel", "thread/search/cancel",
+        "thread/search/stream/cancel", "thread/unsubscribe", "turn/interrupt", "turn/steer", "userVerification/cancel",
     }
 )  # fmt: skip
 """Methods that stop or feed a running operation. In the window, they could wait for the operation that they stop."""

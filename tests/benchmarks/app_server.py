@@ -14,7 +14,7 @@ turn says what comes:
 
 The answer to ``fs/readFile`` is the prepared file, as a result.
 
-Ids are a function of numbers, so that streams can be prepared. It must never be what a benchmark waits for: one ``write``
+Ids are a function of numbers, so that streams can be prepared. No benchmark may wait for it: one ``write``
 takes all that fits into the pipe, and nothing is encoded while somebody measures. (The round trip of a request is the
 exception: its share of that is measured by a client that does nothing else.)
 """
@@ -32,7 +32,7 @@ def thread_id(number):
 
 
 def turn_id(thread, text):
-    """The id of the turn with this text on a thread. There is only one: no server gives an id to two turns."""
+    """Return the id of the turn with this text on a thread. No server uses an id for two turns."""
     return f"{zlib.crc32(text.encode()):08x}-7d00-7e20-a000-{thread[-12:]}"
 
 
@@ -67,7 +67,7 @@ def ended(thread, text, status="completed"):
 
 
 class Server:
-    """One connection: what was asked so far, and what is prepared."""
+    """One connection: the requests so far, and the prepared responses."""
 
     def __init__(self, directory):
         self.directory = directory

@@ -48,7 +48,7 @@ def trio_codex(setting):
 
 
 def sync_sdk(setting):
-    """It accepts what no handler was given for, and has its reader do it."""
+    """Without a handler it accepts, on its reader thread."""
     with clients.open_sync_sdk(setting.directory) as codex:
         codex.thread_start().run(text_of(setting))
         return told(codex._client._request_raw("test/seconds", {}))

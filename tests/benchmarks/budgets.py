@@ -1,4 +1,4 @@
-"""What is demanded of the measured numbers: mostly ratios of cases that ran side by side, round by round."""
+"""The limits for the measurements: mostly ratios of cases that ran side by side, round by round."""
 
 from collections.abc import Callable
 from operator import sub, truediv
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Budget(NamedTuple):
-    """One demand. ``measure`` gives the number of each round."""
+    """One demand. ``measure`` returns the number of each round."""
 
     what: str
     bound: float
@@ -19,7 +19,7 @@ class Budget(NamedTuple):
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}{self.unit}"
 
     def values(self, benchmarks):
-        """Give the number of each round, or ``None`` if it was not measured."""
+        """Return the number of each round, or ``None`` if it was not measured."""
         try:
             return self.measure(benchmarks)
         except KeyError:
@@ -30,7 +30,7 @@ class Budget(NamedTuple):
 
 
 def each(operation, name, measure, case, other):
-    """Put the number of one case and that of another together, in each round."""
+    """Combine the numbers of two cases, round by round."""
 
     def values(benchmarks):
         cases = benchmarks[name]
@@ -64,6 +64,8 @@ BUDGETS = [
     Budget("events/s, not read, to `Codex`", 3, ratio("events", RATE, UNREAD, "Codex"), at_most=False),
     Budget("CPU for an event, `params` read, to the floor", 7, ratio("events", CPU, READ, "floor")),
     Budget("CPU for an event, not read, to the floor", 4, ratio("events", CPU, UNREAD, "floor")),
+    Budget("CPU for an event, `params` read, to Node", 1, ratio("events", CPU, READ, "Node")),
+    Budget("CPU for an event, not read, to Node", 0.75, ratio("events", CPU, UNREAD, "Node")),
     Budget("round trip of a request, p50, to `AsyncCodex`", 0.5, ratio("round_trip", "p50 µs", "trio-codex", "AsyncCodex")),
     Budget("events/s of 1,000 turns at once, to one turn", 0.5, ratio("turns", RATE, "1000 at once", "1 at once"), at_most=False),
     Budget("memory of an idle turn", 8, itself("turns", "idle", "KiB/turn"), unit=" KiB"),
@@ -74,6 +76,11 @@ BUDGETS = [
     Budget("CPU for the import, to `openai_codex`", 0.35, ratio("imports", "cpu ms", "trio-codex", "openai-codex")),
     Budget("start, less the bare server's own", 60, each(sub, "start", "ms", "trio-codex", "bare"), unit=" ms"),
     Budget("cancellation of a turn to its terminal event, p50", 50, itself("cancellation", "trio-codex", "p50 ms"), unit=" ms"),
+    *(
+        Budget(f"CPU for an event over {kind}, less that over a pipe", 4.5, each(sub, "attached", CPU, kind, "stdio"), unit=" µs")
+        for kind in ("unix socket", "loopback")
+    ),
+    Budget("CPU for an event over loopback, to trio-websocket", 0.25, ratio("attached", CPU, "loopback", "loopback, trio-websocket")),
     *(
         Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
         for case in ("events", "turns at once", "line length", "threads")

@@ -1,6 +1,6 @@
 """The clients that are compared, each against a stand-in for the server: trio-codex, the official SDK, and the floor.
 
-Whoever runs one of them imports it here and now, so that a process has nothing of the others in it.
+Each is imported where it runs, so that no process contains the others.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 APP_SERVER = Path(__file__).with_name("app_server.py")
 PIPE_BYTES = 1024 * 1024
-"""The most that an unprivileged process may have in a pipe."""
+"""The maximum capacity of a pipe for an unprivileged process."""
 
 
 def server_command(directory, pipe_bytes=None):
@@ -21,7 +21,7 @@ def server_command(directory, pipe_bytes=None):
 
 
 def run_trio(body, directory, pipe_bytes=None, **options):
-    """Run ``await body(codex)`` with a client of ours; give what it returns. Options are those of ``open_codex``."""
+    """Run ``await body(codex)`` with a client of ours; return what it returns. Options are those of ``open_codex``."""
     import attrs
     import trio
 
@@ -40,7 +40,7 @@ def run_trio(body, directory, pipe_bytes=None, **options):
 
 
 def run_async_sdk(body, directory):
-    """Run ``await body(codex)`` with an ``AsyncCodex``; give what it returns."""
+    """Run ``await body(codex)`` with an ``AsyncCodex``; return what it returns."""
     import asyncio
 
     import openai_codex
@@ -68,10 +68,10 @@ def sdk_config(directory):
 
 
 class Floor:
-    """What nobody can be faster than: a pipe, ``read``, split, parse. Owns the server process; knows no protocol."""
+    """The lower bound: a pipe, ``read``, split, parse. Owns the server process; knows no protocol."""
 
     CHUNK = 64 * 1024
-    """What a pipe holds unless it is made larger."""
+    """The default capacity of a pipe."""
 
     def __init__(self, command, **options):
         import msgspec
@@ -99,7 +99,7 @@ class Floor:
         os.write(self.process.stdin.fileno(), self.encode(message) + b"\n")
 
     def request(self, method, params):
-        """Send a request; give its result. What comes before it is dropped."""
+        """Send a request; return its result. Messages before it are dropped."""
         self.send(method, params)
         while (message := self.next_message()).get("id") != self.ids or "method" in message:
             pass
@@ -109,7 +109,7 @@ class Floor:
         return self.request("turn/start", {"threadId": thread, "input": [{"type": "text", "text": text}]})
 
     def wait_for(self, method):
-        """Drop what comes before a notification, and it."""
+        """Drop messages up to and including a notification."""
         while self.next_message().get("method") != method:
             pass
 
@@ -132,7 +132,7 @@ class Floor:
             count -= len(lines)
 
     def read_lines(self):
-        """Read what there is; give the lines that it ends."""
+        """Read available data; return the lines that it completes."""
         data = os.read(self.fd, self.CHUNK)
         if not data:
             raise EOFError("the server has ended")

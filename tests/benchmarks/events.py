@@ -1,5 +1,11 @@
 """Events of one turn, iterated: events per second, and CPU time per event, with ``params`` read and not."""
 
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
 from benchmarks import clients
 from benchmarks.app_server import thread_id
 from benchmarks.measuring import Stopwatch
@@ -9,7 +15,7 @@ TITLE = "Events of one turn"
 ROUNDS = 7
 
 TURNS = ("warm", "long")
-"""In the first a client imports and compiles what it needs; the second is measured."""
+"""During the first, a client imports and compiles modules; the second is measured."""
 
 WARM = 1000
 """Events of the first."""
@@ -27,10 +33,14 @@ def prepare(setting):
 
 def told(watch, count, expected):
     assert count == expected, f"{count} of {expected} events"
+    return costs(count, watch.wall, watch.cpu)
+
+
+def costs(count, wall, cpu):
     return {
-        "events/s": count / watch.wall,
-        "wall µs/event": 1e6 * watch.wall / count,
-        "cpu µs/event": 1e6 * watch.cpu / count,
+        "events/s": count / wall,
+        "wall µs/event": 1e6 * wall / count,
+        "cpu µs/event": 1e6 * cpu / count,
     }
 
 
@@ -41,6 +51,24 @@ def floor(setting):
                 floor.start_turn(thread_id(1), text)
                 floor.parse_lines(expected)
     return told(watch, expected, expected)
+
+
+def node(setting):
+    """A bare client in Node, which parses every message: ``node.mjs``."""
+    turns = [f"{text}:{count}" for text, count in zip(TURNS, (WARM, count_of(setting)), strict=True)]
+    done = subprocess.run(
+        [
+            "node",
+            Path(__file__).with_name("node.mjs"),
+            *turns,
+            "--",
+            *clients.server_command(setting.directory),
+        ],
+        env={**os.environ, "THREAD": thread_id(1)},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    return costs(*json.loads(done.stdout))
 
 
 def trio_codex(setting, read=True, **options):
@@ -95,6 +123,7 @@ def sync_sdk(setting):
 
 CASES = {
     "floor": floor,
+    **({"Node": node} if shutil.which("node") else {}),
     "trio-codex, read": trio_codex,
     "trio-codex, not read": unread,
     "AsyncCodex": async_sdk,

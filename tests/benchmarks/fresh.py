@@ -1,6 +1,6 @@
-"""What a client costs from nothing: run as ``python fresh.py WHAT DIRECTORY [SERVER…]``.
+"""The cost of a client in a fresh process: run as ``python fresh.py WHAT DIRECTORY [SERVER…]``.
 
-It imports nothing before the clock runs but what it measures with. ``WHAT`` names imports, or a client that is started on
+Before the clock starts, it imports only what it needs to measure. ``WHAT`` names imports, or a client that is started on
 the command that follows; the client's server is the prepared one, or the real one.
 """
 

@@ -1,4 +1,4 @@
-"""How CPU time grows with what there is more of: the slope of its logarithm. 1 is linear."""
+"""How CPU time grows with the size of a load: the slope of its logarithm. 1 is linear."""
 
 from benchmarks import clients
 from benchmarks.lines import iterate, prepare_lines
@@ -31,7 +31,7 @@ def prepare(setting):
 
 
 async def told(sizes, measure):
-    """Await ``measure(size, repeat)`` for all sizes; give the exponent of the CPU times, and each per unit."""
+    """Await ``measure(size, repeat)`` for all sizes; return the exponent of the CPU times, and each per unit."""
     await measure(sizes[0], REPEATS)  # so that what is needed is imported
     seconds = []
     for size in sizes:

@@ -9,7 +9,7 @@ ROUNDS = 11
 
 def prepare(setting):
     for what in IMPORTS:
-        run_fresh(what)  # so that all is compiled, and in the page cache
+        run_fresh(what)  # so that everything is compiled and in the page cache
 
 
 CASES = {what: lambda setting, what=what: run_fresh(what) for what in IMPORTS if what != "bare"}

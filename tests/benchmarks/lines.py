@@ -38,7 +38,7 @@ def prepare_lines(directory, name, size, count):
 
 
 async def iterate(thread, name):
-    """Run a turn and read all of its ``params``; give how many events there were."""
+    """Run a turn and read all of its ``params``; return the number of events."""
     seen = 0
     async with thread.turn(name) as turn:
         async for event in turn:

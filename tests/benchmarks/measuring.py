@@ -14,7 +14,7 @@ FRESH = Path(__file__).with_name("fresh.py")
 
 
 class Setting(NamedTuple):
-    """Where the prepared traffic is, and whether less than all of it will do."""
+    """Where the prepared traffic is, and whether to use only a part of it."""
 
     directory: str
     quick: bool
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
 
 class Stopwatch:
-    """Time on the wall, and of the CPU in all threads of this process, as a scope. The server's is not in it."""
+    """Time on the wall, and of the CPU in all threads of this process, as a scope. It excludes the server's."""
 
     def __enter__(self):
         self.start()
@@ -41,7 +41,7 @@ class Stopwatch:
 
 
 def run_fresh(*arguments, environment=None):
-    """Run ``fresh.py`` in a process of its own; give its numbers."""
+    """Run ``fresh.py`` in a process of its own; return its numbers."""
     done = subprocess.run(
         [sys.executable, str(FRESH), *arguments],
         env=environment,
@@ -58,7 +58,7 @@ def resident_kib(pid="self"):
 
 
 def percentile(ordered, percent):
-    """The smallest value that so many percent do not exceed."""
+    """The smallest value that this percentage of the values does not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 

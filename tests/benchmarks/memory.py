@@ -32,7 +32,7 @@ def told(before, setting):
 
 
 def trio_unread(setting):
-    """A turn that nobody iterates. The answer to a request comes behind all of its events."""
+    """A turn that nothing iterates over. The answer to a request comes behind all of its events."""
 
     async def body(codex):
         thread = await codex.thread_start()
@@ -48,7 +48,7 @@ def trio_unread(setting):
 
 
 def trio_unread_traced(setting):
-    """The same as Python's allocator counts it, at its end and at its highest."""
+    """The same by Python's allocator: at the end, and at the peak."""
 
     async def body(codex):
         thread = await codex.thread_start()

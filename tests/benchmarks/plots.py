@@ -39,7 +39,7 @@ def axes_of(width=7, height=2.8):
 
 
 def ranges(cases, measure):
-    """Medians, and how far the least and the most are from them, as error bars want it."""
+    """Medians, and their distances to the minimum and maximum, for error bars."""
     values = [numbers[measure] for numbers in cases]
     medians = [*map(statistics.median, values)]
     below = [median - min(value) for median, value in zip(medians, values, strict=True)]

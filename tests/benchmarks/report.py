@@ -1,4 +1,4 @@
-"""What was measured: as JSON, as tables, and as the page of the documentation. Measures nothing."""
+"""The measurements as JSON, as tables, and as a page of the documentation. Measures nothing."""
 
 import datetime
 import importlib
@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
+import subprocess
 from pathlib import Path
 
 from benchmarks import budgets
@@ -23,14 +25,25 @@ GENERATED = re.compile(r"(<!-- begin of (\w+) -->\n).*?(<!-- end of \2 -->)", re
 
 
 def described(results, quick):
-    """Give the results with what has to be known to compare them with others."""
+    """Return the results with the facts needed to compare them with others."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "quick": quick,
         "machine": machine(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES} | node(),
         "benchmarks": results,
+    }
+
+
+def node():
+    """The version of Node, if there is one."""
+    if shutil.which("node") is None:
+        return {}
+    return {
+        "node": subprocess.run(
+            ["node", "--version"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     }
 
 
@@ -45,7 +58,7 @@ def save(recorded):
 
 
 def rounded(value):
-    """Leave four digits of each number: more would only say that a run is another."""
+    """Round each number to four digits: further digits differ between runs."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -66,7 +79,7 @@ def number(value):
 
 
 def spread(values):
-    """The median, and between which values it lies."""
+    """The median, and the range of the values."""
     return f"{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})"
 
 
@@ -108,7 +121,7 @@ def table(recorded, name):
 
 
 def markdown(recorded):
-    """All of it, each number as median (least–most)."""
+    """All results, each number as median (minimum–maximum)."""
     tables = [table(recorded, name) for name in recorded["benchmarks"]]
     return "\n\n".join([setting(recorded), budget_table(recorded), *tables]) + "\n"
 
@@ -117,7 +130,7 @@ def markdown(recorded):
 
 
 def with_tables(text, recorded):
-    """Put the tables where the page has them, by the name between the markers."""
+    """Insert the tables into the page, by the names in its markers."""
 
     def fill(match):
         name = match[2]

@@ -36,7 +36,7 @@ def floor(setting):
 
 
 def trio_floor(setting):
-    """What nobody can be faster than with Trio: the caller writes by itself, and a reader wakes it."""
+    """The lower bound with Trio: the caller writes directly, and a reader wakes it."""
     import trio
 
     async def main(floor):

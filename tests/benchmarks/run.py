@@ -1,7 +1,7 @@
 """Runs the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick] [NAME…]``, or ``--record``.
 
 Each case of a benchmark runs in a fresh process, and the cases take turns (A B C, C B A, A B C, …), so that what else the
-machine does meets all of them. The report goes to stdout, what is going on to stderr.
+machine does meets all of them. The report goes to stdout, progress to stderr.
 
 ``--quick`` takes less than a minute and is for seeing that something moved; ``--record`` keeps the numbers and makes the page
 of the documentation of them. ``run.py page`` makes the page anew of what was recorded.
@@ -34,6 +34,7 @@ NAMES = (
     "start",
     "cancellation",
     "instruments",
+    "attached",
 )
 
 QUICK_ROUNDS = 1
@@ -41,10 +42,10 @@ CASE_SECONDS = 120
 
 
 def run_case(name, case, setting):
-    """Run a case in a process of its own; give its numbers."""
+    """Run a case in a process of its own; return its numbers."""
     code = "import sys; from benchmarks.run import main_of_case; main_of_case(*sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
-    # A package that was installed is compiled. Where nothing may be written, each import would measure the compiler.
+    # An installed package is compiled. In a read-only directory, each import would measure the compiler.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", code, name, case, json.dumps(setting)],

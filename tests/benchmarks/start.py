@@ -9,7 +9,7 @@ TITLE = "Start of the real server"
 ROUNDS = 9
 
 NOWHERE = "http://127.0.0.1:9"
-"""No model is asked anything."""
+"""No request to a model is made."""
 
 
 def prepare(setting):
@@ -19,7 +19,7 @@ def prepare(setting):
     home = write_offline_home(Path(setting.directory) / "home", NOWHERE)
     command = [str(find_binary().path), "app-server"]
     (Path(setting.directory) / "server.json").write_text(json.dumps([command, dict(home.env)]))
-    started("bare", setting)  # the first start makes the databases
+    started("bare", setting)  # the first start creates the databases
 
 
 def started(what, setting):

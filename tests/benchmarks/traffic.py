@@ -36,7 +36,7 @@ def prepare_turns(directory, name, turns, total):
 
 
 def turn_lines(thread, text, count):
-    """The lines of a turn of ``count`` events, its begin and its end among them."""
+    """The lines of a turn of ``count`` events, including its start and end."""
     turn = turn_id(thread, text)
     yield app_server.started(thread, text)
     yield from itertools.islice(_mix(thread, turn), count - 2)

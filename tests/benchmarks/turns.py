@@ -1,4 +1,4 @@
-"""Many turns at once on one connection, their events interleaved one by one; and what a turn takes that only waits.
+"""Many turns at once on one connection, their events interleaved one by one; and the cost of a turn that only waits.
 
 The pipe holds 1 MiB here: what comes while a consumer runs is then many turns' at once.
 """
@@ -30,7 +30,7 @@ def prepare(setting):
 
 
 async def run_turns(threads, text):
-    """Run a turn on each thread, each iterated by a task of its own; give the events seen, and the time they took.
+    """Run a turn on each thread, each iterated by a task of its own; return the events seen, and the time they took.
 
     The clock runs from the entry of the last one.
     """
@@ -68,7 +68,7 @@ def busy(count, setting):
 
 
 async def warmed(codex, threads):
-    """Open some turns and leave them, so that what the first of them needs is there."""
+    """Open some turns and leave them, so that one-time costs are not measured."""
     async with contextlib.AsyncExitStack() as stack:
         for thread in threads[:10]:
             await stack.enter_async_context(thread.turn("idle warm"))
@@ -90,7 +90,7 @@ def idle(setting):
 
 
 def idle_traced(setting):
-    """The same as Python's allocator counts it: without what the C library keeps free."""
+    """The same by Python's allocator: without memory that the C library keeps free."""
 
     async def body(codex):
         await warmed(codex, [await codex.thread_start() for _ in range(10)])
@@ -107,7 +107,7 @@ def idle_traced(setting):
 
 
 def waiting(setting):
-    """The same with a task for each turn, which waits for its events: what a program has that runs many turns."""
+    """The same with a task for each turn that waits for its events, as in a program that runs many turns."""
     import trio
 
     async def body(codex):

@@ -11,7 +11,7 @@ import trio
 from cli_driver import on_terminal, processes_with, rest, run_cli, started_cli
 from test_cli_run import ADD_NOTES, is_server
 
-from trio_codex import errors
+from trio_codex import CodexConfig, errors
 from trio_codex.cli._chat import Chat
 from trio_codex.cli._render import Screen
 from trio_codex.testing import Command, Gate, Patch, Text, fake_codex
@@ -295,9 +295,9 @@ def no_input(monkeypatch):
 async def test_a_step_does_not_wait_for_input_after_the_connection_has_ended(no_input):
     with trio.fail_after(5):
         async with fake_codex() as (codex, server):
-            chat = Chat(codex, Screen(), {}, "/", ())
+            chat = Chat(codex, Screen(), {}, "/", (), CodexConfig())
             await server.hang_up()
-            # As if this ran between two steps, when there is nothing to cancel.
+            # As between two steps, when there is nothing to cancel.
             await chat._heed_the_end()
             with pytest.raises(errors.ConnectionBroken):
                 await chat._step(trio.sleep_forever)

@@ -1,4 +1,4 @@
-"""``trio-codex doctor``, and what every command says about a binary that is none."""
+"""``trio-codex doctor``, and the output of every command for a file that is not a binary."""
 
 import json
 import os
@@ -6,6 +6,9 @@ import os
 import pytest
 import trio
 from cli_driver import processes_with, run_cli, script
+
+from trio_codex import wire
+from trio_codex.binary import TESTED, check_version
 
 pytestmark = pytest.mark.real
 
@@ -24,6 +27,7 @@ async def test_all_is_well(home):
     for name in (
         "binary",
         "version",
+        "API",
         "start",
         "CODEX_HOME",
         "configuration",
@@ -50,11 +54,31 @@ async def test_the_report_for_programs_says_the_same(home):
     assert report["ok"]
     assert found["binary"]["details"]["source"] == "package"
     assert found["version"]["details"]["standing"] == "tested"
-    assert found["start"]["details"]["seconds"] > 0
+    assert found["start"]["details"]["durationMs"] > 0
     assert found["CODEX_HOME"]["details"]["path"] == str(home.codex_home)
     assert found["login"]["details"]["needed"] is False
     assert found["models"]["details"]["count"] == 1
     assert {finding["status"] for finding in report["findings"]} == {"ok"}
+
+
+async def test_what_another_binary_is_and_what_of_the_api_a_server_lacks_is_reported(home, tmp_path):
+    oldest, newest = TESTED
+    (tmp_path / "bin").mkdir()
+    older = script(tmp_path / "bin" / "codex", f"echo codex-cli {oldest}")
+    ended = await run_cli("doctor", "--json", home=home, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    assert (ended.status, ended.err) == (0, "")
+    found = {finding["name"]: finding for finding in json.loads(ended.out)["findings"]}
+    details = {"path": str(older), "source": "path", "version": oldest}
+    assert found["not used"]["details"] == details
+    version = found["version"]["details"]["version"]
+    assert (f"the newest known is {newest}" in found["version"]["value"]) == (version != newest)
+    lacking = found["API"]["details"]["lacking"]
+    assert lacking == {
+        method: spec.since
+        for method, spec in wire.CLIENT_REQUESTS.items()
+        if spec.since is not None and check_version(version, (spec.since, spec.since)) == "older"
+    }
+    assert all(method in found["API"]["value"] for method in [*lacking][:2])
 
 
 async def test_who_is_not_logged_in_is_told_how_to(home):

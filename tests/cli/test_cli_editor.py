@@ -5,6 +5,7 @@ import sys
 import pytest
 import trio
 
+from trio_codex import CodexConfig
 from trio_codex.cli._chat import Chat, _Steers
 from trio_codex.cli._chat_commands import command_of
 from trio_codex.cli._chat_progress import ChatProgress, lines_of
@@ -100,7 +101,7 @@ def test_a_line_that_arrives_after_the_end_of_the_turn_is_the_next_message(
     file, monkeypatch, reached, unsent
 ):
     monkeypatch.setattr(sys, "stdin", file)
-    chat = Chat(None, Screen(), {}, "/", ())
+    chat = Chat(None, Screen(), {}, "/", (), CodexConfig())
     progress = ChatProgress(chat._screen, "/", None, ())
     progress.messages = reached
     steers = _Steers()

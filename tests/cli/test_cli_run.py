@@ -9,6 +9,7 @@ import pytest
 import trio
 from cli_driver import processes_with, read_until, rest, run_cli, started_cli
 
+from trio_codex.cli._offline_model import ANSWER
 from trio_codex.testing import Command, Gate, Reasoning, Text
 
 pytestmark = pytest.mark.real
@@ -25,10 +26,29 @@ async def test_the_answer_goes_to_stdout_and_everything_else_to_stderr(model, ho
     assert processes_with(home.codex_home) == []
 
 
-async def test_commands_and_their_failures_are_shown_and_only_the_last_message_is_the_answer(model, home):
-    model.respond(Text("Let me see."), Command("echo seen; exit 3"))
+async def test_the_answer_is_written_to_a_pipe_while_the_turn_runs(model, home):
+    gate = Gate()
+    model.respond(Text("It is ", gate, "here."))
+    async with started_cli("run", "Where is it?", home=home) as process:
+        await process.stdin.aclose()
+        assert await read_until(process.stdout, "It is ") == "It is "
+        gate.open()
+        assert await rest(process.stdout) == "here.\n"
+    assert process.returncode == 0
+
+
+async def test_messages_without_a_phase_are_written_to_stdout_as_paragraphs(model, home):
+    model.respond(Text("Let me see."), Command("true"))
     model.say("It is ", "here.")
     ended = await run_cli("run", "Where is it?", home=home)
+    assert (ended.status, ended.out) == (0, "Let me see.\n\nIt is here.\n")
+    assert "Let me see." not in ended.err
+
+
+async def test_with_final_failures_of_commands_are_shown_and_only_the_last_message_is_the_answer(model, home):
+    model.respond(Text("Let me see."), Command("echo seen; exit 3"))
+    model.say("It is ", "here.")
+    ended = await run_cli("run", "--final", "Where is it?", home=home)
     assert (ended.status, ended.out) == (0, "It is here.\n")
     lines = ended.err.splitlines()
     assert "“ Let me see." in lines
@@ -41,9 +61,16 @@ async def test_commands_and_their_failures_are_shown_and_only_the_last_message_i
 
 async def test_the_final_answer_is_printed_even_if_other_messages_follow(model, home):
     model.respond(Text("So far."), Text("It is here.", phase="final_answer"), Text("By the way."))
-    ended = await run_cli("run", "Where is it?", home=home)
+    ended = await run_cli("run", "--final", "Where is it?", home=home)
     assert (ended.status, ended.out) == (0, "It is here.\n")
     assert [line for line in ended.err.splitlines() if line.startswith("“")] == ["“ So far.", "“ By the way."]
+
+
+async def test_what_follows_the_final_answer_is_no_part_of_it(model, home):
+    model.respond(Text("It is here.", phase="final_answer"), Text("By the way."))
+    ended = await run_cli("run", "Where is it?", home=home)
+    assert (ended.status, ended.out) == (0, "It is here.\n")
+    assert "“ By the way." in ended.err
 
 
 async def test_json_output_has_one_line_per_event_and_ends_with_the_result(model, home):
@@ -51,15 +78,15 @@ async def test_json_output_has_one_line_per_event_and_ends_with_the_result(model
     ended = await run_cli("run", "--json", "Where is it?", home=home)
     assert (ended.status, ended.err) == (0, "")
     *events, last = ended.events
-    assert [set(event) for event in events] == [{"method", "params", "emitted_at"}] * len(events)
+    assert [set(event) for event in events] == [{"method", "params", "emittedAtMs"}] * len(events)
     assert [event["params"]["delta"] for event in events if event["method"] == "item/agentMessage/delta"] == [
         "It is ",
         "here.",
     ]
     assert events[-1]["method"] == "turn/completed"
-    assert events[-1]["emitted_at"] > 1e12
+    assert events[-1]["emittedAtMs"] > 1e12
     assert last["result"]["status"] == "completed"
-    assert last["result"]["final_response"] == "It is here."
+    assert last["result"]["finalResponse"] == "It is here."
     assert last["result"]["usage"]["total"]["inputTokens"] == 10
 
 
@@ -98,6 +125,61 @@ async def test_a_failed_turn_exits_with_status_1_and_the_reason_on_one_line(mode
         assert "429" in ended.events[-1]["result"]["error"]["message"]
     else:
         assert ended.out == ""
+        assert len(ended.err.splitlines()) == 2  # the thread, and the reason
+
+
+async def test_a_thread_is_resumed(model, home):
+    model.say("First.")
+    model.say("Second.")
+    ended = await run_cli("run", "--json", "Hello.", home=home)
+    thread_id = ended.events[-1]["result"]["threadId"]
+    ended = await run_cli("run", "--resume", thread_id, "Go on.", home=home)
+    assert (ended.status, ended.out) == (0, "Second.\n")
+    assert f"thread {thread_id}" in ended.err
+    assert "First." in "".join(model.requests[1].input_texts)
+    ended = await run_cli("run", "--resume", f"{thread_id[:-4]}0000", "Go on.", home=home)
+    assert ended.status == 1
+    assert f"{thread_id[:-4]}0000" in ended.complaint
+
+
+@pytest.mark.parametrize("mode", [[], ["--json"]])
+async def test_a_turn_that_runs_out_of_time_is_interrupted(model, home, mode):
+    model.hang("Half of ", "it.")
+    ended = await run_cli("run", "--timeout", "1.5", *mode, "Take your time.", home=home)
+    assert ended.status == 124
+    assert ended.err.splitlines()[-1] == "trio-codex: timed out after 1.5 s: the turn was interrupted"
+    if mode:
+        assert ended.events[-1]["result"]["status"] == "interrupted"
+    else:
+        assert ended.out == "Half of it.\n"
+    assert model.requests[0].closed.is_set()
+
+
+@pytest.mark.parametrize("command", [["run", "Hi."], ["chat"]])
+async def test_without_a_login_no_turn_is_started(command, tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    ended = await run_cli(*command, CODEX_HOME=tmp_path, stdin=b"Hi.\n")
+    assert ended.status == 1
+    assert "not logged in. Log in with: " in ended.complaint
+    assert "--offline" in ended.complaint
+
+
+@pytest.mark.parametrize("command", [["run", "Hi.", "--offline"], ["chat", "--offline"]])
+async def test_offline_a_scripted_model_answers_and_nothing_is_stored(command, tmp_path):
+    ended = await run_cli(*command, HOME=tmp_path, TMPDIR=tmp_path, stdin=b"Hi.\n")
+    assert (ended.status, ended.out) == (0, f"{ANSWER}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--attach", "unix://"], ["--codex-home", "/tmp"], ["--resume", "0"]],
+    ids=lambda option: option[0],
+)
+async def test_offline_goes_with_no_home_of_the_users(option):
+    ended = await run_cli("run", "Hi.", "--offline", *option)
+    assert ended.status == 2
+    assert f"{option[0]} does not go with it" in ended.complaint
 
 
 @pytest.mark.parametrize(

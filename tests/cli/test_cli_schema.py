@@ -8,7 +8,10 @@ import pytest
 from cli_driver import run_cli, script
 
 import wiregen.schema
+from trio_codex import wire
+from trio_codex.binary import TESTED, check_version, find_binary
 from trio_codex.cli._drift import Difference, NotASchema, compare
+from trio_codex.wire._registry import OLDER_ONLY
 
 real = pytest.mark.real
 
@@ -57,6 +60,12 @@ def doctored(change):
 
 def test_the_pinned_schema_is_the_one_that_is_built_in():
     assert compare(PINNED) == []
+
+
+def test_what_only_older_servers_have_is_known_to_be_gone_and_no_difference_where_it_is_not():
+    assert "currentTime/read" in OLDER_ONLY
+    older = {"definitions": {**wiregen.schema.load().definitions.raw}}
+    assert compare(older) == []
 
 
 # -- methods -------------------------------------------------------------------------------------------------------
@@ -295,10 +304,19 @@ def test_what_is_no_schema_is_no_difference_either(schema):
 
 
 @real
-async def test_the_pinned_binary_speaks_the_protocol_that_is_built_in(home):
+async def test_the_installed_binary_speaks_the_protocol_that_is_built_in_or_an_older_one(home):
     ended = await run_cli("doctor", "--schema", home=home)
-    assert (ended.status, ended.err) == (0, "")
-    assert "✓ the protocol is the same" in ended.out
+    if find_binary().version == TESTED[1]:
+        assert (ended.status, ended.err) == (0, "")
+        assert "✓ the protocol is the same" in ended.out
+    else:
+        assert ended.status == 1
+        lacking = [
+            method for method, spec in wire.CLIENT_REQUESTS.items() if f"request {method}\n" in ended.out
+        ]
+        since = {wire.CLIENT_REQUESTS[method].since for method in lacking} - {None}
+        assert all(check_version(find_binary().version, (first, first)) == "older" for first in since)
+        assert f"{len(lacking)} request gone" in ended.out
 
 
 def binary_with(tmp_path, bundle):
@@ -350,7 +368,7 @@ async def test_programs_get_the_same_as_json_and_what_is_only_new_is_all_right(t
         ),
         (
             'mkdir -p "$5"; echo "{}" > "$5/codex_app_server_protocol.schemas.json"',
-            "no schema that can be read",
+            "its output is not a readable schema",
         ),
         ("exec sleep 1000", "it did not end within 0.5 s"),
     ],

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from cli.cli_driver import COMMAND, SECONDS, environment
+from cli.cli_driver import COMMAND, SECONDS, SRC, environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="shells and /dev/full")
 
 RECORDING = os.path.join(os.path.dirname(os.path.dirname(__file__)), "golden", "session.redacted.jsonl")
 
 
-def run(*arguments, redirect="", command=COMMAND, stdout=subprocess.PIPE):
+def run(*arguments, redirect="", command=COMMAND, stdout=subprocess.PIPE, **more):
     """Run the command in a shell with this redirection. Other streams are pipes, and stdin is empty."""
     return subprocess.run(
         ["/bin/sh", "-c", f'exec "$@" {redirect}', "sh", *command, *arguments],
@@ -21,7 +21,7 @@ def run(*arguments, redirect="", command=COMMAND, stdout=subprocess.PIPE):
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment(),
+        env=environment() | more,
         timeout=SECONDS,
         check=False,
     )
@@ -124,6 +124,19 @@ main()
 def test_ctrl_c_during_the_start_is_quiet(name):
     code = INTERRUPTED_AT.format(name=name)
     done = run("replay", RECORDING, command=[sys.executable, "-c", code])
+    assert done.returncode == 130
+    assert done.stdout == ""
+    assert done.stderr.strip() in ("", "trio-codex: interrupted")
+
+
+@pytest.mark.parametrize("module", ["trio_codex", "trio_codex.cli"])
+@pytest.mark.parametrize("name", ["trio_codex._api", "trio", "click", "trio_codex.cli._replay"])
+def test_so_is_one_during_the_start_of_the_module(name, module, tmp_path):
+    finder = INTERRUPTED_AT.format(name=name).partition("sys.argv = ")[0]
+    restored = "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    (tmp_path / "sitecustomize.py").write_text(f"{finder}{restored}")
+    command = [sys.executable, "-m", module]
+    done = run("replay", RECORDING, command=command, PYTHONPATH=f"{tmp_path}{os.pathsep}{SRC}")
     assert done.returncode == 130
     assert done.stdout == ""
     assert done.stderr.strip() in ("", "trio-codex: interrupted")

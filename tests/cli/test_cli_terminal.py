@@ -11,7 +11,7 @@ import trio.testing
 from cli_driver import on_terminal, processes_with
 
 from trio_codex import policies, wire
-from trio_codex.cli._ask import Asker
+from trio_codex.cli._ask import ALWAYS, NO, ONCE, SESSION, STOP, Asker, _prompt
 from trio_codex.cli._questions import command_question, elicitation_question
 from trio_codex.cli._render import Screen, relative
 from trio_codex.cli._terminal import read_line
@@ -31,6 +31,27 @@ from trio_codex.testing import (
 pytestmark = pytest.mark.real
 
 ADD_NOTES = "*** Begin Patch\n*** Add File: notes.txt\n+one\n+two\n*** End Patch"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_answers_are_laid_out_in_rows_that_leave_room_for_one(width):
+    choices = [ONCE, SESSION, ALWAYS, NO, STOP]
+    rows = _prompt(choices, width).plain.split("\n")
+    assert all(len(row) <= width for row in rows)
+    assert len(f"{rows[-1]}session") <= width
+    assert " ".join("".join(rows).split()) == (
+        "[y]es, once [s] yes, for the session [a]lways [n]o [q] no, stop the turn >"
+    )
+
+
+async def test_a_command_that_is_declined_says_so_once(model, home):
+    model.run_command("touch x.txt", escalate="I want to")
+    model.say("So be it.")
+    async with on_terminal("run", "Make x.", home=home) as terminal:
+        await terminal.expect("> ")
+        await terminal.send("n\n")
+        assert await terminal.end() == 0
+    assert terminal.seen.count("declined") == 1
 
 
 @pytest.mark.parametrize(("answer", "exists", "said"), [("y", True, "accepted"), ("n", False, "declined")])

@@ -1,4 +1,4 @@
-"""Run as a program: plays a session of every kind, prints what it imports once it is up, and lets no import succeed."""
+"""Run as a program: runs a session of every kind in which every import fails, and prints the imports."""
 
 import sys
 
@@ -14,7 +14,7 @@ imported = []
 
 
 class Refusing:
-    """Finds no module, and keeps the names that were looked for."""
+    """Finds no module, and records the names."""
 
     def find_spec(self, name, path=None, target=None):
         imported.append(name)

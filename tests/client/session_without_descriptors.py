@@ -1,4 +1,4 @@
-"""Run as a program: a session that has no free descriptor until it has ended, which is by ``leave`` or by ``die``."""
+"""Run as a program: a session without a free descriptor, which ends by ``leave`` or by ``die``."""
 
 import os
 import resource

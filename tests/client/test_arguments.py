@@ -1,4 +1,4 @@
-"""An argument of the wrong type is a TypeError where it is given, which says what to write instead."""
+"""An argument of the wrong type raises a TypeError where it is passed, which says what to write instead."""
 
 import functools
 from unittest.mock import AsyncMock
@@ -155,6 +155,47 @@ def test_a_value_that_is_made_of_the_wrong_types_is_refused_when_it_is_made(make
         make()
 
 
+@pytest.mark.parametrize("field", attrs.fields(CodexConfig), ids=lambda field: field.name)
+def test_every_field_of_a_configuration_refuses_a_value_of_the_wrong_type(field):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        CodexConfig(**{field.name: object()})
+    assert "Attribute(" not in str(caught.value)
+    assert field.name in str(caught.value) or "expected a list of strings, got an object" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [0, -1, None, "1"], ids=repr)
+@pytest.mark.parametrize("name", ["start_timeout", "stop_grace", "request_window", "max_line_bytes"])
+def test_a_bound_is_a_positive_number(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"^{name} "):
+        CodexConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "thread_resume", "thread_fork", "thread_read", "thread_archive", "thread_unarchive", "thread_delete",
+        "thread_turns", "thread_items",
+    ],
+)  # fmt: skip
+async def test_the_handle_of_a_thread_is_not_its_id(method):
+    async with fake_codex() as (codex, server):
+        thread = await codex.thread_start()
+        with pytest.raises(TypeError, match=r"thread_id expects a str, got a Thread: .*thread\.id"):
+            await getattr(codex, method)(thread)
+        assert server.unexpected() == []
+
+
+async def test_a_request_has_a_method_and_a_client_a_nursery_and_a_stream():
+    async with fake_codex() as (codex, _):
+        with pytest.raises(TypeError, match="method expects a str, got None"):
+            await codex.request(None)
+    with pytest.raises(TypeError, match="nursery expects a Nursery, got None"):
+        await connect_codex(None, None)
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(TypeError, match="stream expects a Stream, got a str"):
+            await connect_codex(nursery, "unix://codex.sock")
+
+
 # -- policies ------------------------------------------------------------------------------------------------------
 
 
@@ -243,3 +284,13 @@ def test_a_result_that_is_read_too_early_says_to_wait():
     )
     assert "await goal.wait() first" in str(errors.TurnActive("thread-1", None, "goal"))
     assert "has an open turn (turn-1); wait for it to end" in str(errors.TurnActive("thread-1", "turn-1"))
+
+
+async def test_a_stream_that_is_no_server_of_lines_is_refused_with_a_hint():
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        await theirs.send_eof()
+        with pytest.raises(errors.StartError) as caught:
+            await connect_codex(nursery, ours)
+    assert "attach_codex()" in caught.value.hint
+    assert "attach_codex()" in str(caught.value)

@@ -1,16 +1,21 @@
-"""Attaching to what is no server for us: a typed error that says what to do, in time, and nothing is left behind."""
+"""Attaching to an unsuitable server: a typed error that says what to do, in time, and nothing is left behind."""
 
-import shutil
+import os
+import resource
 import socket
-import ssl
 import subprocess
+import sys
+import tempfile
+import textwrap
 import traceback
+from contextlib import suppress
 
+import attrs
 import pytest
 import trio
 import trio.testing
 
-from trio_codex import BearerToken, ClientConfig, attach_codex, errors
+from trio_codex import Attachment, BearerToken, ClientConfig, SignedBearer, attach_codex, errors
 from trio_codex._link.dial import RESPONSE_BYTES, SHOWN_CHARACTERS, parse_address
 from trio_codex.instruments import Instrument
 from trio_codex.testing import assert_nothing_left
@@ -90,6 +95,9 @@ NO_ADDRESSES = [
     "ws://127.0.0.1/\r\nX-Header:1",
     " ws://127.0.0.1",
     "wss://a..b/é",
+    "wss://" + 64 * "a" + ".example",
+    "unix:///run/a\0b",
+    "unix:///run/\ud800",
 ]
 
 
@@ -149,7 +157,8 @@ def test_loopback_needs_neither(host):
 @pytest.mark.parametrize("scheme", ["unix", "UNIX"])
 def test_a_unix_address_is_a_path_as_it_is_written_or_the_socket_of_the_daemon(scheme):
     for path in ("/run/codex.sock", "relative.sock", "/with space?#%20"):
-        assert parse_address(f"{scheme}://{path}", codex_home=None, insecure=False).path == path
+        parsed = parse_address(f"{scheme}://{path}", codex_home=None, insecure=False).path
+        assert parsed == os.path.join(os.getcwd(), path)
     address = parse_address(f"{scheme}://", codex_home="/home/me/.codex", insecure=False)
     assert address.path == "/home/me/.codex/app-server-control/app-server-control.sock"
     with pytest.raises(ValueError, match="CODEX_HOME"):
@@ -179,6 +188,64 @@ async def test_an_argument_of_the_wrong_type_is_a_type_error_that_names_it(optio
     assert TOKEN not in str(caught.value)
 
 
+async def test_a_query_which_may_have_a_token_is_sent_and_not_shown():
+    async def serve(stream):
+        async with stream:
+            assert TOKEN.encode() in await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+    async with assert_nothing_left(), listening(serve) as address:
+        error = await failure(f"ws://{address}/path?token={TOKEN}")
+    assert f"ws://{address}/path refused" in error.problem
+    assert TOKEN not in "".join(traceback.format_exception(error))
+    error = await failure(f"ws://{address}/path?token={TOKEN}")
+    assert TOKEN not in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: BearerToken(TOKEN.encode()), "token"),
+        (lambda: BearerToken(None), "token"),
+        (lambda: SignedBearer(None), "secret"),
+        (lambda: SignedBearer(bytearray(TOKEN, "ascii") * 2), "secret"),
+        (lambda: SignedBearer(TOKEN * 2, issuer=TOKEN.encode()), "issuer"),
+        (lambda: SignedBearer(TOKEN * 2, audience=[TOKEN]), "audience"),
+    ],
+)
+def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, name):
+    with pytest.raises(TypeError, match=name) as caught:
+        make()
+    assert TOKEN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
+    ids=lambda options: next(iter(options)),
+)
+async def test_what_an_attachment_says_is_not_said_a_second_time(options, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(TypeError, match=f"{next(iter(options))}.*Attachment"):
+        async with attach_codex(Attachment("ws://127.0.0.1:4500"), **options):
+            pytest.fail("it attached")
+
+
+def test_an_attachment_is_checked_when_it_is_made_and_shows_no_token():
+    secret = "a secret of more than thirty-two bytes"
+    for auth in (BearerToken(TOKEN), SignedBearer(secret)):
+        attachment = Attachment("wss://host/path", auth=auth, config=ClientConfig(client_name="me"))
+        assert attachment == attrs.evolve(attachment)
+        assert "wss://host/path" in repr(attachment)
+        assert TOKEN not in repr(attachment)
+        assert secret not in repr(attachment)
+    with pytest.raises(ValueError, match="auth=BearerToken") as caught:
+        Attachment("ws://me:hidden@127.0.0.1")
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(TypeError, match="auth"):
+        Attachment("ws://127.0.0.1", auth=TOKEN)
+
+
 def forbid_sockets(monkeypatch):
     for name in ("open_tcp_stream", "open_unix_socket", "open_ssl_over_tcp_stream"):
         monkeypatch.setattr(trio, name, lambda *_, **__: pytest.fail("it connected"))
@@ -206,19 +273,54 @@ async def test_a_file_that_is_no_socket_and_a_socket_that_nobody_serves_are_told
         assert isinstance(error.__cause__, ConnectionRefusedError)
 
 
+async def test_a_relative_path_leads_to_the_same_socket_after_a_change_of_directory(tmp_path, monkeypatch):
+    connections = []
+
+    async def serve(stream):
+        peer, _ = await accept(stream)
+        connections.append(stream)
+        server = FakeServer(peer)
+        server.give("turn/start", {"turn": {"id": "turn-1", "items": [], "status": "inProgress"}})
+        await server.serve()
+
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("codex.sock")
+        listener.listen()
+        async with trio.open_nursery() as nursery:
+            stream_listener = trio.SocketListener(trio.socket.from_stdlib_socket(listener))
+            nursery.start_soon(trio.serve_listeners, serve, [stream_listener])
+            with trio.fail_after(10), pytest.raises(errors.TurnLost):
+                async with (
+                    attach_codex("unix://codex.sock", config=ClientConfig(interrupt_grace=0.5)) as codex,
+                    (await codex.thread_start()).turn("hi") as turn,
+                ):
+                    monkeypatch.chdir("/")
+                    await trio.aclose_forcefully(connections[0])
+                    await turn.wait()
+            nursery.cancel_scope.cancel()
+    assert len(connections) == 2, "nobody came to end the turn"
+
+
 async def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
     error = await refusal(f"unix://{tmp_path}/{'x' * 200}")
     assert type(error) is errors.AttachError
     assert "too long" in error.problem
 
 
-async def test_a_socket_without_permission_is_told_with_whom_it_is_for(tmp_path, monkeypatch):
-    async def refuse(_):
-        await trio.lowlevel.checkpoint()
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(trio, "open_unix_socket", refuse)  # root is refused nowhere
-    error = await refusal(f"unix://{tmp_path}/other.sock")
+async def test_a_socket_without_permission_is_told_with_whom_it_is_for():
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as served:
+        served.bind(f"{directory}/other.sock")
+        served.listen()
+        os.chmod(directory, 0o755)
+        os.chmod(f"{directory}/other.sock", 0o600 if me == 0 else 0)
+        if me == 0:
+            os.seteuid(65534)  # root is refused nowhere
+        try:
+            error = await refusal(f"unix://{directory}/other.sock")
+        finally:
+            os.seteuid(me)
     assert type(error) is errors.AttachError
     assert "Permission denied" in error.problem
     assert "the user who started the server" in error.hint
@@ -242,6 +344,80 @@ async def test_a_machine_that_does_not_answer_at_all_is_told_within_start_timeou
     error = await refusal("ws://127.0.0.1:4500", config=ClientConfig(start_timeout=SECONDS))
     assert type(error) is errors.StartTimeout
     assert "cannot connect to ws://127.0.0.1:4500: no answer within 0.15 s" in error.problem
+
+
+async def test_without_a_free_descriptor_the_limit_is_told(monkeypatch):
+    taken = []
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(errors.AttachError) as caught:
+            async with attach_codex("ws://127.0.0.1:1"):
+                pytest.fail("it attached")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in taken:
+            os.close(descriptor)
+    assert "Too many open files" in caught.value.problem
+    assert "ulimit -n" in caught.value.hint
+
+
+def test_without_a_descriptor_for_the_imports_of_the_first_attachment_the_limit_is_told():
+    done = run_python("""
+        import os, resource, trio
+        from trio_codex import attach_codex, errors
+
+        async def main():
+            taken = []
+            try:
+                while True:
+                    taken.append(os.open("/dev/null", os.O_RDONLY))
+            except OSError:
+                pass
+            try:
+                async with attach_codex("ws://127.0.0.1:1"):
+                    pass
+            except errors.AttachError as exc:
+                os.closerange(taken[0], taken[-1] + 1)
+                print(exc.problem, exc.hint)
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        trio.run(main)
+    """)
+    assert "Too many open files" in done
+    assert "ulimit -n" in done
+
+
+def test_a_lost_connection_does_not_kill_a_program_that_has_reset_sigpipe():
+    done = run_python("""
+        import signal, trio, trio.testing
+        from trio_codex import attach_codex, errors
+        from trio_codex.testing import fake_websocket
+
+        async def main():
+            async with fake_websocket() as (url, server), attach_codex(url) as codex:
+                channel = codex._session.connection._channel
+                await trio.testing.wait_all_tasks_blocked()
+                await server.hang_up()
+                try:
+                    while True:
+                        await channel.send_all(channel.frame(b"{}"))
+                except trio.BrokenResourceError:
+                    print("alive")
+
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        trio.run(main)
+    """)
+    assert done == "alive\n"
+
+
+def run_python(program):
+    """Run a program in a process of its own; return what it printed."""
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
 # -- somebody else listens -----------------------------------------------------------------------------------------
@@ -503,47 +679,6 @@ async def test_messages_right_behind_the_handshake_are_not_lost():
 # -- TLS -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """Return the paths of a certificate for localhost and 127.0.0.1, and of its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    directory = tmp_path_factory.mktemp("certificate")
-    paths = str(directory / "certificate.pem"), str(directory / "key.pem")
-    subprocess.run(
-        [
-            *(
-                "openssl",
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-                "-nodes",
-            ),
-            *("-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-            *("-out", paths[0], "-keyout", paths[1]),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return paths
-
-
-@pytest.fixture
-def server_context(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
-    return context
-
-
-@pytest.fixture
-def trusting(certificate):
-    """Return a context for clients that trusts the certificate."""
-    return ssl.create_default_context(cafile=certificate[0])
-
-
 class Resolver(trio.abc.HostnameResolver):
     """Knows one address for every name, and needs no thread for it."""
 
@@ -561,7 +696,8 @@ async def test_tls_works_with_a_context_that_trusts_the_certificate(host, server
     with trio.fail_after(5):
         async with assert_nothing_left(), listening(serve_codex, ssl_context=server_context) as address:
             url = f"wss://{address.replace('127.0.0.1', host)}/path"
-            async with attach_codex(url, ssl_context=trusting, auth=BearerToken(TOKEN)) as codex:
+            attachment = Attachment(url, ssl_context=trusting, auth=BearerToken(TOKEN))
+            async with attach_codex(attachment) as codex:
                 await codex.thread_start()
 
 
@@ -579,6 +715,20 @@ async def test_a_certificate_for_another_name_is_told(server_context, trusting):
     )
     assert type(error) is errors.AttachError
     assert "other.example" in error.problem
+    assert "ssl_context" in error.hint
+
+
+@pytest.mark.parametrize("url", ["ws://127.0.0.1:1", "unix:///run/codex.sock"])
+async def test_a_context_for_tls_where_there_is_none_is_a_value_error(url, trusting, monkeypatch):
+    forbid_sockets(monkeypatch)
+    with pytest.raises(ValueError, match="wss://"):
+        async with attach_codex(url, ssl_context=trusting):
+            pytest.fail("it attached in the clear")
+
+
+async def test_a_context_for_servers_is_told(server_context):
+    error = await refusal_of(serve_codex, "wss", server_context=server_context, ssl_context=server_context)
+    assert type(error) is errors.AttachError
     assert "ssl_context" in error.hint
 
 

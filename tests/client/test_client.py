@@ -1,4 +1,4 @@
-"""What can be asked of a server as a whole, and threads as scopes, against a scripted server."""
+"""Requests about the server as a whole, and threads as scopes, against a scripted server."""
 
 from contextlib import asynccontextmanager
 
@@ -8,6 +8,7 @@ import trio
 
 from trio_codex import CodexConfig, Policy, TurnStatus, errors, policies
 from trio_codex._session import listeners as _listeners
+from trio_codex.binary import TESTED
 from trio_codex.testing import fake_codex
 from trio_codex.tools import tool
 
@@ -21,11 +22,11 @@ async def scripted(config=None):
 
 async def test_the_handshake_introduces_the_client_and_cuts_the_version_out_of_the_user_agent():
     async with scripted() as (codex, server):
-        assert codex.metadata.server_version == "0.163.0"
+        assert codex.metadata.server_version == TESTED[1]
         assert codex.pid is None
         await trio.testing.wait_all_tasks_blocked()
         assert server.notified == ["initialized"]
-        assert "0.163.0" in repr(codex)
+        assert TESTED[1] in repr(codex)
 
 
 async def test_any_request_can_be_sent_and_gives_plain_json():
@@ -46,6 +47,33 @@ async def test_a_method_that_the_server_lacks_is_an_unsupported_method():
         asked = await server.expect("some/newMethod")
         assert asked.params == {}
         await asked.refuse("Invalid request: unknown variant `some/newMethod`, expected one of " + "x" * 5000)
+
+
+@pytest.mark.parametrize("version", ["0.160.0", "0.163.0", "0.163.5-alpha.1"])
+async def test_a_method_that_is_newer_than_the_server_is_refused_before_it_is_sent(version):
+    with trio.fail_after(5):
+        async with fake_codex(version=version) as (codex, _):
+            with pytest.raises(errors.UnsupportedMethod) as caught, trio.testing.assert_checkpoints():
+                await codex.api.thread.sample_cancel(request_id="1")
+            assert (caught.value.method, caught.value.since) == ("thread/sample/cancel", "0.164.0")
+            assert str(caught.value) == (
+                f"thread/sample/cancel: needs codex 0.164.0 or later; this server is {version} (-32600)"
+            )
+
+
+@pytest.mark.parametrize("version", ["0.164.0-alpha.1", "0.164.0", "0.165.1", "1.0.0", "0.0.0", "unknown"])
+async def test_a_method_that_the_server_may_have_is_sent(version):
+    with trio.fail_after(5):
+        async with fake_codex(version=version) as (codex, server):
+            server.give("thread/sample/cancel", {})
+            await codex.api.thread.sample_cancel(request_id="1")
+
+
+async def test_a_bare_request_is_sent_whatever_the_version_of_the_server():
+    with trio.fail_after(5):
+        async with fake_codex(version="0.160.0") as (codex, server):
+            server.give("thread/sample/cancel", {})
+            assert await codex.request("thread/sample/cancel", {"requestId": "1"}) == {}
 
 
 async def test_a_result_that_does_not_fit_the_schema_says_where():
@@ -102,7 +130,7 @@ async def test_an_opening_that_is_answered_in_the_moment_after_it_was_cancelled_
         nursery.start_soon(body)
         asked = await server.expect("thread/start")
         scope.cancel()
-        # Before the cancelled task runs, as when the reader comes first in the same turn of the scheduler.
+        # Before the cancelled task runs, as if the reader were scheduled first.
         codex._session.connection._take_portion(
             codex._session.router, [msgspec.json.encode({"id": asked.id, "result": opened})]
         )
@@ -205,7 +233,7 @@ async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
         await server.accept_turn()
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # Nobody else is left to hear of it.
+        # No other subscriber is left.
         nursery.start_soon(enter_and_leave, thread)
         await (await server.expect("thread/unsubscribe")).answer({"status": "unsubscribed"})
 
@@ -253,7 +281,7 @@ async def test_a_second_handle_takes_no_policy_and_no_tools_from_the_first():
             call = {**where, "callId": "d1", "namespace": None, "tool": "look_up", "arguments": {}}
             await server.ask(1, "item/tool/call", call)
             assert (await server.answer_to(1))["success"]
-            # One that is given does take its place.
+            # A new one replaces it.
             await codex.thread_resume(thread.id, policy=Policy(command=lax))
             await server.ask(2, "item/commandExecution/requestApproval", question)
             assert await server.answer_to(2) == {"decision": "accept"}

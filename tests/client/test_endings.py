@@ -1,4 +1,4 @@
-"""What ends something is asked for until the server takes it, and one refusal skips nothing."""
+"""Requests that end something are repeated until the server accepts them, and one refusal skips nothing."""
 
 from contextlib import asynccontextmanager
 
@@ -36,7 +36,7 @@ async def scripted(config=None, **options):
 
 
 async def enter(name, codex, scope, entered):
-    """Do what ``name`` says, until ``scope`` is cancelled."""
+    """Perform the action ``name`` until ``scope`` is cancelled."""
     with scope:
         match name:
             case "thread_start":
@@ -72,7 +72,7 @@ async def enter(name, codex, scope, entered):
 
 
 async def let_in(name, server, scope, entered):
-    """Answer for the server until what ``name`` says has begun, and cancel it."""
+    """Answer for the server until the action ``name`` has begun, and cancel it."""
     match name:
         case "thread_start" | "thread_resume":
             asked = await server.expect(name.replace("_", "/"))

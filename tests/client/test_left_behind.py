@@ -1,4 +1,4 @@
-"""What is done about a turn that a lost connection has left running, in the order in which the server reports it."""
+"""How a turn that a lost connection has left running is ended, whatever the server reports in which order."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ OTHERS = {"id": "another", "status": "inProgress", "items": [{}]}
 
 
 class ScriptedServer:
-    """Answers each look at the thread with the next state, the last one for ever, and keeps what it is asked to do."""
+    """Answers each resume of the thread with the next state, the last one forever, and records all requests."""
 
     def __init__(self, *states):
         self.config = SimpleNamespace(experimental_api=True)
@@ -59,7 +59,7 @@ NOT_YET = errors.MethodNotFoundError(-32601, "list_turns is not supported yet", 
         (left("mine"), [NOT_YET, EARLIER, RUNNING, ENDED], INTERRUPT),
         (left("mine"), [ENDED], []),
         (left("mine"), [OTHERS], []),
-        # The response was lost, too, and the thread has turns that this client has never heard of.
+        # The response was lost, too, and the thread has turns that are unknown to this client.
         (left(), [EARLIER, EARLIER, STARTING, RUNNING, ENDED], INTERRUPT),
         (left(earlier=["another"]), [OTHERS], []),
         (left(), [EARLIER], []),

@@ -1,4 +1,4 @@
-"""A running session imports nothing from disk: what it may need is in memory before its first line."""
+"""A running session imports nothing from disk: all modules that it may need are in memory before its first line."""
 
 import ast
 import os
@@ -48,11 +48,11 @@ STARTING = {
 }
 """They import when a server is started, before the session."""
 
-AT_THE_START = {"pwd", "resource"}
-"""Modules of the system that other files import, and only to start a server."""
+AT_THE_START = {"fcntl", "pwd", "resource"}
+"""Modules of the system that other files import, and only to start a server or a supervisor."""
 
 SOMEBODY_ELSES = {"cli", "testing", "recording", "instruments"}
-"""Not part of a session: programs of their own, and what is made before one."""
+"""Not part of a session: separate programs, and modules used before it."""
 
 
 def run(code, *arguments, **options):
@@ -98,7 +98,7 @@ def test_every_module_that_a_function_imports_is_in_memory_once_a_session_is_up(
 
 @pytest.fixture
 def copied(tmp_path):
-    """A copy of the package, as one that is installed, and the environment in which it is imported."""
+    """A copy of the package, as if installed, and the environment in which it is imported."""
     shutil.copytree(ROOT, tmp_path / "trio_codex", ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path, {**os.environ, "PYTHONPATH": str(tmp_path)}
 

@@ -1,4 +1,4 @@
-"""Logins as handles: their news, their end by every way, and what is cancelled on the server."""
+"""Logins as handles: their outcomes, every way they end, and their cancellation on the server."""
 
 from contextlib import asynccontextmanager
 
@@ -139,7 +139,7 @@ async def test_a_login_whose_scope_is_entered_when_it_was_cancelled_already_is_c
 
 
 async def test_a_server_may_take_its_time_to_begin_a_login(autojump_clock):
-    # It asks the one that issues the device code, who is somewhere else.
+    # It requests the device code from another host.
     with trio.fail_after(5000):
         async with fake_codex(CodexConfig(request_timeout=1)) as (codex, server):
             server.take_over("account/login/start")

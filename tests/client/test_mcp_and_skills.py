@@ -1,4 +1,4 @@
-"""MCP servers and skills: what goes over the wire, and what an unusual answer comes to. The rest is shown by the real server."""
+"""MCP servers and skills: what goes over the wire, and unusual responses. The tests with the real server cover the rest."""
 
 from contextlib import asynccontextmanager
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a client comes up and goes down: typed start errors with the hint, and nothing left."""
+"""Startup and shutdown of a client: typed start errors with a hint, and nothing left."""
 
 import asyncio
 import copy
@@ -15,6 +15,7 @@ import trio.testing
 from trio_codex import CodexConfig, connect_codex, errors, open_codex
 from trio_codex._core.secrets import MIN_REST_LENGTH, Secrets
 from trio_codex._process.stderr import TAIL_BYTES
+from trio_codex.binary import find_binary
 from trio_codex.instruments import Instrument
 from trio_codex.testing import FakeServer, MockModel, fake_codex, offline_home
 
@@ -125,7 +126,7 @@ async def test_a_codex_home_that_does_not_exist(tmp_path):
     error = await fails_to_start(CodexConfig(codex_home=tmp_path / "nowhere"))
     assert error.returncode == 1
     assert "codex_home" in error.hint
-    assert error.version == "0.163.0"
+    assert error.version == find_binary().version
 
 
 @pytest.mark.real
@@ -205,7 +206,7 @@ async def test_a_value_of_the_environment_that_begins_like_another_hides_nothing
 
 async def test_a_value_of_the_environment_that_the_cut_goes_through_is_not_shown_by_half():
     value = "".join(f"{number:04}" for number in range(500))
-    # The end of stderr that is shown begins in the middle of it.
+    # The tail of stderr begins in the middle of the value.
     script = (
         f"import os, sys; print(os.environ['KEY'] + 'x' * {TAIL_BYTES - 1001}, file=sys.stderr); sys.exit(1)"
     )
@@ -491,4 +492,4 @@ async def test_sixteen_first_starts_on_one_fresh_home_all_succeed():
                 async with trio.open_nursery() as nursery:
                     for _ in range(16):
                         nursery.start_soon(start)
-    assert versions == ["0.163.0"] * 16
+    assert versions == [find_binary().version] * 16

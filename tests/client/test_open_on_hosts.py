@@ -27,7 +27,7 @@ async def fails_to_start(config):
 
 
 def nobody(monkeypatch):
-    """Be a user without a home: as in a container with an arbitrary user id."""
+    """Become a user without a home, as in a container with an arbitrary user id."""
 
     def unknown(uid):
         raise KeyError(f"getpwuid(): uid not found: {uid}")

@@ -1,4 +1,4 @@
-"""What comes about a thread while it is being opened, who decides on it, and what an opening leaves behind."""
+"""Messages about a thread that is being opened, who decides on them, and what an opening leaves behind."""
 
 import json
 from contextlib import asynccontextmanager
@@ -7,10 +7,10 @@ import pytest
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, errors, policies
+from trio_codex import CodexConfig, DecidedBy, Policy, TurnStatus, attach_codex, errors, policies
 from trio_codex._session.held import HELD_BYTES
-from trio_codex._session.unknown import UNKNOWN_BYTES
-from trio_codex.testing import fake_codex
+from trio_codex._session.threads import UNKNOWN_BYTES
+from trio_codex.testing import fake_codex, fake_websocket
 from trio_codex.testing._fake import DEFAULTS
 
 CONFIG = CodexConfig(interrupt_grace=2, on_stuck_turn="abandon")
@@ -242,7 +242,7 @@ async def test_a_turn_in_progress_in_the_answer_to_a_resume_blocks_ours_until_it
 
 async def test_a_turn_whose_start_is_answered_with_the_turn_of_another_client_raises_and_does_not_end_that():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
-        # So a turn reads that is about to run.
+        # This is how a turn that is about to run appears.
         server.give("thread/resume", snapshot("turn-a", "interrupted"))
         thread = await codex.thread_resume("thread-1")
 
@@ -370,11 +370,45 @@ async def test_on_a_server_that_is_not_ours_the_questions_of_another_clients_tur
         assert (asked, server.answers) == ([], {})
         left = [(record.decided_by, record.outcome) for record in codex.decisions]
         assert left == [(DecidedBy.others, "left")] * 3
-        # One that is given for the thread is asked, also about what comes again under the same id.
+        # A policy of the thread is asked, even about a request that is repeated under the same id.
         await codex.thread_resume("thread-1", policy=deciding(asked, "thread"))
         await server.ask(7, COMMAND, command(turn_id="turn-a"))
         assert await server.answer_to(7) == {"decision": "accept"}
     assert [name for name, _ in asked] == ["thread"]
+
+
+@pytest.mark.parametrize("decides", [True, False], ids=["with a policy", "without a policy"])
+async def test_attached_what_concerns_no_turn_of_ours_is_left_to_others(decides):
+    asked = []
+    with trio.fail_after(5):
+        async with (
+            fake_websocket() as (url, server),
+            attach_codex(url, policy=deciding(asked, "client") if decides else None) as codex,
+        ):
+            thread = await codex.thread_start()
+            await server.ask(1, COMMAND, command(thread_id="of-others", turn_id="turn-a"))
+            await server.ask(2, COMMAND, command(thread_id=thread.id, turn_id="turn-a"))
+            await server.ask(3, "item/unheardOf", {"threadId": "of-others"})
+            await server.ask(4, "account/chatgptAuthTokens/refresh", {"reason": "unauthorized"})
+            await server.ask(5, COMMAND, {"threadId": 5})
+            await server.ask(6, COMMAND, [None])
+            await codex.request("thread/loaded/list", {})
+            left = [(record.decided_by, record.outcome) for record in codex.decisions]
+            assert left == [(DecidedBy.others, "left")] * 6
+            assert (asked, server.answers) == ([], {})
+
+
+async def test_attached_the_policy_of_the_client_decides_on_what_no_thread_owns():
+    async def decide(_):
+        return policies.AuthTokens(access_token="a-token", account_id="an-account")
+
+    with trio.fail_after(5):
+        async with (
+            fake_websocket() as (url, server),
+            attach_codex(url, policy=Policy(auth_refresh=decide)),
+        ):
+            await server.ask(4, "account/chatgptAuthTokens/refresh", {"reason": "unauthorized"})
+            assert (await server.answer_to(4))["accessToken"] == "a-token"
 
 
 async def test_on_our_own_server_the_questions_of_a_turn_that_nobody_here_started_are_answered():
@@ -439,10 +473,30 @@ async def test_turns_of_threads_that_nobody_has_opened_take_bounded_memory_howev
         await trio.testing.wait_all_tasks_blocked()
         assert threads.find("stranger-0") is None
         assert len(list(threads)) <= UNKNOWN_BYTES // 2400
-        # The latest is known still: an item of its parent may name it as an agent.
+        # The latest is still known: an item of its parent may name it as an agent.
         latest = threads.find(f"stranger-{number}")
         assert latest.turn.id == "turn-1"
         huge = {"type": "agentMessage", "id": "m", "text": "x" * UNKNOWN_BYTES}
         await server.item("completed", huge, "turn-1", latest.id)
         await trio.testing.wait_all_tasks_blocked()
         assert len(list(threads)) == 0
+
+
+async def test_usage_that_a_resume_repeats_does_not_open_the_turn_that_a_death_interrupted():
+    async with scripted() as (codex, server):
+        server.give("thread/resume", snapshot(status="interrupted"))
+        thread = await codex.thread_resume("thread-1")
+        total = {"totalTokens": 3, "inputTokens": 2, "outputTokens": 1, "cachedInputTokens": 0}
+        usage = {
+            "total": {**total, "reasoningOutputTokens": 0},
+            "last": {**total, "reasoningOutputTokens": 0},
+        }
+        await server.notify(
+            "thread/tokenUsage/updated",
+            {"threadId": "thread-1", "turnId": "turn-1", "tokenUsage": {**usage, "modelContextWindow": None}},
+        )
+        await codex.request("thread/loaded/list", {})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(thread.run, "go on")
+            await server.accept_turn("turn-2")
+            await server.end_turn("turn-2")

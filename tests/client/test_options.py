@@ -1,4 +1,4 @@
-"""What can be chosen for threads and turns: how it looks on the wire, and what is refused before anything is sent."""
+"""Options of threads and turns: their wire format, and which are refused before anything is sent."""
 
 import re
 import typing

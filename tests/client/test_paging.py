@@ -1,4 +1,4 @@
-"""Iterating over what the server gives in pages."""
+"""Iterating over lists that the server returns in pages."""
 
 import pytest
 import trio
@@ -10,7 +10,7 @@ from trio_codex.testing._fake import _THREAD
 
 
 def pager(pages, asked=None):
-    """Pages by cursor: what is on one, and the cursor of the next."""
+    """Return a pager over these pages: their elements and next cursors, by cursor."""
 
     async def fetch(cursor):
         await trio.lowlevel.checkpoint()

@@ -23,7 +23,7 @@ async def test_the_server_and_the_client_agree_on_what_a_relative_path_means(two
     with trio.fail_after(30):
         async with MockModel() as model:
             with offline_home(model) as home:
-                # The directory of the server is the one that this process is in.
+                # The server has the working directory of this process.
                 async with open_codex(attrs.evolve(home.config(), cwd=None)) as codex:
                     monkeypatch.chdir(two_directories / "now")
                     async with codex.watch("file") as watch, codex.watch("~/file") as at_home:

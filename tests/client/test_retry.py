@@ -1,4 +1,4 @@
-"""Retrying: what is retried, when, and what never is."""
+"""Retries: what is retried, when, and what never is."""
 
 import contextlib
 import contextvars
@@ -24,7 +24,7 @@ def busy():
 
 
 class Flaky:
-    """Fails a number of times, and notes when it is called."""
+    """Fails a number of times, and records when it is called."""
 
     def __init__(self, failures, error=busy):
         self.failures = failures
@@ -188,7 +188,7 @@ async def test_nothing_is_repeated_once_the_server_was_set_to_work_by_whatever_r
                     async with thread.goal("reach it"):
                         await codex.models()
                 elif how == "shell command":
-                    # In an open turn, where it is no turn of its own.
+                    # In an open turn, where it does not start a turn.
                     with trio.move_on_after(0.01):
                         await thread.shell_command("ls")
                     await codex.models()
@@ -322,6 +322,6 @@ async def test_what_is_not_retried_is_not_told(autojump_clock):
         nursery.start_soon(refuse, server, "model/list")
         with pytest.raises(errors.ServerBusyError):
             await retry_on_overload(codex.models, attempts=1)
-        fn = Flaky(1)  # refused by something that is no client
+        fn = Flaky(1)  # rejected by something other than the client
         await retry_on_overload(fn)
     assert retries.told == []

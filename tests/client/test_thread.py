@@ -1,4 +1,4 @@
-"""What a thread is asked for besides plain turns: reviews, compaction, shell commands, background terminals."""
+"""Operations on a thread besides plain turns: reviews, compaction, shell commands, background terminals."""
 
 from contextlib import asynccontextmanager
 

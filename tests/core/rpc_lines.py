@@ -1,4 +1,4 @@
-"""Lines for the JSON-RPC state, and what it makes of them."""
+"""Lines for the JSON-RPC state, and the events that they produce."""
 
 import json
 

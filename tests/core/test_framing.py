@@ -28,7 +28,7 @@ from trio_codex.errors import LocalProtocolError
 
 
 def whole(stream, limit):
-    """What a stream holds, told the simple way."""
+    """Return the frames of a stream, computed in a simple way."""
     *lines, rest = stream.split(b"\n")
     frames = [
         line if len(line) <= limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line)) for line in lines
@@ -149,7 +149,7 @@ def test_a_line_beyond_the_bound_is_not_held_in_memory():
     tracemalloc.start()
     try:
         for _ in range(512):
-            assert buffer.feed(bytearray(chunk)) == []  # memory of its own, as each read has
+            assert buffer.feed(bytearray(chunk)) == []  # separate memory, as for each read
         assert tracemalloc.get_traced_memory()[1] < 3 * limit
     finally:
         tracemalloc.stop()
@@ -175,7 +175,7 @@ def test_time_per_byte_does_not_grow_with_the_length_of_a_line(limit):
 
 
 class Stream(RuleBasedStateMachine):
-    """A pipe that gives what was written in any pieces and ends when it likes, against ``bytes.split``."""
+    """A pipe that returns written data in arbitrary pieces and ends at any time, compared with ``bytes.split``."""
 
     @initialize(limit=st.sampled_from([0, 1, 7, 40, 2 * OVERSIZE_HEAD_BYTES, 2 * OVERSIZE_HEAD_BYTES]))
     def open(self, limit):
@@ -214,7 +214,7 @@ class Stream(RuleBasedStateMachine):
         chunk, self.written = bytearray(self.written[:count]), self.written[count:]
         *lines, self.unfinished = (self.unfinished + chunk).split(b"\n")
         frames = self.buffer.feed(chunk)
-        chunk[:] = b"\n" * len(chunk)  # its owner reads into it again
+        chunk[:] = b"\n" * len(chunk)  # its owner reuses it
         assert frames == [
             line if len(line) <= self.limit else OversizeLine(line[:OVERSIZE_HEAD_BYTES], len(line))
             for line in lines
@@ -237,7 +237,7 @@ class Stream(RuleBasedStateMachine):
 
     @rule()
     def end(self):
-        """Whatever was not read is lost with the pipe; the buffer is ready for the next one."""
+        """Unread data is lost with the pipe; the buffer is ready for the next one."""
         rest, self.unfinished, self.written = self.unfinished, b"", b""
         assert self.buffer.feed_eof() == (
             TruncatedLine(rest[:OVERSIZE_HEAD_BYTES], len(rest)) if rest else None

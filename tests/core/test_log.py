@@ -1,4 +1,4 @@
-"""The log of the client: a handler or filter of the host that raises fails nothing, and is not kept secret."""
+"""The client's log: a handler or filter of the host that raises breaks nothing, and is reported."""
 
 import logging
 
@@ -8,7 +8,7 @@ from trio_codex._core.log import SafeLogger
 
 
 class Raising(logging.Handler):
-    """Raises in place of writing."""
+    """Raises instead of writing."""
 
     def emit(self, record):
         raise RuntimeError("this handler does not work")
@@ -20,7 +20,7 @@ def raise_error(record):
 
 @pytest.fixture
 def host():
-    """A logger of the host, with what each test adds to it."""
+    """A logger of the host, to which each test adds handlers and filters."""
     logger = logging.Logger("host", logging.DEBUG)
     logger.propagate = False
     return logger

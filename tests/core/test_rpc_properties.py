@@ -125,7 +125,7 @@ def test_any_depth_gives_an_event(start):
 
 
 class Rpc(RuleBasedStateMachine):
-    """Both sides against a model: what waits, what was given up, what the server has open."""
+    """Both sides compared with a model: pending requests, abandoned ones, and the server's open requests."""
 
     requests = Bundle("requests")
     server_ids = st.integers(0, 3) | st.sampled_from(["0", "a"])

@@ -1,4 +1,4 @@
-"""A server that says a lot at once: any number of threads and turns, each turn doing what its input says.
+"""A server that sends a lot at once: any number of threads and turns; the input of each turn says what it does.
 
 ``say N`` writes ``N`` numbered deltas, and serves whatever else is asked meanwhile; ``ask`` wants an approval and ends
 with the answer; ``hang`` ends when it is interrupted; anything else is repeated.
@@ -12,7 +12,7 @@ import select
 from server import RESULTS
 
 CHUNK = 500
-"""Deltas between two looks at stdin."""
+"""Deltas between two checks of stdin."""
 
 heard = []
 numbers = itertools.count(1)

@@ -1,4 +1,7 @@
-"""An MCP server that ignores the end of its stdin and every signal that can be ignored. Its arguments are for the process list."""
+"""An MCP server that ignores the end of its stdin and every signal that can be ignored.
+
+Its arguments only identify it in the process list.
+"""
 
 import json
 import signal

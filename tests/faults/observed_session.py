@@ -1,37 +1,40 @@
-"""What the fault tests share: a session against a misbehaving server, what its caller saw, and what is left of it."""
+"""Shared by the fault tests: a session against a misbehaving server, what its caller observed, and leftovers."""
 
 import itertools
 import math
 import os
+import socket
+import subprocess
 import sys
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
 import trio
 import trio.testing
 
-from trio_codex import CodexConfig, errors, open_codex
+from trio_codex import ClientConfig, CodexConfig, attach_codex, errors, open_codex
+from websocket_peer import accept, listening
 
 SERVER = Path(__file__).parent / "server.py"
 BOUND = 10
-"""Seconds in which every session must be over, its budgets included. None comes near it on an idle machine."""
+"""Seconds in which every session must be over, its budgets included. On an idle machine, none needs nearly as long."""
 
 _numbers = itertools.count()
 
 
 @attrs.define
 class Seen:
-    """What the caller of one session saw.
+    """What the caller of one session observed.
 
     Attributes:
-        opened: Whether ``open_codex()`` gave a client.
+        opened: Whether ``open_codex()`` yielded a client.
         error: What the start, ``thread_start()`` or the turn raised.
         later: What a request after that raised.
-        close_reason: What ``wait_closed()`` gave, if the connection had ended.
+        close_reason: What ``wait_closed()`` returned, if the connection had ended.
         result: The turn's result.
         text: The text that was streamed.
-        events: Methods and raw parameters of what is no part of a plain session: junk, notes, answers.
+        events: Methods and raw parameters of events that a plain session does not have: junk, notes, answers.
         pid: The server.
     """
 
@@ -46,7 +49,7 @@ class Seen:
 
 
 def configured(*fault, **options):
-    """A client configuration for a server with this fault, and the cookie by which all that it starts is known."""
+    """A client configuration for a server with this fault, and the cookie that identifies all processes that it starts."""
     cookie = f"trio-codex-fault-{os.getpid()}-{next(_numbers)}"
     config = CodexConfig(
         launch_args_override=[sys.executable, "-I", "-S", str(SERVER), *fault],
@@ -71,31 +74,93 @@ def left_of(cookie):
     return found
 
 
-async def play(*fault, patience=math.inf, **options):
-    """Open a thread, run a turn, and leave; give what was seen. Whatever the fault, nothing may be left."""
-    config, cookie = configured(*fault, **options)
+async def play(*fault, patience=math.inf, over="pipe", **options):
+    """Open a thread, run a turn, and leave; return what was observed. Nothing may be left, whatever the fault."""
     seen = Seen()
     with trio.fail_after(BOUND):
-        try:
-            async with open_codex(config) as codex:
-                seen.opened, seen.pid = True, codex.pid
-                async with codex.events() as events, trio.open_nursery() as nursery:
-                    nursery.start_soon(listen, events, seen)
-                    try:
-                        await use(codex, seen, patience)
-                    except errors.CodexError as exc:
-                        seen.error = exc
-                    await look_back(codex, seen)
-                    nursery.cancel_scope.cancel()
-        except errors.CodexError as exc:
-            assert not seen.opened, "leaving raised what the body had dealt with"
-            seen.error = exc
+        if over == "pipe":
+            config, cookie = configured(*fault, **options)
+            await observe(open_codex(config), seen, patience)
+        else:
+            cookie = configured()[1]
+            config = ClientConfig(**{"max_line_bytes": 64 * 1024, **options})
+            async with relayed(fault, cookie, resets=over == "websocket, reset") as url:
+                await observe(attach_codex(url, config=config), seen, patience)
     assert left_of(cookie) == []
     return seen
 
 
+async def observe(opening, seen, patience):
+    """Keep what is seen of the session of a client."""
+    try:
+        async with opening as codex:
+            seen.opened, seen.pid = True, codex.pid
+            async with codex.events() as events, trio.open_nursery() as nursery:
+                nursery.start_soon(listen, events, seen)
+                try:
+                    await use(codex, seen, patience)
+                except errors.CodexError as exc:
+                    seen.error = exc
+                await look_back(codex, seen)
+                nursery.cancel_scope.cancel()
+    except errors.CodexError as exc:
+        assert not seen.opened, "leaving raised what the body had dealt with"
+        seen.error = exc
+
+
+@asynccontextmanager
+async def relayed(fault, cookie, *, resets=False):
+    """Serve a server with this fault over WebSockets; yield the URL. Only the first connection meets the fault.
+
+    A line that is out in part is a fragment. The connection ends with the process, without a close frame.
+    """
+    faults = itertools.chain([fault], itertools.repeat(()))
+
+    async def relay(stream):
+        command = [sys.executable, "-I", "-S", str(SERVER), *(next(faults) or ["nothing"])]
+        peer, _ = await accept(stream)
+        # Trio would start it in a thread, which outlives the test.
+        with subprocess.Popen(  # noqa: ASYNC220
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={"COOKIE": cookie}
+        ) as process:
+            try:
+                await relay_streams(peer, taken(process.stdin), taken(process.stdout))
+            finally:
+                process.kill()
+        if resets:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await trio.aclose_forcefully(stream)
+
+    async def relay_streams(peer, stdin, stdout):
+        async with (
+            trio.lowlevel.FdStream(stdin) as stdin,
+            trio.lowlevel.FdStream(stdout) as stdout,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(pass_on, peer, stdin)
+            await pass_on(stdout, peer)
+            nursery.cancel_scope.cancel()
+
+    async with listening(relay) as address:
+        yield f"ws://{address}"
+
+
+def taken(pipe):
+    """Return a descriptor of a pipe, and close the pipe."""
+    with pipe:
+        return os.dup(pipe.fileno())
+
+
+async def pass_on(source, sink):
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        async for chunk in source:
+            await sink.send_all(chunk)
+        if isinstance(sink, trio.lowlevel.FdStream):
+            await sink.aclose()
+
+
 async def use(codex, seen, patience):
-    """What a plain program does, giving up on the turn when its patience ends."""
+    """Do what a plain program does, with a timeout for the turn."""
     thread = await codex.thread_start()
     turn = None
     with trio.move_on_after(patience):
@@ -119,7 +184,7 @@ async def look_back(codex, seen):
 
 
 async def listen(events, seen):
-    """Keep what the connection tells besides the session."""
+    """Record the other events of the connection."""
     with suppress(errors.ConnectionBroken):
         async for event in events:
             if event.method.startswith(("test/", "trio_codex/")):

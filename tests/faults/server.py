@@ -46,6 +46,8 @@ RESULTS = {
         "approvalsReviewer": "user",
         "sandbox": {"type": "readOnly"},
     },
+    # Over a connection that looks after a lost one.
+    "thread/resume": {"initialTurnsPage": {"data": [{"id": "turn-1", "items": [], "status": "completed"}]}},
     "model/list": {"data": [], "nextCursor": None},
 }
 POINTS = ("initialize", "thread/start", "turn/start", "turn/started", "delta", "turn/completed")
@@ -70,7 +72,7 @@ def die(name):
 
 
 def pause():
-    """Be stopped for a while, and go on."""
+    """Stop for a while, and continue."""
     me = os.getpid()
     waker = os.fork()
     if waker == 0:
@@ -90,11 +92,11 @@ def mute():
 
 
 def nothing():
-    """Go on as if nothing were."""
+    """Continue as usual."""
 
 
 def slow():
-    """From now on every line dribbles out."""
+    """Write every later line in small pieces."""
     global dribble
     dribble = 32
 
@@ -108,14 +110,14 @@ def stubborn():
 
 
 def late(seconds):
-    """Take a while to end, and be hurried by nobody."""
+    """Take a while to exit, and ignore signals."""
     global lateness
     lateness = float(seconds)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def lenient():
-    """Drop the lines that are no JSON, as the real server does."""
+    """Drop lines that are not JSON, as the real server does."""
     global drops
     drops = True
 
@@ -133,7 +135,7 @@ def close_stdin():
 
 
 def grandchild(kind):
-    """Leave a process that holds the streams open: a child, one in a session of its own, or a daemon that obeys nothing."""
+    """Leave a process that holds the streams open: a child, one in a session of its own, or a daemon that ignores everything."""
     reader, writer = os.pipe()
     if os.fork() == 0:
         if kind != "child":
@@ -149,7 +151,7 @@ def grandchild(kind):
 
 
 def orphan(kind):
-    """The same, and be killed."""
+    """The same, and die of SIGKILL."""
     grandchild(kind)
     die("KILL")
 
@@ -191,7 +193,7 @@ JUNK = {
     "method 5": b'{"method":5,"params":{}}\n',
     "stray reply": b'{"id":987654,"result":{}}\n',
     "stray error": b'{"id":"no-such","error":{"code":-32600,"message":"no"}}\n',
-    # These are messages, whatever they look like.
+    # These are valid messages, however odd.
     "U+2028": NOTE % "a\u2028b\u2029c\u0085d".encode(),
     "carriage return": NOTE.replace(b"\n", b"\r\n") % b"a",
     "duplicate keys": b'{"method":"test/old","method":"test/note","params":{"text":"a","text":"b"}}\n',
@@ -280,7 +282,7 @@ ASKED = {
 
 
 def ask(kind):
-    """Send a request, and tell its answer in ``test/answered``."""
+    """Send a request, and report its answer in ``test/answered``."""
     method, params = ASKED[kind]
     put(line_of({"id": "ask", "method": method, "params": params}))
     while "ask" not in answers:
@@ -417,7 +419,7 @@ def write(where, message):
         put(line)
         strike(where)
     else:
-        # Once: what is asked again is answered.
+        # Once: a repeated request is answered.
         reply, fault = REPLIES[fault.partition(":")[2]], ""
         for part in reply(message):
             put(line_of(part))

@@ -1,6 +1,6 @@
 """Every fault of a server at every point of a session: what its caller sees, within which bound, and that nothing is left.
 
-What one fault does to one function of ours is in the tests of that function; here a whole client meets a whole process.
+The tests of each function cover its own faults; here a whole client meets a whole process.
 """
 
 import signal
@@ -16,12 +16,12 @@ from trio_codex import TurnStatus, errors, open_codex
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 BUDGETS = {"request_timeout": 0.4, "interrupt_grace": 0.2, "stop_grace": 0.3}
-"""For servers that say nothing any more: the caller waits no longer than these."""
+"""For servers that have gone silent: the caller waits no longer than these."""
 
 
 @pytest.fixture
 def tried(record_property):
-    """Note the cell for the summary at the end of the run."""
+    """Record the cell for the summary at the end of the run."""
 
     def note(fault, phase):
         record_property("fault", fault)
@@ -31,9 +31,24 @@ def tried(record_property):
 
 
 def cell(*values, slow=False):
-    """One row of a table, with an id that can be read and typed."""
+    """One row of a table, with an id that is easy to read and type."""
     marks = [pytest.mark.long] if slow else []
     return pytest.param(*values, id=" ".join(map(str, values)).replace(":", "-"), marks=marks)
+
+
+TOO_LONG = {"oversize", "oversize text", "very deep", "too long", "too deep", "an approval that is too long"}
+"""Longer than ``max_line_bytes``. A line can be skipped, a WebSocket cannot go on behind such a message."""
+
+
+def transports(kinds, *, every_day=False):
+    """Each kind over a pipe, and over a WebSocket unless it ends one."""
+    return pytest.mark.parametrize(
+        ("kind", "over"),
+        [
+            *(pytest.param(kind, "pipe", id=f"{kind}-pipe") for kind in kinds),
+            *(cell(kind, "websocket", slow=not every_day) for kind in kinds if kind not in TOO_LONG),
+        ],
+    )
 
 
 # -- the server dies before, during and after each line ----------------------------------------------------------------
@@ -46,7 +61,7 @@ SUDDEN = {
 
 
 def lines_out(moment, point):
-    """How many whole lines the client gets."""
+    """How many whole lines the client receives."""
     return POINTS.index(point) + (moment == "after")
 
 
@@ -82,6 +97,41 @@ async def test_a_server_that_dies_fails_what_waits_with_how_it_ended(fault, mome
     elif out < 6:
         assert type(seen.error) is errors.TurnLost
         assert type(seen.error.__cause__) is errors.ServerExited
+        assert seen.error.__cause__.args == seen.close_reason.args
+        assert seen.error.result.status is TurnStatus.lost
+        assert seen.text == (MESSAGE if out == 5 else "")
+    else:
+        assert seen.error is None
+        assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("over", "moment", "point"),
+    [
+        cell(over, moment, point, slow=over == "websocket, reset" and moment != "during")
+        for over in ("websocket", "websocket, reset")
+        for moment in ("before", "during", "after")
+        for point in POINTS
+    ],
+)
+async def test_a_connection_that_ends_fails_what_waits(over, moment, point, tried):
+    tried("the connection ends", f"{moment} {point}")
+    out = lines_out(moment, point)
+    seen = await play("exit:0", moment, point, over=over)
+    assert seen.opened is (out > 0)
+    if out == 0:
+        assert type(seen.error) is errors.StartError
+        assert seen.error.phase == "connect"
+        assert seen.error.hint
+        return
+    assert type(seen.later) is type(seen.close_reason) is errors.ConnectionBroken
+    assert seen.later.args == seen.close_reason.args
+    assert "ws://127.0.0.1" in seen.close_reason.reason
+    if out < 3:
+        assert type(seen.error) is errors.ConnectionBroken
+        assert seen.error.args == seen.close_reason.args
+    elif out < 6:
+        assert type(seen.error) is errors.TurnLost
         assert seen.error.__cause__.args == seen.close_reason.args
         assert seen.error.result.status is TurnStatus.lost
         assert seen.text == (MESSAGE if out == 5 else "")
@@ -133,6 +183,40 @@ async def test_a_server_that_goes_silent_costs_no_more_than_the_budgets(fault, m
         assert type(seen.later) is errors.RequestTimeout
 
 
+@pytest.mark.parametrize(
+    ("fault", "moment", "point"),
+    [
+        cell(fault, moment, point, slow=(fault, moment) != ("mute", "during"))
+        for fault in ("die:STOP", "mute")
+        for moment in ("before", "during", "after")
+        for point in POINTS
+    ],
+)
+async def test_a_silent_server_of_somebody_else_costs_no_more_than_the_budgets_and_is_kept(
+    fault, moment, point, tried
+):
+    tried(f"{fault}, over a WebSocket", f"{moment} {point}")
+    out = lines_out(moment, point)
+    budgets = {"request_timeout": 0.4, "interrupt_grace": 0.2}
+    budgets |= {"start_timeout": 0.5} if out == 0 else {}
+    seen = await play(fault, moment, point, patience=0.5 if 3 <= out < 6 else 5, over="websocket", **budgets)
+    assert seen.close_reason is None
+    if out == 0:
+        assert type(seen.error) is errors.StartTimeout
+        return
+    assert type(seen.later) is errors.RequestTimeout
+    if out < 3:
+        assert type(seen.error) is errors.RequestTimeout
+        assert seen.error.method == ("thread/start" if out == 1 else "turn/start")
+    elif out < 6:
+        assert seen.error is None
+        assert seen.result.status is TurnStatus.lost
+        assert seen.text == (MESSAGE if out == 5 else "")
+    else:
+        assert seen.error is None
+        assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+
+
 @pytest.mark.parametrize("point", [cell(point, slow=point in ("delta", "turn/started")) for point in POINTS])
 async def test_a_line_that_never_comes_costs_no_more_than_the_budgets(point, tried):
     tried("a line is left out", point)
@@ -182,7 +266,7 @@ PLACES = (
         cell(
             fault,
             where,
-            # Of what holds streams open or floods them, one place is enough for every day.
+            # For faults that hold streams open or flood them, the default run tries one place.
             slow=where != "during delta"
             and not (where == "close" and fault in ("stubborn", "grandchild:daemon")),
         )
@@ -195,6 +279,23 @@ async def test_a_server_that_is_only_odd_does_its_work_and_is_ended(fault, where
     moment, _, point = where.rpartition(" ")
     seen = await play(fault, moment, point)
     assert seen.error is seen.later is None
+    assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        cell(fault, where, slow=where != "during delta")
+        for fault in ("nothing", "slow", "pause")
+        for where in PLACES
+        if (fault, where) != ("pause", "close")  # it does not see the end of the connection
+    ],
+)
+async def test_a_server_of_somebody_else_that_is_only_odd_does_its_work(fault, where, tried):
+    tried(f"{fault}, over a WebSocket", where)
+    moment, _, point = where.rpartition(" ")
+    seen = await play(fault, moment, point, over="websocket")
+    assert seen.error is seen.later is seen.close_reason is None
     assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
 
 
@@ -294,17 +395,14 @@ async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothi
 # -- lines of no use ---------------------------------------------------------------------------------------------------
 
 
+@transports(JUNK, every_day=True)
 @pytest.mark.parametrize(
-    ("kind", "point"),
-    [
-        cell(kind, point, slow=point != "delta")
-        for kind in JUNK
-        for point in ("initialize", "thread/start", "turn/start", "delta")
-    ],
+    "point",
+    [cell(point, slow=point != "delta") for point in ("initialize", "thread/start", "turn/start", "delta")],
 )
-async def test_a_line_of_no_use_is_reported_and_changes_nothing(kind, point, tried):
+async def test_a_line_of_no_use_is_reported_and_changes_nothing(kind, point, over, tried):
     tried(f"junk: {kind}", f"before {point}")
-    seen = await play(f"junk:{kind}", "before", point)
+    seen = await play(f"junk:{kind}", "before", point, over=over)
     assert seen.error is seen.later is None
     assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
     if point == "initialize":  # nobody could listen yet
@@ -334,7 +432,7 @@ GOOD = {
     "with unknown members": 0,
     "as an error with code -32001": 0,  # the request was not taken, and is sent again
 }
-"""Replies that serve, and how much junk comes with them."""
+"""Usable replies, and how much junk comes with them."""
 
 BAD = {
     "with a result and an error": errors.InvalidMessage,
@@ -354,30 +452,27 @@ BAD = {
     "in no UTF-8": errors.RemoteProtocolError,
     "too deep": errors.RemoteProtocolError,
 }
-"""Replies that fail the request which they answer, and nothing else."""
+"""Replies that fail the request that they answer, and nothing else."""
 
 REQUESTS = ("initialize", "thread/start", "turn/start")
 
 
-@pytest.mark.parametrize(
-    ("kind", "point"),
-    [cell(kind, point, slow=point != "thread/start") for kind in GOOD for point in REQUESTS],
-)
-async def test_a_reply_that_nobody_asked_for_changes_nothing(kind, point, tried):
+@transports(GOOD)
+@pytest.mark.parametrize("point", [cell(point, slow=point != "thread/start") for point in REQUESTS])
+async def test_a_reply_that_nobody_asked_for_changes_nothing(kind, point, over, tried):
     tried(f"reply {kind}", point)
-    seen = await play(f"reply:{kind}", "instead", point)
+    seen = await play(f"reply:{kind}", "instead", point, over=over)
     assert seen.error is seen.later is None
     assert (seen.result.status, seen.text) == (TurnStatus.completed, MESSAGE)
     if point != "initialize":
         assert [method for method, _ in seen.events] == ["trio_codex/junk"] * GOOD[kind]
 
 
-@pytest.mark.parametrize(
-    ("kind", "point"), [cell(kind, point, slow=point != "thread/start") for kind in BAD for point in REQUESTS]
-)
-async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, point, tried):
+@transports(BAD)
+@pytest.mark.parametrize("point", [cell(point, slow=point != "thread/start") for point in REQUESTS])
+async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, point, over, tried):
     tried(f"reply {kind}", point)
-    seen = await play(f"reply:{kind}", "instead", point)
+    seen = await play(f"reply:{kind}", "instead", point, over=over)
     if point == "initialize":
         assert type(seen.error) is errors.StartError
         assert isinstance(seen.error.__cause__, BAD[kind])
@@ -385,7 +480,7 @@ async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, poi
         return
     assert seen.later is None
     if point == "turn/start" and seen.error is None:
-        # The events of the turn tell its id as well, if they come with the answer.
+        # The events of the turn contain its id as well, if they arrive with the answer.
         assert issubclass(errors.DecodeError, BAD[kind])
         assert (seen.result.id, seen.result.status) == ("turn-1", TurnStatus.completed)
         return
@@ -395,13 +490,31 @@ async def test_a_reply_that_is_none_fails_its_request_and_nothing_else(kind, poi
         assert seen.error.code in (0, -32603)
 
 
+@pytest.mark.parametrize(
+    ("fault", "moment", "point"),
+    [
+        cell("junk:oversize", "before", "thread/start"),
+        cell("junk:oversize", "before", "delta"),
+        cell("reply:too long", "instead", "thread/start"),
+        cell("reply:end too long", "instead", "turn/completed"),
+        cell("ask:an approval that is too long", "before", "turn/completed"),
+    ],
+)
+async def test_a_message_that_is_too_long_ends_a_websocket_with_what_to_change(fault, moment, point, tried):
+    tried(f"{fault}, over a WebSocket", f"{moment} {point}")
+    seen = await play(fault, moment, point, over="websocket")
+    assert type(seen.close_reason) is errors.ConnectionBroken
+    assert "max_line_bytes" in seen.close_reason.reason
+    assert type(seen.error) is (errors.ConnectionBroken if point == "thread/start" else errors.TurnLost)
+
+
 # -- the server speaks a later version ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", DRIFT)
-async def test_what_a_later_server_sends_in_a_turn_changes_nothing(kind, tried):
+@transports(DRIFT)
+async def test_what_a_later_server_sends_in_a_turn_changes_nothing(kind, over, tried):
     tried(f"drift: {kind}", "before turn/completed")
-    seen = await play(f"drift:{kind}", "before", "turn/completed")
+    seen = await play(f"drift:{kind}", "before", "turn/completed", over=over)
     assert seen.error is seen.later is None
     assert seen.result.status is TurnStatus.completed
     assert seen.text.startswith(MESSAGE)
@@ -430,17 +543,28 @@ async def test_a_turn_that_ends_in_an_unknown_way_has_ended(kind, status, tried)
 # -- requests of the server --------------------------------------------------------------------------------------------
 
 
+NO_TURN = {"a token refresh", "an approval that cannot be read", "an approval of no thread"}
+"""What concerns no turn of the client. A server with other clients asks those, too: this client leaves it to them."""
+
+
 @pytest.mark.parametrize(
-    ("kind", "point"),
+    ("kind", "point", "over"),
     [
-        cell(kind, point, slow=point == "thread/start")
+        cell(kind, point, over, slow=point == "thread/start" or over != "pipe")
         for kind in ASKED
-        for point in ("thread/start", "turn/completed")
+        for point, over in (
+            ("thread/start", "pipe"),
+            ("turn/completed", "pipe"),
+            ("turn/completed", "websocket"),
+        )
+        if over == "pipe" or kind not in TOO_LONG | NO_TURN
     ],
 )
-async def test_whatever_the_server_asks_is_answered_and_nothing_is_granted(kind, point, tried):
-    tried(f"asks for {kind}", f"before {point}")
-    seen = await play(f"ask:{kind}", "before", point)
+async def test_whatever_the_server_asks_is_answered_and_nothing_is_granted(kind, point, over, tried):
+    # What is asked while a thread is being opened waits for the answer to that.
+    moment = "after" if point == "thread/start" else "before"
+    tried(f"asks for {kind}", f"{moment} {point}")
+    seen = await play(f"ask:{kind}", moment, point, over=over)
     assert seen.error is seen.later is None
     assert seen.result.status is TurnStatus.completed
     answers = [raw for method, raw in seen.events if method == "test/answered"]

@@ -1,4 +1,4 @@
-"""Many turns at once, and consumers that do not keep up: nothing is lost, nobody else waits, and memory is bounded."""
+"""Many turns at once, and slow consumers: nothing is lost, no other consumer waits, and memory is bounded."""
 
 import os
 import statistics
@@ -117,7 +117,7 @@ async def test_an_interrupt_takes_as_long_with_twenty_other_turns_open_on_the_re
 # -- a consumer that never reads ---------------------------------------------------------------------------------------
 
 ROOM = 4 * 1024 * 1024
-"""Bytes for what is no text: a thousand unmerged events, and the other turns."""
+"""Bytes for everything but text: a thousand unmerged events, and the other turns."""
 
 
 @pytest.mark.parametrize(

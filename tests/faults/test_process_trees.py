@@ -1,4 +1,4 @@
-"""What the real server starts: none of it outlives the client, by whatever way the client, the server or Python ends."""
+"""Processes that the real server starts: none outlives the client, however the client, the server or Python ends."""
 
 import itertools
 import os
@@ -29,7 +29,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture
 def marker():
-    """How long nobody else sleeps."""
+    """A duration for which no other process sleeps."""
     return f"{os.getpid()}{next(_numbers):03}."
 
 

@@ -1,4 +1,4 @@
-"""The faults that the real server can be brought to show: its death by any signal, and that it is stopped for a while."""
+"""Faults that can be provoked in the real server: death by any signal, and being stopped for a while."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform != "linux", reas
 
 @pytest.fixture
 def cell(record_property):
-    """Note the cell for the summary at the end of the run."""
+    """Record the cell for the summary at the end of the run."""
 
     def note(fault, phase):
         record_property("fault", fault)
@@ -28,7 +28,7 @@ def cell(record_property):
 
 @asynccontextmanager
 async def offline(**options):
-    """The real server, with a model that says half of what it has to say; nothing of it may be left."""
+    """The real server, with a model that sends half of its response; nothing of it may be left."""
     cookie = f"trio-codex-real-fault-{os.getpid()}"
     with trio.fail_after(20):
         async with MockModel() as model:
@@ -44,8 +44,8 @@ async def offline(**options):
 @pytest.mark.parametrize(
     ("number", "returncode"),
     [
-        pytest.param(signal.SIGABRT, -signal.SIGABRT, id="ABRT"),  # a SIGSEGV that is sent it survives once
-        pytest.param(signal.SIGTERM, 0, id="TERM"),  # it leaves in order
+        pytest.param(signal.SIGABRT, -signal.SIGABRT, id="ABRT"),  # it survives one SIGSEGV from outside
+        pytest.param(signal.SIGTERM, 0, id="TERM"),  # it exits in order
         pytest.param(signal.SIGKILL, -signal.SIGKILL, id="KILL", marks=pytest.mark.long),
         pytest.param(signal.SIGINT, -signal.SIGINT, id="INT", marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, -signal.SIGHUP, id="HUP", marks=pytest.mark.long),

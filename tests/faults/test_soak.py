@@ -1,4 +1,4 @@
-"""Hours of use in minutes: sessions that end in every way, and one that goes on and on. At the end all is as it was."""
+"""Hours of use in minutes: sessions that end in every way, and one that goes on. At the end, nothing has accumulated."""
 
 import faulthandler
 import gc
@@ -43,7 +43,7 @@ def held_by_the_library():
 
 
 def inventory():
-    """What this process has; sockets aside, which the stand-in for the model opens and closes at its own pace."""
+    """The resources of this process, except sockets, which the stand-in for the model closes in its own time."""
     gc.collect()
     children = {process.pid for process in _guard.descendants(os.getpid())}
     open_now = {(fd, link) for fd, link in descriptors().items() if not link.startswith("socket:")}
@@ -62,7 +62,7 @@ async def until_as_few_sockets(count):
 
 @pytest.fixture
 def traced():
-    faulthandler.cancel_dump_traceback_later()  # to take more than a minute is no sign of a deadlock here
+    faulthandler.cancel_dump_traceback_later()  # more than a minute is no sign of a deadlock here
     tracemalloc.start()
     yield
     tracemalloc.stop()
@@ -114,7 +114,7 @@ async def test_two_hundred_sessions_that_end_in_every_way_leave_nothing_in_this_
                 config = CodexConfig(env=home.env, inherit_env=False)
                 before, sockets_before = inventory(), sockets()
                 for number in range(220):
-                    if number == 20:  # what is made once has been made
+                    if number == 20:  # one-time allocations are done
                         held = held_by_the_library()
                     with trio.CancelScope() as scope:
                         if dice.random() < 0.2:

@@ -1,4 +1,4 @@
-"""A real server with everything below it that is hard to end. Run as a program it is a client that waits to be killed."""
+"""A real server with child processes of every kind that is hard to end. As a program, it is a client that waits to be killed."""
 
 import os
 import sys
@@ -40,7 +40,7 @@ async def grown(marker, **options):
     """A client whose server has one process of each kind below it.
 
     Args:
-        marker: A number of seconds that nobody else sleeps.
+        marker: A number of seconds for which no other process sleeps.
         **options: For the configuration of the client.
     """
     plain, session, background, sandboxed, mcp = (f"{marker}{number}" for number in range(len(KINDS)))
@@ -67,7 +67,7 @@ async def grown(marker, **options):
 
 
 async def grow(codex, model, nursery, words, command, sandbox):
-    """Have the agent run a command: to its end, or until it goes to the background."""
+    """Have the agent run a command: to its end, or until it moves to the background."""
     behind = words == "leave one behind"
     script = model.script(words, default=Response(Text("it runs")))
     script.respond(Command(command, yield_time_ms=250 if behind else 60_000))
@@ -79,7 +79,7 @@ async def grow(codex, model, nursery, words, command, sandbox):
 
 
 async def run(thread, words):
-    """Run a turn until something else ends it, be it the server's death."""
+    """Run a turn until something else ends it, such as the server's death."""
     with suppress(errors.TurnLost):
         await thread.run(words)
 

@@ -1,7 +1,7 @@
 """A fuzz target of all that reads what the server writes, guided by the coverage of those modules (atheris).
 
-Run as a program: ``readers.py [OPTION OF LIBFUZZER…] DIRECTORY…``. The first byte of an input names the reader. What one
-raises is a finding; each says what it lets through.
+Run as a program: ``readers.py [OPTION OF LIBFUZZER…] DIRECTORY…``. The first byte of an input names the reader. An
+exception is a finding; each reader documents those that it allows.
 """
 
 import sys
@@ -101,7 +101,7 @@ def notification(data):
         assert read.problem is not None
         assert read.raw is None or read.raw == msgspec.json.decode(data[1:])
     else:
-        # What is read in one go may have members with bad bytes in them, which are passed over.
+        # The fast path skips unknown members without checking their encoding.
         with suppress(UnicodeDecodeError):
             assert _convert.decode_notification(method, msgspec.json.decode(data[1:])) == read
         assert _convert.decode_notification_json(method, written(read)) == read
@@ -124,7 +124,7 @@ def server_request(data):
 
 
 def written(value):
-    """What was read can be written, and then read again as the same."""
+    """Encode a value that was read. Reading it again must give the same value."""
     return msgspec.json.encode(_convert.encode(value))
 
 
@@ -132,7 +132,7 @@ READERS = (framing, rpc, notification, server_request)
 
 
 def read(data):
-    """Give an input to its reader."""
+    """Pass an input to its reader."""
     if data:
         READERS[data[0] % len(READERS)](data[1:])
 

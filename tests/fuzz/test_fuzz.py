@@ -1,5 +1,6 @@
-"""Whatever bytes a server writes, what reads them raises nothing: a number of inputs that follow the coverage."""
+"""No bytes from a server make a reader raise: inputs guided by coverage."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("atheris", reason="atheris has no wheel for this platform")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("atheris") is None, reason="atheris has no wheel for this platform"
+)
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"

@@ -1,4 +1,4 @@
-"""An MCP server over HTTP that one has to log in to, its authorization server, and a browser whose user consents.
+"""An MCP server over HTTP that requires a login, its authorization server, and a browser whose user consents.
 
 The least of RFC 8414, 7591, 6749 and 9728 that a client needs: metadata, registration, a code for a redirect, a token for
 the code; and MCP without sessions and streams.
@@ -99,12 +99,12 @@ class OauthMcp:
         return 200, {"jsonrpc": "2.0", "id": message["id"], "result": result}, {}
 
     async def consent(self, url):
-        """Do what a browser does whose user consents: visit the page, and go where it leads."""
+        """Act as a browser whose user consents: visit the page, and follow its redirects."""
         await fetch(await fetch(url))
 
 
 async def fetch(url):
-    """GET a page; give where it redirects to."""
+    """GET a page; return the target of its redirect."""
     parts = urlsplit(url)
     stream = await trio.open_tcp_stream(parts.hostname, parts.port)
     async with stream:

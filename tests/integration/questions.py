@@ -1,4 +1,4 @@
-"""Every request that the real server can be brought to send: how, and what comes of each decision in the world."""
+"""Every request that the real server can be made to send: how, and the effect of each decision."""
 
 import json
 import sys
@@ -32,7 +32,7 @@ FEATURES = {"default_mode_request_user_input": True, "request_permissions_tool":
 
 @attrs.define(eq=False)
 class World:
-    """A client of the real server, and everything outside of it that a decision may change.
+    """A client of the real server, and everything outside it that a decision may change.
 
     Attributes:
         sent: What the client wrote, line by line.
@@ -46,7 +46,7 @@ class World:
 
     @property
     def made(self):
-        """The file that commands and patches make."""
+        """The file that commands and patches create."""
         return self.directory / "workspace" / "made.txt"
 
     @property
@@ -67,20 +67,20 @@ class World:
 
     @property
     def told(self):
-        """What came of the call, as the model was told; ``None`` if it was told nothing."""
+        """The result of the call, as reported to the model; ``None`` if nothing was reported."""
         outputs = [request.function_outputs for request in self.model.requests]
         return next((output[CALL] for output in outputs if CALL in output), None)
 
     @property
     def decisions(self):
-        """The records of the audit, in short."""
+        """The records of the audit, abbreviated."""
         return [
             (record.outcome, str(record.decided_by), record.decision, record.reason)
             for record in self.codex.decisions
         ]
 
     def lead_to(self, scenario):
-        """Have the model do what leads to the request, and end the turn when it is told what came of it."""
+        """Have the model provoke the request, and end the turn once it receives the result."""
         self.model.respond(scenario.step(self))
         self.model.say("done")
 
@@ -90,16 +90,16 @@ class Scenario:
     """A request and its decisions.
 
     Attributes:
-        name: What it is called in the ids of tests.
+        name: Its name in the ids of tests.
         callback: The policy's callback.
         step: What the model does.
         accept: The decision that lets it happen.
         accepted: What goes over the wire then.
         denied: What goes over the wire if it is declined, or if the callback fails.
-        cancelled: What goes over the wire if it is cancelled; by default what it is if it is declined.
+        cancelled: What goes over the wire if it is cancelled; by default the same as if declined.
         happened: Whether it happened.
-        told_accepted: A part of what the model is told if it happened.
-        told_denied: A part of what the model is told if not.
+        told_accepted: A part of the report to the model if it happened.
+        told_denied: A part of the report to the model if it did not.
         lasts: Whether it is not asked again once it was accepted for the session.
         fails_turn: Whether a failing callback fails the turn.
         mcp: Whether the MCP server is needed.

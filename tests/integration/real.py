@@ -1,10 +1,16 @@
-"""What the tests of this folder share: the real server with its model replaced, for a time that is bounded."""
+"""Shared by the tests of this folder: the real server with its model replaced, for a bounded time."""
 
 from contextlib import asynccontextmanager
 
 import trio
 
+from trio_codex.binary import check_version, find_binary
 from trio_codex.testing import MockModel, offline_codex, offline_home
+
+
+def is_since(version):
+    """Whether the binary is this version or a newer one, where the server has changed what it does."""
+    return check_version(find_binary().version, (version, version)) != "older"
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 import base64
 import json
 import logging
+import traceback
 from contextlib import contextmanager
 
 import pytest
@@ -65,14 +66,25 @@ async def test_a_wrong_token_is_refused_with_the_words_of_the_server(kind, auth,
                     assert "auth=" in caught.value.hint
 
 
-async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(caplog, tmp_path):
+@pytest.mark.parametrize("kind", ["token", "signed"])
+async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(
+    kind, caplog, tmp_path, monkeypatch
+):
     caplog.set_level(logging.DEBUG)
-    shown = []
+    shown, tokens = [], [TOKEN, SECRET]
+    sign = SignedBearer.mint
+    monkeypatch.setattr(SignedBearer, "mint", lambda self: tokens.append(sign(self)) or tokens[-1])
     with trio.fail_after(20):
         async with MockModel() as model:
             model.default = Response(Text("done"))
             with offline_home(model) as home:
-                async with shared_server(home, "token") as (url, auth, process):
+                async with shared_server(home, kind) as (url, auth, process):
+                    wrong = BearerToken("another-token-0123")
+                    with pytest.raises(errors.AttachError) as refused:
+                        async with attach_codex(url, auth=wrong):
+                            pass
+                    shown += [*traceback.format_exception(refused.value), repr(refused.value)]
+                    tokens.append(wrong.token)
                     with Recorder(tmp_path / "session.jsonl", redaction=None) as recorder:
                         async with attach_codex(url, auth=auth, instruments=[recorder]) as codex:
                             shown += [repr(codex), repr(auth), str(auth)]
@@ -85,7 +97,9 @@ async def test_a_token_is_in_no_error_no_representation_no_log_and_no_recording(
                     shown += [str(caught.value), repr(caught.value)]
     recorded = (tmp_path / "session.jsonl").read_text()
     assert len(recorded.splitlines()) > 5
-    assert TOKEN not in json.dumps([*shown, caplog.text, recorded])
+    assert len(tokens) == (3 if kind == "token" else 5)
+    everything = json.dumps([*shown, caplog.text, recorded])
+    assert [token for token in tokens if token in everything] == []
 
 
 async def test_a_server_that_dies_is_a_lost_connection_and_a_lost_turn():
@@ -108,7 +122,7 @@ async def break_off(codex):
 
 
 async def open_turns(codex, thread_ids):
-    """The turns that run on these threads, as the server tells it."""
+    """The turns that run on these threads, as reported by the server."""
     running = []
     for thread_id in thread_ids:
         try:
@@ -123,7 +137,7 @@ async def open_turns(codex, thread_ids):
 
 @contextmanager
 def lost():
-    """A body that fails because its connection is lost, be it in a nursery of its own or not."""
+    """A body that fails because its connection is lost, with or without its own nursery."""
     failures = []
     try:
         yield
@@ -177,7 +191,7 @@ async def test_a_turn_requested_on_a_resumed_thread_is_ended_though_an_earlier_o
                                 nursery.start_soon(resumed.run, "hi")
                                 await trio.testing.wait_all_tasks_blocked()
                                 await break_off(codex)
-                    # One that was taken late would have begun by now.
+                    # A turn that was accepted late would have begun by now.
                     await trio.sleep(0.5)
                     assert await open_turns(onlooker, thread_ids) == []
 

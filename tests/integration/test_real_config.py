@@ -1,4 +1,4 @@
-"""The real server: what each field of the configuration does to it."""
+"""The real server: the effect of each field of the configuration."""
 
 import os
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 
 
 async def environment_of(codex):
-    """Give the environment that the server's commands have, which is its own."""
+    """Return the environment of the server's commands, which is its own."""
     async with codex.exec(["env", "-0"], stdin=False, sandbox=Sandbox.full_access) as process:
         assert await process.wait() == 0
         printed = b"".join([piece async for piece in process.stdout])

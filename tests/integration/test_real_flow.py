@@ -20,12 +20,12 @@ COMMAND = {"command": ["/bin/true"], "sandboxPolicy": {"type": "dangerFullAccess
 
 
 def complaints(caplog):
-    """What the log says of the server; a busy machine says of us that our loop was held up."""
+    """Log messages about the server. On a busy machine, the log also reports that our event loop was blocked."""
     return [record.message for record in caplog.records if "event loop" not in record.message]
 
 
 async def at_once(count, async_fn):
-    """Call something so many times at once; give how the calls ended, by the type of the error."""
+    """Call something this many times at once; return the outcomes, by the type of the error."""
     outcomes = []
 
     async def one():
@@ -80,7 +80,7 @@ async def test_every_tool_call_of_a_burst_is_answered():
 
 
 async def leave_at_once(count, scope):
-    """Enter a scope so many times, leave all of them at the same moment; give what the scopes were of."""
+    """Enter a scope this many times, leave all of them at the same moment; return what they yielded."""
     inside, leaving, left = [], trio.Event(), []
 
     async def one():
@@ -176,7 +176,7 @@ async def test_a_polite_client_loses_nothing_beside_three_that_flood_the_server(
                             async with trio.open_nursery() as burst:
                                 for _ in range(400):
                                     burst.start_soon(ask, codex)
-                                # Nobody waits for the answers, and the next burst comes at once.
+                                # No task waits for the answers, and the next burst follows immediately.
                                 await trio.sleep(0.02)
                                 burst.cancel_scope.cancel()
 

@@ -5,7 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import pytest
 import trio
@@ -130,4 +131,27 @@ async def test_a_server_elsewhere_ends_by_the_end_of_its_input(end):
                         os.kill(codex.pid, signal.SIGKILL)
                         await turn.wait()
                 assert isinstance(await codex.wait_closed(), errors.ServerExited)
+        assert await exit_status(server) == 0
+
+
+@pytest.mark.parametrize("end", ["left", "killed"])
+async def test_a_command_elsewhere_ends_with_its_server(end):
+    async with far_home() as (home, model), far_machine(home) as (launcher, servers):
+        model.run_command("echo $$ > pid; exec sleep 1000")
+        async with open_codex(home.config(CodexConfig(launch_args_override=launcher))) as codex:
+            thread = await codex.thread_start(cwd=home.workspace, sandbox="danger-full-access")
+            file = Path(home.workspace, "pid")
+            with suppress(errors.TurnLost):
+                async with thread.turn("Wait.") as turn:
+                    while not (file.exists() and file.read_text().strip()):  # noqa: ASYNC110, ASYNC240
+                        await trio.sleep(0.01)
+                    command = os.pidfd_open(int(file.read_text()))  # noqa: ASYNC240
+                    if end == "killed":
+                        os.kill(codex.pid, signal.SIGKILL)
+                        await turn.wait()
+        try:
+            await trio.lowlevel.wait_readable(command)
+        finally:
+            os.close(command)
+        [server] = servers
         assert await exit_status(server) == 0

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.real
 
 
 class Refusals(Instrument):
-    """Counts what the server refuses for overload; the client sends it again."""
+    """Counts requests that the server refuses for overload; the client retries them."""
 
     def __init__(self):
         self.count = 0
@@ -25,7 +25,7 @@ class Refusals(Instrument):
 
 
 async def ask_often(config, count, refusals):
-    """Send requests all at once; give how each ended."""
+    """Send requests all at once; return the outcome of each."""
     outcomes = []
 
     async def ask(codex):

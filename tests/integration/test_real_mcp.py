@@ -206,7 +206,7 @@ def locked(app):
 
 
 KEYLESS = {"mcp_oauth_credentials_store": "file"}
-"""Not the keyring of whoever runs the tests."""
+"""Not the user's keyring."""
 
 
 async def test_a_login_that_a_person_finishes_in_a_browser_connects_the_open_threads():
@@ -253,7 +253,7 @@ def write_skill(directory, name, body="Do it.\n"):
 
 
 async def own(codex, **options):
-    """Which skills are not the server's own, and whether each is switched on."""
+    """The skills that are not the server's own, and whether each is enabled."""
     entry = await codex.skills.list(**options)
     return {skill.name: skill.enabled for skill in entry.skills if skill.scope != "system"}
 

@@ -1,4 +1,4 @@
-"""Typed output on the real server: the schema reaches the model, and what it says becomes a value."""
+"""Typed output on the real server: the schema reaches the model, and its response becomes a value."""
 
 from contextlib import asynccontextmanager
 

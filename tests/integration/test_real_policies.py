@@ -1,4 +1,4 @@
-"""The ready-made policies on the real server: what they decide is what happens, and the audit says by which rule."""
+"""The built-in policies on the real server: their decisions take effect, and the audit names the rule."""
 
 import shlex
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 @asynccontextmanager
 async def asking(policy, **home_options):
-    """A thread on the real server that asks whenever it may."""
+    """A thread on the real server that asks whenever it can."""
     with trio.fail_after(30):
         async with offline_codex(policy=policy, **home_options) as (codex, model, home):
             thread = await codex.thread_start(approval_policy="on-request")
@@ -34,7 +34,7 @@ async def asking(policy, **home_options):
 
 
 async def run(thread, model, *steps):
-    """Let the model do something, then end the turn; give what it was told of the last step."""
+    """Let the model do something, then end the turn; return the result of the last step as it saw it."""
     model.respond(*steps)
     model.say("done")
     result = await thread.run("go")

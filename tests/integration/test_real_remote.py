@@ -16,7 +16,7 @@ FULL = Sandbox.full_access
 
 
 def seconds(number):
-    """How long to sleep, in a way that no other run of this suite on this machine does."""
+    """A duration to sleep that no other run of this suite on this machine uses."""
     return f"{number}.{os.getpid()}"
 
 
@@ -124,7 +124,7 @@ async def test_64_open_commands_are_all_ended_past_the_window_of_requests():
             for _ in range(64):
                 nursery.start_soon(one)
         assert {process.returncode for process in processes} == {137}
-        # What ends is the sandbox; the kernel ends what is in it a moment later.
+        # The sandbox ends first; the kernel ends the processes in it a moment later.
         await until(lambda: not sleeping(974))
 
 
@@ -154,7 +154,7 @@ async def test_output_that_nobody_reads_is_bounded_and_holds_nothing_up():
         with pytest.raises(trio.BrokenResourceError) as caught:
             async for piece in process.stdout:
                 kept += len(piece)
-        # The piece that did not fit is at most what the server reads at once.
+        # The piece that did not fit is at most as large as one read of the server.
         assert 100_000 - 65_536 < kept <= 100_000
         assert isinstance(caught.value.__cause__, errors.SubscriptionOverflow)
 

@@ -1,4 +1,4 @@
-"""The real server's requests, each with every decision and every fault: what happens in the world, and what is said of it."""
+"""The real server's requests, each with every decision and every fault: the effect, and the records of it."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture
 def sent(monkeypatch):
-    """Every line that the client hands to the pipe, as it is written."""
+    """Every line that the client writes to the pipe."""
     lines = []
     take = WriteQueue._take
 
@@ -399,7 +399,7 @@ def assert_nobody_answered(world, scenario, reasons):
 
 
 async def until(condition):
-    """Wait for something that tells no event."""
+    """Wait for something that sends no event."""
     with trio.fail_after(5):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Two clients of one real server: what one of them resumes is the other's, and stays so."""
+"""Two clients of one real server: a thread that one of them resumes still belongs to the other."""
 
 import pytest
 import trio
@@ -55,7 +55,7 @@ async def test_a_parked_approval_is_decided_by_its_owner_or_by_a_policy_that_ano
             ended.set()
 
         await asked.wait()
-        # The answer to the resume comes behind the question.
+        # The response to the resume arrives after the question.
         policy = Policy(command=accept) if given == "a policy for the thread" else None
         await other.thread_resume(thread.id, policy=policy)
         if policy is not None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 
 
 def block(seconds):
-    """What a synchronous call, a debugger or SIGSTOP does to a program."""
+    """Block this program, as a synchronous call, a debugger or SIGSTOP does."""
     time.sleep(seconds)
 
 

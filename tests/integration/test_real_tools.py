@@ -58,7 +58,7 @@ class Place:
     """Somewhere.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
     """
 
     name: str
@@ -267,7 +267,7 @@ async def test_a_child_agent_has_the_tools_only_if_it_takes_over_the_context(for
         child = model.script("child work")
         child.respond(ToolCall("look", call_id="c1"))
         child.say("the child is done")
-        # Asked once more if it is told of the child's end in time.
+        # Called once more if it learns of the child's end in time.
         parent = model.script("parent work", default=Response(Text("the parent is done")))
         task = {"message": "child work", "fork_context": fork_context}
         parent.respond(ToolCall("spawn_agent", task, namespace="multi_agent_v1", call_id="s1"))

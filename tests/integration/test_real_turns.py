@@ -1,4 +1,4 @@
-"""The real server, its model replaced at the HTTP boundary: turns, their controls, and their end by every way."""
+"""The real server, its model replaced at the HTTP boundary: turns, their controls, and every way they end."""
 
 import os
 import signal
@@ -559,7 +559,7 @@ async def test_a_turn_cancelled_while_its_approval_is_parked_cancels_the_policy(
 
 
 def running(command):
-    """Say whether a process with this command line runs."""
+    """Return whether a process with this command line is running."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
@@ -569,7 +569,7 @@ def running(command):
 
 
 async def until(condition):
-    """Wait for something outside of this program, which tells no event."""
+    """Wait for something outside this program that sends no event."""
     with trio.fail_after(5):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.01)

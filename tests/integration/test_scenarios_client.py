@@ -47,7 +47,7 @@ def test_s55_public_methods_are_snake_case_typed_and_take_options_by_keyword(cls
         assert all(one.default is inspect.Parameter.empty for one in positional) or name in MAY_BE_BARE, name
         for parameter in [*signature.parameters.values()][1:]:
             assert parameter.annotation is not inspect.Parameter.empty
-            # `type[Any]` is any class, which is as exact as it can be said.
+            # `type[Any]` is any class; no more exact annotation exists.
             annotation = str(parameter.annotation).replace("type[Any]", "type")
             assert "Any" not in annotation or name == "request", f"{name}: {parameter}"
 
@@ -159,7 +159,7 @@ async def test_a_budget_of_a_turn_a_thread_or_a_client_is_kept_and_says_what_was
             assert error.result.status is TurnStatus.interrupted
         stored = [turn.status async for turn in thread.turns()]
         assert stored == ["completed" if limit == "turns" else "interrupted"]
-        # What is used up for one is used up for all that it covers, and for nothing else.
+        # A budget that is used up is used up for everything it covers, and for nothing else.
         model.default = Response(Text("more"))
         other = await codex.thread_start()
         if carrier == "client":

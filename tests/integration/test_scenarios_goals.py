@@ -20,7 +20,7 @@ pytestmark = pytest.mark.real
 
 
 def reached(text, *rest):
-    """What a model does that says that the goal is reached."""
+    """What a model does to report that the goal is reached."""
     return Response(ToolCall("update_goal", {"status": "complete"})), Response(Text(text), *rest)
 
 
@@ -34,7 +34,7 @@ async def goal_on_server(codex, thread):
 
 
 async def check_usable(codex, model, thread, status=wire.IdleThreadStatus):
-    """Nothing runs on the thread, and an ordinary turn does as ever."""
+    """Nothing runs on the thread, and an ordinary turn works."""
     assert isinstance((await codex.thread_read(thread.id)).status, status)
     asked = len(model.requests)
     model.say("usable")
@@ -90,7 +90,7 @@ async def test_s38_a_goal_reached_in_its_first_turn_has_no_second_and_nothing_to
             assert [turn.final_response for turn in result.turns] == ["reached at once"]
             with pytest.raises(errors.InvalidRequestError, match="no active turn to steer"):
                 await goal.steer("too late")
-            await goal.interrupt()  # it is over, which is all that was asked for
+            await goal.interrupt()  # it is over, as requested
             assert (await goal.wait()).status is wire.ThreadGoalStatus.complete
         assert (await goal_on_server(codex, thread)).status is wire.ThreadGoalStatus.complete
         assert len(model.requests) == 2
@@ -122,7 +122,7 @@ def is_cue(event, moment, ended):
     """Whether this is the moment to act, between the two turns of a goal or in the second."""
     if moment == "between the two":
         return event.method == "turn/completed"
-    # An event of the first turn may be read when that has ended already.
+    # An event of the first turn may be read after that turn has ended.
     return event.method == "item/agentMessage/delta" and ended and event.turn_id != ended[0].id
 
 

@@ -7,7 +7,14 @@ import pytest
 import trio
 
 from trio_codex._launch import _binary as _binary
-from trio_codex._launch._binary import TESTED, Binary, check_version, find_binary, read_version
+from trio_codex._launch._binary import (
+    TESTED,
+    Binary,
+    check_version,
+    find_binary,
+    find_others,
+    read_version,
+)
 from trio_codex.errors import SpawnError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="makes executable files")
@@ -27,7 +34,7 @@ def no_package(monkeypatch):
 
 @pytest.fixture
 def package(monkeypatch, tmp_path):
-    """A package of the binary that is not the real one; without its binary yet."""
+    """A substitute for the package of the binary, still without its binary."""
     directory = tmp_path / "codex_cli_bin"
     directory.mkdir()
     spec = ModuleSpec("codex_cli_bin", None, origin=str(directory / "__init__.py"))
@@ -149,7 +156,64 @@ def test_a_shim_with_nothing_behind_it_is_run_as_it_is(tmp_path):
     assert find_binary(shim).path == shim
 
 
+@pytest.fixture
+def installed_by_npm(tmp_path):
+    """npm's layout: a link to a script, and the program in a package for this platform."""
+    package = tmp_path / "lib" / "node_modules" / "@openai" / "codex"
+    script = program(package / "bin" / "codex.js", "#!/usr/bin/env node\n")
+    link = tmp_path / "bin" / "codex"
+    link.parent.mkdir()
+    link.symlink_to(script)
+    return link, package
+
+
+@posix
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_program_behind_the_launcher_of_npm_is_run_without_node(installed_by_npm, nested, no_package):
+    link, package = installed_by_npm
+    inside = package / "node_modules" / "@openai" if nested else package.parent
+    files = inside / "codex-linux-x64" / "vendor" / "x86_64-unknown-linux-musl"
+    path = program(files / "bin" / "codex")
+    (files / "codex-package.json").write_text('{"version": "1.2.3"}')
+    assert find_binary(link) == Binary(path, "explicit", "1.2.3")
+    assert find_binary(env_path=str(link.parent)) == Binary(path, "path", "1.2.3")
+
+
+@posix
+def test_a_launcher_with_nothing_behind_it_is_run_as_it_is(installed_by_npm):
+    link, _ = installed_by_npm
+    assert find_binary(link) == Binary(str(link), "explicit")
+
+
+# -- those that are not chosen -------------------------------------------------------------------------------------
+
+
+@posix
+def test_the_others_are_those_that_would_be_found_without_the_chosen_one(tmp_path, package):
+    packaged = Binary(program(package / "bin" / "codex"), "package")
+    on_path = Binary(program(tmp_path / "bin" / "codex"), "path")
+    explicit = find_binary(program(tmp_path / "mine"))
+    env_path = str(tmp_path / "bin")
+    assert find_others(explicit, env_path) == [packaged, on_path]
+    assert find_others(packaged, env_path) == [on_path]
+    assert find_others(on_path, env_path) == [packaged]
+    assert find_others(packaged, "/nowhere") == []
+
+
+@posix
+def test_a_package_without_its_binary_is_none_of_the_others(tmp_path, package):
+    assert find_others(find_binary(program(tmp_path / "mine")), "/nowhere") == []
+
+
 # -- versions ------------------------------------------------------------------------------------------------------
+
+
+NEWEST = [*map(int, TESTED[1].split("."))]
+
+
+def beside(version, minor, patch=0, pre=""):
+    """The version that is so many minor versions and patches later."""
+    return f"{version[0]}.{version[1] + minor}.{version[2] + patch}{pre}"
 
 
 @pytest.mark.parametrize(
@@ -157,12 +221,12 @@ def test_a_shim_with_nothing_behind_it_is_run_as_it_is(tmp_path):
     [
         (TESTED[0], "tested"),
         (TESTED[1], "tested"),
-        ("0.162.99", "tested"),
-        ("0.163.0-alpha.1", "tested"),
+        (beside(NEWEST, -1, 99), "tested"),
+        (f"{TESTED[1]}-alpha.1", "tested"),
         (f"{TESTED[0]}-alpha.1", "older"),
         ("0.99.0", "older"),
-        ("0.163.1", "newer"),
-        ("0.164.0-alpha.1", "newer"),
+        (beside(NEWEST, 0, 1), "newer"),
+        (beside(NEWEST, 1, pre="-alpha.1"), "newer"),
         ("1.0.0", "newer"),
         (None, "unknown"),
         ("", "unknown"),

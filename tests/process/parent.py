@@ -1,4 +1,4 @@
-"""A client that starts a server, says which processes there are, and sleeps until it is killed.
+"""A client that starts a server, prints the ids of all processes, and sleeps until it is killed.
 
 Run as ``python parent.py HOLD BEHAVIOUR…``; with ``HOLD`` = 1 a forked copy of it keeps all of its descriptors open.
 """

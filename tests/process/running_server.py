@@ -1,4 +1,4 @@
-"""What the process tests share: fakes to run, a look at the process table, and the proof that nothing is left."""
+"""Shared by the process tests: fakes to run, the process table, and the check that nothing is left."""
 
 import contextlib
 import os
@@ -21,19 +21,19 @@ def fake(*behaviour):
 
 
 def runs(pid):
-    """Whether the process is there and no zombie."""
+    """Whether the process exists and is not a zombie."""
     process = _guard.look_up(pid)
     return process is not None and not process.zombie
 
 
 async def run_here(function, **options):
-    """In place of Trio's worker thread, which stays for some seconds after it has started a process."""
+    """Replaces Trio's worker thread, which stays for some seconds after it has started a process."""
     await trio.lowlevel.checkpoint()
     return function()
 
 
 async def until(predicate):
-    """Wait for what happens in another process and tells nobody; the caller sets the deadline."""
+    """Wait for something in another process that sends no event; the caller sets the deadline."""
     while not predicate():  # noqa: ASYNC110
         await trio.sleep(0.005)
 
@@ -44,7 +44,7 @@ async def gone(*pids):
 
 
 def descriptors():
-    """What this process has open."""
+    """The open descriptors of this process."""
     found = {}
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(FileNotFoundError):  # the one that reads the listing
@@ -59,7 +59,7 @@ def snapshot():
 
 @contextlib.contextmanager
 def nothing_left():
-    """Fail if a descriptor, a thread or a child (a zombie, too) is there that was not before."""
+    """Fail if there is a new descriptor, thread or child (including zombies)."""
     fds, threads, children = snapshot()
     yield
     fds_now, threads_now, children_now = snapshot()
@@ -69,7 +69,7 @@ def nothing_left():
 
 
 class Running:
-    """A started server, and what it said about itself."""
+    """A started server, and what it printed about itself."""
 
     def __init__(self, process, pids):
         self.process = process

@@ -120,7 +120,7 @@ def daemon():
 
 
 def stubborn_daemon():
-    """The worst of them: ignores EOF and signals, with a daemon that does so, too."""
+    """The worst case: ignores EOF and signals, and so does its daemon."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     daemon()
@@ -128,7 +128,7 @@ def stubborn_daemon():
 
 
 def orphans(count):
-    """Makes orphans that end at once, says so, and goes on."""
+    """Creates orphans that exit at once, reports it, and goes on."""
     for _ in range(int(count)):
         os.waitpid(child(lambda: child(lambda: None)), 0)
     ready()
@@ -136,7 +136,7 @@ def orphans(count):
 
 
 def bomb(count):
-    """Children that fork for ever, up to ``count`` at a time, each in the group of its parent."""
+    """Children that fork forever, up to ``count`` at a time, each in the group of its parent."""
 
     def run():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -151,7 +151,7 @@ def bomb(count):
 
 
 def chain():
-    """A process that forks and exits at once, for ever: no scan ever meets it alive."""
+    """A process that forks and exits at once, forever: no scan ever finds it alive."""
 
     def run():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -207,7 +207,7 @@ def last_words(status):
 
 def die(number):
     if int(number) != signal.SIGKILL:
-        signal.signal(int(number), signal.SIG_DFL)  # below nohup a hangup is ignored
+        signal.signal(int(number), signal.SIG_DFL)  # under nohup, SIGHUP is ignored
     os.kill(os.getpid(), int(number))
 
 

@@ -1,4 +1,4 @@
-"""A remote command as a scope, against a scripted server: its start, its streams, and its end by every way."""
+"""A remote command as a scope, against a scripted server: its start, its streams, and every way it ends."""
 
 from base64 import b64decode, b64encode
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,7 +21,7 @@ async def scripted(config=None, **options):
 
 
 async def accept(server):
-    """Let a command start; give its request."""
+    """Let a command start; return its request."""
     command = await server.expect("command/exec")
     probe = await server.expect("command/exec/write")
     assert probe.params["processId"] == command.params["processId"]

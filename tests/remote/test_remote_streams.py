@@ -1,4 +1,4 @@
-"""The streams of a remote process, without one: the contracts of Trio's streams, and the bound."""
+"""The streams of a remote process, without a process: the contracts of Trio's streams, and the bound."""
 
 from base64 import b64decode
 

@@ -1,4 +1,4 @@
-"""Requests of the server that nobody decides on, and the decisions that policies give: their shape on the wire."""
+"""Server requests that nobody decides on, and the decisions of policies: their wire format."""
 
 import contextvars
 import logging

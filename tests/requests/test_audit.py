@@ -1,4 +1,4 @@
-"""The records of what was decided: exactly one for each request of the server, and for each review of its own."""
+"""The records of decisions: exactly one for each server request, and for each review by the server."""
 
 import logging
 from contextlib import asynccontextmanager, suppress
@@ -214,7 +214,7 @@ async def raise_surrogate(_):
 async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn_goes_on(
     decide, told, caplog
 ):
-    # What the error says is in the log, and the workers of the test run cannot pass that on, either.
+    # The text of the error is in the log, and the workers of the test run cannot transmit it, either.
     caplog.set_level(logging.CRITICAL, "trio_codex")
     call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
     async with scripted(Policy(tool_call=decide)) as (codex, server), open_turn(codex, server):

@@ -1,4 +1,4 @@
-"""Any interleaving of what can happen to requests of the server: one answer at most, one record each, nothing left.
+"""Any interleaving of events around server requests: at most one answer and one record each, and nothing left.
 
 An example is a list of actions, which one Trio run carries out, each with what follows it: nothing, so that it races the next
 one; a ``flush`` of what the server has said meanwhile, which arrives in one chunk; or rest, by ``settle``.
@@ -27,9 +27,9 @@ class Method:
     """A request.
 
     Attributes:
-        key: The member that tells one from the other.
-        decision: What lets it happen.
-        answer: What that is on the wire.
+        key: The member that distinguishes requests.
+        decision: The decision that allows it.
+        answer: That decision on the wire.
     """
 
     key: str
@@ -71,7 +71,7 @@ scripts = st.lists(
     min_size=10,
     max_size=40,
 )
-"""What can happen; the numbers choose one of the requests that are open."""
+"""The possible actions; the numbers choose one of the open requests."""
 
 
 @attrs.define(eq=False)
@@ -81,7 +81,7 @@ class Ask:
     Attributes:
         when_cancelled: What its callback does when it is cancelled: it obeys, or decides all the same, or fails.
         let_happen: Whether a callback said that it may happen.
-        gone: Whether the server withdrew it, and the client must know.
+        gone: Whether the server withdrew it, and has told the client.
         replies: What the client answered.
     """
 
@@ -96,7 +96,7 @@ class Ask:
 
 
 class Gate:
-    """Where a callback waits to be told what to do."""
+    """Where a callback waits for instructions."""
 
     def __init__(self):
         self.way = None
@@ -104,7 +104,7 @@ class Gate:
 
 
 class Machine:
-    """Carries out the actions, and keeps the books."""
+    """Performs the actions, and records what happened."""
 
     def __init__(self, codex, server, nursery):
         self.codex, self.server, self.nursery = codex, server, nursery
@@ -143,7 +143,7 @@ class Machine:
     # -- the server ------------------------------------------------------------------------------------------------
 
     async def serve(self):
-        """Obey: start what is to start, and end what is to be interrupted."""
+        """Do what the client requests: start turns, and end interrupted ones."""
         with self.serving, suppress(trio.BrokenResourceError):
             while True:
                 asked = await self.server.expect_any()
@@ -171,7 +171,7 @@ class Machine:
         return [ask for ask in self.asks if not (ask.replies or ask.withdrawn)]
 
     def free_id(self):
-        """Give an id that neither side takes for another's."""
+        """Return an id that neither side confuses with another."""
         taken = {ask.id for ask in self.asks if not (ask.replies or ask.gone)}
         return next(free for free in (0, "0", 1, "", *range(2, 100)) if free not in taken)
 
@@ -278,7 +278,7 @@ class Machine:
     # -- the whole -------------------------------------------------------------------------------------------------
 
     async def finish(self, ending):
-        """Lead up to the end of the client, by one of the ways that there are."""
+        """End the client in one of the possible ways."""
         if ending in ("close", "leave"):
             await self.settle()
         else:
@@ -301,7 +301,7 @@ async def interpret(script, ending):
 
     by_client = Policy(**dict.fromkeys(CALLBACKS, callback))
     with trio.fail_after(5):
-        # A server that hangs up does not look at what is still under way to it.
+        # A server that hangs up ignores messages still in flight to it.
         strict = ending != "disconnect"
         async with (
             fake_codex(policy=by_client, strict=strict) as (codex, server),
@@ -347,7 +347,7 @@ def check(machine, ending):
 
 
 def key_of(request):
-    """Give the key of a request, which is where its method has a place for one."""
+    """Return the key of a request, from the member that its method has for it."""
     members = ("item_id", "call_id", "previous_account_id")
     return next(key for member in members if (key := getattr(request, member, None)) is not None)
 

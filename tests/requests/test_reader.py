@@ -1,4 +1,4 @@
-"""What runs on the reader cannot fail: code of the host, such as log handlers, ends no session from there."""
+"""Code of the host that runs on the reader, such as a log handler, cannot end a session."""
 
 import logging
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ COMMAND = "item/commandExecution/requestApproval"
 
 
 class Raising(logging.Handler):
-    """A handler of the host that works nowhere."""
+    """A log handler of the host that always fails."""
 
     def __init__(self):
         super().__init__()
@@ -27,7 +27,7 @@ class Raising(logging.Handler):
 
 @pytest.fixture
 def handler(monkeypatch):
-    """A handler that raises at every record of the client, at every level."""
+    """A handler that raises for every record of the client, at every level."""
     handler, logger = Raising(), logging.getLogger("trio_codex")
     monkeypatch.setattr(logger, "handlers", [handler])
     monkeypatch.setattr(logger, "level", logging.DEBUG)

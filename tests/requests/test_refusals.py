@@ -1,6 +1,6 @@
-"""What goes over the wire when a request of the server is not let through, by request and by reason.
+"""What goes over the wire when a server request is refused, by request and by reason.
 
-The table of ``docs/guarantees.md`` is made of what is seen here. ``uv run python tests/requests/test_refusals.py`` writes it anew.
+The table in ``docs/guarantees.md`` is generated from these observations. ``uv run python tests/requests/test_refusals.py`` writes it anew.
 """
 
 import json
@@ -15,8 +15,7 @@ from test_server_requests import ASKED
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import CodexConfig, Policy, errors, policies
-from trio_codex._session.request_kinds import KINDS
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, unknown_kind
 from trio_codex.policies._policy import KINDS as CALLBACKS
 from trio_codex.testing import fake_codex
 
@@ -76,11 +75,11 @@ FAULTS = {
     "turn ended": park,
     "disconnected": park,
 }
-"""Why a request is not let through, and the callback that this takes."""
+"""Why a request is refused, and the callback that provokes it."""
 
 PARKED = {fault for fault, callback in FAULTS.items() if callback is park}
 DENIED = {"no policy", "all abstain", "callback raises", "nonsense", "unreadable", "too long"}
-"""What nobody decided on: the answer is the same, whatever the reason."""
+"""Requests that nobody decided on: the answer is the same for every reason."""
 
 RECORDED = {
     **dict.fromkeys(["no policy", "all abstain", "unreadable", "too long"], ("answered", "default")),
@@ -88,20 +87,20 @@ RECORDED = {
     **dict.fromkeys(["callback raises", "nonsense"], ("failed", "turn")),
     **dict.fromkeys(PARKED, ("withdrawn", "turn")),
 }
-"""The outcome and who decided, as the audit has it."""
+"""The outcome and who decided, from the audit."""
 
 
 def faults_of(method):
-    """Give the reasons that there are for a request."""
+    """Return the possible reasons for a request."""
     if method == UNKNOWN:
-        # There is no schema that its parameters could contradict.
+        # It has no schema that its parameters could violate.
         return [fault for fault in FAULTS if fault != "unreadable"]
     gone = {"turn left", "turn ended"} if method in OF_NO_TURN else set()
     return [fault for fault in FAULTS if fault not in gone]
 
 
 async def observe(method, fault):
-    """Give what a client writes because of one request, and what it has recorded by then."""
+    """Return what a client writes in response to one request, and its records by then."""
     policy = Policy(**dict.fromkeys(CALLBACKS, FAULTS[fault]))
     written, turn_scope = [], trio.CancelScope()
     with trio.fail_after(5):
@@ -160,7 +159,7 @@ def over_the_wire(request_id, answer):
 
 
 def described(lines):
-    """Say what was written, for the table."""
+    """Describe what was written, for the table."""
     return ", then ".join(map(described_line, lines)) or "nothing"
 
 
@@ -209,7 +208,7 @@ def test_the_documentation_tells_of_every_request_and_reason_and_of_no_other():
 
 
 def documented():
-    """Give what the documentation says, by request and reason."""
+    """Return the documented answers, by request and reason."""
     found = TABLE.search(PAGE.read_text())
     assert found, f"{PAGE} has no place for the table"
     cells = {}
@@ -221,7 +220,7 @@ def documented():
 
 async def write():
     logging.disable()
-    rows = ["| Request | Why it is not let through | What goes over the wire |\n", "|---|---|---|\n"]
+    rows = ["| Request | Why it is refused | What goes over the wire |\n", "|---|---|---|\n"]
     for method in METHODS:
         reasons = {}
         for fault in faults_of(method):

@@ -22,7 +22,7 @@ TESTS = Path(__file__).parents[1]
 COOKIE = os.environ.get("COOKIE", "")
 SECRET = "s3cret-s3cret-s3cret"
 PATIENCE = 4
-"""Seconds after which a call counts as hanging. What it waits for is there at once, or never."""
+"""Seconds after which a call counts as hanging. Its response arrives immediately or never."""
 
 
 def configured(*fault, **env):
@@ -35,7 +35,7 @@ def flooding():
 
 
 def outcome(call, *args):
-    """Call something that may hang; give ``(word, value, seconds)``: ``gives``, ``raises`` or ``hangs``."""
+    """Call something that may hang; return ``(word, value, seconds)``: ``gives``, ``raises`` or ``hangs``."""
     told = ["hangs", None]
 
     def run():
@@ -80,7 +80,7 @@ def opened(config, **options):
 
 
 def heard(client):
-    """The methods that the server was sent."""
+    """The methods that the server received."""
     return client._request_raw("test/heard")
 
 
@@ -115,7 +115,7 @@ def a_cancelled_start_on_a_mute_server():
         with suppress(TimeoutError):
             await asyncio.wait_for(sdk.AsyncCodex(configured("mute", "", "boot")).__aenter__(), 1)
         await asyncio.sleep(0.5)
-        # A daemon thread, or the runner would wait for the workers for ever.
+        # A daemon thread, or the runner would wait for the workers forever.
         return f"leaves {processes(left())} and {workers()} blocked worker threads", left() == 0
 
     return asyncio.new_event_loop().run_until_complete(main())
@@ -223,7 +223,7 @@ def a_caller_that_is_interrupted_by_ctrl_c_in_the_middle_of_a_line():
 
 
 def next_line_of(client):
-    """Ask for something after a line that was cut short, or was not."""
+    """Send a request after a line that may have been cut short."""
     told = outcome(heard, client)
     came = "thread/start" in told[1] if told[0] == "gives" else False
     return f"the line {'came whole' if came else 'did not come'}; the next request {words(told)}", told[
@@ -343,7 +343,7 @@ def coroutines_as_cancellation_points():
 
 
 async def cancels(call):
-    """Tell whether a call by a task that was cancelled, and does not know it yet, is where it gets to know."""
+    """Return whether a call raises the pending cancellation of its task."""
 
     async def run():
         asyncio.current_task().cancel()

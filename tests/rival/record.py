@@ -1,4 +1,4 @@
-"""Runs the probes of the official SDK and keeps what they saw; makes the table of ``docs/guarantees.md`` of it.
+"""Runs the probes of the official SDK and records the results; generates the table in ``docs/guarantees.md``.
 
 ``python tests/rival/record.py`` records anew (``uv run --group bench``) and writes the table, ``… table`` writes the table
 alone. Each probe is a process of its own, so that what it leaves can be counted, and ended.
@@ -33,7 +33,7 @@ def left_of(cookie):
 
 
 def run_probe(name):
-    """Run one probe; give what it saw. Nothing of it is left."""
+    """Run one probe; return its result. No process of it is left."""
     cookie = f"trio-codex-rival-{os.getpid()}-{name}"
     probe = subprocess.Popen(
         [sys.executable, str(HERE / "probes.py"), name],
@@ -69,7 +69,7 @@ def kill_parent(probe, cookie):
 
 
 def record():
-    """Run all probes; give what they saw, by guarantee."""
+    """Run all probes; return their results, by guarantee."""
     import openai_codex
 
     sys.path.insert(0, str(HERE))
@@ -106,7 +106,7 @@ def table(text, recorded):
 
 
 def with_table(text, recorded):
-    """Put the table where the page has it."""
+    """Insert the table into the page."""
     head, _, rest = text.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n\n{table(tail, recorded)}\n\n{END}{tail}"

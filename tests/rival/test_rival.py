@@ -1,4 +1,4 @@
-"""The official SDK under the same faults: what the page of guarantees says of it is what is measured."""
+"""The official SDK under the same faults: the page of guarantees agrees with the measurements."""
 
 import importlib.util
 import json

@@ -18,7 +18,7 @@ from trio_codex._process.spawn import spawn_server
 def _forked_copy(do=None):
     """A forked copy of this process, which holds all of its descriptors and does ``do`` first.
 
-    The body is given what waits until that is done.
+    Yields a function that waits until that is done.
     """
     done, tell = os.pipe()
     pid = os.fork()
@@ -47,7 +47,7 @@ def forked_copy():
 
 @pytest.fixture(params=[True, False], ids=["guarded", "group"])
 def spawn(request, monkeypatch):
-    """Both kinds of process; the second is what other systems get."""
+    """Both kinds of process; other systems use the second."""
     if not request.param:
         monkeypatch.setattr(trio.to_thread, "run_sync", run_here)
     return functools.partial(spawn_server, env=ENV, guarded=request.param)
@@ -72,5 +72,5 @@ def no_leaks():
 
 @pytest.fixture(params=BODY_ERRORS)
 def error(request):
-    """What the body of a nursery raises."""
+    """Raised by the body of a nursery."""
     return BODY_ERRORS[request.param]()

@@ -16,7 +16,7 @@ from trio_codex.errors import ConnectionBroken, ConnectionClosed
 
 
 class StubReceiver:
-    """Keeps what it gets, in order."""
+    """Records what it receives, in order."""
 
     def __init__(self):
         self.got = []
@@ -53,7 +53,7 @@ class Peer:
         await self.stream.send_all(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
 
     async def requests(self, count):
-        """The next so many lines, decoded."""
+        """The next ``count`` lines, decoded."""
         with fail_soon():
             while len(self.lines) < count:
                 chunk = await self.stream.receive_some()
@@ -112,7 +112,7 @@ async def explain(reason):
 
 
 class Channel(LineChannel):
-    """A channel that diagnoses as the test says."""
+    """A channel whose diagnosis the test chooses."""
 
     def __init__(self, stream, max_message_bytes, diagnose):
         super().__init__(stream, stream, max_message_bytes)
@@ -150,7 +150,7 @@ async def connected(
 
 
 class SlowStream(trio.abc.Stream):
-    """Writes a few bytes at a time, and only when it is let."""
+    """Writes a few bytes at a time, and only when the test allows it."""
 
     def __init__(self, stream):
         self.stream = stream

@@ -215,7 +215,7 @@ async def test_a_server_that_stopped_reading_fails_every_wait_within_a_second(au
 
 
 async def ask_and_answer(bench, count, size):
-    """Have the server ask, and answer each of its requests with this many bytes."""
+    """Have the server send requests, and answer each with this many bytes."""
     for number in range(count):
         await bench.peer.send({"id": number, "method": "item/tool/call", "params": {}})
     await wait_all_tasks_blocked()
@@ -228,7 +228,7 @@ async def test_a_server_that_asks_and_does_not_read_ends_the_connection(monkeypa
     async with connected(streams=slow_pair()) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call, "mine")
         await ask_and_answer(bench, 100, 1000)
-        assert bench.connection._queued_reply_bytes < 12_000
+        assert bench.connection.calls.write_queue.reply_bytes < 12_000
         death = await bench.connection.wait_ended()
         assert type(death.exception()) is ConnectionBroken
         assert "does not read" in death.exception().reason
@@ -242,7 +242,7 @@ async def test_replies_that_the_server_reads_may_come_to_any_size(monkeypatch):
             await ask_and_answer(bench, 5, 1000)
             await wait_all_tasks_blocked()
         assert bench.connection.close_reason is None
-        assert bench.connection._queued_reply_bytes == 0
+        assert bench.connection.calls.write_queue.reply_bytes == 0
 
 
 async def test_one_reply_may_be_longer_than_the_bound(monkeypatch):

@@ -33,7 +33,7 @@ LINE = b'{"method":"m","params":"%s"}\n' % (b"x" * 273)
 
 
 class Measuring(SlowStream):
-    """Notes how much is asked for."""
+    """Records the size of each read."""
 
     def __init__(self, stream):
         super().__init__(stream)

@@ -1,4 +1,4 @@
-"""Writing to one connection: whole lines, in order, whoever is cancelled."""
+"""Writing to one connection: whole lines, in order, whichever task is cancelled."""
 
 import pytest
 import trio
@@ -89,7 +89,7 @@ async def test_an_outcome_is_settled_once():
         call.settle(None, ConnectionClosed())
         assert bytes(await call.answer()) == b"1"
         await bench.connection.calls.begin("b", None)
-        with trio.move_on_after(0) as scope:  # a second settling would have made room for this one
+        with trio.move_on_after(0) as scope:  # settling twice would have made room for this one
             await bench.connection.calls.begin("c", None)
         assert scope.cancelled_caught
 

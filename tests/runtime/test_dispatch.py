@@ -25,7 +25,7 @@ class StubConnection:
         self.sent = []
 
     def opened(self, request_id, method="item/ask"):
-        """The request as it comes in."""
+        """The request as it arrives."""
         line = msgspec.json.encode({"id": request_id, "method": method, "params": {}})
         [request] = self.rpc.receive([line])
         assert isinstance(request, ServerRequest)

@@ -1,4 +1,4 @@
-"""Flow control: what the server has not taken is bounded, and nobody waits for ever."""
+"""Flow control: lines that the server has not taken are bounded, and no call waits forever."""
 
 import json
 import math
@@ -24,7 +24,7 @@ BUSY = {"code": -32001, "message": "Server overloaded; retry later."}
 
 
 class Server:
-    """The other end: keeps what came and was not taken, by the server's own count."""
+    """The peer: keeps lines that arrived and were not taken, by the server's own count."""
 
     def __init__(self, stream):
         self.stream = stream
@@ -74,7 +74,7 @@ class Server:
 
 
 class Receiver:
-    """Answers what the server asks at once."""
+    """Answers server requests immediately."""
 
     connection = None
 
@@ -109,7 +109,7 @@ class Session:
             self.outcomes[number] = "waits"
             try:
                 if request_class == "deferred":
-                    # Its answer has no bound; its turn has.
+                    # It has no timeout of its own, so the test sets one.
                     with trio.move_on_after(100 * TIMEOUT):
                         await self.connection.calls.request(request_class, {}, request_class)
                 else:
@@ -221,7 +221,7 @@ def test_a_server_that_takes_nothing_any_more_fails_everybody_in_time(actions):
         await trio.sleep(2.1 * TIMEOUT)
         sent = [line for line in session.server.lines if line["method"] == "deferred"]
         still = [number for number in waiting if session.outcomes[number] == "waits"]
-        # Only those wait on that were sent and may be answered at any time.
+        # Only requests that were sent and may be answered at any time still wait.
         assert len(still) <= len(sent)
         assert {session.outcomes[number] for number in waiting} <= {
             "waits", errors.RequestTimeout, errors.ServerBusyError,

@@ -1,4 +1,4 @@
-"""The guard process: what it gives to the server, and that nothing below it survives."""
+"""The guard process: what it passes to the server, and that no descendant survives."""
 
 import contextlib
 import os
@@ -38,7 +38,7 @@ async def test_the_server_has_its_three_streams_open_and_nothing_else():
         listing = await _output("/bin/ls", "-l", "/proc/self/fd")
     links = dict(line.rsplit(" ", 3)[1::2] for line in listing.splitlines()[1:])
     assert sorted(links)[:3] == ["0", "1", "2"]
-    assert links["0"].startswith("socket:")  # it ends when we say so, whoever else holds our end
+    assert links["0"].startswith("socket:")  # it exits on our command, even if others hold our end
     assert all(links[fd].startswith("pipe:") for fd in "12")
     assert [link for fd, link in links.items() if fd not in "012"] == [
         next(link for link in links.values() if link.startswith("/proc/"))  # the listing itself
@@ -232,7 +232,7 @@ async def test_when_the_client_dies_while_the_guard_starts_nothing_is_started(tm
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as client:  # noqa: ASYNC220
             guard = int(client.stdout.readline())
         await gone(guard)
-    if (tmp_path / "pid").exists():  # it was fast, and had a moment
+    if (tmp_path / "pid").exists():  # it was fast enough
         await gone(*map(int, (tmp_path / "pid").read_text().split()))
 
 

@@ -1,4 +1,4 @@
-"""What a host may bring along: signals, closed descriptors, forked copies, missing functions, another interpreter."""
+"""What a host program may impose: signals, closed descriptors, forked copies, missing functions, another interpreter."""
 
 import contextlib
 import fcntl
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 @pytest.fixture(params=[True, False], ids=["guarded", "group"])
 def guarded(request, monkeypatch):
-    """Both kinds of process; the second without the worker thread of Trio's, which stays for some seconds."""
+    """Both kinds of process; the second without Trio's worker thread, which stays for some seconds."""
     if not request.param:
         monkeypatch.setattr(trio.to_thread, "run_sync", _run_here)
     return request.param
@@ -179,7 +179,7 @@ async def test_a_forked_copy_that_holds_everything_does_not_hold_up_the_end(guar
 async def test_a_server_that_is_abandoned_ends_although_a_forked_copy_holds_the_socket(forked_copy):
     async with running(*fake("stubborn_daemon")) as server:
         with forked_copy():
-            server.process.returncode = 0  # nothing is said to the guard: the end of the socket alone tells
+            server.process.returncode = 0  # no command reaches the guard: only the end of the socket does
             server.process.abandon()
             await gone(server.guard, server.process.pid, *server.pids)
         with trio.fail_after(5):

@@ -1,4 +1,4 @@
-"""The nursery that nobody sees: what leaves it, in what order it closes, and what survives Ctrl-C and cancellation."""
+"""The hidden nursery: what it raises, in what order it closes, and what survives Ctrl-C and cancellation."""
 
 # what leaves a whole nursery is the point here
 

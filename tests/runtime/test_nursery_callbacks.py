@@ -1,4 +1,4 @@
-"""Callbacks and cleanup in the nursery that nobody sees: they survive Ctrl-C and cancellation."""
+"""Callbacks and cleanup in the hidden nursery: they survive Ctrl-C and cancellation."""
 
 import contextvars
 import signal
@@ -171,7 +171,7 @@ async def test_finish_that_is_stopped_half_way_is_told_as_what_it_is(autojump_cl
 
 
 def interrupted(async_fn):
-    """Run it; give the KeyboardInterrupt that comes out, or None."""
+    """Run it; return the KeyboardInterrupt that it raises, or None."""
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
         trio.run(async_fn)

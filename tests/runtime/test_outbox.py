@@ -15,9 +15,9 @@ from trio_codex._link.write_queue import BATCH_BYTES, QueuedLine
 
 
 class WriteQueue(_write_queue.WriteQueue):
-    """One that makes the lines itself, for a channel that frames nothing."""
+    """A queue whose test makes the lines itself, for a channel without framing."""
 
-    def __init__(self, send_nowait=None, on_taken=None):
+    def __init__(self, send_nowait=None, on_taken=lambda _: None):
         channel = SimpleNamespace(frame=lambda message: message, nonblocking_send=lambda: send_nowait)
         super().__init__(channel, on_taken)
 
@@ -205,7 +205,7 @@ def test_urgent_lines_leave_before_ordinary_ones_whatever_their_sizes(lines):
 
 
 class Narrow(DirectSendStream):
-    """A stream that takes only so many bytes, until there is room for more."""
+    """A stream that accepts only this many bytes, until there is room for more."""
 
     def __init__(self):
         self.wire = b""

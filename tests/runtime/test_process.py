@@ -226,7 +226,7 @@ async def test_out_of_descriptors_is_a_spawn_error_and_leaves_nothing(no_leaks):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, descriptors()))
     fillers = [os.open(os.devnull, os.O_RDONLY)]
-    while fillers[-1] < highest:  # no gap below may be left to be used
+    while fillers[-1] < highest:  # no lower number may be free
         fillers.append(os.open(os.devnull, os.O_RDONLY))
     refused = 0
     process = None
@@ -288,7 +288,7 @@ async def test_many_may_wait_and_be_cancelled(run):
     async with run(*fake("gentle")) as server, trio.open_nursery() as nursery:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as given_up:
-                given_up.start_soon(wait, server.process)  # the first one is the one that listens
+                given_up.start_soon(wait, server.process)  # the first task is the one that listens
                 await trio.testing.wait_all_tasks_blocked(0.01)
                 for _ in range(5):
                     nursery.start_soon(wait, server.process)

@@ -44,7 +44,7 @@ async def test_a_server_is_ended_by_what_it_takes(run, behaviour, returncode, no
 async def test_a_stopped_server_is_ended(run, behaviour, returncode, no_leaks):
     async with run(*fake(behaviour)) as server:
         os.kill(server.process.pid, signal.SIGSTOP)
-        # SIGTERM wakes it; it then ends on that, or on the end of its stdin that it sees first.
+        # SIGTERM wakes it; it then exits because of that, or of EOF, whichever it sees first.
         assert await server.process.stop(0.3) in (returncode, 0)
     await gone(server.process.pid)
 
@@ -169,7 +169,7 @@ async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
     process = spawn(fake("stubborn"))
     with trio.fail_after(10):
         await process.kill_tree()
-        # How far it had come is a race, that it ended is none.
+        # How far it got is a race; that it ended is not.
         if process.pid is not None:
             assert process.returncode == -signal.SIGKILL
             assert not runs(process.pid)

@@ -134,7 +134,7 @@ async def test_a_copy_of_the_descriptor_in_another_process_does_not_hold_it(tmp_
 
     def open_twice(*args, open_once=os.open):
         fd = open_once(*args)
-        copies.append(os.dup(fd))  # what a fork makes, too
+        copies.append(os.dup(fd))  # as a fork does, too
         return fd
 
     with monkeypatch.context() as patch:

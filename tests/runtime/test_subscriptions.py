@@ -1,4 +1,4 @@
-"""Buffers between the reader and its consumers: lag, merging, overflow, wake-ups, and who may read."""
+"""Buffers between the reader and its consumers: lag, merging, overflow, wakeups, and concurrent reads."""
 
 import itertools
 import math
@@ -128,7 +128,7 @@ async def test_a_cancelled_wait_and_the_wake_up_it_asked_for_do_not_end_the_next
                 @nursery.start_soon
                 async def cancel():
                     await wait_all_tasks_blocked()
-                    subscription.put(Event("1"))  # its wake-up is due, and not flushed
+                    subscription.put(Event("1"))  # its wakeup is due, but not flushed
                     scope.cancel()
 
                 await subscription.__anext__()

@@ -1,4 +1,4 @@
-"""Subscriptions as a state machine: whatever is put, read and closed, nothing is lost silently."""
+"""Subscriptions as a state machine: nothing is lost silently, in any order of puts, reads and closes."""
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from trio_codex.errors import ConnectionBroken, SubscriptionOverflow
 
 
 def streams(events):
-    """What each item's reader sees: its text, and everything that is no delta."""
+    """What the reader of each item sees: its text, and all other events."""
     return {
         item: "".join(
             event.text if event.item is not None else f"|{event.text}|"
@@ -23,12 +23,12 @@ def streams(events):
 
 
 def at_once(async_fn):
-    """Run it on a clock that jumps: what hangs fails at once."""
+    """Run it on a clock that jumps, so that a hang fails immediately."""
     return trio.run(async_fn, clock=MockClock(autojump_threshold=0))
 
 
 class Buffering(RuleBasedStateMachine):
-    """A subscription against a plain list of what was put."""
+    """A subscription compared with a plain list of its events."""
 
     @initialize(
         max_events=st.sampled_from([4, 6, 8, 1, 3]),
@@ -70,7 +70,7 @@ class Buffering(RuleBasedStateMachine):
             self.unread_bytes += event.size
             self.overflowing = not self.subscription._accepting
             if self.overflowing:
-                # Only what cannot be avoided by merging is an excuse.
+                # An overflow is allowed only if merging could not prevent it.
                 assert self.unread > self.max_events or self.unread_bytes > self.max_bytes
 
     @rule(item=st.sampled_from("ab"), left=st.integers(0, 2))
@@ -142,7 +142,7 @@ class Buffering(RuleBasedStateMachine):
             self.got.append(got)
             self.unread -= got.merged
             self.unread_bytes -= got.size
-            # No text is lost, doubled or moved: what was read is the beginning of what was put.
+            # No text is lost, duplicated or moved: the text read is a prefix of the text put.
             accepted = streams(self.accepted)
             assert all(accepted[item].startswith(text) for item, text in streams(self.got).items())
         elif self.overflowing and not self.overflow_told:

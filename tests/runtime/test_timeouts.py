@@ -11,7 +11,7 @@ from trio_codex._link.timeouts import STALL_SECONDS, TICK_SECONDS, Timeouts
 
 
 class Watched(Timeouts):
-    """Timeouts that note what expired and when."""
+    """Timeouts that record what expired and when."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ def test_the_time_of_a_stall_is_added_to_every_pending_timeout_and_logged(monkey
         assert timeouts.expired == []
         await trio.sleep(100)
         [(_, a), (_, b)] = timeouts.expired
-        # The tick in which it began counts as one.
+        # The tick in which it began counts.
         assert 110 - TICK_SECONDS <= a.expected <= 110
         assert b.expected - a.expected == pytest.approx(20)
         assert timeouts.listened_since(timeouts.began) == pytest.approx(

@@ -1,4 +1,4 @@
-"""WebSocket frames to messages, whatever a server sends: the same messages for any cut, and one kind of error."""
+"""WebSocket frames to messages: the same messages for any split, and one kind of error, whatever a server sends."""
 
 import itertools
 import json
@@ -32,7 +32,7 @@ from websocket_peer import (
     PING,
     PONG,
     TEXT,
-    PeerStream,
+    WebSocketStream,
     close_frame,
     frame,
     message,
@@ -51,7 +51,7 @@ def taken_control(channel):
 def opened(stream, max_message_bytes=10_000):
     """Return a channel whose handshake is done."""
     protocol = ClientProtocol(parse_uri(URL), state=OPEN, max_size=max_message_bytes)
-    return WebSocketChannel(stream, protocol, max_message_bytes, URL)
+    return WebSocketChannel(stream, protocol, max_message_bytes, URL, Secrets({}))
 
 
 async def all_messages(chunks, max_message_bytes=10_000):
@@ -184,7 +184,7 @@ def test_a_message_in_countless_fragments_takes_the_memory_of_its_bytes():
         assert channel is not None
         assert (
             tracemalloc.get_traced_memory()[0] < 2 * count
-        )  # a pointer for each would be eight times its count
+        )  # a list of pointers would be eight times as large
     finally:
         tracemalloc.stop()
 
@@ -394,7 +394,7 @@ async def test_a_silent_server_is_pinged_after_20_s_and_lost_10_s_later(autojump
     began = trio.current_time()
     async with connected() as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.call)
-        peer = PeerStream(bench.server_end)
+        peer = WebSocketStream(bench.server_end)
         assert [each.opcode for each in await peer.receive_frames()] == [Opcode.TEXT]
         assert [each.opcode for each in await peer.receive_frames()] == [Opcode.PING]
         assert trio.current_time() - began == pytest.approx(SILENCE_SECONDS, abs=2 * TICK_SECONDS)
@@ -410,7 +410,7 @@ async def test_a_silent_server_is_pinged_after_20_s_and_lost_10_s_later(autojump
 
 async def test_a_server_that_falls_silent_is_pinged_soon_after_20_s_whenever_that_was(autojump_clock):
     async with connected() as bench:
-        peer = PeerStream(bench.server_end)
+        peer = WebSocketStream(bench.server_end)
         await trio.sleep(1)
         await bench.server_end.send_all(frame(MESSAGE))
         began = trio.current_time()
@@ -427,7 +427,7 @@ async def test_a_server_that_falls_silent_is_pinged_soon_after_20_s_whenever_tha
 )
 async def test_anything_at_all_from_the_server_after_a_ping_keeps_the_connection(answers, autojump_clock):
     async with connected() as bench:
-        peer = PeerStream(bench.server_end)
+        peer = WebSocketStream(bench.server_end)
         for answer in 3 * answers:
             while (await peer.receive_frames())[0].opcode is not Opcode.PING:
                 pass
@@ -465,7 +465,7 @@ def test_a_stall_of_our_own_loop_is_not_blamed_on_the_server(monkeypatch):
 
     async def main():
         async with connected() as bench:
-            peer = PeerStream(bench.server_end)
+            peer = WebSocketStream(bench.server_end)
             with fail_soon():
                 await peer.receive_frames()  # the ping
                 program.block(100)  # and the server answers meanwhile
@@ -538,7 +538,7 @@ class Bench:
 
 async def client_frames(server_end):
     """Return the frames that a client has sent before it closed: opcodes, and data or the code of a close."""
-    peer = PeerStream(server_end)
+    peer = WebSocketStream(server_end)
     with fail_soon():
         while await peer.receive_some():
             pass

@@ -80,7 +80,7 @@ async def check_with_a_client(transcript):
 
 def one(condition):
     """Find a transcript with this property, deterministically. For a rare property the search may take a while."""
-    return find(transcripts(), condition, settings=UNSHRUNK, random=random.Random(4))
+    return find(transcripts(), condition, settings=UNSHRUNK, random=random.Random(0))
 
 
 def pieces_of(transcript, item):

@@ -1,4 +1,4 @@
-"""Budgets: what crosses one is interrupted on the server, and says what was used."""
+"""Budgets: a turn that exceeds one is interrupted on the server, and the error says what was used."""
 
 from contextlib import asynccontextmanager
 
@@ -43,7 +43,7 @@ async def interrupted(server, turn_id="turn-1", thread_id="thread-1"):
 
 
 class Caught:
-    """Runs a turn and keeps what leaves it."""
+    """Runs a turn and records what it raises."""
 
     def __init__(self):
         self.errors = []
@@ -242,7 +242,7 @@ async def test_a_turn_that_has_ended_uses_no_more_time_however_long_its_scope_is
         await server.end_turn()
         await trio.sleep(101)
         assert left == ["completed"]
-        # Of the 30 seconds 20 are left.
+        # 20 of the 30 seconds are left.
         caught = Caught()
         nursery.start_soon(caught.run, thread)
         await server.accept_turn("turn-2")

@@ -1,4 +1,4 @@
-"""A goal as a scope, against a scripted server: its turns, the gap between two of them, and its end by every way."""
+"""A goal as a scope, against a scripted server: its turns, the gap between two of them, and every way it ends."""
 
 import pytest
 import trio
@@ -228,7 +228,7 @@ async def test_a_steer_follows_the_roll_over_to_the_next_turn():
         await asked.answer({"turnId": "two"})
         await tell(server, "complete", "two")
         await server.end_turn("two")
-        # A goal that is over: the refusal is the server's.
+        # The goal is over, so the server rejects it.
         asked = await server.expect("turn/steer")
         await asked.answer({"turnId": "two"})
 
@@ -342,7 +342,7 @@ async def test_a_turn_that_comes_when_its_goal_was_taken_to_be_over_ends_with_it
 
 
 async def test_an_interrupted_turn_is_the_end_of_the_goal_which_is_paused():
-    # As by a policy that cancels: the server would leave the goal active, and go on at the next occasion.
+    # As by a policy that cancels: the server would leave the goal active, and continue it at the next opportunity.
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon

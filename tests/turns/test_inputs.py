@@ -1,4 +1,4 @@
-"""What a turn is given: what the server would lose is told where it is written."""
+"""Input of a turn: values that the server would drop cause an error or a warning where they are passed."""
 
 import warnings
 from pathlib import Path

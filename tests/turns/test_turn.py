@@ -1,4 +1,4 @@
-"""A turn as a scope, against a scripted server: its races, its end by every way, and what leaves it."""
+"""A turn as a scope, against a scripted server: its races, every way it ends, and what it raises."""
 
 import signal
 from contextlib import suppress

@@ -103,7 +103,7 @@ class Lives(RuleBasedStateMachine):
         assert all(machine.goes_by(turn_id) for turn_id in machine.ids())
 
     def teardown(self):
-        """No way leads back: a turn has one end, and ends once."""
+        """There is no way back: a turn has one end, and ends once."""
         order = list(Phase)
         assert [order.index(phase) for phase in self.phases] == sorted(map(order.index, self.phases))
         assert sum(phase not in LIVE for phase in self.phases) <= 1

@@ -1,4 +1,4 @@
-"""What a turn started: agents and background commands, which end with it unless it completes."""
+"""Agents and background commands of a turn, which end with it unless it completes."""
 
 import trio
 

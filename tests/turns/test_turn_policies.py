@@ -177,7 +177,7 @@ async def test_a_child_agent_asks_the_policy_of_the_turn_that_spawned_it():
         assert await server.answer_to(0) == {"decision": "accept"}
         await server.end_turn()
         await trio.testing.wait_all_tasks_blocked()
-        # Also after the parent has ended: somebody has to answer, and the lineage still tells who.
+        # Even after the parent has ended: somebody has to answer, and the lineage still says who.
         await server.ask(1, COMMAND, {**QUESTION, "threadId": "child", "turnId": "child-turn"})
         assert await server.answer_to(1) == {"decision": "accept"}
 
@@ -194,7 +194,7 @@ AROUND = contextvars.ContextVar("AROUND", default="nothing")
 
 @asynccontextmanager
 async def asking_agent(policy, method=COMMAND, params=None):
-    """Give a turn in which an agent has asked something, whatever has become of that."""
+    """Yield a turn in which an agent has sent a request, answered or not."""
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         left = trio.Event()

@@ -15,7 +15,8 @@ from trio_codex._link.call import CloseReason
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._link.hooks import Instruments
 from trio_codex._session.budget import Meter
-from trio_codex._session.state import PAST_TURNS_KEPT, TurnOwner, TurnState
+from trio_codex._session.owner import TurnOwner
+from trio_codex._session.state import PAST_TURNS_KEPT, TurnState
 from trio_codex._session.turn_machine import TurnMachine
 from trio_codex.instruments import Instrument
 
@@ -28,7 +29,7 @@ ERRORS = st.sampled_from([None, "why", {"message": "told"}, {"message": 5}, {"me
 
 
 class Listener:
-    """Stands for the consumer of a turn, and fails of what comes after its end."""
+    """Stands in for the consumer of a turn, and fails on events after its end."""
 
     def __init__(self):
         self.events = 0
@@ -57,10 +58,10 @@ class Turn:
     Attributes:
         state: The turn.
         own: Whether a scope of this client has started it.
-        only_announced: Whether only its announcement tells its id, as with a compaction.
-        id: What the answer told.
-        active: What its announcement told.
-        root: The other id that its announcement told, as with a review.
+        only_announced: Whether only its announcement contains its id, as for a compaction.
+        id: The id in the response.
+        active: The id in its announcement.
+        root: The other id in its announcement, as for a review.
         answered: Whether its start was answered or refused.
         status: How it ended, once it has.
         error: The last error that was not to be retried.
@@ -99,7 +100,7 @@ class Counts(Instrument):
 
 
 class Turns(RuleBasedStateMachine):
-    """The router against a model of two threads."""
+    """The router compared with a model of two threads."""
 
     @initialize()
     def connect(self):
@@ -121,7 +122,7 @@ class Turns(RuleBasedStateMachine):
         self.router.on_lines_end()
 
     def fed(self, thread, turn_id):
-        """Give the open turn that an event under these ids is of."""
+        """Return the open turn that an event with these ids belongs to."""
         turn = self.open[thread]
         return turn if turn is not None and turn.goes_by(turn_id, self.past[thread]) else None
 
@@ -272,8 +273,8 @@ class Turns(RuleBasedStateMachine):
     def check(self, turn):
         state = turn.state
         assert state.ended.is_set() == (turn.status is not None)
-        if state.events is not None:
-            assert len(state.events.ends) == (turn.status is not None and not turn.refused)
+        for sink in state.sinks:
+            assert len(sink.ends) == (turn.status is not None and not turn.refused)
         result = state.result()
         assert result.thread_id == state.thread.id
         assert len(result.items) == turn.items

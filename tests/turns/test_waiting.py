@@ -1,4 +1,4 @@
-"""What a silent turn waits for, and the idle limit: it acts on what nothing explains, and on nothing else."""
+"""What a silent turn waits for, and the idle limit, which applies only to unexplained silence."""
 
 from contextlib import asynccontextmanager
 
@@ -19,7 +19,7 @@ AGES = 10_000
 
 
 class Bench:
-    """One open turn, and the server that it is of."""
+    """One open turn, and its server."""
 
     def __init__(self, server, nursery):
         self.server = server

@@ -1,4 +1,4 @@
-"""What type checkers make of the main API. Never run: mypy and pyright read it."""
+"""The main API as type checkers see it. Never run: mypy and pyright read it."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager

@@ -1,4 +1,4 @@
-"""What type checkers must refuse. Never run: an ignored error that is none is an error, too.
+"""Mistakes that type checkers must find. Never run: an unneeded "ignore" is an error, too.
 
 mypy's codes are named for mypy, and pyright's for pyright, which does not read mypy's.
 """

@@ -1,4 +1,4 @@
-"""What type checkers make of tools and typed output. Never run: mypy and pyright read it."""
+"""Tools and typed output as type checkers see them. Never run: mypy and pyright read it."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every generated coroutine sends its own method, with params of its own type, and gives back the result."""
+"""Every generated coroutine sends its own method, with params of its own type, and returns the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a later version adds to the schema, at every place of it: nothing raises, and what came is sent on as it came."""
+"""Additions of a later version, everywhere in the schema: nothing raises, and they are sent on unchanged."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def alternatives(node: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def least(node: Any) -> Any:
-    """Give the smallest value that the schema allows, from the schema alone."""
+    """Return the smallest value that the schema allows, from the schema alone."""
     node = resolved(node)
     if "enum" in node:
         return node["enum"][0]
@@ -56,7 +56,7 @@ _LEAST = {"string": "x", "integer": 1, "number": 1, "boolean": True, "null": Non
 
 
 def drifts(node: Any) -> list[Any]:
-    """Give values that a later version may have in this place, and this one does not know."""
+    """Return values that a later version may have in this place, and that this one does not know."""
     node = resolved(node)
     members = alternatives(node)
     told = [member for member in members if member.get("type") != "null"]

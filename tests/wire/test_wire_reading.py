@@ -1,4 +1,4 @@
-"""Reading is strict about what the schema says, tolerant of what it does not, and tells where something is wrong."""
+"""Reading is strict where the schema is specific, tolerant elsewhere, and errors name the place."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_misfit_does_not_tell_the_value() -> None:
 
 def test_an_unforeseen_error_does_not_tell_the_value_either() -> None:
     class Odd(dict[str, Any]):
-        """No JSON that a parser gives."""
+        """Not JSON that a parser returns."""
 
         def __contains__(self, key: object) -> bool:
             raise RuntimeError("s3cr3t")

@@ -95,7 +95,7 @@ def test_the_only_value_of_an_enum_leaves_the_description_to_the_enum() -> None:
     ("schema", "ignored"),
     [
         ({"type": "string", "pattern": "x"}, "Thing: pattern"),
-        ({"type": "object", "properties": {"a": {"type": "integer", "enum": [1]}}}, "Thing.a: enum"),
+        ({"type": "object", "properties": {"a": {"type": "boolean", "enum": [True]}}}, "Thing.a: enum"),
         ({"$ref": "#/definitions/Thing", "type": "string"}, "Thing: type"),
         ({"type": "array", "items": {"const": "a", "type": "string"}}, "Thing[]: const"),
         ({"type": "frob"}, "Thing: frob"),

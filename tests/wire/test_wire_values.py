@@ -1,4 +1,4 @@
-"""What every value can: be compared, copied, changed, pickled, and shown without its secrets."""
+"""Properties of every value: it can be compared, copied, changed, pickled, and shown without its secrets."""
 
 from __future__ import annotations
 

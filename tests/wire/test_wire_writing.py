@@ -1,4 +1,4 @@
-"""Writing: one rule for what is left out, null where it means something, and nothing but JSON comes out."""
+"""Writing: one rule for omitted fields, null where it has a meaning, and only JSON as output."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -13,16 +12,18 @@ import trio
 from trio_codex._api.codex import Codex
 from trio_codex._api.lifecycle import ClientLifecycle
 from trio_codex._api.open import check_in_trio
-from trio_codex._core.arguments import check_type
 from trio_codex._link.services import open_services
-from trio_codex._values.auth import BearerToken, SignedBearer
+from trio_codex._values.attachment import Attachment
 from trio_codex._values.config import ClientConfig
+from trio_codex.errors import AttachError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from trio_codex._session.budget import Budget
     from trio_codex._tools.tool import AnyTool
+    from trio_codex._values.auth import BearerToken, SignedBearer
     from trio_codex.instruments._base import Instrument
     from trio_codex.policies import Policy
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def attach_codex(
-    url: str,
+    url: str | Attachment,
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
@@ -48,13 +49,14 @@ async def attach_codex(
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
+            An :class:`Attachment` has it together with ``auth``, ``config``, ``ssl_context`` and ``insecure``.
         auth: A token, if the server requires one.
         config: The configuration of the client.
         policy: As in :func:`open_codex`. It does not apply to turns of other clients.
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
-        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        ssl_context: For ``wss://`` only; the default trusts the certificate authorities of the system.
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:
@@ -66,22 +68,25 @@ async def attach_codex(
         RuntimeError: It was not called from a Trio task.
     """
     check_in_trio("attach_codex()")
-    config = ClientConfig() if config is None else config
-    check_type("config", config, ClientConfig, "pass settings as ClientConfig(…)")
-    if auth is not None and not isinstance(auth, SignedBearer):
-        check_type("auth", auth, BearerToken, "pass BearerToken(…) or SignedBearer(…)")
-    check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
-    if ssl_context is not None:
-        check_type("ssl_context", ssl_context, ssl.SSLContext, "pass ssl.create_default_context(cafile=…)")
-    from trio_codex._link.dial import parse_address
+    if not isinstance(url, Attachment):
+        config = ClientConfig() if config is None else config
+        url = Attachment(url, auth=auth, config=config, ssl_context=ssl_context, insecure=insecure)
+    elif any(each is not None for each in (auth, config, ssl_context)) or insecure:
+        raise TypeError("auth, config, ssl_context and insecure are those of the Attachment: set them there")
+    try:
+        from trio_codex._api.loading import load
+        from trio_codex._link.dial import parse_address
 
+        load()
+    except OSError as exc:  # no file descriptor is free, not even for an import
+        raise AttachError(f"cannot attach: {exc}", hint="Check the limit on open files: ulimit -n.") from exc
     home = os.environ.get("CODEX_HOME") or (
         os.path.join(own, ".codex") if (own := os.environ.get("HOME")) else None
     )
-    address = parse_address(url, codex_home=home, insecure=insecure)
+    address = parse_address(url.url, codex_home=home, insecure=url.insecure)
     # A server that is not ours is never killed, and the others on this connection need it.
-    config = attrs.evolve(config, on_stuck_turn="abandon")
+    config = attrs.evolve(url.config, on_stuck_turn="abandon")
     client = ClientLifecycle(config, policy, tools, budget, instruments)
     async with open_services(client.close_with) as services:
-        session = await client.attach(services, address, auth, ssl_context)
+        session = await client.attach(services, address, url.auth, url.ssl_context)
         yield Codex(session, client)

@@ -11,13 +11,14 @@ import trio
 from trio_codex import wire
 from trio_codex._api import thread_requests as _opening
 from trio_codex._api.history import items_of, turns_of
+from trio_codex._api.liveness import wait_unresponsive
 from trio_codex._api.login import start_login
 from trio_codex._api.mcp import McpServers
-from trio_codex._api.options import list_params, resume_params, sandbox_policy
+from trio_codex._api.options import check_thread_id, list_params, resume_params, sandbox_policy
 from trio_codex._api.paging import Pager
 from trio_codex._api.skills import Skills
 from trio_codex._api.thread import Thread, open_thread
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple, check_type
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex._values.usage import TokenUsage
     from trio_codex.errors import CodexError
-    from trio_codex.instruments._decisions import DecisionRecord
+    from trio_codex.instruments._base import DecisionRecord
 
 
 class Codex:
@@ -66,8 +67,13 @@ class Codex:
         """Whether this client started the server, and so ends it."""
         return self._session.connection.owned
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        return self._session.connection.close_reason is None
+
     def __repr__(self) -> str:
-        state = "" if self._session.connection.close_reason is None else ", closed"
+        state = "" if self.is_open else ", closed"
         return f"<Codex {self.metadata.server_version}, pid {self.pid}{state}>"
 
     # -- requests ----------------------------------------------------------------------------------------------
@@ -98,7 +104,9 @@ class Codex:
             RemoteProtocolError: The response is invalid.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
+            TypeError: ``method`` is not a string.
         """
+        check_type("method", method, str, 'write a method such as "thread/list"')
         return await self._session.server.request_json(method, params)
 
     @asynccontextmanager
@@ -128,6 +136,33 @@ class Codex:
         The end of the connection does not cancel the body of the client's scope.
         """
         return (await self._session.connection.wait_ended()).exception()
+
+    async def wait_unresponsive(self, *, silence: float = 30, within: float = 10, failures: int = 3) -> None:
+        """Wait until the server is stuck: alive, but silent, and without an answer to a cheap request.
+
+        Time during which this program was blocked does not count. The connection stays open; see :meth:`give_up`.
+
+        Args:
+            silence: How long the server may be silent before it is asked, in seconds.
+            within: How long it may take to answer, in seconds.
+            failures: The number of requests in a row without an answer.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+        await wait_unresponsive(self._session, silence, within, failures)
+
+    def give_up(self, reason: str) -> None:
+        """End the connection as if the server had died, and kill the server if this client started it.
+
+        Every pending operation raises ``ConnectionBroken``. Open turns are not interrupted first.
+
+        Args:
+            reason: What is wrong with the server, for the error.
+        """
+        if self.is_open:
+            self._session.connection.give_up(reason)
 
     async def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
@@ -264,7 +299,7 @@ class Codex:
         Raises:
             ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.resume(self._session, thread_id, options))
@@ -281,7 +316,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         return await open_thread(self._session, _opening.fork(self._session, thread_id, options))
@@ -337,8 +372,10 @@ class Codex:
         """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
+        check_thread_id(thread_id)
         return (await self.api.thread.read(thread_id=thread_id, include_turns=include_turns)).thread
 
     def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
@@ -353,8 +390,10 @@ class Codex:
         """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
+        check_thread_id(thread_id)
         await self._session.server.request("thread/archive", {"threadId": thread_id})
 
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
@@ -368,7 +407,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: The thread is not archived.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
         # Report invalid options before sending the first request.
@@ -382,8 +421,10 @@ class Codex:
         """Delete a thread permanently. The server ends its open turn.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
+        check_thread_id(thread_id)
         await self._session.server.request("thread/delete", {"threadId": thread_id})
 
     @property

@@ -15,7 +15,7 @@ import trio
 from trio_codex._api.exec_streams import RemoteInput, RemoteOutput
 from trio_codex._core.json import UNREADABLE
 from trio_codex._link.call import CloseReason
-from trio_codex._session.server import decode_result, encode
+from trio_codex._session.server import decode_result
 from trio_codex._values.sink import EventSink
 from trio_codex.errors import (
     CodexError,
@@ -25,6 +25,7 @@ from trio_codex.errors import (
     RpcError,
     ServerBusyError,
 )
+from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -152,7 +153,7 @@ class RemoteProcess:
         # the write if the process does not exist. Both must use the same queue, or the write could be sent first.
         write = {"deltaBase64": ""} if stdin else {"closeStdin": True}
         probe = {"processId": self._process_id, **write}
-        running = await session.connection.calls.begin(f"{METHOD}/write", encode(probe), "deferred")
+        running = await session.connection.calls.begin(f"{METHOD}/write", _convert.encode(probe), "deferred")
         try:
             with session.timeouts.move_on_after(session.config.request_timeout):
                 try:

@@ -18,7 +18,6 @@ from trio_codex.errors import CodexError, SubscriptionOverflow
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from types import TracebackType
 
     from trio_codex._link.call import Call
 
@@ -42,23 +41,15 @@ class _OneTask:
             raise trio.BusyResourceError(f"another task is {self._doing}")
         self._taken = True
 
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._taken = False
 
 
 class RemoteOutput(trio.abc.ReceiveStream):
-    """An output stream of a remote process.
+    """An output stream of a remote process, with a buffer of ``limit`` bytes.
 
     The reader fills its buffer and never blocks. Once the buffer is full it accepts nothing more, and reading fails
     after the buffered bytes.
-
-    Args:
-        limit: Maximum size of the buffer in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -117,11 +108,7 @@ class RemoteOutput(trio.abc.ReceiveStream):
 
 
 class RemoteInput(trio.abc.SendStream):
-    """The stdin of a remote process.
-
-    Args:
-        begin: Queues a write request.
-    """
+    """The stdin of a remote process."""
 
     def __init__(self, begin: Callable[[dict[str, object]], Awaitable[Call]]) -> None:
         self._begin = begin

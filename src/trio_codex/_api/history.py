@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from trio_codex import wire
+from trio_codex._api.options import check_thread_id
 from trio_codex._api.paging import Pager
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ItemsView(TypedDict, total=False):
 
 def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Turn]:
     """Iterate over the turns of a thread."""
+    check_thread_id(thread_id)
 
     async def fetch(cursor: str | None) -> tuple[Sequence[wire.Turn], str | None]:
         params = wire.ThreadTurnsListParams(
@@ -60,6 +62,7 @@ def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Tu
 
 def items_of(session: Session, thread_id: str, view: ItemsView) -> Pager[wire.ThreadItemEntry]:
     """Iterate over the items of a thread."""
+    check_thread_id(thread_id)
 
     async def fetch(cursor: str | None) -> tuple[Sequence[wire.ThreadItemEntry], str | None]:
         params = wire.ThreadItemsListParams(

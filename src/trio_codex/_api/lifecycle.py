@@ -73,16 +73,11 @@ _HINTS: Final = (
 )
 
 
-class ClientLifecycle:
-    """The startup and shutdown of one client.
+LINES_HINT: Final = "A server that was started with --listen speaks WebSocket: use attach_codex() for it."
 
-    Args:
-        config: The configuration of the client.
-        policy: The policy of the client.
-        tools: The tools of the client.
-        budget: The joint budget of all turns of the client.
-        instruments: The instruments of the client.
-    """
+
+class ClientLifecycle:
+    """The startup and shutdown of one client."""
 
     def __init__(
         self,
@@ -176,6 +171,7 @@ class ClientLifecycle:
             paths = PathBase.now(None, os.environ.get("HOME"))
         services.start_service(self._timeouts.watch)
         load()
+        self._hint = LINES_HINT
         channel = self._channel = LineChannel(stream, stream, config.max_line_bytes)
         session = self._attach(services, channel, paths)
         try:
@@ -191,20 +187,18 @@ class ClientLifecycle:
         self, services: Services, address: Address, auth: Auth | None, ssl_context: ssl.SSLContext | None
     ) -> Session:
         """Connect to a server that somebody else started, and perform the handshake."""
-        from trio_codex._api.loading import load
         from trio_codex._link.dial import WRONG_SERVER_HINT, Dialer
 
         config = self._config
         services.start_service(self._timeouts.watch)
-        load()
         self._hint = WRONG_SERVER_HINT
 
         def dialer() -> Dialer:
             # A signed token is valid for a minute, so each connection gets its own.
             token = None if auth is None else auth.mint()
-            headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-            self._secrets = Secrets({"token": token})
-            return Dialer(address, headers, config.max_line_bytes, ssl_context, self._secrets)
+            dialer = Dialer(address, token, config.max_line_bytes, ssl_context)
+            self._secrets = dialer.secrets
+            return dialer
 
         paths = PathBase.now(None, os.environ.get("HOME"))
         attempt = dialer()

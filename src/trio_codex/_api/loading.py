@@ -28,10 +28,10 @@ HELD: Final = (
     "trio_codex.policies._git",
     "trio_codex.policies._inbox",
     "trio_codex.policies._paths",
-    "trio_codex._session.unknown_requests",
     "trio_codex._session.request_kinds",
     "trio_codex._session.asking",
     "trio_codex.tools",
+    "trio_codex._tools.answered",
     "trio_codex._tools.calling",
     "trio_codex._tools.docstring",
     "trio_codex._tools.json_schema",
@@ -39,6 +39,9 @@ HELD: Final = (
     "trio_codex._tools.json_values",
     "trio_codex._tools.output",
     "trio_codex._tools.tool",
+    "trio_codex._api.exec",
+    "trio_codex._api.exec_streams",
+    "trio_codex._api.watch",
     "trio_codex._api.method_groups",
     "trio_codex._api.generated",
 )
@@ -49,11 +52,7 @@ IMPORTED_BY_HELD: Final = ("json", "shlex")
 
 
 def load() -> None:
-    """Import the modules of the reader and the close sequence, and hold the others that a session may use.
-
-    Raises:
-        ImportError, OSError: A module is missing or cannot be read.
-    """
+    """Import the modules of the reader and the close sequence, and hold the others that a session may use."""
     for name in IMPORTED_BY_HELD:
         importlib.import_module(name)
     _convert.preload()

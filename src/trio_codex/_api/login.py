@@ -11,8 +11,6 @@ from trio_codex._session.logins import mcp_key
 from trio_codex.errors import DecodeError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from trio_codex._session.logins import LoginNews
     from trio_codex._session.session import Session
 
@@ -91,12 +89,7 @@ class LoginHandle:
         return self
 
     @trio.lowlevel.enable_ki_protection
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await trio.lowlevel.cancel_shielded_checkpoint()
         ended = self._result or self._news.ended(self.login_id)
         if ended is None and self._session.connection.close_reason is None:
@@ -150,7 +143,6 @@ async def start_login(
 
 
 async def start_mcp_login(session: Session, params: wire.McpServerOauthLoginParams) -> McpLogin:
-    """Start an OAuth login to an MCP server."""
     news = session.logins
     news.forget(mcp_key(params.name))
     response: wire.McpServerOauthLoginResponse = await session.server.request("mcpServer/oauth/login", params)

@@ -72,7 +72,10 @@ async def connect_codex(
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
 ) -> Codex:
-    """Connect a client over a byte stream that is already open, such as a socket or one end of ``memory_stream_pair``.
+    """Connect a client over a byte stream that is already open, such as the pipes of a process that you started.
+
+    Both ends write one JSON message per line. A server that was started with ``--listen`` does not, on no kind of
+    socket: use :func:`attach_codex` for it.
 
     The client's tasks run in ``nursery`` and keep it open. When the nursery is cancelled, or on :meth:`Codex.aclose`,
     open turns are ended and the stream is closed. The server was not started by this client and is never killed.
@@ -91,6 +94,10 @@ async def connect_codex(
         ValueError: As in :func:`open_codex`; so are ``TypeError`` and ``RuntimeError``.
     """
     check_in_trio("connect_codex()")
+    check_type("nursery", nursery, trio.Nursery, "write async with trio.open_nursery() as nursery")
+    check_type(
+        "stream", stream, trio.abc.Stream, "pass a trio.SocketStream, or a trio.StapledStream of two streams"
+    )
     config = ClientConfig() if config is None else config
     check_type("config", config, ClientConfig, CONFIG_HINT)
     client = ClientLifecycle(config, policy, tools, budget, instruments)

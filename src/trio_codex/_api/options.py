@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar
 
 from trio_codex import wire
-from trio_codex._core.arguments import check_positive, check_type, described
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple, check_positive, check_type, described
 from trio_codex._session.budget import Budget
 from trio_codex._values.inputs import AbsolutePath, TurnInput, wire_input
 from trio_codex._values.paths import expand
@@ -278,11 +277,7 @@ class ThreadFilters(TypedDict, total=False):
 
 
 def check_given(options: Mapping[str, Any]) -> None:
-    """Check the types of options common to clients, threads and turns: ``policy``, ``budget``, ``dynamic_tools``.
-
-    Raises:
-        TypeError: One of them has the wrong type.
-    """
+    """Check the types of options common to clients, threads and turns: ``policy``, ``budget``, ``dynamic_tools``."""
     if (policy := options.get("policy")) is not None:
         # Imported only if there is a policy: most clients have none.
         from trio_codex.policies._policy import check_policies
@@ -297,11 +292,19 @@ def check_given(options: Mapping[str, Any]) -> None:
             )
 
 
+def check_thread_id(value: object) -> None:
+    """Check that the id of a thread is one, and not the thread itself.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    check_type("thread_id", value, str, "pass the id of the thread, thread.id")
+
+
 # -- parameters of requests --------------------------------------------------------------------------------------
 
 
 def start_params(options: ThreadStartOptions, absolute: AbsolutePath = expand) -> wire.ThreadStartParams:
-    """Return the parameters of ``thread/start``."""
     return wire.ThreadStartParams(**_thread_members(options, ThreadStartOptions, "a new thread", absolute))
 
 
@@ -314,13 +317,10 @@ def resume_params(
 ) -> wire.ThreadResumeParams:
     """Return the parameters of ``thread/resume``.
 
-    Args:
-        thread_id: The id of the thread.
-        options: The options.
-        absolute: Converts the path in an option to an absolute one.
-        paged: How to request the newest turn, which shows whether one is running. ``True`` requests it as a page, which
-            is experimental; ``False`` requests the whole history. By default it is not requested.
+    ``paged`` says how to request the newest turn, which shows whether one is running: ``True`` as a page, which is
+    experimental; ``False`` with the whole history; ``None`` not at all.
     """
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadResumeOptions, "a resumed thread", absolute)
     whole = members.pop("include_turns", False)
     if paged and not whole:
@@ -334,7 +334,7 @@ def resume_params(
 def fork_params(
     thread_id: str, options: ThreadForkOptions, absolute: AbsolutePath = expand
 ) -> wire.ThreadForkParams:
-    """Return the parameters of ``thread/fork``."""
+    check_thread_id(thread_id)
     members = _thread_members(options, ThreadForkOptions, "a fork", absolute)
     _check_one_of(members, "last_turn_id", "before_turn_id")
     members["exclude_turns"] = not members.pop("include_turns", False)
@@ -342,7 +342,6 @@ def fork_params(
 
 
 def list_params(cursor: str | None, limit: int | None, filters: ThreadFilters) -> wire.ThreadListParams:
-    """Return the parameters of ``thread/list``."""
     members = _given(filters, ThreadFilters, "a list of threads")
     cwd = members.pop("cwd", None)
     if cwd is not None:
@@ -370,7 +369,6 @@ def turn_params(
 
 
 def settings_params(thread_id: str, settings: ThreadSettings) -> wire.ThreadSettingsUpdateParams:
-    """Return the parameters of ``thread/settings/update``."""
     members = _setting_members(settings, ThreadSettings, "the settings of a thread")
     return wire.ThreadSettingsUpdateParams(thread_id=thread_id, **members)
 
@@ -399,11 +397,7 @@ def _setting_members(
 def _given(
     options: Mapping[str, Any], known: type, what: str, absolute: AbsolutePath = expand
 ) -> dict[str, Any]:
-    """Return the given options, except the ones that are not sent to the server.
-
-    Raises:
-        TypeError: An option has an unknown name.
-    """
+    """Return the given options that are sent to the server. Raise ``TypeError`` if there is one of an unknown name."""
     unknown = options.keys() - known.__annotations__.keys()
     if unknown:
         raise TypeError(f"{what} has no option {min(unknown)!r}")
@@ -419,11 +413,7 @@ def _given(
 
 
 def _settle_approvals(members: dict[str, Any]) -> None:
-    """Replace an approval preset with the options it stands for.
-
-    Raises:
-        ValueError: The preset conflicts with another option, or does not exist.
-    """
+    """Replace an approval preset with the options it stands for. Raise ``ValueError`` if it conflicts with another one."""
     _check_one_of(members, "sandbox", "permissions")
     mode = members.pop("approval_mode", None)
     if mode is None:
@@ -456,11 +446,7 @@ def _member_of(kind: type[E], value: str) -> E:
 
 
 def sandbox_policy(sandbox: Sandbox | wire.SandboxPolicy | str | None) -> wire.SandboxPolicy | None:
-    """Convert a sandbox choice to the complete policy object that some requests take.
-
-    Raises:
-        ValueError: There is no such sandbox.
-    """
+    """Convert a sandbox choice to the complete policy object that some requests take."""
     if not isinstance(sandbox, str):
         return sandbox
     match _member_of(Sandbox, sandbox):

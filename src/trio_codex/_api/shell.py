@@ -50,7 +50,6 @@ class _ShellItem(EventSink):
         self._error: Callable[[], Exception] | None = None
 
     def put(self, event: Event) -> None:
-        """Handle an event of the thread."""
         if event.method == "turn/completed":
             self.known.set()
         elif event.method in ("item/started", "item/completed"):
@@ -64,13 +63,11 @@ class _ShellItem(EventSink):
                 self.over.set()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record that the connection has ended."""
         self._error = error
         self.known.set()
         self.over.set()
 
     async def wait(self) -> None:
-        """Wait for the item to complete."""
         await self.over.wait()
         if self.completed is None and self._error is not None:
             raise self._error()

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 
 class StoredThread:
-    """The part of :class:`~trio_codex.Thread` that starts no turns.
-
-    Attributes:
-        info: The server's description of the thread when it was opened.
-    """
+    """The part of :class:`~trio_codex.Thread` that starts no turns."""
 
     def __init__(self, session: Session, opened: Opened) -> None:
         response = opened.response

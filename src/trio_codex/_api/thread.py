@@ -11,6 +11,7 @@ from trio_codex import wire
 from trio_codex._api import thread_requests
 from trio_codex._api.goal import GoalHandle, open_goal
 from trio_codex._api.options import check_given, turn_params
+from trio_codex._api.rejoin import rejoin_turn
 from trio_codex._api.shell import run_shell_command
 from trio_codex._api.stored_thread import StoredThread
 from trio_codex._api.turn import TurnHandle, open_turn
@@ -35,11 +36,11 @@ T = TypeVar("T")
 
 
 class Turn(TurnHandle[OutputT_co]):
-    """One turn of a thread, inside ``async with thread.turn(…)``.
+    """One turn of a thread, inside ``async with thread.turn(…)`` or ``async with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
     buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does.
+    scope does, unless it is to be left running.
     """
 
     @property
@@ -66,8 +67,9 @@ class Thread(StoredThread):
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
-    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
+    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
+    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
+    the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -133,21 +135,37 @@ class Thread(StoredThread):
 
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: None = None,
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[Turn[None]]: ...
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[T],
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[Turn[T | None]]: ...
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: UnionType,
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[Turn[Any]]: ...
     def turn(
         self,
         value: TurnInput,
         *,
         output_type: type[object] | UnionType | None = None,
+        leave_running: bool = False,
         **options: Unpack[TurnOptions],
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         """Run a turn as a scope.
@@ -160,6 +178,10 @@ class Thread(StoredThread):
             output_type: The type of the final response: an attrs class, a dataclass, a ``TypedDict``, or a
                 combination of those. The agent receives its JSON Schema, and ``output`` of the result is the parsed
                 value.
+            leave_running: Leave the turn running when the scope exits early, for :meth:`rejoin`. Callbacks in progress
+                are cancelled without an answer. What the server asks from then on waits for a client that rejoins the
+                turn, unless the thread has a policy of its own. On a server that this client started, the turn lasts
+                until the client closes. A turn that exceeds a limit ends nevertheless.
             **options: See :class:`TurnOptions`.
 
         Returns:
@@ -176,17 +198,27 @@ class Thread(StoredThread):
                 nothing was sent.
             LocalProtocolError: The input cannot be sent; nothing was sent.
             ServerTooOld: The server would ignore an option; nothing was sent.
-            ValueError: Options conflict; nothing was sent.
+            ValueError: Options conflict, or ``leave_running`` is set for an ephemeral thread of a server that this client
+                did not start, which nobody could rejoin; nothing was sent.
             TypeError: An argument has the wrong type, or a model cannot be constrained to ``output_type``; nothing
                 was sent.
             CodexError: As for any request.
         """
-        return self._turn(value, output_type, options)
+        return self._turn(value, output_type, options, leave_running=leave_running)
 
     def _turn(
-        self, value: TurnInput, output_type: type[object] | UnionType | None, options: TurnOptions
+        self,
+        value: TurnInput,
+        output_type: type[object] | UnionType | None,
+        options: TurnOptions,
+        *,
+        leave_running: bool = False,
     ) -> AbstractAsyncContextManager[Turn[Any]]:
         self._check_open()
+        if leave_running and self.info.ephemeral and not self._session.connection.owned:
+            raise ValueError(
+                "leave_running needs a thread that is stored: nobody could rejoin an ephemeral one"
+            )
         output = None
         if output_type is not None:
             from trio_codex._tools.output import OutputType
@@ -211,7 +243,39 @@ class Thread(StoredThread):
             idle_limit=options.get("idle_limit"),
             budget=budget,
             output=output,
+            outlives_scope=leave_running,
         )
+
+    def rejoin(self, *, end: bool = False) -> AbstractAsyncContextManager[Turn]:
+        """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
+
+        Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
+        its result.
+
+        While the scope is open, the policy of the client handles the turn's requests, and those that the server has
+        parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
+
+        The status, the final response and the items of the result are whole. Events are not: the first one,
+        ``trio_codex/gap``, stands for those that are missing. Deltas, ``turn_usage``, ``diff`` and the budgets of the
+        thread and the client count from then on.
+
+        Args:
+            end: End the turn if the scope exits early, as :meth:`turn` does. If it pursues a goal, the goal is paused.
+
+        Returns:
+            An async context manager that yields the :class:`Turn`.
+
+        Raises:
+            NoTurnRuns: No turn runs on the thread, and none has ended since it was opened.
+            ThreadClosed: The thread's scope has exited, or the client is unsubscribed from the thread.
+            TurnLost: The end of the turn was not observed, or its items could not be read.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            BudgetExceeded: A budget was exceeded or already used up; the body was cancelled.
+            CodexError: As for any request.
+        """
+        self._check_open()
+        return rejoin_turn(Turn, self._session, self, self._state, end=end)
 
     def review(
         self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
@@ -388,7 +452,7 @@ class Thread(StoredThread):
             return
         # These requests fail harmlessly if the thread is already archived, deleted or unloaded. If a turn of another
         # client is still running, the terminals belong to that client.
-        if session.config.experimental_api and (state.turn is None or state.turn.owned):
+        if session.config.experimental_api and (state.turn is None or state.turn.ends_with_scope):
             await session.server.end("thread/backgroundTerminals/clean", {"threadId": self.id})
         await thread_requests.unsubscribe_unless_followed(session, state)
 
@@ -397,8 +461,8 @@ class Thread(StoredThread):
 
         That applies to a turn that it opened, and to one that the server started by itself if this was the last handle.
         """
-        if turn.owned:
-            return turn.opener is self
+        if turn.owned or turn.outlives_scope:
+            return turn.ends_with_scope and turn.opener is self
         # On a server that this client did not start, the turn belongs to another client.
         is_last = not (self._state.handles or self._state.pending or self._state.is_still_to_end)
         return is_last and self._session.connection.owned

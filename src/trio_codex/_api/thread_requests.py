@@ -14,9 +14,9 @@ import trio
 from trio_codex._api.options import check_given, fork_params, resume_params, start_params
 from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
+from trio_codex._session.pending import PendingHandle
 from trio_codex._session.server import parse_result
 from trio_codex._session.snapshot import newest_turn
-from trio_codex._session.state import PendingHandle
 from trio_codex._tools.toolbox import Toolbox
 from trio_codex._values.event import route
 from trio_codex.errors import RemoteProtocolError
@@ -42,26 +42,16 @@ if TYPE_CHECKING:
 
 @attrs.frozen(eq=False)
 class Opened:
-    """A thread that the server has opened and that has no handle yet.
-
-    Attributes:
-        pending: The pending handle.
-        response: The response.
-        newest_turn: The newest turn of the thread, as plain JSON; empty if there is none.
-    """
+    """A thread that the server has opened and that has no handle yet."""
 
     pending: PendingHandle
     response: Response
     newest_turn: dict[str, Any]
+    """The newest turn of the thread, as plain JSON; empty if there is none."""
 
 
 def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
-    """Return the tools of a thread, before anything is sent.
-
-    Raises:
-        ValueError: Two tools have the same name, or ``experimental_api`` is off.
-        TypeError: An option has the wrong type, or a tool has no valid schema.
-    """
+    """Return the tools of a thread, before anything is sent."""
     check_given(options)
     own = Toolbox(options.get("tools", ()), session.tools)
     if own:
@@ -70,12 +60,7 @@ def own_tools(session: Session, options: ThreadOptions) -> Toolbox:
 
 
 async def start(session: Session, options: ThreadStartOptions) -> Opened:
-    """Start a thread with the client's tools and its own. If undone, delete it.
-
-    Raises:
-        ValueError: As in :func:`own_tools`; so is ``TypeError``.
-        CodexError: As for any request, and ``DecodeError``.
-    """
+    """Start a thread with the client's tools and its own. If undone, delete it."""
     own = own_tools(session, options)
     tools = [*(options.get("dynamic_tools") or ()), *session.tools.specs(own)]
     params = start_params({**options, "dynamic_tools": tools or None}, session.server.absolute)
@@ -83,12 +68,7 @@ async def start(session: Session, options: ThreadStartOptions) -> Opened:
 
 
 async def resume(session: Session, thread_id: str, options: ThreadResumeOptions) -> Opened:
-    """Open a stored thread. If undone, unsubscribe unless this client still needs its events.
-
-    Raises:
-        ValueError: As in :func:`own_tools`; so is ``TypeError``.
-        CodexError: As for any request, and ``DecodeError``.
-    """
+    """Open a stored thread. If undone, unsubscribe unless this client still needs its events."""
     own = own_tools(session, options)
     params = resume_params(thread_id, options, session.server.absolute, paged=session.config.experimental_api)
     pending = _pending(thread_id, options, own)
@@ -101,23 +81,13 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
 
 
 async def fork(session: Session, thread_id: str, options: ThreadForkOptions) -> Opened:
-    """Start a thread with the history of another. If undone, delete it.
-
-    Raises:
-        ValueError: As in :func:`own_tools`; so is ``TypeError``.
-        CodexError: As for any request, and ``DecodeError``.
-    """
+    """Start a thread with the history of another. If undone, delete it."""
     own = own_tools(session, options)
     params = fork_params(thread_id, options, session.server.absolute)
     return await _open(session, "thread/fork", params, _pending(None, options, own), "thread/delete")
 
 
 async def unsubscribe(session: Session, state: ThreadState) -> None:
-    """Unsubscribe from a thread.
-
-    Raises:
-        CodexError: As for any request.
-    """
     params = {"threadId": state.id}
     await _unsubscribe(state, lambda: session.server.request("thread/unsubscribe", params))
 

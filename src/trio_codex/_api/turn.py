@@ -12,8 +12,9 @@ from trio_codex._core.json import object_of, string_of
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry as _retry
 from trio_codex._session.budget import BudgetTracker, Meter
+from trio_codex._session.owner import TurnOwner
 from trio_codex._session.scope_guard import ScopeGuard
-from trio_codex._session.state import TurnOwner, TurnState
+from trio_codex._session.state import TurnState
 from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._session.waiting import last_event_at, waiting_on, watch_idle
 from trio_codex._values.inputs import steer_params
@@ -21,7 +22,7 @@ from trio_codex._values.turn_result import OutputT_co
 from trio_codex.errors import DecodeError, RpcError, TurnActive
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from trio_codex import wire
     from trio_codex._link.subscriptions import Subscription
@@ -181,16 +182,24 @@ class TurnHandle(Generic[OutputT_co]):
             TurnLost: The connection ended, or the turn was abandoned.
         """
         self._events.release()
+        await self.wait_ended()
+        return self.result
+
+    async def wait_ended(self) -> None:
+        """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+        """
         await self._state.ended.wait()
         if self._state.lost:
             raise self._state.loss()
-        return self.result
 
 
 class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
 
-    def __init__(self, events: Subscription[Event]) -> None:
+    def __init__(self, events: AsyncIterator[Event]) -> None:
         self._events = events
         self._streamed: set[str] = set()
 
@@ -229,6 +238,7 @@ async def open_turn(
     budget: Budget | None = None,
     output: OutputType[Any] | None = None,
     named_by_announcement: bool = False,
+    outlives_scope: bool = False,
 ) -> AsyncGenerator[Any]:
     """Start a turn, and end it on the server if its scope exits early. See :meth:`Thread.turn`.
 
@@ -244,6 +254,8 @@ async def open_turn(
         budget: The budget of the turn.
         output: The type of the final response.
         named_by_announcement: Whether only the announcement has a turn id, and the response has none.
+        outlives_scope: Whether the turn goes on when its scope exits early. A start that is cancelled, and a limit that
+            is exceeded, end it nevertheless.
     """
     session.connection.check_open()
     # Check again: the scope may be entered long after it was created.
@@ -272,19 +284,33 @@ async def open_turn(
             watch = session.services.start_service(
                 watch_idle, session.threads, session.timeouts, turn, idle_limit, body.fail
             )
+        turn.outlives_scope = outlives_scope
         yield make(session, thread, turn, events, output)
     if watch is not None:
         watch.cancel()
     turn.check_time()
     if turn.start is not None and turn.start.take_back():
         turn.never_started()
-    turn.machine.leave()
     events.release()
+    turn.outlives_scope = turn.outlives_scope and turn.machine.is_live and not body.has_failed
+    if turn.outlives_scope:
+        turn.drop(events)
+        await leave_running(session, body, turn)
+        body.leave(None, turn.result)
+        return
+    turn.machine.leave()
     interrupted = turn.was_interrupted and session.connection.close_reason is None
     if turn.machine.was_left or interrupted or turn.callbacks:
         await body.finish(session.services, session.ender.end_turn, turn)
     session.threads.discard_children(turn)
     body.leave(turn.loss() if turn.lost else None, turn.result)
+
+
+async def leave_running(session: Session, body: ScopeGuard, turn: TurnState) -> None:  # noqa: ASYNC910  # cleanup
+    """Release a turn that goes on when its scope exits. What its callbacks have not answered stays parked."""
+    callbacks = session.ender.release(turn)
+    if any(callbacks):
+        await body.finish(session.services, session.ender.wait_cancelled, turn, callbacks)
 
 
 async def _start(session: Session, turn: TurnState, method: str, params: wire.Wire) -> None:

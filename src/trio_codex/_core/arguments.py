@@ -8,44 +8,27 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
+
+T = TypeVar("T")
 
 _CO_COROUTINE: Final = inspect.CO_COROUTINE
 
 
 def check_type(name: str, value: object, expected: type, hint: str) -> None:
-    """Check that an argument has the expected type.
-
-    Args:
-        name: The name of the argument.
-        value: The value.
-        expected: The expected type.
-        hint: What to pass instead, as an imperative clause.
-
-    Raises:
-        TypeError: The value has another type.
-    """
+    """Raise ``TypeError`` unless an argument has the expected type. ``hint`` says what to pass instead."""
     if not isinstance(value, expected):
         raise TypeError(f"{name} expects {_a(expected)}, got {described(value)}: {hint}")
 
 
 def check_collection(name: str, value: object, hint: str) -> None:
-    """Check that an argument is a collection, and not a bare string or a single member.
-
-    Raises:
-        TypeError: The value is not a collection.
-    """
+    """Raise ``TypeError`` unless an argument is a collection, and not a bare string or a single member."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
         raise TypeError(f"{name} expects a list, got {described(value)}: {hint}")
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Check that an argument is a positive number.
-
-    Raises:
-        TypeError: The value is not a number.
-        ValueError: The value is not positive.
-    """
+    """Raise ``TypeError`` unless an argument is a number, and ``ValueError`` unless it is positive."""
     try:
         is_positive = value > 0
     except TypeError:
@@ -55,14 +38,24 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def positive(_: object, attribute: Any, value: object) -> None:
-    """Check a field of an attrs class that is ``None`` or a positive number.
-
-    Raises:
-        TypeError: The value is not a number.
-        ValueError: The value is not positive.
-    """
+    """Check a field of an attrs class that is ``None`` or a positive number."""
     if value is not None:
         check_positive(attribute.name, value)
+
+
+def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
+    """Return several values as a tuple.
+
+    Raises:
+        TypeError: The value is not a list, or it is a bare string. To Python and to type checkers that is an iterable of strings, and the
+            first character of ``"/tmp"`` is the root of the file system.
+    """
+    given = cast("object", values)
+    if isinstance(given, str):
+        raise TypeError("expected a list of strings, got one string")
+    if not isinstance(given, Iterable):
+        raise TypeError(f"expected a list of strings, got {described(given)}")
+    return tuple(values)
 
 
 def is_async_callable(value: object) -> bool:

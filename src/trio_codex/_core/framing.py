@@ -23,24 +23,14 @@ OVERSIZE_HEAD_BYTES: Final = 4096
 
 
 class OversizeLine(msgspec.Struct, frozen=True):
-    """A line that was dropped because it was too long.
-
-    Attributes:
-        head: The first 4 KiB of the line.
-        size: The length in bytes, without the newline.
-    """
+    """A line that was dropped because it was too long: its first 4 KiB, and its length without the newline."""
 
     head: bytes
     size: int
 
 
 class TruncatedLine(msgspec.Struct, frozen=True):
-    """The rest of a stream that ended in the middle of a line.
-
-    Attributes:
-        head: The first 4 KiB of the line.
-        size: The number of bytes received.
-    """
+    """The rest of a stream that ended in the middle of a line: its first 4 KiB, and its length."""
 
     head: bytes
     size: int

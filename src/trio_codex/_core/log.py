@@ -21,9 +21,6 @@ class SafeLogger:
 
     An exception from a handler or filter is printed to ``sys.stderr``, as :meth:`logging.Handler.handleError` does,
     unless ``logging.raiseExceptions`` is off.
-
-    Args:
-        logger: The underlying logger.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -38,26 +35,21 @@ class SafeLogger:
         extra: Mapping[str, object] | None = None,
         stacklevel: int = 1,
     ) -> None:
-        """Log a record; see :meth:`logging.Logger.log`."""
         try:
             self._logger.log(level, message, *args, exc_info=exc_info, extra=extra, stacklevel=stacklevel + 1)
         except Exception as exc:
             _report(exc)
 
     def debug(self, message: str, *args: object) -> None:
-        """Log a record at ``DEBUG``."""
         self.log(logging.DEBUG, message, *args, stacklevel=2)
 
     def info(self, message: str, *args: object) -> None:
-        """Log a record at ``INFO``."""
         self.log(logging.INFO, message, *args, stacklevel=2)
 
     def warning(self, message: str, *args: object) -> None:
-        """Log a record at ``WARNING``."""
         self.log(logging.WARNING, message, *args, stacklevel=2)
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None:
-        """Log a record at ``ERROR``."""
         self.log(logging.ERROR, message, *args, exc_info=exc_info, stacklevel=2)
 
 

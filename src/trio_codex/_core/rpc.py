@@ -65,14 +65,7 @@ class ServerRequest(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, Generic[T], frozen=True):
-    """The response to a client request: a result as raw JSON, or an error to raise.
-
-    Attributes:
-        token: The token that the request was registered with.
-        method: The method of the request.
-        result: The raw result; ``None`` if there is an error.
-        error: The error; ``None`` if there is a result.
-    """
+    """The response to a client request: a result as raw JSON, or an error to raise. ``token`` is that of the request."""
 
     token: T
     method: str
@@ -93,13 +86,7 @@ class JunkKind(enum.Enum):
 
 
 class Junk(msgspec.Struct, frozen=True):
-    """A line that was not usable. The connection continues.
-
-    Attributes:
-        kind: The reason.
-        head: The first 4 KiB of the line.
-        size: The length in bytes.
-    """
+    """A line that was not usable: why, its first 4 KiB, and its length. The connection continues."""
 
     kind: JunkKind
     head: bytes
@@ -107,13 +94,7 @@ class Junk(msgspec.Struct, frozen=True):
 
 
 class LateReply(msgspec.Struct, Generic[T], frozen=True):
-    """The response to an abandoned request.
-
-    Attributes:
-        token: The token that the request was registered with.
-        error: The error in the response; ``None`` if it was a result.
-        junk: The line itself, which is not needed.
-    """
+    """The response to an abandoned request: the token, the error if there is one, and the line, which is not needed."""
 
     token: T
     error: errors.CodexError | None
@@ -135,11 +116,7 @@ class _Pending(msgspec.Struct, Generic[T], frozen=True):
 
 
 class RpcState(Generic[T]):
-    """Pending requests of both sides of a connection. ``T`` is the type of the token returned with a response.
-
-    Attributes:
-        junk: Number of lines that were not usable, by kind.
-    """
+    """Pending requests of both sides of a connection. ``T`` is the type of the token returned with a response."""
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
@@ -149,6 +126,7 @@ class RpcState(Generic[T]):
         self._server_requests: dict[RequestId, str] = {}
         self._closed = False
         self.junk: Counter[JunkKind] = Counter()
+        """Number of lines that were not usable, by kind."""
 
     @property
     def pending(self) -> int:
@@ -163,11 +141,8 @@ class RpcState(Generic[T]):
     def request(self, method: str, params: object, token: T, trace: object = None) -> tuple[RequestId, bytes]:
         """Register a request; return its id and its line.
 
-        Args:
-            method: The method.
-            params: The parameters. ``None`` is sent as ``{}``, because the server requires the member (Q11).
-            token: Returned with the response.
-            trace: The W3C trace context, which has its own member in the envelope.
+        ``token`` is returned with the response. ``trace`` is the W3C trace context, a member of the envelope. Params of
+        ``None`` are sent as ``{}``, because the server requires the member (Q11).
 
         Raises:
             ConnectionClosed: :meth:`close` was called.

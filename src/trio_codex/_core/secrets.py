@@ -23,19 +23,15 @@ _PLAIN_NAMES: Final = frozenset(
 
 
 class Secrets:
-    """The configured environment values that no error may show.
+    """The configured environment values that no error may show."""
 
-    Args:
-        environment: The configured variables; ``None`` as a value configures nothing.
-    """
-
-    def __init__(self, environment: Mapping[str, str | None]) -> None:
+    def __init__(self, environment: Mapping[str, str | None], *, min_length: int = MIN_SECRET_LENGTH) -> None:
         # Longest first: if one value is a prefix of another, the remainder of the longer one would stay visible.
         self._values = sorted(
             (
                 (value, f"<{name}>")
                 for name, value in environment.items()
-                if value is not None and len(value) >= MIN_SECRET_LENGTH and name not in _PLAIN_NAMES
+                if value is not None and len(value) >= min_length and name not in _PLAIN_NAMES
             ),
             key=lambda secret: len(secret[0]),
             reverse=True,
@@ -51,6 +47,15 @@ class Secrets:
         """Redact a text that may begin in the middle of a value."""
         for value, name in self._values:
             text = _without_rest(text, value, name).replace(value, name)
+        return text
+
+    def hide_if_cut(self, text: str) -> str:
+        """Redact a text that may end in the middle of a value."""
+        text = self.hide(text)
+        for value, name in self._values:
+            length = _overlap(text, value[:-1])
+            if length >= MIN_REST_LENGTH:
+                text = text[:-length] + name
         return text
 
     def hide_in_error(self, error: RpcError) -> RpcError:

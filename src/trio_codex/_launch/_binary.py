@@ -21,8 +21,9 @@ import trio
 from trio_codex._process.server import END_BOUND
 from trio_codex._process.spawn import spawn_server
 from trio_codex.errors import SpawnError, StartError
+from trio_codex.wire._registry import VERSION
 
-TESTED: Final[tuple[str, str]] = ("0.156.0", "0.163.0")
+TESTED: Final[tuple[str, str]] = ("0.156.0", VERSION)
 """The oldest and the newest version on which every feature of the server works.
 
 This is verified by running the integration tests against both. The wire types are those of the newest.
@@ -69,15 +70,22 @@ def find_binary(codex_bin: str | os.PathLike[str] | None = None, env_path: str |
     """
     if codex_bin is not None:
         return _explicit(os.fspath(codex_bin), env_path)
-    packaged = _packaged()
-    if packaged is not None:
-        return packaged
-    found = shutil.which("codex", path=env_path)
+    found = _packaged() or _on_path("codex", env_path)
     if found is None:
         raise SpawnError(
             "no codex binary found: neither a package nor PATH has one", phase="find", hint=_HINT
         )
-    return Binary(_behind_shim(_absolute(found)), "path")
+    return found
+
+
+def find_others(chosen: Binary, env_path: str | None = None) -> list[Binary]:
+    """Find the binaries that a search without an explicit path would find, other than the chosen one."""
+    try:
+        packaged = _packaged()
+    except SpawnError:
+        packaged = None
+    found = (packaged, _on_path("codex", env_path))
+    return [binary for binary in found if binary is not None and binary.path != chosen.path]
 
 
 def check_version(version: str | None, tested: tuple[str, str] = TESTED) -> VersionStatus:
@@ -125,9 +133,9 @@ async def read_version(path: str | os.PathLike[str]) -> str | None:
 
 def _explicit(name: str, env_path: str | None) -> Binary:
     if not os.path.dirname(name):
-        found = shutil.which(name, path=env_path)
+        found = _on_path(name, env_path)
         if found is not None:
-            return Binary(_behind_shim(_absolute(found)), "explicit")
+            return attrs.evolve(found, source="explicit")
     path = _absolute(os.path.expanduser(name))
     problem = None
     if not os.path.exists(path):
@@ -138,7 +146,12 @@ def _explicit(name: str, env_path: str | None) -> Binary:
         problem = "codex_bin is not executable"
     if problem is not None:
         raise SpawnError(problem, phase="find", hint=_HINT, binary=path)
-    return Binary(_behind_shim(path), "explicit")
+    return _behind_launcher(path, "explicit")
+
+
+def _on_path(name: str, env_path: str | None) -> Binary | None:
+    found = shutil.which(name, path=env_path)
+    return None if found is None else _behind_launcher(_absolute(found), "path")
 
 
 def _absolute(path: str) -> str:
@@ -171,7 +184,7 @@ def _packaged() -> Binary | None:
 
 
 def _packaged_version(package: Path) -> str | None:
-    """Read the version from the package's metadata directly: importing ``importlib.metadata`` takes 20 ms."""
+    """Read the version from the metadata beside the binary: importing ``importlib.metadata`` takes 20 ms."""
     try:
         version = json.loads((package / "codex-package.json").read_bytes())["version"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -179,18 +192,26 @@ def _packaged_version(package: Path) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def _behind_shim(path: str) -> str:
-    """Return the program that npm's ``codex.cmd`` runs if it can be found, else ``path``.
+def _behind_launcher(path: str, source: Source) -> Binary:
+    """Return the program that npm's launcher at ``path`` runs, or the one at ``path`` if it is none.
 
-    A batch file needs a shell. That would add a process between the client and the server, and its own quoting rules.
+    npm installs a script, which would add a process between the client and the server: one of Node, or on Windows a
+    shell with its own quoting rules.
     """
-    shim = Path(path)
-    if shim.suffix.lower() not in {".cmd", ".bat", ".ps1"}:
-        return path
-    for scope in (shim.parent / "node_modules" / "@openai", shim.parent.parent / "@openai"):
-        for program in sorted(scope.glob("codex*/**/codex.exe")):
-            return str(program)
-    return path
+    launcher = Path(path)
+    if launcher.suffix.lower() in {".cmd", ".bat", ".ps1"}:
+        scopes = (launcher.parent / "node_modules" / "@openai", launcher.parent.parent / "@openai")
+        pattern = "codex*/**/codex.exe"
+    else:
+        package = Path(os.path.realpath(path)).parent.parent
+        if not os.path.realpath(path).endswith(".js"):
+            return Binary(path, source, _packaged_version(package))
+        scopes = (package / "node_modules" / "@openai", package.parent)
+        pattern = "codex-*/vendor/*/bin/codex"
+    for scope in scopes:
+        for program in sorted(scope.glob(pattern)):
+            return Binary(str(program), source, _packaged_version(program.parent.parent))
+    return Binary(path, source)
 
 
 def _key(version: str | None) -> tuple[int, int, int, bool] | None:

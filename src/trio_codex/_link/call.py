@@ -191,9 +191,10 @@ class Call:
             error: The error, if the call failed.
             outcome: What to report to the instruments; derived from ``error`` by default.
         """
-        if not self._answered.is_set():
+        answered = self._answered
+        if not answered.is_set():
             self._result, self._error = result, error
-            self._answered.set()
+            answered.set()
             self._caller.settled(self)
             if self._record is not None:
                 if outcome is None:

@@ -17,7 +17,7 @@ import trio
 from trio_codex._link.call import Call
 from trio_codex._link.flow import FlowControl
 from trio_codex._link.hooks import Instruments, RequestWatch
-from trio_codex._link.write_queue import QueuedLine
+from trio_codex._link.write_queue import QueuedLine, WriteQueue
 from trio_codex.errors import CodexError, ConnectionClosed, RequestTimeout, ServerBusyError
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from trio_codex._core.rpc import LateReply, RpcState
     from trio_codex._link.call import CloseReason, RequestClass
+    from trio_codex._link.channel import Channel
     from trio_codex._link.timeouts import Timeouts
-    from trio_codex._link.write_queue import WriteQueue
 
 BARRIER_METHOD: Final = "thread/loaded/list"
 BARRIER_PARAMS: Final = {"limit": 1}
@@ -42,7 +42,7 @@ class Calls:
 
     Args:
         rpc: Allocates request ids and encodes requests.
-        write_queue: The queue of outgoing lines.
+        channel: Where lines go.
         window: How many requests that the server answers immediately may be in progress.
         request_timeout: Seconds for such a request, and the longest that any request may wait to be sent.
         timeouts: All timeouts that measure how responsive the server is.
@@ -50,6 +50,7 @@ class Calls:
 
     Attributes:
         close_reason: Why the connection ended; ``None`` while it is open.
+        write_queue: The queue of outgoing lines.
         watch: Reports requests to the instruments.
         timeouts: All timeouts that measure how responsive the server is.
     """
@@ -57,14 +58,13 @@ class Calls:
     def __init__(
         self,
         rpc: RpcState[Call],
-        write_queue: WriteQueue,
+        channel: Channel,
         window: int,
         request_timeout: float,
         timeouts: Timeouts,
         instruments: Instruments,
     ) -> None:
         self._rpc = rpc
-        self._write_queue = write_queue
         self._flow = FlowControl(window)
         self._request_timeout = request_timeout
         self._instruments = instruments
@@ -72,6 +72,7 @@ class Calls:
         self._barrier_sent_at = 0.0
         self._refusing = False
         self.close_reason: CloseReason | None = None
+        self.write_queue: WriteQueue = WriteQueue(channel, self._note_sent)
         self.watch: RequestWatch = RequestWatch(instruments)
         self.timeouts: Timeouts = timeouts
 
@@ -101,9 +102,11 @@ class Calls:
         timeout = self.timeouts.start(seconds, partial(self._expire, call, seconds))
         try:
             return await call.answer()
+        except BaseException:
+            self.give_up(call)
+            raise
         finally:
             self.timeouts.end(timeout)
-            call.give_up()
 
     @trio.lowlevel.enable_ki_protection  # this may write a line directly, which must not be interrupted
     async def begin(self, method: str, params: object, request_class: RequestClass = "window") -> Call:
@@ -118,7 +121,7 @@ class Calls:
             raise self.close_reason.exception()
         if self._refusing and request_class != "control":
             raise ConnectionClosed
-        record = self.watch.queued(method, params, request_class)
+        record = self.watch.queued(method, params, request_class) if self._instruments else None
         call = Call(self, method, request_class, record)
         try:
             trace = None if record is None else self._instruments.trace(record)
@@ -128,8 +131,8 @@ class Calls:
             raise
         if record is not None:
             record.id = call.request_id
-        call.queued_line = QueuedLine(line, record)
-        self._queue(call)
+        call.queued_line = queued_line = QueuedLine(line, record)
+        self._queue(call, queued_line)
         return call  # noqa: ASYNC910  # the caller then awaits the response
 
     def take_back(self, call: Call, error: CodexError | None = None) -> bool:
@@ -138,7 +141,7 @@ class Calls:
         if call.answered or queued_line is None or queued_line.taken:
             return False
         if not self._flow.remove(call):
-            if self._write_queue.take_back(queued_line):
+            if self.write_queue.take_back(queued_line):
                 self._flow.taken_back()
             elif call.timer is None:
                 return False
@@ -184,9 +187,9 @@ class Calls:
     def _expire(self, call: Call, seconds: float) -> None:
         self.give_up(call, self.overdue(call, seconds))
 
-    def _queue(self, call: Call) -> None:
+    def _queue(self, call: Call, queued_line: QueuedLine) -> None:
         if self._flow.enter(call):
-            self._send(call)
+            self.put(queued_line, urgent=call.request_class == "control")
             return
         self._send_admitted()
         if call.request_class == "deferred" and self._flow.holds(call):
@@ -219,10 +222,12 @@ class Calls:
     def put(self, queued_line: QueuedLine, *, urgent: bool = False) -> None:
         """Send a line of any kind, and count it in flow control."""
         self._flow.queued()
-        self._write_queue.put(queued_line, urgent=urgent)
+        self.write_queue.put(queued_line, urgent=urgent)
 
-    def note_sent(self, queued_line: QueuedLine) -> None:
-        """Record that a line is being written. Called by the write queue."""
+    def _note_sent(self, queued_line: QueuedLine) -> None:
+        """Record that a line is being written."""
+        if "frame_sent" in self._instruments:
+            self._instruments.emit("frame_sent", self._instruments.connection, queued_line.line)
         if queued_line.record is not None:
             self.watch.sent(queued_line.record)
         if self._flow.sent(queued_line):
@@ -270,7 +275,8 @@ class Calls:
             # The other requests wait for credits, which only the barrier returns. So it is sent without one.
             self._send(call)
         else:
-            self._queue(call)
+            assert call.queued_line is not None
+            self._queue(call, call.queued_line)
 
     def refuse_new(self) -> None:
         """Reject new requests, and cancel those not yet sent. Control requests are exempt."""

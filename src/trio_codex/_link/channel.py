@@ -45,10 +45,12 @@ class Channel(ABC):
 
     Attributes:
         max_message_bytes: The size limit of an inbound message.
+        has_peers: Whether the server serves other connections beside this one, and may ask them the same.
         control: What the transport itself has to send, such as the answer to a ping. The reader hands it to the writer.
     """
 
     max_message_bytes: int
+    has_peers: bool = False
     control: bytes = b""
 
     @property
@@ -116,13 +118,7 @@ class Channel(ABC):
 
 
 class LineChannel(Channel):
-    """Newline-delimited messages over a pair of byte streams, such as pipes, a socket or memory.
-
-    Args:
-        send_stream: Where lines go.
-        receive_stream: Where lines come from.
-        max_message_bytes: See :class:`Channel`.
-    """
+    """Newline-delimited messages over a pair of byte streams, such as pipes, a socket or memory."""
 
     def __init__(
         self, send_stream: trio.abc.SendStream, receive_stream: trio.abc.ReceiveStream, max_message_bytes: int
@@ -133,15 +129,12 @@ class LineChannel(Channel):
         self._lines = LineBuffer(max_message_bytes)
 
     def frame(self, message: bytes) -> bytes:
-        """Return the line of a message."""
         return message + b"\n"
 
     async def send_all(self, data: bytes) -> None:
-        """See :meth:`Channel.send_all`."""
         await self._send_stream.send_all(data)
 
     def nonblocking_send(self) -> Callable[[bytes], int] | None:
-        """See :meth:`Channel.nonblocking_send`."""
         stream = self._send_stream
         return stream.send_nowait if isinstance(stream, DirectSendStream) else None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.framing import Frame, Line, OversizeLine
@@ -29,7 +29,7 @@ from trio_codex._link.call import Call, CloseReason
 from trio_codex._link.calls import Calls
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._link.pace import LINES_AT_ONCE, Pace
-from trio_codex._link.write_queue import QueuedLine, WriteQueue
+from trio_codex._link.write_queue import QueuedLine
 from trio_codex.errors import CodexError, ConnectionBroken, RpcError
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class Receiver(Protocol):
         """Fail everything that waits for messages."""
 
 
-@attrs.frozen
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The limits of requests.
 
     Attributes:
@@ -133,11 +132,9 @@ class Connection:
         self._phase = "start"
         self._pace = Pace()
         self._rpc: RpcState[Call] = RpcState(channel.max_message_bytes)
-        self._write_queue = WriteQueue(channel, self._note_sent)
         self.calls: Calls = Calls(
-            self._rpc, self._write_queue, limits.window, limits.request_timeout, timeouts, instruments
+            self._rpc, channel, limits.window, limits.request_timeout, timeouts, instruments
         )
-        self._queued_reply_bytes = 0
         self._ending = False
         self._ended = trio.Event()
         self._drained = trio.Event()
@@ -153,6 +150,11 @@ class Connection:
     def owned(self) -> bool:
         """Whether this client started the server."""
         return self._channel.owned
+
+    @property
+    def has_peers(self) -> bool:
+        """Whether the server serves other connections beside this one, and may ask them the same."""
+        return self._channel.has_peers
 
     @property
     def is_established(self) -> bool:
@@ -212,11 +214,10 @@ class Connection:
     def _reply(self, request_id: RequestId, line: bytes | None, outcome: ServerRequestOutcome) -> bool:
         if line is None:
             return False
-        if self._queued_reply_bytes > QUEUED_REPLY_BYTES:
+        if self.calls.write_queue.reply_bytes > QUEUED_REPLY_BYTES:
             # Drop the reply. The connection is about to end, and replies that the server has not read are lost anyway.
             self._lose_to_unread_replies()
             return True
-        self._queued_reply_bytes += len(line)
         self.calls.put(QueuedLine(line, is_reply=True), urgent=True)
         self.calls.watch.settled(request_id, outcome)
         return True
@@ -224,7 +225,7 @@ class Connection:
     def _lose_to_unread_replies(self) -> None:
         """End the connection to a server that sends requests but does not read the replies."""
         if not self._ending:
-            size = self._queued_reply_bytes // 2**20
+            size = self.calls.write_queue.reply_bytes // 2**20
             self._services.start_service(
                 self.lose, f"the server does not read its input: {size} MiB of replies are queued"
             )
@@ -250,7 +251,7 @@ class Connection:
         self._ending = True
         self.calls.end(self.close_reason)
         self.calls.watch.lost()
-        self._write_queue.close()
+        self.calls.write_queue.close()
         if self._receiver is not None:
             self._receiver.on_close(self.close_reason)
         self.instruments.emit("connection_ended", self.instruments.connection, error)
@@ -282,7 +283,7 @@ class Connection:
 
     async def flush(self) -> None:
         """Accept no more lines, and wait until all queued ones are written."""
-        self._write_queue.finish()
+        self.calls.write_queue.finish()
         await self._flushed.wait()
 
     async def wait_drained(self) -> None:
@@ -291,18 +292,9 @@ class Connection:
 
     # -- the two services --------------------------------------------------------------------------------------
 
-    def _note_sent(self, queued_line: QueuedLine) -> None:
-        if "frame_sent" in self.instruments:
-            self.instruments.emit("frame_sent", self.instruments.connection, queued_line.line)
-        if queued_line.is_reply:
-            # Flow control counts it until it is acknowledged, but its content is no longer needed.
-            self._queued_reply_bytes -= len(queued_line.line)
-            queued_line.line = b""
-        self.calls.note_sent(queued_line)
-
     async def _write(self) -> None:
         try:
-            while (batch := await self._write_queue.take_batch()) is not None:
+            while (batch := await self.calls.write_queue.take_batch()) is not None:
                 await self._channel.send_all(batch)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             # The end of the other stream or of the process is more informative, and usually follows immediately.
@@ -321,7 +313,7 @@ class Connection:
                 timeouts.reader_is_busy = True
                 if channel.control:
                     control, channel.control = channel.control, b""
-                    self._write_queue.put_control(control)
+                    self.calls.write_queue.put_control(control)
                 if 0 < len(frames) <= pace.lines and self.close_reason is None:
                     self._take_portion(receiver, frames)
                 else:
@@ -344,7 +336,7 @@ class Connection:
             if silent < SAMPLES:
                 continue
             silent = 0
-            self._write_queue.put_control(self._channel.ping())
+            self.calls.write_queue.put_control(self._channel.ping())
             await timeouts.sleep(PONG_SECONDS)
             if timeouts.reads == reads:
                 seconds = SILENCE_SECONDS + PONG_SECONDS

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import ssl
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 import attrs
@@ -17,18 +18,18 @@ from websockets.exceptions import InvalidStatus, InvalidURI
 from websockets.uri import parse_uri
 
 from trio_codex._core.exceptions import leaves_of
+from trio_codex._core.secrets import Secrets
 from trio_codex._link.channel import CHUNK_BYTES
 from trio_codex._link.services import without_group
+from trio_codex._link.socket_stream import SocketStream
 from trio_codex._link.websocket import WebSocketChannel
 from trio_codex.errors import AttachError, StartError, StartTimeout, shorten
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from trio_codex._core.secrets import Secrets
-
 CONTROL_SOCKET: Final = ("app-server-control", "app-server-control.sock")
 """The socket of the daemon, below ``CODEX_HOME``."""
+
+SOCKET_PATH_BYTES: Final = 107
+"""How long the path of a socket may be on Linux. A relative path may lead further."""
 
 _SILENT: Final = logging.Logger("trio_codex.websocket", logging.CRITICAL)
 """The protocol would log the headers, and with them the token."""
@@ -38,6 +39,8 @@ RESPONSE_BYTES: Final = 2048
 
 SHOWN_CHARACTERS: Final = 200
 """How much of an answer an error shows."""
+
+DESCRIPTORS_HINT: Final = "Check the limit on open files: ulimit -n."
 
 WRONG_SERVER_HINT: Final = "Check that this is the address of a codex app-server."
 
@@ -52,7 +55,7 @@ class Address:
     """Where a server listens.
 
     Attributes:
-        url: The URL without credentials.
+        url: The URL.
         path: The path of a unix socket; ``None`` for TCP.
         host: The host.
         port: The port.
@@ -65,47 +68,71 @@ class Address:
     port: int = 80
     secure: bool = False
 
+    @property
+    def shown(self) -> str:
+        """The URL for messages. A query may have a token in it."""
+        return self.url if self.path is not None else self.url.partition("?")[0]
+
 
 def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecure: bool) -> Address:
     """Parse the URL of a server.
 
     Args:
-        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``.
+        url: ``unix://PATH``, ``unix://`` for the daemon of ``codex_home``, ``ws://HOST:PORT`` or ``wss://…``, without
+            credentials.
         codex_home: The ``CODEX_HOME`` of the daemon.
         insecure: Whether to allow ``ws://`` to another machine.
 
     Raises:
-        ValueError: It is none of these, has credentials, or would send everything in the clear over a network.
+        ValueError: It is none of these, or would send everything in the clear over a network.
     """
     parts = urlsplit(url)
     if parts.scheme == "unix" and url[4:7] == "://":
         path = url[7:]
+        if "\0" in path:
+            raise ValueError(f"{url!r} is no address of a server: a path contains no null character")
         if not path and codex_home is None:
             raise ValueError(
                 "unix:// means the daemon of a CODEX_HOME, and none is known: set CODEX_HOME or HOME"
             )
         # The daemon puts a link there where the path would be too long for a socket.
+        home = os.fspath(codex_home or "")
         return Address(
-            url, path or os.path.realpath(os.path.join(os.fspath(codex_home or ""), *CONTROL_SOCKET))
+            url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
     if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
+        raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
-            f"{_bare(parts)!r} is no address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
+            f"{_bare(parts)!r} is not the address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"
         )
     if parts.port == 0:
         raise ValueError("port 0 lets a server choose a port: use the one that the server printed")
     try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        raise ValueError(f"{parts.hostname!a} is no name of a host") from None
+    try:
         parse_uri(url)
     except InvalidURI as exc:
-        raise ValueError(f"{_bare(parts)!r} is no address of a server: {exc.msg}") from None
+        raise ValueError(f"{_bare(parts)!r} is not the address of a server: {exc.msg}") from None
     secure = parts.scheme == "wss"
     if not (secure or insecure or _is_loopback(parts.hostname)):
         raise ValueError(
             f"ws:// to {parts.hostname} sends prompts and tokens in the clear: use wss://, a tunnel, or insecure=True"
         )
     return Address(url, None, parts.hostname, parts.port or (443 if secure else 80), secure)
+
+
+def _absolute(path: str) -> str:
+    """Return a path that means the same once the program has another working directory, if it fits into a socket."""
+    try:
+        absolute = os.path.abspath(path)
+        return absolute if len(os.fsencode(absolute)) <= SOCKET_PATH_BYTES else path
+    except UnicodeError:
+        raise ValueError(f"{path!a} is no path that a file can have") from None
+    except OSError:  # the working directory was deleted
+        return path
 
 
 def _bare(parts: SplitResult) -> str:
@@ -126,25 +153,24 @@ class Dialer:
 
     Args:
         address: Where the server listens.
-        headers: Further headers of the request.
+        token: The token that the request carries, if any.
         max_message_bytes: The size limit of an inbound message.
         ssl_context: For TLS; the default trusts the certificate authorities of the system.
-        secrets: What errors must not show. A server may send the headers back.
+
+    Raises:
+        ValueError: The address does not use TLS, and a context for it was given.
     """
 
     def __init__(
-        self,
-        address: Address,
-        headers: Mapping[str, str],
-        max_message_bytes: int,
-        ssl_context: ssl.SSLContext | None,
-        secrets: Secrets,
+        self, address: Address, token: str | None, max_message_bytes: int, ssl_context: ssl.SSLContext | None
     ) -> None:
+        self.secrets: Secrets = Secrets({"token": token}, min_length=1)
+        if ssl_context is not None and not address.secure:
+            raise ValueError(f"ssl_context is for wss://, and {address.shown} does not use TLS")
         self._address = address
-        self._headers = headers
+        self._token = token
         self._max_message_bytes = max_message_bytes
         self._ssl_context = ssl_context
-        self._secrets = secrets
         self._is_connected = False
         self._response = b""
         """The beginning of the answer."""
@@ -155,21 +181,45 @@ class Dialer:
         Raises:
             AttachError: Nobody listens there, or who listens there is no server for this client.
         """
-        stream = await _open_stream(self._address, self._ssl_context)
+        stream = await self._open_stream()
         self._is_connected = True
         try:
-            return await self._upgrade(stream)
+            protocol = self._requested()
+            problem = await self._shake_hands(stream, protocol)
+            if problem is not None:
+                raise problem from problem.__cause__
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
+        return WebSocketChannel(stream, protocol, self._max_message_bytes, self._address.shown, self.secrets)
 
-    async def _upgrade(self, stream: trio.abc.Stream) -> WebSocketChannel:
-        address = self._address
-        uri = parse_uri("ws://localhost/" if address.path is not None else address.url)
-        protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
-        request = protocol.connect()
-        request.headers.update(self._headers)
-        protocol.send_request(request)
+    async def _open_stream(self) -> trio.abc.Stream:
+        address, error = self._address, None
+        try:
+            context = (self._ssl_context or ssl.create_default_context()) if address.secure else None
+            if address.path is not None:
+                stream = SocketStream(await trio.open_unix_socket(address.path))
+            else:
+                stream = SocketStream(await trio.open_tcp_stream(address.host, address.port))
+            try:
+                if context is None:
+                    return stream
+                return trio.SSLStream(stream, context, server_hostname=address.host, https_compatible=True)
+            except ssl.SSLError:
+                await trio.aclose_forcefully(stream)
+                raise
+        except OSError as exc:
+            cause = _first_cause(exc)
+            problem = f"cannot connect to {address.shown}: {cause.strerror or cause}"
+            raise AttachError(problem, hint=_hint(address, cause)) from exc
+        except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
+            # Trio tries several addresses in a nursery, which groups a cancellation.
+            error = without_group(exc)
+        assert error is not None
+        raise error
+
+    async def _shake_hands(self, stream: trio.abc.Stream, protocol: ClientProtocol) -> AttachError | None:
+        """Perform the handshake. Return what is wrong: raised here, it would show the answer in a frame of its traceback."""
         try:
             await stream.send_all(b"".join(protocol.data_to_send()))
             while protocol.handshake_exc is None and not protocol.events:
@@ -180,31 +230,39 @@ class Dialer:
                 else:
                     protocol.receive_eof()
         except trio.BrokenResourceError as exc:
-            raise self._refusal() or self._break(exc.__cause__) from exc
-        # No causes: they quote the answer, and a traceback would show them.
+            cause = exc.__cause__ or exc
+            error = self._refusal() or self._break(cause)
+            error.__cause__ = cause.with_traceback(None)
+            return error  # noqa: ASYNC910  # what failed was a checkpoint
         if isinstance(protocol.handshake_exc, InvalidStatus):
             response = protocol.handshake_exc.response
-            raise self._refused(response.status_code, bytes(response.body))
+            return self._refused(response.status_code, bytes(response.body))
         if protocol.handshake_exc is not None:
-            raise self._refusal() or self._no_websocket()
+            # Not as a cause: it quotes the answer.
+            return self._refusal() or self._no_websocket()
         del protocol.events[0]
-        return WebSocketChannel(stream, protocol, self._max_message_bytes, address.url)
+        return None
+
+    def _requested(self) -> ClientProtocol:
+        """Return the protocol with the request. The request itself is in no frame from which an error is raised."""
+        uri = parse_uri("ws://localhost/" if self._address.path is not None else self._address.url)
+        protocol = ClientProtocol(uri, max_size=self._max_message_bytes, logger=_SILENT)
+        request = protocol.connect()
+        if self._token is not None:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        protocol.send_request(request)
+        return protocol
+
+    # -- errors ------------------------------------------------------------------------------------------------
 
     def timed_out(self, seconds: float) -> StartError:
         """Return the error for a timeout that cancelled :meth:`dial`, by what the server had answered until then."""
-        if (refusal := self._refusal()) is not None:
-            return refusal
+        shown, hint = self._address.shown, WRONG_SERVER_HINT
+        problem = f"{shown} accepted the connection and did not answer within {seconds:g} s"
         if not self._is_connected:
-            return StartTimeout(
-                f"cannot connect to {self._address.url}: no answer within {seconds:g} s",
-                "connect",
-                _hint(self._address, OSError()),
-            )
-        return StartTimeout(
-            f"{self._address.url} accepted the connection and did not answer within {seconds:g} s",
-            "connect",
-            WRONG_SERVER_HINT,
-        )
+            problem = f"cannot connect to {shown}: no answer within {seconds:g} s"
+            hint = _hint(self._address, OSError())
+        return self._refusal() or StartTimeout(problem, "connect", hint)
 
     def _refusal(self) -> AttachError | None:
         """Return the error for an HTTP answer that has not ended, or that ended early, if it refuses the connection."""
@@ -214,13 +272,14 @@ class Dialer:
 
     def _refused(self, status: int, body: bytes) -> AttachError:
         words = shorten(self._one_line(body), SHOWN_CHARACTERS)
+        problem = f"{self._address.shown} refused the connection with HTTP status {status}"
         return AttachError(
-            f"{self._address.url} refused the connection with HTTP status {status}{': ' if words else ''}{words}",
+            f"{problem}: {words}" if words else problem,
             hint=_REFUSAL_HINTS.get(status, WRONG_SERVER_HINT),
             status=status,
         )
 
-    def _break(self, cause: BaseException | None) -> AttachError:
+    def _break(self, cause: BaseException) -> AttachError:
         """Return the error for a connection that broke before the handshake was done."""
         problem, hint = "the connection broke during the handshake", WRONG_SERVER_HINT
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -229,63 +288,37 @@ class Dialer:
         elif isinstance(cause, ssl.SSLError):
             problem = f"the TLS handshake failed: {cause.reason or cause}"
             hint = "Check that the server speaks TLS; if it does not, use ws://."
-        return AttachError(f"cannot attach to {self._address.url}: {problem}", hint=hint)
+        return AttachError(f"cannot attach to {self._address.shown}: {problem}", hint=hint)
 
     def _no_websocket(self) -> AttachError:
         if self._response.lstrip().startswith(b"{"):
-            return AttachError(
-                f"{self._address.url} speaks JSON lines, not WebSocket",
-                hint="Connect to such a server with connect_codex().",
+            problem, hint = (
+                "speaks JSON lines, not WebSocket",
+                "Connect to such a server with connect_codex().",
             )
-        quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
-        shown = f"answered {quoted}" if self._response else "closed the connection"
-        return AttachError(f"{self._address.url} is no WebSocket server: it {shown}", hint=WRONG_SERVER_HINT)
+        else:
+            quoted = shorten(repr(self._one_line(self._response)), SHOWN_CHARACTERS)
+            shown = f"answered {quoted}" if self._response else "closed the connection"
+            problem, hint = f"is not a WebSocket server: it {shown}", WRONG_SERVER_HINT
+        return AttachError(f"{self._address.shown} {problem}", hint=hint)
 
     def _one_line(self, data: bytes) -> str:
         """Return an answer for an error, on one line and without secrets."""
-        text = self._secrets.hide(data[:RESPONSE_BYTES].decode(errors="replace"))
-        return " ".join(text.split())
+        return self.secrets.hide_if_cut(" ".join(data[:RESPONSE_BYTES].decode(errors="replace").split()))
 
 
-async def _open_stream(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    error: BaseException | None
-    try:
-        return await _connect(address, ssl_context)
-    except OSError as exc:
-        raise AttachError(
-            f"cannot connect to {address.url}: {_described(exc)}", hint=_hint(address, exc)
-        ) from exc
-    except BaseExceptionGroup as exc:  # noqa: ASYNC103  # raised below, outside the handler
-        # Trio tries several addresses in a nursery, which groups a cancellation.
-        error = without_group(exc)
-    assert error is not None
-    raise error
-
-
-async def _connect(address: Address, ssl_context: ssl.SSLContext | None) -> trio.abc.Stream:
-    if address.path is not None:
-        return await trio.open_unix_socket(address.path)
-    if address.secure:
-        return await trio.open_ssl_over_tcp_stream(
-            address.host,
-            address.port,
-            https_compatible=True,
-            ssl_context=ssl_context or ssl.create_default_context(),
-        )
-    return await trio.open_tcp_stream(address.host, address.port)
-
-
-def _described(exc: OSError) -> str:
-    # Trio tries every address of a host, and raises one error for all of them.
-    if exc.errno is None and exc.__cause__ is not None:
-        causes = [leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)]
-        exc = next(iter(causes), exc)
-    return exc.strerror or str(exc)
+def _first_cause(exc: OSError) -> OSError:
+    """Return one error: Trio tries every address of a host, and raises one for all of them."""
+    if exc.errno is not None or exc.__cause__ is None:
+        return exc
+    return next((leaf for leaf in leaves_of(exc.__cause__) if isinstance(leaf, OSError)), exc)
 
 
 def _hint(address: Address, exc: OSError) -> str:
     if isinstance(exc, PermissionError):
         return "Run as the user who started the server: its socket is for that user only."
+    if exc.errno in (errno.EMFILE, errno.ENFILE):
+        return DESCRIPTORS_HINT
     if address.path is not None:
         return f"Start one with: codex app-server --listen unix://{address.path}"
     if isinstance(exc, ssl.SSLError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.exceptions import describe_error
@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 
 class CallbackGroup:
-    """The callbacks that belong to one scope, such as a turn.
+    """The callbacks that belong to one scope, such as a turn. They run in ``context``.
 
-    Args:
-        on_failure: Called when one of them fails; by default the failure is only logged.
-        context: The ``contextvars`` context they run in.
+    ``on_failure`` is called when one of them fails; by default the failure is only logged.
     """
 
     def __init__(
@@ -59,7 +57,6 @@ class CallbackGroup:
         return scope
 
     def leave(self, scope: trio.CancelScope) -> None:
-        """Remove a callback that has ended."""
         del self._scopes[scope]
         if not self._scopes and self._empty is not None:
             self._empty.set()
@@ -71,7 +68,6 @@ class CallbackGroup:
             scope.cancel()
 
     async def wait_empty(self) -> None:
-        """Wait until all callbacks have ended."""
         if self._empty is None:
             await trio.lowlevel.checkpoint()
         else:
@@ -85,19 +81,13 @@ class CallbackGroup:
             self._on_failure(error)
 
 
-@attrs.frozen
-class Answer:
-    """The response to a server request: a result or a JSON-RPC error.
-
-    Attributes:
-        result: The result.
-        error: Code and message of the error, instead of a result.
-        then: Called once the response is queued for sending.
-    """
+class Answer(msgspec.Struct, frozen=True):
+    """The response to a server request: a result, or the code and message of a JSON-RPC error."""
 
     result: object = None
     error: tuple[int, str] | None = None
     then: Callable[[], object] | None = None
+    """Called once the response is queued for sending."""
 
 
 Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
@@ -105,8 +95,7 @@ Outcome: TypeAlias = Literal["answered", "withdrawn", "failed", "left"]
 for another client to answer."""
 
 
-@attrs.frozen
-class Handler:
+class Handler(msgspec.Struct, frozen=True, eq=False):
     """How to answer one request.
 
     Attributes:
@@ -122,8 +111,7 @@ class Handler:
     settled: Callable[[Outcome, str | None], object]
 
 
-@attrs.define(eq=False)
-class _Open:
+class _Open(msgspec.Struct, eq=False):
     """A request whose callback is running."""
 
     scope: trio.CancelScope
@@ -131,12 +119,7 @@ class _Open:
 
 
 class Dispatcher:
-    """Answers server requests concurrently.
-
-    Args:
-        services: Runs the callbacks.
-        connection: Sends the answers.
-    """
+    """Answers server requests concurrently."""
 
     def __init__(self, services: Services, connection: Connection) -> None:
         self._services = services
@@ -144,12 +127,7 @@ class Dispatcher:
         self._open: dict[RequestId, _Open] = {}
 
     def dispatch(self, request: ServerRequest, handler: Handler | None) -> None:
-        """Start answering a request. Called by the reader; the callback runs in its own task.
-
-        Args:
-            request: The request.
-            handler: How to answer it; ``None`` leaves it to another client.
-        """
+        """Start answering a request in its own task, or leave it to another client. Called by the reader."""
         if handler is None:
             # The server may never report that another client answered, and may reuse the id.
             self._connection.withdraw(request.id)

@@ -34,11 +34,7 @@ BARRIER_LINES: Final = 32
 
 
 class FlowControl:
-    """The window, the credits, and the calls that wait for them.
-
-    Args:
-        window: How many requests of the class ``window`` may be in progress.
-    """
+    """The request window with its number of places, the credits, and the calls that wait for them."""
 
     def __init__(self, window: int) -> None:
         self._window_places = window
@@ -98,7 +94,6 @@ class FlowControl:
         self.waits = bool(self._control or self._ordinary or self._for_window)
 
     def holds(self, call: Call) -> bool:
-        """Return whether a call is waiting."""
         return call in self._control or call in self._ordinary or call in self._for_window
 
     def remove(self, call: Call) -> bool:

@@ -182,29 +182,24 @@ class RequestWatch:
         self._instruments = instruments
         self._server_requests: dict[RequestId, ServerRequestRecord] = {}
 
-    def queued(self, method: str, params: object, lane: str) -> RequestRecord | None:
-        """Report that a request was made; return its record, or ``None`` if no instrument needs it."""
-        if not self._instruments:
-            return None
+    def queued(self, method: str, params: object, lane: str) -> RequestRecord:
+        """Report that a request was made; return its record."""
         record = RequestRecord(self._instruments.connection, method, params, lane, trio.current_time())
         self._instruments.emit("request_queued", record)
         return record
 
     def sent(self, record: RequestRecord) -> None:
-        """Report that a request was handed to the writer."""
         record.sent_at = trio.current_time()
         self._instruments.emit("request_sent", record)
 
     def ended(
         self, record: RequestRecord | None, outcome: RequestOutcome, error: CodexError | None = None
     ) -> None:
-        """Report the outcome of a request."""
         if record is not None:
             record.ended_at, record.outcome, record.error = trio.current_time(), outcome, error
             self._instruments.emit("request_ended", record)
 
     def asked(self, request: ServerRequest) -> None:
-        """Report a server request."""
         if self._instruments:
             record = ServerRequestRecord(
                 self._instruments.connection, request.id, request.method, request.params, trio.current_time()
@@ -213,7 +208,6 @@ class RequestWatch:
             self._instruments.emit("server_request_received", record)
 
     def settled(self, request_id: RequestId, outcome: ServerRequestOutcome) -> None:
-        """Report the outcome of a server request."""
         if (record := self._server_requests.pop(request_id, None)) is not None:
             record.ended_at, record.outcome = trio.current_time(), outcome
             self._instruments.emit("server_request_ended", record)

@@ -13,14 +13,11 @@ MAX_LINES: Final = 4096
 
 
 class Pace:
-    """Adapts the batch size to the backlog of consumers.
-
-    Attributes:
-        lines: Size of the next batch, in lines.
-    """
+    """Adapts the batch size to the backlog of consumers."""
 
     def __init__(self) -> None:
         self.lines: int = LINES_AT_ONCE
+        """Size of the next batch."""
 
     def note(self, lines: int, share: int) -> None:
         """Record the size of a batch and the backlog of the busiest consumer."""

@@ -28,11 +28,8 @@ Ts = TypeVarTuple("Ts")
 class Services:
     """The tasks of one client.
 
-    Args:
-        nursery: The nursery they run in.
-        body_scope: The scope to cancel when a task fails; ``None`` if the caller provided the nursery, which then
-            crashes.
-        failures: The list that collects their exceptions.
+    When one fails, its exception is added to ``failures`` and ``body_scope`` is cancelled. Without a scope, the nursery,
+    which the caller provided, crashes.
     """
 
     def __init__(
@@ -189,11 +186,8 @@ def cancelled_and_failed(
 ) -> tuple[BaseExceptionGroup[trio.Cancelled], Exception | None]:
     """Split the group that a callback with its own nursery raises if it fails while being cancelled.
 
-    Returns:
-        The cancellation, which must propagate, and the failures beside it.
-
-    Raises:
-        BaseExceptionGroup: The group itself, if it contains no cancellation or contains an exit request.
+    Return the cancellation, which must propagate, and the failures beside it. Raise the group itself if it contains no
+    cancellation or contains an exit request.
     """
     cancelled, failed = group.split(trio.Cancelled)
     if cancelled is None or not (failed is None or isinstance(failed, Exception)):

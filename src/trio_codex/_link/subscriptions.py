@@ -60,13 +60,14 @@ class Wakeups:
         self._due: list[Subscription[Any]] = []
 
     def add(self, subscription: Subscription[Any]) -> None:
-        """Register a consumer that has new events."""
         self._due.append(subscription)
 
-    def flush(self) -> list[int]:
-        """Wake the waiting consumers; return the number of entries for each."""
+    def flush(self) -> int:
+        """Wake the waiting consumers; return the number of entries of the fullest buffer."""
+        if not self._due:
+            return 0
         due, self._due = self._due, []
-        return [subscription.wake() for subscription in due]
+        return max([subscription.wake() for subscription in due])
 
 
 class _Placeholder(msgspec.Struct, eq=False):

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -19,8 +20,7 @@ import trio
 from trio_codex._core.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import TracebackType
+    from collections.abc import Callable, Generator
 
 TICK_SECONDS: Final = 0.25
 """Maximum sleep while a timeout is pending, and maximum wait for the reader to run out of input before one expires."""
@@ -53,30 +53,6 @@ class Timeout:
         self.expire: Callable[[], object] = expire
 
 
-class TimeoutScope:
-    """A cancel scope with a timeout, returned by :meth:`Timeouts.move_on_after`."""
-
-    __slots__ = ("_scope", "_seconds", "_timeout", "_timeouts")
-
-    def __init__(self, timeouts: Timeouts, seconds: float) -> None:
-        self._timeouts = timeouts
-        self._seconds = seconds
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> trio.CancelScope:
-        self._timeout = self._timeouts.start(self._seconds, self._scope.cancel)
-        return self._scope.__enter__()
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        self._timeouts.end(self._timeout)
-        return self._scope.__exit__(exc_type, exc, traceback)
-
-
 class Timeouts:
     """All timeouts of one connection, and the clock that they use.
 
@@ -97,14 +73,9 @@ class Timeouts:
         self.reader_is_busy: bool = False
 
     def start(self, seconds: float, expire: Callable[[], object]) -> Timeout:
-        """Start a timeout.
+        """Start a timeout, which may be infinite; return a handle for :meth:`end`.
 
-        Args:
-            seconds: The length; may be infinite.
-            expire: Called by :meth:`watch` when the timeout expires. Must not raise.
-
-        Returns:
-            A handle for :meth:`end`.
+        :meth:`watch` calls ``expire``, which must not raise, when the timeout expires.
         """
         now = trio.current_time()
         if now > self._awaited[0] + STALL_SECONDS:
@@ -125,9 +96,15 @@ class Timeouts:
         if (pending := self._pending.get(timeout.seconds)) is not None:
             pending.pop(timeout, None)
 
-    def move_on_after(self, seconds: float) -> TimeoutScope:
-        """Return a context manager that cancels its body after a timeout, like :func:`trio.move_on_after`."""
-        return TimeoutScope(self, seconds)
+    @contextmanager
+    def move_on_after(self, seconds: float) -> Generator[trio.CancelScope]:
+        """Cancel the body after a timeout, like :func:`trio.move_on_after`."""
+        with trio.CancelScope() as scope:
+            timeout = self.start(seconds, scope.cancel)
+            try:
+                yield scope
+            finally:
+                self.end(timeout)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep for some seconds, stalls excluded."""

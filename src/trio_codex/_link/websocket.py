@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
     from websockets.client import ClientProtocol
 
-    from trio_codex._core.framing import Frame, Line
+    from trio_codex._core.framing import Frame
+    from trio_codex._core.secrets import Secrets
 
 FRAGMENT_BYTES: Final = 8 * 1024 * 1024
 """Longer messages are sent in fragments: the server refuses frames of more than 16 MiB."""
-
-DATA_OPCODES: Final = frozenset({Opcode.TEXT, Opcode.BINARY, Opcode.CONT})
 
 CLOSE_SECONDS: Final = 1.0
 """How long closing may take to send the close frame to a server that does not read."""
@@ -42,18 +41,26 @@ class WebSocketChannel(Channel):
         protocol: The state of the protocol.
         max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
         address: Where the server is, for messages.
+        secrets: Redacted from the reason with which the server closes.
     """
 
+    has_peers: bool = True
+
     def __init__(
-        self, stream: trio.abc.Stream, protocol: ClientProtocol, max_message_bytes: int, address: str
+        self,
+        stream: trio.abc.Stream,
+        protocol: ClientProtocol,
+        max_message_bytes: int,
+        address: str,
+        secrets: Secrets,
     ) -> None:
         self.max_message_bytes = max_message_bytes
         self._stream = stream
         self._protocol = protocol
         self._address = address
+        self._secrets = secrets
         self._unfinished: bytearray | None = None
-        """The fragments so far. One buffer, because a server may send any number of empty ones."""
-        self._is_binary = False
+        """The fragments of a text message so far. One buffer, because a server may send any number of empty ones."""
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -115,24 +122,18 @@ class WebSocketChannel(Channel):
                 self.control = data
         messages: list[Frame] = []
         for frame in self._protocol.events_received():
-            if isinstance(frame, WebSocketFrame) and frame.opcode in DATA_OPCODES:
-                if frame.opcode is not Opcode.CONT:
-                    self._is_binary = frame.opcode is Opcode.BINARY
-                if not self._is_binary and (message := self._take_fragment(frame)) is not None:
-                    messages.append(message)
+            assert isinstance(frame, WebSocketFrame)  # the handshake is over
+            opcode = frame.opcode
+            if opcode is Opcode.TEXT and frame.fin:
+                messages.append(bytes(frame.data))
+            elif opcode is Opcode.TEXT:
+                self._unfinished = bytearray(frame.data)
+            elif opcode is Opcode.CONT and self._unfinished is not None:
+                self._unfinished += frame.data
+                if frame.fin:
+                    whole, self._unfinished = self._unfinished, None
+                    messages.append(whole if len(whole) >= LONG_LINE_BYTES else bytes(whole))
         return messages
-
-    def _take_fragment(self, frame: WebSocketFrame) -> Line | None:
-        """Return the text message that this frame completes, if it does."""
-        if self._unfinished is None:
-            if frame.fin:
-                return bytes(frame.data)
-            self._unfinished = bytearray()
-        self._unfinished += frame.data
-        if not frame.fin:
-            return None
-        whole, self._unfinished = self._unfinished, None
-        return whole if len(whole) >= LONG_LINE_BYTES else bytes(whole)
 
     # -- the other side ----------------------------------------------------------------------------------------
 
@@ -140,7 +141,9 @@ class WebSocketChannel(Channel):
         """Return the error, with the code and the reason with which the server closed."""
         protocol = self._protocol
         if protocol.close_rcvd is not None:
-            reason = f"the server closed the connection: {protocol.close_rcvd}"
+            reason = (
+                f"the server closed the connection: {self._secrets.hide_if_cut(str(protocol.close_rcvd))}"
+            )
         elif isinstance(protocol.parser_exc, PayloadTooBig):
             limit = self.max_message_bytes
             reason = f"a message of the server is longer than max_line_bytes allows ({limit} bytes)"

@@ -48,15 +48,16 @@ class WriteQueue:
 
     It needs no length limit: for each request a task waits, flow control limits those, and the connection limits replies.
 
-    Args:
-        channel: Where lines go. A sender writes to it only while the writer waits in :meth:`take_batch`.
-        on_taken: Called with each line that is handed over.
+    A sender writes to the channel only while the writer waits in :meth:`take_batch`.
+
+    Attributes:
+        reply_bytes: The size of the replies that are queued.
     """
 
     def __init__(
         self,
         channel: Channel,
-        on_taken: Callable[[QueuedLine], object] | None = None,
+        on_taken: Callable[[QueuedLine], object],
     ) -> None:
         self._frame = channel.frame
         self._send_nowait = channel.nonblocking_send()
@@ -65,6 +66,7 @@ class WriteQueue:
         self._ordinary: deque[QueuedLine] = deque()
         self._control = b""
         """What the transport itself has to send."""
+        self.reply_bytes: int = 0
         self._rest = b""
         """The rest of a line that was partly written directly. It is sent before everything else."""
         self._idle = False
@@ -76,11 +78,9 @@ class WriteQueue:
         """Send a line directly, or queue it; urgent lines (replies, interrupts) are sent before ordinary ones.
 
         Order is kept within each kind.
-
-        Args:
-            queued_line: The line.
-            urgent: Whether to send it before ordinary ones.
         """
+        if queued_line.is_reply:
+            self.reply_bytes += len(queued_line.line)
         if not self._closed and not self._send_now(queued_line):
             (self._urgent if urgent else self._ordinary).append(queued_line)
             self._wake()
@@ -114,8 +114,11 @@ class WriteQueue:
 
     def _take(self, queued_line: QueuedLine) -> None:
         queued_line.taken = True
-        if self._on_taken is not None:
-            self._on_taken(queued_line)
+        self._on_taken(queued_line)
+        if queued_line.is_reply:
+            # Flow control counts it until it is acknowledged, but its content is no longer needed.
+            self.reply_bytes -= len(queued_line.line)
+            queued_line.line = b""
 
     def take_back(self, queued_line: QueuedLine) -> bool:
         """Remove a line that was not taken yet; return whether that succeeded."""

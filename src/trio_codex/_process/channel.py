@@ -21,14 +21,7 @@ RECENT_STDERR_SECONDS: Final = 5.0
 
 
 class ProcessChannel(LineChannel):
-    """Newline-delimited messages over the pipes of a server process that has started.
-
-    Args:
-        process: The process.
-        max_message_bytes: See :class:`~trio_codex._link.channel.Channel`.
-        timeouts: Limits the wait for the exit status.
-        secrets: Redacted from stderr in errors.
-    """
+    """Newline-delimited messages over the pipes of a server process that has started."""
 
     def __init__(
         self, process: ServerProcess, max_message_bytes: int, timeouts: Timeouts, secrets: Secrets
@@ -40,11 +33,9 @@ class ProcessChannel(LineChannel):
 
     @property
     def owned(self) -> bool:
-        """See :class:`~trio_codex._link.channel.Channel`."""
         return True
 
     def explain(self, reason: str, phase: str) -> ConnectionBroken:
-        """See :meth:`~trio_codex._link.channel.Channel.explain`."""
         tail = self._secrets.hide_in_tail(self._process.stderr.tail())
         return ConnectionBroken(reason, phase, self._process.pid, None, tail)
 
@@ -64,5 +55,4 @@ class ProcessChannel(LineChannel):
         return ServerExited(problem, phase, process.pid, returncode, tail)
 
     def kill(self) -> None:
-        """Kill the server and its descendants."""
         self._process.kill()

@@ -20,10 +20,11 @@ import trio
 
 from trio_codex._process.pipes import RECEIVE_BYTES, ServerStreams, above_standard_streams
 from trio_codex._process.server import END_BOUND, ServerProcess, reap_later, sip
-from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+    from trio_codex.errors import SpawnError
 
 
 class GroupProcess(ServerProcess):
@@ -98,19 +99,11 @@ class GroupProcess(ServerProcess):
         return owner.stdin, owner.stdout, owner.stderr
 
     def _refusal(self, error: OSError) -> Callable[[], SpawnError]:
-        def make() -> SpawnError:
-            refusal = SpawnError(
-                f"the server cannot be run: {error.strerror}{f': {error.filename}' if error.filename else ''}",
-                phase="spawn",
-                hint="Check the limits on descriptors and processes."
-                if error.filename is None
-                else "Pass the path of a codex binary for this system as codex_bin, and a cwd that exists.",
-                binary=self._argv[0],
-            )
-            refusal.__cause__ = error
-            return refusal
-
-        return make
+        name = f": {error.filename}" if error.filename else ""
+        hint = "Check the limits on descriptors and processes."
+        if error.filename is not None:
+            hint = "Pass the path of a codex binary for this system as codex_bin, and a cwd that exists."
+        return self._spawn_error(f"the server cannot be run: {error.strerror}{name}", hint, error)
 
     async def drain_stderr(self) -> None:
         if self._process is not None:

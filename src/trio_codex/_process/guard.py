@@ -464,13 +464,7 @@ def keep(child: int, control: int, client: int, client_fd: int) -> None:
 
 
 def main(control: int, plan: int, client: int) -> None:
-    """Run the guard.
-
-    Args:
-        control: The socket to the client.
-        plan: The file with the plan.
-        client: The client's process id.
-    """
+    """Run the guard, given the descriptors of the socket and of the plan, and the client's process id."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     # The client may ignore SIGCHLD, and then there would be no exit status to wait for.

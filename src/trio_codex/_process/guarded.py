@@ -250,16 +250,6 @@ class GuardedProcess(ServerProcess):
             hint = "Shorten its arguments and its environment: the system limits their size."
         return self._spawn_error(problem, hint, OSError(number, os.strerror(number), binary))
 
-    def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
-        def make() -> SpawnError:
-            error = SpawnError(
-                problem, phase="spawn", hint=hint, binary=self._argv[0], stderr_tail=self.stderr.tail()
-            )
-            error.__cause__ = cause
-            return error
-
-        return make
-
 
 def _hang_up(control: socket.socket) -> None:
     """Close the socket so that the guard sees EOF even if a forked copy of us still holds it."""
@@ -269,7 +259,6 @@ def _hang_up(control: socket.socket) -> None:
 
 
 def _open_anonymous() -> IO[bytes]:
-    """Open an anonymous file."""
     try:
         return open(os.memfd_create("trio-codex-plan"), "wb")
     except (OSError, AttributeError):  # an old C library or kernel

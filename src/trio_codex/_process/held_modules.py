@@ -58,14 +58,9 @@ def _is_current(bytecode: bytes, stats: Mapping[str, float]) -> bool:
 def hold(names: Iterable[str]) -> None:
     """Read modules that are not imported yet. Each one is executed on first access to one of its attributes.
 
+    A package must come before its modules.
+
     A module that is not a plain file, such as one in a zip archive, is imported immediately.
-
-    Args:
-        names: The modules. Each must come after the package that contains it.
-
-    Raises:
-        ImportError: There is no such module.
-        OSError: A module cannot be read.
     """
     held_packages: dict[str, list[str]] = {}
     for name in names:

@@ -62,7 +62,6 @@ class _PipeEnd:
             os.close(fd)
 
     async def aclose(self) -> None:
-        """Close it."""
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -171,11 +170,7 @@ class PipeReceiveStream(_PipeEnd, trio.abc.ReceiveStream):
 class ServerStreams:
     """The three standard streams of a server: this side's ends, and the server's.
 
-    Attributes:
-        stdin: The end we write to.
-        stdout: The end we read from.
-        stderr: The end we read from.
-        lent: The descriptors of the server's ends, in that order; closed by :meth:`close_lent`.
+    ``lent`` holds the server's ends of stdin, stdout and stderr, in that order.
 
     Raises:
         OSError: The descriptor limit is reached. Nothing stays open.

@@ -18,12 +18,11 @@ import trio
 
 from trio_codex._process.pipes import RECEIVE_BYTES
 from trio_codex._process.stderr import StderrRing
+from trio_codex.errors import SpawnError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Protocol
-
-    from trio_codex.errors import SpawnError
 
     class _Pollable(Protocol):
         def poll(self) -> int | None: ...
@@ -77,10 +76,7 @@ class ServerProcess(ABC):
         return f"<{type(self).__name__} pid={self.pid} {'closed, ' if self._closed else ''}{state}>"
 
     async def started(self) -> int:
-        """Wait until the server is running. A checkpoint; cancellation has no effect on the server.
-
-        Returns:
-            The process id.
+        """Wait until the server is running; return its process id. Cancellation has no effect on the server.
 
         Raises:
             SpawnError: The server could not be started. :meth:`stop` must still be called.
@@ -120,9 +116,6 @@ class ServerProcess(ABC):
 
         It takes at most ``grace`` and about a second. Cancellation ends the grace period: the tree is killed behind a
         shield of at most a second, and :exc:`trio.Cancelled` propagates. A second call waits for the first.
-
-        Args:
-            grace: Seconds for the server to exit by itself.
 
         Returns:
             The exit status of the server; ``None`` if it never started or could not be killed.
@@ -195,6 +188,18 @@ class ServerProcess(ABC):
     @abstractmethod
     def _close_stdin(self) -> None:
         """Close stdin, synchronously."""
+
+    def _spawn_error(self, problem: str, hint: str, cause: OSError | None = None) -> Callable[[], SpawnError]:
+        """Return a function that creates the error of a failed start, anew for each waiting task."""
+
+        def make() -> SpawnError:
+            error = SpawnError(
+                problem, phase="spawn", hint=hint, binary=self._argv[0], stderr_tail=self.stderr.tail()
+            )
+            error.__cause__ = cause
+            return error
+
+        return make
 
     def _raise_failure(self) -> NoReturn:
         if self._failure is not None:

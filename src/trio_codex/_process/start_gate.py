@@ -37,8 +37,7 @@ async def start_gate(codex_home: Path) -> AsyncGenerator[None, None]:
 
     This is a checkpoint. It waits for as long as the other start takes; the caller sets the timeout.
 
-    Args:
-        codex_home: The directory of the databases: ``CODEX_SQLITE_HOME`` if that is set.
+    ``codex_home`` is the directory of the databases: ``CODEX_SQLITE_HOME`` if that is set.
     """
     lock = await _acquire(codex_home)
     try:

@@ -29,12 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class StderrRing:
-    """A ring buffer that keeps the last ``limit`` bytes.
-
-    Attributes:
-        limit: The number of bytes to keep.
-        total: The number of bytes ever added.
-    """
+    """A ring buffer that keeps the last ``limit`` bytes."""
 
     __slots__ = ("_data", "_marks", "limit", "total")
 
@@ -56,17 +51,12 @@ class StderrRing:
             del self._data[: -self.limit]
 
     def getvalue(self) -> bytes:
-        """Return the bytes in the buffer."""
         return bytes(self._data[-self.limit :])
 
     def tail(self, limit: int = TAIL_BYTES, *, seconds: float | None = None) -> str:
-        """Return the last ``limit`` bytes as readable text.
+        """Return the last ``limit`` bytes as readable text, or of them only what arrived within so many ``seconds``.
 
         Invalid UTF-8 is replaced. Terminal escapes and control characters other than tab and newline are removed.
-
-        Args:
-            limit: Maximum number of bytes.
-            seconds: If given, return only output that arrived within this time.
         """
         if seconds is not None:
             since = time.monotonic() - seconds

@@ -41,26 +41,24 @@ class Defaults:
 class Approvals:
     """Everything that the decision on a server request depends on.
 
-    Args:
-        threads: The threads and turns of the client.
-        listeners: Notified of unknown requests.
-        ender: Interrupts the turn of a request that is cancelled.
-        defaults: The client's policy and tools.
-        shared: Whether other clients use the same server and answer for their own turns.
-
     Attributes:
-        threads: The threads and turns of the client.
         listeners: Notified of unknown requests.
         ender: Interrupts the turn of a request that is cancelled.
-        policy: The client's policy.
-        tools: The client's tools.
-        is_shared: Whether other clients use the same server and answer for their own turns.
+        is_shared: Whether other clients may use the same server and answer for their own turns.
+        has_peers: Whether the server asks several clients the same question.
         unowned: The callbacks for requests that belong to no open turn of this client.
         audit: The records of decisions.
     """
 
     def __init__(
-        self, threads: Threads, listeners: Listeners, ender: TurnEnder, defaults: Defaults, *, shared: bool
+        self,
+        threads: Threads,
+        listeners: Listeners,
+        ender: TurnEnder,
+        defaults: Defaults,
+        *,
+        shared: bool,
+        has_peers: bool = False,
     ) -> None:
         self.threads: Threads = threads
         self.listeners: Listeners = listeners
@@ -68,6 +66,7 @@ class Approvals:
         self.policy: Policy | None = defaults.policy
         self.tools: Toolbox = defaults.tools
         self.is_shared: bool = shared
+        self.has_peers: bool = has_peers
         self.unowned: CallbackGroup = CallbackGroup()
         self.audit: Audit = Audit(listeners.instruments)
         self._warned = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,11 +16,10 @@ from trio_codex._core.user_code import call_user
 from trio_codex._link.dispatch import Answer, CallbackGroup, Handler
 from trio_codex._link.services import cancelled_and_failed
 from trio_codex._session.listeners import UNKNOWN_REQUEST_METHOD
-from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call
-from trio_codex._session.unknown_requests import unknown_kind
+from trio_codex._session.request_kinds import KINDS, Kind, RequestContext, failed_call, unknown_kind
 from trio_codex._values.event import route
 from trio_codex.errors import DecodeError, PolicyError
-from trio_codex.instruments._decisions import DecidedBy
+from trio_codex.instruments._base import DecidedBy
 from trio_codex.policies import Abstain, Cancel, ToolCallRequest
 from trio_codex.policies._policy import name_of
 from trio_codex.wire import _convert
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from trio_codex._link.dispatch import Outcome
     from trio_codex._session.approvals import Approvals
     from trio_codex._session.audit import Entry
-    from trio_codex._session.state import ThreadState
+    from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._values.event import Route
 
 
@@ -43,40 +43,61 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
     size = 0 if request.params is None else len(request.params)
     entry = approvals.audit.begin(request.id, method, thread_id, size)
     state = None if thread_id is None else approvals.threads.find(thread_id)
-    is_others = approvals.is_shared and state is not None and state.turn is not None and state.owner is None
-    if is_others and state is not None and state.policy is None and state.tools is None:
-        _leave(entry)
+    turn = None if state is None else state.turn
+    is_others = _belongs_to_others(approvals, state)
+    for_thread = state is not None and (state.policy is not None or state.tools is not None)
+    if is_others and thread_id is not None and not for_thread:
+        _leave(entry, turn)
         return None
     kind = KINDS.get(method)
     if kind is None:
         approvals.listeners.report(UNKNOWN_REQUEST_METHOD, {"method": method, "id": request.id})
         kind = unknown_kind(method)
+
+    def undecided(reason: str, *, by_others: bool = is_others) -> Handler | None:
+        if not by_others:
+            return _deny(approvals, entry, kind.denial, reason)
+        _leave(entry, turn)
+        return None
+
     if request.params is None:
-        return _deny(approvals, entry, kind.denial, "its line was too long or unreadable")
+        return undecided("its line was too long or unreadable")
     try:
         params = msgspec.json.decode(request.params)
         if method in KINDS:
             params = _convert.decode_server_request(method, params)
         question = kind.ask(params, _request_context(state, where))
     except (DecodeError, *UNREADABLE) as exc:
-        return _deny(approvals, entry, kind.denial, f"its parameters are unreadable: {exc}")
+        return undecided(f"its parameters are unreadable: {exc}")
     entry.ask(question)
     deciders = list(_deciders(approvals, kind, question, state))
-    if is_others:
+    if is_others and thread_id is not None:
+        # The policy of the client counts for what no thread owns, such as a token, and for its own turns.
         deciders = [each for each in deciders if each[0] is not DecidedBy.client]
-        if not deciders:
-            _leave(entry)
-            return None
     if not deciders:
-        reason = "no policy of this client handles it"
-        if method not in KINDS:
-            reason = "this version does not know the method, and no policy handles it; see Policy(unknown=…)"
-        return _deny(approvals, entry, kind.denial, reason)
+        # Tools are those of the client that started the thread, and all subscribers are asked to call them.
+        is_rejoined = approvals.is_shared and turn is not None and not turn.is_ours
+        return undecided(
+            "no policy of this client handles it"
+            if method in KINDS
+            else "this version does not know the method, and no policy handles it; see Policy(unknown=…)",
+            by_others=is_others or (is_rejoined and isinstance(question, ToolCallRequest)),
+        )
     asking = _Asking(approvals, kind, question, deciders, entry, state)
     return Handler(_group(approvals, state), kind.denial, asking.decide, asking.settled)
 
 
-def _leave(entry: Entry) -> None:
+def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
+    """Whether a request is about a turn that this client neither started nor rejoined, so that another client answers it."""
+    if state is None or state.turn is None:
+        # Where nobody else is known to be asked, it would wait for ever.
+        return approvals.has_peers and (state is None or state.owner is None)
+    return (approvals.is_shared or state.is_left_running) and state.owner is None
+
+
+def _leave(entry: Entry, turn: TurnState | None) -> None:
+    if turn is not None:
+        turn.has_parked = True
     entry.decided_by, entry.reason = DecidedBy.others, "it belongs to a turn of another client"
     entry.settle("left")
 
@@ -102,7 +123,13 @@ def _deciders(
         for tools in (thread.tools if thread is not None else None, approvals.tools):
             tool = None if tools is None else tools.find(question.namespace, question.tool)
             if tools is not None and tool is not None:
-                yield DecidedBy.tool, tool.full_name, tools.call
+                call: Callable[[Any], Awaitable[object]] = tools.call
+                if approvals.is_shared:
+                    # The server sends a parked request again, and only those of turns that began on this connection
+                    # cannot have been answered over an earlier one.
+                    is_new = state is not None and state.turn is not None and state.turn.is_ours
+                    call = partial(tools.call_on_shared_server, may_be_repeated=not is_new)
+                yield DecidedBy.tool, tool.full_name, call
                 return
     for level, policy in levels:
         callback = None if policy is None else getattr(policy, kind.callback)
@@ -180,7 +207,6 @@ class _Asking:
         return self._kind.denial
 
     def settled(self, outcome: Outcome, reason: str | None) -> None:
-        """Record the outcome."""
         if self._state is not None and not isinstance(self._question, ToolCallRequest):
             self._state.held_requests -= 1
         self._entry.settle(outcome, reason)

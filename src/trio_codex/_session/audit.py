@@ -10,7 +10,7 @@ import trio
 
 from trio_codex._core.json import object_of, string_of
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
-from trio_codex.instruments._decisions import DecidedBy, DecisionRecord
+from trio_codex.instruments._base import DecidedBy, DecisionRecord
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,11 +110,7 @@ def _size_of(value: object) -> int:
 
 
 class Audit:
-    """The records of one client.
-
-    Args:
-        instruments: Notified of each record.
-    """
+    """The records of one client."""
 
     def __init__(self, instruments: Instruments = NO_INSTRUMENTS) -> None:
         self._instruments = instruments

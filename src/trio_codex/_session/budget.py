@@ -51,13 +51,7 @@ _NO_BUDGET = Budget()
 
 
 class Meter:
-    """Resources used so far, with or without a budget.
-
-    Attributes:
-        budget: The limits.
-        usage: Tokens used; ``None`` if the server has not reported any.
-        turns: Number of turns started.
-    """
+    """Resources used so far, with or without a budget."""
 
     def __init__(self, carrier: Carrier, budget: Budget | None = None) -> None:
         self._carrier: Carrier = carrier
@@ -76,31 +70,25 @@ class Meter:
             for stop in self._open:
                 stop(self.exceeded("tokens"))
 
-    def check_something_left(self) -> None:
-        """Check that a turn may start.
-
-        Raises:
-            BudgetExceeded: The budget is used up.
-        """
-        used = {"tokens": self.tokens, "turns": self.turns, "seconds": self.seconds}
+    def check_something_left(self, *, is_new: bool = True) -> None:
+        """Raise ``BudgetExceeded`` if the budget is used up, so that no turn may start, or be rejoined if not new."""
+        used = {"tokens": self.tokens, "turns": self.turns if is_new else 0, "seconds": self.seconds}
         for limit, spent in used.items():
             allowed = getattr(self.budget, limit)
             if allowed is not None and spent >= allowed:
                 raise self.exceeded(limit)
 
-    def open(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the start of a turn.
+    def open(self, stop: Callable[[BudgetExceeded], None], *, is_new: bool = True) -> None:
+        """Record the start of a turn, or that one was rejoined, which does not count as a further turn.
 
-        Args:
-            stop: Callback for token use above the limit. The reader may call it repeatedly.
+        The reader calls ``stop``, possibly often, while token use is above the limit.
         """
         if not self._open:
             self._busy_since = trio.current_time()
         self._open.append(stop)
-        self.turns += 1
+        self.turns += is_new
 
     def close(self, stop: Callable[[BudgetExceeded], None]) -> None:
-        """Record the end of a turn."""
         self._open.remove(stop)
         if not self._open:
             self._busy += trio.current_time() - self._busy_since
@@ -126,36 +114,38 @@ class Meter:
         return float("inf") if limit is None else trio.current_time() + limit - self.seconds
 
     def exceeded(self, limit: str) -> BudgetExceeded:
-        """Return the error for one of the limits."""
         return BudgetExceeded(
             self._carrier, limit, getattr(self.budget, limit), getattr(self, limit), self.usage
         )
 
 
 class BudgetTracker:
-    """Tracks one turn in several meters, from its start to its end.
+    """Tracks one turn in several meters, from its start to its end. Raises ``BudgetExceeded`` if one is used up.
 
     Args:
         meters: The meters of the turn, its thread and its client. If several limits are exceeded at once, the first
             one is reported.
         scope: A cancel scope. Until the turn ends, its deadline is when the first budget runs out of time.
         stop: Called once: when time runs out, or, by the reader, when token use exceeds a limit.
-
-    Raises:
-        BudgetExceeded: A budget is used up; the turn must not start.
+        is_new: Whether the turn counts as a further one; otherwise it was rejoined.
     """
 
     def __init__(
-        self, meters: Sequence[Meter], scope: trio.CancelScope, stop: Callable[[BudgetExceeded], None]
+        self,
+        meters: Sequence[Meter],
+        scope: trio.CancelScope,
+        stop: Callable[[BudgetExceeded], None],
+        *,
+        is_new: bool = True,
     ) -> None:
         for meter in meters:
-            meter.check_something_left()
+            meter.check_something_left(is_new=is_new)
         self._meters = meters
         self._scope = scope
         self._stop: Callable[[BudgetExceeded], None] | None = stop
         on_exceeded = self._on_exceeded
         for meter in meters:
-            meter.open(on_exceeded)
+            meter.open(on_exceeded, is_new=is_new)
         self._first_up = min(meters, key=lambda meter: meter.deadline)
         scope.deadline = self._first_up.deadline
 
@@ -170,7 +160,6 @@ class BudgetTracker:
             meter.turns -= 1
 
     def close(self) -> None:
-        """Record the end of the turn."""
         self.check_time()
         # The scope may stay open much longer, but that time does not count.
         self._scope.deadline = math.inf

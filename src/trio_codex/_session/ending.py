@@ -14,13 +14,14 @@ import trio
 
 from trio_codex._core.log import logger
 from trio_codex._link.services import wait_any
-from trio_codex._session.waiting import callbacks_of, wait_answered
+from trio_codex._session.waiting import callbacks_of, wait_answered, working_turns
 from trio_codex.errors import CodexError, InvalidRequestError, RpcError, ServerBusyError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_codex._link.call import Call
+    from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._session.server import Server
     from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._session.threads import Threads
@@ -36,12 +37,7 @@ _OTHER_TURN_ID: Final = re.compile(r"but found `?([0-9A-Za-z-]+)`?")
 
 
 class TurnEnder:
-    """Ends turns of one client, and what they started.
-
-    Args:
-        server: The server.
-        threads: The threads of the client.
-    """
+    """Ends turns of one client, and what they started."""
 
     def __init__(self, server: Server, threads: Threads) -> None:
         self._server = server
@@ -98,6 +94,21 @@ class TurnEnder:
                 logger.warning("turn %s could not be interrupted: %s", turn.machine.active_id, exc)
             await turn.ended.wait()
 
+    def release(self, turn: TurnState) -> list[CallbackGroup]:
+        """Let a turn go on without its scope; return the callbacks that were cancelled for that."""
+        groups = callbacks_of(self._threads, turn)
+        for one in (turn, *working_turns(self._threads, turn)):
+            one.park_requests()
+        turn.release()
+        return groups
+
+    async def wait_cancelled(self, turn: TurnState, groups: list[CallbackGroup]) -> None:
+        """Wait until the cancelled callbacks of a turn have ended, within ``interrupt_grace``."""
+        with self._server.timeouts.move_on_after(self._server.config.interrupt_grace) as scope:
+            await wait_answered(groups)
+        if scope.cancelled_caught:
+            logger.error("turn %s was left, but one of its callbacks is still running", turn.id)
+
     def give_up(self, turn: TurnState) -> None:
         """Stop waiting for a turn, or for its agents and commands, to end on an unresponsive server."""
         name = turn.id or turn.machine.active_id or "(starting)"
@@ -113,11 +124,7 @@ class TurnEnder:
         self._server.connection.give_up(f"the server was abandoned: {problem}")
 
     def give_up_server(self, what: str) -> None:
-        """Stop waiting for something other than a turn to end, following ``on_stuck_turn``.
-
-        Args:
-            what: A sentence that says what did not end.
-        """
+        """Stop waiting for something else to end, following ``on_stuck_turn``. ``what`` says what did not end."""
         if self._server.config.on_stuck_turn == "abandon":
             logger.error("%s; it was abandoned and may still be running", what)
         else:
@@ -151,10 +158,6 @@ class TurnEnder:
     async def steer(self, turn: TurnState, params: Callable[[str], dict[str, object]]) -> bool:
         """Send more input to a turn. Return whether it was accepted; it is not if the turn ended first.
 
-        Args:
-            turn: The turn.
-            params: See :func:`~trio_codex._values.inputs.steer_params`.
-
         Raises:
             RpcError: The server rejected it for another reason.
             RequestTimeout: The server did not answer in time.
@@ -175,11 +178,7 @@ class TurnEnder:
     ) -> bool:
         """Retry a request about the running turn until it is accepted or the turn ends. Return whether it was accepted.
 
-        Args:
-            turn: The turn.
-            method: The method of the request.
-            params: Builds its parameters for a turn id.
-            settled: Waits for the response for as long as one is expected.
+        ``params`` builds the parameters for a turn id. ``settled`` waits for the response as long as one is expected.
 
         Raises:
             RpcError: It was rejected for a reason other than being too early or using the wrong turn id.
@@ -255,7 +254,7 @@ class TurnEnder:
     async def _end_child(self, child: ThreadState, seen: set[str]) -> None:
         await trio.lowlevel.checkpoint()
         turn = child.turn
-        if turn is not None and (turn.machine.is_cleaned_up or not turn.owned):
+        if turn is not None and (turn.machine.is_cleaned_up or not turn.is_ours):
             await self._interrupt_until_ended(turn)
         for past in child.past_turns:
             await self.end_offspring(past, seen)

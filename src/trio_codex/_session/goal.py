@@ -18,8 +18,9 @@ from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
 from trio_codex._session import retry
 from trio_codex._session.budget import BudgetTracker, Meter
+from trio_codex._session.owner import TurnOwner
 from trio_codex._session.server import decode_result
-from trio_codex._session.state import TurnOwner, TurnSequence, TurnState
+from trio_codex._session.state import TurnSequence, TurnState
 from trio_codex._session.turn_machine import TurnMachine
 from trio_codex._values.sink import EventSink
 from trio_codex._values.turn_result import TurnResult, TurnStatus
@@ -76,13 +77,7 @@ class GoalResult:
 
 
 class GoalState(TurnSequence, EventSink):
-    """The known state of a goal. The reader updates it and the goal's scope ends it.
-
-    Attributes:
-        events: The events of its turns.
-        turns: Its turns so far.
-        over: Set when the server will start no further turn by itself.
-    """
+    """The known state of a goal. The reader updates it and the goal's scope ends it."""
 
     def __init__(
         self,
@@ -95,6 +90,7 @@ class GoalState(TurnSequence, EventSink):
         self.events: Subscription[Event] = session.subscription()
         self.turns: list[TurnState] = []
         self.over: trio.Event = trio.Event()
+        """Set when the server will start no further turn by itself."""
         self.opener: object = opener
         self._session = session
         self._thread = thread
@@ -110,7 +106,6 @@ class GoalState(TurnSequence, EventSink):
     # -- for the reader ----------------------------------------------------------------------------------------
 
     def next_turn(self, turn_id: str) -> TurnState:
-        """See :class:`~trio_codex._session.state.TurnSequence`."""
         session, thread = self._session, self._thread
         meter = Meter("turn")
         budget_tracker = None
@@ -129,7 +124,6 @@ class GoalState(TurnSequence, EventSink):
         return turn
 
     def put(self, event: Event) -> None:
-        """Handle an event of the thread."""
         if event.method == "thread/goal/updated":
             self._goal = object_of(parse_object(event.json).get("goal"))
         elif event.method == "thread/goal/cleared":
@@ -160,7 +154,6 @@ class GoalState(TurnSequence, EventSink):
             self.over.set()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record that the connection has ended."""
 
         def loss() -> TurnLost:
             lost = TurnLost("the connection ended between two turns of the goal")
@@ -173,7 +166,6 @@ class GoalState(TurnSequence, EventSink):
 
     @property
     def thread_id(self) -> str:
-        """The id of its thread."""
         return self._thread.id
 
     @property
@@ -183,7 +175,6 @@ class GoalState(TurnSequence, EventSink):
 
     @property
     def status(self) -> str | None:
-        """The status as last reported."""
         return string_of(self._goal.get("status"))
 
     @property
@@ -193,7 +184,6 @@ class GoalState(TurnSequence, EventSink):
 
     @property
     def open_turn(self) -> TurnState | None:
-        """The open turn of the goal."""
         turn = self._thread.turn
         return turn if turn is not None and self.turns and turn is self.turns[-1] else None
 
@@ -204,7 +194,6 @@ class GoalState(TurnSequence, EventSink):
             await self._begun.wait()
 
     def result(self) -> GoalResult:
-        """Return the result so far."""
         try:
             goal = _convert.decode(wire.ThreadGoal, self._goal) if self._goal else None
         except DecodeError:

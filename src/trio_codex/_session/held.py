@@ -16,7 +16,8 @@ from trio_codex._values.event import Event
 
 if TYPE_CHECKING:
     from trio_codex._link.hooks import Instruments
-    from trio_codex._session.state import PendingHandle, ThreadState
+    from trio_codex._session.pending import PendingHandle
+    from trio_codex._session.state import ThreadState
     from trio_codex._session.threads import Threads
     from trio_codex._values.event import Route
 
@@ -30,12 +31,7 @@ MESSAGE_BYTES: Final = 200
 
 
 class Openings:
-    """Handles whose requests are in flight, and messages held until the responses arrive.
-
-    Args:
-        threads: The threads of the client.
-        instruments: Notified of turns that are found open.
-    """
+    """Handles whose requests are in flight, and messages held until the responses arrive."""
 
     def __init__(self, threads: Threads, instruments: Instruments) -> None:
         self._threads = threads
@@ -61,14 +57,9 @@ class Openings:
     def admit(
         self, pending: PendingHandle, handle: object, thread_id: str, cwd: str | None, newest: dict[str, Any]
     ) -> ThreadState:
-        """Register a handle that the server has opened.
+        """Register a handle that the server has opened. It replaces the pending one.
 
-        Args:
-            pending: The pending handle that it replaces.
-            handle: The handle.
-            thread_id: The id of its thread.
-            cwd: The working directory of the thread.
-            newest: The newest turn of the thread, as plain JSON; empty if there is none.
+        ``newest`` is the newest turn of the thread, as plain JSON; empty if there is none.
         """
         state = self._threads.thread(thread_id)
         state.admit(pending, handle, cwd)
@@ -78,9 +69,7 @@ class Openings:
     def dismiss(self, pending: PendingHandle, opened: str | None = None) -> list[Message]:
         """Undo :meth:`expect`; return the messages that no longer need to be held. Idempotent.
 
-        Args:
-            pending: The handle.
-            opened: The id of its thread, if the server has opened it.
+        ``opened`` is the id of its thread, if the server has opened it.
         """
         thread_id = pending.thread_id
         if thread_id is not None and (state := self._threads.find(thread_id)) is not None:

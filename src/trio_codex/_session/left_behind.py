@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import trio
 
-from trio_codex._core.json import object_of
 from trio_codex._core.log import logger
-from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting, newest_turn
+from trio_codex._session.history import read_newest_turn
+from trio_codex._session.snapshot import IN_PROGRESS, may_be_starting
 from trio_codex.errors import CodexError, InvalidRequestError, MethodNotFoundError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class LeftTurn:
         turn, earlier_ids = thread.turn, frozenset(thread.past_turn_ids)
         if thread.sequence is not None:
             return cls(thread.id, frozenset(), earlier_ids, is_goal=True)
-        if turn is None or not turn.owned or (turn.start is not None and not turn.start.sent):
+        if turn is None or not turn.ends_with_scope or (turn.start is not None and not turn.start.sent):
             return None
         return cls(thread.id, frozenset(turn.machine.ids()), earlier_ids)
 
@@ -151,11 +151,8 @@ async def _interrupt(server: Server, thread_id: str, turn_id: str) -> None:
 
 async def _newest(server: Server, turn: LeftTurn) -> dict[str, Any] | None:
     """Return the turn as the server stores it, or ``None`` if it is not the newest of its thread."""
-    params: dict[str, object] = {"threadId": turn.thread_id, "excludeTurns": server.config.experimental_api}
-    if server.config.experimental_api:
-        params["initialTurnsPage"] = {"limit": 1, "itemsView": "full"}
     try:
-        newest = newest_turn(object_of(await server.request_json("thread/resume", params)))
+        newest = await read_newest_turn(server, turn.thread_id)
     except (InvalidRequestError, MethodNotFoundError) as exc:
         # A thread without a turn is not stored, and a turn that was just requested cannot be listed.
         await trio.lowlevel.checkpoint()

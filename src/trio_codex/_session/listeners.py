@@ -38,15 +38,7 @@ KEYED_NOTIFICATIONS: Final = {"command/exec/outputDelta": "processId", "fs/chang
 
 
 class Listeners:
-    """The subscribers of one client, and the buffers of all its consumers.
-
-    Args:
-        connection: The connection.
-        bounds: Bounds of each consumer's buffer.
-
-    Attributes:
-        instruments: The instruments of the client.
-    """
+    """The subscribers of one client, and the buffers of all its consumers."""
 
     def __init__(self, connection: Connection, bounds: EventBuffer) -> None:
         self._connection = connection
@@ -113,7 +105,6 @@ class Listeners:
 
     @property
     def hear_all(self) -> bool:
-        """Whether there is a subscriber to all events."""
         return bool(self._to_all)
 
     def hear(self, method: str) -> bool:
@@ -127,7 +118,7 @@ class Listeners:
 
     def flush(self) -> int:
         """Wake the consumers that have something to read; return the size of the fullest buffer."""
-        return max(self._wakeups.flush(), default=0)
+        return self._wakeups.flush()
 
     def end(self, close_reason: CloseReason) -> None:
         """End every subscription, because the connection has ended."""

@@ -37,7 +37,6 @@ class LoginNews(EventSink):
         self._error: Callable[[], Exception] | None = None
 
     def put(self, event: Event) -> None:
-        """Handle the end of a login."""
         params = event.params
         key = _key_of(params)
         if key is not None:
@@ -47,13 +46,8 @@ class LoginNews(EventSink):
             self._wake()
 
     def end(self, error: Callable[[], Exception] | None = None) -> None:
-        """Record why no more will arrive."""
         self._error = error
         self._wake()
-
-    def release(self) -> None:
-        """Forget all ended logins."""
-        self._ended.clear()
 
     def forget(self, key: str) -> None:
         """Forget the outcome of an earlier login with this key."""

@@ -6,7 +6,8 @@ Independent of threads, turns and policies; :mod:`~trio_codex._session.asking` d
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Any, Final, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import attrs
 
@@ -36,6 +37,7 @@ from trio_codex.policies import (
     NetworkRule,
     PermissionsRequest,
     ToolCallRequest,
+    UnknownRequest,
     UrlElicitation,
     UserInputRequest,
     VerificationElicitation,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 NO_ANSWER: Final = -32000
 """The error code for requests without a response that denies them, such as those for credentials and attestations."""
+
+METHOD_NOT_FOUND: Final = -32601
 
 NO_REASON: Final = "declined by the client"
 """The default reason for denials that require one."""
@@ -89,6 +93,16 @@ class Kind:
     cancel_interrupts: bool = False
 
 
+def _of_thread(params: Any, context: RequestContext) -> dict[str, Any]:
+    """Return what all questions of a thread have in common."""
+    return {
+        "thread_id": params.thread_id,
+        "turn_id": params.turn_id,
+        "ancestors": context.ancestors,
+        "params": params,
+    }
+
+
 # -- approvals -----------------------------------------------------------------------------------------------------
 
 
@@ -97,9 +111,7 @@ def _ask_command(
 ) -> CommandRequest:
     proposed = params.proposed_execpolicy_amendment
     return CommandRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        ancestors=context.ancestors,
+        **_of_thread(params, context),
         item_id=params.item_id,
         command=params.command,
         cwd=params.cwd,
@@ -109,7 +121,6 @@ def _ask_command(
         proposed_exec_policy=None if proposed is None else tuple(proposed),
         proposed_network_rules=tuple(params.proposed_network_policy_amendments or ()),
         additional_permissions=params.additional_permissions,
-        params=params,
     )
 
 
@@ -184,15 +195,12 @@ def _ask_file_change(
     params: wire.FileChangeRequestApprovalParams, context: RequestContext
 ) -> FileChangeRequest:
     return FileChangeRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        ancestors=context.ancestors,
+        **_of_thread(params, context),
         item_id=params.item_id,
         cwd=context.cwd,
         changes=_changes(context.changes(params.item_id)),
         reason=params.reason,
         grant_root=params.grant_root,
-        params=params,
     )
 
 
@@ -233,14 +241,11 @@ def _ask_permissions(
     params: wire.PermissionsRequestApprovalParams, context: RequestContext
 ) -> PermissionsRequest:
     return PermissionsRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        ancestors=context.ancestors,
+        **_of_thread(params, context),
         item_id=params.item_id,
         cwd=params.cwd,
         permissions=params.permissions,
         reason=params.reason,
-        params=params,
     )
 
 
@@ -263,13 +268,10 @@ def _answer_permissions(request: PermissionsRequest, decision: object) -> Answer
 
 def _ask_user_input(params: wire.ToolRequestUserInputParams, context: RequestContext) -> UserInputRequest:
     return UserInputRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        ancestors=context.ancestors,
+        **_of_thread(params, context),
         item_id=params.item_id,
         questions=tuple(params.questions),
         blocking=params.is_blocking,
-        params=params,
     )
 
 
@@ -290,13 +292,7 @@ def _ask_elicitation(
 ) -> ElicitationRequest:
     if isinstance(params, wire.UnknownVariant):
         raise DecodeError("mcpServer/elicitation/request", "$.mode", f"unknown mode {params.tag!r}")
-    common: dict[str, Any] = {
-        "thread_id": params.thread_id,
-        "turn_id": params.turn_id,
-        "ancestors": context.ancestors,
-        "server_name": params.server_name,
-        "params": params,
-    }
+    common: dict[str, Any] = _of_thread(params, context) | {"server_name": params.server_name}
     match params:
         case wire.UserVerificationMcpServerElicitationRequestParams():
             return VerificationElicitation(
@@ -357,19 +353,15 @@ def _answer_elicitation(request: ElicitationRequest, decision: object) -> Answer
 
 def _ask_tool_call(params: wire.DynamicToolCallParams, context: RequestContext) -> ToolCallRequest:
     return ToolCallRequest(
-        thread_id=params.thread_id,
-        turn_id=params.turn_id,
-        ancestors=context.ancestors,
+        **_of_thread(params, context),
         call_id=params.call_id,
         tool=params.tool,
         namespace=params.namespace,
         arguments=params.arguments,
-        params=params,
     )
 
 
 def answer_tool_call(_: object, decision: object) -> Answer | None:
-    """Create the answer to a tool call."""
     match decision:
         case ToolResult(content=content, success=success):
             return Answer({"contentItems": [_convert.encode(item) for item in content], "success": success})
@@ -382,7 +374,6 @@ def answer_tool_call(_: object, decision: object) -> Answer | None:
 
 
 def failed_call(text: str) -> Answer:
-    """Create the answer to a failed tool call."""
     return Answer({"contentItems": [{"type": "inputText", "text": spelt_out(text)}], "success": False})
 
 
@@ -427,12 +418,12 @@ def _answer_current_time(_: CurrentTimeRequest, decision: object) -> Answer | No
             return _refusal(decision)
 
 
-def _refusal(decision: object) -> Answer | None:
+def _refusal(decision: object, code: int = NO_ANSWER) -> Answer | None:
     match decision:
         case Decline(reason=reason):
-            return Answer(error=(NO_ANSWER, reason or NO_REASON))
+            return Answer(error=(code, reason or NO_REASON))
         case Cancel():
-            return Answer(error=(NO_ANSWER, NO_REASON))
+            return Answer(error=(code, NO_REASON))
         case _:
             return None
 
@@ -485,3 +476,20 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 """Every request that a server of this version may send."""
+
+
+def unknown_kind(method: str) -> Kind:
+    """Return the kind of a request that is not in the table."""
+
+    def ask(params: Any, context: RequestContext) -> UnknownRequest:
+        thread_id, turn_id = context.named
+        return UnknownRequest(method=method, thread_id=thread_id, turn_id=turn_id, params=params)
+
+    denial = Answer(error=(METHOD_NOT_FOUND, f"this client does not handle {method}"))
+    return Kind("unknown", denial, ask, _answer_unknown)
+
+
+def _answer_unknown(_: UnknownRequest, decision: object) -> Answer | None:
+    if isinstance(decision, Mapping):
+        return Answer(cast("Mapping[str, wire.JSON]", decision))
+    return _refusal(decision, METHOD_NOT_FOUND)

@@ -1,24 +1,25 @@
-"""Retry on overload, but never once a turn may have started.
+"""Retry on overload, but never while a turn may be running; and retry turns that failed for a passing reason.
 
-Turn starts are recorded here, so that an attempt that may have started one is never repeated. Requests are recorded, too,
-so that a retry is reported to the instruments of the client whose request was rejected.
+Turn starts are recorded here, so that an attempt that may have left one running is never repeated. Requests are recorded,
+too, so that a retry is reported to the instruments of the client whose request was rejected.
 """
 
 from __future__ import annotations
 
 import random
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
-import attrs
+import msgspec
 import trio
 
+from trio_codex import wire
+from trio_codex._core.arguments import described
 from trio_codex._core.user_code import call_user
-from trio_codex.errors import RpcError, ServerBusyError
+from trio_codex.errors import ServerBusyError, TurnFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from trio_codex._link.hooks import Instruments
 
@@ -32,9 +33,16 @@ STARTING: Final = frozenset(
 )  # fmt: skip
 """Requests that may start a turn."""
 
+PASSING: Final = frozenset(
+    {"rateLimitExceeded", "flexUnavailable", "serverOverloaded", "internalServerError"}
+)
+"""Values of ``codexErrorInfo`` that say that the model's provider may answer later."""
 
-@attrs.define
-class _Attempt:
+PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
+"""HTTP statuses below 500 that say the same: the official clients of the model's API repeat these and all from 500 on."""
+
+
+class _Attempt(msgspec.Struct, eq=False):
     """Records the requests of one attempt. Those of a nested attempt count for the outer one too.
 
     Attributes:
@@ -45,11 +53,11 @@ class _Attempt:
 
     within: _Attempt | None
     started: int = 0
-    asked: dict[str, Instruments] = attrs.field(factory=dict[str, "Instruments"])
+    asked: dict[str, Instruments] = msgspec.field(default_factory=dict[str, "Instruments"])
 
     def report_retry(self, error: Exception, number: int, delay: float) -> None:
         """Report an upcoming retry to the instruments of the client whose request was rejected."""
-        method = error.method if isinstance(error, ServerBusyError) else None
+        method = error.method if isinstance(error, ServerBusyError) else "turn/start"
         if method is not None and method in self.asked:
             self.asked[method].emit("request_retried", method, number, delay)
 
@@ -63,25 +71,6 @@ def note_asked(method: str, instruments: Instruments) -> None:
     while attempt is not None:
         attempt.asked[method] = instruments
         attempt = attempt.within
-
-
-def noting(method: str, instruments: Instruments) -> AbstractContextManager[None]:
-    """Record a request that is sent and answered inside the block, and whether it may have started a turn."""
-    note_asked(method, instruments)
-    return _noting_start() if method in STARTING else _NOTHING
-
-
-@contextmanager
-def _noting_start() -> Generator[None]:
-    note_started()
-    try:
-        yield
-    except RpcError:
-        note_refused()
-        raise
-
-
-_NOTHING: Final[AbstractContextManager[None]] = nullcontext()
 
 
 def note_started() -> None:
@@ -105,9 +94,38 @@ def is_retryable_error(exc: BaseException) -> bool:
     """Return whether the server rejected a request because of load, did nothing, and may accept it later.
 
     The check uses only the error code, because the server sends nothing more. A turn that *failed* because the model
-    was overloaded is different: it did run.
+    was overloaded is different: it did run. :func:`is_transient_error` is true for both.
     """
     return isinstance(exc, ServerBusyError)
+
+
+def is_transient_error(exc: BaseException) -> bool:
+    """Return whether the same work may succeed if it is tried again a little later, with the same client.
+
+    This is true for a request that was rejected because of load, and for :class:`~trio_codex.errors.TurnFailed` if the
+    model's provider was overloaded, limited the rate, could not be reached, or failed internally (HTTP 408, 409, 425,
+    429, or 500 and above). It is false for everything else, such as a used-up account, a context window that is too
+    small, an invalid request, a policy, or a budget. It is also false for a lost connection: that takes a new client.
+
+    The server classifies some passing failures as ``other``, such as a stream that was cut off. They are not
+    transient here, because invalid requests have the same class.
+    """
+    if isinstance(exc, ServerBusyError):
+        return True
+    if not isinstance(exc, TurnFailed) or exc.result.error is None:
+        return False
+    match exc.result.error.codex_error_info:
+        case (
+            wire.HttpConnectionFailedCodexErrorInfo(http_status_code=status)
+            | wire.ResponseStreamConnectionFailedCodexErrorInfo(http_status_code=status)
+            | wire.ResponseStreamDisconnectedCodexErrorInfo(http_status_code=status)
+            | wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=status)
+        ):
+            return status is None or status >= 500 or status in PASSING_STATUSES
+        case str(info):
+            return info in PASSING
+        case _:
+            return False
 
 
 async def retry_on_overload(
@@ -141,8 +159,81 @@ async def retry_on_overload(
     Raises:
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
         Exception: Any other exception from ``fn``, immediately and unchanged.
     """
+    return await _retry(fn, _was_refused, attempts, initial_delay, max_delay, jitter)
+
+
+async def retry_transient(
+    fn: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = 5,
+    initial_delay: float = 1.0,
+    max_delay: float = 60.0,
+    jitter: float = 0.5,
+) -> T:
+    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+
+    ::
+
+        async def review(path: str) -> str | None:
+            async with await codex.thread_start(ephemeral=True) as thread:
+                return (await thread.run(f"Review {path}.")).final_response
+
+        text = await retry_transient(lambda: review("parser.py"))
+
+    Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
+    would stand there twice. What a failed turn has done to files is not undone.
+
+    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
+    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+
+    Args:
+        fn: Does the work; called for each attempt.
+        attempts: Maximum number of calls.
+        initial_delay: Seconds before the second attempt.
+        max_delay: Maximum delay in seconds, before the jitter.
+        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that tasks which failed together do
+            not retry together.
+
+    Returns:
+        The return value of ``fn``.
+
+    Raises:
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
+        ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
+        Exception: Any other exception from ``fn``, immediately and unchanged.
+    """
+    return await _retry(fn, _has_failed_transiently, attempts, initial_delay, max_delay, jitter)
+
+
+def _was_refused(exc: Exception, started: int) -> bool:
+    return not started and is_retryable_error(exc)
+
+
+def _has_failed_transiently(exc: Exception, started: int) -> bool:
+    # A turn that failed has ended. Behind a refused request, one that was started before may still be running.
+    return is_transient_error(exc) and (not started or isinstance(exc, TurnFailed))
+
+
+async def _retry(
+    fn: Callable[[], Awaitable[T]],
+    is_worth_it: Callable[[Exception, int], bool],
+    attempts: int,
+    initial_delay: float,
+    max_delay: float,
+    jitter: float,
+) -> T:
+    if not callable(fn):
+        close = getattr(fn, "close", None)  # a coroutine that nobody awaits would warn about that, too
+        if close is not None:
+            close()
+        raise TypeError(
+            f"fn expects a function, got {described(fn)}: write lambda: thread.run(…), or pass async def"
+        )
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
     if initial_delay < 0 or max_delay < 0 or not 0 <= jitter <= 1:
@@ -154,7 +245,7 @@ async def retry_on_overload(
         try:
             return cast("T", await call_user(fn))
         except Exception as exc:
-            if number == attempts or attempt.started or not is_retryable_error(exc):
+            if number == attempts or not is_worth_it(exc, attempt.started):
                 raise
             delay = min(delay, max_delay)
             pause = delay * random.uniform(1 - jitter, 1 + jitter)

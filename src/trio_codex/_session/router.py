@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from trio_codex._session.budget import Meter
     from trio_codex._session.ending import TurnEnder
     from trio_codex._session.held import Message
+    from trio_codex._session.history import History
     from trio_codex._session.listeners import Listeners
-    from trio_codex._session.state import PendingHandle, ThreadState, TurnState
+    from trio_codex._session.pending import PendingHandle
+    from trio_codex._session.state import ThreadState, TurnState
     from trio_codex._session.threads import Threads
 
 
@@ -43,6 +45,7 @@ class Router:
         dispatcher: Runs the callbacks for server requests.
         approvals: Decides on server requests.
         ender: Ends turns that no scope ends.
+        history: Reads the items of turns that the client has not seen from their start.
         meter: Counts the tokens of all turns of the client.
     """
 
@@ -53,6 +56,7 @@ class Router:
         dispatcher: Dispatcher,
         approvals: Approvals,
         ender: TurnEnder,
+        history: History,
         meter: Meter,
     ) -> None:
         self._threads = threads
@@ -60,6 +64,7 @@ class Router:
         self._dispatcher = dispatcher
         self._approvals = approvals
         self._ender = ender
+        self._history = history
         self._meter = meter
         self._instruments = listeners.instruments
         self._openings = Openings(threads, self._instruments)
@@ -181,13 +186,24 @@ class Router:
         for listener in state.listeners:
             listener.put(event)
         turn, turn_id = state.turn, where.turnId or where.turn_id
+        is_usage = event.method == USAGE_METHOD
+        if turn is None and turn_id is not None and turn_id == state.starting_turn_id and not is_usage:
+            # It was announced before the client was subscribed. A resume repeats the usage of a turn that has ended.
+            turn = state.begin_turn(turn_id, self._instruments)
+            turn.announce(turn_id, None)
+            turn.is_partial = True
         is_end = event.method == "turn/completed"
         if turn is None or turn_id is None or not (turn_id == turn.id or turn.goes_by(turn_id)):
             if is_end and turn_id is not None and state.pending:
                 state.note_ended(turn_id)
             return
         if is_end:
-            turn.end(event)
+            if turn.is_partial and turn.sinks:
+                # It goes by the id of this event from now on, which is that of its stored record.
+                turn.machine.bind(turn_id)
+                self._history.end_soon(turn, event)
+            else:
+                turn.end(event)
             if turn.owned and turn.was_interrupted:
                 self._threads.note_left(turn)
             self._forget_turn(state, turn)

@@ -23,11 +23,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class ScopeGuard:
-    """Runs the body of a scope that may be cancelled from outside, and chooses the exception to raise.
-
-    Attributes:
-        scope: The cancel scope of the body.
-    """
+    """Runs the body of a scope that may be cancelled from outside, and chooses the exception to raise."""
 
     def __init__(self) -> None:
         self.scope: trio.CancelScope = trio.CancelScope()
@@ -41,6 +37,11 @@ class ScopeGuard:
         # Disarm the time budget, which would otherwise be reported as the reason for the cancellation.
         self.scope.deadline = math.inf
         self.scope.cancel()
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the body was cancelled by :meth:`fail`."""
+        return bool(self._failures)
 
     @contextmanager
     def watched(self) -> Generator[None]:

@@ -5,16 +5,25 @@ from __future__ import annotations
 import itertools
 import math
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 import trio
 
 from trio_codex._core.json import UNREADABLE
 from trio_codex._core.log import logger
-from trio_codex._session.retry import note_asked, noting
+from trio_codex._session.retry import STARTING, note_asked, note_refused, note_started
 from trio_codex._values.metadata import ServerMetadata
-from trio_codex.errors import CodexError, DecodeError, RequestTimeout, RpcError, ServerBusyError
+from trio_codex._values.versions import missing_methods
+from trio_codex.errors import (
+    CodexError,
+    DecodeError,
+    RequestTimeout,
+    RpcError,
+    ServerBusyError,
+    UnsupportedMethod,
+)
 from trio_codex.wire import _convert
 from trio_codex.wire._registry import CLIENT_REQUESTS
 
@@ -29,6 +38,9 @@ if TYPE_CHECKING:
     from trio_codex._link.timeouts import Timeouts
     from trio_codex._values.config import ClientConfig
     from trio_codex._values.paths import PathBase
+
+METHOD_REJECTED: Final = -32600
+"""The code with which the server itself rejects a method that it does not have."""
 
 _parse: Final = msgspec.json.Decoder().decode
 
@@ -57,6 +69,7 @@ class Server:
         self._paths = paths
         self._numbers = itertools.count(1)
         self._metadata: ServerMetadata | None = None
+        self._missing: Mapping[str, str] = {}
 
     @property
     def timeouts(self) -> Timeouts:
@@ -99,6 +112,7 @@ class Server:
         # Deferred: ``start_timeout`` is the limit here, and a shorter ``request_timeout`` must not preempt it.
         raw = await connection.calls.request("initialize", params, "deferred")
         self._metadata = ServerMetadata.of(decode_result("initialize", raw))
+        self._missing = missing_methods(self._metadata.server_version)
         connection.established()
         connection.instruments.emit("handshake_completed", connection.instruments.connection, self._metadata)
 
@@ -108,6 +122,7 @@ class Server:
         params: wire.Wire | Mapping[str, Any] | None = None,
         *,
         request_class: RequestClass | None = None,
+        decode: Callable[[str, msgspec.Raw], Any] | None = None,
     ) -> Any:
         """Send a request and return its typed result.
 
@@ -115,16 +130,37 @@ class Server:
             method: The method.
             params: The parameters.
             request_class: The request class, if not the default of the method.
+            decode: As in :meth:`acquire`.
 
         Raises:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
-                ``DecodeError``.
+                ``DecodeError``, or ``UnsupportedMethod`` if the version of the server does not have the method.
         """
-        with noting(method, self.connection.instruments):
-            raw = await self.connection.calls.request(
-                method, encode(params), request_class or request_class_of(method)
+        if (
+            method in self._missing and decode is not parse_result
+        ):  # a bare request is for the server to judge
+            await self._reject(method)
+        connection = self.connection
+        note_asked(method, connection.instruments)
+        may_start = method in STARTING
+        if may_start:
+            note_started()
+        try:
+            raw = await connection.calls.request(
+                method, _convert.encode(params), request_class or request_class_of(method)
             )
-        return decode_result(method, raw)
+        except RpcError:
+            if may_start:
+                note_refused()
+            raise
+        return (decode or decode_result)(method, raw)
+
+    async def _reject(self, method: str) -> NoReturn:
+        """Raise the error for a method that this server is too old for."""
+        await trio.lowlevel.checkpoint()
+        since = self._missing[method]
+        message = f"needs codex {since} or later; this server is {self.metadata.server_version}"
+        raise UnsupportedMethod(METHOD_REJECTED, message, None, method, since)
 
     async def request_json(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Any:
         """Send a request and return its result as plain JSON.
@@ -132,9 +168,7 @@ class Server:
         Raises:
             CodexError: As in :meth:`request`.
         """
-        with noting(method, self.connection.instruments):
-            raw = await self.connection.calls.request(method, encode(params), request_class_of(method))
-        return parse_result(method, raw)
+        return await self.request(method, params, decode=parse_result)
 
     async def end(self, method: str, params: Mapping[str, Any]) -> bool:
         """Send a request that ends something on the server, even while the client is closing.
@@ -167,7 +201,7 @@ class Server:
     async def begin(self, method: str, params: wire.Wire | Mapping[str, Any] | None) -> Call:
         """Queue a request whose response is awaited elsewhere."""
         note_asked(method, self.connection.instruments)
-        return await self.connection.calls.begin(method, encode(params), request_class_of(method))
+        return await self.connection.calls.begin(method, _convert.encode(params), request_class_of(method))
 
     @trio.lowlevel.enable_ki_protection
     async def acquire(
@@ -224,17 +258,13 @@ class Server:
         call.give_up()
 
 
+@lru_cache(maxsize=512)
 def request_class_of(method: str) -> RequestClass:
     """Return the request class of a method. Unknown methods are assumed to be answered immediately."""
     spec = CLIENT_REQUESTS.get(method)
     if spec is None:
         return "window"
     return "control" if spec.control else "deferred" if spec.deferred else "window"
-
-
-def encode(params: wire.Wire | Mapping[str, Any] | None) -> Any:
-    """Convert parameters to plain JSON."""
-    return None if params is None else _convert.encode(params)
 
 
 def parse_result(method: str, raw: msgspec.Raw) -> Any:

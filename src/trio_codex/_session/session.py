@@ -9,6 +9,7 @@ from trio_codex._link.dispatch import Dispatcher
 from trio_codex._session.approvals import Approvals, Defaults
 from trio_codex._session.budget import Meter
 from trio_codex._session.ending import TurnEnder
+from trio_codex._session.history import History
 from trio_codex._session.listeners import Listeners
 from trio_codex._session.logins import LoginNews
 from trio_codex._session.router import Router
@@ -27,63 +28,39 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """The state that the handles of one client share.
-
-    Args:
-        server: The server.
-        defaults: The settings that apply to all threads.
-
-    Attributes:
-        server: The server.
-        tools: The client's tools.
-        meter: Counts the resources used by all turns of the client.
-        threads: The threads and turns.
-        listeners: The subscribers.
-        ender: Ends turns.
-        approvals: Decides on server requests.
-        router: Routes inbound messages to all of the above.
-    """
+    """The state that the handles of one client share."""
 
     def __init__(self, server: Server, defaults: Defaults) -> None:
-        connection = server.connection
         self.server: Server = server
+        self.config: ClientConfig = server.config
+        self.services: Services = server.services
+        self.connection: Connection = server.connection
+        self.timeouts: Timeouts = server.timeouts
         self.tools: Toolbox = defaults.tools
         self.meter: Meter = Meter("client", defaults.budget)
         self.threads: Threads = Threads()
-        self.listeners: Listeners = Listeners(connection, server.config.event_buffer)
+        self.listeners: Listeners = Listeners(server.connection, server.config.event_buffer)
+        self.instruments: Instruments = self.listeners.instruments
+        self.history: History = History(server, self.instruments)
         self.ender: TurnEnder = TurnEnder(server, self.threads)
         self.approvals: Approvals = Approvals(
-            self.threads, self.listeners, self.ender, defaults, shared=not connection.owned
+            self.threads,
+            self.listeners,
+            self.ender,
+            defaults,
+            shared=not server.connection.owned,
+            has_peers=server.connection.has_peers,
         )
-        dispatcher = Dispatcher(server.services, connection)
+        dispatcher = Dispatcher(server.services, server.connection)
         self.router: Router = Router(
-            self.threads, self.listeners, dispatcher, self.approvals, self.ender, self.meter
+            self.threads,
+            self.listeners,
+            dispatcher,
+            self.approvals,
+            self.ender,
+            self.history,
+            self.meter,
         )
-
-    @property
-    def config(self) -> ClientConfig:
-        """The configuration of the client."""
-        return self.server.config
-
-    @property
-    def services(self) -> Services:
-        """The client's tasks."""
-        return self.server.services
-
-    @property
-    def connection(self) -> Connection:
-        """The connection."""
-        return self.server.connection
-
-    @property
-    def timeouts(self) -> Timeouts:
-        """The timeouts that measure how responsive the server is."""
-        return self.server.timeouts
-
-    @property
-    def instruments(self) -> Instruments:
-        """The instruments of the client."""
-        return self.listeners.instruments
 
     @cached_property
     def logins(self) -> LoginNews:

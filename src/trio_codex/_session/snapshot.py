@@ -34,11 +34,7 @@ def take_snapshot(
 
     The thread's ``status`` is not reliable here: it may be idle while a turn is about to run.
 
-    Args:
-        thread: The thread.
-        newest: The turn, as plain JSON.
-        instruments: Notified of turns.
-        was_unsubscribed: Whether the client received no events of the thread before.
+    ``was_unsubscribed`` says whether the client received no events of the thread before.
     """
     turn_id = string_of(newest.get("id"))
     if turn_id is None or thread.sequence is not None:
@@ -49,9 +45,12 @@ def take_snapshot(
     if thread.turn is None and turn_id not in thread.past_turn_ids:
         thread.starting_turn_id = turn_id if may_be_starting(newest) else None
         if runs:
-            thread.begin_turn(turn_id, instruments).announce(turn_id, None)
+            # An inline review is listed under the id that runs it, and its events have the other one.
+            thread.begin_turn(turn_id, instruments).announce(turn_id, string_of(newest.get("rootTurnId")))
+            was_unsubscribed = True
     turn = thread.turn
-    if runs and turn is not None and turn.id == turn_id and not turn.owned:
+    if runs and was_unsubscribed and turn is not None and turn.id == turn_id and not turn.owned:
+        turn.is_partial = True
         for item in list_of(newest.get("items")):
             json = msgspec.json.encode({"item": item})
             under_way = object_of(item).get("status") in (IN_PROGRESS, None)
@@ -68,6 +67,8 @@ def _end_if_missed(thread: ThreadState, turn: TurnState, newest_id: str, newest:
     if newest.get("status") != IN_PROGRESS and not may_be_starting(newest):
         json = msgspec.json.encode({"threadId": thread.id, "turn": newest})
         turn.end(Event("turn/completed", json, len(json)))
+        if newest.get("itemsView") == "full":
+            turn.complete(newest)
         thread.close_turn(turn)
 
 

@@ -7,12 +7,11 @@ first (PROTOCOL Q3). A turn may have two ids: an inline review is answered under
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
-import attrs
 import trio
 
-from trio_codex._core.json import Json, object_of, parse_object, string_of
+from trio_codex._core.json import Json, list_of, object_of, parse_object, string_of
 from trio_codex._link.hooks import NO_INSTRUMENTS, Instruments
 from trio_codex._session.budget import Meter
 from trio_codex._session.turn_machine import Phase, TurnMachine
@@ -22,10 +21,14 @@ from trio_codex.errors import ThreadClosed, TurnActive, TurnLost
 from trio_codex.instruments._base import TurnRecord
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
     from trio_codex._link.call import Call, CloseReason
     from trio_codex._link.dispatch import CallbackGroup
     from trio_codex._link.subscriptions import Subscription
-    from trio_codex._session.budget import Budget, BudgetTracker
+    from trio_codex._session.budget import BudgetTracker
+    from trio_codex._session.owner import TurnOwner
+    from trio_codex._session.pending import PendingHandle
     from trio_codex._tools.toolbox import Toolbox
     from trio_codex._values.event import Event
     from trio_codex._values.sink import EventSink
@@ -50,37 +53,20 @@ class TurnSequence(Protocol):
         """End the sequence on the server, in bounded time."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class TurnOwner:
-    """The scope of this client that a turn belongs to.
-
-    Attributes:
-        handle: The handle that started the turn.
-        events: The buffer of its consumer.
-        callbacks: Its callbacks.
-        policy: The policy given for it.
-        meter: What it uses, including the agents it spawned.
-        budget_tracker: Tracks it against the budgets; ``None`` if they were already used up.
-    """
-
-    handle: object
-    events: EventSink
-    callbacks: CallbackGroup
-    policy: Policy | None
-    meter: Meter
-    budget_tracker: BudgetTracker | None
-
-
 class TurnState:
     """One open turn.
 
     Attributes:
         thread: The thread it belongs to.
-        opener: The handle that started it; ``None`` if this client did not start it.
+        is_ours: Whether this client started it.
+        outlives_scope: Whether it goes on when its scope exits, and when the client closes.
+        is_partial: Whether it was running before this client received its events, so that some are missing.
+        has_parked: Whether the server may be waiting for an answer that this client has not given.
+        opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.
         machine: Its phase and its ids.
         reducer: The outcome so far.
-        events: The buffer of its consumer; ``None`` if this client did not start it.
-        callbacks: Its callbacks; ``None`` if this client did not start it.
+        sinks: The buffers of its consumers.
+        callbacks: Its callbacks; ``None`` if it belongs to no scope of this client.
         agent_callbacks: The callbacks of a turn that this client did not start, such as an agent's. They end with that
             turn, which may outlive the one that spawned it. ``None`` until its first request.
         policy: The policy given for this turn.
@@ -89,7 +75,7 @@ class TurnState:
         last_event_at: When its last event arrived, on Trio's clock.
         meter: Counts the resources used by it and by the agents it spawned.
         agents_usage: The tokens used by these agents.
-        budget_tracker: Tracks it against the budgets while it is open; ``None`` if this client did not start it.
+        budget_tracker: Tracks it against the budgets while it is open; ``None`` if it belongs to no scope of this client.
         agent_listeners: Subscribers to the events of agents it spawned, directly or indirectly.
         start: The call that starts it, until its response is known.
     """
@@ -105,18 +91,19 @@ class TurnState:
         self.machine = machine
         # The id of another client's turn that was already known when this one was requested.
         self._other_id = thread.starting_turn_id
+        self.is_ours: bool = owner is not None
+        self.outlives_scope: bool = False
+        self.is_partial: bool = False
+        self.has_parked: bool = False
         self.reducer: TurnReducer = TurnReducer()
         self.opener: object = None
-        self.events: EventSink | None = None
+        self.sinks: tuple[EventSink, ...] = ()
         self.callbacks: CallbackGroup | None = None
         self.policy: Policy | None = None
-        self.meter: Meter
+        self.meter: Meter = Meter("turn")
         self.budget_tracker: BudgetTracker | None = None
-        if owner is None:
-            self.meter = Meter("turn")
-        else:
-            self.opener, self.events, self.callbacks = owner.handle, owner.events, owner.callbacks
-            self.policy, self.meter, self.budget_tracker = owner.policy, owner.meter, owner.budget_tracker
+        if owner is not None:
+            self.adopt(owner)
         self.agent_callbacks: CallbackGroup | None = None
         self.started: trio.Event = trio.Event()
         self.ended: trio.Event = trio.Event()
@@ -144,6 +131,11 @@ class TurnState:
         return self.callbacks is not None
 
     @property
+    def ends_with_scope(self) -> bool:
+        """Whether it belongs to a scope of this client that ends it, as does closing the client."""
+        return self.owned and not self.outlives_scope
+
+    @property
     def was_interrupted(self) -> bool:
         """Whether an interrupt by any client ended it. Its agents and commands keep running then (Q24)."""
         return self.reducer.status == TurnStatus.interrupted
@@ -157,6 +149,34 @@ class TurnState:
         if machine.id is None:
             return machine.active_id in (None, turn_id) and turn_id not in self.thread.past_turn_ids
         return machine.goes_by(turn_id)
+
+    def adopt(self, owner: TurnOwner) -> None:
+        """Give it to a scope of this client, which decides on its requests from now on."""
+        self.opener, self.callbacks, self.sinks = owner.handle, owner.callbacks, (*self.sinks, owner.events)
+        self.policy, self.meter, self.budget_tracker = owner.policy, owner.meter, owner.budget_tracker
+
+    def release(self) -> None:
+        """Let it go on without its scope."""
+        if self.budget_tracker is not None:
+            self.budget_tracker.close()
+        self.opener = self.callbacks = self.policy = self.budget_tracker = None
+
+    def drop(self, sink: EventSink) -> None:
+        """Remove a consumer."""
+        self.sinks = tuple(each for each in self.sinks if each is not sink)
+
+    def park_requests(self) -> None:
+        """Cancel its callbacks. What they have not answered stays parked on the server."""
+        for callbacks in (self.callbacks, self.agent_callbacks):
+            if callbacks is not None:
+                self.has_parked = self.has_parked or bool(callbacks)
+                callbacks.cancel()
+        self.agent_callbacks = None
+
+    def complete(self, record: Mapping[str, Any]) -> None:
+        """Replace its items by those that the server has stored, because some of its events are missing."""
+        self.reducer.complete(list_of(record.get("items")))
+        self._result = None
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
         """Record the id under which the server announced it. For an inline review it differs from the response's."""
@@ -189,7 +209,6 @@ class TurnState:
         raise error
 
     def note_interrupt(self) -> None:
-        """Record that an interrupt was requested."""
         if self._record is not None and self._record.interrupted_at is None:
             self._record.interrupted_at = trio.current_time()
 
@@ -212,8 +231,8 @@ class TurnState:
         self.last_event_at = now
         if event.method in REDUCED:
             self.reducer.feed(event.method, event.json)
-        if self.events is not None:
-            self.events.put(event)
+        for sink in self.sinks:
+            sink.put(event)
 
     def end(self, event: Event) -> None:
         """Process the terminal event, which must not be passed to :meth:`take`."""
@@ -221,8 +240,8 @@ class TurnState:
         self.reducer.end()
         self.machine.end()
         self._close(str(self.reducer.status))
-        if self.events is not None:
-            self.events.put_last(event)
+        for sink in self.sinks:
+            sink.put_last(event)
         for listener in self.agent_listeners:
             listener.end()
 
@@ -232,8 +251,8 @@ class TurnState:
             return
         self.reducer.end()
         self._close("lost")
-        if self.events is not None:
-            self.events.end(self.loss)
+        for sink in self.sinks:
+            sink.end(self.loss)
         for listener in self.agent_listeners:
             listener.end(self.loss)
 
@@ -275,33 +294,6 @@ class TurnState:
                 callbacks.cancel()
 
 
-class PendingHandle:
-    """A handle whose thread is being opened. It is registered before the request is written.
-
-    Attributes:
-        thread_id: The id of its thread; ``None`` for a new thread, whose id is only in the response.
-        policy: The policy given for it.
-        tools: The tools given for it.
-        budget: The budget given for it.
-        holds: Whether messages about the thread are held until the response is applied.
-        is_overtaken: Whether an unsubscribe from the thread was requested after this handle.
-    """
-
-    def __init__(
-        self,
-        thread_id: str | None = None,
-        policy: Policy | None = None,
-        tools: Toolbox | None = None,
-        budget: Budget | None = None,
-    ) -> None:
-        self.thread_id = thread_id
-        self.policy = policy
-        self.tools: Toolbox | None = tools or None
-        self.budget = budget
-        self.holds: bool = True
-        self.is_overtaken: bool = False
-
-
 class ThreadState:
     """One thread of the server that this client has seen.
 
@@ -320,6 +312,7 @@ class ThreadState:
         is_mute: Whether the client asked to be unsubscribed from it.
         unsubscribed: Set when a request to unsubscribe has completed; ``None`` while none is in flight.
         starting_turn_id: The id of a turn that may have been about to run when the thread was opened.
+        ended_turn: The latest turn, if it has ended since the thread was opened and no scope of this client ends it.
         past_turn_ids: Ids of its latest ended turns.
         past_turns: The ended turns of a child agent, whose commands may still be running; empty for other threads.
     """
@@ -333,6 +326,7 @@ class ThreadState:
         self._policy: Policy | None = None
         self._tools: Toolbox | None = None
         self.starting_turn_id: str | None = None
+        self.ended_turn: TurnState | None = None
         self.cwd: str | None = None
         self.flags: tuple[str, ...] = ()
         self.held_requests = 0
@@ -361,29 +355,37 @@ class ThreadState:
         given = (pending.tools for pending in reversed(self.pending))
         return next((tools for tools in given if tools is not None), self._tools)
 
+    def parents(self) -> Iterator[TurnState]:
+        """Iterate over the turns that it works for, starting with the one that spawned it."""
+        seen, parent = {self.id}, self.parent
+        while parent is not None and parent.thread.id not in seen:
+            yield parent
+            seen.add(parent.thread.id)
+            parent = parent.thread.parent
+
     @property
     def owner(self) -> TurnState | None:
         """The open turn of this client that this thread works for: its own turn, or one that spawned it."""
-        seen: set[str] = set()
-        state: ThreadState | None = self
-        while state is not None and state.id not in seen:
-            seen.add(state.id)
-            if state.turn is not None and state.turn.owned:
-                return state.turn
-            parent = state.parent
-            if parent is not None and parent.owned:
-                return parent
-            state = parent.thread if parent is not None else None
+        if self.turn is not None and self.turn.owned:
+            return self.turn
+        for parent in self.parents():
+            for turn in (parent, parent.thread.turn):
+                if turn is not None and turn.owned:
+                    return turn
         return None
+
+    @property
+    def is_left_running(self) -> bool:
+        """Whether the turn that it works for, its own or one that spawned it, goes on without its scope."""
+        turns, parent = [self.turn], self.parent
+        while parent is not None and parent not in turns:
+            turns.append(parent)
+            parent = parent.thread.parent
+        return any(turn is not None and turn.outlives_scope and not turn.owned for turn in turns)
 
     def ancestors(self) -> list[str]:
         """Ids of the threads above it, starting with the one that spawned it; empty if it was not spawned."""
-        above: list[str] = []
-        parent = self.parent
-        while parent is not None and parent.thread.id not in above:
-            above.append(parent.thread.id)
-            parent = parent.thread.parent
-        return above
+        return [parent.thread.id for parent in self.parents()]
 
     @property
     def is_followed(self) -> bool:
@@ -397,29 +399,21 @@ class ThreadState:
     @property
     def is_still_to_end(self) -> bool:
         """Whether a turn that it works for is running, or has a scope that has yet to end this thread's work."""
-        seen: set[str] = set()
-        parent = self.parent
-        while parent is not None and parent.thread.id not in seen:
-            # The scope of a turn exits after the turn has ended, and ends its agents then.
-            if not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up):
-                return True
-            seen.add(parent.thread.id)
-            parent = parent.thread.parent
-        return False
+        # The scope of a turn exits after the turn has ended, and ends its agents then.
+        return any(
+            not parent.ended.is_set() or (parent.owned and not parent.machine.is_cleaned_up)
+            for parent in self.parents()
+        )
 
     def charge(self, turn: TurnState | None, used: TokenUsage) -> None:
         """Add the tokens used by one of its turns, here and for all turns and threads that it works for."""
-        seen: set[str] = set()
-        state: ThreadState | None = self
-        while state is not None and state.id not in seen:
-            seen.add(state.id)
-            if turn is not None:
-                turn.meter.add(used)
-                if len(seen) > 1:
-                    turn.agents_usage = plus(turn.agents_usage, used)
-            state.meter.add(used)
-            turn = state.parent
-            state = None if turn is None else turn.thread
+        if turn is not None:
+            turn.meter.add(used)
+        self.meter.add(used)
+        for parent in self.parents():
+            parent.meter.add(used)
+            parent.agents_usage = plus(parent.agents_usage, used)
+            parent.thread.meter.add(used)
 
     def expect(self, pending: PendingHandle) -> None:
         """Register a handle whose request to resume it is about to be written."""
@@ -443,6 +437,7 @@ class ThreadState:
         self.cwd = cwd
         if not pending.is_overtaken:
             self.is_mute = False
+        self.ended_turn = None
         self.handles += (handle,)
 
     def dismiss(self, pending: PendingHandle) -> None:
@@ -450,11 +445,7 @@ class ThreadState:
         self.pending = tuple(each for each in self.pending if each is not pending)
 
     def check_open(self, handle: object) -> None:
-        """Check that a handle for it is still open.
-
-        Raises:
-            ThreadClosed: Its scope has exited.
-        """
+        """Raise ``ThreadClosed`` if the scope of a handle has exited."""
         if handle not in self.handles:
             raise ThreadClosed(self.id)
 
@@ -472,6 +463,7 @@ class ThreadState:
 
     def begin_turn(self, turn_id: str, instruments: Instruments) -> TurnState:
         """Create the state of a turn that the server started by itself."""
+        self.starting_turn_id = None
         if self.sequence is None:
             self.turn = TurnState(self, TurnMachine(turn_id), instruments=instruments)
         else:
@@ -489,4 +481,5 @@ class ThreadState:
             self.past_turns += (turn,)
         if self.turn is turn:
             self.turn = None
+            self.ended_turn = turn if self.handles and not (turn.ends_with_scope or turn.lost) else None
         self.past_turn_ids = (*self.past_turn_ids, *turn.machine.ids())[-PAST_TURNS_KEPT:]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from trio_codex._session.left_behind import LeftTurn
 from trio_codex._session.state import ThreadState
-from trio_codex._session.unknown import UnknownThreads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,19 +17,22 @@ if TYPE_CHECKING:
 LEFT_TURNS_KEPT: Final = 64
 """Number of turns left early or interrupted that are remembered. A spawned agent is announced within about 50 ms."""
 
+UNKNOWN_BYTES: Final = 1024 * 1024
+"""Maximum size of state kept for threads not opened here: about 400 open turns."""
+
+THREAD_BYTES: Final = 2400
+"""Size of the state of a thread with an open turn, in addition to its ids and items."""
+
 
 class Threads:
-    """The threads of one client.
-
-    Attributes:
-        unknown: The threads among them that this client has not opened.
-    """
+    """The threads of one client."""
 
     def __init__(self) -> None:
         self._threads: dict[str, ThreadState] = {}
         self._left_turn_ids: deque[str] = deque(maxlen=LEFT_TURNS_KEPT)
         self._left_behind: list[LeftTurn] = []
         self.unknown: UnknownThreads = UnknownThreads(self._threads)
+        """The threads among them that this client has not opened."""
         self.find: Callable[[str], ThreadState | None] = self._threads.get
         """Return the state of a thread, if there is any. The reader calls it for every event."""
 
@@ -60,12 +62,11 @@ class Threads:
         return state
 
     def open_turns(self) -> list[TurnState]:
-        """Return the open turns that belong to scopes of this client, except those in a sequence."""
+        """Return the open turns that end with scopes of this client, except those in a sequence."""
         idle = (state.turn for state in self._threads.values() if state.sequence is None)
-        return [turn for turn in idle if turn is not None and turn.owned]
+        return [turn for turn in idle if turn is not None and turn.ends_with_scope]
 
     def open_sequences(self) -> list[TurnSequence]:
-        """Return the open sequences of turns."""
         return [state.sequence for state in self._threads.values() if state.sequence is not None]
 
     def note_left(self, turn: TurnState) -> None:
@@ -106,3 +107,39 @@ class Threads:
     def knows_root(self, root_id: str) -> bool:
         """Return whether this is the id of an open or recently left turn of this client."""
         return root_id in self._left_turn_ids or self.open_root(root_id) is not None
+
+
+class UnknownThreads:
+    """Threads with open turns that were not opened here. The oldest are discarded above the limit."""
+
+    def __init__(self, threads: dict[str, ThreadState]) -> None:
+        self._threads = threads
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, thread_id: str, turn_id: str) -> None:
+        """Record that a turn of such a thread has started."""
+        self._sizes[thread_id] = 0
+        self.grow(thread_id, THREAD_BYTES + len(thread_id) + len(turn_id))
+
+    def grow(self, thread_id: str, size: int) -> None:
+        """Record that the state of a thread has grown, if it is unknown."""
+        if thread_id not in self._sizes:
+            return
+        self._sizes[thread_id] += size
+        self._bytes += size
+        while self._bytes > UNKNOWN_BYTES:
+            self._forget(next(iter(self._sizes)))
+
+    def discard(self, thread_id: str) -> None:
+        """Record that a thread is now open or that its turn has ended."""
+        self._bytes -= self._sizes.pop(thread_id, 0)
+
+    def _forget(self, thread_id: str) -> None:
+        self.discard(thread_id)
+        state = self._threads.get(thread_id)
+        # Keep a thread while a callback is handling one of its requests.
+        if state is not None and not state.held_requests:
+            del self._threads[thread_id]
+            if state.turn is not None:
+                state.turn.lose("this client has not opened its thread")

@@ -6,7 +6,7 @@ Two facts change independently: the *phase* of the turn on the server, and the p
 transition              from                                to
 ======================  ==================================  ==========================================================
 ``announce``            any                                 the same phase; the ids become known
-``bind``                starting, ending                    running, or still ending: the response named the turn
+``bind``                any phase in which it is live       running, or still ending: the server named the turn
 ``refuse``              starting, ending                    ended: the server did not start it
 ``rename``              any phase in which it is live       the same phase: the server runs it under another id
 ``leave``               starting, running                   ending: its scope exited early
@@ -117,7 +117,7 @@ class TurnMachine:
             self.id = turn_id
 
     def bind(self, turn_id: str | None) -> None:
-        """Record that the server accepted the request to start it; ``turn_id`` is the id in the response, if any."""
+        """Record the id by which the server names it: in the response to the request that started it, if any."""
         self.id = turn_id or self.active_id
         self.active_id = self.active_id or self.id
         if self.phase is Phase.starting:

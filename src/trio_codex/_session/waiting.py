@@ -71,9 +71,14 @@ def callbacks_of(threads: Threads, turn: TurnState) -> list[CallbackGroup]:
     """Return the callbacks of a turn and, while it is open, those of its agents, which may outlive it."""
     groups = [turn.callbacks]
     if not turn.ended.is_set():
-        turns = (thread.turn for thread in _threads(threads, turn))
-        groups += [one.agent_callbacks for one in turns if one is not None]
+        groups += [one.agent_callbacks for one in working_turns(threads, turn)]
     return [group for group in groups if group is not None]
+
+
+def working_turns(threads: Threads, turn: TurnState) -> list[TurnState]:
+    """Return a turn and the open turns of its agents."""
+    turns = (thread.turn for thread in _threads(threads, turn))
+    return [one for one in turns if one is not None]
 
 
 async def wait_answered(groups: list[CallbackGroup]) -> None:

@@ -34,10 +34,7 @@ async def call(
 ) -> ToolResult:
     """Call a tool, if it exists. See :meth:`Toolbox.call`.
 
-    Args:
-        tool: The tool.
-        request: The agent's request.
-        slot: Returns a context manager that the call enters; it limits the number of concurrent calls.
+    The call enters the context manager that ``slot`` returns, which limits the number of concurrent calls.
     """
     await trio.lowlevel.checkpoint()
     if tool is None:
@@ -72,12 +69,7 @@ async def _run(
 
 
 def result_of(value: object) -> ToolResult:
-    """Create a result from a tool's return value.
-
-    Raises:
-        TypeError: The value cannot be serialized as JSON.
-        ValueError: The value is bytes that are not an image.
-    """
+    """Create a result from a tool's return value. Raise ``TypeError`` or ``ValueError`` if that is impossible."""
     match value:
         case ToolResult():
             return value

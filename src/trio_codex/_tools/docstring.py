@@ -18,12 +18,7 @@ _ENTRY: Final = re.compile(r"\*{0,2}(\w+)\s*(?:\([^)]*\))?\s*:\s*(.*)")
 
 @attrs.frozen
 class Docstring:
-    """A parsed docstring.
-
-    Attributes:
-        text: The text without the sections on fields and exceptions.
-        fields: The description of each parameter or attribute.
-    """
+    """A parsed docstring: its text without the sections on fields and exceptions, and the descriptions of the fields."""
 
     text: str
     fields: dict[str, str]

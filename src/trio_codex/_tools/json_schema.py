@@ -82,13 +82,7 @@ def object_schema(cls: type, *, strict: bool = False) -> Schema:
 def fields_schema(fields: Sequence[Field], where: str, *, strict: bool = False) -> Schema:
     """Return the schema of an object with these fields, such as the parameters of a function.
 
-    Args:
-        fields: The fields.
-        where: The owner of the fields, for error messages.
-        strict: As in :func:`object_schema`.
-
-    Raises:
-        TypeError: A type in it has no schema.
+    ``where`` names the owner of the fields in error messages.
     """
     writer = _Writer(strict=strict)
     return writer.with_definitions(writer.fields(fields, where))
@@ -105,13 +99,11 @@ class _Writer:
         return schema | {"$defs": self.definitions} if self.definitions else schema
 
     def object(self, cls: type, where: str) -> Schema:
-        """Return the schema of a class."""
         schema = self.fields(fields_of(cls), where)
         text = docstring_of(cls).text
         return {"description": text} | schema if text else schema
 
     def fields(self, fields: Sequence[Field], where: str) -> Schema:
-        """Return the schema of an object."""
         return {
             "type": "object",
             "properties": {field.name: self._field(field, f"{where}.{field.name}") for field in fields},

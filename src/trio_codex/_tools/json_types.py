@@ -45,12 +45,7 @@ _ALIASES: Final = getattr(typing, "TypeAliasType", ())
 
 @attrs.frozen
 class Notes:
-    """The metadata that ``Annotated`` adds to a type.
-
-    Attributes:
-        description: A string in it, or the description of a ``msgspec.Meta``; the last one wins.
-        metas: The ``msgspec.Meta`` values: bounds, patterns, examples.
-    """
+    """The metadata that ``Annotated`` adds to a type: the last description in it, and the ``msgspec.Meta`` values."""
 
     description: str | None
     metas: tuple[msgspec.Meta, ...]
@@ -61,9 +56,6 @@ class Field:
     """A field of an object.
 
     Attributes:
-        name: The name, in Python and in JSON.
-        type: The type.
-        required: Whether the field must be present.
         default: The default; ``attrs.NOTHING`` if there is none or it comes from a factory.
         description: The description in the docstring of the class.
     """
@@ -110,7 +102,6 @@ def unwrapped(type_: Type) -> tuple[Type, Notes]:
 
 
 def annotated(type_: Type, metas: tuple[msgspec.Meta, ...]) -> Type:
-    """Wrap a type in ``Annotated``."""
     return Annotated[(type_, *metas)]
 
 
@@ -163,11 +154,7 @@ def is_object(type_: Type) -> bool:
 
 
 def fields_of(cls: Type) -> list[Field]:
-    """Return the fields of a class that its constructor accepts.
-
-    Raises:
-        TypeError: A type in an annotation cannot be resolved.
-    """
+    """Return the fields that the constructor of a class accepts. Raise ``TypeError`` for an unknown annotation."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
     except NameError as exc:

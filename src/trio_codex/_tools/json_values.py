@@ -94,10 +94,7 @@ def from_json(type_: type | Type, value: object) -> Any:
 def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = False) -> dict[str, Any]:
     """Convert the members of a parsed JSON object to these fields. Absent optional fields are left out.
 
-    Args:
-        fields: The fields.
-        value: The object.
-        spelled: Whether to accept numbers and booleans written as strings.
+    With ``spelled``, numbers and booleans may be written as strings.
 
     Raises:
         ValidationFailure: The object does not match the fields.
@@ -127,11 +124,7 @@ def fields_from_json(fields: Sequence[Field], value: object, *, spelled: bool = 
 
 
 def to_json(value: object) -> bytes:
-    """Convert a value to JSON.
-
-    Raises:
-        TypeError: The value, or something in it, is not supported.
-    """
+    """Convert a value to JSON. Raise ``TypeError`` if it, or something in it, is not supported."""
     plain = _converter().unstructure(value)
     try:
         return msgspec.json.encode(plain, enc_hook=_encode_other)

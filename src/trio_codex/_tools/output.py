@@ -30,9 +30,6 @@ WRAPPED: Final = "value"
 class OutputType(Generic[T]):
     """A type for the final response of a turn.
 
-    Attributes:
-        schema: The JSON Schema of the type.
-
     Raises:
         TypeError: It is not a type, or a model cannot be constrained to it.
     """
@@ -70,6 +67,19 @@ class OutputType(Generic[T]):
             return value
         read: T = from_json(self._type, json)
         return read
+
+
+def with_output(result: TurnResult[Any], output_type: type[T] | UnionType) -> TurnResult[T | None]:
+    """Return a result with its final response read as a type, as ``thread.run(output_type=…)`` does.
+
+    Args:
+        result: The result of a turn, for example one made from a thread's history.
+        output_type: The type.
+
+    Raises:
+        TypeError: A model cannot be constrained to the type.
+    """
+    return OutputType(output_type).settle(result)
 
 
 def _check(type_: object) -> None:

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 class Toolbox:
     """The tools of a client or a thread by name, and the limits on their calls.
 
-    Args:
-        tools: The tools.
-        client_tools: The toolbox of the client, whose limits apply to all toolboxes of the client.
+    The limits of the client's toolbox apply to all toolboxes of the client.
 
     Raises:
         ValueError: Two tools have the same name.
@@ -42,7 +40,7 @@ class Toolbox:
         check_collection("tools", tools, "write tools=[…], with functions made into tools by @tool")
         for tool in tools:
             _check(tool)
-            key = _key(tool)
+            key = (None if tool.namespace is None else tool.namespace.name, tool.name)
             if key in self._tools:
                 raise ValueError(f"two tools are named {tool.full_name}")
             self._tools[key] = tool
@@ -56,10 +54,7 @@ class Toolbox:
         return self._tools.get((namespace, name))
 
     def specs(self, own: Toolbox | None = None) -> list[wire.DynamicToolSpec]:
-        """Return the descriptions of the tools for the server.
-
-        Args:
-            own: Tools of a thread, which replace those with the same name.
+        """Return the descriptions of the tools for the server. A thread's own tools replace those with the same name.
 
         Raises:
             ValueError: A namespace has two descriptions.
@@ -99,6 +94,25 @@ class Toolbox:
 
         return await call(self.find(request.namespace, request.tool), request, self._slot)
 
+    async def call_on_shared_server(self, request: ToolCallRequest, *, may_be_repeated: bool) -> ToolResult:
+        """Call a tool, as :meth:`call` does, and remember its result for the next client of this process.
+
+        Args:
+            request: The agent's request.
+            may_be_repeated: Whether this process may have answered it over an earlier connection. If so, the result
+                is repeated, and the tool is not called.
+        """
+        from trio_codex._tools.answered import remember, remembered
+
+        tool = self.find(request.namespace, request.tool)
+        if may_be_repeated and tool is not None and (result := remembered(tool, request)) is not None:
+            await trio.lowlevel.checkpoint()
+            return result
+        result = await self.call(request)
+        if tool is not None:
+            remember(tool, request, result)
+        return result
+
     def _slot(self, tool: AnyTool) -> AbstractAsyncContextManager[object]:
         if tool.limit is None:
             return nullcontext()
@@ -116,7 +130,3 @@ def _check(tool: object) -> None:
 
     if not isinstance(tool, Tool):
         raise TypeError(f"tools expects functions decorated with @tool, got {described(tool)}")
-
-
-def _key(tool: AnyTool) -> tuple[str | None, str]:
-    return (None if tool.namespace is None else tool.namespace.name, tool.name)

@@ -11,6 +11,8 @@ from typing import Any, Final, TypeAlias
 import attrs
 import msgspec
 
+from trio_codex._core.arguments import check_type
+
 TOKEN_SECONDS: Final = 60
 """How long a signed token is valid. It is made for one connection, which outlives it."""
 
@@ -23,12 +25,20 @@ def _elided(_: object) -> str:
 
 
 def _without_newlines(_: object, __: attrs.Attribute[Any], value: str) -> None:
+    check_type("token", value, str, "pass a string")
     if not value or any(not "\x21" <= character <= "\x7e" for character in value):
         raise ValueError("a token is a line of printable ASCII without spaces")
 
 
 def _as_bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+    value = value.encode() if isinstance(value, str) else value
+    check_type("secret", value, bytes, "pass a string or bytes")
+    return value
+
+
+def _claim(_: object, attribute: attrs.Attribute[Any], value: str | None) -> None:
+    if value is not None:
+        check_type(attribute.name, value, str, "pass a string")
 
 
 @attrs.frozen
@@ -40,6 +50,7 @@ class BearerToken:
 
     Raises:
         ValueError: It cannot be sent in a header.
+        TypeError: It is not a string.
     """
 
     token: str = attrs.field(repr=_elided, validator=_without_newlines)
@@ -60,11 +71,12 @@ class SignedBearer:
 
     Raises:
         ValueError: The secret is too short.
+        TypeError: A value has the wrong type.
     """
 
     secret: bytes = attrs.field(repr=_elided, converter=_as_bytes)
-    issuer: str | None = attrs.field(default=None, kw_only=True)
-    audience: str | None = attrs.field(default=None, kw_only=True)
+    issuer: str | None = attrs.field(default=None, kw_only=True, validator=_claim)
+    audience: str | None = attrs.field(default=None, kw_only=True, validator=_claim)
 
     def __attrs_post_init__(self) -> None:
         if len(self.secret) < MIN_SECRET_BYTES:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from trio_codex._core.arguments import check_type
+from trio_codex._core.arguments import as_tuple, check_positive, check_type
 from trio_codex._core.framing import MAX_LINE_BYTES
-from trio_codex._core.sequences import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.errors import SpawnError
 
@@ -26,6 +25,33 @@ def _assignments(_: object, __: attrs.Attribute[Any], value: Sequence[str]) -> N
     for override in value:
         if "=" not in override:
             raise ValueError(f"expected key=value as a config override, not {override!r}")
+
+
+def _number(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_positive(attribute.name, value)
+
+
+def _count(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_type(attribute.name, value, int, "pass a whole number")
+    check_positive(attribute.name, value)
+
+
+def _flag(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_type(attribute.name, value, bool, "pass True or False")
+
+
+def _text(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    check_type(attribute.name, value, str, "pass a string")
+
+
+def _path(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    if value is not None and not isinstance(value, str):
+        check_type(attribute.name, value, os.PathLike, "pass a path, as a string or a Path")
+
+
+def _way_out(_: object, __: object, value: object) -> None:
+    if value not in ("kill", "abandon"):
+        raise ValueError(f"on_stuck_turn must be 'kill' or 'abandon', not {value!r}")
 
 
 def _names(value: Iterable[str]) -> Sequence[str]:
@@ -53,8 +79,12 @@ def _event_buffer(_: object, __: object, value: EventBuffer) -> None:
 
 
 def _home_expanded(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-    """Expand a leading ``~`` to a home directory. Leave any other path unchanged."""
-    return expand(path) if os.fspath(path).startswith("~") else path
+    """Expand a leading ``~`` to a home directory. Leave any other path unchanged, and anything else to the validator."""
+    try:
+        is_below_home = os.fspath(path).startswith("~")
+    except TypeError:
+        return path
+    return expand(path) if is_below_home else path
 
 
 @attrs.frozen
@@ -66,8 +96,8 @@ class EventBuffer:
         size: Maximum size in bytes.
     """
 
-    events: int = attrs.field(default=8192, validator=attrs.validators.gt(0))
-    size: int = attrs.field(default=16 * 1024 * 1024, validator=attrs.validators.gt(0))
+    events: int = attrs.field(default=8192, validator=_count)
+    size: int = attrs.field(default=16 * 1024 * 1024, validator=_count)
 
 
 @attrs.frozen(kw_only=True)
@@ -97,20 +127,18 @@ class ClientConfig:
         TypeError: A value has the wrong type, such as a bare string where a list is expected.
     """
 
-    client_name: str = "trio_codex"
-    client_title: str = "trio-codex"
-    client_version: str = VERSION
-    experimental_api: bool = True
+    client_name: str = attrs.field(default="trio_codex", validator=_text)
+    client_title: str = attrs.field(default="trio-codex", validator=_text)
+    client_version: str = attrs.field(default=VERSION, validator=_text)
+    experimental_api: bool = attrs.field(default=True, validator=_flag)
     opt_out_notifications: Sequence[str] = attrs.field(default=(), converter=_names)
-    request_window: int = attrs.field(default=64, validator=attrs.validators.gt(0))
-    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=attrs.validators.gt(0))
+    request_window: int = attrs.field(default=64, validator=_count)
+    max_line_bytes: int = attrs.field(default=MAX_LINE_BYTES, validator=_count)
     event_buffer: EventBuffer = attrs.field(factory=EventBuffer, validator=_event_buffer)
-    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
-    request_timeout: float = attrs.field(default=120.0, validator=attrs.validators.gt(0))
-    interrupt_grace: float = attrs.field(default=10.0, validator=attrs.validators.gt(0))
-    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(
-        default="kill", validator=attrs.validators.in_(("kill", "abandon"))
-    )
+    start_timeout: float = attrs.field(default=30.0, validator=_number)
+    request_timeout: float = attrs.field(default=120.0, validator=_number)
+    interrupt_grace: float = attrs.field(default=10.0, validator=_number)
+    on_stuck_turn: Literal["kill", "abandon"] = attrs.field(default="kill", validator=_way_out)
 
     def need_experimental_api(self, what: str) -> None:
         """Raise ``ValueError`` if ``experimental_api`` is off."""
@@ -148,22 +176,22 @@ class CodexConfig(ClientConfig):
         TypeError: A value has the wrong type, such as a bare string where a list is expected.
     """
 
-    codex_bin: str | os.PathLike[str] | None = None
+    codex_bin: str | os.PathLike[str] | None = attrs.field(default=None, validator=_path)
     launch_args_override: Sequence[str] | None = attrs.field(
         default=None, converter=attrs.converters.optional(_names)
     )
     config_overrides: Sequence[str] = attrs.field(default=(), converter=_names, validator=_assignments)
     cwd: str | os.PathLike[str] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(_home_expanded)
+        default=None, converter=attrs.converters.optional(_home_expanded), validator=_path
     )
     env: Mapping[str, str | None] = attrs.field(default=None, converter=_freeze_environment, repr=False)
     inherit_env: bool | Collection[str] = attrs.field(default=True, converter=_inherited)
-    guard: bool = True
-    guard_python: str | os.PathLike[str] | None = None
+    guard: bool = attrs.field(default=True, validator=_flag)
+    guard_python: str | os.PathLike[str] | None = attrs.field(default=None, validator=_path)
     codex_home: str | os.PathLike[str] | None = attrs.field(
-        default=None, converter=attrs.converters.optional(_home_expanded)
+        default=None, converter=attrs.converters.optional(_home_expanded), validator=_path
     )
-    stop_grace: float = attrs.field(default=5.0, validator=attrs.validators.gt(0))
+    stop_grace: float = attrs.field(default=5.0, validator=_number)
 
     def environment(self) -> dict[str, str]:
         """Return the server's environment."""

@@ -87,14 +87,12 @@ class Route(msgspec.Struct, gc=False):
 
     @property
     def thread_id(self) -> str | None:
-        """The id of the thread, if any."""
         if self.threadId is None and self.thread is not None:
             return self.thread.id
         return self.threadId
 
     @property
     def turn_id(self) -> str | None:
-        """The id of the turn, if any."""
         if self.turnId is None and self.turn is not None:
             return self.turn.id
         return self.turnId
@@ -159,7 +157,6 @@ class DeltaMerger:
         self._instruments = instruments
 
     def delta(self, event: Event) -> tuple[Hashable, str] | None:
-        """See :class:`~trio_codex._link.subscriptions.Merger`."""
         delta = TEXT_DELTAS.get(event.method)
         if delta is None:
             return None
@@ -170,7 +167,6 @@ class DeltaMerger:
         )
 
     def merged(self, first: Event, text: str, count: int) -> Event:
-        """See :class:`~trio_codex._link.subscriptions.Merger`."""
         if count > 1 and "deltas_merged" in self._instruments:
             self._instruments.emit("deltas_merged", self._instruments.connection, first.method, count)
         raw = {**first.raw, TEXT_DELTAS[first.method].text: text}

@@ -131,11 +131,7 @@ TurnInput: TypeAlias = str | InputItem | Sequence[str | InputItem] | ExternalMes
 def wire_input(
     value: TurnInput, absolute: AbsolutePath = expand
 ) -> tuple[list[wire.UserInput], wire.TurnToolOutput | None]:
-    """Convert input to its wire format: user input, and tool output.
-
-    Args:
-        value: The input.
-        absolute: Converts a file path to an absolute one.
+    """Convert input to its wire format: user input, and tool output. ``absolute`` converts the path of a file.
 
     Raises:
         TypeError: The value is not an input.

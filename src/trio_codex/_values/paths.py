@@ -8,11 +8,7 @@ import attrs
 
 
 def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
-    """Expand a leading ``~`` or ``~user`` in a path to a home directory.
-
-    Args:
-        path: The path.
-        home: The value of ``~``; the default is the home directory of this process.
+    """Expand a leading ``~`` or ``~user`` in a path. ``home`` is the value of ``~``, by default that of this process.
 
     Raises:
         ValueError: The home directory is unknown.
@@ -44,12 +40,7 @@ class PathBase:
 
     @classmethod
     def now(cls, cwd: str | os.PathLike[str] | None, home: str | None) -> PathBase:
-        """Return the base for a server that starts now.
-
-        Args:
-            cwd: Its working directory; the default is the current one of this process.
-            home: Its ``HOME``.
-        """
+        """Return the base for a server that starts now in ``cwd``, by default the current directory of this process."""
         try:
             directory = os.path.abspath(os.curdir if cwd is None else cwd)
         except FileNotFoundError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from trio_codex import wire
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

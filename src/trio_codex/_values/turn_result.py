@@ -71,6 +71,7 @@ class TurnResult(Generic[OutputT_co]):
         started_at: Unix time in seconds, as reported by the server.
         completed_at: Unix time in seconds, as reported by the server.
         duration_ms: Milliseconds from start to end, as reported by the server.
+        parts: The results of the single turns, if a :class:`~trio_codex.supervision.SupervisedThread` needed several.
     """
 
     id: str
@@ -86,6 +87,7 @@ class TurnResult(Generic[OutputT_co]):
     started_at: int | None = None
     completed_at: int | None = None
     duration_ms: int | None = None
+    parts: tuple[TurnResult[Any], ...] = attrs.field(default=(), repr=lambda parts: f"<{len(parts)} parts>")
     _output: OutputT_co = attrs.field(default=None, repr=False)
     _problem: str | None = attrs.field(default=None, repr=False)
 
@@ -125,7 +127,6 @@ class TurnReducer:
         self._status: TurnStatus | str | None = None
 
     def feed(self, method: str, json: Json) -> None:
-        """Process an event of the turn."""
         handle = self.HANDLERS.get(method)
         if handle is not None:
             handle(self, parse_object(json))
@@ -135,6 +136,10 @@ class TurnReducer:
         if self._status is None:
             reported = string_of(self._turn.get("status"))
             self._status = TurnStatus.lost if reported is None else _status(reported)
+
+    def complete(self, items: list[Any]) -> None:
+        """Replace the items by those that the server has stored for the turn."""
+        self._items = [item for item in map(object_of, items) if item.get("status") != "inProgress"]
 
     @property
     def status(self) -> TurnStatus | str:

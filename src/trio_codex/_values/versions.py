@@ -1,4 +1,7 @@
-"""Options that require a newer server, because an older one would silently ignore them."""
+"""What a server of some version lacks: options that it would silently ignore, and methods that it does not have.
+
+A server that does not report its version, or is a build without one (0.0.0), is assumed to support everything.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,11 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from trio_codex.errors import ServerTooOld
+from trio_codex.wire._registry import CLIENT_REQUESTS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_codex import wire
 
 NEEDED: Final = {
@@ -21,13 +27,11 @@ NEEDED: Final = {
 def check_turn(params: wire.TurnStartParams, version: str | None) -> None:
     """Check that a server supports the options of a turn.
 
-    A server that does not report its version, or is a build without one (0.0.0), is assumed to support everything.
-
     Raises:
         ServerTooOld: The server would ignore an option.
     """
-    found = None if version is None else _numbers(version)
-    if version is None or not found or not any(found):
+    found = _numbers(version)
+    if version is None or not any(found):
         return
     for member, (what, needed) in NEEDED.items():
         # Pre-releases of 0.151.0, such as 0.151.0-alpha.1, may not support it yet.
@@ -36,6 +40,18 @@ def check_turn(params: wire.TurnStartParams, version: str | None) -> None:
             raise ServerTooOld(what, needed, version)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+def missing_methods(version: str | None) -> Mapping[str, str]:
+    """Return the requests that a server does not have, with the first version that does.
+
+    A pre-release of that version may have the request already.
+    """
+    found = _numbers(version)
+    if not any(found):
+        return {}
+    since = {method: spec.since for method, spec in CLIENT_REQUESTS.items() if spec.since is not None}
+    return {method: first for method, first in since.items() if found < _numbers(first)}
+
+
+def _numbers(version: str | None) -> tuple[int, ...]:
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version or "")
     return () if match is None else tuple(int(number) for number in match.groups())

@@ -21,6 +21,8 @@ from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from trio_codex import ApprovalMode as ApprovalMode
+from trio_codex import Attachment as Attachment
+from trio_codex import Backoff as Backoff
 from trio_codex import BearerToken as BearerToken
 from trio_codex import Budget as Budget
 from trio_codex import ClientConfig as ClientConfig
@@ -36,6 +38,8 @@ from trio_codex import InputItem as InputItem
 from trio_codex import ItemsView as ItemsView
 from trio_codex import LocalImageInput as LocalImageInput
 from trio_codex import MentionInput as MentionInput
+from trio_codex import Probe as Probe
+from trio_codex import Restart as Restart
 from trio_codex import Sandbox as Sandbox
 from trio_codex import ServerMetadata as ServerMetadata
 from trio_codex import SignedBearer as SignedBearer
@@ -56,6 +60,8 @@ from trio_codex import TurnsView as TurnsView
 from trio_codex import WaitingOn as WaitingOn
 from trio_codex import errors as errors
 from trio_codex import is_retryable_error as is_retryable_error
+from trio_codex import is_transient_error as is_transient_error
+from trio_codex import open_supervisor as open_supervisor
 from trio_codex import wire as wire
 from trio_codex._api.paging import T
 from trio_codex._link.subscriptions import E
@@ -99,6 +105,9 @@ class Codex:
     def owned(self) -> bool:
         """Whether this client started the server, and so ends it."""
     @property
+    def is_open(self) -> bool:
+        """Whether the connection is open: you have not closed it, and it has not been lost."""
+    @property
     def api(self) -> Api:
         """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
     async def request(self, method: str, params: Mapping[str, Any] | wire.Wire | None = None) -> wire.JSON:
@@ -118,6 +127,7 @@ class Codex:
             RemoteProtocolError: The response is invalid.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
+            TypeError: ``method`` is not a string.
         """
     def events(self, *methods: str) -> Scope[Subscription[Event]]:
         """Subscribe to notifications of the whole connection: the given methods, or all.
@@ -135,6 +145,28 @@ class Codex:
         """Wait until the connection ends, and return the reason.
 
         The end of the connection does not cancel the body of the client's scope.
+        """
+    async def wait_unresponsive(self, *, silence: float = 30, within: float = 10, failures: int = 3) -> None:
+        """Wait until the server is stuck: alive, but silent, and without an answer to a cheap request.
+
+        Time during which this program was blocked does not count. The connection stays open; see :meth:`give_up`.
+
+        Args:
+            silence: How long the server may be silent before it is asked, in seconds.
+            within: How long it may take to answer, in seconds.
+            failures: The number of requests in a row without an answer.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    def give_up(self, reason: str) -> None:
+        """End the connection as if the server had died, and kill the server if this client started it.
+
+        Every pending operation raises ``ConnectionBroken``. Open turns are not interrupted first.
+
+        Args:
+            reason: What is wrong with the server, for the error.
         """
     async def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
@@ -235,7 +267,7 @@ class Codex:
         Raises:
             ThreadInUse: Another server has the thread open.
             InvalidRequestError: There is no such thread.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     async def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
@@ -250,7 +282,7 @@ class Codex:
 
         Raises:
             InvalidRequestError: There is no such thread, or it has no turn yet.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     def threads(
@@ -282,6 +314,7 @@ class Codex:
         """Read a thread without opening it. With ``include_turns`` the whole history arrives as a single line.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     def thread_turns(self, thread_id: str, **view: Unpack[TurnsView]) -> Pager[wire.Turn]:
@@ -292,6 +325,7 @@ class Codex:
         """Archive a thread: the server ends its open turn, unloads it, and hides it from ordinary listings.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
     async def thread_unarchive(self, thread_id: str, **options: Unpack[ThreadResumeOptions]) -> Thread:
@@ -305,13 +339,14 @@ class Codex:
 
         Raises:
             InvalidRequestError: The thread is not archived.
-            ValueError: As in :meth:`thread_start`.
+            ValueError: As in :meth:`thread_start`; so is ``TypeError``.
             CodexError: As in :meth:`request`, and ``DecodeError``.
         """
     async def thread_delete(self, thread_id: str) -> None:
         """Delete a thread permanently. The server ends its open turn.
 
         Raises:
+            TypeError: ``thread_id`` is not a string.
             CodexError: As in :meth:`request`.
         """
     @property
@@ -384,53 +419,6 @@ class Codex:
     def skills(self) -> Skills:
         """The skills available to agents."""
 
-class RemoteProcess:
-    """A command running on the server, inside ``async with codex.exec(…)``. Resembles :class:`trio.Process`.
-
-    Attributes:
-        stdin: Its standard input. Closing it sends end of file.
-        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
-            ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
-            raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
-            process and its other stream are not affected. Closing the stream discards any further output.
-        stderr: The same for its standard error; ``None`` with a terminal.
-    """
-
-    stdin: RemoteInput
-    stdout: RemoteOutput
-    stderr: RemoteOutput | None
-    @property
-    def returncode(self) -> int | None:
-        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
-    async def wait(self) -> int:
-        """Wait for the process to exit, and return its exit status. Its output can be read before or after.
-
-        Raises:
-            ConnectionBroken: The connection ended first.
-            ConnectionClosed: You closed the connection.
-        """
-    async def terminate(self) -> None:
-        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
-
-        The server supports only SIGKILL. A child in its own session (``setsid``) escapes unless the sandbox contains it.
-
-        Raises:
-            CodexError: As for any request.
-        """
-    async def kill(self) -> None:
-        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
-    async def resize(self, cols: int, rows: int) -> None:
-        """Resize its terminal.
-
-        Args:
-            cols: Width in characters.
-            rows: Height in characters.
-
-        Raises:
-            InvalidRequestError: It has no terminal, or has ended.
-            CodexError: As for any request.
-        """
-
 class LoginHandle:
     """A pending login that the user completes elsewhere.
 
@@ -470,9 +458,7 @@ class LoginHandle:
             CodexError: As for any request.
         """
     async def __aenter__(self) -> Self: ...
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
 class McpLogin:
     """An OAuth login to an MCP server. Created by :meth:`McpServers.login`.
@@ -768,8 +754,9 @@ class Thread:
     """One conversation with an agent, stored by the server.
 
     Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started. When the last handle of a
-    thread in this client exits, the thread's background terminals are also ended and the client unsubscribes from it.
+    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
+    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
+    the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -788,16 +775,59 @@ class Thread:
     ) -> TurnResult[Any]: ...
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: None = None,
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> Scope[Turn[None]]: ...
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[T],
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> Scope[Turn[T | None]]: ...
     @overload
     def turn(
-        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+        self,
+        value: TurnInput,
+        *,
+        output_type: UnionType,
+        leave_running: bool = False,
+        **options: Unpack[TurnOptions],
     ) -> Scope[Turn[Any]]: ...
+    def rejoin(self, *, end: bool = False) -> Scope[Turn]:
+        """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
+
+        Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
+        its result.
+
+        While the scope is open, the policy of the client handles the turn's requests, and those that the server has
+        parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
+
+        The status, the final response and the items of the result are whole. Events are not: the first one,
+        ``trio_codex/gap``, stands for those that are missing. Deltas, ``turn_usage``, ``diff`` and the budgets of the
+        thread and the client count from then on.
+
+        Args:
+            end: End the turn if the scope exits early, as :meth:`turn` does. If it pursues a goal, the goal is paused.
+
+        Returns:
+            An async context manager that yields the :class:`Turn`.
+
+        Raises:
+            NoTurnRuns: No turn runs on the thread, and none has ended since it was opened.
+            ThreadClosed: The thread's scope has exited, or the client is unsubscribed from the thread.
+            TurnLost: The end of the turn was not observed, or its items could not be read.
+            PolicyError: A policy callback raised, or returned something that is not a decision; the body was
+                cancelled.
+            BudgetExceeded: A budget was exceeded or already used up; the body was cancelled.
+            CodexError: As for any request.
+        """
     def review(
         self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
     ) -> Scope[Turn]:
@@ -978,11 +1008,11 @@ class Thread:
         """
 
 class Turn(Generic[OutputT_co]):
-    """One turn of a thread, inside ``async with thread.turn(…)``.
+    """One turn of a thread, inside ``async with thread.turn(…)`` or ``async with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
     buffer, so only one task at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does.
+    scope does, unless it is to be left running.
     """
     @property
     def thread(self) -> Thread:
@@ -1065,33 +1095,18 @@ class Turn(Generic[OutputT_co]):
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
         """
+    async def wait_ended(self) -> None:
+        """Wait for the turn to end, as :meth:`wait` does, but keep its buffered events.
+
+        Raises:
+            TurnLost: The connection ended, or the turn was abandoned.
+        """
 
 class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> str:
         """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
-
-class Watch:
-    """The changes below a path, inside ``async with codex.watch(…)``. An async iterator.
-
-    Each iteration returns the paths that have changed since the previous one, as a tuple of strings. A path may have
-    been created, written or removed; the server does not report which. It batches changes over about 200 to 400 ms.
-
-    Attributes:
-        path: The watched path, as resolved by the server.
-    """
-
-    path: str
-    def __aiter__(self) -> Self: ...
-    async def __anext__(self) -> tuple[str, ...]:
-        """Wait for the next changes.
-
-        Raises:
-            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows.
-            ConnectionBroken: The connection ended.
-            trio.BusyResourceError: Another task is iterating.
-        """
 
 class Subscription(Generic[E]):
     """An async iterator over events, fed by the reader.
@@ -1117,25 +1132,107 @@ class Subscription(Generic[E]):
             trio.BusyResourceError: Another task is iterating.
         """
 
+class RemoteProcess:
+    """A command running on the server, inside ``async with codex.exec(…)``. Resembles :class:`trio.Process`.
+
+    Attributes:
+        stdin: Its standard input. Closing it sends end of file.
+        stdout: Its standard output; with a terminal, everything it prints. Unread output is buffered up to the size of
+            ``event_buffer``, and anything beyond that is lost. The buffered part can still be read, and then reading
+            raises :class:`trio.BrokenResourceError`, caused by :class:`~trio_codex.errors.SubscriptionOverflow`. The
+            process and its other stream are not affected. Closing the stream discards any further output.
+        stderr: The same for its standard error; ``None`` with a terminal.
+    """
+
+    stdin: RemoteInput
+    stdout: RemoteOutput
+    stderr: RemoteOutput | None
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, ``128 + n`` for signal ``n``; ``None`` while it runs, or if none was reported."""
+    async def wait(self) -> int:
+        """Wait for the process to exit, and return its exit status. Its output can be read before or after.
+
+        Raises:
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def terminate(self) -> None:
+        """Kill its process group. Returns once the server has accepted; use :meth:`wait` to wait until it has exited.
+
+        The server supports only SIGKILL. A child in its own session (``setsid``) escapes unless the sandbox contains it.
+
+        Raises:
+            CodexError: As for any request.
+        """
+    async def kill(self) -> None:
+        """Kill its process group. An alias of :meth:`terminate`, as in :class:`trio.Process`."""
+    async def resize(self, cols: int, rows: int) -> None:
+        """Resize its terminal.
+
+        Args:
+            cols: Width in characters.
+            rows: Height in characters.
+
+        Raises:
+            InvalidRequestError: It has no terminal, or has ended.
+            CodexError: As for any request.
+        """
+
+class Watch:
+    """The changes below a path, inside ``async with codex.watch(…)``. An async iterator.
+
+    Each iteration returns the paths that have changed since the previous one, as a tuple of strings. A path may have
+    been created, written or removed; the server does not report which. It batches changes over about 200 to 400 ms.
+
+    Attributes:
+        path: The watched path, as resolved by the server.
+    """
+
+    path: str
+    def __aiter__(self) -> Self: ...
+    async def __anext__(self) -> tuple[str, ...]:
+        """Wait for the next changes.
+
+        Raises:
+            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows.
+            ConnectionBroken: The connection ended.
+            trio.BusyResourceError: Another task is iterating.
+        """
+
 class AccountApi:
     """Requests with the prefix ``account/``."""
-    async def gateway_oauth_read(self) -> wire.GatewayOAuthReadResponse:
-        """Send ``account/gatewayOAuth/read``.
+    async def gateway_oauth_read(self, *, model_provider: str | None = None) -> wire.GatewayOAuthReadResponse:
+        """Read credential readiness for a configured provider without starting browser login.
+
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``. Args:
+            model_provider: Defaults to the current provider when omitted.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
         """
-    async def gateway_oauth_login(self) -> wire.GatewayOAuthLoginResponse:
-        """Send ``account/gatewayOAuth/login``.
+    async def gateway_oauth_login(
+        self, *, device_auth: bool | None = None, model_provider: str | None = None
+    ) -> wire.GatewayOAuthLoginResponse:
+        """Authorize a configured provider without changing the default or any thread's provider.
 
-        The response may take arbitrarily long, so ``request_timeout`` does not apply.
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take
+        arbitrarily long, so ``request_timeout`` does not apply.
+
+        Args:
+            device_auth: Select device authorization when the server advertises support for it.
+            model_provider: Defaults to the current provider when omitted.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
+            LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
@@ -1143,8 +1240,9 @@ class AccountApi:
     async def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Raises:
+        Since codex 0.157.0. Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
@@ -1193,14 +1291,37 @@ class AccountApi:
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
         """
-    async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
-        """Send ``account/bedrock/checkGovCloudRequirements``.
+    async def gcp_setup(
+        self, *, project_id: str, credential_file: str | None = None, location: str | None = None
+    ) -> wire.GcpSetupResponse:
+        """Send ``account/gcp/setup``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
+
+        Args:
+            credential_file: Absolute path to a credential file on the app-server host. Omit or pass ``null`` to
+                clear the active user configuration's override and use ADC. If another configuration layer would
+                still supply a credential file, setup fails without saving changes.
+            location: Vertex AI location. Omission or null selects ``global``.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
+        """Send ``account/bedrock/checkGovCloudRequirements``.
+
+        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
@@ -1221,6 +1342,17 @@ class AccountApi:
 
         Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def security_setup_read(self) -> wire.GetAccountSecuritySetupResponse:
+        """Send ``account/securitySetup/read``.
+
+        Since codex 0.169.0. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
@@ -1312,6 +1444,42 @@ class AccountApi:
         Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+
+class AccountSessionApi:
+    """Requests with the prefix ``accountSession/``."""
+    async def list(self, *, refresh_workspace_metadata: bool | None = None) -> wire.AccountSessionsResponse:
+        """Send ``accountSession/list``.
+
+        Experimental. Since codex 0.166.0. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def switch(
+        self, *, account_id: str, session_id: str, allow_browser_login: bool | None = None
+    ) -> wire.AccountSessionsSwitchResponse:
+        """Send ``accountSession/switch``.
+
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
+
+        Args:
+            account_id: Workspace to select within that login; this is not a user identifier.
+            session_id: Opaque active-login identifier returned by accountSession/list.
+            allow_browser_login: Allow Core to start browser sign-in if this session needs SSO for the workspace.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
@@ -1611,11 +1779,12 @@ class EnvironmentApi:
 
         Experimental. Sends ``environment/add``. Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
-                a secure transport or a loopback destination.
+                a secure transport or a loopback destination. Since codex 0.158.0.
             connect_timeout_ms: Optional WebSocket connection timeout. The server default applies when omitted.
-            skills: Required skills supplied by this environment, checked before model inference.
+            skills: Required skills supplied by this environment, checked before model inference. Since codex
+                0.162.0.
             websocket_request_id: Optional X-Request-ID for the direct WebSocket upgrade, including reconnects.
-                Requires a secure transport or a loopback destination.
+                Requires a secure transport or a loopback destination. Since codex 0.163.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1804,6 +1973,32 @@ class FeedbackApi:
             ConnectionBroken: The connection ended first.
             ConnectionClosed: You closed the connection.
         """
+    async def save(
+        self,
+        *,
+        classification: str,
+        save_path: wire.LegacyAppPathString,
+        extra_log_files: Sequence[str] | None = None,
+        include_logs: bool | None = None,
+        reason: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        thread_id: str | None = None,
+    ) -> wire.FeedbackSaveResponse:
+        """Send ``feedback/save``.
+
+        Since codex 0.164.0. Args:
+            save_path: Absolute, previously unused ZIP path on the app-server host. The caller owns this file,
+                including after a disconnected RPC.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
 
 class FsApi:
     """Requests with the prefix ``fs/``."""
@@ -1953,11 +2148,15 @@ class FsApi:
 
 class HooksApi:
     """Requests with the prefix ``hooks/``."""
-    async def list(self, *, cwds: Sequence[str] | None = None) -> wire.HooksListResponse:
+    async def list(
+        self, *, cwds: Sequence[str] | None = None, thread_id: str | None = None
+    ) -> wire.HooksListResponse:
         """Send ``hooks/list``.
 
         Args:
-            cwds: When empty, defaults to the current session working directory.
+            cwds: Working directories to inspect when no thread is specified. An empty list uses the session cwd.
+            thread_id: List a loaded thread's hooks, including its selected environments. Omit ``cwds`` in this
+                mode. Since codex 0.166.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2015,6 +2214,7 @@ class McpServerApi:
         *,
         name: str,
         client_registration: wire.McpServerOauthClientRegistration | str | None = None,
+        environment_id: str | None = None,
         scopes: Sequence[str] | None = None,
         thread_id: str | None = None,
         timeout_secs: int | None = None,
@@ -2025,6 +2225,8 @@ class McpServerApi:
 
         Args:
             client_registration: Registration strategy for this login only; omission selects automatic discovery.
+            environment_id: Exact registration scope; omission preserves legacy name-only selection. Since codex
+                0.171.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2038,7 +2240,9 @@ class McpServerApi:
         *,
         server: str,
         uri: str,
+        meta: Mapping[str, wire.JSON] | None = None,
         connector_id: str | None = None,
+        environment_id: str | None = None,
         origin_call_id: str | None = None,
         target: wire.McpResourceReadTarget | None = None,
         thread_id: str | None = None,
@@ -2048,8 +2252,11 @@ class McpServerApi:
         The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
+            meta: Additional MCP request metadata. Account and turn routing keys are reserved. Since codex 0.168.0.
+            environment_id: Exact registration scope; omission preserves legacy name-only selection. Since codex
+                0.171.0.
             origin_call_id: Originating MCP tool call used to select the resource's app.
-            target: Explicit hosted app/account. Omit to retain legacy resource discovery.
+            target: Explicit hosted app/account. Omit to retain legacy resource discovery. Since codex 0.157.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2092,11 +2299,22 @@ class McpServerApi:
             ConnectionClosed: You closed the connection.
         """
     async def tool_call(
-        self, *, server: str, thread_id: str, tool: str, meta: wire.JSON = None, arguments: wire.JSON = None
+        self,
+        *,
+        server: str,
+        thread_id: str,
+        tool: str,
+        meta: wire.JSON = None,
+        arguments: wire.JSON = None,
+        environment_id: str | None = None,
     ) -> wire.McpServerToolCallResponse:
         """Send ``mcpServer/tool/call``.
 
         The response may take arbitrarily long, so ``request_timeout`` does not apply.
+
+        Args:
+            environment_id: Exact registration scope; omission preserves legacy name-only selection. Since codex
+                0.171.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2113,6 +2331,7 @@ class McpServerStatusApi:
         *,
         cursor: str | None = None,
         detail: wire.McpServerStatusDetail | str | None = None,
+        environment_id: str | None = None,
         limit: int | None = None,
         server_name: str | None = None,
         thread_id: str | None = None,
@@ -2125,8 +2344,11 @@ class McpServerStatusApi:
             cursor: Opaque pagination cursor returned by a previous call.
             detail: Controls how much MCP inventory data to fetch for each server. Defaults to ``Full`` when
                 omitted.
+            environment_id: Select this environment's registration. Requires ``serverName`` and ``threadId``. When
+                omitted, a named request uses the same server as older clients. Since codex 0.171.0.
             limit: Optional page size; defaults to a server-defined value.
-            server_name: Limit discovery to one server. With a thread ID, reuse that thread's MCP connection.
+            server_name: Limit discovery to one server. With a thread ID, reuse that thread's MCP connection. Since
+                codex 0.159.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2184,7 +2406,12 @@ class MockApi:
 class ModelApi:
     """Requests with the prefix ``model/``."""
     async def list(
-        self, *, cursor: str | None = None, include_hidden: bool | None = None, limit: int | None = None
+        self,
+        *,
+        cursor: str | None = None,
+        include_hidden: bool | None = None,
+        limit: int | None = None,
+        model_provider: str | None = None,
     ) -> wire.ModelListResponse:
         """Send ``model/list``.
 
@@ -2192,6 +2419,8 @@ class ModelApi:
             cursor: Opaque pagination cursor returned by a previous call.
             include_hidden: When true, include models that are hidden from the default picker list.
             limit: Optional page size; defaults to a reasonable server-side value.
+            model_provider: List models for this configured provider instead of the app-server default. Since codex
+                0.169.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2204,6 +2433,46 @@ class ModelApi:
 
 class ModelProviderApi:
     """Requests with the prefix ``modelProvider/``."""
+    async def list(self) -> wire.ModelProviderListResponse:
+        """Send ``modelProvider/list``.
+
+        Since codex 0.168.0. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def config_write(
+        self, *, settings: wire.ProviderSettingsPatch
+    ) -> wire.ModelProviderConfigWriteResponse:
+        """Send ``modelProvider/config/write``.
+
+        Since codex 0.168.0. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def default_set(self, *, provider_id: str) -> wire.ConfigWriteResponse:
+        """Send ``modelProvider/default/set``.
+
+        Since codex 0.171.0. Args:
+            provider_id: Configured provider to use by default for new threads and unscoped model lists.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
     async def capabilities_read(self) -> wire.ModelProviderCapabilitiesReadResponse:
         """Send ``modelProvider/capabilities/read``.
 
@@ -2558,7 +2827,8 @@ class ProjectApi:
 
         Experimental. Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
-            sort_key: Defaults to position. Recency sorting always places empty projects last.
+            sort_key: Defaults to position. Recency sorting always places empty projects last. Use the returned
+                order; numeric positions are not exposed in project responses.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2639,7 +2909,10 @@ class ProjectApi:
     ) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Raises:
+        Experimental. Args:
+            before_project_id: Place the project before this ID, or append it when omitted or null.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2759,9 +3032,8 @@ class ReviewApi:
         """Send ``review/start``.
 
         Args:
-            delivery: Where to run the review: inline (default) on the current thread or detached on a new thread
-                (returned in ``reviewThreadId``). Detached delivery is deprecated and emits ``deprecationNotice``.
-                Use ``thread/start`` followed by an inline review for a separate review thread.
+            delivery: Reviews run inline on the supplied thread. Omit this field or pass ``inline``. To review on a
+                separate thread, start a thread first and use its id.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2911,6 +3183,7 @@ class ThreadApi:
                 Experimental.
             selected_capability_roots: Capability roots selected for this thread by the hosting platform.
                 Experimental.
+            service_tier: ``NULL`` sends null, and ``None`` omits the field.
             thread_source: Optional client-supplied analytics source classification for this thread.
 
         Raises:
@@ -2976,6 +3249,7 @@ class ThreadApi:
                 rewrite the thread's existing instructions.
             runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute.
                 Experimental.
+            service_tier: ``NULL`` sends null, and ``None`` omits the field.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2991,6 +3265,7 @@ class ThreadApi:
         thread_id: str,
         approval_policy: wire.AskForApproval | None = None,
         approvals_reviewer: wire.ApprovalsReviewer | str | None = None,
+        attach_to_source: bool | None = None,
         base_instructions: str | None = None,
         before_turn_id: str | None = None,
         config: Mapping[str, wire.JSON] | None = None,
@@ -2999,6 +3274,7 @@ class ThreadApi:
         developer_instructions: str | None = None,
         ephemeral: bool | None = None,
         exclude_turns: bool | None = None,
+        experimental_disable_prediction_mcp: bool | None = None,
         experimental_prediction_mode: bool | None = None,
         last_turn_id: str | None = None,
         model: str | None = None,
@@ -3023,6 +3299,10 @@ class ThreadApi:
         Sends ``thread/fork``. Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
+            attach_to_source: Persist the fork as an attached thread of its resolved source, hidden from ordinary
+                lists. The source cannot be deleted while attached threads exist. Requires a paginated source and
+                local storage; incompatible with ephemeral and deferGoalContinuation. Omitted or false creates an
+                ordinary fork. Experimental. Since codex 0.165.0.
             before_turn_id: Optional turn id to fork before, excluding that turn and all later turns. Cannot be
                 combined with ``last_turn_id``. Experimental.
             defer_goal_continuation: When true, carry the source thread's current goal into the fork without
@@ -3032,10 +3312,14 @@ class ThreadApi:
                 ``thread.turns``. This is useful when the client plans to call ``thread/turns/list`` immediately
                 after forking. Full-history hydration is deprecated for paginated threads; use this with
                 ``thread/turns/list`` and ``thread/items/list`` instead.
+            experimental_disable_prediction_mcp: Disable MCP servers in prediction mode when the inherited window
+                uses incremental tools on Responses Lite. Requires ``experimentalPredictionMode: true``.
+                Experimental. Since codex 0.164.0.
             experimental_prediction_mode: Start from the loaded parent's effective config, tools, environments, and
                 persisted history to maximize prompt-cache reuse. Requires a loaded, persisted parent and
-                ``ephemeral: true``. Enables ``features.reasoning_effort_override`` on the fork. Cannot be combined
-                with configuration overrides, ``path``, ``lastTurnId``, or ``beforeTurnId``. Experimental.
+                ``ephemeral: true``. Enables ``features.reasoning_effort_override`` on the fork. Only
+                ``config.thread_unload_delay_secs`` may override the inherited config. Cannot be combined with
+                ``path``, ``lastTurnId``, or ``beforeTurnId``. Experimental. Since codex 0.163.0.
             last_turn_id: Optional last turn id to fork through, inclusive. When specified, turns after
                 ``last_turn_id`` are omitted from the fork. The referenced turn cannot be in progress.
             model: Configuration overrides for the forked thread, if any.
@@ -3044,10 +3328,61 @@ class ThreadApi:
             permissions: Named profile id for the forked thread. Cannot be combined with ``sandbox``. Experimental.
             runtime_workspace_roots: Replace the thread's runtime workspace roots. Paths must be absolute.
                 Experimental.
+            service_tier: ``NULL`` sends null, and ``None`` omits the field.
             thread_source: Optional client-supplied analytics source classification for this forked thread.
 
         Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def sample(
+        self,
+        *,
+        expected_turn_id: str,
+        prompt: str,
+        thread_id: str,
+        allow_in_progress_turn: bool | None = None,
+        disable_mcp: bool | None = None,
+        effort: wire.ReasoningEffort | None = None,
+        interrupt_on_cancel: bool | None = None,
+        responsesapi_client_metadata: Mapping[str, str] | None = None,
+        thread_source: wire.ThreadSource | None = None,
+        turn_trigger: str | None = None,
+    ) -> wire.ThreadSampleResponse:
+        """Send ``thread/sample``.
+
+        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
+
+        Args:
+            expected_turn_id: The loaded source's latest turn, which must be finished (completed, failed, or
+                interrupted) unless ``allowInProgressTurn`` is true.
+            allow_in_progress_turn: Allow sampling the latest turn before it finishes. Since codex 0.169.0.
+            disable_mcp: Disable MCP servers when the inherited window uses incremental tools on Responses Lite.
+            effort: Applied only when the provider and model support cache-preserving reasoning-effort updates.
+            interrupt_on_cancel: Override upstream interruption on cancellation for this sample; otherwise inherit
+                the parent. Since codex 0.167.2.
+            responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata.
+            thread_source: Since codex 0.165.0.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def sample_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSampleCancelResponse:
+        """Send ``thread/sample/cancel``.
+
+        Experimental. Since codex 0.164.0. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3136,8 +3471,9 @@ class ThreadApi:
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Raises:
+        Experimental. Since codex 0.161.0. Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3156,7 +3492,8 @@ class ThreadApi:
         """Send ``thread/goal/set``.
 
         Args:
-            origin: Missing provenance does not supply user authorization.
+            origin: Missing provenance does not supply user authorization. Since codex 0.161.0.
+            token_budget: ``NULL`` sends null, and ``None`` omits the field.
 
         Raises:
             RpcError: The server rejected the request.
@@ -3183,7 +3520,7 @@ class ThreadApi:
         """Send ``thread/goal/clear``.
 
         Args:
-            origin: Missing provenance does not supply user authorization.
+            origin: Missing provenance does not supply user authorization. Since codex 0.161.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -3194,11 +3531,20 @@ class ThreadApi:
             ConnectionClosed: You closed the connection.
         """
     async def queue_add(
-        self, *, client_user_message_id: str, input: Sequence[wire.UserInput], thread_id: str
+        self,
+        *,
+        client_user_message_id: str,
+        input: Sequence[wire.UserInput],
+        thread_id: str,
+        responsesapi_client_metadata: Mapping[str, str] | None = None,
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Raises:
+        Experimental. Args:
+            responsesapi_client_metadata: ResponsesAPI metadata captured from the client submitting this input.
+                Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3224,11 +3570,20 @@ class ThreadApi:
             ConnectionClosed: You closed the connection.
         """
     async def queue_update(
-        self, *, input: Sequence[wire.UserInput], queued_submission_id: str, thread_id: str
+        self,
+        *,
+        input: Sequence[wire.UserInput],
+        queued_submission_id: str,
+        thread_id: str,
+        responsesapi_client_metadata: Mapping[str, str] | None = None,
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Raises:
+        Experimental. Args:
+            responsesapi_client_metadata: Non-empty metadata replaces the input's metadata; omission or an empty map
+                preserves it. Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3338,11 +3693,12 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Sends ``thread/attachmentOwner/list``. Args:
+        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``. Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.162.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3390,6 +3746,7 @@ class ThreadApi:
         cwd: str | None = None,
         disabled_plugin_ids: Sequence[str] | None = None,
         effort: wire.ReasoningEffort | None = None,
+        environments: Sequence[wire.TurnEnvironmentParams] | None = None,
         model: str | None = None,
         multi_agent_mode: wire.MultiAgentMode | None = None,
         permissions: str | None = None,
@@ -3410,6 +3767,9 @@ class ThreadApi:
             disabled_plugin_ids: Replace this thread's disabled plugin IDs. Omitted/null preserves the list; []
                 clears it.
             effort: Override the reasoning effort for subsequent turns.
+            environments: Replace the environments for future turns without changing the running turn. Omitted/null
+                preserves the selection unless ``cwd`` is also provided, which selects the default environments for
+                that directory. [] clears the selection. Since codex 0.169.0.
             model: Override the model for subsequent turns.
             multi_agent_mode: Deprecated: Ignored. Use ``effort: "ultra"`` for proactive multi-agent behavior.
             permissions: Select a named permissions profile id for subsequent turns. Cannot be combined with
@@ -3436,6 +3796,21 @@ class ThreadApi:
 
         Experimental. Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def memory_read(self, *, thread_id: str) -> wire.ThreadMemoryReadResponse:
+        """Send ``thread/memory/read``.
+
+        Experimental. Since codex 0.165.0. Args:
+            thread_id: The thread must already be started or resumed.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.165.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3565,9 +3940,13 @@ class ThreadApi:
         *,
         ancestor_thread_id: str | None = None,
         archived: bool | None = None,
+        attached_to_thread_id: str | None = None,
+        current_account_only: bool | None = None,
         cursor: str | None = None,
         cwd: wire.ThreadListCwdFilter | None = None,
         excluded_thread_ids: Sequence[str] | None = None,
+        include_attached_threads: bool | None = None,
+        included_thread_ids: Sequence[str] | None = None,
         limit: int | None = None,
         model_providers: Sequence[str] | None = None,
         originators: Sequence[str] | None = None,
@@ -3587,12 +3966,22 @@ class ThreadApi:
                 the ancestor itself. Mutually exclusive with ``parentThreadId``. Experimental.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
                 null, only non-archived threads are returned.
+            attached_to_thread_id: Return only persistent threads attached to this thread, including empty threads.
+                Mutually exclusive with parentThreadId and ancestorThreadId. Omitting this filter keeps attached
+                threads hidden from ordinary listings. Experimental. Since codex 0.165.0.
+            current_account_only: Show local history visible to the current ChatGPT account. Defaults to false.
+                Since codex 0.168.0.
             cursor: Opaque pagination cursor returned by a previous call.
             cwd: Optional cwd filter or filters; when set, only threads whose session cwd exactly matches one of
                 these paths are returned.
             excluded_thread_ids: Thread IDs to exclude before applying the result limit. Up to 100 entries; invalid
                 IDs or a larger list are rejected, never truncated. Send the same exclusions on each page. Omitted,
-                null, or empty means no exclusions.
+                null, or empty means no exclusions. Since codex 0.163.0.
+            include_attached_threads: Include persistent threads attached to a parent when searching by title.
+                Experimental. Since codex 0.169.0.
+            included_thread_ids: Restrict results to up to 100 thread IDs before pagination. Omit or send null for
+                unrestricted results. An empty list matches nothing. Exclusions still apply. Repeat the same IDs on
+                each page. The local store uses indexed metadata for this filter. Since codex 0.171.0.
             limit: Optional page size; defaults to a reasonable server-side value.
             model_providers: Optional provider filter; when set, only sessions recorded under these providers are
                 returned. When present but empty, includes all providers.
@@ -3611,8 +4000,8 @@ class ThreadApi:
             sort_key: Optional sort key; defaults to created_at.
             source_kinds: Optional source filter; when set, only sessions from these source kinds are returned. When
                 omitted or empty, defaults to interactive sources.
-            use_state_db_only: If true, return from the state DB without scanning JSONL rollouts to repair thread
-                metadata. Omitted or false preserves scan-and-repair behavior.
+            use_state_db_only: If true, the local store returns indexed metadata without scanning JSONL rollouts for
+                repairs. Requests with ``includedThreadIds`` always use indexed metadata.
 
         Raises:
             RpcError: The server rejected the request.
@@ -3627,7 +4016,9 @@ class ThreadApi:
         *,
         search_term: str,
         archived: bool | None = None,
+        current_account_only: bool | None = None,
         cursor: str | None = None,
+        include_attached_threads: bool | None = None,
         limit: int | None = None,
         sort_direction: wire.SortDirection | str | None = None,
         sort_key: wire.ThreadSearchSortKey | str | None = None,
@@ -3636,10 +4027,15 @@ class ThreadApi:
         """Send ``thread/search``.
 
         Experimental. Args:
-            search_term: Required substring/full-text query for thread search.
+            search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
+                bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
                 null, only non-archived threads are returned.
+            current_account_only: Show local history visible to the current ChatGPT account. Defaults to false.
+                Since codex 0.168.0.
             cursor: Opaque pagination cursor returned by a previous call.
+            include_attached_threads: Include persistent threads attached to a parent in search results. Since codex
+                0.169.0.
             limit: Optional page size; defaults to a reasonable server-side value.
             sort_direction: Optional sort direction; defaults to descending (newest first).
             sort_key: Optional sort key; defaults to created_at.
@@ -3648,6 +4044,77 @@ class ThreadApi:
 
         Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def search_stream(
+        self,
+        *,
+        search_term: str,
+        archived: bool | None = None,
+        current_account_only: bool | None = None,
+        cursor: str | None = None,
+        include_attached_threads: bool | None = None,
+        limit: int | None = None,
+        sort_direction: wire.SortDirection | str | None = None,
+        sort_key: wire.ThreadSearchSortKey | str | None = None,
+        source_kinds: Sequence[wire.ThreadSourceKind | str] | None = None,
+    ) -> wire.ThreadSearchResponse:
+        """Search with best-effort incremental ``thread/search/partial`` notifications.
+
+        The final response is authoritative for results, ordering, and cursors.
+
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``. Args:
+            search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
+                bytes after trimming surrounding whitespace.
+            archived: Optional archived filter; when set to true, only archived threads are returned. If false or
+                null, only non-archived threads are returned.
+            current_account_only: Show local history visible to the current ChatGPT account. Defaults to false.
+                Since codex 0.168.0.
+            cursor: Opaque pagination cursor returned by a previous call.
+            include_attached_threads: Include persistent threads attached to a parent in search results. Since codex
+                0.169.0.
+            limit: Optional page size; defaults to a reasonable server-side value.
+            sort_direction: Optional sort direction; defaults to descending (newest first).
+            sort_key: Optional sort key; defaults to created_at.
+            source_kinds: Optional source filter; when set, only sessions from these source kinds are returned. When
+                omitted or empty, defaults to interactive sources.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def search_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
+        """Request cancellation on the same connection.
+
+        ``thread/search/cancel`` targets only ``thread/search``; ``thread/search/stream/cancel`` targets only
+        ``thread/search/stream``. Cancellation is idempotent: the cancel response acknowledges the request, and an
+        interrupted search completes with an error after its subprocess is stopped and reaped. If completion races
+        cancellation, the original search may still succeed. An already-completed search is unaffected.
+
+        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def search_stream_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
+        """Cancel a ``thread/search/stream`` request on this connection.
+
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``. Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3711,12 +4178,13 @@ class ThreadApi:
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Args:
+        Experimental. Since codex 0.163.0. Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.163.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3753,6 +4221,7 @@ class ThreadApi:
         *,
         thread_id: str,
         cursor: wire.ThreadItemsListCursor | None = None,
+        defer_output: wire.ThreadItemOutputDeferral | None = None,
         limit: int | None = None,
         sort_direction: wire.SortDirection | str | None = None,
         turn_id: str | None = None,
@@ -3763,6 +4232,8 @@ class ThreadApi:
             cursor: Opaque continuation cursor or an exclusive item anchor in the requested visible turn. An item
                 anchor requires a non-empty ``turnId``; ascending (the default) returns items after it, and
                 descending returns items before it. Continue with the returned string cursor.
+            defer_output: For a single turn, choose which saved outputs to fetch separately by item ID. Since codex
+                0.168.0.
             limit: Optional item page size.
             sort_direction: Optional item pagination direction; defaults to ascending.
             turn_id: Optional turn id to filter by. When omitted, returns items across the thread.
@@ -3780,12 +4251,27 @@ class ThreadApi:
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Sends ``thread/items/read``. Args:
+        Experimental. Since codex 0.163.0. Sends ``thread/items/read``. Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
             RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.163.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def guardian_review(self, *, thread_id: str) -> wire.ThreadGuardianReviewResponse:
+        """Review the idle thread's final injected exec_command without executing it.
+
+        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may
+        take arbitrarily long, so ``request_timeout`` does not apply.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.167.2; nothing was sent.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
             ConnectionBroken: The connection ended first.
@@ -3801,6 +4287,23 @@ class ThreadApi:
 
         Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def prepare_approved_plan(
+        self, *, markdown: str, thread_id: str, attachment_path: str | None = None
+    ) -> wire.ThreadPrepareApprovedPlanResponse:
+        """Prepare an approved plan for the first turn of a fresh thread.
+
+        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``. Args:
+            attachment_path: Absolute path to the optional app-server copy of the plan.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -3830,6 +4333,7 @@ class ThreadApi:
         transport: wire.ThreadRealtimeStartTransport | None = None,
         version: wire.RealtimeConversationVersion | str | None = None,
         voice: wire.RealtimeVoice | str | None = None,
+        voice_session_id: str | None = None,
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
@@ -3837,7 +4341,7 @@ class ThreadApi:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
                 independent so clients can choose how they connect separately from what the model emits.
             backend_reasoning_status: Relays public reasoning summaries as quiet context for realtime V3
-                delegations. Defaults to false.
+                delegations. Defaults to false. Since codex 0.157.0.
             client_managed_handoffs: Leaves Codex response handoffs to the client's explicit append calls instead of
                 forwarding them automatically. Defaults to false.
             codex_response_handoff_channel_prefixes: Overrides BEM channel prefixes by ``analysis``, ``commentary``,
@@ -3858,11 +4362,14 @@ class ThreadApi:
                 is only supported by realtime V3 and is sent during session startup. Requests are limited to 128
                 items and 8,192 estimated text tokens in total.
             model: Overrides the configured realtime model for this session only.
+            prompt: ``NULL`` sends null, and ``None`` omits the field.
             realtime_end_instructions: Developer instructions given to the backing Codex model when this realtime
                 session ends.
             realtime_start_instructions: Developer instructions given to the backing Codex model when this realtime
                 session starts.
             version: Overrides the configured realtime protocol version for this session only.
+            voice_session_id: Client-generated identifier for the product voice session. This is distinct from
+                ``realtimeSessionId``. Since codex 0.164.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -3929,6 +4436,41 @@ class ThreadApi:
 
         Experimental. Sends ``thread/timeline/list``. Raises:
             RpcError: The server rejected the request.
+            RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
+            LocalProtocolError: The params are not JSON; nothing was sent.
+            RemoteProtocolError: The response cannot be read.
+            ConnectionBroken: The connection ended first.
+            ConnectionClosed: You closed the connection.
+        """
+    async def realtime_list(
+        self,
+        *,
+        thread_id: str,
+        after_position: int | None = None,
+        cursor: str | None = None,
+        event_id: str | None = None,
+        from_observed_at_ms: int | None = None,
+        limit: int | None = None,
+        order: wire.ThreadRealtimeOrder | str | None = None,
+        required_through_position: int | None = None,
+        session_id: str | None = None,
+        snapshot_end: int | None = None,
+        to_observed_at_ms: int | None = None,
+    ) -> wire.ThreadRealtimeListResponse:
+        """Send ``thread/realtime/list``.
+
+        Experimental. Since codex 0.171.0. Args:
+            event_id: A required exact event ID, such as a completed item's acknowledgement. Returns pending until
+                projected. Explicit filters can exclude a known event.
+            from_observed_at_ms: Inclusive canonical observation time lower bound.
+            order: Defaults to canonical observation time.
+            required_through_position: Return pending until the projection includes this committed position.
+            snapshot_end: Exclusive committed position delimiting an immutable snapshot.
+            to_observed_at_ms: Exclusive canonical observation time upper bound.
+
+        Raises:
+            RpcError: The server rejected the request.
+            UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
             RemoteProtocolError: The response cannot be read.
@@ -4043,6 +4585,7 @@ class TurnApi:
         permissions: str | None = None,
         personality: wire.Personality | str | None = None,
         responsesapi_client_metadata: Mapping[str, str] | None = None,
+        responsesapi_client_metadata_patch: Mapping[str, str] | None = None,
         root_turn_id: str | None = None,
         runtime_workspace_roots: Sequence[wire.AbsolutePathBuf] | None = None,
         sandbox_policy: wire.SandboxPolicy | None = None,
@@ -4079,20 +4622,24 @@ class TurnApi:
             output_schema: Optional JSON Schema used to constrain the final assistant message for this turn.
             parent_turn_id: ID of the turn that caused this new turn to start. Set this when starting work on behalf
                 of another turn, such as delegated work in a different thread. Leave unset for work started directly
-                by the user. Ignored when this request adds input to an active turn.
+                by the user. Ignored when this request adds input to an active turn. Since codex 0.162.0.
             permissions: Select a named permissions profile id for this turn and subsequent turns. Cannot be
                 combined with ``sandboxPolicy``. Experimental.
             personality: Deprecated: ``friendly`` and ``pragmatic`` no longer select a style. Changing this does not
                 rewrite the thread's existing instructions.
-            responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Entries
-                are flattened into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on
-                ResponsesAPI HTTP and websocket requests. They are not sent as top-level ResponsesAPI
-                ``client_metadata`` keys, and reserved keys such as ``session_id``, ``thread_id``, ``turn_id``, and
-                ``window_id`` cannot be overridden. Experimental.
+            responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Replaces
+                unprotected client-provided entries when supplied; an empty map clears them. Entries are flattened
+                into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on ResponsesAPI HTTP and
+                websocket requests. They are not sent as top-level ResponsesAPI ``client_metadata`` keys, and
+                reserved keys such as ``session_id``, ``thread_id``, ``turn_id``, and ``window_id`` cannot be
+                overridden. Experimental.
+            responsesapi_client_metadata_patch: Merge entries into the ResponsesAPI turn metadata without removing
+                existing entries. Applied after ``responsesapiClientMetadata`` if both are provided; reserved keys
+                remain protected. Experimental. Since codex 0.164.0.
             root_turn_id: ID of the first turn in the chain of work that led to this new turn. When setting
                 ``parentTurnId``, set this to the parent turn's ``rootTurnId`` when known. This keeps descendant
                 work attributed to the original turn. If omitted, the new turn becomes its own root. Ignored when
-                this request adds input to an active turn.
+                this request adds input to an active turn. Since codex 0.162.0.
             runtime_workspace_roots: Replace the thread's runtime workspace roots for this turn and subsequent
                 turns. Paths must be absolute. Experimental.
             sandbox_policy: Override the sandbox policy for this turn and subsequent turns.
@@ -4120,6 +4667,7 @@ class TurnApi:
         turn_id: str,
         approvals_reviewer: wire.ApprovalsReviewer | str | None = None,
         effort: wire.ReasoningEffort | None = None,
+        environments: Sequence[wire.TurnEnvironmentParams] | None = None,
         model: str | None = None,
         service_tier: str | wire.Null | None = None,
         summary: wire.ReasoningSummary | str | None = None,
@@ -4133,6 +4681,8 @@ class TurnApi:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
+            environments: Replace the environments for subsequent steps of this turn, not future turns. Omitted/null
+                preserves the selection; [] clears it. An already-started step is unchanged. Since codex 0.169.0.
             model: Omission or ``null`` leaves the model unchanged.
             service_tier: ``null`` clears the requested tier; omission leaves it unchanged. ``NULL`` sends null, and
                 ``None`` omits the field.
@@ -4155,6 +4705,7 @@ class TurnApi:
         additional_context: Mapping[str, wire.AdditionalContextEntry] | None = None,
         client_user_message_id: str | None = None,
         responsesapi_client_metadata: Mapping[str, str] | None = None,
+        responsesapi_client_metadata_patch: Mapping[str, str] | None = None,
     ) -> wire.TurnSteerResponse:
         """Send ``turn/steer``.
 
@@ -4163,11 +4714,15 @@ class TurnApi:
                 currently active turn.
             additional_context: Optional client-provided context fragments keyed by an opaque source identifier.
                 Experimental.
-            responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Entries
-                are flattened into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on
-                ResponsesAPI HTTP and websocket requests. They are not sent as top-level ResponsesAPI
-                ``client_metadata`` keys, and reserved keys such as ``session_id``, ``thread_id``, ``turn_id``, and
-                ``window_id`` cannot be overridden. Experimental.
+            responsesapi_client_metadata: Optional metadata to enrich Codex's ResponsesAPI turn metadata. Replaces
+                unprotected client-provided entries when supplied; an empty map clears them. Entries are flattened
+                into the JSON string sent as ``client_metadata["x-codex-turn-metadata"]`` on ResponsesAPI HTTP and
+                websocket requests. They are not sent as top-level ResponsesAPI ``client_metadata`` keys, and
+                reserved keys such as ``session_id``, ``thread_id``, ``turn_id``, and ``window_id`` cannot be
+                overridden. Experimental.
+            responsesapi_client_metadata_patch: Merge entries into the ResponsesAPI turn metadata without removing
+                existing entries. Applied after ``responsesapiClientMetadata`` if both are provided; reserved keys
+                remain protected. Experimental. Since codex 0.164.0.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4289,6 +4844,9 @@ class Api:
     @property
     def account(self) -> AccountApi:
         """Requests with the prefix ``account/``."""
+    @property
+    def account_session(self) -> AccountSessionApi:
+        """Requests with the prefix ``accountSession/``."""
     @property
     def app(self) -> AppApi:
         """Requests with the prefix ``app/``."""
@@ -4452,13 +5010,10 @@ class Api:
         """
 
 class RemoteOutput:
-    """An output stream of a remote process.
+    """An output stream of a remote process, with a buffer of ``limit`` bytes.
 
     The reader fills its buffer and never blocks. Once the buffer is full it accepts nothing more, and reading fails
     after the buffered bytes.
-
-    Args:
-        limit: Maximum size of the buffer in bytes.
     """
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return available bytes, at least one; ``b""`` at the end. See :class:`trio.abc.ReceiveStream`."""
@@ -4466,11 +5021,7 @@ class RemoteOutput:
         """Discard buffered and later output. The process is not notified."""
 
 class RemoteInput:
-    """The stdin of a remote process.
-
-    Args:
-        begin: Queues a write request.
-    """
+    """The stdin of a remote process."""
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send bytes as fast as the server accepts them. See :class:`trio.abc.SendStream`."""
     async def wait_send_all_might_not_block(self) -> None:
@@ -4537,11 +5088,55 @@ async def retry_on_overload(
     Raises:
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
+        Exception: Any other exception from ``fn``, immediately and unchanged.
+    """
+
+async def retry_transient(
+    fn: Callable[[], Awaitable[T]],
+    *,
+    attempts: int = 5,
+    initial_delay: float = 1.0,
+    max_delay: float = 60.0,
+    jitter: float = 0.5,
+) -> T:
+    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+
+    ::
+
+        async def review(path: str) -> str | None:
+            async with await codex.thread_start(ephemeral=True) as thread:
+                return (await thread.run(f"Review {path}.")).final_response
+
+        text = await retry_transient(lambda: review("parser.py"))
+
+    Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
+    would stand there twice. What a failed turn has done to files is not undone.
+
+    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
+    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+
+    Args:
+        fn: Does the work; called for each attempt.
+        attempts: Maximum number of calls.
+        initial_delay: Seconds before the second attempt.
+        max_delay: Maximum delay in seconds, before the jitter.
+        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that tasks which failed together do
+            not retry together.
+
+    Returns:
+        The return value of ``fn``.
+
+    Raises:
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
+        ValueError: ``attempts`` is less than 1, or a delay is negative.
+        TypeError: ``fn`` cannot be called.
         Exception: Any other exception from ``fn``, immediately and unchanged.
     """
 
 def attach_codex(
-    url: str,
+    url: str | Attachment,
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
@@ -4559,13 +5154,14 @@ def attach_codex(
 
     Args:
         url: ``unix://PATH``, ``unix://`` for the daemon's socket in ``CODEX_HOME``, ``ws://HOST:PORT`` or ``wss://…``.
+            An :class:`Attachment` has it together with ``auth``, ``config``, ``ssl_context`` and ``insecure``.
         auth: A token, if the server requires one.
         config: The configuration of the client.
         policy: As in :func:`open_codex`. It does not apply to turns of other clients.
         tools: As in :func:`open_codex`.
         budget: As in :func:`open_codex`.
         instruments: As in :func:`open_codex`.
-        ssl_context: For ``wss://``; the default trusts the certificate authorities of the system.
+        ssl_context: For ``wss://`` only; the default trusts the certificate authorities of the system.
         insecure: Allow ``ws://`` to another machine, which sends prompts and tokens in the clear.
 
     Raises:

@@ -12,6 +12,7 @@ from trio_codex.tools import Tool as Tool
 from trio_codex.tools import ToolError as ToolError
 from trio_codex.tools import ToolResult as ToolResult
 from trio_codex.tools import image as image
+from trio_codex.tools import with_output as with_output
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -77,6 +77,7 @@ from trio_codex.policies import grant as grant
 from trio_codex.policies import logged as logged
 from trio_codex.policies import network_rule as network_rule
 from trio_codex.policies import system_clock as system_clock
+from trio_codex.policies import tool_call_keys as tool_call_keys
 from trio_codex.policies import with_timeout as with_timeout
 
 class Policy(_Policy):

@@ -67,6 +67,9 @@ class _Choice:
     confirmation: str
 
 
+ROOM_FOR_ANSWER: Final = 10
+"""Columns to keep free in a row of answers: for the prompt's end, and for any of the words."""
+
 ONCE: Final = _Choice("y", ("yes", "once"), ("", "es, once"), policies.accept(), "accepted")
 FOR_TURN: Final = _Choice("y", ("yes", "turn"), ("", "es, for this turn"), policies.accept(), "granted")
 AGREE: Final = _Choice("y", ("yes",), ("", "es"), policies.accept(), "accepted")
@@ -78,6 +81,9 @@ NO: Final = _Choice("n", ("no",), ("", "o"), policies.decline("declined on the t
 STOP: Final = _Choice(
     "q", ("stop", "quit"), ("", " no, stop the turn"), policies.cancel(), "declined; stopping the turn"
 )
+NO_ITEM: Final = attrs.evolve(NO, confirmation="")
+"""As above, for a command or a file change: its item is shown as declined."""
+STOP_ITEM: Final = attrs.evolve(STOP, confirmation="stopping the turn")
 
 
 class Asker:
@@ -111,11 +117,11 @@ class Asker:
         )
 
     async def _command(self, request: CommandRequest) -> policies.CommandDecision:
-        choices = [ONCE, SESSION, *_lasting(request), NO, STOP]
+        choices = [ONCE, SESSION, *_lasting(request), NO_ITEM, STOP_ITEM]
         return await self._ask(command_question(request), lambda: self._choose(choices))
 
     async def _file_change(self, request: FileChangeRequest) -> Decision:
-        choices = [ONCE, SESSION, NO, STOP]
+        choices = [ONCE, SESSION, NO_ITEM, STOP_ITEM]
         self.diffs_seen.add(request.item_id)
         return await self._ask(file_change_question(request, self._cwd), lambda: self._choose_simple(choices))
 
@@ -190,16 +196,27 @@ class Asker:
 
     async def _choose(self, choices: Iterable[_Choice]) -> policies.CommandDecision:
         chosen = {word: choice for choice in choices for word in (choice.key, *choice.words)}
-        prompt = Text("  ")
-        for choice in dict.fromkeys(chosen.values()):
-            prompt.append(choice.label[0]).append(f"[{choice.key}]", "bold").append(f"{choice.label[1]}  ")
-        prompt.right_crop(2)
-        prompt.append(" > ")
+        prompt = _prompt(dict.fromkeys(chosen.values()), self._screen.width)
         while True:
             line = await self._terminal.line(prompt)
             if (answer := chosen.get(line.lower())) is not None:
-                self._screen.note(f"  {answer.confirmation}", "dim")
+                if answer.confirmation:
+                    self._screen.note(f"  {answer.confirmation}", "dim")
                 return answer.decision
+
+
+def _prompt(choices: Iterable[_Choice], width: int) -> Text:
+    """Lay out the answers in rows of at most ``width`` columns. The last row leaves room for an answer."""
+    rows = [Text("  ")]
+    for choice in choices:
+        label = Text.assemble(choice.label[0], (f"[{choice.key}]", "bold"), choice.label[1])
+        if rows[-1].cell_len > 2:
+            if rows[-1].cell_len + 2 + label.cell_len + ROOM_FOR_ANSWER > width:
+                rows.append(Text("  "))
+            else:
+                rows[-1].append("  ")
+        rows[-1].append_text(label)
+    return Text("\n").join(rows).append(" > ")
 
 
 def _lasting(request: CommandRequest) -> list[_Choice]:

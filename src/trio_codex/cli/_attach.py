@@ -1,4 +1,4 @@
-"""Where the client of a command comes from: a server that it starts, or one that it attaches to (``--attach``)."""
+"""Where the client of a command comes from: a server that it starts, one that it attaches to, or one without a network."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import shlex
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
 
 from trio_codex import ClientConfig, CodexConfig, open_codex
+from trio_codex.binary import find_binary
 from trio_codex.cli._text import CommandFailed, as_options, one_line, working_directory
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from trio_codex import BearerToken, Codex, Policy
+
+
+TOKEN_CHARACTERS: Final = 4096
+"""The longest file of a token that is read. No server takes a longer header, and some files never end."""
 
 
 @attrs.frozen
@@ -48,14 +53,67 @@ Source: TypeAlias = CodexConfig | Attachment
 """The configuration of a server to start, or a server to attach to."""
 
 
-def open_client(source: Source, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
+@attrs.frozen
+class Offline:
+    """A server to start that talks to a scripted model on this machine, in a temporary home.
+
+    Attributes:
+        config: The configuration of the server, apart from its home.
+    """
+
+    config: CodexConfig
+
+
+AnySource: TypeAlias = Source | Offline
+"""As above, or a server without an account."""
+
+
+def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
     """Start a server, or attach to one, as a scope.
 
     Raises:
         CodexError: There is no server.
         CommandFailed: The URL is not one of a server.
     """
-    return _attached(source, policy) if isinstance(source, Attachment) else open_codex(source, policy=policy)
+    if isinstance(source, Attachment):
+        return _attached(source, policy)
+    if isinstance(source, Offline):
+        return _offline(source.config, policy)
+    return open_codex(source, policy=policy)
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _offline(config: CodexConfig, policy: Policy | None) -> AsyncGenerator[Codex]:
+    from trio_codex.cli._offline_model import scripted_home
+
+    async with scripted_home() as home, open_codex(home.config(config), policy=policy) as codex:
+        yield codex
+
+
+async def require_login(codex: Codex, source: AnySource) -> None:
+    """Check that the server is logged in, if its model provider requires that.
+
+    Without a login, a turn fails after many retries, or waits for the network for ever.
+
+    Raises:
+        CommandFailed: The server is not logged in.
+        CodexError: The server did not answer.
+    """
+    account = await codex.account()  # the model of --offline requires none
+    if account.account is None and account.requires_openai_auth:
+        raise CommandFailed(
+            f"not logged in. Log in with: {_login(source)}. To try this command without an account, use --offline"
+        )
+
+
+def _login(source: AnySource) -> str:
+    """Return the command that logs in the server."""
+    if isinstance(source, Attachment):
+        return "codex login, on the machine of the server"
+    config = source.config if isinstance(source, Offline) else source
+    binary = find_binary(config.codex_bin, config.environment().get("PATH"))
+    return "codex login" if binary.source == "path" else f"{shlex.quote(binary.path)} login"
 
 
 @asynccontextmanager
@@ -73,7 +131,7 @@ async def _attached(source: Attachment, policy: Policy | None) -> AsyncGenerator
         yield codex
 
 
-def directory_for(source: Source, cwd: str | None) -> str:
+def directory_for(source: AnySource, cwd: str | None) -> str:
     """Return the working directory of the agent: the given one, else the current one.
 
     Returns:
@@ -110,6 +168,9 @@ def read_token(path: str) -> tuple[BearerToken, bool]:
 
     with open(path, encoding="utf-8") as file:
         status = os.fstat(file.fileno())
-        token = BearerToken(file.read().strip())
+        text = file.read(TOKEN_CHARACTERS + 1)
+    if len(text) > TOKEN_CHARACTERS:
+        raise ValueError("it is too long for a token")
+    token = BearerToken(text.strip())
     is_exposed = os.name == "posix" and stat.S_ISREG(status.st_mode) and status.st_mode & 0o077 != 0
     return token, is_exposed

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from trio_codex import TurnStatus, WaitingOn
 from trio_codex.cli._ask import Asker
-from trio_codex.cli._attach import Attachment, directory_for, open_client
+from trio_codex.cli._attach import Attachment, Offline, directory_for, open_client, require_login
 from trio_codex.cli._chat_commands import HELP, command_of, show_help, show_models, show_status
 from trio_codex.cli._chat_progress import ChatProgress
 from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Container
 
     from trio_codex import Codex, Thread, Turn
-    from trio_codex.cli._attach import Source
+    from trio_codex.cli._attach import AnySource
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -52,7 +52,7 @@ WAITING: Final = {
 
 async def converse(
     *,
-    source: Source,
+    source: AnySource,
     model: str | None,
     cwd: str | None,
     sandbox: str | None,
@@ -62,7 +62,7 @@ async def converse(
     """Chat until the user leaves or stdin ends; return the exit status.
 
     Raises:
-        CommandFailed: The connection was lost, or Ctrl-C was pressed without a terminal.
+        CommandFailed: The connection was lost, Ctrl-C was pressed without a terminal, or the server is not logged in.
         CodexError: The server failed to start, or there is no such thread.
     """
     with contextlib.ExitStack() as stack:
@@ -84,14 +84,7 @@ async def converse(
         async with open_client(source, policy=policy) as codex:
             if isinstance(screen, ChatScreen):
                 stack.enter_context(screen.opened())
-            chat = Chat(
-                codex,
-                screen,
-                options,
-                directory,
-                () if asker is None else asker.diffs_seen,
-                source.options if isinstance(source, Attachment) else "",
-            )
+            chat = Chat(codex, screen, options, directory, () if asker is None else asker.diffs_seen, source)
             try:
                 return await chat.run(resume, model=model, cwd=cwd)
             finally:
@@ -108,7 +101,7 @@ class Chat:
         options: Options for every thread that is opened.
         cwd: The working directory of new threads; empty for the server's own.
         diffs_seen: The items whose changes were shown with a question.
-        attached: The options with which the command to continue reaches the same server.
+        source: Where the client comes from.
     """
 
     def __init__(
@@ -118,7 +111,7 @@ class Chat:
         options: dict[str, Any],
         cwd: str,
         diffs_seen: Container[str],
-        attached: str = "",
+        source: AnySource,
     ) -> None:
         self._codex = codex
         self._screen = screen
@@ -127,7 +120,7 @@ class Chat:
         self._options = options
         self._cwd = cwd
         self._diffs_seen = diffs_seen
-        self._attached = attached
+        self._source = source
         self._step_scope = trio.CancelScope()
         self._lost: CodexError | None = None
         self._unsent: deque[str] = deque()
@@ -196,12 +189,17 @@ class Chat:
         """Return the error to raise when the chat ends, with a hint how to resume the thread."""
         if not isinstance(error, CodexError):
             return error
-        if self._thread is None or not self._is_stored:
+        command = self._command_to_continue()
+        if command is None:
             return error
-        cause = explain(self._lost or error)[0]
-        return CommandFailed(
-            sentence(cause, f"To continue: trio-codex chat{self._attached} --resume {self._thread.id}")
-        )
+        return CommandFailed(sentence(explain(self._lost or error)[0], f"To continue: {command}"))
+
+    def _command_to_continue(self) -> str | None:
+        """Return the command that continues the current thread; ``None`` if it ends with the chat."""
+        if self._thread is None or not self._is_stored or isinstance(self._source, Offline):
+            return None
+        attached = self._source.options if isinstance(self._source, Attachment) else ""
+        return f"trio-codex chat{attached} --resume {self._thread.id}"
 
     def _waiting(self) -> str | None:
         if self._turn is None:
@@ -224,6 +222,7 @@ class Chat:
             opened = await self._step(self._resume, resume, {"model": model, **where})
         if opened is None:
             raise CommandFailed("interrupted", INTERRUPTED)
+        await require_login(self._codex, self._source)
         self._is_stored = resume is not None
         left: str | None = None
         while opened is not None:
@@ -235,11 +234,9 @@ class Chat:
             async with opened as thread:
                 await self._greet(thread, is_resumed=is_resumed)
                 opened = await self._talk(thread)
-        if self._is_stored and self._typed is not None:
-            assert self._thread is not None
-            self._screen.note(
-                f"To continue later: trio-codex chat{self._attached} --resume {self._thread.id}", "dim"
-            )
+        command = self._command_to_continue()
+        if command is not None and self._typed is not None:
+            self._screen.note(f"To continue later: {command}", "dim")
 
     async def _start(self, model: str | None) -> Thread:
         return await self._codex.thread_start(cwd=self._cwd or None, model=model, **self._options)

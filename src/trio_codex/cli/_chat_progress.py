@@ -60,7 +60,7 @@ class ChatProgress(Progress):
             if self._thread.usage not in (None, result.turn_usage):
                 total = self._thread.usage
                 parts.append(f"in total: {total.input_tokens or 0:,} in, {total.output_tokens or 0:,} out")
-        if result.duration_ms is not None and result.status != TurnStatus.interrupted:
+        if result.duration_ms is not None and result.status == TurnStatus.completed:
             parts.append(duration(result.duration_ms / 1000))
         return " · ".join(parts)
 

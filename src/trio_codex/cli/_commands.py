@@ -9,121 +9,29 @@ import contextlib
 import errno
 import io
 import os
-import shlex
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 import trio
 
-from trio_codex import ClientConfig, CodexConfig, Sandbox, __version__
-from trio_codex.cli._attach import Attachment, Source, is_on_this_machine, read_token
+from trio_codex import __version__
+from trio_codex.cli._options import (
+    CODEX_BIN,
+    OFFLINE,
+    RESUME,
+    START_TIMEOUT,
+    config_of,
+    server_options,
+    source_of,
+    thread_options,
+)
 from trio_codex.cli._startup import INTERRUPTED, missing_extra
 from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-F = TypeVar("F", bound="Callable[..., Any]")
-
-DEFAULT_GRACE = 5.0
-"""Seconds for the server to exit by itself, as in ``CodexConfig``."""
-
-_START_TIMEOUT = click.option(
-    "--start-timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Timeout for the start of the server, or for attaching to one.",
-)
-_CODEX_BIN = click.option(
-    "--codex-bin",
-    metavar="PATH",
-    help="The codex binary. Default: the one from trio-codex[runtime], else the one on PATH.",
-)
-
-
-def _check_overrides(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    for value in values:
-        if not value.partition("=")[0].strip() or "=" not in value:
-            raise click.BadParameter(f"{value!r} is not KEY=VALUE")
-    return values
-
-
-def _server_options(command: F) -> F:
-    for option in (
-        click.option(
-            "-c",
-            "--config",
-            "config_overrides",
-            metavar="KEY=VALUE",
-            multiple=True,
-            callback=_check_overrides,
-            help="Override a value of config.toml, as codex -c does. Repeatable.",
-        ),
-        _START_TIMEOUT,
-        click.option("--codex-home", metavar="DIR", help="CODEX_HOME: configuration, login and threads."),
-        _CODEX_BIN,
-        click.option(
-            "--token-file",
-            type=click.Path(exists=True, dir_okay=False),
-            metavar="FILE",
-            help="The file with the token for --attach.",
-        ),
-        click.option(
-            "--attach",
-            metavar="URL",
-            is_eager=True,  # the check of --cwd needs it
-            help="Attach to a server that is already running, instead of starting one: unix://PATH, unix:// for the"
-            " daemon, ws://HOST:PORT, wss://….",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def _check_directory(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
-    attach = context.params.get("attach")
-    if attach is None or is_on_this_machine(attach):
-        kind = click.Path(exists=True, file_okay=False, resolve_path=True)
-        return str(kind.convert(value, option, context))
-    # It is a directory of the server's machine.
-    if not value.startswith("/"):
-        raise click.BadParameter(f"{value!r} must be absolute, as the server may run on another machine")
-    return value
-
-
-def _thread_options(command: F) -> F:
-    for option in (
-        click.option(
-            "-a",
-            "--approve",
-            type=click.Choice(["ask", "never", "always"]),
-            help="How to answer when the agent requests more than the sandbox allows: ask you, never let it request, or"
-            " always accept. Default: ask on a terminal, else never.",
-        ),
-        click.option(
-            "-s",
-            "--sandbox",
-            type=click.Choice([each.value for each in Sandbox]),
-            help="The sandbox for the agent's commands. Default: as configured.",
-        ),
-        click.option(
-            "-C",
-            "--cwd",
-            metavar="DIRECTORY",
-            callback=_check_directory,
-            help="The working directory of the agent. Default: the current one, or that of the server if it is"
-            " attached to by ws:// or wss://.",
-        ),
-        click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured."),
-    ):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -136,18 +44,18 @@ def cli(context: click.Context) -> None:
     """Run Codex agents under Trio: a session, a turn and an approval are scopes.
 
     \b
-      trio-codex demo                  see it work, without an account
-      trio-codex run "Explain this."   one turn, with your own login
-      trio-codex chat                  an interactive session
-      trio-codex doctor                check this installation
+      trio-codex demo     see it work, without an account
+      trio-codex run "…"  one turn, with your own login
+      trio-codex chat     an interactive session
+      trio-codex doctor   check this installation
     """  # noqa: D301  # \b tells click not to rewrap the paragraph
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
-@cli.command()
-@_CODEX_BIN
-@_START_TIMEOUT
+@cli.command(short_help="Demonstrate trio-codex on the real server.")
+@CODEX_BIN
+@START_TIMEOUT
 def demo(**options: Any) -> int:
     """Demonstrate trio-codex on the real server.
 
@@ -161,25 +69,39 @@ def demo(**options: Any) -> int:
     return _execute(show, **options)
 
 
-@cli.command("run")
+@cli.command("run", short_help="Run one turn of an agent.")
 @click.argument("prompt")
-@_thread_options
+@RESUME
+@thread_options
+@click.option(
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Interrupt the turn after this time. Default: no limit.",
+)
+@click.option(
+    "--final", "only_final", is_flag=True, help="Print only the final answer, once the turn has ended."
+)
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON line per event on stdout, and the result last."
 )
-@_server_options
+@OFFLINE
+@server_options
 def run_command(prompt: str, **options: Any) -> int:
     """Run one turn of an agent, with your own Codex login and configuration.
 
-    PROMPT is the message to send; "-" reads it from stdin. The answer goes to stdout, progress to stderr.
+    PROMPT is the message to send; "-" reads it from stdin. The answer goes to stdout as it is written, progress to
+    stderr.
 
     Ctrl-C interrupts the turn on the server, and everything it started there.
 
     \b
     Exit status:
       0    the turn completed
-      1    the turn or the server failed; one line on stderr says why
+      1    the turn or the server failed; stderr says why
       2    a bad option
+      124  --timeout expired, and the turn was interrupted
       130  it was interrupted
     """  # noqa: D301  # as above
     from trio_codex.cli._run import run_turn
@@ -188,13 +110,14 @@ def run_command(prompt: str, **options: Any) -> int:
         prompt = _read_stdin()
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
-    return _execute(run_turn, prompt, source=_source(options), **options)
+    return _execute(run_turn, prompt, source=source_of(options), **options)
 
 
-@cli.command()
-@click.option("-r", "--resume", metavar="ID", help="Resume this thread instead of starting a new one.")
-@_thread_options
-@_server_options
+@cli.command(short_help="Chat with an agent.")
+@RESUME
+@thread_options
+@OFFLINE
+@server_options
 def chat(**options: Any) -> int:
     """Chat with an agent, with your own Codex login and configuration.
 
@@ -206,16 +129,16 @@ def chat(**options: Any) -> int:
     \b
     Exit status:
       0    you left, or stdin ended and its turns completed
-      1    the server failed or, without a terminal, a turn failed
+      1    the server or, without a terminal, a turn failed
       2    a bad option
       130  Ctrl-C, without a terminal
     """  # noqa: D301  # as above
     from trio_codex.cli._chat import converse
 
-    return _execute(converse, source=_source(options), **options)
+    return _execute(converse, source=source_of(options), **options)
 
 
-@cli.group(invoke_without_command=True)
+@cli.group(invoke_without_command=True, short_help="List and manage stored threads.")
 @click.pass_context
 def threads(context: click.Context) -> int | None:
     """List, show, archive and delete stored threads. Lists them by default."""
@@ -241,22 +164,22 @@ def threads(context: click.Context) -> int | None:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON line per thread, as the server sends it."
 )
-@_server_options
+@server_options
 def threads_list(**options: Any) -> int:
     """List stored threads, most recently changed first."""
     from trio_codex.cli._threads import show_list
 
-    return _execute(show_list, source=_source(options), **options)
+    return _execute(show_list, source=source_of(options), **options)
 
 
 @threads.command("show")
 @click.argument("thread_id", metavar="ID")
-@_server_options
+@server_options
 def threads_show(thread_id: str, **options: Any) -> int:
     """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
-    return _execute(show_thread, thread_id, source=_source(options))
+    return _execute(show_thread, thread_id, source=source_of(options))
 
 
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
@@ -264,36 +187,36 @@ _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=T
 
 @threads.command("archive")
 @_THREAD_IDS
-@_server_options
+@server_options
 def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Archive threads, which hides them from normal lists."""
     from trio_codex.cli._threads import archive
 
-    return _execute(archive, thread_ids, source=_source(options))
+    return _execute(archive, thread_ids, source=source_of(options))
 
 
 @threads.command("unarchive")
 @_THREAD_IDS
-@_server_options
+@server_options
 def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Restore archived threads."""
     from trio_codex.cli._threads import unarchive
 
-    return _execute(unarchive, thread_ids, source=_source(options))
+    return _execute(unarchive, thread_ids, source=source_of(options))
 
 
 @threads.command("delete")
 @_THREAD_IDS
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-@_server_options
+@server_options
 def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Delete threads permanently. Asks for confirmation."""
     from trio_codex.cli._threads import delete
 
-    return _execute(delete, thread_ids, source=_source(options), yes=options["yes"])
+    return _execute(delete, thread_ids, source=source_of(options), yes=options["yes"])
 
 
-@cli.command()
+@cli.command(short_help="Check this installation.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object.")
 @click.option(
     "--schema",
@@ -301,7 +224,7 @@ def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
     is_flag=True,
     help="Only compare the protocol of the binary with the built-in one.",
 )
-@_server_options
+@server_options
 def doctor(only_schema: bool, **options: Any) -> int:
     """Check this installation: binary, version, start, login, sandbox.
 
@@ -321,13 +244,13 @@ def doctor(only_schema: bool, **options: Any) -> int:
 
         if options.pop("attach") is not None or options.pop("token_file") is not None:
             raise click.UsageError("--schema reads the protocol of a binary; --attach does not go with it")
-        return _execute(examine_schema, config=_config(options), **options)
+        return _execute(examine_schema, config=config_of(options), **options)
     from trio_codex.cli._doctor import examine
 
-    return _execute(examine, source=_source(options), **options)
+    return _execute(examine, source=source_of(options), **options)
 
 
-@cli.command("replay")
+@cli.command("replay", short_help="Show a recorded session.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
     "--speed",
@@ -350,48 +273,6 @@ def _read_stdin() -> str:
         return sys.stdin.buffer.read().decode("utf-8", "replace")
     except OSError as exc:
         raise CommandFailed(f"stdin cannot be read: {exc.strerror or exc}") from exc
-
-
-def _source(options: dict[str, Any]) -> Source:
-    """Return the server to start, or the one to attach to, from the options."""
-    url, token_file = options.pop("attach"), options.pop("token_file")
-    if url is None:
-        if token_file is not None:
-            raise click.UsageError("--token-file goes with --attach")
-        return _config(options)
-    given = {"codex_bin": "--codex-bin", "codex_home": "--codex-home", "config_overrides": "--config"}
-    for name, option in given.items():
-        if options.pop(name):
-            raise click.UsageError(
-                f"{option} is for a server that the command starts; --attach uses one that is already running"
-            )
-    config = ClientConfig(start_timeout=options.pop("start_timeout"))
-    if token_file is None:
-        return Attachment(url, config=config)
-    try:
-        token, is_exposed = read_token(token_file)
-    except OSError as exc:
-        raise click.UsageError(f"--token-file: {token_file}: {exc.strerror or exc}") from exc
-    except ValueError as exc:
-        raise click.UsageError(
-            f"--token-file: {token_file} does not contain a token, which is one word"
-        ) from exc
-    if is_exposed:
-        click.echo(f"! other users can access {token_file}: chmod 600 {shlex.quote(token_file)}", err=True)
-    return Attachment(url, token_file, token, config)
-
-
-def _config(options: dict[str, Any]) -> CodexConfig:
-    """Return the server configuration from the options."""
-    start_timeout = options.pop("start_timeout")
-    return CodexConfig(
-        codex_bin=options.pop("codex_bin"),
-        codex_home=options.pop("codex_home"),
-        config_overrides=options.pop("config_overrides"),
-        start_timeout=start_timeout,
-        # A server that does not respond gets no more time to exit than it had to start.
-        stop_grace=min(DEFAULT_GRACE, start_timeout),
-    )
 
 
 def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any) -> int:

@@ -15,7 +15,7 @@ import click
 import trio
 
 from trio_codex import Sandbox, open_codex, wire
-from trio_codex.binary import TESTED, Binary, check_version, find_binary, read_version
+from trio_codex.binary import TESTED, Binary, check_version, find_binary, find_others, read_version
 from trio_codex.cli._attach import Attachment, open_client
 from trio_codex.cli._daemon import report_daemon
 from trio_codex.cli._findings import Examination, print_json, print_table
@@ -36,6 +36,9 @@ VERSION_SECONDS: Final = 2.0
 
 SANDBOX_SECONDS: Final = 10.0
 """Timeout for a no-op command in the sandbox; it takes 50 ms."""
+
+EXAMPLES: Final = 2
+"""How many of the requests that a server lacks are named in the table; ``--json`` has all."""
 
 PAGES: Final = 50
 """Maximum number of pages of models to count."""
@@ -74,6 +77,7 @@ async def _examine(examination: Examination, config: CodexConfig) -> str | None:
     examination.note(
         "binary", "ok", f"{binary.path} ({SOURCES[binary.source]})", path=binary.path, source=binary.source
     )
+    await _note_others(examination, binary, config.environment().get("PATH"))
     version = binary.version
     began = trio.current_time()
     closing: float | None = None
@@ -85,7 +89,10 @@ async def _examine(examination: Examination, config: CodexConfig) -> str | None:
                 _note_version(examination, version, binary)
                 took = trio.current_time() - began
                 examination.note(
-                    "start", "ok", f"answered initialize after {duration(took)}", seconds=round(took, 3)
+                    "start",
+                    "ok",
+                    f"answered initialize after {duration(took)}",
+                    duration_ms=round(took * 1000),
                 )
                 await _inquire(examination, codex, warnings, f"{binary.path} login")
             closing = trio.current_time()
@@ -100,7 +107,7 @@ async def _examine(examination: Examination, config: CodexConfig) -> str | None:
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
-        examination.note("stop", "ok", f"exited after {duration(took)}", seconds=round(took, 3))
+        examination.note("stop", "ok", f"exited after {duration(took)}", duration_ms=round(took * 1000))
     return version
 
 
@@ -118,7 +125,7 @@ async def _examine_attached(examination: Examination, source: Attachment) -> Non
                     "ok",
                     f"{source.url} answered initialize after {duration(took)}",
                     url=source.url,
-                    seconds=round(took, 3),
+                    duration_ms=round(took * 1000),
                 )
                 _note_version(examination, codex.metadata.server_version)
                 await _inquire(examination, codex, warnings, "codex login, on its machine")
@@ -129,7 +136,19 @@ async def _examine_attached(examination: Examination, source: Attachment) -> Non
         examination.note_error("server", exc)
     if closing is not None:
         took = trio.current_time() - closing
-        examination.note("leave", "ok", f"left after {duration(took)}", seconds=round(took, 3))
+        examination.note("leave", "ok", f"left after {duration(took)}", duration_ms=round(took * 1000))
+
+
+async def _note_others(examination: Examination, binary: Binary, env_path: str | None) -> None:
+    """Report the binaries that would be found, but are not used."""
+    await trio.lowlevel.checkpoint()
+    for other in find_others(binary, env_path):
+        version = other.version
+        if version is None:
+            with trio.move_on_after(VERSION_SECONDS):
+                version = await read_version(other.path)
+        value = f"{version or 'unknown version'}, {other.path} ({SOURCES[other.source]})"
+        examination.note("not used", "ok", value, path=other.path, source=other.source, version=version)
 
 
 def _note_version(examination: Examination, version: str | None, binary: Binary | None = None) -> None:
@@ -139,7 +158,8 @@ def _note_version(examination: Examination, version: str | None, binary: Binary 
     details: dict[str, Any] = {"version": version, "tested": list(TESTED), "standing": standing}
     match standing:
         case "tested":
-            examination.note("version", "ok", f"{version}, a tested version", **details)
+            known = "" if version == newest else f"; the newest known is {newest}"
+            examination.note("version", "ok", f"{version}, a tested version{known}", **details)
         case "unknown" if version is None:
             examination.note(
                 "version",
@@ -157,6 +177,25 @@ def _note_version(examination: Examination, version: str | None, binary: Binary 
             examination.note(
                 "version", "warning", f"{version}, {standing} than the tested {tested}", hint, **details
             )
+    if version is not None:
+        _note_api(examination, version)
+
+
+def _note_api(examination: Examination, version: str) -> None:
+    """Report which requests of the built-in protocol a server of this version lacks."""
+    requests = wire.CLIENT_REQUESTS
+    lacking = {
+        method: spec.since
+        for method, spec in requests.items()
+        if spec.since is not None and check_version(version, (spec.since, spec.since)) == "older"
+    }
+    if lacking:
+        named = ", ".join(f"{method} (since {since})" for method, since in [*lacking.items()][:EXAMPLES])
+        more = ", …" if len(lacking) > EXAMPLES else ""
+        value = f"lacks {len(lacking)} of the {len(requests)} requests: {named}{more}"
+    else:
+        value = f"all {len(requests)} requests"
+    examination.note("API", "ok", value, requests=len(requests), lacking=lacking)
 
 
 async def _inquire(examination: Examination, codex: Codex, warnings: Subscription[Event], login: str) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex.wire._registry import UNLISTED_NOTIFICATIONS
+from trio_codex.wire._registry import OLDER_ONLY, UNLISTED_NOTIFICATIONS
 from trio_codex.wire._schema import ir
 from trio_codex.wire._schema.built_in import BuiltIn
 from trio_codex.wire._schema.read import Schema, flatten
@@ -217,7 +217,12 @@ class _Comparison:
         self.values(where, mine, others, sent=sent, name=_name(theirs.type))
 
     def note(self, kind: Kind, change: Change, name: str, detail: str = "", *, matters: bool = False) -> None:
-        """Record a difference. It matters if it matters in either direction."""
+        """Record a difference. It matters if it matters in either direction.
+
+        What only older servers have is known to be gone.
+        """
+        if change == "gone" and name in OLDER_ONLY:
+            return
         known = self.found.get((kind, change, name, detail))
         if known is None or matters:
             self.found[kind, change, name, detail] = Difference(kind, change, name, detail, matters)

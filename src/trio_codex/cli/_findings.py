@@ -11,7 +11,8 @@ from rich.text import Text
 
 from trio_codex import CodexConfig, __version__
 from trio_codex.cli._render import OutputConsole
-from trio_codex.cli._text import explain, one_line
+from trio_codex.cli._text import camel_case, explain, one_line
+from trio_codex.errors import StartTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,6 +31,7 @@ MARKS: Final = {
 OWN_NAME: Final = "trio-codex doctor"
 """A hint that mentions this command is replaced, because the user has just run it."""
 
+SLOW: Final = "Raise --start-timeout. If that does not help, check that this is a codex binary: run it with app-server --help."
 NO_SERVER: Final = "Check that this is a codex binary with an app-server: run it with app-server --help."
 
 
@@ -74,7 +76,7 @@ class Examination:
         """Add an error as a finding."""
         cause, hint = explain(error)
         if hint and OWN_NAME in hint:
-            hint = NO_SERVER
+            hint = SLOW if isinstance(error, StartTimeout) else NO_SERVER
         self.note(name, "problem", cause, hint)
 
     @property
@@ -96,9 +98,12 @@ class Examination:
 
 def print_json(examination: Examination) -> None:
     """Print the findings as one JSON object."""
-    findings = [attrs.asdict(finding, recurse=False) for finding in examination.findings]
+    findings = [
+        {**attrs.asdict(finding, recurse=False), "details": camel_case(finding.details)}
+        for finding in examination.findings
+    ]
     report = {"ok": not examination.problems, "trio_codex": __version__, "findings": findings}
-    click.echo(json.dumps(report, indent=2))
+    click.echo(json.dumps(camel_case(report), indent=2))
 
 
 def print_table(examination: Examination) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trio_codex import wire
+from trio_codex import TurnStatus, wire
 from trio_codex.cli._text import ESCAPE_SEQUENCE, one_line, printable, script_of
 
 if TYPE_CHECKING:
@@ -138,17 +138,21 @@ class Screen:
 class Progress:
     """Shows the events of one turn.
 
-    On a terminal the answer is shown as it is streamed. Otherwise stdout receives only the final response, at the end:
-    every earlier message of the turn counts as progress.
+    The agent's messages go to stdout as they are streamed. Those that the model marks as commentary count as progress,
+    and so does what follows the final answer.
 
     Args:
         screen: The screen to show them on.
         cwd: The directory that paths are shown relative to.
+        only_final: Whether stdout receives only the final response, at the end of the turn.
     """
 
-    def __init__(self, screen: Screen, cwd: str) -> None:
+    def __init__(self, screen: Screen, cwd: str, *, only_final: bool = False) -> None:
         self._screen = screen
         self._cwd = cwd
+        self._streams = not only_final
+        self._is_answered = False
+        self._warned: str | None = None
         self._asides: set[str] = set()
         self._streamed: dict[str, str] = {}
         self._held: wire.AgentMessageThreadItem | None = None
@@ -158,7 +162,7 @@ class Progress:
         """Show an event, if it is relevant."""
         match event.params:
             case wire.AgentMessageDeltaNotification(item_id=item_id, delta=delta):
-                if self._screen.live and item_id not in self._asides:
+                if self._streams and item_id not in self._asides:
                     self._stream(item_id, delta)
             case wire.ItemStartedNotification(item=item):
                 self._started(item)
@@ -183,32 +187,35 @@ class Progress:
         if answer is not None and answer not in self._streamed.values():
             self._screen.end_line()
             self._screen.stream(answer)
-        if answer is not None and not self._screen.live and not answer.endswith("\n"):
-            self._screen.stream("\n")
         self._screen.end_line()
         numbers = self.numbers(result)
         if numbers:
             self._screen.note(numbers, "dim")
 
     def numbers(self, result: TurnResult) -> str:
-        """Format the duration and token usage of the turn."""
+        """Format the token usage of the turn, and the duration of one that was not cut short."""
         parts: list[str] = []
         if result.usage is not None:
             parts.append(tokens(result.usage.total))
-        if result.duration_ms is not None:
+        if result.duration_ms is not None and result.status == TurnStatus.completed:
             parts.append(duration(result.duration_ms / 1000))
         return " · ".join(parts)
 
     def _warn(self, message: str) -> None:
-        self._screen.note(one_line(message), "yellow", mark="! ")
+        # The server repeats "waiting for network" for as long as it waits.
+        if message != self._warned:
+            self._screen.note(one_line(message), "yellow", mark="! ")
+            self._warned = message
 
     def _tool(self, what: str) -> None:
         self._screen.note(one_line(what, 200), "cyan", mark="→ ")
 
     def _started(self, item: wire.ThreadItem) -> None:
         match item:
-            case wire.AgentMessageThreadItem(id=item_id, phase="commentary"):
-                self._asides.add(item_id)
+            case wire.AgentMessageThreadItem(id=item_id, phase=phase):
+                if phase == "commentary" or (self._is_answered and phase != "final_answer"):
+                    self._asides.add(item_id)
+                self._is_answered = self._is_answered or phase == "final_answer"
             case wire.CommandExecutionThreadItem(id=item_id, command=command):
                 self._screen.note(_command_line(command), mark=Text("$ ", "bold blue"))
                 self._last_command = item_id
@@ -244,7 +251,7 @@ class Progress:
     def _message(self, item: wire.AgentMessageThreadItem) -> None:
         if item.id in self._asides:
             self._aside(item.text)
-        elif self._screen.live:
+        elif self._streams:
             streamed = self._streamed.get(item.id, "")
             if item.text.startswith(streamed):
                 self._stream(item.id, item.text[len(streamed) :])
@@ -259,7 +266,8 @@ class Progress:
     def _stream(self, item_id: str, piece: str) -> None:
         if item_id not in self._streamed:
             self._screen.end_line()
-            self._screen.stream("\n")
+            if self._screen.live or self._streamed:
+                self._screen.stream("\n")
         self._streamed[item_id] = self._streamed.get(item_id, "") + piece
         self._screen.stream(piece)
 

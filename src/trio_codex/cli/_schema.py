@@ -22,7 +22,7 @@ from trio_codex import __version__
 from trio_codex.binary import TESTED, find_binary, read_version
 from trio_codex.cli._drift import Difference, NotASchema, compare
 from trio_codex.cli._render import OutputConsole
-from trio_codex.cli._text import CommandFailed, one_line, printable
+from trio_codex.cli._text import CommandFailed, camel_case, one_line, printable
 from trio_codex.wire._schema.read import BUNDLE
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def examine_schema(*, config: CodexConfig, as_json: bool) -> int:
     try:
         differences = compare(bundle)
     except NotASchema as exc:
-        raise CommandFailed(f"{binary.path}: what it printed is no schema that can be read: {exc}") from None
+        raise CommandFailed(f"{binary.path}: its output is not a readable schema: {exc}") from None
     if as_json:
         _write_json(binary, version, differences)
     else:
@@ -100,7 +100,7 @@ def _write_json(binary: Binary, version: str | None, differences: Sequence[Diffe
         "version": version,
         "differences": [attrs.asdict(difference) for difference in differences],
     }
-    click.echo(json.dumps(report, indent=2))
+    click.echo(json.dumps(camel_case(report), indent=2))
 
 
 def _write_lists(binary: Binary, version: str | None, differences: Sequence[Difference]) -> None:

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 INTERRUPTED: Final = 130
 """The exit status of a program ended by Ctrl-C, as reported by shells."""
 
+TIMED_OUT: Final = 124
+"""The exit status of a turn that ``--timeout`` ended, as of ``timeout`` in shells."""
+
 EXTRAS: Final[Mapping[str, str]] = {
     "click": "cli",
     "rich": "cli",

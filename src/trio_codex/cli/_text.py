@@ -105,6 +105,13 @@ def redacted(text: str, environment: Mapping[str, str] | None = None) -> str:
     return _SECRET_VALUE.sub("<redacted>", text)
 
 
+def camel_case(members: Mapping[str, object]) -> dict[str, object]:
+    """Return the members of a JSON object with names as the server writes them: ``threadId``, not ``thread_id``."""
+    return {
+        re.sub(r"_([a-z])", lambda match: match[1].upper(), name): value for name, value in members.items()
+    }
+
+
 def script_of(command: str) -> str:
     """Strip ``bash -c`` from a command line if that loses no information."""
     try:

@@ -33,7 +33,8 @@
     │   ├─ TurnLost                 the end of the turn was never observed
     │   ├─ TurnStalled              the turn was silent for longer than its ``idle_limit``
     │   ├─ BudgetExceeded           a turn, thread or client exceeded its budget
-    │   └─ TurnActive               the thread has an open turn, or the turn has no result yet
+    │   ├─ TurnActive               the thread has an open turn, or the turn has no result yet
+    │   └─ NoTurnRuns               there is no turn to rejoin
     ├─ ThreadClosed                 the thread's scope has exited
     ├─ PolicyError                  a policy callback raised or returned an invalid decision
     ├─ RequestSettled               a parked server request no longer accepts an answer
@@ -41,6 +42,15 @@
     │   └─ RequestAnswered          … because it was already answered
     ├─ OutputError                  the final response does not match ``output_type``
     ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
+    ├─ SupervisionError
+    │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart does not cure
+    │   ├─ KeyConflict              the key stands for another prompt
+    │   ├─ ThreadGone               the server no longer has the thread
+    │   ├─ HistoryLost              the history lacks a prompt that was given to the model
+    │   ├─ TurnInterrupted          the server died in the middle of the turn
+    │   ├─ ThreadQuarantined        the server died whenever this thread had an open turn
+    │   └─ JournalError             the journal cannot be used
+    │       └─ JournalInUse         … because another supervisor has it open
     ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
@@ -81,7 +91,17 @@ from trio_codex.errors._connection import StartError as StartError
 from trio_codex.errors._connection import StartTimeout as StartTimeout
 from trio_codex.errors._connection import ThreadInUse as ThreadInUse
 from trio_codex.errors._connection import UnsupportedMethod as UnsupportedMethod
+from trio_codex.errors._supervision import HistoryLost as HistoryLost
+from trio_codex.errors._supervision import JournalError as JournalError
+from trio_codex.errors._supervision import JournalInUse as JournalInUse
+from trio_codex.errors._supervision import KeyConflict as KeyConflict
+from trio_codex.errors._supervision import RestartLimitExceeded as RestartLimitExceeded
+from trio_codex.errors._supervision import SupervisionError as SupervisionError
+from trio_codex.errors._supervision import ThreadGone as ThreadGone
+from trio_codex.errors._supervision import ThreadQuarantined as ThreadQuarantined
+from trio_codex.errors._supervision import TurnInterrupted as TurnInterrupted
 from trio_codex.errors._turns import BudgetExceeded as BudgetExceeded
+from trio_codex.errors._turns import NoTurnRuns as NoTurnRuns
 from trio_codex.errors._turns import OutputError as OutputError
 from trio_codex.errors._turns import PolicyError as PolicyError
 from trio_codex.errors._turns import RequestAnswered as RequestAnswered

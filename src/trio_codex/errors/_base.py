@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TypeVar, dataclass_transform
 
 import attrs
@@ -23,14 +24,21 @@ STDERR_LINES = 5
 """Lines of the server's stderr shown by ``str()``; ``stderr_tail`` has more."""
 
 
+_FRAME = re.compile(r"(?i:stack backtrace:)|\s+\d+: |\s+at \S+:\d+")
+
+
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:
     """Truncate ``text`` to ``limit`` characters and mark the cut."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
 def format_stderr(stderr_tail: str) -> str:
-    lines = stderr_tail.strip().splitlines()[-STDERR_LINES:]
-    return "".join(f"\nstderr: {line}" for line in lines)
+    """Return the last lines of stderr for a message, without the frames of a Rust backtrace.
+
+    With ``RUST_BACKTRACE`` set, dozens of frames follow the line that says what is wrong.
+    """
+    lines = [line for line in stderr_tail.splitlines() if line.strip() and not _FRAME.match(line)]
+    return "".join(f"\nstderr: {line}" for line in lines[-STDERR_LINES:])
 
 
 class CodexError(Exception):

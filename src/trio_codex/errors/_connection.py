@@ -244,8 +244,16 @@ class InvalidRequestError(RpcError):
     """-32600: the server rejected the request. It uses this code for almost every rejection."""
 
 
+@error_class
 class UnsupportedMethod(InvalidRequestError):
-    """This server does not have the method. Another version may."""
+    """This server does not have the method. Another version may.
+
+    Attributes:
+        since: The first server version that has the method, if this library knows that from the version of the
+            server. Then nothing was sent.
+    """
+
+    since: str | None = None
 
 
 class ThreadInUse(InvalidRequestError):

@@ -91,6 +91,22 @@ class TurnActive(TurnError):
 
 
 @error_class
+class NoTurnRuns(TurnError):
+    """There is no turn to rejoin: none runs on the thread, and none has ended since it was opened.
+
+    Attributes:
+        thread_id: The id of the thread.
+    """
+
+    thread_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"no turn runs on thread {self.thread_id}; iterate over thread.turns() for those that have ended"
+        )
+
+
+@error_class
 class BudgetExceeded(TurnError):
     """A budget was exceeded. The turn has ended on the server, or was never started.
 

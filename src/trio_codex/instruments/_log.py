@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
-    from trio_codex.instruments._decisions import DecisionRecord
 
-    from ._base import ProcessRecord, TurnRecord
+    from ._base import DecisionRecord, ProcessRecord, TurnRecord
 
 
 class LogInstrument(Instrument):
@@ -37,32 +36,26 @@ class LogInstrument(Instrument):
         self._logger = SafeLogger(logger or logging.getLogger("trio_codex.activity"))
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
-        """See :class:`Instrument`."""
         version = metadata.server_version or "unknown"
         self._logger.info("connection %d opened; server version %s", connection, version)
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """See :class:`Instrument`."""
         if isinstance(error, ConnectionClosed):
             self._logger.info("connection %d closed", connection)
         else:
             self._logger.warning("connection %d ended: %s", connection, _name(error))
 
     def process_spawned(self, process: ProcessRecord) -> None:
-        """See :class:`Instrument`."""
         self._logger.info("server process %d of connection %d started", process.pid, process.connection)
 
     def process_exited(self, process: ProcessRecord) -> None:
-        """See :class:`Instrument`."""
         how = "unknown exit status" if process.returncode is None else describe_exit(process.returncode)
         self._logger.info("server process %d exited: %s", process.pid, how)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """See :class:`Instrument`."""
         self._logger.warning("connection %d: discarded a line of %d bytes: %s", connection, size, reason)
 
     def request_ended(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         seconds = request.duration or 0.0
         if request.outcome in ("answered", "unsent"):
             self._logger.debug(
@@ -75,11 +68,9 @@ class LogInstrument(Instrument):
             )
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
-        """See :class:`Instrument`."""
         self._logger.info("%s will be retried in %.3f s, after failed attempt %d", method, delay, attempt)
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._logger.debug(
             "the server's %s (%s) was %s after %.3f s",
             request.method,
@@ -89,17 +80,14 @@ class LogInstrument(Instrument):
         )
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """See :class:`Instrument`."""
         self._logger.info(
             "%s (%s): %s, decided by %s", record.method, record.id, decision_name(record), record.decided_by
         )
 
     def turn_started(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         self._logger.info("thread %s: turn started", turn.thread_id)
 
     def turn_ended(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         level = logging.WARNING if turn.status in ("failed", "lost", "refused") else logging.INFO
         self._logger.log(
             level,
@@ -111,7 +99,6 @@ class LogInstrument(Instrument):
         )
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
-        """See :class:`Instrument`."""
         self._logger.warning("connection %d: a subscription overflowed: %s", connection, error)
 
 

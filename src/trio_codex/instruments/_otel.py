@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from trio_codex._values.event import Event
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
-    from trio_codex.instruments._decisions import DecisionRecord
 
-    from ._base import ProcessRecord, TurnRecord
+    from ._base import DecisionRecord, ProcessRecord, TurnRecord
 
 SCOPE: Final = "trio_codex"
 
@@ -88,29 +87,24 @@ class OpenTelemetryInstrument(Instrument):
     # -- sessions ----------------------------------------------------------------------------------------------
 
     def connection_opened(self, connection: int) -> None:
-        """See :class:`Instrument`."""
         self._sessions[connection] = self._tracer.start_span(
             "codex.session", attributes={"codex.connection": connection}
         )
 
     def process_spawned(self, process: ProcessRecord) -> None:
-        """See :class:`Instrument`."""
         self._trace.get_current_span().add_event("codex.process.spawned", {"process.pid": process.pid})
 
     def handshake_completed(self, connection: int, metadata: ServerMetadata) -> None:
-        """See :class:`Instrument`."""
         if (span := self._sessions.get(connection)) is not None:
             span.set_attribute("codex.server.version", metadata.server_version or "unknown")
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """See :class:`Instrument`."""
         if (span := self._sessions.pop(connection, None)) is not None:
             self._end(span, None if isinstance(error, ConnectionClosed) else type(error).__name__)
 
     # -- requests ----------------------------------------------------------------------------------------------
 
     def request_queued(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         thread_id = string_of(object_of(request.params).get("threadId"))
         self._requests[request] = self._tracer.start_span(
             request.method,
@@ -121,7 +115,6 @@ class OpenTelemetryInstrument(Instrument):
         self._waiting.add(1)
 
     def request_trace(self, request: RequestRecord) -> dict[str, str] | None:
-        """See :class:`Instrument`."""
         if (span := self._requests.get(request)) is None:
             return None
         context = span.get_span_context()
@@ -136,14 +129,12 @@ class OpenTelemetryInstrument(Instrument):
         return trace
 
     def request_sent(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._waiting.add(-1)
         self._in_flight.add(1)
         if (span := self._requests.get(request)) is not None:
             span.add_event("sent")
 
     def request_ended(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         (self._waiting if request.sent_at is None else self._in_flight).add(-1)
         told = {"rpc.method": request.method, "codex.outcome": request.outcome or ""}
         self._request_duration.record(request.duration or 0.0, told)
@@ -158,13 +149,11 @@ class OpenTelemetryInstrument(Instrument):
         self._end(span, type(request.error).__name__ if failed else None)
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
-        """See :class:`Instrument`."""
         self._retries.add(1, {"rpc.method": method})
 
     # -- approvals and tool calls ------------------------------------------------------------------------------
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
-        """See :class:`Instrument`."""
         where = route(request.params or b"null")
         thread_id = where.thread_id or where.conversationId
         attributes: dict[str, str | int] = {
@@ -184,7 +173,6 @@ class OpenTelemetryInstrument(Instrument):
         )
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
-        """See :class:`Instrument`."""
         told = {"rpc.method": request.method, "codex.outcome": request.outcome or ""}
         self._decision_duration.record(request.duration or 0.0, told)
         if (span := self._server_requests.pop(request, None)) is not None:
@@ -192,7 +180,6 @@ class OpenTelemetryInstrument(Instrument):
             self._end(span)
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """See :class:`Instrument`."""
         told = {"codex.decision": decision_name(record), "codex.decided_by": str(record.decided_by)}
         self._decisions.add(1, {"rpc.method": record.method, **told})
         # The record does not name the connection, but a thread is open on only one.
@@ -201,7 +188,6 @@ class OpenTelemetryInstrument(Instrument):
             state.span.add_event("codex.decision", {"rpc.method": record.method, **told})
 
     def event_received(self, connection: int, event: Event) -> None:
-        """See :class:`Instrument`."""
         if event.method == "item/started":
             self._item_started(connection, event)
         elif event.method == "item/completed":
@@ -235,7 +221,6 @@ class OpenTelemetryInstrument(Instrument):
     # -- turns -------------------------------------------------------------------------------------------------
 
     def turn_started(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         span = self._tracer.start_span(
             "codex.turn",
             self._parent(turn.connection, None),
@@ -245,7 +230,6 @@ class OpenTelemetryInstrument(Instrument):
         self._turn_of_thread[turn.connection, turn.thread_id] = turn
 
     def turn_ended(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         status = turn.status or ""
         self._turn_duration.record(turn.duration or 0.0, {"codex.turn.status": status})
         if turn.interrupt_latency is not None:
@@ -266,15 +250,12 @@ class OpenTelemetryInstrument(Instrument):
     # -- losses ------------------------------------------------------------------------------------------------
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """See :class:`Instrument`."""
         self._discarded.add(1, {"codex.reason": reason})
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
-        """See :class:`Instrument`."""
         self._overflows.add(1)
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
-        """See :class:`Instrument`."""
         self._merged.add(count - 1, {"rpc.method": method})
 
     # -- parents -----------------------------------------------------------------------------------------------

@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from trio_codex._link.hooks import RequestRecord, ServerRequestRecord
     from trio_codex._values.event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
-    from trio_codex.instruments._decisions import DecisionRecord
 
-    from ._base import TurnRecord
+    from ._base import DecisionRecord, TurnRecord
 
 DURATIONS_KEPT: Final = 512
 """How many recent durations the quantiles cover: enough for a p99, and a snapshot sorts them in about 30 µs."""
@@ -159,28 +158,22 @@ class StatsInstrument(Instrument):
         )
 
     def connection_opened(self, connection: int) -> None:
-        """See :class:`Instrument`."""
         self._connections["opened"] += 1
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """See :class:`Instrument`."""
         self._connections["ended"] += 1
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """See :class:`Instrument`."""
         self._discarded += 1
 
     def request_queued(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._waiting += 1
 
     def request_sent(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._waiting -= 1
         self._in_flight += 1
 
     def request_ended(self, request: RequestRecord) -> None:
-        """See :class:`Instrument`."""
         if request.sent_at is None:
             self._waiting -= 1
         else:
@@ -190,34 +183,27 @@ class StatsInstrument(Instrument):
             self._request_durations.add(request.duration)
 
     def request_retried(self, method: str, attempt: int, delay: float) -> None:
-        """See :class:`Instrument`."""
         self._retries += 1
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._asking += 1
 
     def server_request_ended(self, request: ServerRequestRecord) -> None:
-        """See :class:`Instrument`."""
         self._asking -= 1
         self._server_requests[request.outcome or ""] += 1
         if request.outcome in ("answered", "refused"):
             self._decision_durations.add(request.duration)
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """See :class:`Instrument`."""
         self._decisions[decision_name(record)] += 1
 
     def event_received(self, connection: int, event: Event) -> None:
-        """See :class:`Instrument`."""
         self._events += 1
 
     def turn_started(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         self._turns_open += 1
 
     def turn_ended(self, turn: TurnRecord) -> None:
-        """See :class:`Instrument`."""
         self._turns_open -= 1
         self._turns[turn.status or ""] += 1
         self._turn_durations.add(turn.duration)
@@ -226,9 +212,7 @@ class StatsInstrument(Instrument):
             self._tokens += turn.usage
 
     def buffer_overflowed(self, connection: int, error: SubscriptionOverflow) -> None:
-        """See :class:`Instrument`."""
         self._overflows += 1
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
-        """See :class:`Instrument`."""
         self._merged += count - 1

@@ -78,3 +78,4 @@ from trio_codex.policies._requests import UnknownRequest as UnknownRequest
 from trio_codex.policies._requests import UrlElicitation as UrlElicitation
 from trio_codex.policies._requests import UserInputRequest as UserInputRequest
 from trio_codex.policies._requests import VerificationElicitation as VerificationElicitation
+from trio_codex.policies._requests import tool_call_keys as tool_call_keys

@@ -49,18 +49,13 @@ def first_of(*policies: Policy, name: str | None = None) -> Policy:
         TypeError: One of ``policies`` is not a policy.
     """
     check_policies(policies)
-    asked = {kind: [policy for policy in policies if _callback(policy, kind) is not None] for kind in KINDS}
 
-    def in_order(kind: str) -> _Callback | None:
-        if not asked[kind]:
-            return None
-
+    def in_order(kind: str) -> _Callback:
         async def ask(request: object) -> Any:
             await trio.lowlevel.checkpoint()
-            for policy in asked[kind]:
-                callback = _callback(policy, kind)
-                assert callback is not None
-                decision = await call_user(callback, request)
+            for policy in policies:
+                callback = getattr(policy, kind)
+                decision = Abstain() if callback is None else await call_user(callback, request)
                 if not isinstance(decision, Abstain):
                     return _named(decision, name_of(policy, kind))
             return Abstain()
@@ -68,7 +63,12 @@ def first_of(*policies: Policy, name: str | None = None) -> Policy:
         return ask
 
     default_name = f"first_of({', '.join(policy.name or 'policy' for policy in policies)})"
-    return _policy(name or default_name, in_order)
+    callbacks: dict[str, Any] = {
+        kind: in_order(kind)
+        for kind in KINDS
+        if any(getattr(policy, kind) is not None for policy in policies)
+    }
+    return Policy(name=name or default_name, **callbacks)
 
 
 def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANSWER) -> Policy:
@@ -94,11 +94,7 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
         raise TypeError(f"with_timeout: otherwise must be a decision, got {described(otherwise)}")
     too_late = _named(otherwise, f"with_timeout: {seconds:g} s")
 
-    def limited(kind: str) -> _Callback | None:
-        callback = _callback(policy, kind)
-        if callback is None:
-            return None
-
+    def limited(kind: str, callback: _Callback) -> _Callback:
         async def ask(request: object) -> Any:
             with trio.move_on_after(seconds):
                 return _named(await call_user(callback, request), name_of(policy, kind))
@@ -107,7 +103,7 @@ def with_timeout(policy: Policy, seconds: float, otherwise: AnyDecision = NO_ANS
 
         return ask
 
-    return _policy(policy.name, limited)
+    return _wrapped(policy, limited)
 
 
 def logged(
@@ -133,11 +129,7 @@ def logged(
     """
     check_policies([policy])
 
-    def with_log(kind: str) -> _Callback | None:
-        callback = _callback(policy, kind)
-        if callback is None:
-            return None
-
+    def with_log(kind: str, callback: _Callback) -> _Callback:
         async def ask(request: object) -> Any:
             entry = _LogEntry(kind, request)
             try:
@@ -151,7 +143,7 @@ def logged(
 
         return ask
 
-    return _policy(policy.name, with_log)
+    return _wrapped(policy, with_log)
 
 
 class _LogEntry:
@@ -192,11 +184,6 @@ class _LogEntry:
         SafeLogger(logger).log(level, "%s: %s %s", self._kind, self.outcome, text, extra={"decision": facts})
 
 
-def _callback(policy: Policy, kind: str) -> _Callback | None:
-    callback: _Callback | None = getattr(policy, kind)
-    return callback
-
-
 def _named(decision: _DecisionT, rule: str) -> _DecisionT:
     """Set the rule of a decision that has none to the name of its policy."""
     if (
@@ -207,6 +194,8 @@ def _named(decision: _DecisionT, rule: str) -> _DecisionT:
     return decision
 
 
-def _policy(name: str | None, make: Callable[[str], _Callback | None]) -> Policy:
-    callbacks: dict[str, Any] = {kind: make(kind) for kind in KINDS}
-    return Policy(name=name, **callbacks)
+def _wrapped(policy: Policy, wrap: Callable[[str, _Callback], _Callback]) -> Policy:
+    """Create a policy with a callback for each kind that another policy decides on."""
+    found = ((kind, getattr(policy, kind)) for kind in KINDS)
+    callbacks: dict[str, Any] = {kind: wrap(kind, each) for kind, each in found if each is not None}
+    return Policy(name=policy.name, **callbacks)

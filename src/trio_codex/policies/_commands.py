@@ -114,17 +114,12 @@ _ONE: Final = _One()
 
 @attrs.frozen
 class _Pattern:
-    """A pattern.
-
-    Attributes:
-        words: The words to match, one for each argument.
-        more: Whether further arguments may follow.
-        shown: The pattern as one line, for the audit.
-    """
+    """A pattern: the words to match, one for each argument, and whether ``more`` arguments may follow."""
 
     words: tuple[str | _One, ...]
     more: bool
     shown: str
+    """The pattern as one line, for the audit."""
 
     @property
     def program(self) -> str:

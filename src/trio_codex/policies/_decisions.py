@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex._values.tool_result import ToolResult
 

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import functools
-import types
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
 from trio_codex._core.arguments import described
 from trio_codex.errors import RequestAnswered, RequestWithdrawn
-from trio_codex.policies._decisions import (
-    Accept,
-    AnyDecision,
-    AttestationDecision,
-    AuthRefreshDecision,
-    Cancel,
-    CommandDecision,
-    CurrentTimeDecision,
-    Decision,
-    Decline,
-    ElicitationDecision,
-    PermissionsDecision,
-    ToolCallDecision,
-    UserInputDecision,
-)
-from trio_codex.policies._policy import Policy
+from trio_codex.policies._decisions import Accept, AnyDecision, Cancel, Decline
+from trio_codex.policies._policy import FITTING, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,20 +20,6 @@ if TYPE_CHECKING:
 
 FOR_PEOPLE: Final = ("command", "file_change", "permissions", "user_input", "elicitation")
 """The kinds of request that a person can answer. The other kinds need a program."""
-
-_FITTING: Final[Mapping[str, Any]] = types.MappingProxyType(
-    {
-        "command": CommandDecision,
-        "file_change": Decision,
-        "permissions": PermissionsDecision,
-        "user_input": UserInputDecision,
-        "elicitation": ElicitationDecision,
-        "tool_call": ToolCallDecision,
-        "auth_refresh": AuthRefreshDecision,
-        "attestation": AttestationDecision,
-        "current_time": CurrentTimeDecision,
-    }
-)
 
 
 class Pending:
@@ -119,7 +90,7 @@ class Pending:
             RequestAnswered: The request was already answered.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        if not isinstance(decision, _FITTING[self.kind]):
+        if not isinstance(decision, FITTING[self.kind]):
             raise TypeError(f"cannot answer a {self.kind} request with {described(decision)}")
         if self._withdrawn:
             raise self._error(RequestWithdrawn)
@@ -204,9 +175,9 @@ class Inbox(Policy):
     def __init__(self, *, kinds: Iterable[str] = FOR_PEOPLE, name: str = "inbox") -> None:
         state = _InboxState()
         wanted = tuple(kinds)
-        if unknown := set(wanted).difference(_FITTING):
+        if unknown := set(wanted).difference(FITTING):
             raise ValueError(
-                f"Inbox: unknown kinds of request: {', '.join(sorted(unknown))}; known are {', '.join(_FITTING)}"
+                f"Inbox: unknown kinds of request: {', '.join(sorted(unknown))}; known are {', '.join(FITTING)}"
             )
         callbacks: dict[str, Any] = {kind: functools.partial(state.ask, kind) for kind in wanted}
         super().__init__(name=name, **callbacks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trio_codex import wire
-from trio_codex._core.sequences import as_tuple
+from trio_codex._core.arguments import as_tuple
 from trio_codex._values.paths import expand
 from trio_codex.policies._decisions import Abstain, Accept, Grant
 from trio_codex.policies._policy import Policy
@@ -56,9 +56,7 @@ class Roots:
         Symbolic links are followed as they are now, including those in the existing part of a path to a new file. Both
         the path and the target of a link must be below a root: deleting a link changes the directory that contains it.
 
-        Args:
-            path: The path.
-            cwd: The directory that relative paths are resolved against; without it, the result for them is ``False``.
+        A relative path is resolved against ``cwd``; without one, the result for it is ``False``.
         """
         if not path or "\0" in path:
             return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import attrs
 import trio
@@ -55,6 +55,10 @@ CurrentTimeCallback: TypeAlias = Callable[[CurrentTimeRequest], Awaitable[Curren
 UnknownCallback: TypeAlias = Callable[[UnknownRequest], Awaitable[UnknownDecision]]
 
 
+FITS: Final = "fits"
+"""The metadata of a callback that has the decisions that fit its kind of request."""
+
+
 @attrs.frozen(kw_only=True)
 class Policy:
     """Callbacks that decide on requests, one for each kind; ``None`` leaves the kind to the next policy.
@@ -82,15 +86,15 @@ class Policy:
     """
 
     name: str | None = None
-    command: CommandCallback | None = None
-    file_change: FileChangeCallback | None = None
-    permissions: PermissionsCallback | None = None
-    user_input: UserInputCallback | None = None
-    elicitation: ElicitationCallback | None = None
-    tool_call: ToolCallCallback | None = None
-    auth_refresh: AuthRefreshCallback | None = None
-    attestation: AttestationCallback | None = None
-    current_time: CurrentTimeCallback | None = None
+    command: CommandCallback | None = attrs.field(default=None, metadata={FITS: CommandDecision})
+    file_change: FileChangeCallback | None = attrs.field(default=None, metadata={FITS: Decision})
+    permissions: PermissionsCallback | None = attrs.field(default=None, metadata={FITS: PermissionsDecision})
+    user_input: UserInputCallback | None = attrs.field(default=None, metadata={FITS: UserInputDecision})
+    elicitation: ElicitationCallback | None = attrs.field(default=None, metadata={FITS: ElicitationDecision})
+    tool_call: ToolCallCallback | None = attrs.field(default=None, metadata={FITS: ToolCallDecision})
+    auth_refresh: AuthRefreshCallback | None = attrs.field(default=None, metadata={FITS: AuthRefreshDecision})
+    attestation: AttestationCallback | None = attrs.field(default=None, metadata={FITS: AttestationDecision})
+    current_time: CurrentTimeCallback | None = attrs.field(default=None, metadata={FITS: CurrentTimeDecision})
     unknown: UnknownCallback | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -104,6 +108,11 @@ class Policy:
 
 KINDS: Final = tuple(field.name for field in attrs.fields(Policy) if field.name != "name")
 """The kinds of request: the names of the callbacks."""
+
+FITTING: Final[dict[str, Any]] = {
+    field.name: field.metadata[FITS] for field in attrs.fields(Policy) if field.metadata
+}
+"""The decisions that fit each kind, except unknown requests."""
 
 
 def _check_callback(kind: str, value: object) -> None:
@@ -122,11 +131,7 @@ def _check_callback(kind: str, value: object) -> None:
 
 
 def check_policies(values: Iterable[object]) -> None:
-    """Check that all values are policies, rather than functions or lists.
-
-    Raises:
-        TypeError: A value is not a policy.
-    """
+    """Raise ``TypeError`` unless all values are policies, rather than functions or lists."""
     for value in values:
         check_type(
             "policy",
@@ -169,19 +174,9 @@ async def _no_answer(_: object) -> Decline:
     return Decline("accept_all does not answer questions")
 
 
-decline_all: Final = Policy(
-    name="decline_all",
-    command=_decline,
-    file_change=_decline,
-    permissions=_decline,
-    user_input=_decline,
-    elicitation=_decline,
-    tool_call=_decline,
-    auth_refresh=_decline,
-    attestation=_decline,
-    current_time=_decline,
-    unknown=_decline,
-)
+_DECLINES: Final[dict[str, Any]] = dict.fromkeys(KINDS, _decline)
+
+decline_all: Final = Policy(name="decline_all", **_DECLINES)
 """Declines every request, without the warning that is logged when no policy decides."""
 
 accept_all: Final = Policy(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from trio_codex import wire
 
@@ -229,6 +230,22 @@ class ToolCallRequest(OfThread):
     namespace: str | None
     arguments: wire.JSON = attrs.field(repr=False)
     params: wire.DynamicToolCallParams = attrs.field(repr=False)
+
+    @property
+    def idempotency_key(self) -> str:
+        """A key that is the same whenever the same call is made again, for effects that must happen once.
+
+        In a durable turn (:mod:`trio_codex.supervision`) that includes a call that the model repeats because a death of
+        the server has lost its answer. Elsewhere it is made of the ids of the thread, the turn and the call.
+        """
+        key_of = tool_call_keys.get()
+        return f"{self.thread_id}:{self.turn_id}:{self.call_id}" if key_of is None else key_of(self)
+
+
+tool_call_keys: Final[ContextVar[Callable[[ToolCallRequest], str] | None]] = ContextVar(
+    "tool_call_keys", default=None
+)
+"""Makes the idempotency keys of tool calls. Set it in the context in which a turn is started."""
 
 
 @attrs.frozen(kw_only=True)

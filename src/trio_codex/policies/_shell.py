@@ -32,39 +32,12 @@ _ESCAPABLE: Final = '$`"\\'
 _NEVER_IN_DOUBLE_QUOTES: Final = frozenset(["$", "`", "!", "\\!", "\\\n"])
 
 _RESERVED: Final = frozenset(
-    [
-        "-",
-        "case",
-        "coproc",
-        "declare",
-        "do",
-        "done",
-        "elif",
-        "else",
-        "end",
-        "esac",
-        "export",
-        "fi",
-        "float",
-        "for",
-        "foreach",
-        "function",
-        "if",
-        "in",
-        "integer",
-        "local",
-        "nocorrect",
-        "noglob",
-        "readonly",
-        "repeat",
-        "select",
-        "then",
-        "time",
-        "typeset",
-        "until",
-        "while",
-    ]
-)
+    {
+        "-", "case", "coproc", "declare", "do", "done", "elif", "else", "end", "esac", "export", "fi", "float",
+        "for", "foreach", "function", "if", "in", "integer", "local", "nocorrect", "noglob", "readonly", "repeat",
+        "select", "then", "time", "typeset", "until", "while",
+    }
+)  # fmt: skip
 """Words that a shell may parse as syntax if they come first and are not quoted; the rest is then not a list of arguments."""
 
 _PIECE: Final = re.compile(
@@ -76,12 +49,7 @@ _PIECE: Final = re.compile(
 
 @attrs.frozen
 class Word:
-    """A word of a command line.
-
-    Attributes:
-        text: The text that the command receives.
-        bare: The part of the text that was neither quoted nor escaped.
-    """
+    """A word of a command line: the text that the command receives, and its part that was neither quoted nor escaped."""
 
     text: str
     bare: str
@@ -92,9 +60,7 @@ def words_of(line: str, *, also_bare: str = "") -> tuple[Word, ...] | None:
 
     Assignments and reserved words are not detected here: see :func:`simple_command`.
 
-    Args:
-        line: The line.
-        also_bare: Characters to treat as literal outside quotes, although they are special to a shell.
+    ``also_bare`` has characters to treat as literal outside quotes, although they are special to a shell.
     """
     words: list[Word] = []
     at = 0
@@ -146,11 +112,7 @@ def simple_command(line: str) -> tuple[str, ...] | None:
 def command_of(line: str) -> tuple[str, ...] | None:
     """Return the arguments of a command line, or of the simple command that it passes to a shell.
 
-    Args:
-        line: The arguments, quoted and joined in shell syntax.
-
-    Returns:
-        The arguments; ``None`` if the line might be anything but one simple command.
+    ``None`` if the line, in shell syntax, might be anything but one simple command.
     """
     argv = simple_command(line)
     if argv is None or argv[0] not in SHELLS:

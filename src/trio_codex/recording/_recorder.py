@@ -23,12 +23,10 @@ from ._file import Entry, Header, Kind, header_of
 from ._redaction import Redaction
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from trio_codex._core.rpc import RequestId
     from trio_codex.errors import CodexError
     from trio_codex.instruments import ServerRequestRecord
-    from trio_codex.instruments._decisions import DecisionRecord
+    from trio_codex.instruments._base import DecisionRecord
 
 LONGEST_LINE: Final = 16 * 1024 * 1024
 """Only the size of a longer line is recorded: parsing it would block the reader."""
@@ -86,45 +84,36 @@ class Recorder(Instrument):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
     def connection_opened(self, connection: int) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         self._latest = connection
         self._note(connection, "opened")
 
     def connection_ended(self, connection: int, error: CodexError) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         returncode: int | None = getattr(error, "returncode", None)
         how = "" if returncode is None else f" ({describe_exit(returncode)})"
         self._note(connection, "ended", reason=f"{type(error).__name__}{how}")
 
     def frame_sent(self, connection: int, line: bytes) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         self._note_line(connection, "sent", line)
 
     def frame_received(self, connection: int, line: bytes) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         self._note_line(connection, "received", line)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         self._note(connection, "discarded", size=size, reason=reason)
 
     def server_request_received(self, request: ServerRequestRecord) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         # A decision's record does not name its connection, and request ids are not unique: every server counts from 0.
         where = route(request.params or b"null")
         thread_id = where.thread_id or where.conversationId
         self._asked[request.id, request.method, thread_id] = request.connection
 
     def decision_made(self, record: DecisionRecord) -> None:
-        """See :class:`~trio_codex.instruments.Instrument`."""
         decision = {
             "id": record.id,
             "method": record.method,

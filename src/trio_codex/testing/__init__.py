@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._fake import FakeServer as FakeServer
     from ._fake_codex import fake_codex as fake_codex
     from ._fake_codex import fake_process as fake_process
+    from ._fake_codex import fake_websocket as fake_websocket
     from ._home import OfflineHome as OfflineHome
     from ._home import offline_home as offline_home
     from ._home import write_offline_home as write_offline_home
@@ -113,6 +114,7 @@ __all__ = [
     "build",
     "fake_codex",
     "fake_process",
+    "fake_websocket",
     "item",
     "mcp_server",
     "notification",
@@ -129,7 +131,7 @@ _MODULES = {
     "_build": ("build", "item", "notification", "result", "server_request"),
     "_cancellation": ("Cancellation", "Sweep", "sweep_cancellation"),
     "_fake": ("Asked", "FakeServer"),
-    "_fake_codex": ("fake_codex", "fake_process"),
+    "_fake_codex": ("fake_codex", "fake_process", "fake_websocket"),
     "_home": ("OfflineHome", "offline_home", "write_offline_home"),
     "_items": (
         "Command", "Part", "Patch", "Permissions", "Plan", "Question", "RawItem", "Reasoning", "Text", "ToolCall",

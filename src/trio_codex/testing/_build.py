@@ -27,12 +27,16 @@ ITEM_ID: Final = "item-1"
 
 _IDS: Final[Mapping[str, str]] = {"thread_id": THREAD_ID, "turn_id": TURN_ID, "item_id": ITEM_ID}
 
-GIVEN: Final[Mapping[str, frozenset[str]]] = {
-    "ImageUserInput": frozenset({"url"}),
-    "InputImageContentItem": frozenset({"image_url"}),
-    "InputImageFunctionCallOutputContentItem": frozenset({"image_url"}),
+CHOICES: Final[Mapping[str, frozenset[str]]] = {
+    "AudioUserInput": frozenset({"url", "file_id"}),
+    "ImageGenerationThreadItem": frozenset({"result", "file_id"}),
+    "ImageUserInput": frozenset({"url", "file_id"}),
+    "InputAudioContentItem": frozenset({"audio_url", "file_id"}),
+    "InputAudioFunctionCallOutputContentItem": frozenset({"audio_url", "file_id"}),
+    "InputImageContentItem": frozenset({"image_url", "file_id"}),
+    "InputImageFunctionCallOutputContentItem": frozenset({"image_url", "file_id"}),
 }
-"""Optional fields that are always set: the schema requires one of two."""
+"""Optional fields of which the schema requires one. If none is given, the one that is no file id is set."""
 
 
 def build(cls: type[W], **fields: Any) -> W:
@@ -131,13 +135,14 @@ class _Filler:
     status: str
 
     def instance(self, cls: type[W], fields: Mapping[str, Any]) -> W:
-        given = GIVEN.get(cls.__name__, frozenset())
+        choice = CHOICES.get(cls.__name__, frozenset())
+        chosen = {} if choice & fields.keys() else {name: name for name in choice - {"file_id"}}
         missing = {
             field.name: self._field(cls, field)
             for field in fields_of(cls)
-            if field.name not in fields and (field.default is attrs.NOTHING or field.name in given)
+            if field.name not in fields and field.default is attrs.NOTHING
         }
-        return cls(**missing, **fields)
+        return cls(**missing, **chosen, **fields)
 
     def of_type(self, type_: Any, fields: Mapping[str, Any]) -> Any:
         """Build a value of a class, or of the first union member that has these fields."""

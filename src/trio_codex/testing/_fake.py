@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from trio_codex import CodexConfig, wire
+from trio_codex.binary import TESTED
 
 from ._build import THREAD_ID, TURN_ID, notification, server_request
 from ._build import result as result_of
@@ -25,10 +26,14 @@ from ._fake_process import (
     strike_order,
     write_order,
 )
+from ._fake_websocket import WEBSOCKET_FAULTS, WebSocketFault, WebSocketStream, argument_of
 from ._scrutiny import violation_of_answer, violation_of_request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+VERSION: Final = TESTED[1]
+"""The version that a scripted server reports unless the test chooses another: the one that the wire types are from."""
 
 _THREAD: Final[dict[str, Any]] = {
     "id": THREAD_ID,
@@ -59,7 +64,7 @@ _OPENED: Final[dict[str, Any]] = {
 
 DEFAULTS: Final[Mapping[str, Any]] = {
     "initialize": {
-        "userAgent": "fake/0.163.0 (Fake; none) unknown (fake; 0)",
+        "userAgent": f"fake/{VERSION} (Fake; none) unknown (fake; 0)",
         "codexHome": "/",
         "platformFamily": "unix",
         "platformOs": "linux",
@@ -89,9 +94,10 @@ Moment: TypeAlias = Literal["before", "during", "after"]
 
 @attrs.frozen
 class _Fault:
-    name: LineFault | ProcessFault
+    name: LineFault | ProcessFault | WebSocketFault
     told: str
     moment: Moment
+    number: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -120,7 +126,7 @@ class Asked:
 
 
 class FakeServer:
-    """A scripted server. Create one with :func:`fake_codex` or :func:`fake_process`.
+    """A scripted server. Create one with :func:`fake_codex`, :func:`fake_process` or :func:`fake_websocket`.
 
     Every method that sends raises :exc:`trio.BrokenResourceError` once the client has disconnected or the process has
     exited.
@@ -151,7 +157,11 @@ class FakeServer:
         self._muted = False
 
     def fault(
-        self, name: LineFault | ProcessFault, argument: int | str | None = None, *, moment: Moment = "before"
+        self,
+        name: LineFault | ProcessFault | WebSocketFault,
+        argument: int | str | None = None,
+        *,
+        moment: Moment = "before",
     ) -> None:
         """Inject one fault into the next line that this server sends.
 
@@ -159,22 +169,31 @@ class FakeServer:
             name: ``mute``: neither this line nor any later one is sent. ``junk``: a line that is not JSON precedes it.
                 ``duplicate``: it is sent twice. ``oversize``: it is longer than the client's ``max_line_bytes``.
                 ``cut``: half of it is sent, then the connection closes. ``hang_up``: the connection closes instead. Any
-                fault of :meth:`strike` is also accepted, and happens at this line.
-            argument: As for :meth:`strike`.
+                fault of :meth:`strike` is also accepted, and happens at this line. Over a WebSocket also ``fragments``:
+                it is sent in fragments of ``argument`` bytes (1 by default); ``trickle``: byte by byte; ``masked``: as
+                only a client may; ``opcode``: with the opcode ``argument`` (3 by default); ``pings``: behind
+                ``argument`` pings (1,000 by default); ``close``: a close frame with the code ``argument`` (1011 by
+                default) instead of it; ``half_open``: from now on nothing is sent or answered, not even a ping.
+            argument: The fault's argument; as for :meth:`strike`, or as above.
             moment: When a process fault happens: ``before`` the line, ``during`` it (after half of it), or ``after``
                 it.
 
         Raises:
-            ValueError: The fault does not exist, does not take this argument, or needs a process that this server
-                lacks.
+            ValueError: The fault does not exist, does not take this argument, or needs a process or a WebSocket that
+                this server lacks.
         """
+        number = 0
         if name in PROCESS_FAULTS:
             self._process_for(name)
+        elif name in WEBSOCKET_FAULTS:
+            self._websocket_for(name)
+            number = argument_of(name, argument)
         elif name not in get_args(LineFault):
             raise ValueError(f"there is no fault {name!r}")
-        elif moment != "before":
+        if name not in PROCESS_FAULTS and moment != "before":
             raise ValueError(f"the fault {name!r} applies to a whole line: leave out moment")
-        self._fault = _Fault(name, encode_fault(name, argument), moment)
+        told = "" if name in WEBSOCKET_FAULTS else encode_fault(name, argument)
+        self._fault = _Fault(name, told, moment, number)
 
     async def strike(
         self, name: ProcessFault, argument: int | str | None = None, *, at_eof: bool = False
@@ -206,6 +225,11 @@ class FakeServer:
     def _process_for(self, fault: str) -> ProcessStream:
         if not isinstance(self._own, ProcessStream):
             raise ValueError(f"the fault {fault!r} needs a process: use fake_process()")
+        return self._own
+
+    def _websocket_for(self, fault: str) -> WebSocketStream:
+        if not isinstance(self._own, WebSocketStream):
+            raise ValueError(f"the fault {fault!r} needs a WebSocket: use fake_websocket()")
         return self._own
 
     def take_over(self, *methods: str) -> None:
@@ -293,6 +317,8 @@ class FakeServer:
                 await self._own.send_all(line + b"\n")
             elif fault.name in PROCESS_FAULTS:
                 await self._send_and_strike(line + b"\n", fault)
+            elif fault.name in WEBSOCKET_FAULTS:
+                await self._websocket_for(fault.name).send_wrong(line, fault.name, fault.number)
             else:
                 await self._send_wrong(line, fault.name)
 

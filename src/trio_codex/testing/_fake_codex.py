@@ -1,26 +1,25 @@
-"""Run a scripted server for the duration of a scope, either in memory with its own client or as a process."""
+"""Run a scripted server for the duration of a scope: in memory with its own client, as a process, or at an address."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
 import trio.testing
 
-from trio_codex import Budget, Codex, CodexConfig, Policy, connect_codex, open_codex
+from trio_codex import Budget, ClientConfig, Codex, CodexConfig, Policy, connect_codex, open_codex
 
-from ._fake import DEFAULTS, FakeServer
+from ._fake import DEFAULTS, VERSION, FakeServer
 from ._fake_process import ProcessStream, listening
+from ._fake_websocket import WebSocketStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     from trio_codex._tools.tool import AnyTool
     from trio_codex.instruments import Instrument
-
-VERSION: Final = "0.163.0"
 
 DRAIN_SECONDS: Final = 1.0
 """How long to wait, after the client has disconnected, for the input that the process has already read."""
@@ -132,10 +131,50 @@ async def fake_process(
         server.assert_all_expected()
 
 
+@asynccontextmanager
+async def fake_websocket(
+    config: ClientConfig | None = None, *, version: str = VERSION, strict: bool = True, validate: bool = True
+) -> AsyncGenerator[tuple[str, FakeServer]]:
+    """Provide a :class:`FakeServer` that clients attach to; yield its URL and the server. Needs the ``ws`` extra.
+
+    It listens on a port of loopback::
+
+        async with fake_websocket() as (url, server):
+            async with attach_codex(url) as codex:
+                server.fault("close", 1013)
+                await codex.thread_start()  # ConnectionBroken
+
+    Use :meth:`FakeServer.fault` to inject a fault at a line. Several clients may attach, one after another; the script
+    continues.
+
+    Exceptions from the body leave the scope in an exception group, because this opens a nursery.
+
+    Args:
+        config: The configuration of the clients, for the length of an ``oversize`` line.
+        version: The version that the server reports.
+        strict: Whether an unexpected request or an unused fault is an error at the end of the scope.
+        validate: Whether to check each message from the client against the protocol; a violation ends the scope.
+
+    Raises:
+        AssertionError: The script was not used up, after a body that did not raise. In a group: the client sent
+            something that the protocol does not have.
+        ModuleNotFoundError: The ``ws`` extra is not installed. In a group.
+    """
+    websocket = WebSocketStream()
+    server = _server(websocket, config, version, validate=validate)
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener, trio.open_nursery() as serving:
+        serving.start_soon(_serve_websockets, server, websocket, listener)
+        yield f"ws://127.0.0.1:{listener.socket.getsockname()[1]}", server
+        serving.cancel_scope.cancel()
+    if strict:
+        server.assert_all_expected()
+
+
 def _server(
-    stream: trio.abc.Stream, config: CodexConfig | None, version: str, *, validate: bool
+    stream: trio.abc.Stream, config: ClientConfig | None, version: str, *, validate: bool
 ) -> FakeServer:
-    server = FakeServer(stream, max_line_bytes=(config or CodexConfig()).max_line_bytes, validate=validate)
+    server = FakeServer(stream, max_line_bytes=(config or ClientConfig()).max_line_bytes, validate=validate)
     user_agent = f"fake/{version} (Fake; none) unknown (fake; 0)"
     server.give("initialize", {**DEFAULTS["initialize"], "userAgent": user_agent})
     return server
@@ -146,3 +185,14 @@ async def _serve_processes(server: FakeServer, process: ProcessStream) -> None:
         async with process:
             await process.accept()
             await server.serve()
+
+
+async def _serve_websockets(
+    server: FakeServer, websocket: WebSocketStream, listener: trio.SocketListener
+) -> None:
+    while True:
+        stream = await listener.accept()
+        async with stream:
+            with suppress(trio.BrokenResourceError):  # the client may leave at any time
+                await websocket.accept(stream)
+                await server.serve()

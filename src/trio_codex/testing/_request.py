@@ -17,6 +17,9 @@ SECRET_HEADERS: Final = frozenset({"authorization", "proxy-authorization", "cook
 WRITTEN_BY_SERVER: Final = re.compile(r"\s*<([a-z_]+)>.*</\1>\s*", re.DOTALL)
 """User messages that the server writes itself, such as ``<environment_context>…</environment_context>``."""
 
+GOAL_CONTINUES: Final = '<codex_internal_context source="goal">'
+"""The start of the message that the server writes in each turn of a goal."""
+
 
 def without_secrets(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
     """Decode HTTP headers, with lower-case names and without the values of ``SECRET_HEADERS``."""
@@ -88,13 +91,25 @@ class ModelRequest:
 
     @property
     def last_user_text(self) -> str | None:
-        """The last user message, ignoring those that the server writes itself."""
-        for item in reversed(self.input):
+        """The last user message, ignoring those that the server writes itself.
+
+        In a turn of a goal, it contains the objective.
+        """
+        for number, item in reversed([*enumerate(self.input)]):
             if item.get("type") == "message" and item.get("role") == "user":
                 text = "\n".join(_texts(item.get("content")))
+                if text.startswith(GOAL_CONTINUES):
+                    return "\n".join([*self._objective(number), text])
                 if not WRITTEN_BY_SERVER.fullmatch(text):
                     return text
         return None
+
+    def _objective(self, end: int) -> Iterator[str]:
+        """Yield the objective of the goal, which servers since 0.171.0 send as an item of its own."""
+        for item in reversed(self.input[:end]):
+            if item.get("name") == "goal_objective":
+                yield from _texts(item.get("output"))
+                return
 
     @property
     def function_outputs(self) -> dict[str, str]:

@@ -20,7 +20,7 @@ from trio_codex.wire._index import HOME
 from trio_codex.wire._lookup import fields_of
 from trio_codex.wire._unions import is_wire, origin
 
-from ._build import GIVEN, THREAD_ID, TURN_ID
+from ._build import CHOICES, THREAD_ID, TURN_ID
 from ._transcript import Transcript  # noqa: TC001  # the documentation evaluates annotations
 from ._transcripts import turns
 
@@ -38,7 +38,7 @@ UNKNOWN_TEXT: Final = TEXT.map(lambda text: f"~{text}")
 _GIVEN: Final = {
     # Without this field, the value on the wire is that of its sibling.
     "McpElicitationLegacyTitledEnumSchema": frozenset({"enum_names"}),
-    **GIVEN,
+    **{name: fields - {"file_id"} for name, fields in CHOICES.items()},
 }
 """Optional fields that are always set, and why."""
 

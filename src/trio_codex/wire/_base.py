@@ -152,7 +152,6 @@ def empty_list() -> list[Any]:
 
 
 def empty_dict() -> dict[str, Any]:
-    """Return the default of a mapping field."""
     return {}
 
 

@@ -85,11 +85,7 @@ class _HooksByMethod(dict[str, HookT]):
         return hook
 
     def type(self, method: str) -> Type:
-        """Return the type of the payload.
-
-        Raises:
-            KeyError: There is no such method.
-        """
+        """Return the type of the payload. Raise ``KeyError`` if there is no such method."""
         return look_up(self.types[method])
 
 

@@ -278,11 +278,6 @@ _EXPLAINING: Final = WireConverter(detailed_validation=True)
 def explain(type_: Type, data: JSON, error: Exception) -> tuple[str, str]:
     """Find out why ``CONVERTER`` rejected a value.
 
-    Args:
-        type_: The type that it was to be read as.
-        data: The value.
-        error: The exception that it raised.
-
     Returns:
         A path such as ``$.turn.items[2].id``, and the problem there. Neither contains any part of the value.
     """

@@ -32,10 +32,6 @@ _PLAIN: Final = (str, int, bool, type(None))
 def flat_decoder(cls: type[Wire], fields: Sequence[attrs.Attribute[Any]]) -> Callable[[Text], Any] | None:
     """Create a function that decodes JSON text to a value of ``cls``.
 
-    Args:
-        cls: The class.
-        fields: Its attributes, with resolved types.
-
     Returns:
         The function, which raises ``msgspec.MsgspecError`` for text that does not match exactly; ``None`` if a field of
         the class is not plain.

@@ -18,6 +18,8 @@ class RequestSpec(NamedTuple):
     """The response arrives when an operation completes. The request does not count toward the window and has no timeout."""
     control: bool = False
     """It stops a running operation or sends it input, and must not wait for a free slot in the request window."""
+    since: str | None = None
+    """The first release of the server that has it; ``None`` if all tested releases do."""
 
 
 class ServerRequestSpec(NamedTuple):

@@ -22,6 +22,7 @@ from types import NoneType
 from typing import Any, Final, Literal, TypeAlias, TypeGuard, get_args
 
 import attrs
+import msgspec
 
 from trio_codex.wire._base import JSON, NULL, Null, Wire, wire_name
 from trio_codex.wire._unknown import UnknownVariant
@@ -98,12 +99,7 @@ def open_enum(kinds: Sequence[type[StrEnum]]) -> Hook:
 
 
 def union_hook(members: Sequence[Type], hook_for: Callable[[Type], Hook]) -> Hook:
-    """Create the hook of a union.
-
-    Args:
-        members: Its members, flattened.
-        hook_for: Returns the hook of a member.
-    """
+    """Create the hook of a union with these members, flattened."""
     enums = [member for member in members if isinstance(member, EnumMeta) and issubclass(member, StrEnum)]
     classes = [member for member in members if is_wire(member) and member is not UnknownVariant]
     by_kind: dict[type, Hook] = {}
@@ -164,10 +160,7 @@ def _optional(inner: Hook) -> Hook:
 def _objects(classes: Sequence[type[Wire]], hook_for: Callable[[Type], Hook], *, keyed: bool) -> Hook:
     """Read an object as one of these classes, or as an unknown variant.
 
-    Args:
-        classes: The members that are objects.
-        hook_for: Returns the hook of a member.
-        keyed: Members without data are strings. Each of the others is an object whose only key is its name.
+    If ``keyed``, members without data are strings, and each of the others is an object whose only key is its name.
     """
     tagged = [cls for cls in classes if cls.__wire__.tag is not None]
     untagged = [_Candidate.of(cls) for cls in classes if cls.__wire__.tag is None]
@@ -206,8 +199,7 @@ def _tag_value(cls: type[Wire]) -> str:
     return str(value)
 
 
-@attrs.frozen
-class _Candidate:
+class _Candidate(msgspec.Struct, frozen=True, eq=False):
     """A member without a tag, and the fields that an object needs to match it."""
 
     cls: type[Wire]

@@ -82,6 +82,8 @@ class Field:
     default: Default = MISSING
     doc: str = ""
     experimental: bool = False
+    since: str | None = None
+    """The release of the server that added it; ``None`` if all tested releases have it."""
     clears: bool = False
     """Whether null differs from absence: it clears or disables."""
 
@@ -107,6 +109,7 @@ class Class:
     open: bool = False
     """Whether other properties carry data."""
     experimental: bool = False
+    since: str | None = None
 
 
 Type: TypeAlias = Plain | Ref | Const | Seq | Map | Union | Class
@@ -117,7 +120,7 @@ UNKNOWN = Ref("UnknownVariant")
 
 
 def members(type_: Type) -> tuple[Type, ...]:
-    """Return the members of a union; a type that is no union is its own only member."""
+    """Return the members of a union; any other type is its own only member."""
     return type_.members if isinstance(type_, Union) else (type_,)
 
 
@@ -158,6 +161,7 @@ class Member:
     name: str
     value: str
     doc: str = ""
+    since: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -169,6 +173,7 @@ class Enum:
     members: tuple[Member, ...]
     parent: str | None = None
     experimental: bool = False
+    since: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -180,6 +185,7 @@ class Alias:
     type: Type
     parent: str | None = None
     experimental: bool = False
+    since: str | None = None
 
 
 Definition: TypeAlias = Class | Enum | Alias
@@ -197,6 +203,7 @@ class Method:
     """The definition of the result; ``None`` for a notification, and in a schema, which does not link the two."""
     doc: str = ""
     experimental: bool = False
+    since: str | None = None
 
 
 Table: TypeAlias = Literal["ClientRequest", "ServerRequest", "ServerNotification", "ClientNotification"]

@@ -25,6 +25,7 @@ ANNOTATIONS: Final = frozenset(
 
 KEYWORDS: Final = {
     "string": {"enum"},
+    "integer": {"enum"},  # the only version of a format: an integer like any other
     "array": {"items"},
     "object": {"properties", "required", "additionalProperties", "anyOf"},
 }

@@ -1,0 +1,108 @@
+"""Serve agents over HTTP: a visitor posts a question, and gets the answer as server-sent events.
+
+Each visitor has a turn. If the visitor disconnects, the turn ends on the server: Quart-Trio cancels the response, the
+cancellation reaches the scope of the turn, and leaving that scope interrupts it.
+
+It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it goes on
+serving; without, two visitors come, of which one leaves early.
+"""
+
+import json
+import sys
+from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+import trio
+from _offline import example_config
+from hypercorn.config import Config
+from hypercorn.trio import serve  # pyright: ignore[reportUnknownVariableType]  # WSGI is not typed
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+from quart_trio import QuartTrio
+
+from trio_codex import Codex, open_codex, wire
+
+
+@trio.as_safe_channel
+async def answer(codex: Codex, question: str) -> AsyncGenerator[str, None]:
+    """Run a turn, and yield its text and its status as server-sent events."""
+    async with await codex.thread_start(ephemeral=True, sandbox="read-only") as thread:
+        async with thread.turn(question, idle_limit=300) as turn:
+            async for piece in turn.text():
+                yield f"data: {json.dumps(piece)}\n\n"  # noqa: ASYNC119  # as_safe_channel closes it in time
+        yield f"event: end\ndata: {turn.result.status}\n\n"  # noqa: ASYNC119  # as above
+
+
+class Body(ResponseBody):
+    """A response body that a scope provides. Quart enters it, iterates over it, and leaves it, all in one task."""
+
+    def __init__(self, scope: AbstractAsyncContextManager[AsyncIterable[str]]) -> None:
+        self._scope = scope
+
+    async def __aenter__(self) -> AsyncIterable[str]:
+        """Start the turn."""
+        return await self._scope.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End the turn, if it has not ended."""
+        await self._scope.__aexit__(kind, exc, traceback)  # noqa: ASYNC102  # shielded and bounded inside
+
+
+def create_app(codex: Codex) -> QuartTrio:
+    """Create the application. All requests share one client."""
+    app = QuartTrio(__name__)
+
+    @app.post("/ask")
+    async def ask() -> Response:
+        question = str(await request.get_data(as_text=True))
+        response = Response(content_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        response.response = Body(answer(codex, question))
+        response.timeout = None  # by default Quart ends a response after a minute
+        return response
+
+    return app
+
+
+async def visit(url: str, question: str, until: str) -> None:
+    """Ask a question, as a browser would. Disconnect as soon as an event contains a text."""
+    host, _, port = url.removeprefix("http://").partition(":")
+    stream = await trio.open_tcp_stream(host, int(port))
+    async with stream:
+        head = f"POST /ask HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(question)}\r\n\r\n"
+        await stream.send_all(f"{head}{question}".encode())
+        seen = ""
+        async for chunk in stream:
+            seen += chunk.decode()
+            if until in seen:
+                break
+    print("\n".join(line for line in seen.splitlines() if line.startswith(("data:", "event:"))))
+
+
+async def main() -> None:
+    """Run the service."""
+    settings = Config()
+    settings.bind = ["127.0.0.1:8000" if "--serve" in sys.argv else "127.0.0.1:0"]
+    settings.loglevel = "WARNING"
+    async with (
+        example_config("web_service") as config,
+        open_codex(config) as codex,
+        codex.events("turn/completed") as ended,
+        trio.open_nursery() as nursery,
+    ):
+        [url, *_] = await nursery.start(serve, create_app(codex), settings)  # pyright: ignore[reportUnknownArgumentType]
+        if "--serve" in sys.argv:
+            print(f"curl -N -d 'Explain this repository.' {url}/ask")
+            raise await codex.wait_closed()  # without its server, the service is of no use
+        for question, until in (("Be quick.", "event: end"), ("Tell a long story.", "Once")):
+            await visit(url, question, until)
+            event = await anext(ended)
+            if isinstance(event.params, wire.TurnCompletedNotification):
+                print(f"-> the turn is {event.params.turn.status}")
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(main)

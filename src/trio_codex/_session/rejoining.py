@@ -1,0 +1,109 @@
+"""Rejoining a turn that this client has not started, or that it has left running, and ending it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from trio_codex._core.json import object_of
+from trio_codex._core.log import logger
+from trio_codex._session.goal import NEXT_TURN_SECONDS
+from trio_codex._session.left_behind import LOOK_SECONDS, LOOKS
+from trio_codex._values.event import Event
+from trio_codex.errors import CodexError, NoTurnRuns, RpcError
+
+if TYPE_CHECKING:
+    from trio_codex._session.session import Session
+    from trio_codex._session.state import ThreadState, TurnState
+
+GAP_METHOD: Final = "trio_codex/gap"
+"""The method of the first event of a turn that was rejoined: the events before it are missing."""
+
+
+def gap(turn: TurnState) -> Event:
+    """Return the event that says that earlier events of a turn are missing."""
+    json = msgspec.json.encode({"threadId": turn.thread.id, "turnId": turn.id})
+    return Event(GAP_METHOD, json, len(json))
+
+
+async def find_turn(session: Session, thread: ThreadState) -> TurnState:
+    """Return the turn that runs on a thread, or the latest one if it has ended since the thread was opened.
+
+    Raises:
+        NoTurnRuns: There is none.
+        CodexError: As for any request.
+    """
+    await trio.lowlevel.checkpoint()
+    for _ in range(LOOKS):
+        if thread.turn is not None or thread.starting_turn_id is None:
+            break
+        await session.timeouts.sleep(LOOK_SECONDS)
+        await session.history.refresh(thread)
+    turn = thread.turn or thread.ended_turn
+    if turn is None:
+        raise NoTurnRuns(thread.id)
+    if turn.is_partial and turn.ended.is_set():
+        await session.history.complete(turn)
+    return turn
+
+
+async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
+    """Receive the parked requests of a turn, and what its agents do and ask from now on.
+
+    Args:
+        session: The client.
+        turn: The turn.
+        seen: The threads that were visited.
+
+    Raises:
+        CodexError: As for any request.
+    """
+    await trio.lowlevel.checkpoint()
+    seen.add(turn.thread.id)
+    if turn.has_parked and not turn.ended.is_set():
+        await session.history.refresh(turn.thread)
+        turn.has_parked = False
+    for agent_id in [each for each in turn.reducer.children if each not in seen]:
+        agent = session.threads.thread(agent_id)
+        agent.parent = agent.parent or turn
+        if agent.turn is None and turn.is_partial:
+            try:
+                await session.history.refresh(agent, was_unsubscribed=True)
+            except RpcError as exc:
+                # It was closed, or has had no turn yet.
+                logger.debug("agent %s: %s", agent_id, exc)
+        if agent.turn is not None:
+            await follow(session, agent.turn, seen)
+
+
+@trio.lowlevel.enable_ki_protection
+async def end_rejoined(session: Session, turn: TurnState) -> None:
+    """End a turn with its agents and commands. If it pursues a goal, pause the goal first."""
+    was_paused = await _pause_goal(session, turn.thread)
+    await session.ender.end_turn(turn)
+    if not was_paused or turn.lost or turn.was_interrupted:
+        return
+    # It ended by itself, and the server may already have decided to start the next one.
+    with session.timeouts.move_on_after(NEXT_TURN_SECONDS):
+        while turn.thread.turn is None:
+            await session.timeouts.sleep(LOOK_SECONDS)
+    if (late := turn.thread.turn) is not None and not late.is_ours:
+        await session.ender.end_turn(late)
+
+
+async def _pause_goal(session: Session, thread: ThreadState) -> bool:
+    """Pause the goal of a thread, if it is active, within ``interrupt_grace``. Return whether it was."""
+    await trio.lowlevel.checkpoint()
+    with session.timeouts.move_on_after(session.config.interrupt_grace):
+        try:
+            answer = await session.server.request_json("thread/goal/get", {"threadId": thread.id})
+        except CodexError as exc:
+            # The thread can have no goals, or the connection has ended.
+            await trio.lowlevel.checkpoint()
+            logger.debug("the goal of thread %s: %s", thread.id, exc)
+            return False
+        if object_of(object_of(answer).get("goal")).get("status") == "active":
+            return await session.server.end("thread/goal/set", {"threadId": thread.id, "status": "paused"})
+    return False

@@ -1,0 +1,68 @@
+"""Results of tool calls, for a server that asks again because the connection was lost before it received an answer.
+
+The client that reconnects is another one, but it has the same tools, so results are remembered by function.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from trio_codex._tools.tool import AnyTool
+    from trio_codex._values.tool_result import ToolResult
+    from trio_codex.policies import ToolCallRequest
+
+RESULTS_SIZE: Final = 1024 * 1024
+"""Maximum size of the results remembered for each function, in characters. The latest is always kept."""
+
+RESULT_SIZE: Final = 200
+"""Size of a result, in addition to its content."""
+
+
+class _Results:
+    """The latest results of one function."""
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[tuple[str, str | None, str], tuple[ToolResult, int]] = OrderedDict()
+        self._size = 0
+
+    def keep(self, call: ToolCallRequest, result: ToolResult) -> None:
+        """Keep the result of a call, and drop the oldest above the limit."""
+        _, replaced = self._results.pop(_key(call), (None, 0))
+        size = RESULT_SIZE + sum(len(repr(item)) for item in result.content)
+        self._results[_key(call)] = result, size
+        self._size += size - replaced
+        while self._size > RESULTS_SIZE and len(self._results) > 1:
+            _, (_, dropped) = self._results.popitem(last=False)
+            self._size -= dropped
+
+    def find(self, call: ToolCallRequest) -> ToolResult | None:
+        """Return the result of a call, if it is kept."""
+        return self._results.get(_key(call), (None, 0))[0]
+
+
+_results: WeakKeyDictionary[Any, _Results] = WeakKeyDictionary()
+
+
+def remember(tool: AnyTool, call: ToolCallRequest, result: ToolResult) -> None:
+    """Remember the result of a call, unless the function can be no key."""
+    try:
+        results = _results.setdefault(tool.function, _Results())
+    except TypeError:
+        return
+    results.keep(call, result)
+
+
+def remembered(tool: AnyTool, call: ToolCallRequest) -> ToolResult | None:
+    """Return the result of a call, if it is remembered."""
+    try:
+        results = _results.get(tool.function)
+    except TypeError:
+        return None
+    return None if results is None else results.find(call)
+
+
+def _key(call: ToolCallRequest) -> tuple[str, str | None, str]:
+    return call.thread_id, call.turn_id, call.call_id

@@ -1,0 +1,32 @@
+"""The scripted model of ``--offline``: it gives every message the same answer."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final
+
+from trio_codex.testing import Delay, MockModel, Response, Text, offline_home
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from trio_codex.testing import OfflineHome
+
+ANSWER: Final = (
+    "This answer comes from a scripted model on your machine. It needs no account and no network, and says the same to"
+    " every message. Everything else is real: the server, the thread, the turn and its events."
+)
+
+WORD_SECONDS: Final = 0.04
+"""Delay between two words, so that the answer can be watched, steered and interrupted."""
+
+
+@asynccontextmanager
+async def scripted_home() -> AsyncGenerator[OfflineHome]:
+    """Serve the model, and provide a temporary home in which the server talks to nothing else."""
+    words = ANSWER.split(" ")
+    pieces = [f"{word} " for word in words[:-1]] + words[-1:]
+    parts = [part for piece in pieces for part in (piece, Delay(WORD_SECONDS))]
+    async with MockModel(default=Response(Text(*parts, phase="final_answer"))) as model:
+        with offline_home(model) as home:
+            yield home

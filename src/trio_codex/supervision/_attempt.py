@@ -1,0 +1,225 @@
+"""One message in one generation: send it, record what becomes of it, and wait for the end of its turn."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from trio_codex import TurnResult, TurnStatus, errors, policies, tools
+from trio_codex.supervision._history import combined
+from trio_codex.supervision._spending import Spent, ToolCalls, tokens_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Generator
+
+    from trio_codex import Budget, Event, Subscription, Thread, Turn
+    from trio_codex.supervision._generations import Generations, Life
+    from trio_codex.supervision._prompt import Prompt
+    from trio_codex.supervision._rule import Rule, Send
+    from trio_codex.supervision._turn import SupervisedTurn
+
+FIRST_SIGNS: Final = ("item/", "thread/tokenUsage/")
+"""Beginnings of the methods of events that prove that the server works on a message."""
+
+
+@attrs.define(eq=False)
+class Opened:
+    """The thread in one generation.
+
+    Attributes:
+        life: The generation.
+        thread: Its handle.
+        rule: The rule, applied to it.
+        newest: The id of its newest turn; ``None`` if there is none.
+        is_settled: Whether the ends of all turns that were started with this handle are known. Otherwise the thread is
+            opened again before anything else is sent.
+    """
+
+    life: Life
+    thread: Thread
+    rule: Rule
+    newest: str | None
+    is_settled: bool = True
+
+
+class Retired(Exception):
+    """The supervisor has interrupted the turn in order to end the generation."""
+
+
+def is_loss(error: BaseException) -> bool:
+    """Return whether an exception says that the generation has ended."""
+    if isinstance(error, errors.TurnLost):
+        error = error.__cause__ or error
+    return isinstance(error, Retired | errors.ConnectionBroken | errors.ConnectionClosed)
+
+
+class Attempt:
+    """One message of a prompt, sent in one generation, or rejoined there.
+
+    Args:
+        generations: What the threads of a supervisor share.
+        name: The name of the thread.
+        budget: The budget of the thread.
+        opened: The thread.
+        prompt: The prompt.
+        send: The message.
+    """
+
+    def __init__(
+        self,
+        generations: Generations,
+        name: str,
+        budget: Budget | None,
+        opened: Opened,
+        prompt: Prompt,
+        send: Send,
+    ) -> None:
+        self._generations = generations
+        self._journal = generations.journal
+        self._name = name
+        self._budget = budget
+        self._opened = opened
+        self._prompt = prompt
+        self._send = send
+        self._turn: Turn[Any] | None = None
+
+    async def run(self, view: SupervisedTurn | None) -> TurnResult[Any]:
+        """Send the message, and return the result of the prompt.
+
+        Args:
+            view: Where the program iterates over the turn, if it does.
+        """
+        prompt, opened, thread = self._prompt, self._opened, self._opened.thread
+        if self._send.value is not None:
+            self._check_budgets()
+            attempt = self._send.attempt
+            self._journal.sending(self._name, prompt.key, prompt.digest, attempt, opened.newest)
+        opened.rule.forget_history()
+        started, tokens = trio.current_time(), tokens_of(thread.usage)
+        try:
+            with self._generations.nesting(), self._numbered_calls():
+                async with AsyncExitStack() as early:
+                    events = await early.enter_async_context(thread.events())
+                    async with self._scope() as self._turn:
+                        if view is not None:
+                            view.begin(self._turn)
+                        if self._send.value is not None:
+                            await self._first_sign(events, self._turn)
+                        await early.aclose()
+                        if view is None:
+                            return self._settle(await self._turn.wait())
+                        await self._turn.wait_ended()
+                        result = self._settle(self._turn.result)
+                        await view.wait_read(result)
+                        return result
+        except BaseException as exc:
+            if not is_loss(exc):
+                self._note_left()
+            elif self._turn is not None and view is not None:
+                view.lose(opened.life.number)
+            raise
+        finally:
+            self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
+
+    @asynccontextmanager
+    async def _scope(self) -> AsyncGenerator[Turn[Any]]:
+        """Start the turn of the message, or rejoin it. It ends with its scope, except by a loss of the connection."""
+        thread, prompt, value = self._opened.thread, self._prompt, self._send.value
+        if value is None:
+            async with thread.rejoin(end=True) as turn:
+                yield turn
+            return
+        is_shared = not self._opened.life.codex.owned
+        options: Any = {
+            **prompt.options,
+            "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
+            "client_user_message_id": prompt.message(self._send.attempt),
+            "leave_running": is_shared,
+        }
+        async with thread.turn(value, output_type=prompt.output_type, **options) as turn:
+            try:
+                yield turn
+            except BaseException as exc:
+                if is_shared and not is_loss(exc):
+                    with trio.CancelScope(shield=True):  # bounded inside
+                        async with thread.rejoin(end=True):
+                            await trio.lowlevel.checkpoint()
+                raise
+
+    async def _first_sign(self, events: Subscription[Event], turn: Turn[Any]) -> None:
+        """Wait until the server has begun to work on the message, or the turn has ended, and record it."""
+        async for event in events:
+            if event.turn_id != turn.id:
+                continue
+            if event.method.startswith(FIRST_SIGNS):
+                self._journal.running(self._name, self._prompt.key, turn.id)
+                return
+            if event.method == "turn/completed":
+                return
+
+    def _settle(self, result: TurnResult[Any]) -> TurnResult[Any]:
+        """Record the end of the turn, and return the result of the prompt.
+
+        Raises:
+            Retired: The supervisor has interrupted it to end the generation.
+        """
+        by_us = result.status == TurnStatus.interrupted
+        if by_us and self._opened.life.over.is_set() and not self._prompt.is_stopped:
+            raise Retired
+        self._opened.newest = result.id
+        self._journal.ended(self._name, self._prompt.key, result.id, str(result.status), by_us=by_us)
+        self._generations.healthy(self._name)
+        if self._send.value is None and self._prompt.output_type is not None:
+            result = tools.with_output(result, self._prompt.output_type)
+        return combined([*self._send.parts, result])
+
+    def _note_left(self) -> None:
+        """Record how the turn ended whose scope was left by an exception."""
+        result = self._result()
+        if result is None or result.status == TurnStatus.lost:
+            self._opened.is_settled = False
+            return
+        self._opened.newest = result.id
+        by_us = result.status == TurnStatus.interrupted
+        if by_us and not self._prompt.is_stopped:
+            self._generations.left[self._name, self._prompt.key] = result.id
+        else:
+            self._journal.ended(self._name, self._prompt.key, result.id, str(result.status), by_us=by_us)
+
+    def _result(self) -> TurnResult[Any] | None:
+        try:
+            return None if self._turn is None else self._turn.result
+        except errors.TurnActive:
+            return None
+
+    # -- budgets and tool calls --------------------------------------------------------------------------------
+
+    def _check_budgets(self) -> None:
+        """Check that a turn may start.
+
+        Raises:
+            BudgetExceeded: A budget is used up, over all generations and programs.
+        """
+        self._generations.rest_of_budget()
+        self._journal.spent(self._name).rest_of(self._budget, "thread")
+        self._prompt.spent.rest_of(self._prompt.options.get("budget"), "turn")
+
+    def _charge(self, used: Spent) -> None:
+        self._prompt.spent += used
+        result = self._result()
+        total = 0 if result is None or result.usage is None else result.usage.total.total_tokens
+        self._journal.used(self._name, used.tokens, used.seconds, total)
+
+    @contextmanager
+    def _numbered_calls(self) -> Generator[None]:
+        """Give tool calls of the turn that is started in the body keys that outlive a death."""
+        items = [item for part in self._send.parts for item in part.items]
+        calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
+        token = policies.tool_call_keys.set(calls.key)
+        try:
+            yield
+        finally:
+            policies.tool_call_keys.reset(token)

@@ -1,0 +1,127 @@
+"""Open a thread in a new generation: the fence, its goal, and its tail.
+
+Nothing is decided from a read without a fence. The resume is the fence: a second server is refused while the first one has
+the thread, even if that one stands still.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+
+from trio_codex import ThreadResumeOptions, errors, wire
+from trio_codex.supervision._history import take_back_tail
+from trio_codex.supervision._system import still_runs
+
+if TYPE_CHECKING:
+    from trio_codex import Codex, Thread, ThreadStartOptions
+    from trio_codex.supervision._generations import Life
+    from trio_codex.supervision._journal import Journal, ThreadRow
+
+RETRY_SECONDS: Final = 0.05
+"""How often to try again while another server has the thread. The lock of a killed one is free within 35 ms."""
+
+NOT_STORED: Final = "no rollout found"
+ARCHIVED: Final = "is archived"
+
+_RESUME_OPTIONS: Final = ThreadResumeOptions.__annotations__.keys()
+
+
+async def open_thread(
+    life: Life, journal: Journal, name: str, options: ThreadStartOptions, patience: float
+) -> tuple[Thread, str | None]:
+    """Resume a thread, or start it if it is new or the server never stored it.
+
+    Args:
+        life: The generation.
+        journal: The journal.
+        name: The name of the thread.
+        options: The options of the thread.
+        patience: Seconds to wait for another server that has the thread.
+
+    Returns:
+        Its handle, and the id of its newest turn, if there is one.
+
+    Raises:
+        ThreadInUse: Another server has the thread.
+        ThreadGone: The thread is gone, although it was stored, or this server has another ``CODEX_HOME``.
+        ValueError: The thread has no paginated history.
+    """
+    codex = life.codex
+    row = journal.thread(name)
+    thread = None if row is None else await _resume(life, row, options, patience)
+    if thread is None:
+        thread = await codex.thread_start(**options)
+        journal.started(name, thread.id, codex.metadata.codex_home, life.stamp)
+        _check_history(thread)
+        return thread, None
+    _check_history(thread)
+    journal.resumed(name, life.stamp)
+    return thread, await take_back_tail(thread, None if row is None else row.anchor)
+
+
+async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patience: float) -> Thread | None:
+    """Resume a thread; return ``None`` if no server has ever stored it, or will."""
+    codex = life.codex
+    given = {option: value for option, value in options.items() if option in _RESUME_OPTIONS}
+    deadline = trio.current_time() + patience
+    is_fenced = False
+    await trio.lowlevel.checkpoint()
+    while True:
+        # Before the resume: a server that is gone by then has written all that it ever will.
+        is_gone = row.server is None or not still_runs(row.server)
+        try:
+            await _pause_goal(codex, row.id)
+            return await codex.thread_resume(row.id, **cast("Any", given))
+        except errors.InvalidRequestError as exc:
+            refusal = exc
+        if ARCHIVED in refusal.message:
+            await codex.api.thread.unarchive(thread_id=row.id)
+            continue
+        if not isinstance(refusal, errors.ThreadInUse):
+            _check_may_start_anew(codex, row, refusal)
+            if is_fenced or (is_gone and life.stamp is not None):
+                return None
+            if life.stamp in (None, row.server):
+                # The server that had it is this one, which may still take a line of a lost connection.
+                await codex.thread_archive(row.id)
+                is_fenced = True
+                continue
+            refusal = errors.ThreadInUse(-32600, f"the server that had thread {row.id} still runs")
+        if trio.current_time() > deadline:
+            raise refusal
+        await trio.sleep(RETRY_SECONDS)
+
+
+def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.InvalidRequestError) -> None:
+    """Check that the server refused to resume a thread because it was never stored.
+
+    Raises:
+        ThreadGone: It was stored, or would be elsewhere.
+        InvalidRequestError: The refusal itself, if it has another reason.
+    """
+    if NOT_STORED not in refusal.message:
+        raise refusal
+    home = codex.metadata.codex_home
+    if home != row.home:
+        raise errors.ThreadGone(row.name, row.id, f"it is one of {row.home}, and this server has {home}")
+    if row.accepted:
+        raise errors.ThreadGone(row.name, row.id, "it was stored, and has been deleted since")
+
+
+async def _pause_goal(codex: Codex, thread_id: str) -> None:
+    """Pause the goal of a stored thread. The resume itself would go on with it, turn after turn."""
+    await trio.lowlevel.checkpoint()
+    with suppress(errors.InvalidRequestError, errors.MethodNotFoundError):
+        goal = (await codex.api.thread.goal_get(thread_id=thread_id)).goal
+        if goal is not None and goal.status == wire.ThreadGoalStatus.active:
+            await codex.api.thread.goal_set(thread_id=thread_id, status=wire.ThreadGoalStatus.paused)
+
+
+def _check_history(thread: Thread) -> None:
+    if thread.info.history_mode not in (None, wire.ThreadHistoryMode.paginated):
+        raise ValueError(
+            f"thread {thread.id} has a {thread.info.history_mode} history, which cannot be durable"
+        )

@@ -1,0 +1,334 @@
+"""Generations: start a server, watch it, and replace it when it dies."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from trio_codex import Attachment, attach_codex, errors, open_codex
+from trio_codex.supervision._limit import RestartLimit
+from trio_codex.supervision._system import oom_kills, stamp_of
+from trio_codex.supervision._turnstile import Turnstile
+from trio_codex.supervision._values import Generation
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Generator
+
+    from trio_codex import Budget, ClientConfig, Codex, CodexConfig
+    from trio_codex.supervision._journal import Journal, KeyRow
+    from trio_codex.supervision._values import Probe, Restart
+
+GENERATIONS_KEPT: Final = 100
+"""How many ended generations are remembered."""
+
+_OPENER: ContextVar[object] = ContextVar(
+    "the supervisor of the turn in whose context this runs", default=None
+)
+
+
+class Life:
+    """One generation while it lives.
+
+    Attributes:
+        number: Its number.
+        codex: Its client.
+        stamp: What identifies the server process; ``None`` if it is not ours.
+        over: Set once it has ended, or the supervisor is ending it.
+        retired: Set when the supervisor is to end it.
+        reason: Why the supervisor ends it.
+        busy: The names of the threads that are being opened in it or have an open turn.
+        started: Trio time at which it was ready.
+        oom_kills: How many processes the kernel had killed by then because memory ran out.
+    """
+
+    def __init__(self, number: int, codex: Codex) -> None:
+        self.number: int = number
+        self.codex: Codex = codex
+        self.stamp: str | None = None if codex.pid is None else stamp_of(codex.pid)
+        self.over: trio.Event = trio.Event()
+        self.retired: trio.Event = trio.Event()
+        self.reason: str = ""
+        self.busy: list[str] = []
+        self.started: float = trio.current_time()
+        self.oom_kills: int = oom_kills()
+
+
+class Generations:
+    """The generations of one supervisor, and what its threads share.
+
+    Args:
+        config: The configuration, or where to attach.
+        client: The other arguments of each client.
+        budget: The budget of all turns.
+        restart: How often to restart.
+        probe: How to find a server that is stuck.
+        journal: The journal.
+
+    Attributes:
+        journal: The journal.
+        turnstile: Admits turns.
+        number: The number of the current generation, or of the latest one.
+        open_threads: The names of the open threads.
+        strikes: At how many deaths in a row each thread was busy.
+        quarantined: The names of the threads that may run no more.
+        left: The turns that an exception of the program has ended, by thread and key.
+    """
+
+    def __init__(
+        self,
+        config: CodexConfig | Attachment,
+        client: dict[str, Any],
+        budget: Budget | None,
+        restart: Restart,
+        probe: Probe | None,
+        journal: Journal,
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._budget = budget
+        self._probe = probe
+        self._is_owned = not isinstance(config, Attachment)
+        self._restart = restart
+        self._limit = RestartLimit(restart, counted=self._is_owned)
+        self._life: Life | None = None
+        self._changed = trio.Event()
+        self._ended: deque[Generation] = deque(maxlen=GENERATIONS_KEPT)
+        self._failure: errors.CodexError | None = None
+        self.journal: Journal = journal
+        self.turnstile: Turnstile = Turnstile()
+        self.number: int = 0
+        self.open_threads: set[str] = set()
+        self.strikes: dict[str, int] = {}
+        self.quarantined: set[str] = set()
+        self.left: dict[tuple[str, str], str] = {}
+
+    # -- for the program ---------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """What the supervisor is doing; see :class:`SupervisorStatus`."""
+        if self._failure is not None:
+            return "closed"
+        if self.turnstile.drains:
+            return "draining"
+        return "restarting" if self._life is None else "ready"
+
+    def all(self) -> tuple[Generation, ...]:
+        """Return the latest generations, oldest first, and the current one."""
+        life = self._life
+        return (*self._ended, *(() if life is None else (_describe(life),)))
+
+    async def wait_ready(self, after: int = 0) -> Life:
+        """Wait for a generation with a higher number than the given one.
+
+        Raises:
+            RestartLimitExceeded: The supervisor has given up.
+            ConnectionClosed: Its scope has exited.
+        """
+        await trio.lowlevel.checkpoint()
+        while self._life is None or self._life.number <= after or not self._life.codex.is_open:
+            if self._failure is not None:
+                raise self._failure
+            await self._changed.wait()
+        return self._life
+
+    async def restart(self, reason: str, patience: float) -> None:
+        """Replace the current generation once no turn is open, or some seconds have passed."""
+        life = await self.wait_ready()
+        async with self.turnstile.drain(patience):
+            life.reason = reason
+            life.retired.set()
+            await self.wait_ready(after=life.number)
+
+    # -- for threads -------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ClientConfig:
+        """The configuration of each client."""
+        return self._config.config if isinstance(self._config, Attachment) else self._config
+
+    @property
+    def directory(self) -> str | os.PathLike[str]:
+        """The directory to which relative paths refer."""
+        return getattr(self._config, "cwd", None) or ""
+
+    @asynccontextmanager
+    async def admission(self, name: str) -> AsyncGenerator[None]:
+        """Admit a turn of a thread.
+
+        Raises:
+            ThreadQuarantined: The server dies of it.
+        """
+        if name in self.quarantined:
+            raise errors.ThreadQuarantined(name, self.strikes[name])
+        nested = _OPENER.get() is self
+        alone = self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested
+        async with self.turnstile.lone_turn(name) if alone else self.turnstile.turn(name, nested=nested):
+            yield
+        if not self.turnstile.inside:
+            self.journal.checkpoint(idle=True)
+
+    @contextmanager
+    def nesting(self) -> Generator[None]:
+        """Let turns that are started in the body, or in callbacks of the turn that is opened there, never wait for it."""
+        token = _OPENER.set(self)
+        try:
+            yield
+        finally:
+            _OPENER.reset(token)
+
+    def rest_of_budget(self) -> Budget | None:
+        """Return what is left of the joint budget.
+
+        Raises:
+            BudgetExceeded: Nothing is left.
+        """
+        return None if self._budget is None else self.journal.spent().rest_of(self._budget, "client")
+
+    def healthy(self, name: str) -> None:
+        """Record that a turn of a thread has ended, and its server had not."""
+        if self.strikes.pop(name, 0):
+            self.journal.died(name, 0)
+
+    def settle_left(self, row: KeyRow) -> KeyRow:
+        """Record that the program has interrupted a turn whose scope an exception left, now that the program goes on."""
+        turn_id = self.left.pop((row.name, row.key), None)
+        if turn_id is None:
+            return row
+        self.journal.ended(row.name, row.key, turn_id, "interrupted", by_us=True)
+        return attrs.evolve(row, state="ended", turn=turn_id, status="interrupted", by_us=1)
+
+    # -- the task of the supervisor ----------------------------------------------------------------------------
+
+    async def serve(self) -> None:
+        """Keep a generation alive until this is cancelled.
+
+        Raises:
+            StartError: The first start failed.
+            RestartLimitExceeded: There were too many restarts, or one more would not help.
+        """
+        exits: deque[str] = deque(maxlen=GENERATIONS_KEPT)
+        while True:  # noqa: ASYNC913  # starting a server is a cancellation point
+            try:
+                async with self._open() as codex:
+                    cause = await self._live(codex)
+            except errors.StartError as exc:
+                if self.number == 0:
+                    raise
+                cause = exc
+            if isinstance(cause, str):
+                continue
+            exits.append("\n".join([str(cause).splitlines()[0], *getattr(cause, "__notes__", ())]))
+            delay = None if _is_incurable(cause) else self._limit.delay(trio.current_time())
+            if delay is None:
+                problem = "another start would fail as well" if _is_incurable(cause) else self._limit.problem
+                self._failure = errors.RestartLimitExceeded(problem, tuple(exits))
+                self._wake()
+                raise self._failure from cause
+            await trio.sleep(delay)
+
+    def _open(self) -> AbstractAsyncContextManager[Codex]:
+        budget = None
+        with suppress(errors.BudgetExceeded):  # a prompt raises it
+            budget = self.rest_of_budget()
+        if isinstance(self._config, Attachment):
+            return attach_codex(self._config, budget=budget, **self._client)
+        return open_codex(self._config, budget=budget, **self._client)
+
+    async def _live(self, codex: Codex) -> Exception | str:
+        """Announce a generation, and wait until it ends; return why."""
+        self.number += 1
+        self._limit.up()
+        life = self._life = Life(self.number, codex)
+        self._wake()
+        cause: Exception | str = "the supervisor was closed"
+        try:
+            cause = await self._wait_over(life)
+        finally:
+            # Before the client's scope exits, which takes a while: nobody is to begin anything with it.
+            life.over.set()
+            self._life = None
+            self._ended.append(attrs.evolve(_describe(life), ended=trio.current_time(), cause=cause))
+            if isinstance(cause, Exception):
+                self._count_strikes(life)
+            self._wake()
+        return cause
+
+    async def _wait_over(self, life: Life) -> Exception | str:
+        causes: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, life.retired, nursery.cancel_scope)
+            if self._probe is not None:
+                nursery.start_soon(_watch, life.codex, self._probe)
+            causes.append(await life.codex.wait_closed())
+            nursery.cancel_scope.cancel()
+        if not causes:
+            return life.reason
+        (cause,) = causes
+        if getattr(cause, "returncode", None) == -9 and oom_kills() > life.oom_kills:
+            cause.add_note("The kernel has killed a process because memory ran out, probably this one.")
+        return cause
+
+    def _count_strikes(self, life: Life) -> None:
+        # A generation that lived for long has not died of what its threads began with.
+        is_early = trio.current_time() - life.started <= self._restart.period
+        for name in set(life.busy) if self._is_owned else ():
+            self.strikes[name] = self.strikes.get(name, 0) + 1 if is_early else 1
+            self.journal.died(name, self.strikes[name])
+            if name == self.turnstile.alone and is_early:
+                self.quarantined.add(name)
+
+    def close(self, error: BaseException | None) -> None:
+        """Refuse everything from now on, because the body has ended.
+
+        If an exception leaves the supervisor, the turns that it has interrupted are not settled: the program is ending,
+        and the next one continues them.
+        """
+        if error is None:
+            for row in [self.journal.key(*where) for where in list(self.left)]:
+                if row is not None:
+                    self.settle_left(row)
+        if self._failure is None:
+            self._failure = errors.ConnectionClosed("the supervisor is closed")
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+def _describe(life: Life) -> Generation:
+    return Generation(number=life.number, started=life.started, pid=life.codex.pid)
+
+
+# A task does not inherit protection from the code that spawned it.
+@trio.lowlevel.enable_ki_protection
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+@trio.lowlevel.enable_ki_protection
+async def _watch(codex: Codex, probe: Probe) -> None:
+    """Give up a server that gives no sign of life."""
+    await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
+    seconds = probe.every + probe.failures * probe.timeout
+    codex.give_up(f"the server has given no sign of life for {seconds:g} s")
+
+
+def _is_incurable(cause: Exception) -> bool:
+    """Return whether another start would fail in the same way."""
+    match cause:
+        case errors.AttachError(status=401 | 403):
+            return True
+        # No binary, or a server that exits with the status of a bad configuration or of a bad argument.
+        case errors.StartError(phase="find") | errors.StartError(returncode=1 | 2):
+            return True
+        case _:
+            return False

@@ -1,0 +1,168 @@
+"""The history of a thread: find the turn of a message, take back a doubtful tail, and make results from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import trio
+
+from trio_codex import TurnResult, TurnStatus, errors, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trio_codex import Pager, Thread, TokenUsage
+
+PAGE: Final = 20
+"""Turns per page."""
+
+IN_PROGRESS: Final = wire.TurnStatus.in_progress
+
+TAIL_PAGE: Final = 4
+"""Turns per page when only the newest ones matter."""
+
+
+class History:
+    """The turns of an open thread, read once, newest first, and only as far as needed.
+
+    Args:
+        thread: The thread.
+    """
+
+    def __init__(self, thread: Thread) -> None:
+        self._thread = thread
+        self._pager: Pager[wire.Turn] = thread.turns(items_view="full", page_size=PAGE)
+        self._seen: list[Found] = []
+
+    async def find(self, message: str, turn_id: str | None, anchor: str | None = None) -> Found | None:
+        """Return the turn that a message started; ``None`` if there is none.
+
+        Args:
+            message: The id of the message.
+            turn_id: The id of the turn, if known. Then a turn without the message is found, too.
+            anchor: A turn before which it cannot be, if known.
+        """
+        number = 0
+        await trio.lowlevel.checkpoint()
+        while True:  # noqa: ASYNC913  # it ends with the turns that were read
+            if number == len(self._seen):
+                turn = await self._next()
+                if turn is None:
+                    return None
+                self._seen.append(Found.of(turn))
+            found = self._seen[number]
+            if message in found.messages or found.turn.id == turn_id:
+                return found
+            if found.turn.id == anchor:
+                return None
+            number += 1
+
+    async def newer_than(self, anchor: str | None) -> list[Found]:
+        """Return the turns that are newer than a given one."""
+        await self.find("", None, anchor)
+        ids = [found.turn.id for found in self._seen]
+        return self._seen[: ids.index(anchor) if anchor in ids else None]
+
+    async def _next(self) -> wire.Turn | None:
+        try:
+            return await anext(self._pager, None)
+        except errors.InvalidRequestError as exc:
+            # A thread that has not been stored yet has no turns.
+            if "not materialized" not in exc.message:
+                raise
+        await trio.lowlevel.checkpoint()
+        return None
+
+
+@attrs.frozen
+class Found:
+    """A turn of the history.
+
+    Attributes:
+        turn: The turn, without its items.
+        messages: The ids of the user's messages in it.
+        is_empty: Whether it has no items.
+    """
+
+    turn: wire.Turn
+    messages: tuple[str, ...]
+    is_empty: bool
+
+    @classmethod
+    def of(cls, turn: wire.Turn) -> Found:
+        """Describe a turn."""
+        return cls(attrs.evolve(turn, items=()), messages_of(turn), not turn.items)
+
+
+def messages_of(turn: wire.Turn) -> tuple[str, ...]:
+    """Return the ids of the user's messages in a turn."""
+    items = (item for item in turn.items if isinstance(item, wire.UserMessageThreadItem))
+    return tuple(item.client_id for item in items if item.client_id is not None)
+
+
+async def take_back_tail(thread: Thread, anchor: str | None) -> str | None:
+    """Remove the turns at the end of the history that a death has left without items; return the newest of the others.
+
+    Such a turn may have given its message to the context of the model, although the history does not show it. No model
+    was called for it.
+
+    Args:
+        thread: The thread, resumed.
+        anchor: The newest turn before the latest message was sent. It is not touched.
+    """
+    doubtful = None
+    newest = None
+    async for turn in thread.turns(items_view="full", page_size=TAIL_PAGE):
+        # On a server that is not ours, the turn may still be about to begin.
+        if turn.id == anchor or turn.items or turn.status not in (TurnStatus.interrupted, IN_PROGRESS):
+            newest = turn.id
+            break
+        doubtful = turn.id
+    if doubtful is not None:
+        await thread.revert(doubtful)
+    return newest
+
+
+def result_of(thread_id: str, turn: wire.Turn, items: Iterable[wire.ThreadItem]) -> TurnResult[None]:
+    """Make the result of a turn in the history."""
+    items = tuple(items)
+    messages = [item for item in items if isinstance(item, wire.AgentMessageThreadItem)]
+    final = [item for item in messages if item.phase == "final_answer"]
+    plain = [item for item in messages if item.phase is None]
+    last = next(iter([*reversed(final), *reversed(plain)]), None)
+    return TurnResult(
+        id=turn.id,
+        thread_id=thread_id,
+        status=TurnStatus(turn.status) if turn.status in set(TurnStatus) else turn.status,
+        error=turn.error,
+        final_response=None if last is None else last.text,
+        items=items,
+        started_at=turn.started_at,
+        completed_at=turn.completed_at,
+        duration_ms=turn.duration_ms,
+    )
+
+
+def combined(parts: Sequence[TurnResult[Any]]) -> TurnResult[Any]:
+    """Return the result of a prompt that took one or several turns."""
+    last = parts[-1]
+    if len(parts) == 1:
+        return last
+    responses = [part.final_response for part in parts if part.final_response is not None]
+    return attrs.evolve(
+        last,
+        final_response=responses[-1] if responses else None,
+        items=tuple(item for part in parts for item in part.items),
+        turn_usage=_sum(part.turn_usage for part in parts),
+        agents_usage=_sum(part.agents_usage for part in parts),
+        parts=tuple(parts),
+    )
+
+
+def _sum(usages: Iterable[TokenUsage | None]) -> TokenUsage | None:
+    total: TokenUsage | None = None
+    for usage in usages:
+        if usage is not None:
+            total = usage if total is None else total + usage
+    return total

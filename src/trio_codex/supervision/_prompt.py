@@ -1,0 +1,145 @@
+"""A prompt: its key, its input and its options, and the hash that tells it from others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+import attrs
+
+from trio_codex import LocalImageInput, MentionInput, SkillInput, TurnInput, TurnResult, wire
+from trio_codex.supervision._spending import Spent
+
+if TYPE_CHECKING:
+    from types import UnionType
+
+CONTINUE: Final = "You were interrupted. Check what is already done, and continue."
+"""The follow-up that a model is given after a death, by default."""
+
+MAX_KEY: Final = 200
+"""The longest key."""
+
+SEPARATOR: Final = "~"
+"""Separates a key from the number of a follow-up."""
+
+NOT_HASHED: Final = frozenset({"policy", "budget", "idle_limit"})
+"""Options that do not change what the model is given."""
+
+OnInterrupted: TypeAlias = (
+    Literal["continue", "raise"] | Callable[[TurnResult[Any]], Awaitable[TurnInput | None]]
+)
+"""What to do with a turn that a death has interrupted: go on, raise ``TurnInterrupted``, or ask for the input to go on
+with. ``None`` as that input stands for the default."""
+
+
+@attrs.define(eq=False, repr=False)
+class Prompt:
+    """One call of ``run`` or ``turn``.
+
+    Attributes:
+        key: The key.
+        value: The input.
+        options: The options of its turns.
+        output_type: The type of the final response.
+        on_interrupted: What to do after a death.
+        continue_with: The default input to go on with.
+        digest: The hash of input and options.
+        is_stopped: Whether the program has asked to interrupt it.
+        spent: What its turns in this program have used.
+    """
+
+    key: str
+    value: TurnInput
+    options: dict[str, Any]
+    output_type: type[Any] | UnionType | None
+    on_interrupted: OnInterrupted
+    continue_with: TurnInput
+    digest: str
+    is_stopped: bool = False
+    spent: Spent = attrs.field(factory=Spent)
+
+    def message(self, attempt: int) -> str:
+        """Return the id of a message: the key, or that of a follow-up."""
+        return message_of(self.key, attempt)
+
+
+def message_of(key: str, attempt: int) -> str:
+    """Return the id of a message: the key, or that of a follow-up."""
+    return key if attempt == 1 else f"{key}{SEPARATOR}{attempt}"
+
+
+def key_of(key: str | None, *, required: bool) -> str:
+    """Check a key, or make one.
+
+    Raises:
+        ValueError: It is missing, although it is required, or not valid.
+        TypeError: It is not a string.
+    """
+    if key is None:
+        if required:
+            raise ValueError("with a journal, every prompt needs a key: pass key=…")
+        return uuid.uuid4().hex
+    if not isinstance(key, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
+        raise TypeError(f"key expects a string, got {type(key).__name__}")
+    if not 0 < len(key) <= MAX_KEY:
+        raise ValueError(f"a key has 1 to {MAX_KEY} characters, not {len(key)}")
+    if SEPARATOR in key:
+        raise ValueError(f"a key cannot contain {SEPARATOR!r}, which separates the number of a follow-up")
+    return key
+
+
+def digest_of(
+    value: TurnInput, options: Mapping[str, object], output_type: object, directory: str | os.PathLike[str]
+) -> str:
+    """Return the hash of input and options. A file counts by its content.
+
+    Args:
+        value: The input.
+        options: The options.
+        output_type: The type of the final response.
+        directory: The directory to which relative paths refer.
+    """
+    hashed = {name: each for name, each in options.items() if name not in NOT_HASHED and each is not None}
+    plain = _plain([value, hashed, output_type], Path(directory))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _plain(value: object, directory: Path) -> object:
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case LocalImageInput() | SkillInput() | MentionInput():
+            fields = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
+            fields["path"] = _content(os.fspath(value.path), directory)
+            return {type(value).__name__: _plain(fields, directory)}
+        case wire.Wire():
+            return wire.encode(value)
+        case os.PathLike():
+            return os.fspath(cast("os.PathLike[str]", value))
+        case Mapping():
+            pairs = cast("Mapping[object, object]", value).items()
+            return {str(name): _plain(each, directory) for name, each in pairs}
+        case Sequence():
+            return [_plain(each, directory) for each in cast("Sequence[object]", value)]
+        case type():
+            return f"{value.__module__}.{value.__qualname__}"
+        case _ if attrs.has(kind := type(value)):
+            fields = {field.name: getattr(value, field.name) for field in attrs.fields(kind)}
+            return {kind.__name__: _plain(fields, directory)}
+        case _:
+            return repr(value)
+
+
+def _content(path: str, directory: Path) -> str:
+    if "://" in path:
+        return path
+    try:
+        return hashlib.sha256((directory / Path(path).expanduser()).read_bytes()).hexdigest()
+    except (OSError, RuntimeError):
+        # The server reports a file that it cannot read.
+        return path

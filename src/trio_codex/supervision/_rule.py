@@ -1,0 +1,152 @@
+"""The rule of at most once: decide, by journal and history, what becomes of a prompt.
+
+It is applied to a thread that was opened behind the fence, and whose tail was taken back if it was doubtful.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from trio_codex import TurnResult, TurnStatus, errors, tools
+from trio_codex.supervision._history import IN_PROGRESS, History, combined, result_of
+
+if TYPE_CHECKING:
+    from trio_codex import Thread, TurnInput
+    from trio_codex.supervision._generations import Generations
+    from trio_codex.supervision._history import Found
+    from trio_codex.supervision._journal import KeyRow
+    from trio_codex.supervision._prompt import Prompt
+
+
+@attrs.frozen
+class Send:
+    """A message to send.
+
+    Attributes:
+        attempt: Its number: 1 for the prompt itself, more for follow-ups.
+        value: The input; ``None`` if its turn is running already, on a server that is not ours.
+        parts: The results of the turns so far.
+    """
+
+    attempt: int
+    value: TurnInput | None
+    parts: tuple[TurnResult[Any], ...] = ()
+
+
+class Rule:
+    """The rule, applied to the prompts of one thread while it is open in one generation.
+
+    Args:
+        generations: What the threads of a supervisor share.
+        name: The name of the thread.
+        thread: Its handle.
+    """
+
+    def __init__(self, generations: Generations, name: str, thread: Thread) -> None:
+        self._generations = generations
+        self._journal = generations.journal
+        self._name = name
+        self._thread = thread
+        self._history = History(thread)
+
+    def forget_history(self) -> None:
+        """Read the history anew when it is needed, because a turn is about to begin."""
+        self._history = History(self._thread)
+
+    async def decide(self, prompt: Prompt) -> Send | TurnResult[Any]:
+        """Return the message to send for a prompt, or its result if there is none to send.
+
+        Raises:
+            KeyConflict: The key stands for another prompt.
+            HistoryLost: The model was given a message that the history does not have.
+            TurnInterrupted: A death has interrupted it, and the program wants to know.
+        """
+        row = self._journal.key(self._name, prompt.key)
+        if row is None:
+            await trio.lowlevel.checkpoint()
+            return Send(1, prompt.value)
+        if row.digest != prompt.digest:
+            raise errors.KeyConflict(self._name, prompt.key)
+        row = self._generations.settle_left(row)
+        parts = [await self._part(row, prompt.message(number)) for number in range(1, row.attempt)]
+        found = await self._find(row, prompt.message(row.attempt))
+        if found is None:
+            return await self._without_turn(prompt, row, parts)
+        if found.turn.status == IN_PROGRESS:
+            return Send(row.attempt, None, tuple(parts))
+        parts.append(await self._read(found))
+        if found.turn.status == TurnStatus.interrupted and not (row.by_us or prompt.is_stopped):
+            return Send(row.attempt + 1, await self._follow_up(prompt, parts), tuple(parts))
+        if prompt.message(row.attempt) not in found.messages and not row.by_us:
+            raise self._lost(row, f"its turn is {found.turn.status} without the prompt")
+        result = combined(parts)
+        return result if prompt.output_type is None else tools.with_output(result, prompt.output_type)
+
+    async def fate(self, row: KeyRow, message: str) -> str:
+        """Return what became of a prompt; see :meth:`SupervisedThread.fate`."""
+        if row.state == "ended" and row.status is not None:
+            await trio.lowlevel.checkpoint()
+            return row.status
+        found = await self._find(row, message)
+        if found is None:
+            return "unknown" if row.state == "sending" else "lost"
+        return "running" if found.turn.status in (IN_PROGRESS, TurnStatus.interrupted) else found.turn.status
+
+    async def _without_turn(
+        self, prompt: Prompt, row: KeyRow, parts: list[TurnResult[Any]]
+    ) -> Send | TurnResult[Any]:
+        """Decide on a message that the history does not have."""
+        if row.state == "sending":
+            await self._check_nothing_hidden(row)
+            again = prompt.value if row.attempt == 1 else await self._follow_up(prompt, parts)
+            return Send(row.attempt, again, tuple(parts))
+        await trio.lowlevel.checkpoint()
+        if not row.by_us:
+            raise self._lost(row, "its turn is missing")
+        # The program interrupted it before the server had stored anything.
+        interrupted = TurnStatus.interrupted
+        return combined(
+            [*parts, TurnResult(id=row.turn or "", thread_id=self._thread.id, status=interrupted)]
+        )
+
+    async def _find(self, row: KeyRow, message: str) -> Found | None:
+        return await self._history.find(message, row.turn, row.anchor if row.state == "sending" else None)
+
+    async def _part(self, row: KeyRow, message: str) -> TurnResult[Any]:
+        found = await self._history.find(message, None)
+        if found is None:
+            raise self._lost(row, "one of its turns is missing")
+        return await self._read(found)
+
+    async def _read(self, found: Found) -> TurnResult[Any]:
+        items = [entry.item async for entry in self._thread.items(turn_id=found.turn.id)]
+        return result_of(self._thread.id, found.turn, items)
+
+    async def _check_nothing_hidden(self, row: KeyRow) -> None:
+        """Check that no turn since the message was sent may have been given it.
+
+        Raises:
+            HistoryLost: There is one without items, and it is not that of another key.
+        """
+        others = {each.turn for each in self._journal.keys(self._name)}
+        for found in await self._history.newer_than(row.anchor):
+            if found.is_empty and found.turn.id not in others:
+                problem = f"turn {found.turn.id} is {found.turn.status}, and its items are missing"
+                raise self._lost(row, problem)
+
+    def _lost(self, row: KeyRow, problem: str) -> errors.HistoryLost:
+        return errors.HistoryLost(self._name, self._thread.id, row.key, problem)
+
+    async def _follow_up(self, prompt: Prompt, parts: list[TurnResult[Any]]) -> TurnInput:
+        """Return the input with which to go on after a death."""
+        await trio.lowlevel.checkpoint()
+        if prompt.on_interrupted == "raise":
+            raise errors.TurnInterrupted(prompt.key, combined(parts))
+        value: TurnInput | None = None
+        if callable(prompt.on_interrupted):
+            with self._generations.nesting():
+                value = await prompt.on_interrupted(combined(parts))
+        return prompt.continue_with if value is None else value

@@ -1,0 +1,81 @@
+"""A body with one task beside it. The task outlives the body, and exceptions of either are transparent."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def with_task(
+    work: Callable[[], Awaitable[object]], leave: Callable[[BaseException | None], object]
+) -> AsyncGenerator[None]:
+    """Run a task beside the body. It is cancelled once the body has ended, however that ended, and not before.
+
+    If the task raises, the body is cancelled, and the exception leaves the scope unless the body raised another one.
+
+    Args:
+        work: The task. It runs shielded, so that the body can clean up with its help. Its own cleanup must be bounded.
+        leave: Called when the body has ended, with what it raised.
+    """
+    shield = trio.CancelScope(shield=True)
+    body = trio.CancelScope()
+    body_error: BaseException | None = None
+    others: list[BaseException] = []
+
+    @trio.lowlevel.enable_ki_protection
+    async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
+        try:
+            with shield:
+                await work()
+        except BaseException as exc:  # noqa: ASYNC103  # raised below, by the scope
+            others.append(exc)
+            body.cancel()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            try:
+                with body:
+                    try:
+                        yield
+                    except BaseException as exc:  # noqa: ASYNC103  # raised below
+                        if _holds_cancelled(exc):
+                            raise
+                        # Keep it from the scope, which would replace a group by a new one.
+                        body_error = exc
+            except BaseException as exc:  # noqa: ASYNC103  # raised below
+                body_error = exc
+            leave(body_error)
+            shield.cancel()
+    except BaseException as exc:  # noqa: ASYNC103  # split, and raised below
+        others += _leaves(exc)
+    error = _choose(body_error, others)
+    if error is not None:
+        # Raised outside the handlers, so that no discarded group becomes its context.
+        raise error
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return [leaf for each in group.exceptions for leaf in _leaves(each)]
+
+
+def _holds_cancelled(error: BaseException) -> bool:
+    return any(isinstance(leaf, trio.Cancelled) for leaf in _leaves(error))
+
+
+def _choose(body_error: BaseException | None, others: list[BaseException]) -> BaseException | None:
+    """Choose what to raise, in this order: an exit request, the body's error, the task's, ``Cancelled``."""
+    errors = [exc for exc in (body_error, *others) if exc is not None]
+    failures = [exc for exc in errors if not _holds_cancelled(exc)]
+    exits = [exc for exc in failures if not isinstance(exc, Exception)]
+    return next(iter([*exits, *failures, *errors]), None)

@@ -1,0 +1,93 @@
+"""Budgets over generations and programs, and keys for tool calls that may be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from trio_codex import errors, wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from trio_codex import Budget, TokenUsage
+    from trio_codex.policies import ToolCallRequest
+
+
+@attrs.frozen
+class Spent:
+    """What turns have used.
+
+    Attributes:
+        tokens: Input and output tokens.
+        turns: The number of turns.
+        seconds: The time during which they were open.
+    """
+
+    tokens: int = 0
+    turns: int = 0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.tokens + other.tokens, self.turns + other.turns, self.seconds + other.seconds)
+
+    def rest_of(self, budget: Budget | None, carrier: str) -> Budget | None:
+        """Return what is left of a budget.
+
+        Raises:
+            BudgetExceeded: Nothing is left.
+        """
+        if budget is None:
+            return None
+        left: dict[str, Any] = {}
+        for limit in ("tokens", "turns", "seconds"):
+            allowed, used = getattr(budget, limit), getattr(self, limit)
+            if allowed is not None and used >= allowed:
+                raise errors.BudgetExceeded(carrier, limit, allowed, used)
+            left[limit] = None if allowed is None else allowed - used
+        return attrs.evolve(budget, **left)
+
+
+def tokens_of(usage: TokenUsage | None) -> int:
+    """Return the number of tokens in a report."""
+    if usage is None:
+        return 0
+    if usage.total_tokens is not None:
+        return usage.total_tokens
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
+
+
+class ToolCalls:
+    """The keys of the tool calls of one turn.
+
+    A call whose answer the server had not recorded when it died is "aborted" for the model, which may make it again, under
+    another id. It then gets the same key, because equal calls are numbered by those that the model knows the answer of.
+
+    Args:
+        scope: What identifies the prompt.
+        items: The items of the earlier turns of the prompt.
+    """
+
+    def __init__(self, scope: str, items: Iterable[wire.ThreadItem]) -> None:
+        self._scope = scope
+        self._answered: Counter[str] = Counter()
+        self._keys: dict[str, str] = {}
+        for item in items:
+            if isinstance(item, wire.DynamicToolCallThreadItem) and item.success is not None:
+                self._answered[self._digest(item.namespace, item.tool, item.arguments)] += 1
+
+    def key(self, call: ToolCallRequest) -> str:
+        """Return the key of a call. It stays the same while the turn is open."""
+        if call.call_id not in self._keys:
+            digest = self._digest(call.namespace, call.tool, call.arguments)
+            self._keys[call.call_id] = f"{digest}-{self._answered[digest]}"
+            self._answered[digest] += 1
+        return self._keys[call.call_id]
+
+    def _digest(self, *call: object) -> str:
+        text = json.dumps([self._scope, *call], sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]

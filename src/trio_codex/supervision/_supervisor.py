@@ -1,0 +1,146 @@
+"""The supervisor, as the program sees it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Unpack
+
+import trio
+
+from trio_codex import CodexConfig
+from trio_codex.supervision._generations import Generations
+from trio_codex.supervision._journal import Journal
+from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._thread import SupervisedThread
+from trio_codex.supervision._values import Generation, Probe, Restart, SupervisorStatus
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Iterable, Sequence
+
+    from trio_codex import Attachment, Budget, Codex, Policy, ThreadStartOptions
+    from trio_codex.instruments import Instrument
+    from trio_codex.tools import Tool
+
+
+class Supervisor:
+    """Keeps a server, or a connection to one, alive, and runs turns that outlive it. See :func:`open_supervisor`."""
+
+    def __init__(self, generations: Generations) -> None:
+        self._generations = generations
+
+    def __repr__(self) -> str:
+        return f"<Supervisor, generation {self.generation}, {self._generations.state}>"
+
+    @property
+    def generation(self) -> int:
+        """The number of the current generation, or of the latest one. The first is 1."""
+        return self._generations.number
+
+    async def ready(self) -> Codex:
+        """Wait for a generation that is ready, and return its client.
+
+        What is done through this client is not durable: it ends with the generation.
+
+        Raises:
+            RestartLimitExceeded: The supervisor has given up.
+            ConnectionClosed: The supervisor's scope has exited.
+        """
+        return (await self._generations.wait_ready()).codex
+
+    def generations(self) -> tuple[Generation, ...]:
+        """Return the generations so far, oldest first: the latest 100, and the current one."""
+        return self._generations.all()
+
+    def status(self) -> SupervisorStatus:
+        """Return what the supervisor is doing."""
+        generations = self._generations
+        return SupervisorStatus(
+            state=generations.state,
+            generation=generations.number,
+            restarts=max(0, generations.number - 1),
+            threads=tuple(sorted(generations.open_threads)),
+            turns=tuple(generations.turnstile.inside),
+            quarantined=tuple(sorted(generations.quarantined)),
+            tokens=generations.journal.spent().tokens,
+        )
+
+    async def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
+        """Replace the server, for example after an upgrade. The threads go on in the next generation.
+
+        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, the turns that are
+        still open are interrupted, and go on by their keys. Such a restart does not count toward the limit.
+
+        Args:
+            reason: Why, for :meth:`generations`.
+            drain_timeout: How long to wait for open turns, in seconds.
+
+        Raises:
+            RestartLimitExceeded: The next server did not start.
+            ConnectionClosed: The supervisor's scope has exited.
+        """
+        await self._generations.restart(reason, drain_timeout)
+
+    def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
+        """Return a thread that outlives its server, as a scope.
+
+        Args:
+            name: The name under which the journal has it. A name that it does not have is that of a new thread.
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those that
+                only a new thread has. The thread cannot be ephemeral.
+
+        Raises:
+            ValueError: The name is empty, or the thread could not be durable.
+        """
+        return SupervisedThread(self._generations, name, options)
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_supervisor(
+    config: CodexConfig | Attachment | None = None,
+    *,
+    policy: Policy | None = None,
+    tools: Iterable[Tool[..., Any]] = (),
+    budget: Budget | None = None,
+    instruments: Sequence[Instrument] = (),
+    restart: Restart = Restart(),  # noqa: B008  # frozen
+    probe: Probe | None = Probe(),  # noqa: B008  # frozen
+    journal: str | os.PathLike[str] | None = None,
+) -> AsyncGenerator[Supervisor]:
+    """Keep a server alive for the duration of a scope, and run turns that outlive it.
+
+    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`. When
+    it ends, another one is started, and the threads of the supervisor go on in it. With a journal, they also go on in the
+    next program that opens it. Exceptions raised by the body propagate unchanged.
+
+    Args:
+        config: The configuration of the client and its server, or where to attach; by default the user's own setup.
+        policy: As in :func:`~trio_codex.open_codex`.
+        tools: As there.
+        budget: The joint budget of all turns of its threads, over all generations, and over all programs with the same
+            journal.
+        instruments: As there.
+        restart: How often to restart, and after which delays.
+        probe: How to find a server that is stuck; ``None`` to let it be.
+        journal: The path of an SQLite database, on a local disk, that is created if it does not exist. By default the
+            journal is in memory, and only deaths of the server are survived.
+
+    Raises:
+        StartError: The first start failed.
+        RestartLimitExceeded: The server failed too often, or in a way that a restart does not cure; the body was
+            cancelled.
+        JournalInUse: Another supervisor has the journal open.
+        JournalError: The journal cannot be used.
+        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``.
+    """
+    config = CodexConfig() if config is None else config
+    client = {"policy": policy, "tools": tuple(tools), "instruments": instruments}
+    opened = Journal(journal)
+    try:
+        generations = Generations(config, client, budget, restart, probe, opened)
+        async with with_task(generations.serve, generations.close):
+            await generations.wait_ready()
+            yield Supervisor(generations)
+    finally:
+        opened.close()

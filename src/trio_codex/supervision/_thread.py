@@ -1,0 +1,367 @@
+"""A thread that outlives its server: the four steps of the rule, and the loop over generations."""
+
+from __future__ import annotations
+
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, overload
+
+import trio
+
+from trio_codex import TurnResult, TurnStatus, errors
+from trio_codex.supervision._attempt import Attempt, Opened, Retired, is_loss
+from trio_codex.supervision._fence import open_thread
+from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
+from trio_codex.supervision._rule import Rule
+from trio_codex.supervision._scope import with_task
+from trio_codex.supervision._turn import SupervisedTurn
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+    from types import TracebackType, UnionType
+
+    from trio_codex import ThreadStartOptions, TurnInput, TurnOptions
+    from trio_codex.supervision._generations import Generations, Life
+    from trio_codex.supervision._prompt import OnInterrupted
+
+T = TypeVar("T")
+
+
+class SupervisedThread:
+    """A thread that outlives its server, as a scope. Created by :meth:`Supervisor.thread`.
+
+    One prompt at a time runs on it. Only :meth:`run`, :meth:`turn` and :meth:`compact` are durable.
+
+    Attributes:
+        name: Its name in the journal.
+    """
+
+    def __init__(self, generations: Generations, name: str, options: ThreadStartOptions) -> None:
+        if not name:
+            raise ValueError("a thread needs a name that is not empty")
+        if options.get("ephemeral"):
+            raise ValueError("an ephemeral thread ends with its server: leave out ephemeral=True")
+        if options.get("history_mode") not in (None, "paginated"):
+            raise ValueError("a durable thread needs a paginated history: leave out history_mode")
+        self.name: str = name
+        self._generations = generations
+        self._journal = generations.journal
+        self._options = options
+        self._opened: Opened | None = None
+        self._is_busy = False
+        self._running: str | None = None
+        self._is_open = False
+
+    def __repr__(self) -> str:
+        return f"<SupervisedThread {self.name!r}>"
+
+    @property
+    def id(self) -> str:
+        """The id of the thread on the server.
+
+        It changes if the server dies before it has stored the first turn, because the thread is then started anew.
+
+        Raises:
+            ThreadClosed: The scope was not entered.
+        """
+        row = self._journal.thread(self.name) if self._is_open else None
+        if row is None:
+            raise errors.ThreadClosed(self.name)
+        return row.id
+
+    async def __aenter__(self) -> Self:
+        """Start the thread, or resume it.
+
+        Raises:
+            ThreadInUse: The supervisor has a thread of this name open, or another server has the thread open.
+            ThreadGone: The server no longer has the thread.
+            ServerTooOld: The server cannot take back a turn.
+            CodexError: As for any request.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.name in self._generations.open_threads:
+            raise errors.ThreadInUse(
+                -32600, f"thread {self.name!r} is open in this supervisor", method="thread"
+            )
+        self._generations.open_threads.add(self.name)
+        self._is_open = True
+        row = self._journal.thread(self.name)
+        if row is not None and row.deaths:
+            self._generations.strikes.setdefault(self.name, row.deaths)
+        try:
+            await self._over_generations(_checkpoint)
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        opened = self._opened
+        self._close()
+        if opened is not None and not opened.life.over.is_set():
+            await opened.thread.__aexit__(exc_type, exc, traceback)  # noqa: ASYNC102  # shielded and bounded inside
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _close(self) -> None:
+        self._is_open = False
+        self._opened = None
+        self._generations.open_threads.discard(self.name)
+
+    # -- prompts -----------------------------------------------------------------------------------------------
+
+    @overload
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = CONTINUE,
+        output_type: None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[None]: ...
+    @overload
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = CONTINUE,
+        output_type: type[T],
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[T]: ...
+    @overload
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = CONTINUE,
+        output_type: UnionType,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]: ...
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = CONTINUE,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]:
+        """Run a prompt to its end, over deaths of the server and of the program. It is given to the model at most once.
+
+        A prompt that has ended before is not sent again: its result is read from the history.
+
+        Args:
+            value: The input.
+            key: What identifies the prompt within the thread: at most 200 characters without ``~``. Required with a
+                journal.
+            on_interrupted: What to do after a death in the middle of the turn: ``"continue"`` with a follow-up turn,
+                ``"raise"``, or call an async function with the result so far, which returns the input to go on with.
+            continue_with: The input of the follow-up.
+            output_type: As in :meth:`~trio_codex.Thread.run`.
+            **options: See :class:`~trio_codex.TurnOptions`. The key is the ``client_user_message_id``.
+
+        Returns:
+            The result of a prompt that was completed or interrupted. If it took several turns, it has the items of all
+            of them, and ``parts`` tells them apart.
+
+        Raises:
+            KeyConflict: The key stands for another prompt.
+            HistoryLost: The prompt was given to the model, and the history does not have it.
+            TurnInterrupted: The server died in the middle of the turn, and ``on_interrupted`` is ``"raise"``.
+            ThreadQuarantined: The server dies whenever this thread has an open turn.
+            ThreadGone: The server no longer has the thread.
+            RestartLimitExceeded: The supervisor has given up.
+            JournalError: The journal cannot be written; nothing more was sent.
+            TurnActive: Another prompt runs on this thread.
+            CodexError: As in :meth:`~trio_codex.Thread.run`, except for a lost connection.
+        """
+        prompt = self._prompt(value, key, on_interrupted, continue_with, output_type, options)
+        with self._busy(prompt.key):
+            result = await self._drive(prompt)
+        if result.status == TurnStatus.failed:
+            raise errors.TurnFailed(result)
+        if output_type is not None and result.output is None and result.status != TurnStatus.completed:
+            raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
+        return result
+
+    def turn(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = CONTINUE,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> AbstractAsyncContextManager[SupervisedTurn]:
+        """Run a prompt as a scope, over deaths of the server and of the program. See :meth:`run`.
+
+        If the scope exits before the prompt has ended, its turn is interrupted, and that is its result from then on. If
+        it exits by an exception that also leaves the supervisor, such as Ctrl-C, the next program continues the prompt.
+
+        Args:
+            value: The input.
+            key: As in :meth:`run`.
+            on_interrupted: As in :meth:`run`.
+            continue_with: As in :meth:`run`.
+            output_type: As in :meth:`run`.
+            **options: See :class:`~trio_codex.TurnOptions`.
+
+        Returns:
+            An async context manager that yields the :class:`SupervisedTurn`.
+
+        Raises:
+            CodexError: As in :meth:`run`, except for a failed turn, which is a result. The body is cancelled.
+        """
+        return self._turn(self._prompt(value, key, on_interrupted, continue_with, output_type, options))
+
+    @asynccontextmanager
+    @trio.lowlevel.enable_ki_protection
+    async def _turn(self, prompt: Prompt) -> AsyncGenerator[SupervisedTurn]:
+        turn = SupervisedTurn(prompt, self.id)
+
+        async def drive() -> None:
+            turn.finish(await self._drive(prompt, turn))
+
+        with self._busy(prompt.key):
+            async with with_task(drive, turn.leave):
+                await turn.begun()
+                yield turn
+
+    def _prompt(
+        self,
+        value: TurnInput,
+        key: str | None,
+        on_interrupted: OnInterrupted,
+        continue_with: TurnInput,
+        output_type: type[object] | UnionType | None,
+        options: TurnOptions,
+    ) -> Prompt:
+        self._check_open()
+        for option in ("client_user_message_id", "leave_running"):
+            if option in options:
+                raise ValueError(f"a durable turn has no {option}: pass key=… instead")
+        if on_interrupted not in ("continue", "raise") and not callable(on_interrupted):
+            raise ValueError(
+                f'on_interrupted is "continue", "raise" or an async function, not {on_interrupted!r}'
+            )
+        key = key_of(key, required=self._journal.is_durable)
+        digest = digest_of(value, options, output_type, self._generations.directory)
+        return Prompt(key, value, {**options}, output_type, on_interrupted, continue_with, digest)
+
+    @contextmanager
+    def _busy(self, key: str | None) -> Generator[None]:
+        if self._is_busy:
+            raise errors.TurnActive(self.id)
+        self._is_busy, self._running = True, key
+        try:
+            yield
+        finally:
+            self._is_busy, self._running = False, None
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise errors.ThreadClosed(self.name)
+
+    # -- other operations --------------------------------------------------------------------------------------
+
+    async def fate(self, key: str) -> str:
+        """Return what became of a prompt, by its key. Nothing is sent to the model.
+
+        Returns:
+            ``"unknown"`` if it was never given to the model; ``"running"`` also if a call of :meth:`run` would go on with
+            it; else how it ended. ``"lost"`` if a call of :meth:`run` would raise ``HistoryLost``.
+
+        Raises:
+            CodexError: As for any request.
+        """
+        row = self._journal.key(self.name, key)
+        if row is None or key == self._running:
+            await trio.lowlevel.checkpoint()
+            return "unknown" if row is None else "running"
+        known = row
+        message = message_of(key, row.attempt)
+        return await self._over_generations(lambda opened: opened.rule.fate(known, message))
+
+    async def compact(self) -> TurnResult[Any]:
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does; again if a death interrupts that.
+
+        Raises:
+            TurnActive: A prompt runs on this thread.
+            CodexError: As there, except for a lost connection.
+        """
+        self._check_open()
+        with self._busy(None):
+            return await self._over_generations(lambda opened: opened.thread.compact(), admitted=True)
+
+    # -- over generations --------------------------------------------------------------------------------------
+
+    async def _over_generations(self, work: Callable[[Opened], Awaitable[T]], *, admitted: bool = False) -> T:
+        """Open the thread and do something with it, again in the next generation if this one ends meanwhile.
+
+        Args:
+            work: What to do.
+            admitted: Whether it has an open turn.
+        """
+        generations = self._generations
+        while True:
+            async with generations.admission(self.name) if admitted else nullcontext():
+                life = await generations.wait_ready()
+                life.busy.append(self.name)
+                try:
+                    return await work(await self._open_in(life))
+                except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
+                    if not is_loss(exc):
+                        raise
+                    await life.over.wait()
+                finally:
+                    if not life.over.is_set():
+                        life.busy.remove(self.name)
+
+    async def _open_in(self, life: Life) -> Opened:
+        """Return the open thread of a generation. The first time in a generation, it is opened by the rule."""
+        opened = self._opened
+        if opened is not None and opened.life is life and opened.is_settled:
+            await trio.lowlevel.checkpoint()
+            return opened
+        self._opened = None
+        patience = self._generations.config.start_timeout
+        options: Any = dict(self._options)
+        with suppress(errors.BudgetExceeded):  # a prompt raises it
+            options["budget"] = self._journal.spent(self.name).rest_of(options.pop("budget", None), "thread")
+        thread, newest = await open_thread(life, self._journal, self.name, options, patience)
+        self._opened = Opened(life, thread, Rule(self._generations, self.name, thread), newest)
+        return self._opened
+
+    async def _drive(self, prompt: Prompt, view: SupervisedTurn | None = None) -> TurnResult[Any]:
+        """Run a prompt in as many generations as it takes."""
+
+        async def work(opened: Opened) -> TurnResult[Any]:
+            step = await opened.rule.decide(prompt)
+            if isinstance(step, TurnResult):
+                return step
+            budget = self._options.get("budget")
+            return await Attempt(self._generations, self.name, budget, opened, prompt, step).run(view)
+
+        return await self._over_generations(work, admitted=True)
+
+
+async def _checkpoint(_: object) -> None:
+    await trio.lowlevel.checkpoint()

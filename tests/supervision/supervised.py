@@ -1,0 +1,84 @@
+"""The real server with its model replaced, supervised: what was given to the model, and a killer."""
+
+import collections
+import os
+import signal
+import sqlite3
+from contextlib import asynccontextmanager, closing, suppress
+
+import attrs
+import trio
+
+from trio_codex import Backoff, Restart, open_supervisor
+from trio_codex.testing import MockModel, Response, Text, offline_home
+
+AT_ONCE = Restart(max_restarts=10_000, strikes=10_000, backoff=Backoff(first=0, then=0, maximum=0))
+"""Restarts without delay, as often as the test kills."""
+
+
+@attrs.define
+class Stage:
+    """A model, a home, and the journal of supervisors on them."""
+
+    model: MockModel
+    home: object
+
+    @property
+    def journal(self):
+        return str(self.home.tmp / "journal.db")
+
+    def supervisor(self, **options):
+        return open_supervisor(self.home.config(), **{"journal": self.journal, "restart": AT_ONCE, **options})
+
+    def copy_journal(self, name):
+        """Copy what is committed, while the journal is in use; return the path of the copy."""
+        path = str(self.home.tmp / name)
+        with closing(sqlite3.connect(self.journal)) as source, closing(sqlite3.connect(path)) as copy:
+            source.backup(copy)
+        return path
+
+    def given(self):
+        """The user's texts of the longest context that the model was given."""
+        return max((texts_of(request) for request in self.model.requests), key=len, default=[])
+
+    def assert_each_once(self, *texts):
+        """Each prompt stands once in the context, and at most one turn was started with it."""
+        given = collections.Counter(self.given())
+        assert {text: given[text] for text in texts} == dict.fromkeys(texts, 1)
+        called = collections.Counter(texts_of(request)[-1] for request in self.model.requests)
+        assert all(called[text] <= 1 for text in texts), called
+
+
+@asynccontextmanager
+async def stage(seconds=60, **home_options):
+    with trio.fail_after(seconds):
+        async with MockModel() as model:
+            model.default = Response(Text("did ", "it"))
+            with offline_home(model, **home_options) as home:
+                yield Stage(model, home)
+
+
+def texts_of(request):
+    """The user's texts in a request to the model."""
+    return [
+        part["text"]
+        for item in request.body["input"]
+        if item.get("role") == "user"
+        for part in item["content"]
+        if part.get("type") == "input_text"
+    ]
+
+
+def kill(codex, sig=signal.SIGKILL):
+    with suppress(ProcessLookupError):
+        os.kill(codex.pid, sig)
+
+
+async def keep_killing(supervisor, random, shortest=0.03, longest=0.25):
+    """Kill each generation at a random moment of its life."""
+    while True:
+        codex, number = await supervisor.ready(), supervisor.generation
+        await trio.sleep(random.uniform(shortest, longest))
+        kill(codex)
+        while supervisor.generation == number:  # noqa: ASYNC110  # it has no event for this
+            await trio.sleep(0.001)

@@ -1,0 +1,175 @@
+"""The journal: one writer, readers, typed errors, and nothing lost that was there."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trio_codex import errors
+from trio_codex.supervision import _journal, _system
+from trio_codex.supervision._journal import Journal
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path):
+    opened = Journal(path)
+    yield opened
+    opened.close()
+
+
+def test_a_journal_is_written_once_and_read_by_anybody(path, journal):
+    journal.started("a", "thread-1", "/home", "1 2 3")
+    with pytest.raises(errors.JournalInUse, match="in use"):
+        Journal(path)
+    reader = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    assert reader.execute("select name, id from threads").fetchall() == [("a", "thread-1")]
+    reader.close()
+    journal.close()
+    again = Journal(path)
+    assert again.thread("a").id == "thread-1"
+    again.close()
+
+
+def test_the_states_of_a_key(journal):
+    journal.started("a", "thread-1", "/home", None)
+    journal.sending("a", "k", "digest", 1, "turn-0")
+    assert journal.thread("a").anchor == "turn-0"
+    assert (journal.key("a", "k").state, journal.key("a", "k").turn) == ("sending", None)
+    assert journal.thread("a").accepted == 0
+    journal.running("a", "k", "turn-1")
+    assert (journal.key("a", "k").state, journal.thread("a").accepted) == ("running", 1)
+    journal.ended("a", "k", "turn-1", "interrupted", by_us=True)
+    row = journal.key("a", "k")
+    assert (row.state, row.status, row.by_us) == ("ended", "interrupted", 1)
+    journal.sending("a", "k", "digest", 2, "turn-1")
+    row = journal.key("a", "k")
+    assert (row.state, row.attempt, row.turn, row.status, row.by_us) == ("sending", 2, None, None, 0)
+    assert journal.key("a", "other") is None
+    assert journal.key("b", "k") is None
+
+
+def test_what_was_written_survives_kill_9(path):
+    code = (
+        "import os, sys\n"
+        "from trio_codex.supervision._journal import Journal\n"
+        "journal = Journal(sys.argv[1])\n"
+        "journal.started('a', 'thread-1', None, None)\n"
+        "journal.sending('a', 'k', 'd', 1, None)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], timeout=60)
+    assert done.returncode == -9
+    journal = Journal(path)
+    assert journal.key("a", "k").state == "sending"
+    journal.close()
+
+
+def test_usage_adds_up_and_never_falls_behind_the_servers_count(journal):
+    journal.started("a", "thread-1", None, None)
+    journal.sending("a", "k", "d", 1, None)
+    journal.used("a", 10, 1.5, 0)
+    journal.used("a", 5, 1.5, 100)
+    journal.used("a", 5, 0.0, 50)
+    spent = journal.spent()
+    assert (spent.tokens, spent.turns, spent.seconds) == (105, 1, 3.0)
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(path):
+    path.write_bytes(b"my only copy of a poem\n" * 200)
+    before = path.read_bytes()
+    with pytest.raises(errors.JournalError, match="not a database") as caught:
+        Journal(path)
+    assert "another path" in caught.value.hint
+    assert path.read_bytes() == before
+
+
+def test_another_database_is_refused_and_left_as_it_is(path):
+    other = sqlite3.connect(path)
+    other.execute("create table poems(text)")
+    other.close()
+    before = path.read_bytes()
+    with pytest.raises(errors.JournalError, match="no journal"):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_left_as_it_is(path):
+    Journal(path).close()
+    newer = sqlite3.connect(path)
+    newer.execute("pragma user_version=99")
+    newer.close()
+    before = path.read_bytes()
+    with pytest.raises(errors.JournalError, match="version 99") as caught:
+        Journal(path)
+    assert "Upgrade" in caught.value.hint
+    assert path.read_bytes() == before
+
+
+def test_a_journal_that_cannot_be_created_is_refused(tmp_path):
+    with pytest.raises(errors.JournalError, match="cannot be opened"):
+        Journal(tmp_path / "no" / "such" / "directory.db")
+    (tmp_path / "directory").mkdir()
+    with pytest.raises(errors.JournalError, match="cannot be opened"):
+        Journal(tmp_path / "directory")
+
+
+def test_a_failed_opening_gives_back_the_lock(path):
+    path.write_bytes(b"no database, but text" * 100)
+    for _ in range(3):
+        with pytest.raises(errors.JournalError, match="not a database"):
+            Journal(path)
+
+
+def test_network_file_systems_are_refused(path, monkeypatch):
+    monkeypatch.setattr(_journal, "network_file_system", lambda path: "nfs4")
+    with pytest.raises(errors.JournalError, match=r"network file system \(nfs4\)"):
+        Journal(path)
+
+
+def test_the_file_system_of_a_path_is_that_of_the_innermost_mount(monkeypatch):
+    table = (
+        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        "2 1 0:5 / /mnt/share rw - nfs4 server:/ rw\n"
+        "3 2 0:6 / /mnt/share/my\\040disk rw - ext4 /dev/sdb rw\n"
+    )
+    monkeypatch.setattr(Path, "read_text", lambda self: table)
+    assert _system.network_file_system(Path("/mnt/share/x")) == "nfs4"
+    assert _system.network_file_system(Path("/mnt/share/my disk/x")) is None
+    assert _system.network_file_system(Path("/mnt/shared")) is None
+
+
+def test_a_process_is_known_by_more_than_its_number():
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    stamp = _system.stamp_of(process.pid)
+    assert _system.still_runs(stamp)
+    pid, started, boot = stamp.split(" ")
+    assert not _system.still_runs(f"{pid} {int(started) + 1} {boot}")
+    assert not _system.still_runs(f"{pid} {started} other")
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not _system.still_runs(stamp)
+    process.communicate()
+    assert not _system.still_runs(stamp)
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
+    journal.started("a", "thread-1", None, None)
+    journal._db.execute("pragma max_page_count=1")
+    with pytest.raises(errors.JournalError, match="full") as caught:
+        for number in range(1000):
+            journal.sending("a", f"key-{number}" + "x" * 100, "d" * 64, 1, None)
+    assert "room" in caught.value.hint
+    written = len(journal.keys("a"))
+    journal.close()
+    again = Journal(path)
+    assert len(again.keys("a")) == written
+    assert again.thread("a").id == "thread-1"
+    again.close()

@@ -1,0 +1,150 @@
+"""When to restart and when to give up, against the worked examples of OTP; who may have an open turn."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trio_codex import Backoff, Restart
+from trio_codex.supervision._limit import RestartLimit
+from trio_codex.supervision._turnstile import Turnstile
+
+
+def restarts_until_given_up(restart, times):
+    limit = RestartLimit(restart, counted=True)
+    for number, now in enumerate(times):
+        limit.up()
+        if limit.delay(now) is None:
+            return number
+    return None
+
+
+def test_a_burst_of_as_many_restarts_as_allowed_is_survived_and_one_more_is_not():
+    # OTP's "Tuning the Intensity and Period": intensity 1 and period 6 tolerate one crash every 6 s, and no burst.
+    assert restarts_until_given_up(Restart(max_restarts=1, period=6), [0, 0.1]) == 1
+    assert restarts_until_given_up(Restart(max_restarts=1, period=6), range(0, 700, 7)) is None
+    # Intensity 10 and period 60 tolerate the same rate, and a burst of ten.
+    assert restarts_until_given_up(Restart(max_restarts=10, period=60), range(0, 700, 7)) is None
+    assert restarts_until_given_up(Restart(max_restarts=10, period=60), [0.1 * n for n in range(20)]) == 10
+    # Intensity 5 and period 30: as many as every 5 s for long, and every 5 s only.
+    assert restarts_until_given_up(Restart(max_restarts=5, period=30), [5.1 * n for n in range(200)]) == 5
+    assert restarts_until_given_up(Restart(max_restarts=5, period=30), [6.1 * n for n in range(200)]) is None
+
+
+def test_with_no_restarts_allowed_the_first_death_is_the_last():
+    assert restarts_until_given_up(Restart(max_restarts=0), [5]) == 0
+
+
+def test_the_defaults_survive_an_outage_of_two_minutes():
+    limit, now = RestartLimit(Restart(), counted=True), 0.0
+    while (delay := limit.delay(now)) is not None:
+        now += delay
+    assert 120 <= now <= 125
+
+
+def test_the_first_restart_comes_at_once_and_later_ones_ever_later_up_to_the_maximum():
+    backoff = Backoff(first=0, then=0.5, factor=2, maximum=30)
+    assert [backoff.delay(n) for n in range(1, 10)] == [0, 0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert Backoff().delay(10**9) == 30
+
+
+def test_backoff_starts_over_once_the_server_was_healthy_for_a_period():
+    limit = RestartLimit(Restart(period=300), counted=True)
+    assert [limit.delay(now) for now in (0, 1, 2)] == [0, 0.5, 1]
+    assert limit.delay(303) == 0
+
+
+@given(
+    st.lists(st.floats(0, 50), max_size=60),
+    st.integers(0, 8),
+    st.floats(0.5, 100),
+)
+def test_there_are_never_more_restarts_in_any_period(gaps, most, period):
+    limit, now, restarts = RestartLimit(Restart(max_restarts=most, period=period), counted=True), 0.0, []
+    for gap in gaps:
+        now += gap
+        if limit.delay(now) is None:
+            break
+        restarts.append(now)
+    for first in restarts:
+        assert sum(first <= time <= first + period for time in restarts) <= most
+
+
+def test_reconnecting_is_limited_by_time_and_not_by_number():
+    limit, now, delays = RestartLimit(Restart(reconnect_for=100, max_restarts=1), counted=False), 0.0, []
+    while (delay := limit.delay(now)) is not None:
+        delays.append(delay)
+        now += delay
+    assert len(delays) > 5
+    assert now == pytest.approx(100)
+    limit.up()
+    assert limit.delay(500.0) == 0
+
+
+# -- the turnstile -------------------------------------------------------------------------------------------------
+
+
+async def inside(turnstile, name, log, wait, **options):
+    async with turnstile.turn(name, nested=False) if not options else turnstile.lone_turn(name):
+        log.append(name)
+        await wait.wait()
+    log.append(f"-{name}")
+
+
+async def test_a_lone_turn_waits_for_the_others_and_keeps_out_later_ones(autojump_clock):
+    turnstile, log, end = Turnstile(), [], trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inside, turnstile, "a", log, end)
+        await trio.sleep(1)
+        alone = trio.Event()
+        nursery.start_soon(lambda: inside(turnstile, "b", log, alone, lone=True))
+        await trio.sleep(1)
+        nursery.start_soon(inside, turnstile, "c", log, end)
+        await trio.sleep(1)
+        assert log == ["a"]
+        end.set()
+        await trio.sleep(1)
+        assert log == ["a", "-a", "b"]
+        assert turnstile.alone == "b"
+        alone.set()
+    assert log == ["a", "-a", "b", "-b", "c", "-c"]
+    assert turnstile.alone is None
+
+
+async def test_two_lone_turns_are_never_open_at_once(autojump_clock):
+    turnstile, open_now = Turnstile(), []
+
+    async def lone(name):
+        async with turnstile.lone_turn(name):
+            open_now.append(name)
+            await trio.sleep(1)
+            assert open_now == [name]
+            open_now.remove(name)
+
+    async with trio.open_nursery() as nursery:
+        for name in "abc":
+            nursery.start_soon(lone, name)
+
+
+async def test_a_drain_waits_for_open_turns_but_not_for_ever_and_admits_nested_ones(autojump_clock):
+    turnstile, log, never, nested = Turnstile(), [], trio.Event(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inside, turnstile, "a", log, never)
+        await trio.sleep(1)
+
+        @nursery.start_soon
+        async def _():
+            await trio.sleep(2)
+            async with turnstile.turn("inner", nested=True):
+                nested.set()
+
+        started = trio.current_time()
+        async with turnstile.drain(60):
+            assert nested.is_set()
+            assert trio.current_time() == started + 60
+            nursery.start_soon(inside, turnstile, "b", log, never)
+            await trio.sleep(10)
+            assert log == ["a"]
+        await trio.sleep(1)
+        assert log == ["a", "b"]
+        never.set()

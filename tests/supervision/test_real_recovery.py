@@ -1,0 +1,298 @@
+"""Deaths of special kinds on the real server: stuck, poisoned, drained, in the middle of a tool, a goal, a first turn."""
+
+import os
+import signal
+
+import pytest
+import trio
+import trio.testing
+from supervised import AT_ONCE, kill, stage, texts_of
+
+from trio_codex import Backoff, Budget, Probe, Restart, errors, policies, tool, wire
+from trio_codex.supervision import _fence
+from trio_codex.testing import Hang, Response, Text
+
+
+async def test_a_server_that_stands_still_is_replaced_and_its_turn_goes_on():
+    async with stage() as on, on.supervisor(probe=Probe(every=0.5, timeout=0.5, failures=2)) as supervisor:
+        async with supervisor.thread("a") as thread:
+            on.model.hang("half")
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    await on.model.wait_for_requests(1)
+                    kill(await supervisor.ready(), signal.SIGSTOP)
+
+                result = await thread.run("one", key="1")
+        assert result.status == "completed"
+        assert len(result.parts) == 2
+        first, _ = supervisor.generations()
+        assert "no sign of life" in str(first.cause)
+
+
+async def test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_and_the_others_go_on():
+    restart = Restart(max_restarts=100, strikes=3, backoff=Backoff(first=0, then=0, maximum=0))
+    async with stage(90) as on, on.supervisor(restart=restart) as supervisor:
+        on.model.script("poison", default=Response(Text("I am ", "ill"), Hang()))
+        poisoned = []
+
+        async def healthy(name):
+            async with supervisor.thread(name) as thread:
+                for number in range(3):
+                    await thread.run(f"{name} {number}", key=str(number))
+
+        async def ill():
+            async with supervisor.thread("ill") as thread:
+                with pytest.raises(errors.ThreadQuarantined) as caught:
+                    async with thread.turn("poison", key="1", continue_with="more poison") as turn:
+                        async for event in turn:
+                            if event.method == "item/agentMessage/delta":
+                                poisoned.append(supervisor.status().turns)
+                                kill(await supervisor.ready())
+                with pytest.raises(errors.ThreadQuarantined):
+                    await thread.run("anything", key="2")
+            assert caught.value.deaths == 4
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ill)
+            for number in range(5):
+                nursery.start_soon(healthy, f"healthy-{number}")
+        assert poisoned[-1] == ("ill",)
+        assert supervisor.status().quarantined == ("ill",)
+        assert supervisor.generation == 5
+
+
+async def test_a_planned_restart_waits_for_open_turns_and_does_not_count():
+    async with stage() as on, on.supervisor(restart=Restart(max_restarts=0)) as supervisor:
+        async with supervisor.thread("a") as thread, supervisor.thread("b") as other:
+            on.model.say("slow ", "answer", delay=0.5)
+            async with trio.open_nursery() as nursery:
+                results = []
+
+                @nursery.start_soon
+                async def _():
+                    results.append(await thread.run("one", key="1"))
+
+                await on.model.wait_for_requests(1)
+
+                @nursery.start_soon
+                async def _():
+                    await trio.testing.wait_all_tasks_blocked()
+                    results.append(await other.run("two", key="2"))
+
+                await supervisor.restart("an upgrade")
+            assert supervisor.generation == 2
+            assert [result.parts for result in results] == [(), ()]
+            (first, _) = supervisor.generations()
+            assert first.cause == "an upgrade"
+        on.assert_each_once("one")
+
+
+async def test_a_drain_that_takes_too_long_interrupts_turns_which_go_on_by_their_keys():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang("half")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                await supervisor.restart("an upgrade", drain_timeout=0.1)
+
+            result = await thread.run("one", key="1")
+        assert result.status == "completed"
+        assert [part.status for part in result.parts] == ["interrupted", "completed"]
+
+
+async def test_a_prompt_started_by_a_callback_of_an_open_turn_does_not_wait_for_the_drain():
+    async with stage() as on:
+        inner = []
+
+        @tool
+        async def ask() -> str:
+            """Ask another agent."""
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: restarting.restart("an upgrade", drain_timeout=30))
+                while restarting.status().state != "draining":  # noqa: ASYNC110  # it has no event for this
+                    await trio.sleep(0.01)
+                inner.append(await helper.run("inner", key="1"))
+                nursery.cancel_scope.cancel()
+            return "asked"
+
+        async with on.supervisor(tools=[ask]) as supervisor:
+            restarting = supervisor
+            async with supervisor.thread("a") as thread, supervisor.thread("helper") as helper:
+                on.model.script("outer").call_tool("ask")
+                result = await thread.run("outer", key="1")
+        assert result.parts == ()
+        assert inner[0].status == "completed"
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+async def test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one(controlled, monkeypatch):
+    """The control: without a look at the process, the thread is started anew, and the prompt is run twice."""
+    if controlled:
+        monkeypatch.setattr(_fence, "still_runs", lambda stamp: False)
+    async with stage() as on:
+        stopped = []
+
+        async def first_program():
+            async with on.supervisor(probe=None) as supervisor, supervisor.thread("a") as thread:
+                codex = await supervisor.ready()
+                stopped.append(codex.pid)
+                kill(codex, signal.SIGSTOP)
+                await thread.run("one", key="1")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first_program)
+            while not stopped:  # noqa: ASYNC110  # until it has started
+                await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked(0.2)
+            # What a program sees that is started while another one has not ended: its journal is a copy.
+            async with on.supervisor(journal=on.copy_journal("copy.db")) as supervisor:
+                with trio.move_on_after(1):
+                    async with supervisor.thread("a") as thread:
+                        await thread.run("one", key="1")
+            os.kill(stopped[0], signal.SIGCONT)
+            await on.model.wait_for_requests(1)
+            await trio.testing.wait_all_tasks_blocked(0.3)
+            nursery.cancel_scope.cancel()
+        calls = [request for request in on.model.requests if texts_of(request)[-1] == "one"]
+        assert len(calls) == (2 if controlled else 1)
+
+
+async def test_a_tool_call_that_died_unanswered_is_repeated_with_the_same_key():
+    async with stage() as on:
+        keys = []
+
+        async def answer(request):
+            keys.append(request.idempotency_key)
+            if len(keys) == 1:
+                kill(await supervised.ready())
+                await trio.sleep_forever()
+            return policies.ToolResult.of_text("3")
+
+        async with on.supervisor() as supervisor:
+            supervised = supervisor
+            policy = policies.Policy(tool_call=answer)
+            for _ in range(3):
+                on.model.call_tool("add", {"x": 1, "y": 2})
+            declared = wire.FunctionDynamicToolSpec(
+                name="add", description="Add.", input_schema={"type": "object"}
+            )
+            async with supervisor.thread("a", policy=policy, dynamic_tools=[declared]) as thread:
+                result = await thread.run("add", key="1")
+        assert result.status == "completed"
+        assert len(keys) == 3
+        assert keys[0] == keys[1] != keys[2]
+
+
+async def test_the_resume_does_not_go_on_with_a_goal():
+    async with stage() as on:
+        on.model.say("one")
+        on.model.hang("working")
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            await thread.run("one", key="1")
+            codex = await supervisor.ready()
+            handle = await codex.thread_resume(thread.id)
+            with pytest.raises(errors.TurnLost):
+                async with handle.goal("reach it") as goal:
+                    await on.model.wait_for_requests(2)
+                    kill(codex)
+                    await goal.wait()
+            count = len(on.model.requests)
+            result = await thread.run("two", key="2")
+            assert result.status == "completed"
+            await trio.sleep(0.5)
+            assert len(on.model.requests) == count + 1
+
+
+async def test_a_budget_counts_over_generations_and_programs():
+    async with stage() as on:
+        budget = Budget(turns=2)
+        async with on.supervisor() as supervisor, supervisor.thread("a", budget=budget) as thread:
+            await thread.run("one", key="1")
+        async with on.supervisor() as supervisor, supervisor.thread("a", budget=budget) as thread:
+            await thread.run("one", key="1")
+            await thread.run("two", key="2")
+            with pytest.raises(errors.BudgetExceeded) as caught:
+                await thread.run("three", key="3")
+            assert (caught.value.carrier, caught.value.limit, caught.value.used) == ("thread", "turns", 2)
+            assert supervisor.status().tokens > 0
+            tokens = supervisor.status().tokens
+        async with (
+            on.supervisor(budget=Budget(tokens=tokens)) as supervisor,
+            supervisor.thread("b") as thread,
+        ):
+            with pytest.raises(errors.BudgetExceeded, match="the client used"):
+                await thread.run("three", key="3")
+        assert len(on.model.requests) == 2
+
+
+async def test_a_server_that_cannot_be_started_again_ends_the_body():
+    async with stage() as on:
+        with pytest.raises(errors.RestartLimitExceeded, match="another start would fail") as caught:
+            async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+                (on.home.codex_home / "config.toml").write_text('approval_policy = "untrusted"\n')
+                kill(await supervisor.ready())
+                await thread.run("one", key="1")
+        assert isinstance(caught.value.__cause__, errors.StartError)
+        assert len(caught.value.exits) == 2
+
+
+async def test_too_many_deaths_end_the_body_and_every_waiter():
+    async with stage() as on:
+        with pytest.raises(errors.RestartLimitExceeded, match="more than 1 restarts within 300 s"):
+            async with on.supervisor(restart=Restart(max_restarts=1)) as supervisor:
+                while True:
+                    kill(await supervisor.ready())
+                    await trio.sleep(0.01)
+
+
+async def test_the_first_start_must_succeed():
+    async with stage() as on:
+        (on.home.codex_home / "config.toml").write_text('approval_policy = "untrusted"\n')
+        with pytest.raises(errors.StartError):
+            async with on.supervisor(restart=AT_ONCE):
+                pytest.fail("it started")
+
+
+async def test_the_fate_of_a_key():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        assert await thread.fate("1") == "unknown"
+        on.model.hang("half")
+        async with thread.turn("one", key="1"):
+            await on.model.wait_for_requests(1)
+            assert await thread.fate("1") == "running"
+        assert await thread.fate("1") == "interrupted"
+        await thread.run("two", key="2")
+        assert await thread.fate("2") == "completed"
+
+
+async def test_a_compaction_is_repeated_after_a_death():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        await thread.run("one", key="1")
+        on.model.hang("summar")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(2)
+                kill(await supervisor.ready())
+
+            assert (await thread.compact()).status == "completed"
+        await thread.run("two", key="2")
+        assert (await thread.run("one", key="1")).final_response == "did it"
+
+
+async def test_ready_gives_the_client_of_the_current_generation():
+    async with stage() as on, on.supervisor() as supervisor:
+        first = await supervisor.ready()
+        kill(first)
+        await first.wait_closed()
+        second = await supervisor.ready()
+        assert second is not first
+        assert [generation.number for generation in supervisor.generations()] == [1, 2]
+        assert isinstance(supervisor.generations()[0].cause, errors.ServerExited)
+    with pytest.raises(errors.ConnectionClosed):
+        await supervisor.ready()

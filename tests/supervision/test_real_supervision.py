@@ -1,0 +1,255 @@
+"""Supervised threads on the real server: what is killed goes on, and no prompt is given to the model twice."""
+
+import random
+
+import pytest
+import trio
+from supervised import keep_killing, kill, stage
+
+from trio_codex import errors
+from trio_codex.testing import Response, Text
+
+
+async def test_a_program_of_keyed_steps_outlives_its_server():
+    keys = [f"step-{number}" for number in range(6)]
+    async with stage() as on, on.supervisor() as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(keep_killing, supervisor, random.Random(5), 0.05, 0.5)
+        async with supervisor.thread("a") as thread:
+            results = [await thread.run(f"do {key}", key=key) for key in keys]
+        nursery.cancel_scope.cancel()
+        assert {result.status for result in results} == {"completed"}
+        assert {result.final_response for result in results} == {"did it"}
+        assert supervisor.generation > 3
+        on.assert_each_once(*(f"do {key}" for key in keys))
+
+
+async def test_the_next_program_reads_the_results_of_the_earlier_one():
+    async with stage() as on:
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            first = await thread.run("one", key="1")
+            thread_id = thread.id
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            assert thread.id == thread_id
+            again = await thread.run("one", key="1")
+            await thread.run("two", key="2")
+        assert (again.id, again.status, again.final_response) == (first.id, "completed", "did it")
+        assert [item.type for item in again.items] == [item.type for item in first.items]
+        assert (first.turn_usage is None, again.turn_usage is None) == (False, True)
+        on.assert_each_once("one", "two")
+
+
+async def test_a_turn_that_a_death_interrupts_goes_on_with_a_follow_up():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang("so ", "far")
+        on.model.say("the rest")
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _():
+                await on.model.wait_for_requests(1)
+                kill(await supervisor.ready())
+
+            result = await thread.run("do it", key="1", continue_with="Go on.")
+        assert result.status == "completed"
+        assert result.final_response == "the rest"
+        assert [part.status for part in result.parts] == ["interrupted", "completed"]
+        assert [item.client_id for item in result.items if item.type == "userMessage"] == ["1", "1~2"]
+        assert on.given()[-2:] == ["do it", "Go on."]
+
+
+async def test_a_death_can_be_raised_and_answered():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang()
+        on.model.default = Response(Text("fine"))
+
+        async def killed(**options):
+            count = len(on.model.requests)
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    await on.model.wait_for_requests(count + 1)
+                    kill(await supervisor.ready())
+
+                return await thread.run("do it", key="1", **options)
+
+        with pytest.RaisesGroup(errors.TurnInterrupted) as caught:
+            await killed(on_interrupted="raise")
+        assert caught.value.exceptions[0].result.status == "interrupted"
+
+        async def decide(result):
+            assert result.status == "interrupted"
+            await trio.lowlevel.checkpoint()
+            return "Never mind."
+
+        assert (await thread.run("do it", key="1", on_interrupted=decide)).final_response == "fine"
+        assert on.given()[-2:] == ["do it", "Never mind."]
+        assert (await thread.run("do it", key="1")).parts != ()
+
+
+async def test_a_key_stands_for_one_prompt():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        await thread.run("one", key="1")
+        with pytest.raises(errors.KeyConflict, match="another input"):
+            await thread.run("two", key="1")
+        with pytest.raises(errors.KeyConflict):
+            await thread.run("one", key="1", effort="low")
+        assert (await thread.run("one", key="1")).status == "completed"
+        assert len(on.model.requests) == 1
+
+
+async def test_a_failed_prompt_fails_again_and_is_not_sent_again():
+    async with stage() as on:
+        on.model.fail_event()
+        for _ in range(2):
+            async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+                with pytest.raises(errors.TurnFailed):
+                    await thread.run("one", key="1")
+        assert len(on.model.requests) == 1
+
+
+@pytest.mark.parametrize("key", ["", "a~2", "x" * 201])
+async def test_a_bad_key_is_refused_before_anything_is_sent(key):
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with pytest.raises(ValueError, match="key"):
+            await thread.run("one", key=key)
+        with pytest.raises(ValueError, match="needs a key"):
+            await thread.run("one")
+        assert on.model.requests == []
+
+
+async def test_without_a_journal_keys_are_made():
+    async with stage() as on, on.supervisor(journal=None) as supervisor, supervisor.thread("a") as thread:
+        assert (await thread.run("one")).status == "completed"
+        assert (await thread.run("one")).status == "completed"
+        assert len(on.model.requests) == 2
+
+
+async def test_a_name_is_opened_once_and_a_thread_runs_one_prompt_at_a_time():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with pytest.raises(errors.ThreadInUse, match="open in this supervisor"):
+            await supervisor.thread("a").__aenter__()
+        on.model.hang()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: thread.run("one", key="1"))
+            await on.model.wait_for_requests(1)
+            with pytest.raises(errors.TurnActive):
+                await thread.run("two", key="2")
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_thread_that_was_deleted_is_gone_and_no_other_one_is_started():
+    async with stage() as on:
+        async with on.supervisor() as supervisor:
+            async with supervisor.thread("a") as thread:
+                await thread.run("one", key="1")
+                thread_id = thread.id
+            await (await supervisor.ready()).thread_delete(thread_id)
+        async with on.supervisor() as supervisor:
+            with pytest.raises(errors.ThreadGone, match="deleted"):
+                await supervisor.thread("a").__aenter__()
+
+
+async def test_an_archived_thread_is_unarchived():
+    async with stage() as on:
+        async with on.supervisor() as supervisor:
+            async with supervisor.thread("a") as thread:
+                await thread.run("one", key="1")
+                thread_id = thread.id
+            await (await supervisor.ready()).thread_archive(thread_id)
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            assert (await thread.run("one", key="1")).status == "completed"
+            await thread.run("two", key="2")
+        on.assert_each_once("one", "two")
+
+
+async def test_a_prompt_that_was_cancelled_is_interrupted_for_this_program_only():
+    async with stage() as on:
+        on.model.hang("half")
+        on.model.default = Response(Text("whole"))
+        with trio.CancelScope() as program:
+            async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as nursery:
+
+                        @nursery.start_soon
+                        async def _():
+                            await on.model.wait_for_requests(1)
+                            scope.cancel()
+
+                        await thread.run("one", key="1")
+                assert (await thread.run("one", key="1")).status == "interrupted"
+                on.model.hang("half")
+                async with trio.open_nursery() as nursery:
+
+                    @nursery.start_soon
+                    async def _():
+                        await on.model.wait_for_requests(2)
+                        program.cancel()
+
+                    await thread.run("two", key="2")
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            assert (await thread.run("one", key="1")).status == "interrupted"
+            two = await thread.run("two", key="2")
+        assert two.status == "completed"
+        assert two.final_response == "whole"
+        assert len(two.parts) == 2
+
+
+async def test_a_turn_is_iterated_over_a_death():
+    async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
+        on.model.hang("so ", "far")
+        on.model.say("the ", "rest")
+        said, methods = [], []
+        async with thread.turn("do it", key="1") as turn:
+            async for event in turn:
+                methods.append(event.method)
+                if event.method == "item/agentMessage/delta":
+                    said.append(event.raw["delta"])
+                    if "".join(said) == "so far":
+                        kill(await supervisor.ready())
+                if event.method == "trio_codex/generationLost":
+                    assert event.raw["generation"] == 1
+            assert turn.result.status == "completed"
+        assert "".join(said) == "so farthe rest"
+        assert methods.count("trio_codex/generationLost") == 1
+        assert methods[-1] == "turn/completed"
+        assert turn.result.final_response == "the rest"
+        async with thread.turn("do it", key="1") as turn:
+            assert [event async for event in turn] == []
+            assert (await turn.wait()).final_response == "the rest"
+        async with thread.turn("more", key="2") as turn:
+            assert "".join([piece async for piece in turn.text()]) == "did it"
+
+
+async def test_leaving_a_turn_interrupts_it_for_good():
+    async with stage() as on:
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            on.model.hang("half")
+            async with thread.turn("one", key="1") as turn:
+                async for _ in turn.text():
+                    break
+            on.model.hang("half")
+            async with thread.turn("two", key="2") as turn:
+                async for _ in turn.text():
+                    await turn.interrupt()
+            assert turn.result.status == "interrupted"
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            for key in ("one", "1"), ("two", "2"):
+                assert (await thread.run(key[0], key=key[1])).status == "interrupted"
+        assert len(on.model.requests) == 2
+
+
+async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
+    error = ValueError("mine")
+    async with stage() as on:
+        on.model.hang("half")
+        with pytest.raises(ValueError, match="mine") as caught:
+            async with (
+                on.supervisor() as supervisor,
+                supervisor.thread("a") as thread,
+                thread.turn("one", key="1"),
+            ):
+                await on.model.wait_for_requests(1)
+                raise error
+        assert caught.value is error

@@ -1,0 +1,600 @@
+"""Turns that go on after their scope, and scopes that rejoin them, against a scripted server."""
+
+import logging
+
+import pytest
+import trio
+import trio.testing
+from scripted_turns import COMMAND, QUESTION, accept_interrupt, scripted
+
+from trio_codex import Budget, CodexConfig, Policy, TurnStatus, errors, policies, tool
+from trio_codex.testing._fake import DEFAULTS
+
+OPENED = DEFAULTS["thread/resume"]
+GAP = "trio_codex/gap"
+ENDING = CodexConfig(interrupt_grace=2, on_stuck_turn="abandon")
+
+
+def message(text, item_id="message-1", **fields):
+    return {"type": "agentMessage", "id": item_id, "text": text, **fields}
+
+
+def record(turn_id="turn-1", status="completed", items=(), **fields):
+    return {"id": turn_id, "status": status, "items": list(items), "itemsView": "full", **fields}
+
+
+def page(*records, cursor=None):
+    return {"data": list(records), "nextCursor": cursor}
+
+
+def running(turn_id="turn-1", items=(), **fields):
+    return {**OPENED, "initialTurnsPage": page(record(turn_id, "inProgress", items, **fields))}
+
+
+def usage(tokens):
+    counts = {
+        "totalTokens": tokens,
+        "inputTokens": tokens,
+        "cachedInputTokens": 0,
+        "outputTokens": 0,
+        "reasoningOutputTokens": 0,
+        "cacheWriteInputTokens": 0,
+    }
+    return {
+        "threadId": "thread-1",
+        "turnId": "turn-1",
+        "tokenUsage": {"total": counts, "last": counts, "modelContextWindow": None},
+    }
+
+
+async def resumed(codex, server, *items, **options):
+    """Resume a thread on which a turn of another client runs."""
+    server.give("thread/resume", running(items=items))
+    return await codex.thread_resume("thread-1", **options)
+
+
+async def settle():
+    await trio.testing.wait_all_tasks_blocked()
+
+
+# -- left running --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["at once", "by an exception", "cancelled", "by closing the client"])
+async def test_a_turn_left_running_is_not_interrupted_and_keeps_its_thread_busy(how):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        entered = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            scope = trio.CancelScope()
+            try:
+                with scope:
+                    async with thread.turn("hi", leave_running=True):
+                        entered.set()
+                        if how == "by an exception":
+                            raise ZeroDivisionError
+                        if how == "cancelled":
+                            scope.cancel()
+                        if how == "by closing the client":
+                            await trio.sleep_forever()
+                        await trio.lowlevel.checkpoint()
+            except ZeroDivisionError:
+                assert how == "by an exception"
+
+        await server.accept_turn()
+        await entered.wait()
+        await settle()
+        if how == "by closing the client":
+            await codex.aclose()
+            nursery.cancel_scope.cancel()
+        else:
+            with pytest.raises(errors.TurnActive):
+                await thread.run("again")
+            async with thread:
+                pass
+        await codex.aclose()
+        assert server.unexpected() == []
+
+
+async def test_a_start_that_is_cancelled_is_undone_because_nobody_has_the_turn():
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+        scope = trio.CancelScope()
+
+        @nursery.start_soon
+        async def _():
+            with scope:
+                async with thread.turn("hi", leave_running=True):
+                    pytest.fail("it has not started")
+
+        start = await server.expect("turn/start")
+        scope.cancel()
+        await settle()
+        await start.answer({"turn": record(status="inProgress")})
+        await server.start_turn()
+        await accept_interrupt(server, "thread-1", "turn-1")
+
+
+async def test_a_turn_that_exceeds_a_limit_ends_although_it_was_to_be_left_running():
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_start()
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.BudgetExceeded):
+                async with thread.turn("hi", leave_running=True, budget=Budget(tokens=10)) as turn:
+                    await turn.wait()
+
+        await server.accept_turn()
+        await server.notify("thread/tokenUsage/updated", usage(20))
+        await accept_interrupt(server, "thread-1", "turn-1")
+
+
+async def test_a_question_in_progress_is_not_answered_and_later_ones_are_left_unless_the_thread_has_a_policy():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        asked, accepting = trio.Event(), False
+
+        async def decide(_):
+            asked.set()
+            while not accepting:
+                await trio.sleep_forever()
+            return policies.accept()
+
+        thread = await codex.thread_start()
+        left = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.turn("hi", policy=Policy(command=decide), leave_running=True):
+                await asked.wait()
+            left.set()
+
+        await server.accept_turn()
+        await server.ask(1, COMMAND, QUESTION)
+        await left.wait()
+        await server.ask(2, COMMAND, QUESTION)
+        await settle()
+        assert server.answers == {}
+        assert [record.outcome for record in codex.decisions] == ["withdrawn", "left"]
+        accepting = True
+        await codex.thread_resume("thread-1", policy=Policy(command=decide))
+        await server.ask(3, COMMAND, QUESTION)
+        assert await server.answer_to(3) == {"decision": "accept"}
+
+
+async def test_an_ephemeral_thread_of_a_server_that_goes_on_is_refused_before_anything_is_sent():
+    async with scripted() as (codex, server):
+        server.give("thread/start", {**OPENED, "thread": {**OPENED["thread"], "ephemeral": True}})
+        thread = await codex.thread_start(ephemeral=True)
+        with pytest.raises(ValueError, match="ephemeral"):
+            thread.turn("hi", leave_running=True)
+
+
+# -- rejoined ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rejoined_turn_begins_with_a_gap_and_its_result_has_what_came_before(caplog):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server, message("before", "item-1"))
+        server.take_over("thread/turns/list")
+        events = []
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                assert turn.id == "turn-1"
+                events.extend([event async for event in turn])
+                assert turn.result.final_response == "one two"
+                assert [item.id for item in turn.result.items] == ["message-0", "message-1"]
+                assert turn.result.status is TurnStatus.completed
+                assert turn.result.turn_usage.total_tokens == 7
+
+        await settle()
+        # An item that never started here, and that is not listed once the turn has ended.
+        await server.delta("two")
+        await server.item("completed", message("one two"))
+        await server.notify("thread/tokenUsage/updated", usage(7))
+        await server.end_turn()
+        # A turn that started meanwhile is the newest.
+        await server.start_turn("turn-2")
+        first = await server.expect("thread/turns/list")
+        assert [event.method for event in events] == []
+        await first.answer(page(record("turn-2", "inProgress"), cursor="next"))
+        second = await server.expect("thread/turns/list")
+        assert second.params == {"threadId": "thread-1", "itemsView": "full", "limit": 1, "cursor": "next"}
+        interrupted = {"type": "commandExecution", "id": "c1", "status": "inProgress", "command": "x"}
+        await second.answer(
+            page(record(items=[message("before", "message-0"), interrupted, message("one two")]))
+        )
+    assert [event.method for event in events] == [
+        GAP,
+        "item/agentMessage/delta",
+        "item/completed",
+        "thread/tokenUsage/updated",
+        "turn/completed",
+    ]
+    assert events[0].raw == {"threadId": "thread-1", "turnId": "turn-1"}
+    assert caplog.record_tuples == []
+
+
+async def test_the_text_of_a_rejoined_turn_is_what_comes_from_then_on():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        server.give("thread/turns/list", page(record(items=[message("one two")])))
+        pieces = []
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                pieces.extend([piece async for piece in turn.text()])
+                assert turn.result.final_response == "one two"
+
+        await settle()
+        await server.delta("two")
+        await server.item("completed", message("one two"))
+        await server.end_turn()
+    assert pieces == ["two"]
+
+
+@pytest.mark.parametrize("end", ["refused", "another turn", "lost"])
+async def test_a_turn_whose_items_cannot_be_read_is_lost_and_says_why(end):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        server.take_over("thread/turns/list")
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.TurnLost, match="it ended, but its items could not be read") as caught:
+                async with thread.rejoin() as turn:
+                    await turn.wait()
+            assert isinstance(caught.value.__cause__, errors.ConnectionBroken) == (end == "lost")
+            done.set()
+
+        done = trio.Event()
+        await settle()
+        await server.end_turn()
+        listing = await server.expect("thread/turns/list")
+        match end:
+            case "refused":
+                await listing.refuse("no rollout found")
+            case "another turn":
+                await listing.answer(page(record("turn-0")))
+            case _:
+                await server.hang_up()
+        await done.wait()
+
+
+async def test_leaving_a_rejoined_turn_sends_nothing_and_it_can_be_rejoined_again():
+    async with scripted() as (codex, server):
+        thread = await resumed(codex, server)
+        for _ in range(3):
+            async with thread.rejoin() as turn:
+                await trio.lowlevel.checkpoint()
+            assert not turn._state.owned
+            assert turn._state.sinks == ()
+        assert codex._session.meter.turns == 0
+        await codex.aclose()
+        assert server.unexpected() == []
+
+
+async def test_with_end_leaving_interrupts_the_turn_and_so_does_closing_the_client():
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        server.give("thread/goal/get", {"goal": None})
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True):
+                pass
+
+        await accept_interrupt(server, "thread-1", "turn-1")
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(trio.Cancelled):
+                async with thread.rejoin(end=True):
+                    await trio.sleep_forever()
+            await trio.lowlevel.checkpoint_if_cancelled()
+
+        await settle()
+        nursery.start_soon(codex.aclose)
+        await accept_interrupt(server, "thread-1", "turn-1")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_policy_of_the_client_counts_while_the_turn_is_rejoined_and_its_failure_leaves_the_scope():
+    asked = []
+
+    async def decide(request):
+        await trio.lowlevel.checkpoint()
+        asked.append(request)
+        if len(asked) > 1:
+            raise ZeroDivisionError
+        return policies.accept()
+
+    async with scripted(policy=Policy(command=decide)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        await server.ask(1, COMMAND, QUESTION)
+        await settle()
+        assert [record.outcome for record in codex.decisions] == ["left"]
+        server.take_over("thread/resume")
+        left = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.PolicyError):
+                async with thread.rejoin() as turn:
+                    await turn.wait()
+            left.set()
+
+        # What was left to others is asked again.
+        await (await server.expect("thread/resume")).answer(running())
+        await server.ask(1, COMMAND, QUESTION)
+        assert await server.answer_to(1) == {"decision": "accept"}
+        await server.ask(2, COMMAND, QUESTION)
+        assert await server.answer_to(2) == {"decision": "decline"}
+        await left.wait()
+        await server.ask(3, COMMAND, QUESTION)
+        await settle()
+        assert 3 not in server.answers
+        assert server.unexpected() == []
+
+
+async def test_a_turn_of_another_scope_of_this_client_is_only_watched():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        owner_asked, seen = [], []
+
+        async def decide(request):
+            await trio.lowlevel.checkpoint()
+            owner_asked.append(request)
+            return policies.accept()
+
+        thread = await codex.thread_start()
+        other = await codex.thread_resume("thread-1", policy=Policy())
+        running = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.turn("hi", policy=Policy(command=decide)) as turn:
+                running.set()
+                assert (await turn.wait()).final_response == "one"
+
+        await server.accept_turn()
+        await running.wait()
+        async with other.rejoin():
+            pass
+
+        @nursery.start_soon
+        async def _():
+            async with other.rejoin() as view:
+                assert view.thread is other
+                seen.extend([event.method async for event in view])
+                assert view.result.final_response == "one"
+
+        await settle()
+        await server.ask(1, COMMAND, QUESTION)
+        assert await server.answer_to(1) == {"decision": "accept"}
+        await server.item("completed", message("one"))
+        await server.end_turn()
+    assert len(owner_asked) == 1
+    assert seen == [GAP, "item/completed", "turn/completed"]
+
+
+async def test_a_view_with_end_ends_the_turn_of_the_other_scope():
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        server.give("thread/goal/get", {"goal": None})
+        thread = await codex.thread_start()
+        running = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.turn("hi") as turn:
+                running.set()
+                assert (await turn.wait()).status is TurnStatus.interrupted
+
+        await server.accept_turn()
+        await running.wait()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True):
+                pass
+
+        await accept_interrupt(server, "thread-1", "turn-1")
+
+
+async def test_a_budget_counts_from_the_rejoin_on_and_its_turns_do_not():
+    async with (
+        scripted() as (codex, server),
+        trio.open_nursery() as nursery,
+    ):
+        thread = await resumed(codex, server, budget=Budget(tokens=10, turns=1))
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin():
+                pass
+            with pytest.raises(errors.BudgetExceeded) as caught:
+                async with thread.rejoin() as turn:
+                    await turn.wait()
+            assert caught.value.limit == "tokens"
+            with pytest.raises(errors.BudgetExceeded):
+                async with thread.rejoin():
+                    pytest.fail("the budget is used up")
+
+        await settle()
+        await server.notify("thread/tokenUsage/updated", usage(20))
+        await settle()
+        assert server.unexpected() == []
+
+
+# -- which turn ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["none", "ended before", "interrupted without items", "ours has ended"])
+async def test_without_a_turn_there_is_nothing_to_rejoin(state, autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        if state == "ended before":
+            server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record())})
+        elif state == "interrupted without items":
+            server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})
+        thread = await codex.thread_resume("thread-1")
+        if state == "ours has ended":
+            nursery.start_soon(thread.run, "hi")
+            await server.accept_turn()
+            await server.end_turn()
+            await settle()
+        with pytest.raises(errors.NoTurnRuns) as caught:
+            async with thread.rejoin():
+                pytest.fail("there is none")
+        assert caught.value.thread_id == "thread-1"
+
+
+@pytest.mark.parametrize("announced", ["by the server", "by an event", "by its snapshot"])
+async def test_a_turn_that_is_about_to_run_is_waited_for(announced, autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        about_to_run = {**OPENED, "initialTurnsPage": page(record(status="interrupted"))}
+        server.give("thread/resume", about_to_run)
+        thread = await codex.thread_resume("thread-1")
+        server.give("thread/turns/list", page(record(items=[message("whole")])))
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                assert (await turn.wait()).final_response == "whole"
+
+        await trio.sleep(0.2)
+        match announced:
+            case "by the server":
+                await server.start_turn()
+                await server.item("completed", message("whole"))
+            case "by an event":
+                await server.delta("who")
+            case _:
+                server.give("thread/resume", running())
+        await trio.sleep(0.2)
+        await server.end_turn()
+
+
+async def test_events_of_a_turn_that_has_ended_do_not_bring_it_back():
+    async with scripted() as (codex, server):
+        server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})
+        thread = await codex.thread_resume("thread-1")
+        await server.start_turn()
+        await server.end_turn()
+        await server.delta("late")
+        await settle()
+        assert thread._state.turn is None
+
+
+async def test_a_turn_that_ended_since_the_resume_is_given_even_if_its_end_was_missed():
+    async with scripted() as (codex, server):
+        thread = await resumed(codex, server)
+        server.give("thread/turns/list", page(record(items=[message("whole")])))
+        await server.end_turn()
+        await settle()
+        async with thread.rejoin() as turn:
+            assert turn.result.final_response == "whole"
+            assert [event.method async for event in turn] == [GAP]
+            assert await turn.wait() is turn.result
+        await thread.unsubscribe()
+        server.give("thread/resume", running("turn-2"))
+        thread = await codex.thread_resume("thread-1")
+        await thread.unsubscribe()
+        with pytest.raises(errors.ThreadClosed):
+            async with thread.rejoin():
+                pytest.fail("nothing would be heard of it")
+        server.give(
+            "thread/resume",
+            {**OPENED, "initialTurnsPage": page(record("turn-2", items=[message("missed")]))},
+        )
+        server.give("thread/turns/list", page(record("turn-2", items=[message("missed")])))
+        thread = await codex.thread_resume("thread-1")
+        async with thread.rejoin() as turn:
+            assert (turn.id, turn.result.final_response) == ("turn-2", "missed")
+
+
+async def test_a_review_is_interrupted_by_the_id_that_runs_it_and_stored_under_that_of_its_events():
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        server.give("thread/resume", running("inner", rootTurnId="outer"))
+        server.give("thread/goal/get", {"goal": None})
+        server.give("thread/turns/list", page(record("outer", items=[message("review")])))
+        thread = await codex.thread_resume("thread-1")
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True) as turn:
+                assert turn.id == "inner"
+                await turn.interrupt()
+                result = await turn.wait()
+            assert (result.id, result.final_response) == ("outer", "review")
+
+        interrupt = await server.expect("turn/interrupt")
+        assert interrupt.params == {"threadId": "thread-1", "turnId": "inner"}
+        await interrupt.answer({})
+        await server.end_turn("outer", status="interrupted")
+
+
+# -- tools ---------------------------------------------------------------------------------------------------------
+
+CALL = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "count", "arguments": {}}
+
+
+@pytest.mark.parametrize("whose", ["rejoined", "ours"])
+async def test_only_a_call_that_may_be_repeated_is_answered_from_memory(whose):
+    calls = []
+
+    @tool
+    async def count() -> str:
+        """Count."""
+        await trio.lowlevel.checkpoint()
+        calls.append(1)
+        return f"call {len(calls)}"
+
+    for _ in range(2):
+        async with scripted() as (codex, server), trio.open_nursery() as nursery:
+            if whose == "rejoined":
+                thread = await resumed(codex, server, tools=[count])
+            else:
+                thread = await codex.thread_start(tools=[count])
+                nursery.start_soon(thread.run, "hi")
+                await server.accept_turn()
+            await server.ask(1, "item/tool/call", CALL)
+            answer = await server.answer_to(1)
+            assert answer["contentItems"][0]["text"] == f"call {len(calls)}"
+            await server.end_turn()
+    assert len(calls) == (1 if whose == "rejoined" else 2)
+
+
+async def test_a_callback_that_does_not_end_holds_up_leaving_for_interrupt_grace_at_most(
+    caplog, autojump_clock
+):
+    config = CodexConfig(interrupt_grace=1, on_stuck_turn="abandon")
+    async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
+        asked, go_on = trio.Event(), trio.Event()
+
+        async def decide(_):
+            asked.set()
+            with trio.CancelScope(shield=True):
+                await go_on.wait()
+            return policies.accept()
+
+        thread = await codex.thread_start()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.turn("hi", policy=Policy(command=decide), leave_running=True):
+                await asked.wait()
+            go_on.set()
+
+        await server.accept_turn()
+        await server.ask(1, COMMAND, QUESTION)
+        with caplog.at_level(logging.ERROR):
+            await go_on.wait()
+        await settle()
+        assert server.answers == {}
+    assert "one of its callbacks is still running" in caplog.text
