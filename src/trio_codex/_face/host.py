@@ -60,6 +60,9 @@ class Operation:
             self.was_cut_off = True
             raise
         except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
+            if isinstance(exc, BaseExceptionGroup) and exc.subgroup(trio.Cancelled) is not None:
+                self.was_cut_off = True
+                raise
             self.finish(error=exc)  # noqa: ASYNC104
         finally:
             self.finish()
@@ -85,9 +88,9 @@ async def open_around(around: Around) -> AsyncGenerator[None]:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # Operations raise nothing but Cancelled, and what is around them expects that as itself.
-        error: Any = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
+        error: BaseException = group
+        while exceptions := getattr(error, "exceptions", ()):
+            error = exceptions[0]
         raise error from None  # noqa: ASYNC123  # a Cancelled has no cause of its own
 
 
