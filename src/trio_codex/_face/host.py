@@ -60,7 +60,8 @@ class Operation:
             self.was_cut_off = True
             raise
         except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
-            if isinstance(exc, BaseExceptionGroup) and exc.subgroup(trio.Cancelled) is not None:
+            subgroup: Any = getattr(exc, "subgroup", None)
+            if subgroup is not None and subgroup(trio.Cancelled) is not None:
                 self.was_cut_off = True
                 raise
             self.finish(error=exc)  # noqa: ASYNC104
