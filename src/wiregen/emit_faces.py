@@ -86,6 +86,15 @@ class Scope(Generic[ValueT_co]):
 ''',
 }
 
+FROM_TRIO: Final = '''
+def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
+    """Return the counterpart of an async function of Trio, or of an async context manager.
+
+    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
+    context manager opens a thread of its own.
+    """
+'''
+
 TOOL: Final = '''
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -164,8 +173,8 @@ class FaceEmitter:
 
     def package(self) -> str:
         """Return the stub of the package."""
-        local = {"Scope", *self._handles}
-        lines = [SCOPE[self._face]]
+        local = {"Scope", "from_trio", *self._handles}
+        lines = [SCOPE[self._face], FROM_TRIO]
         for name, module in self._handles.items():
             lines.append(self._class(module, name))
         reexported: list[str] = []

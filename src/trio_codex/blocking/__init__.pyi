@@ -90,6 +90,13 @@ class Scope(Generic[ValueT_co]):
     def close(self) -> None:
         """Leave the scope, if it was entered."""
 
+def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
+    """Return the counterpart of an async function of Trio, or of an async context manager.
+
+    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
+    context manager opens a thread of its own.
+    """
+
 class Codex:
     """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
 
