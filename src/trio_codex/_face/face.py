@@ -222,7 +222,10 @@ class Scope:
 
     def close(self) -> Any:
         """Leave the scope, if it was entered."""
-        return self.face.run(self.exit(None, None, None))
+        return self.face.run(self._close())
+
+    async def _close(self) -> None:
+        await self.exit(None, None, None)
 
     async def exit(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
