@@ -599,7 +599,7 @@ MUTATIONS = [
     Mutation(
         "G25", "leaving a scope of a face does not wait for its end",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
-        "tests/faces/test_face_scopes.py::test_an_exception_of_the_body_leaves_as_itself_after_the_scope_has_ended",
+        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended",
     ),
     Mutation(
         "G25", "an interrupt is raised between the statements of a face",

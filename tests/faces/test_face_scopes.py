@@ -135,22 +135,23 @@ def test_a_policy_that_fails_cancels_the_task_of_the_body_wherever_it_waits():
 def test_a_cancelled_task_goes_on_after_its_scope_has_ended_and_only_then():
     log = Log()
 
-    async def body():
-        async with open_bare(AIO, log.scope) as _:
+    async def body(host):
+        async with AIO.module._face.AsyncioScope(log.scope, host):
             await asyncio.sleep(20)
 
     async def test():
-        task = asyncio.create_task(body())
-        while not log.entered:  # noqa: ASYNC110  # it is set in another thread
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.01)
-        task.cancel("the first")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        task.cancel("the second")
-        with pytest.raises(asyncio.CancelledError, match="the first"):
-            await task
-        assert log.exited == 1
+        async with (kept := open_bare(AIO, Log().scope)):
+            task = asyncio.create_task(body(kept.host))
+            while not log.entered:  # noqa: ASYNC110  # it is set in another thread
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+            task.cancel("the first")
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            task.cancel("the second")
+            with pytest.raises(asyncio.CancelledError, match="the first"):
+                await task
+            assert log.exited == 1
 
     AIO.run(test)
 
