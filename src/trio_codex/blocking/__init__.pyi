@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+import trio_codex
 from trio_codex import ApprovalMode as ApprovalMode
 from trio_codex import Attachment as Attachment
 from trio_codex import Backoff as Backoff
@@ -73,7 +74,6 @@ from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
-from trio_codex.tools import Tool
 
 ValueT_co = TypeVar("ValueT_co", covariant=True)
 
@@ -5055,6 +5055,14 @@ class Supervisor:
             RestartLimitExceeded: The next server did not start.
             ConnectionClosed: The supervisor's scope has exited.
         """
+    def drain(self, *, timeout: float = 60) -> None:
+        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+
+        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+
+        Args:
+            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+        """
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
 
@@ -5362,7 +5370,7 @@ def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
     policy: Policy | None = None,
-    tools: Iterable[Tool[..., Any]] = ...,
+    tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
     restart: Restart = ...,
