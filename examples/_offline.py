@@ -165,6 +165,11 @@ def _write_script(example: str, model: MockModel) -> None:
             model.hang("Half of them are sorted.")
             model.say("The rest is sorted, too.")
             model.say("4 files, sorted.")
+        case "durable":
+            model.say("First the fixes.")
+            model.hang("They are")
+            model.say("The fixes are written.")
+            model.say("All is well.")
         case "exec_scope" | "watch_files" | "mcp_servers":
             pass
         case "review":
@@ -175,5 +180,39 @@ def _write_script(example: str, model: MockModel) -> None:
             model.respond(ToolCall("update_goal", {"status": "complete"}))
             model.say("Now all of them pass.")
             model.hang("I begin with the tutorial.")
+        case "blocking/first_thread":
+            model.say("Hello from a thread.")
+        case "blocking/run":
+            model.say("A repository.")
+            model.say("Code.")
+        case "blocking/stream_events":
+            model.say("Once ", "upon ", "a time.")
+        case "blocking/models_and_metadata":
+            pass
+        case "blocking/existing_thread":
+            model.say("I will remember it.")
+            model.say("The number was 42.")
+        case "blocking/lifecycle_and_controls":
+            model.say("Red.")
+            model.say("Blue.")
+            model.hang("1 ")
+            model.hang("1 ")
+        case "blocking/image_and_text":
+            model.say("Red.")
+        case "blocking/local_image_and_text":
+            model.say("Red.")
+        case "blocking/asyncio_parity":
+            model.say("Hello.")
+            model.say("Hello.")
+        case "blocking/errors_and_retry":
+            model.fail(400, message="no")
+            model.say("Here I am.")
+        case "blocking/chat":
+            model.say("Hello ", "Ada.")
+            model.say("It is Ada.")
+        case "blocking/all_turn_options":
+            model.say('{"files": 0}')
+        case "blocking/choosing_a_model":
+            model.say("I am.")
         case _:
             raise ValueError(f"there is no script for {example!r}")

@@ -251,6 +251,37 @@ def doctor(only_schema: bool, **options: Any) -> int:
     return _execute(examine, source=source_of(options), **options)
 
 
+@cli.command("supervise", short_help="Run a program that outlives its server.")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False),
+    required=True,
+    metavar="PATH",
+    help="The journal, created if it does not exist. The next run goes on where this one ended.",
+)
+@server_options
+def supervise_command(function: str, journal: str, **options: Any) -> int:
+    """Run an async function that takes a supervisor, until it returns.
+
+    Servers that die are replaced. SIGTERM drains: no new prompts are admitted, and the command ends once open turns have,
+    or after a minute. Under systemd it reports readiness, status and signs of life (Type=notify, WatchdogSec=).
+    """
+    from trio_codex.cli._supervise import supervise
+
+    source = source_of(options)
+    return _execute(supervise, function, source=source, journal=journal)
+
+
+@cli.command("journal", short_help="Show what is in a journal.")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+def journal_command(path: str) -> int:
+    """Show the threads of a journal, and what became of their prompts. A supervisor may be using it."""
+    from trio_codex.cli._supervise import show_journal
+
+    return _execute(show_journal, path)
+
+
 @cli.command("replay", short_help="Show a recorded session.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
