@@ -138,14 +138,17 @@ async def test_a_solver_that_raises_or_returns_what_is_not_json_has_failed():
 
 @asynccontextmanager
 async def deadly(on, ctx, *, is_deadly=True):
-    """Kill the server as soon as the model has been asked in the body."""
-    async with trio.open_nursery() as nursery:
+    """Kill the server as soon as the model has been asked for this task in the body."""
+    asked = on.prompts()[ctx.task.prompt]
 
-        @nursery.start_soon
-        async def _():
-            if is_deadly:
-                await on.model.wait_for_requests(len(on.model.requests) + 1)
-                kill(ctx.codex.pid)
+    async def kill_when_asked():
+        while on.prompts()[ctx.task.prompt] == asked:
+            await on.model.wait_for_requests(len(on.model.requests) + 1)
+        kill(ctx.codex.pid)
+
+    async with trio.open_nursery() as nursery:
+        if is_deadly:
+            nursery.start_soon(kill_when_asked)
 
         yield
 

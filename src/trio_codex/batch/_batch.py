@@ -21,11 +21,11 @@ from trio_codex.batch._workspaces import EmptyDirectory, Workspace
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
+    import trio_codex.tools
     from trio_codex import Policy, ThreadStartOptions
     from trio_codex.batch._tasks import Task
     from trio_codex.batch._values import Outcome
     from trio_codex.instruments import Instrument
-    from trio_codex.tools import Tool
 
 PAGE = 64
 """How many outcomes are read from the journal at once."""
@@ -119,7 +119,7 @@ async def open_batch(
     turns: int = 16,
     starting: int | None = None,
     policy: Policy | None = None,
-    tools: Iterable[Tool[..., Any]] = (),
+    tools: Iterable[trio_codex.tools.Tool[..., Any]] = (),
     budget: BatchBudget | None = None,
     retry: Retry = Retry(),  # noqa: B008  # frozen
     restart: Restart = Restart(max_restarts=100),  # noqa: B008  # frozen

@@ -28,6 +28,10 @@ REMOVAL_SECONDS: Final = 10.0
 """How long a removal may go on after the batch was cancelled."""
 
 
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return os.path.abspath(path)
+
+
 @runtime_checkable
 class Workspace(Protocol):
     """Makes the directory in which the agent of an attempt works. Its ``repr`` is part of the configuration."""
@@ -67,7 +71,7 @@ class CopyTree:
         source: The directory.
     """
 
-    source: str = attrs.field(converter=os.path.abspath)
+    source: str = attrs.field(converter=_absolute)
 
     async def create(self, path: Path) -> None:
         """Copy the tree.
@@ -93,7 +97,7 @@ class GitWorktree:
         revision: What to check out.
     """
 
-    repository: str = attrs.field(converter=os.path.abspath)
+    repository: str = attrs.field(converter=_absolute)
     revision: str = "HEAD"
 
     async def create(self, path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import attrs
 import click
@@ -229,7 +229,8 @@ def show_results(out: str, form: str) -> int:
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
     for row in rows:
-        tokens = (row["usage"] or {}).get("total_tokens")
+        usage: dict[str, int | None] = row["usage"] or {}
+        tokens = usage.get("total_tokens")
         value = "" if row["value"] is None else json.dumps(row["value"])
         writer.writerow(
             [
@@ -273,12 +274,12 @@ def _solver(name: str) -> Callable[[TaskContext], Awaitable[Any]]:
     module, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), function)
+        found: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as exc:
         raise click.UsageError(f"--solve: {name!r} cannot be imported: {exc}") from exc
     if not callable(found):
         raise click.UsageError(f"--solve: {name!r} is not a function")
-    return found
+    return cast("Callable[[TaskContext], Awaitable[Any]]", found)
 
 
 def _workspace(text: str) -> Workspace:
