@@ -4,13 +4,14 @@ import json
 import random
 import sqlite3
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 from batches import kill, run_program, some, stage, texts_of
 
-from trio_codex import errors
+from trio_codex import Restart, errors
 from trio_codex.batch import BatchBudget, Outcome, Retry, Task, read_outcomes
 from trio_codex.testing import HTTPFailure, Response, Text
 
@@ -135,30 +136,87 @@ async def test_a_solver_that_raises_or_returns_what_is_not_json_has_failed():
         assert outcomes["t2"].value == {"n": 1}
 
 
+@asynccontextmanager
+async def deadly(on, ctx, *, is_deadly=True):
+    """Kill the server as soon as the model has been asked in the body."""
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def _():
+            if is_deadly:
+                await on.model.wait_for_requests(len(on.model.requests) + 1)
+                kill(ctx.codex.pid)
+
+        yield
+
+
 async def test_a_task_of_which_the_server_dies_is_quarantined_and_the_others_are_not():
     async with stage() as on:
-        for_ever = on.model.script("do t0")
         for _ in range(10):
-            for_ever.hang("half")
+            on.model.script("do t0").hang("half")
 
-        async def deadly(ctx):
-            async with trio.open_nursery() as nursery:
-
-                @nursery.start_soon
-                async def _():
-                    seen = on.prompts()["do t0"]
-                    while ctx.task.id == "t0" and on.prompts()["do t0"] == seen:  # noqa: ASYNC110  # as above
-                        await trio.sleep(0.01)
-                    if ctx.task.id == "t0":
-                        kill(ctx.codex.pid)
-
+        async def solve(ctx):
+            async with deadly(on, ctx, is_deadly=ctx.task.id == "t0"):
                 return (await ctx.thread.run(ctx.task.prompt)).final_response
 
-        outcomes = await on.run(some(6), deadly, turns=3, retry=Retry(deaths=2))
-        assert {name: outcome.status for name, outcome in outcomes.items() if name != "t0"} == {
-            f"t{number}": "ok" for number in range(1, 6)
-        }
+        outcomes = await on.run(some(6), solve, turns=3, retry=Retry(deaths=2))
+        others = {outcome.status for name, outcome in outcomes.items() if name != "t0"}
+        assert others == {"ok"}
         assert (outcomes["t0"].status, outcomes["t0"].attempts) == ("quarantined", 3)
+
+
+async def test_a_task_of_which_the_server_dies_runs_alone_before_it_is_quarantined():
+    together = []
+    async with stage() as on:
+        for _ in range(10):
+            on.model.script("do t0").hang("half")
+
+        async def solve(ctx):
+            if ctx.task.id != "t0":
+                await trio.sleep(0.5)
+                return None
+            await trio.sleep(0.2)
+            together.append(len(batch.status().running))
+            async with deadly(on, ctx):
+                return (await ctx.thread.run(ctx.task.prompt)).final_response
+
+        async with on.batch(some(12), solve, turns=3, retry=Retry(deaths=1)) as batch:
+            outcomes = {outcome.task.id: outcome async for outcome in batch}
+        assert outcomes["t0"].status == "quarantined"
+        assert together == [3, 1]
+
+
+async def test_threads_do_not_stay_in_the_memory_of_the_server():
+    async with stage() as on:
+        servers = []
+
+        async def solve(ctx):
+            servers.append(ctx.codex)
+            return (await ctx.thread.run(ctx.task.prompt)).final_response
+
+        async with on.batch(some(8), solve, turns=4) as batch:
+            outcomes = [outcome async for outcome in batch]
+            assert len(outcomes) == 8
+            with trio.fail_after(5):
+                while batch.status().running:  # noqa: ASYNC110  # what is cleaned up is no event
+                    await trio.sleep(0.01)
+            assert (await servers[0].api.thread.loaded_list()).data == []
+
+
+async def test_a_server_that_cannot_be_kept_alive_ends_the_batch_with_its_own_error():
+    async with stage() as on:
+        on.model.script("do t0").hang("half")
+
+        async def solve(ctx):
+            async with deadly(on, ctx, is_deadly=not killed):
+                killed.append(ctx.task.id)
+                return (await ctx.thread.run(ctx.task.prompt)).final_response
+
+        killed = []
+        with pytest.raises(errors.RestartLimitExceeded, match="more than 0 restarts"):
+            await on.run(some(1), solve, restart=Restart(max_restarts=0))
+        outcomes = await on.run(some(1), solve)
+        assert (outcomes["t0"].status, outcomes["t0"].attempts) == ("ok", 2)
 
 
 async def test_a_used_up_account_stops_the_batch_and_the_next_run_goes_on():

@@ -231,10 +231,12 @@ class Journal:
 
     def spent(self, name: str | None = None) -> Spent:
         """Return what the turns of a thread have used, or those of all threads."""
-        rows = self.threads() if name is None else [self.thread(name)]
-        return sum(
-            (Spent(row.tokens, row.turns, row.seconds) for row in rows if row is not None), start=Spent()
+        (row,) = self._rows(
+            "select coalesce(sum(tokens), 0) tokens, coalesce(sum(turns), 0) turns, coalesce(sum(seconds), 0.0) seconds"
+            " from threads where name=?1 or ?1 is null",
+            name,
         )
+        return Spent(**row)
 
     def threads(self) -> list[ThreadRow]:
         """Return the rows of all threads."""
