@@ -104,6 +104,9 @@ def _write_script(example: str, model: MockModel) -> None:
         case "many_agents":
             for topic in ("tests", "docs", "types"):
                 model.script(topic).say(f"The {topic} ", "look fine.")
+        case "batch":
+            for name in ("trio", "attrs", "cattrs"):
+                model.script(f" {name} ").say(f"{name} is ", "small.")
         case "resume":
             model.say("I will remember the number 42.")
             model.say("The number was 42.")
@@ -177,5 +180,39 @@ def _write_script(example: str, model: MockModel) -> None:
             model.respond(ToolCall("update_goal", {"status": "complete"}))
             model.say("Now all of them pass.")
             model.hang("I begin with the tutorial.")
+        case "blocking/first_thread":
+            model.say("Hello from a thread.")
+        case "blocking/run":
+            model.say("A repository.")
+            model.say("Code.")
+        case "blocking/stream_events":
+            model.say("Once ", "upon ", "a time.")
+        case "blocking/models_and_metadata":
+            pass
+        case "blocking/existing_thread":
+            model.say("I will remember it.")
+            model.say("The number was 42.")
+        case "blocking/lifecycle_and_controls":
+            model.say("Red.")
+            model.say("Blue.")
+            model.hang("1 ")
+            model.hang("1 ")
+        case "blocking/image_and_text":
+            model.say("Red.")
+        case "blocking/local_image_and_text":
+            model.say("Red.")
+        case "blocking/asyncio_parity":
+            model.say("Hello.")
+            model.say("Hello.")
+        case "blocking/errors_and_retry":
+            model.fail(400, message="no")
+            model.say("Here I am.")
+        case "blocking/chat":
+            model.say("Hello ", "Ada.")
+            model.say("It is Ada.")
+        case "blocking/all_turn_options":
+            model.say('{"files": 0}')
+        case "blocking/choosing_a_model":
+            model.say("I am.")
         case _:
             raise ValueError(f"there is no script for {example!r}")

@@ -14,6 +14,59 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 UUID = r"[0-9a-f]{8}-[0-9a-f-]{27}"
 
 OUTPUT = {
+    "blocking/first_thread": r"""
+        Hello from a thread\.
+    """,
+    "blocking/run": r"""
+        completed: A repository\.
+        completed: Code\.
+        tokens: 30
+    """,
+    "blocking/stream_events": r"""
+        Once upon a time\.
+        The turn is completed\.
+    """,
+    "blocking/models_and_metadata": r"""
+        codex 0\.163\.0 on linux
+        mock-model: The mock model of trio-codex
+    """,
+    "blocking/existing_thread": r"""
+        The number was 42\.
+    """,
+    "blocking/lifecycle_and_controls": r"""
+        \['Colors'\]
+        Blue\.
+        interrupted
+        interrupted
+        \['Colors'\]
+    """,
+    "blocking/image_and_text": r"""
+        Red\.
+    """,
+    "blocking/local_image_and_text": r"""
+        Red\.
+    """,
+    "blocking/asyncio_parity": r"""
+        Hello\. Hello\.
+    """,
+    "blocking/errors_and_retry": r"""
+        failed: failed
+        Here I am\.
+        threads: 1
+        refused: -32600
+    """,
+    "blocking/chat": r"""
+        > My name is Ada\.
+        Hello Ada\.
+        > What is my name\?
+        It is Ada\.
+    """,
+    "blocking/all_turn_options": r"""
+        \{"files": 0\}
+    """,
+    "blocking/choosing_a_model": r"""
+        Mock, with effort low: I am\.
+    """,
     "agents": r"""
         agent 1: There are 3\.
         3 files\. \(1 agent\)
@@ -215,12 +268,13 @@ def lines(text: str) -> str:
 
 
 def test_every_example_has_its_output_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("[!_]*.py")} == set(OUTPUT)
+    names = [*EXAMPLES.glob("[!_]*.py"), *EXAMPLES.glob("blocking/[!_]*.py")]
+    assert {path.relative_to(EXAMPLES).with_suffix("").as_posix() for path in names} == set(OUTPUT)
 
 
 def test_every_example_has_one_line_on_its_page() -> None:
     page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
-    listed = re.findall(r"^\| `(\w+)\.py` \| [A-Z].+\. \|$", page, re.MULTILINE)
+    listed = re.findall(r"^\| `([\w/]+)\.py` \| [A-Z].+\. \|$", page, re.MULTILINE)
     assert sorted(listed) == sorted(OUTPUT)
 
 

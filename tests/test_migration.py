@@ -10,13 +10,16 @@ import attrs
 import pytest
 
 import trio_codex
-from trio_codex import testing
+from trio_codex import aio, blocking, testing
 
 official = None
 
 PAGE = (Path(__file__).parents[1] / "docs" / "migration.md").read_text()
 
 MIRRORS = ["Codex", "Thread", "TurnHandle", "ChatgptLoginHandle", "DeviceCodeLoginHandle"]
+
+OTHERS = {"testing": testing, "blocking": blocking, "aio": aio}
+"""Modules that the package does not import by itself."""
 
 NAME = re.compile(r"`([^`]+)`")
 
@@ -50,8 +53,8 @@ def resolve(path):
     """Return the object that a dotted path below our package names."""
     found = trio_codex
     for name in path.split("."):
-        if found is trio_codex and name == "testing":
-            found = testing
+        if found is trio_codex and name in OTHERS:
+            found = OTHERS[name]
         elif isinstance(found, type) and attrs.has(found) and name in attrs.fields_dict(found):
             found = attrs.fields_dict(found)[name]
         elif isinstance(found, type) and not hasattr(found, name):
@@ -135,3 +138,20 @@ def test_options_are_mapped_to_options_of_the_same_names():
             options = ["attempts", "initial_delay", "max_delay", "jitter"]
         known = options_of(target) if inspect.isfunction(target) else set(target.__annotations__)
         assert set(options) <= known, f"{function}: {set(options) - known}"
+
+
+@pytest.mark.parametrize("heading", ["Names", "Members"])
+def test_a_face_has_what_the_third_column_says(heading):
+    section = PAGE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| `")]
+    for line in lines[1:]:
+        _, ours, face, *_ = line.strip("| ").split("|")
+        [name, *_] = NAME.findall(ours)
+        top = name.partition(".")[0]
+        if "the same" in face:
+            assert hasattr(blocking, top), name
+            assert hasattr(aio, top), name
+        else:
+            assert NAME.findall(face), line
+    assert hasattr(blocking.Codex, "close")
+    assert hasattr(blocking.Turn, "__next__")

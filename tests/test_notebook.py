@@ -75,3 +75,42 @@ def test_interrupting_the_kernel_ends_the_turn_of_the_cell_and_its_server(tmp_pa
     assert (working, status) == ("working", "interrupted")
     assert error["ename"] == "KeyboardInterrupt"
     assert not Path(f"/proc/{pid}").exists()
+
+
+KEPT = """\
+from trio_codex import blocking, testing
+scope = blocking.from_trio(testing.offline_codex)()
+codex, model, home = scope.start()
+model.hang("working")
+model.say("usable")
+thread = codex.thread_start()
+"""
+
+ENDLESS = """\
+try:
+    with thread.turn("go on for ever") as turn:
+        for text in turn.text():
+            print(text)
+finally:
+    print(turn.result.status)
+"""
+
+AFTERWARDS = """\
+print(thread.run("next").final_response)
+scope.close()
+"""
+
+
+def test_interrupting_the_kernel_ends_the_turn_of_a_client_that_is_kept_over_its_cells(tmp_path):
+    notebook = json.loads(NOTEBOOK.read_text())
+    cell = notebook["cells"][1]
+    sources = {"kept": KEPT, "endless": ENDLESS, "afterwards": AFTERWARDS}
+    notebook["cells"] = [cell | {"id": name, "source": source} for name, source in sources.items()]
+    path = tmp_path / "kept.ipynb"
+    path.write_text(json.dumps(notebook))
+    found = executed(path, tmp_path, "5")
+    printed, error = found["endless"]
+    assert "".join(printed["text"]).split() == ["working", "interrupted"]
+    assert error["ename"] == "KeyboardInterrupt"
+    [printed] = found["afterwards"]
+    assert "".join(printed["text"]).split() == ["usable"]

@@ -29,6 +29,9 @@ STREAMS: Final = {"trio.abc.SendStream": "RemoteInput", "trio.abc.ReceiveStream"
 UNEXPORTED: Final = ("trio_codex._api.generated", "trio_codex._api.exec_streams")
 """Modules of handles that have no name in the package."""
 
+PACKAGES: Final = ("trio_codex.supervision",)
+"""Packages whose handles have no name in the package."""
+
 OWN: Final = {"policies": ("Policy", "Inbox", "Pending"), "tools": ("tool", "PlainTool")}
 """What a face defines in its submodules."""
 
@@ -82,6 +85,15 @@ class Scope(Generic[ValueT_co]):
         """Leave the scope, if it was entered."""
 ''',
 }
+
+FROM_TRIO: Final = '''
+def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
+    """Return the counterpart of an async function of Trio, or of an async context manager.
+
+    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
+    context manager opens a thread of its own.
+    """
+'''
 
 TOOL: Final = '''
 P = ParamSpec("P")
@@ -143,7 +155,7 @@ class FaceEmitter:
         self._is_async = face == "aio"
         package = self._module("trio_codex")
         self._exported = {
-            name: source[0]
+            name: self._home(source[0], name)
             for name, source in package.imports.items()
             if source[0].startswith("trio_codex") and not name.startswith("_") and name not in TRIO_ONLY
         }
@@ -154,12 +166,15 @@ class FaceEmitter:
                 for name, node in self._module(module).body.items()
                 if isinstance(node, ast.ClassDef) and not name.startswith("_")
             }
+        for module in PACKAGES:
+            homes = {name: self._home(module, name) for name in self._module(module).imports}
+            handles |= {name: home for name, home in homes.items() if self._is_handle(home, name)}
         self._handles = handles
 
     def package(self) -> str:
         """Return the stub of the package."""
-        local = {"Scope", *self._handles}
-        lines = [SCOPE[self._face]]
+        local = {"Scope", "from_trio", *self._handles}
+        lines = [SCOPE[self._face], FROM_TRIO]
         for name, module in self._handles.items():
             lines.append(self._class(module, name))
         reexported: list[str] = []
@@ -448,6 +463,14 @@ class FaceEmitter:
             self._modules[name] = Module.parse(name, text)
         return self._modules[name]
 
+    def _home(self, module: str, name: str) -> str:
+        """Return the module that defines a name, which a package may only re-export."""
+        source = self._module(module)
+        theirs = source.imports.get(name, ("", None))[0]
+        if name in source.body or module == "trio_codex" or not theirs.startswith("trio_codex."):
+            return module
+        return self._home(theirs, name)
+
     def _is_handle(self, module: str, name: str) -> bool:
         source = self._module(module)
         if not isinstance(source.body.get(name), ast.ClassDef):
@@ -475,6 +498,7 @@ _INTERNAL: Final = {
     ),
     "trio_codex._api.paging": ("take_buffered",),
     "trio_codex.policies._inbox": ("wait_decision",),
+    "trio_codex.supervision._turn": ("begun", "begin", "lose", "wait_read", "finish", "leave"),
 }
 """Members without an underscore that are not for users."""
 

@@ -39,6 +39,26 @@ def run_trio(body, directory, pipe_bytes=None, **options):
     return trio.run(main)
 
 
+def open_blocking(directory):
+    """Return a scope for a client of our blocking face."""
+    from trio_codex import CodexConfig, blocking
+
+    return blocking.open_codex(CodexConfig(launch_args_override=server_command(directory)))
+
+
+def run_aio(body, directory):
+    """Run ``await body(codex)`` with a client of our asyncio face; give what it returns."""
+    import asyncio
+
+    from trio_codex import CodexConfig, aio
+
+    async def main():
+        async with aio.open_codex(CodexConfig(launch_args_override=server_command(directory))) as codex:
+            return await body(codex)
+
+    return asyncio.run(main())
+
+
 def run_async_sdk(body, directory):
     """Run ``await body(codex)`` with an ``AsyncCodex``; return what it returns."""
     import asyncio

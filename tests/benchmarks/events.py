@@ -90,6 +90,33 @@ def trio_codex(setting, read=True, **options):
     return clients.run_trio(body, setting.directory, **options)
 
 
+def blocking(setting):
+    with clients.open_blocking(setting.directory) as codex:
+        thread = codex.thread_start()
+        for text in TURNS:
+            count = 0
+            with Stopwatch() as watch, thread.turn(text) as turn:
+                for event in turn:
+                    count += event.merged
+                    event.params  # noqa: B018  # as above
+    return told(watch, count, count_of(setting))
+
+
+def aio(setting):
+    async def body(codex):
+        thread = await codex.thread_start()
+        for text in TURNS:
+            count = 0
+            with Stopwatch() as watch:
+                async with thread.turn(text) as turn:
+                    async for event in turn:
+                        count += event.merged
+                        event.params  # noqa: B018  # as above
+        return told(watch, count, count_of(setting))
+
+    return clients.run_aio(body, setting.directory)
+
+
 def unread(setting):
     return trio_codex(setting, read=False)
 
@@ -126,6 +153,8 @@ CASES = {
     **({"Node": node} if shutil.which("node") else {}),
     "trio-codex, read": trio_codex,
     "trio-codex, not read": unread,
+    "blocking, read": blocking,
+    "aio, read": aio,
     "AsyncCodex": async_sdk,
     "Codex": sync_sdk,
 }

@@ -79,6 +79,20 @@ def trio_codex(setting):
     return clients.run_trio(lambda codex: ask(codex, setting), setting.directory)
 
 
+def blocking(setting):
+    seconds = []
+    with clients.open_blocking(setting.directory) as codex:
+        for _ in range(WARM + count_of(setting)):
+            start = time.perf_counter()
+            codex.models()
+            seconds.append(time.perf_counter() - start)
+    return told(seconds)
+
+
+def aio(setting):
+    return clients.run_aio(lambda codex: ask(codex, setting), setting.directory)
+
+
 def async_sdk(setting):
     return clients.run_async_sdk(lambda codex: ask(codex, setting), setting.directory)
 
@@ -97,6 +111,8 @@ CASES = {
     "floor": floor,
     "floor with Trio": trio_floor,
     "trio-codex": trio_codex,
+    "blocking": blocking,
+    "aio": aio,
     "AsyncCodex": async_sdk,
     "Codex": sync_sdk,
 }

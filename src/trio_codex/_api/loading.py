@@ -18,6 +18,7 @@ from trio_codex.wire._index import HOME
 HELD: Final = (
     *(f"trio_codex.wire.{module}" for module in sorted(set(HOME.values()))),
     "trio_codex._values.tool_result",
+    "trio_codex._core.user_code",
     "trio_codex.policies",
     "trio_codex.policies._requests",
     "trio_codex.policies._decisions",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trio_codex._core.user_code import call_user, is_async_callable
-from trio_codex._face.host import inside_callback
+from trio_codex._face.host import inside_callback, open_around
 from trio_codex.errors import FaceError
 
 if TYPE_CHECKING:
@@ -44,16 +44,13 @@ class _Crossing:
     async def wait(self, withdraw: Callable[[], object], grace: float) -> Any:
         """Wait for the outcome. If this is cancelled, withdraw the call and wait a little more."""
         try:
-            async with trio.open_nursery() as self.nursery:
+            async with open_around(self):
                 await self.ended.wait()
-                self.nursery.cancel_scope.cancel()
         except trio.Cancelled:
             withdraw()
             with trio.move_on_after(grace, shield=True):
                 await self.ended.wait()
             raise
-        finally:
-            self.nursery = None
         value, error = self._outcome
         if error is not None:
             raise error

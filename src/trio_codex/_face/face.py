@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from trio_codex._face.host import Host, Operation
@@ -33,6 +34,7 @@ class Face:
         bridge: Runs functions of the user.
         operation: Its class of operations, which defines how the caller waits.
         scope: Its class of scopes.
+        aliases: Further names for methods.
         members: The members of a proxy that stand for ``__aiter__`` and ``__aenter__`` of its handle.
     """
 
@@ -41,6 +43,7 @@ class Face:
     operation: type[Operation]
     scope: type[Scope]
     members: Mapping[str, Mapping[str, Any]]
+    aliases: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def caller(self) -> Hashable:
         """Return what identifies the caller: its thread or its task."""
@@ -219,7 +222,10 @@ class Scope:
 
     def close(self) -> Any:
         """Leave the scope, if it was entered."""
-        return self.face.run(self.exit(None, None, None))
+        return self.face.run(self._close())
+
+    async def _close(self) -> None:
+        await self.exit(None, None, None)
 
     async def exit(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None

@@ -6,6 +6,7 @@ import atexit
 import contextvars
 import os
 import threading
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import trio
@@ -14,7 +15,7 @@ from trio_codex._core.user_code import BRIDGE, Bridge
 from trio_codex.errors import ConnectionClosed, FaceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import AsyncGenerator, Callable, Hashable
 
 HOSTS: Final[set[Host]] = set()
 """The hosts whose thread runs."""
@@ -59,6 +60,10 @@ class Operation:
             self.was_cut_off = True
             raise
         except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
+            subgroup: Any = getattr(exc, "subgroup", None)
+            if subgroup is not None and subgroup(trio.Cancelled) is not None:
+                self.was_cut_off = True
+                raise
             self.finish(error=exc)  # noqa: ASYNC104
         finally:
             self.finish()
@@ -68,6 +73,26 @@ class Around(Protocol):
     """What operations run inside of: a scope, or the host itself. Without a nursery, it has ended."""
 
     nursery: trio.Nursery | None
+
+
+@asynccontextmanager
+async def open_around(around: Around) -> AsyncGenerator[None]:
+    """Let operations run inside of something until the body ends, and then cancel them."""
+    try:
+        async with trio.open_nursery() as nursery:
+            around.nursery = nursery
+            try:
+                yield
+            finally:
+                # From here on, nothing may be started: the nursery would be closed before that runs.
+                around.nursery = None
+                nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # Operations raise nothing but Cancelled, and what is around them expects that as itself.
+        error: BaseException = group
+        while exceptions := getattr(error, "exceptions", ()):
+            error = exceptions[0]
+        raise error from None  # noqa: ASYNC123  # a Cancelled has no cause of its own
 
 
 class Callback(Around, Protocol):
@@ -107,6 +132,7 @@ class Host:
         self._pid = os.getpid()
         self._started = threading.Semaphore(0)
         self._stopped: Operation | None = None
+        self._watched: set[Operation] = set()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="trio-codex", daemon=True)
         self.home = home
@@ -137,18 +163,15 @@ class Host:
         self.has_ended = True
         HOSTS.discard(self)
         self._started.release()
-        if self._stopped is not None:
-            self._stopped.finish(error=self._failure)
+        for operation in (*self._watched, *filter(None, [self._stopped])):
+            operation.finish(error=self._failure or ConnectionClosed())
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._leave = trio.Event()
-        async with trio.open_nursery() as nursery:
-            self.nursery = nursery
+        async with open_around(self):
             self._started.release()
             await self._leave.wait()
-            self.nursery = None
-            nursery.cancel_scope.cancel()
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
         """Call a function in the Trio thread soon. Return whether that still runs."""
@@ -157,6 +180,11 @@ class Host:
         except trio.RunFinishedError:
             return False
         return True
+
+    def watch(self, operation: Operation) -> None:
+        """Finish an operation if the thread ends without having done so, because of a bug."""
+        self._watched = {each for each in self._watched if not each.done}
+        self._watched.add(operation)
 
     def submit(self, operation: Operation, function: Callable[..., object], *args: Any) -> None:
         """Call a function that starts an operation, in the Trio thread and in a copy of the caller's context.
@@ -169,6 +197,7 @@ class Host:
             raise FaceError("the client belongs to the parent process: open another one after a fork")
         if threading.get_ident() == self._thread.ident:
             raise FaceError("this is the client's own thread, which must not wait for itself")
+        self.watch(operation)
         context = contextvars.copy_context()
         context.run(BRIDGE.set, self._bridge)
         if not self.post(context.run, function, *args):

@@ -39,6 +39,11 @@ class Presenter(Protocol):
         ...
 
     @property
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """Further names for methods."""
+        ...
+
+    @property
     def scope(self) -> Callable[[Callable[[], AbstractAsyncContextManager[Any]], Host | None], Any]:
         """Its class of scopes."""
         ...
@@ -149,8 +154,7 @@ def wrap(face: Presenter, host: Host, value: Any) -> Any:
         scope = cast("AbstractAsyncContextManager[Any]", value)
         return face.scope(lambda: scope, host)
     if isinstance(value, tuple):
-        values: tuple[Any, ...] = value
-        members = [wrap(face, host, each) for each in values]
+        members = [wrap(face, host, each) for each in cast("Any", value)]
         return cls(*members) if hasattr(cls, "_fields") else tuple(members)
     return value
 
@@ -174,7 +178,8 @@ def proxy_class(face: Presenter, cls: type) -> type[Proxy]:
         if name in face.members:
             members |= face.members[name]
         elif not name.startswith("_"):
-            members[name] = _property(face, name, member) or _method(face, name, member)
+            made = _property(face, name, member) or _method(face, name, member)
+            members |= dict.fromkeys((name, *face.aliases.get(name, ())), made)
     return type(cls.__name__, (Proxy,), {name: value for name, value in members.items() if value is not None})
 
 

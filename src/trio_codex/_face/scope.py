@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trio_codex._face.host import open_around
 from trio_codex.errors import ConnectionClosed
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ class HeldScope:
 
     def submit(self, caller: Hashable) -> None:
         """Start to enter the scope, inside the innermost one of the caller. Raises as :meth:`Host.submit` does."""
-        self._host.submit(self.entered, self._begin, self._host.innermost(caller))
+        self._host.watch(self.exited)
+        try:
+            self._host.submit(self.entered, self._begin, self._host.innermost(caller))
+        except BaseException:
+            # There will be no task to wait for.
+            self._finish(None)
+            raise
 
     def _begin(self, around: Around) -> None:
         if around.nursery is None:
@@ -62,10 +69,9 @@ class HeldScope:
         try:
             with self._cancel_scope:
                 async with self._make() as value:
-                    async with trio.open_nursery() as self.nursery:
+                    async with open_around(self):
                         self.entered.finish(value)
                         await self._left.wait()
-                        self.nursery.cancel_scope.cancel()
                     # Outside the nursery, which would put it into a group.
                     if self._body_error is not None:
                         raise self._body_error
@@ -76,7 +82,6 @@ class HeldScope:
         except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
             error = exc  # noqa: ASYNC104
         finally:
-            self.nursery = None
             self._finish(error)
 
     def _finish(self, error: BaseException | None) -> None:

@@ -15,7 +15,6 @@ import trio
 
 from trio_codex import wire
 from trio_codex._core.arguments import described
-from trio_codex._core.user_code import call_user
 from trio_codex.errors import ServerBusyError, TurnFailed
 
 if TYPE_CHECKING:
@@ -234,6 +233,8 @@ async def _retry(
         raise TypeError(
             f"fn expects a function, got {described(fn)}: write lambda: thread.run(…), or pass async def"
         )
+    from trio_codex._core.user_code import call_user
+
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
     if initial_delay < 0 or max_delay < 0 or not 0 <= jitter <= 1:

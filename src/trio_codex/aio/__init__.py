@@ -11,8 +11,10 @@ Names, arguments and exceptions are those of :mod:`trio_codex`. One daemon threa
 waits until what it started has ended on the server, after an exception or a cancellation, too.
 """
 
+from functools import partial
+
 import trio_codex
-from trio_codex._face.proxies import Surface
+from trio_codex._face.proxies import Surface, present
 from trio_codex.aio._face import FACE
 
 _surface = Surface(
@@ -25,6 +27,7 @@ _surface = Surface(
         "Policy": "policies",
         "tool": "tools",
         "Scope": FACE.scope,
+        "from_trio": partial(present, FACE),
     },
 )
 __getattr__ = _surface.find

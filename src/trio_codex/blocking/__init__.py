@@ -10,8 +10,10 @@ Names, arguments and exceptions are those of :mod:`trio_codex`, without ``async`
 for each client. Leaving a scope waits until what it started has ended on the server, after an exception or Ctrl-C, too.
 """
 
+from functools import partial
+
 import trio_codex
-from trio_codex._face.proxies import Surface
+from trio_codex._face.proxies import Surface, present
 from trio_codex.blocking._face import FACE
 
 _surface = Surface(
@@ -24,6 +26,7 @@ _surface = Surface(
         "Policy": "policies",
         "tool": "tools",
         "Scope": FACE.scope,
+        "from_trio": partial(present, FACE),
     },
 )
 __getattr__ = _surface.find

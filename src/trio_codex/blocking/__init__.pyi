@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+import trio_codex
 from trio_codex import ApprovalMode as ApprovalMode
 from trio_codex import Attachment as Attachment
 from trio_codex import Backoff as Backoff
@@ -60,7 +61,6 @@ from trio_codex import WaitingOn as WaitingOn
 from trio_codex import errors as errors
 from trio_codex import is_retryable_error as is_retryable_error
 from trio_codex import is_transient_error as is_transient_error
-from trio_codex import open_supervisor as open_supervisor
 from trio_codex import wire as wire
 from trio_codex._api.paging import T
 from trio_codex._link.subscriptions import E
@@ -72,6 +72,8 @@ from trio_codex.blocking.policies import Policy as Policy
 from trio_codex.blocking.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
+from trio_codex.supervision._prompt import OnInterrupted
+from trio_codex.supervision._values import Generation, SupervisorStatus
 
 ValueT_co = TypeVar("ValueT_co", covariant=True)
 
@@ -87,6 +89,13 @@ class Scope(Generic[ValueT_co]):
 
     def close(self) -> None:
         """Leave the scope, if it was entered."""
+
+def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
+    """Return the counterpart of an async function of Trio, or of an async context manager.
+
+    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
+    context manager opens a thread of its own.
+    """
 
 class Codex:
     """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
@@ -5014,6 +5023,205 @@ class RemoteInput:
     def close(self) -> None:
         """Send end of file, even if this is interrupted."""
 
+class Supervisor:
+    """Keeps a server, or a connection to one, alive, and runs turns that outlive it. See :func:`open_supervisor`."""
+    @property
+    def generation(self) -> int:
+        """The number of the current generation, or of the latest one. The first is 1."""
+    def ready(self) -> Codex:
+        """Wait for a generation that is ready, and return its client.
+
+        What is done through this client is not durable: it ends with the generation.
+
+        Raises:
+            RestartLimitExceeded: The supervisor has given up.
+            ConnectionClosed: The supervisor's scope has exited.
+        """
+    def generations(self) -> tuple[Generation, ...]:
+        """Return the generations so far, oldest first: the latest 100, and the current one."""
+    def status(self) -> SupervisorStatus:
+        """Return what the supervisor is doing."""
+    def restart(self, reason: str, *, drain_timeout: float = 60) -> None:
+        """Replace the server, for example after an upgrade. The threads go on in the next generation.
+
+        New prompts wait, except those that a callback of an open turn starts. After ``drain_timeout``, the turns that are
+        still open are interrupted, and go on by their keys. Such a restart does not count toward the limit.
+
+        Args:
+            reason: Why, for :meth:`generations`.
+            drain_timeout: How long to wait for open turns, in seconds.
+
+        Raises:
+            RestartLimitExceeded: The next server did not start.
+            ConnectionClosed: The supervisor's scope has exited.
+        """
+    def drain(self, *, timeout: float = 60) -> None:
+        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+
+        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+
+        Args:
+            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+        """
+    def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
+        """Return a thread that outlives its server, as a scope.
+
+        Args:
+            name: The name under which the journal has it. A name that it does not have is that of a new thread.
+            **options: See :class:`~trio_codex.ThreadStartOptions`. They apply in every generation, except those that
+                only a new thread has. The thread cannot be ephemeral.
+
+        Raises:
+            ValueError: The name is empty, or the thread could not be durable.
+        """
+
+class SupervisedThread:
+    """A thread that outlives its server, as a scope. Created by :meth:`Supervisor.thread`.
+
+    One prompt at a time runs on it. Only :meth:`run`, :meth:`turn` and :meth:`compact` are durable.
+
+    Attributes:
+        name: Its name in the journal.
+    """
+
+    name: str
+    @property
+    def id(self) -> str:
+        """The id of the thread on the server.
+
+        It changes if the server dies before it has stored the first turn, because the thread is then started anew.
+
+        Raises:
+            ThreadClosed: The scope was not entered.
+        """
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+    @overload
+    def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = ...,
+        output_type: None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[None]: ...
+    @overload
+    def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = ...,
+        output_type: type[T],
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[T]: ...
+    @overload
+    def run(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = ...,
+        output_type: UnionType,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]: ...
+    def turn(
+        self,
+        value: TurnInput,
+        *,
+        key: str | None = None,
+        on_interrupted: OnInterrupted = "continue",
+        continue_with: TurnInput = ...,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> Scope[SupervisedTurn]:
+        """Run a prompt as a scope, over deaths of the server and of the program. See :meth:`run`.
+
+        If the scope exits before the prompt has ended, its turn is interrupted, and that is its result from then on. If
+        it exits by an exception that also leaves the supervisor, such as Ctrl-C, the next program continues the prompt.
+
+        Args:
+            value: The input.
+            key: As in :meth:`run`.
+            on_interrupted: As in :meth:`run`.
+            continue_with: As in :meth:`run`.
+            output_type: As in :meth:`run`.
+            **options: See :class:`~trio_codex.TurnOptions`.
+
+        Returns:
+            A context manager that yields the :class:`SupervisedTurn`.
+
+        Raises:
+            CodexError: As in :meth:`run`, except for a failed turn, which is a result. The body is cancelled.
+        """
+    def fate(self, key: str) -> str:
+        """Return what became of a prompt, by its key. Nothing is sent to the model.
+
+        Returns:
+            ``"unknown"`` if it was never given to the model; ``"running"`` also if a call of :meth:`run` would go on with
+            it; else how it ended. ``"lost"`` if a call of :meth:`run` would raise ``HistoryLost``.
+
+        Raises:
+            CodexError: As for any request.
+        """
+    def compact(self) -> TurnResult[Any]:
+        """Compact the thread, as :meth:`~trio_codex.Thread.compact` does; again if a death interrupts that.
+
+        Raises:
+            TurnActive: A prompt runs on this thread.
+            CodexError: As there, except for a lost connection.
+        """
+
+class SupervisedTurn:
+    """One prompt, inside ``with thread.turn(…)``, over as many generations as it takes.
+
+    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the events
+    of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both iterations
+    consume the same buffer, so only one thread at a time may iterate.
+    """
+    @property
+    def key(self) -> str:
+        """The key of the prompt."""
+    @property
+    def id(self) -> str | None:
+        """The id of its current turn on the server; ``None`` between two generations."""
+    @property
+    def result(self) -> TurnResult[Any]:
+        """The result, as that of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+
+        Raises:
+            TurnActive: It has not ended.
+        """
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Event:
+        """Return the next event. A cancellation point.
+
+        Raises:
+            SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
+            trio.BusyResourceError: Another thread is iterating.
+        """
+    def text(self) -> TurnText:
+        """Iterate over the agent's text, as in :meth:`~trio_codex.Turn.text`. A follow-up begins a message of its own."""
+    def wait(self) -> TurnResult[Any]:
+        """Wait for the end, and return the result. Buffered events are discarded. A failed turn does not raise here."""
+    def steer(self, value: TurnInput) -> None:
+        """Send more input to the running turn; between two generations, wait for the next one.
+
+        Input that the server has accepted may be lost if the server dies.
+
+        Raises:
+            InvalidRequestError: The turn has ended, or cannot be steered.
+            CodexError: As in :meth:`~trio_codex.Turn.steer`.
+        """
+    def interrupt(self) -> None:
+        """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not go on in another generation."""
+
 def open_codex(
     config: CodexConfig | None = None,
     *,
@@ -5156,4 +5364,42 @@ def attach_codex(
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
         RuntimeError: It was not called from a Trio thread.
+    """
+
+def open_supervisor(
+    config: CodexConfig | Attachment | None = None,
+    *,
+    policy: Policy | None = None,
+    tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
+    budget: Budget | None = None,
+    instruments: Sequence[Instrument] = ...,
+    restart: Restart = ...,
+    probe: Probe | None = ...,
+    journal: str | os.PathLike[str] | None = None,
+) -> Scope[Supervisor]:
+    """Keep a server alive for the duration of a scope, and run turns that outlive it.
+
+    Each *generation* is a complete scope of :func:`~trio_codex.open_codex`, or of :func:`~trio_codex.attach_codex`. When
+    it ends, another one is started, and the threads of the supervisor go on in it. With a journal, they also go on in the
+    next program that opens it. Exceptions raised by the body propagate unchanged.
+
+    Args:
+        config: The configuration of the client and its server, or where to attach; by default the user's own setup.
+        policy: As in :func:`~trio_codex.open_codex`.
+        tools: As there.
+        budget: The joint budget of all turns of its threads, over all generations, and over all programs with the same
+            journal.
+        instruments: As there.
+        restart: How often to restart, and after which delays.
+        probe: How to find a server that is stuck; ``None`` to let it be.
+        journal: The path of an SQLite database, on a local disk, that is created if it does not exist. By default the
+            journal is in memory, and only deaths of the server are survived.
+
+    Raises:
+        StartError: The first start failed.
+        RestartLimitExceeded: The server failed too often, or in a way that a restart does not cure; the body was
+            cancelled.
+        JournalInUse: Another supervisor has the journal open.
+        JournalError: The journal cannot be used.
+        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``.
     """

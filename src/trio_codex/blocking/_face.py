@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from trio_codex._face.callbacks import ThreadBridge, run_here
@@ -69,6 +70,7 @@ class Blocking(Face):
     bridge = ThreadBridge
     scope = BlockingScope
     operation = _Operation
+    aliases = MappingProxyType({"aclose": ("close",)})
 
     def caller(self) -> int:
         return threading.get_ident()

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_codex import TurnResult, TurnStatus, errors, tools
+from trio_codex._core.user_code import call_user
 from trio_codex.supervision._history import IN_PROGRESS, History, combined, result_of
 
 if TYPE_CHECKING:
@@ -148,5 +149,5 @@ class Rule:
         value: TurnInput | None = None
         if callable(prompt.on_interrupted):
             with self._generations.nesting():
-                value = await prompt.on_interrupted(combined(parts))
+                value = await call_user(prompt.on_interrupted, combined(parts))
         return prompt.continue_with if value is None else value
