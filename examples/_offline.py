@@ -162,6 +162,11 @@ def _write_script(example: str, model: MockModel) -> None:
             model.hang("Half of them are sorted.")
             model.say("The rest is sorted, too.")
             model.say("4 files, sorted.")
+        case "durable":
+            model.say("First the fixes.")
+            model.hang("They are")
+            model.say("The fixes are written.")
+            model.say("All is well.")
         case "exec_scope" | "watch_files" | "mcp_servers":
             pass
         case "review":

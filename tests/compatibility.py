@@ -239,7 +239,7 @@ def by_message(recorded):
         # pytest's details of a comparison, after the first line, are only for debugging.
         told = message.partition("\\n")[0].replace("`", "'").replace("|", "/")
         lines.append(f"| `{test}` | {', '.join(found)} | `{told}` |")
-    return "\n".join(lines)
+    return "\n".join(lines) if lines[2:] else "None."
 
 
 def failing_tests(recorded):

@@ -557,6 +557,51 @@ MUTATIONS = [
         "tests/integration/test_real_rejoin.py::test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it",
     ),
     Mutation(
+        "G22", "what a dead generation has said is still delivered",
+        "supervision._turn:SupervisedTurn.lose", drop("_part"),
+        "tests/supervision/test_kills.py::test_nothing_of_a_generation_that_has_ended_reaches_a_turn",
+    ),
+    Mutation(
+        "G22", "restarts are not limited",
+        "supervision._limit:RestartLimit.delay", value("is_too_much", becomes="False"),
+        "tests/supervision/test_limits.py::test_a_burst_of_as_many_restarts_as_allowed_is_survived_and_one_more_is_not",
+    ),
+    Mutation(
+        "G22", "a drain admits turns",
+        "supervision._turnstile:Turnstile.turn", never("drains"),
+        "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_but_not_for_ever_and_admits_nested_ones",
+    ),
+    Mutation(
+        "G22", "a thread of which the server dies goes on for ever",
+        "supervision._generations:Generations._count_strikes", drop("quarantined"),
+        "tests/supervision/test_real_recovery.py::test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_and_the_others_go_on",
+    ),
+    Mutation(
+        "G23", "a turn that may have given its message to the model is kept",
+        "supervision._history:take_back_tail", drop("revert"),
+        "tests/supervision/test_kills.py::test_a_prompt_is_given_once_wherever_the_server_dies",
+    ),
+    Mutation(
+        "G23", "what is about to be sent is not written down",
+        "supervision._attempt:Attempt.run", drop("sending"),
+        "tests/supervision/test_kills.py::test_a_prompt_is_given_once_wherever_the_server_dies",
+    ),
+    Mutation(
+        "G23", "what had run is sent again if the history lacks it",
+        "supervision._rule:Rule._without_turn", always("sending"),
+        "tests/supervision/test_real_kills.py::test_a_rollout_that_lost_its_last_lines_is_a_right_answer_or_an_error",
+    ),
+    Mutation(
+        "G23", "a server that stands still is taken for dead",
+        "supervision._fence:_resume", value("is_gone", becomes="True"),
+        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one",
+    ),
+    Mutation(
+        "G23", "a key may stand for another prompt",
+        "supervision._rule:Rule.decide", never("digest"),
+        "tests/supervision/test_real_supervision.py::test_a_key_stands_for_one_prompt",
+    ),
+    Mutation(
         "API", "a callback that cannot be one is accepted",
         "policies._policy:Policy.__attrs_post_init__", drop("_check_callback"),
         "tests/client/test_arguments.py::test_a_callback_that_is_no_async_function_is_refused_when_the_policy_is_made",

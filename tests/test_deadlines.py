@@ -164,12 +164,13 @@ BOUNDS = {
     },  # a share of interrupt_grace, and the time to the next try
     "_face/callbacks": {"grace"},  # for a withdrawn callback, in an event loop that may be stopped
     "_api/goal": {"NEXT_TURN_SECONDS"},
+    "_api/liveness": {"within"},  # the caller's, of wait_unresponsive()
+    "supervision/_turnstile": {"patience"},  # the caller's, of restart()
     "_session/goal": {
         "NEXT_TURN_SECONDS"
     },  # a look-out for what may never come: past it, there is nothing to interrupt
     "_session/rejoining": {"NEXT_TURN_SECONDS"},
     "_api/lifecycle": {"FLUSH_SECONDS", "DIAGNOSIS_SECONDS"},
-    "_api/liveness": {"within"},  # given by the caller, for one request
     "_link/websocket": {"CLOSE_SECONDS"},  # for a close frame that a server does not read
     "_process/channel": {"DIAGNOSIS_SECONDS"},  # the same, for the exit status
     "_link/call": {"seconds"},  # whoever calls answer_within() says whose they are

@@ -129,11 +129,21 @@ OUTPUT = {
     """,
     "supervised": r"""
         Count the files\. -> There are 4\.
+        count: completed, 1 turns
         Sort them\. -> Half of them are sorted\.
-        the server exited: killed by SIGKILL \(phase: running, pid \d+\)
-        You were interrupted\. Check what is already done, and continue\. -> The rest is sorted, too\.
+        Sort them\. -> The rest is sorted, too\.
+        sort: completed, 2 turns
         Report\. -> 4 files, sorted\.
-        left to do: 0
+        report: completed, 1 turns
+        generation 1: the server exited: killed by SIGKILL
+        generation 2: running
+    """,
+    "durable": r"""
+        Plan the release notes\. \(unknown\) -> First the fixes\.
+        the program has ended
+        Plan the release notes\. \(completed\) -> First the fixes\.
+        Write them\. \(running\) -> The fixes are written\.
+        Check them\. \(unknown\) -> All is well\.
     """,
     "approvals": r"""
         Accept by allow_git: log

@@ -50,7 +50,9 @@ def metadata(wheel_files: dict[str, bytes]):
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, bytes]) -> None:
     sources = {
-        path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "trio_codex").rglob("*.py")
+        path.relative_to(ROOT / "src").as_posix()
+        for path in (ROOT / "src" / "trio_codex").rglob("*.py*")
+        if path.suffix in {".py", ".pyi"}
     }
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
     assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}

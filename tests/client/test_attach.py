@@ -352,7 +352,7 @@ async def test_without_a_free_descriptor_the_limit_is_told(monkeypatch):
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(200, soft), hard))
         with suppress(OSError):
-            while True:
+            while True:  # noqa: ASYNC913  # until no descriptor is free
                 taken.append(os.open(os.devnull, os.O_RDONLY))
         with pytest.raises(errors.AttachError) as caught:
             async with attach_codex("ws://127.0.0.1:1"):

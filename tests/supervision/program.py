@@ -19,7 +19,8 @@ def break_rule(names):
     if "no_take_back" in names:
 
         async def nothing_taken_back(thread, anchor):
-            return await anext((turn.id async for turn in thread.turns(page_size=1)), None)
+            turn = await anext(thread.turns(page_size=1), None)
+            return None if turn is None else turn.id
 
         fence.take_back_tail = nothing_taken_back
     if "no_pid" in names:

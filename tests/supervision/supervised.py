@@ -4,7 +4,10 @@ import collections
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
 
 import attrs
 import trio
@@ -44,7 +47,8 @@ class Stage:
     def assert_each_once(self, *texts):
         """Each prompt stands once in the context, and at most one turn was started with it."""
         given = collections.Counter(self.given())
-        assert {text: given[text] for text in texts} == dict.fromkeys(texts, 1)
+        wrong = {text: given[text] for text in texts if given[text] != 1}
+        assert not wrong, f"in the context: {wrong}"
         called = collections.Counter(texts_of(request)[-1] for request in self.model.requests)
         assert all(called[text] <= 1 for text in texts), called
 
@@ -82,3 +86,30 @@ async def keep_killing(supervisor, random, shortest=0.03, longest=0.25):
         kill(codex)
         while supervisor.generation == number:  # noqa: ASYNC110  # it has no event for this
             await trio.sleep(0.001)
+
+
+class Program:
+    """``program.py`` as a process. Trio's own way of waiting for one would leave a thread behind."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, str(Path(__file__).with_name("program.py")), *map(str, arguments)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._output = trio.lowlevel.FdStream(os.dup(self._process.stdout.fileno()))
+
+    async def wait_ready(self):
+        assert (await self._output.receive_some())[:5] == b"ready"
+
+    async def wait(self):
+        while self._process.poll() is None:  # noqa: ASYNC110  # there is no event for this
+            await trio.sleep(0.01)
+        return self._process.returncode
+
+    async def end(self):
+        """Kill it if it runs; return whether it did."""
+        ran = self._process.poll() is None
+        self._process.kill()
+        with trio.CancelScope(shield=True):
+            await self.wait()
+            self._process.stdout.close()
+            await self._output.aclose()
+        return ran

@@ -19,7 +19,7 @@ async def test_a_program_of_keyed_steps_outlives_its_server():
         nursery.cancel_scope.cancel()
         assert {result.status for result in results} == {"completed"}
         assert {result.final_response for result in results} == {"did it"}
-        assert supervisor.generation > 3
+        assert supervisor.generation > 1
         on.assert_each_once(*(f"do {key}" for key in keys))
 
 

@@ -598,3 +598,159 @@ async def test_a_callback_that_does_not_end_holds_up_leaving_for_interrupt_grace
         await settle()
         assert server.answers == {}
     assert "one of its callbacks is still running" in caplog.text
+
+
+# -- the rest of an end --------------------------------------------------------------------------------------------
+
+GOAL = {
+    "threadId": "thread-1", "objective": "reach it", "status": "active", "tokensUsed": 0, "timeUsedSeconds": 0,
+    "createdAt": 0, "updatedAt": 0,
+}  # fmt: skip
+
+
+async def test_the_next_turn_of_a_goal_ends_too_if_the_server_had_decided_on_it_before_it_was_paused(
+    autojump_clock,
+):
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        server.give("thread/goal/get", {"goal": GOAL})
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True):
+                pass
+
+        paused = await server.expect("thread/goal/set")
+        assert paused.params == {"threadId": "thread-1", "status": "paused"}
+        await paused.answer({"goal": {**GOAL, "status": "paused"}})
+        interrupt = await server.expect("turn/interrupt")
+        await server.end_turn()
+        await interrupt.refuse("no active turn to interrupt")
+        await server.start_turn("turn-2")
+        await accept_interrupt(server, "thread-1", "turn-2")
+
+
+@pytest.mark.parametrize("goal", ["paused", "refused", "none follows"])
+async def test_a_turn_ends_whatever_becomes_of_its_goal(goal, autojump_clock):
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True):
+                pass
+
+        asked = await server.expect("thread/goal/get")
+        if goal == "refused":
+            await asked.refuse("goals are disabled")
+        elif goal == "paused":
+            await asked.answer({"goal": {**GOAL, "status": "paused"}})
+        else:
+            await asked.answer({"goal": GOAL})
+            await (await server.expect("thread/goal/set")).answer({"goal": GOAL})
+        interrupt = await server.expect("turn/interrupt")
+        await interrupt.answer({})
+        await server.end_turn(status="completed" if goal == "none follows" else "interrupted")
+    assert server.unexpected() == []
+
+
+async def test_leaving_a_rejoined_turn_that_has_ended_waits_for_its_callbacks(autojump_clock):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        ended, go_on = trio.Event(), trio.Event()
+
+        async def decide(_):
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await go_on.wait()
+
+        thread = await resumed(codex, server, policy=Policy(command=decide))
+        server.give("thread/turns/list", page(record()))
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                await turn.wait()
+                ended.set()
+            assert go_on.is_set()
+
+        await settle()
+        await server.ask(1, COMMAND, QUESTION)
+        await settle()
+        await server.end_turn()
+        await ended.wait()
+        await trio.sleep(1)
+        go_on.set()
+        await settle()
+        assert server.answers == {}
+
+
+async def test_the_agents_of_a_rejoined_turn_are_followed_and_end_with_it_if_it_ends():
+    spawned = {
+        "type": "collabAgentToolCall", "status": "completed", "tool": "spawnAgent", "agentsStates": {},
+        "senderThreadId": "thread-1",
+    }  # fmt: skip
+    async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
+        item = {**spawned, "id": "s1", "receiverThreadIds": ["agent-1", "agent-2", "thread-1"]}
+        thread = await resumed(codex, server, item)
+        server.take_over("thread/resume")
+        server.give("thread/goal/get", {"goal": None})
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin(end=True) as turn:
+                assert turn.children == ("agent-1", "agent-2", "thread-1")
+
+        for agent, turn, items in (
+            ("agent-1", "turn-a1", [{**spawned, "id": "s2", "receiverThreadIds": ["agent-3"]}]),
+            ("agent-3", "turn-a3", []),
+            ("agent-2", None, []),
+        ):
+            resume = await server.expect("thread/resume")
+            assert resume.params["threadId"] == agent
+            if turn is None:
+                await resume.refuse("no rollout found")
+            else:
+                await resume.answer(running(turn, items))
+        await accept_interrupt(server, "thread-1", "turn-1")
+        await accept_interrupt(server, "agent-1", "turn-a1")
+        await accept_interrupt(server, "agent-3", "turn-a3")
+    assert [state.id for state in codex._session.threads] == ["thread-1"]
+
+
+@pytest.mark.parametrize("how", ["closed", "lost"])
+async def test_a_turn_that_is_rejoined_is_lost_with_the_connection(how):
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        rejoined = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.TurnLost):
+                async with thread.rejoin() as turn:
+                    rejoined.set()
+                    await turn.wait()
+            with pytest.raises((errors.ConnectionClosed, errors.ConnectionBroken)):
+                async with thread.rejoin():
+                    pytest.fail("there is no connection")
+
+        await rejoined.wait()
+        await (codex.aclose() if how == "closed" else server.hang_up())
+
+
+async def test_a_turn_that_ends_while_the_client_closes_is_lost():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+        server.take_over("thread/turns/list")
+
+        @nursery.start_soon
+        async def _():
+            with pytest.raises(errors.TurnLost, match="it ended"):
+                async with thread.rejoin() as turn:
+                    await turn.wait()
+
+        await settle()
+        await server.end_turn()
+        await server.expect("thread/turns/list")
+        await codex.aclose()

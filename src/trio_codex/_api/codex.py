@@ -69,7 +69,7 @@ class Codex:
 
     @property
     def is_open(self) -> bool:
-        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        """Whether the connection is open, which it is until you close it or it is lost."""
         return self._session.connection.close_reason is None
 
     def __repr__(self) -> str:

@@ -82,6 +82,7 @@ class ThreadSettings(_Settings, total=False):
         collaboration_mode: Collaboration mode (experimental).
         disabled_plugin_ids: Plugins to disable. Replaces the previous list.
         effort: Reasoning effort.
+        environments: Where commands run (experimental). Servers before 0.169.0 only take it for a turn.
         sandbox: What commands may access.
         summary: How reasoning is summarized.
     """
@@ -89,6 +90,7 @@ class ThreadSettings(_Settings, total=False):
     collaboration_mode: wire.CollaborationMode | None
     disabled_plugin_ids: Sequence[str] | None
     effort: wire.ReasoningEffort | None
+    environments: Sequence[wire.TurnEnvironmentParams] | None
     sandbox: Sandbox | wire.SandboxPolicy | str | None
     summary: wire.ReasoningSummary | str | None
 
@@ -107,10 +109,11 @@ class TurnOptions(ThreadSettings, total=False):
         additional_context: Fragments of context, keyed by an identifier of their source (experimental).
         client_user_message_id: Your id for the message, which its item includes.
         cyber_access_program: An authorized program to request (experimental).
-        environments: Where commands run; persists for the thread's later turns (experimental).
         output_schema: JSON Schema of the final response.
         parent_turn_id: The turn on whose behalf this one runs.
         responsesapi_client_metadata: Metadata for the model provider (experimental).
+        responsesapi_client_metadata_patch: Metadata to add to what the provider is sent already (experimental, since
+            0.164.0).
         root_turn_id: The first turn in the chain of work that led to this one.
         runtime_workspace_roots: Directories of the workspace, resolved like ``cwd``; persists for the thread's later
             turns (experimental).
@@ -124,10 +127,10 @@ class TurnOptions(ThreadSettings, total=False):
     additional_context: Mapping[str, wire.AdditionalContextEntry] | None
     client_user_message_id: str | None
     cyber_access_program: wire.CyberAccessProgram | str | None
-    environments: Sequence[wire.TurnEnvironmentParams] | None
     output_schema: wire.JSON
     parent_turn_id: str | None
     responsesapi_client_metadata: Mapping[str, str] | None
+    responsesapi_client_metadata_patch: Mapping[str, str] | None
     root_turn_id: str | None
     runtime_workspace_roots: Sequence[str | os.PathLike[str]] | None
     source: str | None
@@ -221,18 +224,22 @@ class ThreadForkOptions(ThreadOptions, total=False):
     """Options for a fork, in addition to :class:`ThreadOptions`.
 
     Attributes:
+        attach_to_source: Keep the fork as part of its source, hidden from ordinary lists (experimental, since 0.165.0).
         before_turn_id: The first turn to leave out (experimental).
         defer_goal_continuation: Inherit the goal but do not continue it immediately (experimental).
         ephemeral: Keep the thread in memory only.
+        experimental_disable_prediction_mcp: Disable MCP servers in prediction mode (experimental, since 0.164.0).
         experimental_prediction_mode: Share as much of the parent's prompt cache as possible (experimental).
         include_turns: Load the whole history into ``info.turns``. It arrives as a single line of any size.
         last_turn_id: The last turn to include.
         thread_source: What triggered the thread, for statistics.
     """
 
+    attach_to_source: bool | None
     before_turn_id: str | None
     defer_goal_continuation: bool | None
     ephemeral: bool | None
+    experimental_disable_prediction_mcp: bool | None
     experimental_prediction_mode: bool | None
     include_turns: bool
     last_turn_id: str | None
@@ -240,14 +247,18 @@ class ThreadForkOptions(ThreadOptions, total=False):
 
 
 class ThreadFilters(TypedDict, total=False):
-    """Filters for listing stored threads.
+    """Filters for listing stored threads. A server that is older than a filter ignores it.
 
     Attributes:
         ancestor_thread_id: Only threads of agents spawned below this thread, at any depth (experimental).
         archived: Only archived threads, instead of only the others.
+        attached_to_thread_id: Only forks attached to this thread (experimental, since 0.165.0).
+        current_account_only: Only threads of the ChatGPT account that is logged in (since 0.168.0).
         cwd: Only threads with exactly this working directory, or one of several; resolved like the ``cwd`` of a
             thread.
         excluded_thread_ids: Threads to leave out, at most 100.
+        include_attached_threads: Search attached forks as well (experimental, since 0.169.0).
+        included_thread_ids: Only these threads, at most 100 (since 0.171.0).
         model_providers: Only threads of these providers; an empty list means all.
         originators: Only threads created by these clients; hosted servers only.
         parent_thread_id: Only threads of agents spawned by this thread (experimental).
@@ -262,8 +273,12 @@ class ThreadFilters(TypedDict, total=False):
 
     ancestor_thread_id: str | None
     archived: bool | None
+    attached_to_thread_id: str | None
+    current_account_only: bool | None
     cwd: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None
     excluded_thread_ids: Sequence[str] | None
+    include_attached_threads: bool | None
+    included_thread_ids: Sequence[str] | None
     model_providers: Sequence[str] | None
     originators: Sequence[str] | None
     parent_thread_id: str | None

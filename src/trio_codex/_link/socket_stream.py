@@ -34,7 +34,7 @@ class SocketStream(trio.abc.Stream):
                 while sent < len(rest):
                     sent += await self._stream.socket.send(rest[sent:], _NO_SIGNAL)
         except OSError as exc:
-            if exc.errno == errno.EBADF:
+            if exc.errno in (errno.EBADF, errno.ENOTSOCK):
                 raise trio.ClosedResourceError("this socket was closed") from None
             raise trio.BrokenResourceError(f"socket connection broken: {exc}") from exc
         finally:

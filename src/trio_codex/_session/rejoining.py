@@ -81,7 +81,8 @@ async def follow(session: Session, turn: TurnState, seen: set[str]) -> None:
 @trio.lowlevel.enable_ki_protection
 async def end_rejoined(session: Session, turn: TurnState) -> None:
     """End a turn with its agents and commands. If it pursues a goal, pause the goal first."""
-    was_paused = await _pause_goal(session, turn.thread)
+    thread = turn.thread
+    was_paused = await _pause_goal(session, thread)
     await session.ender.end_turn(turn)
     if not was_paused or turn.lost or turn.was_interrupted:
         return
@@ -89,7 +90,7 @@ async def end_rejoined(session: Session, turn: TurnState) -> None:
     with session.timeouts.move_on_after(NEXT_TURN_SECONDS):
         while turn.thread.turn is None:
             await session.timeouts.sleep(LOOK_SECONDS)
-    if (late := turn.thread.turn) is not None and not late.is_ours:
+    if (late := thread.turn) is not None and not late.is_ours:
         await session.ender.end_turn(late)
 
 

@@ -9,13 +9,17 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
+import msgspec
+
+from trio_codex import wire
+
 if TYPE_CHECKING:
     from trio_codex._tools.tool import AnyTool
     from trio_codex._values.tool_result import ToolResult
     from trio_codex.policies import ToolCallRequest
 
 RESULTS_SIZE: Final = 1024 * 1024
-"""Maximum size of the results remembered for each function, in characters. The latest is always kept."""
+"""Maximum size of the results remembered for each function, as JSON. The latest is always kept."""
 
 RESULT_SIZE: Final = 200
 """Size of a result, in addition to its content."""
@@ -31,7 +35,7 @@ class _Results:
     def keep(self, call: ToolCallRequest, result: ToolResult) -> None:
         """Keep the result of a call, and drop the oldest above the limit."""
         _, replaced = self._results.pop(_key(call), (None, 0))
-        size = RESULT_SIZE + sum(len(repr(item)) for item in result.content)
+        size = RESULT_SIZE + len(msgspec.json.encode([wire.encode(item) for item in result.content]))
         self._results[_key(call)] = result, size
         self._size += size - replaced
         while self._size > RESULTS_SIZE and len(self._results) > 1:
@@ -47,20 +51,13 @@ _results: WeakKeyDictionary[Any, _Results] = WeakKeyDictionary()
 
 
 def remember(tool: AnyTool, call: ToolCallRequest, result: ToolResult) -> None:
-    """Remember the result of a call, unless the function can be no key."""
-    try:
-        results = _results.setdefault(tool.function, _Results())
-    except TypeError:
-        return
-    results.keep(call, result)
+    """Remember the result of a call."""
+    _results.setdefault(tool.function, _Results()).keep(call, result)
 
 
 def remembered(tool: AnyTool, call: ToolCallRequest) -> ToolResult | None:
     """Return the result of a call, if it is remembered."""
-    try:
-        results = _results.get(tool.function)
-    except TypeError:
-        return None
+    results = _results.get(tool.function)
     return None if results is None else results.find(call)
 
 

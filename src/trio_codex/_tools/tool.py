@@ -57,8 +57,8 @@ _TAKEN_NAMES: Final = frozenset(
         "view_image", "write_stdin",
     }
 )  # fmt: skip
-"""The server's own tools in its default configuration (0.163.0). It accepts a tool of such a name but never offers
-it."""
+"""The server's own tools in its default configuration (0.163.0 and 0.171.0). It accepts a tool of such a name but never
+offers it."""
 
 _SOMETIMES_TAKEN_NAMES: Final = frozenset(
     {

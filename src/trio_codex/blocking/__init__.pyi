@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType, UnionType
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
+import trio_codex
 from trio_codex import ApprovalMode as ApprovalMode
 from trio_codex import Attachment as Attachment
 from trio_codex import Backoff as Backoff
@@ -73,7 +74,6 @@ from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
-from trio_codex.tools import Tool
 
 ValueT_co = TypeVar("ValueT_co", covariant=True)
 
@@ -114,7 +114,7 @@ class Codex:
         """Whether this client started the server, and so ends it."""
     @property
     def is_open(self) -> bool:
-        """Whether the connection is open: you have not closed it, and it has not been lost."""
+        """Whether the connection is open, which it is until you close it or it is lost."""
     @property
     def api(self) -> Api:
         """All requests of the protocol as typed methods, in groups, such as ``codex.api.thread.list(limit=25)``."""
@@ -5362,7 +5362,7 @@ def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
     policy: Policy | None = None,
-    tools: Iterable[Tool[..., Any]] = ...,
+    tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
     restart: Restart = ...,

@@ -85,8 +85,9 @@ async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patie
             if is_fenced or (is_gone and life.stamp is not None):
                 return None
             if life.stamp in (None, row.server):
-                # The server that had it is this one, which may still take a line of a lost connection.
-                await codex.thread_archive(row.id)
+                # The server that had it may be this one, and may still take a line of a lost connection.
+                with suppress(errors.InvalidRequestError):  # it is another one, and does not know the thread
+                    await codex.thread_archive(row.id)
                 is_fenced = True
                 continue
             refusal = errors.ThreadInUse(-32600, f"the server that had thread {row.id} still runs")

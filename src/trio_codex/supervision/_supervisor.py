@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import os
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
+    import trio_codex.tools
     from trio_codex import Attachment, Budget, Codex, Policy, ThreadStartOptions
     from trio_codex.instruments import Instrument
-    from trio_codex.tools import Tool
 
 
 class Supervisor:
@@ -101,7 +101,7 @@ async def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
     policy: Policy | None = None,
-    tools: Iterable[Tool[..., Any]] = (),
+    tools: Iterable[trio_codex.tools.Tool[..., Any]] = (),
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = (),
     restart: Restart = Restart(),  # noqa: B008  # frozen

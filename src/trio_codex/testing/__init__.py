@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from ._items import Text as Text
     from ._items import ToolCall as ToolCall
     from ._items import UserInput as UserInput
+    from ._kills import Kills as Kills
+    from ._kills import KillSweep as KillSweep
+    from ._kills import sweep_kills as sweep_kills
     from ._last_frames import LastFrames as LastFrames
     from ._leftovers import assert_nothing_left as assert_nothing_left
     from ._mcp import mcp_server as mcp_server
@@ -83,6 +86,8 @@ __all__ = [
     "HTTPFailure",
     "Hang",
     "Incomplete",
+    "KillSweep",
+    "Kills",
     "LastFrames",
     "Match",
     "MockModel",
@@ -124,6 +129,7 @@ __all__ = [
     "result",
     "server_request",
     "sweep_cancellation",
+    "sweep_kills",
     "write_offline_home",
 ]
 
@@ -137,6 +143,7 @@ _MODULES = {
         "Command", "Part", "Patch", "Permissions", "Plan", "Question", "RawItem", "Reasoning", "Text", "ToolCall",
         "UserInput",
     ),
+    "_kills": ("KillSweep", "Kills", "sweep_kills"),
     "_last_frames": ("LastFrames",),
     "_leftovers": ("assert_nothing_left",),
     "_mcp": ("mcp_server",),

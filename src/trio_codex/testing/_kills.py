@@ -1,0 +1,195 @@
+"""Kill the server of a supervisor at each of its steps in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import trio
+
+from trio_codex import Codex, CodexConfig
+from trio_codex._api.lifecycle import ClientLifecycle
+from trio_codex._api.loading import load
+from trio_codex._link.channel import LineChannel
+from trio_codex._link.services import open_services
+from trio_codex._values.paths import PathBase
+from trio_codex.supervision import Restart, Supervisor
+from trio_codex.supervision._generations import Generations
+from trio_codex.supervision._journal import Journal
+from trio_codex.supervision._scope import with_task
+
+from ._stored_server import Died, Disk, StoredServer
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+
+
+class Kills:
+    """The steps at which the server dies. A sweep passes it to its scenario, which opens its supervisors with it.
+
+    Attributes:
+        numbers: The steps at which it dies, counted over all generations, starting at 1.
+        steps: The steps so far, each as a few words.
+        killed: The steps at which it died.
+    """
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers: frozenset[int] = frozenset(numbers)
+        self.steps: list[str] = []
+        self.killed: list[str] = []
+        self._disk = Disk()
+        self._is_armed = False
+
+    def _step(self, what: str) -> None:
+        if not self._is_armed:
+            return
+        self.steps.append(what)
+        if len(self.steps) in self.numbers:
+            self.killed.append(what)
+            raise Died
+
+    @asynccontextmanager
+    async def supervisor(
+        self, *, journal: str | os.PathLike[str] | None = None, restart: Restart | None = None, **options: Any
+    ) -> AsyncGenerator[Supervisor]:
+        """Open a supervisor whose server is in memory, and keeps its threads over deaths and over supervisors.
+
+        Args:
+            journal: As in :func:`~trio_codex.open_supervisor`.
+            restart: As there.
+            **options: ``policy``, ``tools``, ``budget`` and ``instruments``, as there.
+        """
+        opened = Journal(journal)
+        try:
+            budget = options.pop("budget", None)
+            generations = _Generations(self, options, budget, restart or Restart(), opened)
+            async with with_task(generations.serve, generations.close):
+                await generations.wait_ready()
+                yield Supervisor(generations)
+        finally:
+            opened.close()
+
+    @asynccontextmanager
+    async def client(self, **options: Any) -> AsyncGenerator[Codex]:
+        """Start one server in memory, and connect a client that owns it."""
+        server = StoredServer(self._disk, self._step)
+        async with with_task(server.serve, lambda _: None):
+            lifecycle = ClientLifecycle(CodexConfig(), **options)
+            async with open_services(lifecycle.close_with) as services:
+                services.start_service(lifecycle._timeouts.watch)
+                load()
+                channel = lifecycle._channel = _OwnedChannel(server)
+                session = lifecycle._attach(services, channel, PathBase.now(None, None))
+                await lifecycle._shake_hands(session)
+                # The first start must succeed.
+                self._is_armed = True
+                yield Codex(session, lifecycle)
+
+    def prompts(self) -> Counter[str]:
+        """Return how often each text stands in the contexts of all threads together."""
+        turns = [turn for thread in self._disk.threads.values() for turn in thread]
+        return Counter(turn.context for turn in turns if turn.context is not None)
+
+    def calls(self) -> Counter[str]:
+        """Return for how many turns with each text the model was called."""
+        return Counter(context[-1] for context in self._disk.called)
+
+    def assert_at_most_once(self, *texts: str) -> None:
+        """Check that each prompt stands once in a context, and that the model was called for one turn with it.
+
+        Raises:
+            AssertionError: A prompt is missing, or is there twice.
+        """
+        prompts, calls = self.prompts(), self.calls()
+        wrong = {
+            text: (prompts[text], calls[text]) for text in texts if prompts[text] != 1 or calls[text] > 1
+        }
+        assert not wrong, f"in the context, calls: {wrong}; killed at: {', '.join(self.killed)}"
+
+
+class _Generations(Generations):
+    def __init__(
+        self, kills: Kills, client: dict[str, Any], budget: Any, restart: Restart, journal: Journal
+    ) -> None:
+        super().__init__(CodexConfig(), client, budget, restart, None, journal)
+        self._kills = kills
+
+    def _open(self) -> Any:
+        return self._kills.client(**self._client)
+
+
+class _OwnedChannel(LineChannel):
+    """The client's end of a server in memory, which it may kill."""
+
+    def __init__(self, server: StoredServer) -> None:
+        super().__init__(server.client_end, server.client_end, CodexConfig().max_line_bytes)
+        self._server = server
+
+    @property
+    def owned(self) -> bool:
+        """Always true: the client may kill the server."""
+        return True
+
+    def kill(self) -> None:
+        """Kill the server."""
+        self._server.die()
+
+
+@attrs.frozen
+class KillSweep:
+    """The coverage of a sweep.
+
+    Attributes:
+        steps: The number of steps at which the server was killed.
+        killed: How often it was killed at each kind of step.
+    """
+
+    steps: int
+    killed: Counter[str]
+
+
+async def sweep_kills(
+    scenario: Callable[[Kills], Awaitable[object]], *, round_timeout: float = 3600
+) -> KillSweep:
+    """Run a scenario repeatedly, killing its server at each of its steps in turn, until it completes undisturbed.
+
+    The scenario receives a :class:`Kills`, and opens its supervisors with it. A step is a line that the server takes, a
+    line that it sends, or something that it writes to disk::
+
+        async def scenario(kills):
+            async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+                await thread.run("one", key="1")
+            kills.assert_at_most_once("one")
+
+        await sweep_kills(scenario)
+
+    Run it under :class:`trio.testing.MockClock` with ``autojump_threshold=0``, so that delays take no time.
+
+    Args:
+        scenario: The function to run.
+        round_timeout: Timeout of one round, in seconds of Trio's clock.
+
+    Returns:
+        The coverage of the sweep.
+
+    Raises:
+        Exception: Whatever a round raised, with a note that names the step at which the server was killed.
+        trio.TooSlowError: A round did not end within ``round_timeout``.
+    """
+    number, killed = 0, Counter[str]()
+    while True:
+        number += 1
+        kills = Kills(number)
+        try:
+            with trio.fail_after(round_timeout):
+                await scenario(kills)
+                await trio.lowlevel.checkpoint()
+        except Exception as exc:
+            exc.add_note(f"The server was killed at step {number}: {', '.join(kills.killed)}.")
+            raise
+        if not kills.killed:
+            return KillSweep(number - 1, killed)
+        killed.update(kills.killed)

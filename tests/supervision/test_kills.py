@@ -1,0 +1,257 @@
+"""Every step of a server at which it can die, under a clock that jumps; and any number of deaths of both, at random."""
+
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trio_codex import Backoff, Restart, errors
+from trio_codex.supervision import _fence, _rule
+from trio_codex.supervision._journal import Journal
+from trio_codex.testing import Kills, sweep_kills
+
+ONE_LIFE = Restart(max_restarts=0)
+"""The program ends with its server."""
+
+
+async def steps(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for text in ("one", "two"):
+            result = await thread.run(text, key=text)
+            assert result.status == "completed"
+            assert result.final_response.startswith("did ")
+    kills.assert_at_most_once("one", "two")
+
+
+async def two_threads(kills):
+    async def one(supervisor, name):
+        async with supervisor.thread(name) as thread:
+            assert (await thread.run(name, key="1")).status == "completed"
+
+    async with kills.supervisor() as supervisor, trio.open_nursery() as nursery:
+        nursery.start_soon(one, supervisor, "a")
+        nursery.start_soon(one, supervisor, "b")
+    kills.assert_at_most_once("a", "b")
+
+
+async def iterated(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            methods = [event.method async for event in turn]
+        assert turn.result.status == "completed"
+        assert methods.count("trio_codex/generationLost") <= 1
+        if not turn.result.parts and "trio_codex/generationLost" not in methods:
+            # It was read while it ran, or from the history after its end.
+            assert methods == [] or methods[-1] == "turn/completed"
+    kills.assert_at_most_once("one")
+
+
+async def another_key_in_between(kills):
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Path(directory, "journal.db")
+
+        async def program(*texts):
+            async with (
+                kills.supervisor(journal=journal, restart=ONE_LIFE) as supervisor,
+                supervisor.thread("a") as thread,
+            ):
+                for text in texts:
+                    assert (await thread.run(text, key=text)).status == "completed"
+
+        orders = [("one",), ("two", "one")]
+        while orders:
+            try:
+                await program(*orders[0])
+                del orders[0]
+            except (errors.RestartLimitExceeded, errors.StartError):
+                # Another order in the next program.
+                orders.append(orders.pop(0))
+        kills.assert_at_most_once("one", "two")
+
+
+async def cancelled(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with trio.move_on_after(0.5):
+            await thread.run("one", key="1")
+        result = await thread.run("one", key="1")
+        assert result.status in ("interrupted", "completed")
+        assert (await thread.run("one", key="1")).status == result.status
+        await thread.run("two", key="2")
+    assert kills.prompts()["one"] <= 1
+    assert kills.calls()["one"] <= 1
+    kills.assert_at_most_once("two")
+
+
+async def left(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            async for event in turn:
+                if event.method == "item/completed":
+                    break
+        assert await thread.fate("1") in ("unknown", "running", "interrupted", "completed")
+        await thread.run("two", key="2")
+    assert kills.prompts()["one"] <= 1
+    kills.assert_at_most_once("two")
+
+
+async def restarted(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: supervisor.restart("an upgrade", drain_timeout=0.5))
+            result = await thread.run("one", key="1")
+        assert result.status == "completed"
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
+
+
+async def raised(kills):
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        try:
+            await thread.run("one", key="1", on_interrupted="raise")
+        except errors.TurnInterrupted:
+            assert (await thread.run("one", key="1")).status == "completed"
+        assert (await thread.run("one", key="1")).status == "completed"
+    kills.assert_at_most_once("one")
+
+
+SCENARIOS = [steps, two_threads, iterated, another_key_in_between, cancelled, left, restarted, raised]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+async def test_a_prompt_is_given_once_wherever_the_server_dies(scenario, autojump_clock):
+    swept = await sweep_kills(scenario)
+    assert swept.steps > 20
+    assert swept.killed["write the message of the user"] >= 1
+
+
+async def keep_the_tail(thread, anchor):
+    turn = await anext(thread.turns(), None)
+    return None if turn is None else turn.id
+
+
+@pytest.mark.parametrize("scenario", [steps, another_key_in_between], ids=lambda scenario: scenario.__name__)
+async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, autojump_clock, monkeypatch):
+    """The control: with the rule "absent, so send again" the sweep fails."""
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+
+    async def nothing_is_hidden(self, row):
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
+    with pytest.raises(AssertionError, match="write the message of the user"):
+        await sweep_kills(scenario)
+
+
+async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_clock, monkeypatch):
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+    with pytest.raises(errors.HistoryLost, match="items are missing"):
+        await sweep_kills(another_key_in_between)
+
+
+async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            first = turn.id
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("killed for the test")
+            while supervisor.generation == 1 or turn.id in (None, first):  # noqa: ASYNC110  # it has no event for this
+                await trio.sleep(0.1)
+            events = [event async for event in turn]
+        assert events[0].method == "trio_codex/generationLost"
+        assert {event.turn_id for event in events[1:]} == {turn.result.id}
+        assert events[-1].method == "turn/completed"
+    with pytest.raises(errors.ConnectionClosed):
+        await supervisor.ready()
+
+
+# -- any number of deaths, of both ---------------------------------------------------------------------------------
+
+TEXTS = ("one", "two", "three")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    deaths=st.sets(st.integers(1, 150), max_size=12),
+    programs=st.lists(
+        st.tuples(st.permutations(TEXTS), st.integers(0, 4), st.booleans()), min_size=1, max_size=5
+    ),
+)
+def test_whatever_dies_and_however_often_a_key_is_given_at_most_once(deaths, programs):
+    trio.run(_live, Kills(*deaths), programs, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def finished(program):
+    try:
+        await program()
+    except errors.StartError:
+        return False
+    return True
+
+
+async def _live(kills, programs):
+    answers = {}
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Path(directory, "journal.db")
+
+        async def program(texts, restart, patience):
+            async with kills.supervisor(journal=journal, restart=restart) as supervisor:
+                with trio.CancelScope(deadline=trio.current_time() + patience):
+                    async with supervisor.thread("a") as thread:
+                        for text in texts:
+                            result = await thread.run(text, key=text)
+                            earlier = answers.setdefault(text, result)
+                            assert earlier.status == result.status
+                            assert [part.id for part in earlier.parts or (earlier,)] == [
+                                part.id for part in result.parts or (result,)
+                            ]
+                ended = supervisor.generations()[:-1]
+                for generation in ended:
+                    period = [each for each in ended if 0 <= each.ended - generation.ended <= restart.period]
+                    assert len(period) <= restart.max_restarts
+
+        for texts, most, is_hasty in programs:
+            restart = Restart(max_restarts=most, period=100, backoff=Backoff(first=0, then=0.1), strikes=100)
+            # A program that ends in the middle of a turn is continued by the next one.
+            with suppress(errors.RestartLimitExceeded, errors.StartError):
+                await program(texts, restart, 0.5 if is_hasty else 10_000)
+        while not await finished(lambda: program(TEXTS, Restart(max_restarts=1000, strikes=1000), 10_000)):
+            pass
+        assert all(result.status in ("completed", "interrupted") for result in answers.values())
+        for text in TEXTS:
+            assert kills.prompts()[text] <= 1, kills.killed
+            assert kills.calls()[text] <= 1, kills.killed
+            assert kills.prompts()[text] == 1 or answers[text].status == "interrupted"
+
+
+def test_the_journal_opens_after_every_prefix_of_its_writes(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    writes = [
+        lambda: journal.started("a", "thread-1", "/home", "1 2 3"),
+        lambda: journal.sending("a", "k", "d", 1, None),
+        lambda: journal.running("a", "k", "turn-1"),
+        lambda: journal.used("a", 10, 1.0, 0),
+        lambda: journal.ended("a", "k", "turn-1", "completed", by_us=False),
+        lambda: journal.died("a", 2),
+        lambda: journal.resumed("a", None),
+        lambda: journal.sending("a", "k2", "d", 1, "turn-1"),
+    ]
+    states = []
+    for number, write in enumerate(writes):
+        write()
+        copy = tmp_path / f"copy-{number}.db"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+        again = Journal(copy)
+        row = again.key("a", "k")
+        states.append(None if row is None else row.state)
+        again.close()
+    journal.close()
+    assert states == [None, "sending", "running", "running", "ended", "ended", "ended", "ended"]

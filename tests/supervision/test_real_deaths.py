@@ -1,0 +1,160 @@
+"""Many deaths at random moments: of the server, of the program, of both, and of the connection to a server of others."""
+
+import json
+import random
+
+import pytest
+import trio
+from supervised import AT_ONCE, Program, keep_killing, stage
+
+from shared_server import shared_server
+from trio_codex import Attachment, Thread, attach_codex, open_supervisor
+
+
+def steps(number):
+    return [f"do step-{each}" for each in range(number)]
+
+
+async def outlive(on, server, deaths, count, *options, random, longest):
+    """Start the program of keyed steps again and again, until it was killed so often and has then ended."""
+    killed = 0
+    while True:
+        program = Program(server, on.home.workspace, on.journal, count, *options)
+        try:
+            await program.wait_ready()
+            if killed == deaths:
+                return await program.wait()
+            await trio.sleep(random.uniform(0, longest))
+        finally:
+            killed += await program.end()
+
+
+@pytest.mark.parametrize(
+    ("deaths", "count", "both"),
+    [
+        (2, 4, False),
+        pytest.param(100, 60, False, marks=pytest.mark.long),
+        pytest.param(50, 25, True, marks=pytest.mark.long),
+    ],
+)
+async def test_a_program_that_is_killed_goes_on_where_it_was(deaths, count, both):
+    rnd = random.Random(deaths)
+    async with stage(1200 if deaths > 2 else 60) as on:
+        environment = json.dumps(dict(on.home.env))
+        seed = str(rnd.randrange(10**6)) if both else "-"
+        longest = 1.2 if both else 0.6
+        returncode = await outlive(on, environment, deaths, count, seed, random=rnd, longest=longest)
+        assert returncode == 0
+        on.assert_each_once(*steps(count))
+
+
+@pytest.mark.parametrize("broken", ["no_take_back"])
+@pytest.mark.long
+async def test_without_taking_back_the_tail_the_real_server_gives_a_prompt_twice(broken, monkeypatch):
+    """The control. Some hundred kills are needed: the moment is a few milliseconds long."""
+    from trio_codex.supervision import _fence, _rule
+
+    async def keep_the_tail(thread, anchor):
+        turn = await anext(thread.turns(), None)
+        return None if turn is None else turn.id
+
+    async def nothing_is_hidden(self, row):
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
+    for seed in range(12):
+        async with stage(300) as on:
+            async with on.supervisor() as supervisor, trio.open_nursery() as nursery:
+                nursery.start_soon(keep_killing, supervisor, random.Random(seed), 0.03, 0.3)
+                async with supervisor.thread("a") as thread:
+                    for text in steps(12):
+                        await thread.run(text, key=text)
+                nursery.cancel_scope.cancel()
+            if any(on.given().count(text) > 1 for text in steps(12)):
+                return
+    pytest.fail("no prompt was given twice")
+
+
+@pytest.mark.long
+async def test_two_hundred_kills_of_the_server_give_each_prompt_once_and_some_tails_are_taken_back(
+    monkeypatch,
+):
+    taken_back, kills = [], 0
+    revert = Thread.revert
+
+    async def counted(self, turn_id):
+        taken_back.append(turn_id)
+        return await revert(self, turn_id)
+
+    monkeypatch.setattr(Thread, "revert", counted)
+    seed = 0
+    while kills < 200:
+        seed += 1
+        async with stage(600) as on:
+            async with on.supervisor() as supervisor, trio.open_nursery() as nursery:
+                nursery.start_soon(keep_killing, supervisor, random.Random(seed), 0.03, 0.4)
+                async with supervisor.thread("a") as thread:
+                    results = [await thread.run(text, key=text) for text in steps(20)]
+                nursery.cancel_scope.cancel()
+            kills += supervisor.generation - 1
+            assert {result.final_response for result in results} == {"did it"}
+            on.assert_each_once(*steps(20))
+    assert taken_back
+
+
+# -- on a server of others -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("losses", [4, pytest.param(40, marks=pytest.mark.long)])
+async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
+    rnd, lost, texts = random.Random(losses), 0, []
+    async with stage(300) as on, shared_server(on.home, "unix") as (url, _, process):
+        async with (
+            attach_codex(url) as other,
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            trio.open_nursery() as nursery,
+        ):
+            on.model.script("theirs").hang("busy")
+            theirs = await other.thread_start()
+
+            @nursery.start_soon
+            async def _():
+                async with theirs.turn("theirs") as turn:
+                    await turn.wait()
+
+            @nursery.start_soon
+            async def _():
+                nonlocal lost
+                while lost < losses:
+                    codex, number = await supervisor.ready(), supervisor.generation
+                    await trio.sleep(rnd.uniform(0.02, 0.2))
+                    codex.give_up("lost for the test")
+                    lost += 1
+                    while supervisor.generation == number:  # noqa: ASYNC110  # it has no event for this
+                        await trio.sleep(0.001)
+
+            async with supervisor.thread("a") as thread:
+                # At least three, so that the longest context is that of this thread.
+                while lost < losses or len(texts) < 3:
+                    texts.append(f"do {len(texts)}")
+                    assert (await thread.run(texts[-1], key=texts[-1])).status == "completed"
+            nursery.cancel_scope.cancel()
+        assert process.returncode is None
+        on.assert_each_once(*texts)
+
+
+async def test_a_turn_that_goes_on_without_its_program_is_rejoined_by_the_next_one():
+    async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
+        on.model.say("it ", "goes ", "on", delay=0.7)
+        program = Program(url, on.home.workspace, on.journal, 1, "-")
+        await on.model.wait_for_requests(1)
+        assert await program.end()
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal) as supervisor,
+            supervisor.thread("a") as thread,
+        ):
+            result = await thread.run("do step-0", key="step-0")
+        assert result.final_response == "it goes on"
+        assert result.parts == ()
+        assert len(on.model.requests) == 1
