@@ -104,6 +104,9 @@ def _write_script(example: str, model: MockModel) -> None:
         case "many_agents":
             for topic in ("tests", "docs", "types"):
                 model.script(topic).say(f"The {topic} ", "look fine.")
+        case "batch":
+            for name in ("trio", "attrs", "cattrs"):
+                model.script(f" {name} ").say(f"{name} is ", "small.")
         case "resume":
             model.say("I will remember the number 42.")
             model.say("The number was 42.")

@@ -557,8 +557,8 @@ MUTATIONS = [
         "tests/integration/test_real_rejoin.py::test_a_goal_is_paused_by_a_scope_that_rejoins_its_turn_to_end_it",
     ),
     Mutation(
-        "G22", "what a dead generation has said is still delivered",
-        "supervision._turn:SupervisedTurn.lose", drop("_part"),
+        "G22", "a turn goes on without a word about the generation that was lost",
+        "supervision._turn:SupervisedTurn.lose", drop("_gaps"),
         "tests/supervision/test_kills.py::test_nothing_of_a_generation_that_has_ended_reaches_a_turn",
     ),
     Mutation(
@@ -640,6 +640,49 @@ MUTATIONS = [
         "G9", "a question shows a part of what would be granted",
         "cli._questions:_wanted", iterable("write", becomes="() if files.entries else _"),
         "tests/cli/test_cli_questions.py::test_every_requested_permission_is_shown_exactly_once",
+    ),
+    Mutation(
+        "G24", "what has an outcome is run again",
+        "batch._journal:Journal.todo", constant(
+            "select task from tasks where id not in (select id from outcomes) order by state='ended', rowid",
+            "select task from tasks order by state='ended', rowid",
+        ),
+        "tests/batch/test_real_batches.py::test_what_has_an_outcome_is_not_run_again",
+    ),
+    Mutation(
+        "G24", "a turn that a death has interrupted is an outcome",
+        "batch._engine:Engine._judge", never("_DEATHS"),
+        "tests/batch/test_real_batches.py::test_every_task_has_one_outcome_although_the_server_is_killed",
+    ),
+    Mutation(
+        "G24", "an attempt of an earlier program is begun anew",
+        "batch._engine:Engine._attempt", always("ended"),
+        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_goes_on_the_next_time",
+    ),
+    Mutation(
+        "G24", "a task of which the server dies never runs alone",
+        "batch._engine:Engine._complete", keyword("alone", becomes="False"),
+        "tests/batch/test_real_batches.py::test_a_task_of_which_the_server_dies_runs_alone_before_it_is_quarantined",
+    ),
+    Mutation(
+        "G24", "a batch that leaves tasks undone ends without an error",
+        "batch._batch:Batch.__anext__", never("left"),
+        "tests/batch/test_real_batches.py::test_a_used_up_account_stops_the_batch_and_the_next_run_goes_on",
+    ),
+    Mutation(
+        "G24", "other settings go unnoticed",
+        "batch._journal:Journal.begin", never("differences"),
+        "tests/batch/test_real_batches.py::test_another_batch_in_the_same_directory_is_refused_before_anything_is_started",
+    ),
+    Mutation(
+        "G24", "threads stay in the memory of the server",
+        "batch._engine:_Attempt.clean_up", never("_thread_id"),
+        "tests/batch/test_real_batches.py::test_threads_do_not_stay_in_the_memory_of_the_server",
+    ),
+    Mutation(
+        "G24", "leaving a batch settles what it interrupts",
+        "batch._batch:open_batch", never("engine"),
+        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_goes_on_the_next_time",
     ),
     Mutation(
         "G25", "leaving a scope of a face does not wait for its end",

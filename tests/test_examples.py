@@ -190,6 +190,14 @@ OUTPUT = {
         One of the two was allowed\.
         too late: RequestWithdrawn
     """,
+    "batch": r"""
+        first run: attrs ok, resumed False: attrs is small\.
+        first run: cattrs ok, resumed False: cattrs is small\.
+        first run: trio ok, resumed False: trio is small\.
+        second run: attrs ok, resumed True: attrs is small\.
+        second run: cattrs ok, resumed True: cattrs is small\.
+        second run: trio ok, resumed True: trio is small\.
+    """,
     "many_agents": r"""
         docs: The docs look fine\.
         tests: The tests look fine\.

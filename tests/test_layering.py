@@ -20,6 +20,7 @@ FLOORS = (
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
     ("supervision",),
+    ("batch",),
     ("_face", "blocking", "aio"),
     ("testing",),
     ("cli", "__main__"),

@@ -12,6 +12,7 @@ REFERENCE = Path(__file__).parents[1] / "docs" / "reference"
 
 MODULES = [
     "trio_codex",
+    "trio_codex.batch",
     "trio_codex.binary",
     "trio_codex.errors",
     "trio_codex.instruments",

@@ -162,6 +162,10 @@ class ClientLifecycle:
 
     async def connect(self, services: Services, stream: trio.abc.Stream) -> Session:
         """Perform the handshake over a stream."""
+        return await self.use(services, LineChannel(stream, stream, self._config.max_line_bytes))
+
+    async def use(self, services: Services, channel: Channel) -> Session:
+        """Perform the handshake over a channel."""
         from trio_codex._api.loading import load
 
         config = self._config
@@ -172,7 +176,7 @@ class ClientLifecycle:
         services.start_service(self._timeouts.watch)
         load()
         self._hint = LINES_HINT
-        channel = self._channel = LineChannel(stream, stream, config.max_line_bytes)
+        self._channel = channel
         session = self._attach(services, channel, paths)
         try:
             with self._timeouts.move_on_after(config.start_timeout):

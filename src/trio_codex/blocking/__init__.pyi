@@ -5055,6 +5055,14 @@ class Supervisor:
             RestartLimitExceeded: The next server did not start.
             ConnectionClosed: The supervisor's scope has exited.
         """
+    def drain(self, *, timeout: float = 60) -> None:
+        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+
+        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+
+        Args:
+            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+        """
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
 

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import trio
 
-from trio_codex import __version__
+from trio_codex import Sandbox, __version__
 from trio_codex.cli._options import (
     CODEX_BIN,
     OFFLINE,
     RESUME,
     START_TIMEOUT,
     config_of,
+    own_server_options,
     server_options,
     source_of,
     thread_options,
@@ -250,6 +251,37 @@ def doctor(only_schema: bool, **options: Any) -> int:
     return _execute(examine, source=source_of(options), **options)
 
 
+@cli.command("supervise", short_help="Run a program that outlives its server.")
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option(
+    "--journal",
+    type=click.Path(dir_okay=False),
+    required=True,
+    metavar="PATH",
+    help="The journal, created if it does not exist. The next run goes on where this one ended.",
+)
+@server_options
+def supervise_command(function: str, journal: str, **options: Any) -> int:
+    """Run an async function that takes a supervisor, until it returns.
+
+    Servers that die are replaced. SIGTERM drains: no new prompts are admitted, and the command ends once open turns have,
+    or after a minute. Under systemd it reports readiness, status and signs of life (Type=notify, WatchdogSec=).
+    """
+    from trio_codex.cli._supervise import supervise
+
+    source = source_of(options)
+    return _execute(supervise, function, source=source, journal=journal)
+
+
+@cli.command("journal", short_help="Show what is in a journal.")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+def journal_command(path: str) -> int:
+    """Show the threads of a journal, and what became of their prompts. A supervisor may be using it."""
+    from trio_codex.cli._supervise import show_journal
+
+    return _execute(show_journal, path)
+
+
 @cli.command("replay", short_help="Show a recorded session.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
 @click.option(
@@ -266,6 +298,106 @@ def replay_command(file: str, speed: float | None) -> int:
     from trio_codex.cli._replay import show
 
     return _execute(show, file, speed=speed)
+
+
+@cli.group(short_help="Run many tasks, and look at their outcomes.")
+def batch() -> None:
+    """Run many tasks, and look at their outcomes."""
+
+
+_OUT = click.argument("out", metavar="DIRECTORY", type=click.Path(exists=True, file_okay=False))
+
+
+@batch.command("run", short_help="Run the tasks of a file, or go on with them.")
+@click.argument("file", metavar="TASKS", type=click.Path(exists=True, dir_okay=False))
+@click.option("--out", required=True, metavar="DIRECTORY", help="Where the outcomes are stored.")
+@click.option("--solve", metavar="MODULE:FUNCTION", help="The solver. Default: run the prompt of each task.")
+@click.option("--turns", type=click.IntRange(1), default=16, show_default=True, help="Attempts at once.")
+@click.option("--starting", type=click.IntRange(1), help="Threads that start at once. Default: --turns.")
+@click.option("--task-tokens", type=click.IntRange(1), help="Limit of tokens for each task.")
+@click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Limit of time for each task.")
+@click.option("--tokens", type=click.IntRange(1), help="Limit of tokens for all tasks.")
+@click.option(
+    "--attempts", type=click.IntRange(1), default=5, show_default=True, help="Most attempts at a task."
+)
+@click.option(
+    "--workspace",
+    default="empty",
+    show_default=True,
+    metavar="KIND",
+    help="What the agents find in their directories: empty, copy:DIRECTORY or git:REPOSITORY[@REVISION].",
+)
+@click.option(
+    "--on-death",
+    type=click.Choice(["fresh", "continue"]),
+    default="fresh",
+    show_default=True,
+    help="Begin an attempt that a death has interrupted anew, or go on with it.",
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["failed", "all", "none"]),
+    default="failed",
+    show_default=True,
+    help="Which directories are kept.",
+)
+@click.option("--shard", metavar="INDEX/COUNT", help="Run only a share of the tasks, such as 0/20.")
+@click.option("-m", "--model", metavar="NAME", help="The model. Default: as configured.")
+@click.option(
+    "-s",
+    "--sandbox",
+    type=click.Choice([each.value for each in Sandbox]),
+    metavar="MODE",
+    help="The sandbox: read-only, workspace-write or danger-full-access. Default: as configured.",
+)
+@click.option("--offline", is_flag=True, help="Use a scripted model on this machine: no account, no network.")
+@own_server_options
+def batch_run(file: str, *, offline: bool, **options: Any) -> int:
+    """Run the tasks of a file, or go on with them, each in a thread and a directory of its own.
+
+    TASKS is a file of JSON Lines with "id", "prompt" and options, or a CSV file with such columns. Start the command again
+    with the same --out, and it goes on: a task that has an outcome is not run again.
+
+    Ctrl-C once starts nothing more and waits for what runs; twice interrupts it. Either way, the command goes on from there
+    the next time.
+
+    \b
+    Exit status:
+      0    every task is ok
+      1    the batch or the server failed; stderr says why
+      2    a bad option, or a bad line in TASKS
+      3    every task has an outcome, but some are not ok
+      130  it was interrupted
+    """  # noqa: D301  # as above
+    from trio_codex.cli._batch import run_batch
+
+    return _execute(run_batch, file, config=config_of(options), offline=offline, **options)
+
+
+@batch.command("status")
+@_OUT
+def batch_status(out: str) -> int:
+    """Show how far a batch is. It may be running."""
+    from trio_codex.cli._batch import show_status
+
+    return show_status(out)
+
+
+@batch.command("results")
+@_OUT
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON Lines, or CSV with the values as JSON.",
+)
+def batch_results(out: str, form: str) -> int:
+    """Print the outcomes of a batch, in the order in which the tasks ended. It may be running."""
+    from trio_codex.cli._batch import show_results
+
+    return show_results(out, form)
 
 
 def _read_stdin() -> str:

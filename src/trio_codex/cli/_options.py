@@ -40,8 +40,8 @@ def _check_overrides(_: click.Context, __: click.Parameter, values: tuple[str, .
     return values
 
 
-def server_options(command: F) -> F:
-    """Add the options that choose a server."""
+def own_server_options(command: F) -> F:
+    """Add the options of a server that the command starts."""
     for option in (
         click.option(
             "-c",
@@ -55,6 +55,15 @@ def server_options(command: F) -> F:
         START_TIMEOUT,
         click.option("--codex-home", metavar="DIR", help="CODEX_HOME: configuration, login and threads."),
         CODEX_BIN,
+    ):
+        command = option(command)
+    return command
+
+
+def server_options(command: F) -> F:
+    """Add the options that choose a server."""
+    command = own_server_options(command)
+    for option in (
         click.option(
             "--token-file",
             type=click.Path(exists=True, dir_okay=False),

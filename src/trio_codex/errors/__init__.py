@@ -51,6 +51,9 @@
     │   ├─ ThreadQuarantined        the server died whenever this thread had an open turn
     │   └─ JournalError             the journal cannot be used
     │       └─ JournalInUse         … because another supervisor has it open
+    ├─ BatchError
+    │   ├─ BatchConflict            the directory has a batch with other tasks or settings
+    │   └─ BatchStopped             the batch ended before every task had an outcome
     ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
@@ -66,6 +69,9 @@ from trio_codex.errors._base import FaceError as FaceError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
 from trio_codex.errors._base import shorten as shorten
+from trio_codex.errors._batch import BatchConflict as BatchConflict
+from trio_codex.errors._batch import BatchError as BatchError
+from trio_codex.errors._batch import BatchStopped as BatchStopped
 from trio_codex.errors._connection import AttachError as AttachError
 from trio_codex.errors._connection import ConnectionBroken as ConnectionBroken
 from trio_codex.errors._connection import ConnectionClosed as ConnectionClosed

@@ -14,9 +14,11 @@ from trio_codex._link.hooks import RequestRecord as RequestRecord
 from trio_codex._link.hooks import ServerRequestOutcome as ServerRequestOutcome
 from trio_codex._link.hooks import ServerRequestRecord as ServerRequestRecord
 
+from ._base import GenerationRecord as GenerationRecord
 from ._base import Instrument as Instrument
 from ._base import ProcessRecord as ProcessRecord
 from ._base import TurnRecord as TurnRecord
+from ._base import notify as notify
 
 if TYPE_CHECKING:
     from ._log import LogInstrument as LogInstrument
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from ._stats import Latency as Latency
     from ._stats import Stats as Stats
     from ._stats import StatsInstrument as StatsInstrument
+    from ._systemd import Systemd as Systemd
 
 __all__ = [
+    "GenerationRecord",
     "Instrument",
     "Latency",
     "LogInstrument",
@@ -37,7 +41,9 @@ __all__ = [
     "ServerRequestRecord",
     "Stats",
     "StatsInstrument",
+    "Systemd",
     "TurnRecord",
+    "notify",
 ]
 
 _MODULE_OF = {
@@ -46,6 +52,7 @@ _MODULE_OF = {
     "OpenTelemetryInstrument": "_otel",
     "Stats": "_stats",
     "StatsInstrument": "_stats",
+    "Systemd": "_systemd",
 }
 
 

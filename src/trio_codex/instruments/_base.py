@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from trio_codex._core.log import logger
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from trio_codex._core.rpc import RequestId
     from trio_codex._link.dispatch import Outcome
@@ -144,6 +146,30 @@ class DecisionRecord:
     seconds: float
 
 
+@attrs.define(eq=False)
+class GenerationRecord:
+    """One generation of a supervisor. All of its hooks receive the same object.
+
+    Attributes:
+        number: Its number, starting at 1.
+        pid: The process id of the server; ``None`` if the supervisor did not start it.
+        started_at: Trio time at which it was ready.
+        ended_at: Trio time at which it ended; ``None`` before that.
+        cause: Why it ended: an exception, or the reason of a planned end.
+    """
+
+    number: int
+    pid: int | None
+    started_at: float
+    ended_at: float | None = None
+    cause: Exception | str | None = None
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from start to end."""
+        return None if self.ended_at is None else self.ended_at - self.started_at
+
+
 def decision_name(record: DecisionRecord) -> str:
     """Return the name of a decision, without its content.
 
@@ -256,3 +282,31 @@ class Instrument:
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
         """Called when text deltas for a slow consumer are merged into one event."""
+
+    # -- supervisors -------------------------------------------------------------------------------------------
+
+    def generation_started(self, generation: GenerationRecord) -> None:
+        """Called when a supervisor has a generation that is ready."""
+
+    def generation_alive(self, generation: GenerationRecord) -> None:
+        """Called every second while the generation is ready, and so only while the event loop runs."""
+
+    def generation_ended(self, generation: GenerationRecord) -> None:
+        """Called when a generation has ended: once for each :meth:`generation_started`."""
+
+
+def notify(instruments: Iterable[Instrument], hook: str, /, *args: object) -> None:
+    """Call a hook of each instrument, for a library that builds on this one.
+
+    An instrument that raises does no harm; the error is logged.
+
+    Args:
+        instruments: The instruments.
+        hook: The name of the hook.
+        *args: Its arguments.
+    """
+    for instrument in instruments:
+        try:
+            getattr(instrument, hook)(*args)
+        except Exception as exc:
+            logger.error("%s of %s raised", hook, type(instrument).__qualname__, exc_info=exc)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
-    from ._base import DecisionRecord, ProcessRecord, TurnRecord
+    from ._base import DecisionRecord, GenerationRecord, ProcessRecord, TurnRecord
 
 
 class LogInstrument(Instrument):
@@ -51,6 +51,18 @@ class LogInstrument(Instrument):
     def process_exited(self, process: ProcessRecord) -> None:
         how = "unknown exit status" if process.returncode is None else describe_exit(process.returncode)
         self._logger.info("server process %d exited: %s", process.pid, how)
+
+    def generation_started(self, generation: GenerationRecord) -> None:
+        """See :class:`Instrument`."""
+        self._logger.info("generation %d is ready; server process %s", generation.number, generation.pid)
+
+    def generation_ended(self, generation: GenerationRecord) -> None:
+        """See :class:`Instrument`."""
+        if isinstance(generation.cause, Exception):
+            cause = _name(generation.cause)
+            self._logger.warning("generation %d was lost: %s", generation.number, cause)
+        else:
+            self._logger.info("generation %d has ended as planned", generation.number)
 
     def line_discarded(self, connection: int, reason: str, size: int) -> None:
         self._logger.warning("connection %d: discarded a line of %d bytes: %s", connection, size, reason)
@@ -102,7 +114,7 @@ class LogInstrument(Instrument):
         self._logger.warning("connection %d: a subscription overflowed: %s", connection, error)
 
 
-def _name(error: CodexError) -> str:
+def _name(error: Exception) -> str:
     if isinstance(error, RpcError):
         return f"{type(error).__name__} ({error.code})"
     if isinstance(error, ServerExited) and error.returncode is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trio_codex._values.metadata import ServerMetadata
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
-    from ._base import DecisionRecord, ProcessRecord, TurnRecord
+    from ._base import DecisionRecord, GenerationRecord, ProcessRecord, TurnRecord
 
 SCOPE: Final = "trio_codex"
 
@@ -43,7 +43,7 @@ class _Turn:
 
 
 class OpenTelemetryInstrument(Instrument):
-    """Creates spans for sessions, turns, requests, approvals and tool calls, and records metrics.
+    """Creates spans for generations, sessions, turns, requests, approvals and tool calls, and records metrics.
 
     Each request sends its trace context (``traceparent``), so that the spans of a server with an ``[otel]`` exporter in
     its configuration join the trace. A span's parent is the caller's current span, else the turn, else the session.
@@ -66,6 +66,7 @@ class OpenTelemetryInstrument(Instrument):
         self._trace = trace
         self._tracer = trace.get_tracer(SCOPE, VERSION, tracer_provider)
         self._sessions: dict[int, Span] = {}
+        self._generations: dict[GenerationRecord, Span] = {}
         self._requests: dict[RequestRecord, Span] = {}
         self._server_requests: dict[ServerRequestRecord, Span] = {}
         self._turns: dict[TurnRecord, _Turn] = {}
@@ -101,6 +102,16 @@ class OpenTelemetryInstrument(Instrument):
     def connection_ended(self, connection: int, error: CodexError) -> None:
         if (span := self._sessions.pop(connection, None)) is not None:
             self._end(span, None if isinstance(error, ConnectionClosed) else type(error).__name__)
+
+    def generation_started(self, generation: GenerationRecord) -> None:
+        self._generations[generation] = self._tracer.start_span(
+            "codex.generation", attributes={"codex.generation": generation.number}
+        )
+
+    def generation_ended(self, generation: GenerationRecord) -> None:
+        if (span := self._generations.pop(generation, None)) is not None:
+            cause = generation.cause
+            self._end(span, type(cause).__name__ if isinstance(cause, Exception) else None)
 
     # -- requests ----------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trio_codex._values.event import Event
     from trio_codex.errors import CodexError, SubscriptionOverflow
 
-    from ._base import DecisionRecord, TurnRecord
+    from ._base import DecisionRecord, GenerationRecord, TurnRecord
 
 DURATIONS_KEPT: Final = 512
 """How many recent durations the quantiles cover: enough for a p99, and a snapshot sorts them in about 30 µs."""
@@ -69,6 +69,8 @@ class Stats:
         turn_latency: From the start of a turn to its end.
         interrupt_latency: From the interrupt of a turn to its end, if the interrupt ended it.
         tokens: Tokens used by ended turns.
+        generations: Generations of supervisors.
+        generations_lost: Generations that ended by themselves.
     """
 
     connections_open: int
@@ -91,6 +93,8 @@ class Stats:
     turn_latency: Latency
     interrupt_latency: Latency
     tokens: TokenUsage
+    generations: int
+    generations_lost: int
 
 
 class _Durations:
@@ -131,6 +135,7 @@ class StatsInstrument(Instrument):
         self._turn_durations = _Durations()
         self._interrupt_durations = _Durations()
         self._tokens = TokenUsage()
+        self._generations = Counter[str]()
 
     def snapshot(self) -> Stats:
         """Return the current counts as an immutable value."""
@@ -155,6 +160,8 @@ class StatsInstrument(Instrument):
             turn_latency=self._turn_durations.snapshot(),
             interrupt_latency=self._interrupt_durations.snapshot(),
             tokens=self._tokens,
+            generations=self._generations["started"],
+            generations_lost=self._generations["lost"],
         )
 
     def connection_opened(self, connection: int) -> None:
@@ -216,3 +223,9 @@ class StatsInstrument(Instrument):
 
     def deltas_merged(self, connection: int, method: str, count: int) -> None:
         self._merged += count - 1
+
+    def generation_started(self, generation: GenerationRecord) -> None:
+        self._generations["started"] += 1
+
+    def generation_ended(self, generation: GenerationRecord) -> None:
+        self._generations["lost"] += isinstance(generation.cause, Exception)

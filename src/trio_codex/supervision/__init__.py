@@ -11,6 +11,8 @@
 Kill the server, or kill the program and start it again: it goes on where it was, and no prompt is given to a model twice.
 """
 
+from trio_codex.supervision._journal import JournaledThread as JournaledThread
+from trio_codex.supervision._journal import read_journal as read_journal
 from trio_codex.supervision._prompt import OnInterrupted as OnInterrupted
 from trio_codex.supervision._supervisor import Supervisor as Supervisor
 from trio_codex.supervision._supervisor import open_supervisor as open_supervisor

@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_codex import Attachment, attach_codex, errors, open_codex
+from trio_codex.instruments import GenerationRecord, LogInstrument, notify
 from trio_codex.supervision._limit import RestartLimit
 from trio_codex.supervision._system import oom_kills, stamp_of
 from trio_codex.supervision._turnstile import Turnstile
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 GENERATIONS_KEPT: Final = 100
 """How many ended generations are remembered."""
+
+TICK_SECONDS: Final = 1.0
+"""How often instruments are told that a generation is alive."""
 
 _OPENER: ContextVar[object] = ContextVar(
     "the supervisor of the turn in whose context this runs", default=None
@@ -91,6 +95,10 @@ class Generations:
     ) -> None:
         self._config = config
         self._client = client
+        given = tuple(client.get("instruments", ()))
+        # A lost server is logged in any case.
+        logs = any(isinstance(instrument, LogInstrument) for instrument in given)
+        self._instruments = given if logs else (*given, LogInstrument())
         self._budget = budget
         self._probe = probe
         self._is_owned = not isinstance(config, Attachment)
@@ -246,24 +254,29 @@ class Generations:
         self.number += 1
         self._limit.up()
         life = self._life = Life(self.number, codex)
+        record = GenerationRecord(life.number, codex.pid, life.started)
         self._wake()
+        notify(self._instruments, "generation_started", record)
         cause: Exception | str = "the supervisor was closed"
         try:
-            cause = await self._wait_over(life)
+            cause = await self._wait_over(life, record)
         finally:
             # Before the client's scope exits, which takes a while: nobody is to begin anything with it.
             life.over.set()
             self._life = None
-            self._ended.append(attrs.evolve(_describe(life), ended=trio.current_time(), cause=cause))
+            record.ended_at, record.cause = trio.current_time(), cause
+            self._ended.append(attrs.evolve(_describe(life), ended=record.ended_at, cause=cause))
             if isinstance(cause, Exception):
                 self._count_strikes(life)
             self._wake()
+            notify(self._instruments, "generation_ended", record)
         return cause
 
-    async def _wait_over(self, life: Life) -> Exception | str:
+    async def _wait_over(self, life: Life, record: GenerationRecord) -> Exception | str:
         causes: list[Exception] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, life.retired, nursery.cancel_scope)
+            nursery.start_soon(self._tick, record)
             if self._probe is not None:
                 nursery.start_soon(_watch, life.codex, self._probe)
             causes.append(await life.codex.wait_closed())
@@ -274,6 +287,12 @@ class Generations:
         if getattr(cause, "returncode", None) == -9 and oom_kills() > life.oom_kills:
             cause.add_note("The kernel has killed a process because memory ran out, probably this one.")
         return cause
+
+    @trio.lowlevel.enable_ki_protection
+    async def _tick(self, record: GenerationRecord) -> None:
+        while True:
+            notify(self._instruments, "generation_alive", record)
+            await trio.sleep(TICK_SECONDS)
 
     def _count_strikes(self, life: Life) -> None:
         # A generation that lived for long has not died of what its threads began with.

@@ -20,7 +20,7 @@ from trio_codex.supervision._spending import Spent
 from trio_codex.supervision._system import network_file_system
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 SCHEMA: Final = 1
 """The version of the tables below. A journal of a newer one is refused."""
@@ -134,6 +134,26 @@ class Journal:
             self._unlock()
             raise
 
+    @classmethod
+    def reading(cls, path: str | os.PathLike[str]) -> Journal:
+        """Open an existing journal to read it.
+
+        Raises:
+            JournalError: There is none, or it cannot be read.
+        """
+        journal = cls.__new__(cls)
+        journal.is_durable, journal._is_closed, journal._lock = True, False, None
+        journal._path = os.fspath(path)
+        with journal._checked("cannot be read"):
+            journal._db = sqlite3.connect(
+                f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
+            )
+            found = journal._value("pragma application_id"), journal._value("pragma user_version")
+        if found[0] != APPLICATION or found[1] > SCHEMA:
+            journal._db.close()
+            raise journal._error("is no journal of this version", "Check the path.")
+        return journal
+
     def _take_lock(self, path: Path) -> int:
         if (kind := network_file_system(path.parent)) is not None:
             raise errors.JournalError(
@@ -178,7 +198,8 @@ class Journal:
         """Merge the write-ahead log, and give up the lock. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
-            self._merge("truncate")
+            if self._lock is not None:
+                self._merge("truncate")
             self._db.close()
             self._unlock()
 
@@ -210,10 +231,12 @@ class Journal:
 
     def spent(self, name: str | None = None) -> Spent:
         """Return what the turns of a thread have used, or those of all threads."""
-        rows = self.threads() if name is None else [self.thread(name)]
-        return sum(
-            (Spent(row.tokens, row.turns, row.seconds) for row in rows if row is not None), start=Spent()
+        (row,) = self._rows(
+            "select coalesce(sum(tokens), 0) tokens, coalesce(sum(turns), 0) turns, coalesce(sum(seconds), 0.0) seconds"
+            " from threads where name=?1 or ?1 is null",
+            name,
         )
+        return Spent(**row)
 
     def threads(self) -> list[ThreadRow]:
         """Return the rows of all threads."""
@@ -324,3 +347,50 @@ class Journal:
 
     def _error(self, problem: str, hint: str) -> errors.JournalError:
         return errors.JournalError(self._path, problem, hint)
+
+
+@attrs.frozen(kw_only=True)
+class JournaledThread:
+    """A thread in a journal.
+
+    Attributes:
+        name: Its name.
+        id: Its id on the server.
+        codex_home: The ``CODEX_HOME`` it is stored in.
+        tokens: Tokens used by its turns.
+        turns: The number of turns started.
+        keys: What the journal says of each prompt: ``"sending"``, ``"running"``, or how it ended.
+    """
+
+    name: str
+    id: str
+    codex_home: str | None
+    tokens: int
+    turns: int
+    keys: Mapping[str, str]
+
+
+def read_journal(path: str | os.PathLike[str]) -> tuple[JournaledThread, ...]:
+    """Read a journal, while a supervisor uses it or not. Nothing is written.
+
+    Args:
+        path: Its path.
+
+    Raises:
+        JournalError: There is none, or it cannot be read.
+    """
+    journal = Journal.reading(path)
+    try:
+        return tuple(
+            JournaledThread(
+                name=row.name,
+                id=row.id,
+                codex_home=row.home,
+                tokens=row.tokens,
+                turns=row.turns,
+                keys={key.key: key.status or key.state for key in journal.keys(row.name)},
+            )
+            for row in journal.threads()
+        )
+    finally:
+        journal.close()

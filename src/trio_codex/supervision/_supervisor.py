@@ -81,6 +81,16 @@ class Supervisor:
         """
         await self._generations.restart(reason, drain_timeout)
 
+    async def drain(self, *, timeout: float = 60) -> None:  # noqa: ASYNC109  # how long open turns may take, not this call
+        """Admit no more prompts, and wait until open turns have ended, before the program ends.
+
+        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+
+        Args:
+            timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
+        """
+        await self._generations.turnstile.close(timeout)
+
     def thread(self, name: str, **options: Unpack[ThreadStartOptions]) -> SupervisedThread:
         """Return a thread that outlives its server, as a scope.
 

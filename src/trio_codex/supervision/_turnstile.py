@@ -60,16 +60,20 @@ class Turnstile:
     @asynccontextmanager
     async def drain(self, patience: float) -> AsyncGenerator[None]:
         """Admit no turn until the body has ended. The body begins once no turn is open, or some seconds have passed."""
-        self.drains += 1
         try:
-            await trio.lowlevel.checkpoint()
-            with trio.move_on_after(patience):
-                while self.inside:
-                    await self._changed.wait()
+            await self.close(patience)
             yield
         finally:
             self.drains -= 1
             self._wake()
+
+    async def close(self, patience: float) -> None:
+        """Admit no turn from now on, and wait until none is open, or some seconds have passed."""
+        self.drains += 1
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(patience):  # noqa: ASYNC912  # there may be nothing to wait for
+            while self.inside:
+                await self._changed.wait()
 
     @contextmanager
     def _inside(self, name: str) -> Generator[None]:

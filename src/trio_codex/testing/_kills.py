@@ -11,10 +11,8 @@ import trio
 
 from trio_codex import Codex, CodexConfig
 from trio_codex._api.lifecycle import ClientLifecycle
-from trio_codex._api.loading import load
 from trio_codex._link.channel import LineChannel
 from trio_codex._link.services import open_services
-from trio_codex._values.paths import PathBase
 from trio_codex.supervision import Restart, Supervisor
 from trio_codex.supervision._generations import Generations
 from trio_codex.supervision._journal import Journal
@@ -58,7 +56,7 @@ class Kills:
         """Open a supervisor whose server is in memory, and keeps its threads over deaths and over supervisors.
 
         Args:
-            journal: As in :func:`~trio_codex.open_supervisor`.
+            journal: As in :func:`~trio_codex.supervision.open_supervisor`.
             restart: As there.
             **options: ``policy``, ``tools``, ``budget`` and ``instruments``, as there.
         """
@@ -79,11 +77,7 @@ class Kills:
         async with with_task(server.serve, lambda _: None):
             lifecycle = ClientLifecycle(CodexConfig(), **options)
             async with open_services(lifecycle.close_with) as services:
-                services.start_service(lifecycle._timeouts.watch)
-                load()
-                channel = lifecycle._channel = _OwnedChannel(server)
-                session = lifecycle._attach(services, channel, PathBase.now(None, None))
-                await lifecycle._shake_hands(session)
+                session = await lifecycle.use(services, _OwnedChannel(server))
                 # The first start must succeed.
                 self._is_armed = True
                 yield Codex(session, lifecycle)

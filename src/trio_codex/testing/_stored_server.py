@@ -96,7 +96,7 @@ class StoredServer:
         """Die now."""
         self._scope.cancel()
 
-    async def serve(self) -> None:
+    async def serve(self) -> None:  # noqa: ASYNC910  # reading is a checkpoint
         """Serve until the client disconnects, or a step is the last one."""
         try:
             with self._scope:
@@ -121,7 +121,8 @@ class StoredServer:
                     await self._answer(nursery, message)
 
     async def _answer(self, nursery: trio.Nursery, message: dict[str, Any]) -> None:
-        method, params = message["method"], message.get("params") or {}
+        method: str = message["method"]
+        params: dict[str, Any] = message.get("params") or {}
         handle = getattr(self, "_on_" + method.replace("/", "_"), None)
         try:
             result = DEFAULTS.get(method, {}) if handle is None else handle(params)
@@ -208,7 +209,7 @@ class StoredServer:
             self._step("write the message for the model")
             turn.context = text
             self._step("write the message of the user")
-            content = [{"type": "text", "text": text, "text_elements": []}]
+            content: list[dict[str, Any]] = [{"type": "text", "text": text, "text_elements": []}]
             await self._item(
                 thread_id,
                 turn,

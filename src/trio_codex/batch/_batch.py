@@ -1,0 +1,302 @@
+"""A batch, as the program sees it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import trio
+
+from trio_codex import Budget, CodexConfig, Restart, errors, open_supervisor
+from trio_codex.batch._context import TaskContext, solve_prompt
+from trio_codex.batch._engine import Engine, Plan
+from trio_codex.batch._journal import Journal
+from trio_codex.batch._tasks import checked_tasks
+from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
+from trio_codex.batch._workspaces import EmptyDirectory, Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+
+    from trio_codex import Policy, ThreadStartOptions
+    from trio_codex.batch._tasks import Task
+    from trio_codex.batch._values import Outcome
+    from trio_codex.instruments import Instrument
+    from trio_codex.tools import Tool
+
+PAGE = 64
+"""How many outcomes are read from the journal at once."""
+
+WORKSPACES = "workspaces"
+"""The name of the directory of workspaces, in that of the batch."""
+
+THREADS = "threads.db"
+"""The name of the journal of the supervisor, there."""
+
+TMP_EXCLUDED = {"sandbox_workspace_write": {"exclude_slash_tmp": True, "exclude_tmpdir_env_var": True}}
+"""Agents of a batch do not share temporary directories, through which they could see each other's files."""
+
+UNCOMPARED = frozenset({"policy", "tools"})
+"""Options of threads that have no text to compare with that of an earlier program."""
+
+
+class Batch:
+    """A batch that runs. Iterate over it for its outcomes. Created by :func:`open_batch`.
+
+    Attributes:
+        out: The absolute path of its directory.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, out: Path) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._buffer: deque[tuple[int, Outcome]] = deque()
+        self._last = 0
+        self._is_stopping = False
+        self.out: Path = out
+
+    def __repr__(self) -> str:
+        status = self.status()
+        return f"<Batch {str(self.out)!r}, {status.done} of {status.total} done>"
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        """Return the next outcome: first those of earlier programs, then new ones in the order in which tasks end.
+
+        Every outcome is returned once. They are read from the journal, so a slow consumer delays nothing.
+
+        Raises:
+            BatchStopped: The batch was stopped, and some tasks have no outcome.
+            StopAsyncIteration: Every task has an outcome, and all of them were returned.
+        """
+        await trio.lowlevel.checkpoint()
+        while not self._buffer:
+            # Before the read, so that no outcome comes between the two.
+            is_over = self._engine.is_over
+            self._buffer.extend(self._journal.outcomes(self._last, PAGE))
+            if self._buffer:
+                self._last = self._buffer[-1][0]
+            elif not is_over:
+                await self._engine.changed()
+            elif self._engine.left:
+                raise errors.BatchStopped(self._engine.problem or "it was closed", self._engine.left)
+            else:
+                raise StopAsyncIteration
+        return self._buffer.popleft()[1]
+
+    def status(self) -> BatchStatus:
+        """Return what the batch has done."""
+        return self._engine.status()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._is_stopping
+
+    def stop(self) -> None:
+        """Start no more attempts. Those that run go on to their ends, and then the iteration raises ``BatchStopped``."""
+        self._is_stopping = True
+        self._engine.stop("it was asked to stop")
+
+
+class _Unfinished(Exception):
+    """Leaves the supervisor, so that turns that are interrupted go on in the next program."""
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def open_batch(
+    tasks: Iterable[Task],
+    solve: Callable[[TaskContext], Awaitable[Any]] | None = None,
+    *,
+    out: str | os.PathLike[str],
+    config: CodexConfig | None = None,
+    turns: int = 16,
+    starting: int | None = None,
+    policy: Policy | None = None,
+    tools: Iterable[Tool[..., Any]] = (),
+    budget: BatchBudget | None = None,
+    retry: Retry = Retry(),  # noqa: B008  # frozen
+    restart: Restart = Restart(max_restarts=100),  # noqa: B008  # frozen
+    workspace: Workspace = EmptyDirectory(),  # noqa: B008  # frozen
+    on_death: Literal["fresh", "continue"] = "fresh",
+    keep: Literal["failed", "all", "none"] = "failed",
+    shard: tuple[int, int] | None = None,
+    thread_options: ThreadStartOptions | None = None,
+    instruments: Sequence[Instrument] = (),
+) -> AsyncGenerator[Batch]:
+    """Run many tasks for the duration of a scope, a limited number at once. Exceptions of the body propagate unchanged.
+
+    Each attempt at a task has a thread and a directory of its own. Outcomes are stored in ``out``. Open the same
+    directory again after a kill, an error or Ctrl-C: the tasks that have an outcome are not run again, and the others go
+    on. There are as many outcomes as tasks, or an error. Leaving the scope ends the attempts that run, on the server, too.
+
+    Args:
+        tasks: The tasks, with unique ids.
+        solve: An async function that solves one task, and returns plain JSON. If it raises, the outcome is ``failed``. By
+            default, the prompt is run, and the value is the final response.
+        out: The directory of the batch, on a local disk. It is created if it does not exist, and must be empty
+            or that of the same batch.
+        config: The configuration of the server.
+        turns: How many attempts run at once.
+        starting: How many threads start at once, from the start of the thread to that of its first turn. That is what
+            costs the server most. By default, as many as run at once.
+        policy: As in :func:`~trio_codex.open_codex`.
+        tools: As there.
+        budget: The limits of tasks and of the batch.
+        retry: Which attempts are repeated.
+        restart: How often the server may be restarted.
+        workspace: What the directories of attempts contain.
+        on_death: What happens to an attempt whose turn a death of the server or of the program interrupts. With
+            ``"fresh"``, it begins anew, in a new thread and a new workspace. With ``"continue"``, it goes on with a follow-up.
+            In either case, turns that had completed are not repeated.
+        keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
+        shard: ``(index, count)``: run only a share of the tasks. The index starts at 0.
+        thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.
+        instruments: As in :func:`~trio_codex.open_codex`.
+
+    Raises:
+        BatchConflict: ``out`` has a batch with other tasks or settings.
+        JournalInUse: Another program runs the batch.
+        JournalError: The journal cannot be used, or ``out`` is the directory of something else.
+        StartError: The server did not start.
+        RestartLimitExceeded: The server failed too often; the body was cancelled.
+        ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
+        TypeError: One of the tasks is no :class:`Task`.
+    """
+    if min(turns, turns if starting is None else starting) < 1:
+        raise ValueError("turns and starting must be at least 1")
+    options: Any = dict(thread_options or {})
+    for name in ("budget", "cwd", "ephemeral"):
+        if name in options:
+            raise ValueError(f"thread_options cannot have {name!r}: the batch chooses it for each attempt")
+    if not isinstance(workspace, Workspace):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
+        raise TypeError(f"workspace expects a workspace, got {type(workspace).__name__}")
+    config, budget, solve = config or CodexConfig(), budget or BatchBudget(), solve or solve_prompt
+    tools = tuple(tools)
+    settings = {
+        "config_overrides": repr(tuple(config.config_overrides)),
+        "on_death": on_death,
+        "shard": repr(shard),
+        "solve": "the prompt" if solve is solve_prompt else _name_of(solve),
+        "thread_options": repr(sorted((name, options[name]) for name in options if name not in UNCOMPARED)),
+        "tools": repr([tool.name for tool in tools]),
+        "workspace": repr(workspace),
+    }
+    options["config"] = {**TMP_EXCLUDED, **(options.get("config") or {})}
+    directory = Path(os.path.abspath(out))  # noqa: ASYNC240  # no access to the disk
+    chosen = checked_tasks(tasks, shard)
+    journal = Journal(directory, writes=True)
+    try:
+        journal.begin(settings, chosen)
+        plan = Plan(
+            solve=solve,
+            turns=turns,
+            starting=starting or turns,
+            budget=budget,
+            retry=retry,
+            workspace=workspace,
+            workspaces=directory / WORKSPACES,
+            on_death=on_death,
+            keep=keep,
+            options=options,
+        )
+        try:
+            async with open_supervisor(
+                config,
+                policy=policy,
+                tools=tools,
+                budget=_joint(budget),
+                instruments=instruments,
+                restart=restart,
+                journal=directory / THREADS,
+            ) as supervisor:
+                engine = Engine(plan, journal, supervisor)
+                async with _beside(engine):
+                    yield Batch(engine, journal, directory)
+                if engine.left:
+                    raise _Unfinished
+        except _Unfinished:
+            pass
+    finally:
+        journal.close()
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def _beside(engine: Engine) -> AsyncGenerator[None]:
+    """Run the engine beside the body, and end it with the body. If it fails, the body is cancelled.
+
+    The body's own exception wins, and exceptions of either are not wrapped in a group.
+    """
+    body, body_error = trio.CancelScope(), None
+    failures: list[BaseException] = []
+
+    @trio.lowlevel.enable_ki_protection
+    async def run() -> None:  # noqa: ASYNC910  # runs as a separate task
+        try:
+            await engine.run()
+        except Exception as exc:
+            failures.append(exc)
+            body.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        try:
+            with body:
+                yield
+        except BaseException as exc:  # noqa: ASYNC103  # raised below, outside the nursery, which would wrap it
+            body_error = exc
+        nursery.cancel_scope.cancel()
+    # Raised outside the handler, so that nothing becomes its context.
+    for error in (body_error, *failures):
+        if error is not None:
+            raise error
+
+
+def _joint(budget: BatchBudget) -> Budget | None:
+    if budget.tokens is None and budget.seconds is None and budget.turns is None:
+        return None
+    return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
+
+
+def _name_of(solve: Callable[..., object]) -> str:
+    return f"{getattr(solve, '__module__', '?')}:{getattr(solve, '__qualname__', repr(solve))}"
+
+
+def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:
+    """Return the outcomes that a batch has so far, in the order in which the tasks ended. It may be running.
+
+    Args:
+        out: The directory of the batch.
+
+    Raises:
+        JournalError: There is no batch.
+    """
+    journal = Journal(Path(out), writes=False)
+    try:
+        return [outcome for _, outcome in journal.outcomes()]
+    finally:
+        journal.close()
+
+
+def read_status(out: str | os.PathLike[str]) -> BatchStatus:
+    """Return what a batch has done so far. If no program runs it, ``running`` has the tasks whose attempts go on in the next.
+
+    Args:
+        out: The directory of the batch.
+
+    Raises:
+        JournalError: There is no batch.
+    """
+    journal = Journal(Path(out), writes=False)
+    try:
+        outcomes, tokens = journal.tally()
+        return BatchStatus(total=journal.count(), running=journal.open(), outcomes=outcomes, tokens=tokens)
+    finally:
+        journal.close()

@@ -1,0 +1,91 @@
+"""Which failures pass, and how long to wait before the next attempt."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+
+from trio_codex import errors, is_transient_error, wire
+
+if TYPE_CHECKING:
+    from trio_codex.batch._values import Retry
+
+_OVERLOADED: Final = frozenset({"serverOverloaded", "flexUnavailable", "policyCapacityUnavailable"})
+
+_KIND_OF_STATUS: Final[dict[int | None, str]] = {429: "rate limit", 503: "overload", 529: "overload"}
+
+_CUT_OFF: Final = "stream disconnected"
+"""How the message of a failed turn begins if its stream was cut off, whose ``codexErrorInfo`` is only ``other``."""
+
+Kind = str
+
+
+def kind_of(error: Exception) -> Kind | None:
+    """Return what kind of passing failure an exception is: ``None`` if it is one that does not pass."""
+    if isinstance(error, errors.ServerBusyError):
+        return "overload"
+    if not isinstance(error, errors.TurnFailed) or error.result.error is None:
+        return None
+    info = error.result.error.codex_error_info
+    if isinstance(info, wire.ResponseStreamDisconnectedCodexErrorInfo):
+        return "connection"
+    if not is_transient_error(error):
+        is_cut_off = info == "other" and error.result.error.message.startswith(_CUT_OFF)
+        return "connection" if is_cut_off else None
+    if isinstance(info, str):
+        return (
+            "overload"
+            if info in _OVERLOADED
+            else "rate limit"
+            if info == "rateLimitExceeded"
+            else "server error"
+        )
+    status = getattr(info, "http_status_code", None)
+    return _KIND_OF_STATUS.get(status, "connection" if status is None else "server error")
+
+
+def is_usage_limit(error: Exception) -> bool:
+    """Return whether the account has used up what it may use, so that no task can go on."""
+    if not isinstance(error, errors.TurnFailed) or error.result.error is None:
+        return False
+    info: object = error.result.error.codex_error_info
+    return info == wire.CodexErrorInfoValue.usage_limit_exceeded
+
+
+@attrs.define
+class _Brake:
+    since: float = 0.0
+    cap: float = 0.0
+    level: int = 0
+
+
+class Brakes:
+    """One brake for each kind of failure, which all tasks share.
+
+    Args:
+        retry: The delays.
+    """
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self._brakes: dict[Kind, _Brake] = {}
+
+    def pull(self, kind: Kind) -> None:
+        """Delay all attempts, because one has failed. Failures during the delay belong to the same incident."""
+        brake, now = self._brakes.setdefault(kind, _Brake()), trio.current_time()
+        if not brake.level or now >= brake.since + brake.cap:
+            # The exponent is bounded, because a float is.
+            brake.cap = min(self._retry.maximum, self._retry.first * 2.0 ** min(brake.level, 64))
+            brake.since, brake.level = now, brake.level + 1
+
+    def release(self) -> None:
+        """Note that an attempt has succeeded."""
+        self._brakes.clear()
+
+    async def wait(self) -> None:
+        """Wait for a random share of the longest delay in force."""
+        waits = [brake.since + random.random() * brake.cap for brake in self._brakes.values()]
+        await trio.sleep_until(max(waits, default=0.0))

@@ -1,0 +1,183 @@
+"""What a solver gets: its task, a thread, and a directory."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+
+import attrs
+import msgspec
+
+from trio_codex import TokenUsage, TurnResult, TurnStatus, errors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from pathlib import Path
+    from types import UnionType
+
+    from trio_codex import Codex, TurnInput, TurnOptions
+    from trio_codex.batch._tasks import Task
+    from trio_codex.supervision import OnInterrupted, SupervisedThread, SupervisedTurn
+
+T = TypeVar("T")
+
+
+class TaskThread:
+    """The thread of an attempt. It outlives its server, as a :class:`~trio_codex.supervision.SupervisedThread` does.
+
+    Its prompts are keyed by their order. When an attempt goes on in another program, the solver is called again, and the
+    prompts that had ended before are read from the history: it should make the same ones in the same order.
+
+    Attributes:
+        usage: Tokens used by its turns in this program; ``None`` if the server reported none.
+        is_interrupted: Whether one of its turns was interrupted, by a policy or by an earlier program.
+    """
+
+    def __init__(
+        self,
+        thread: SupervisedThread,
+        options: TurnOptions,
+        on_interrupted: OnInterrupted,
+        start: AsyncExitStack,
+    ) -> None:
+        self.usage: TokenUsage | None = None
+        self.is_interrupted: bool = False
+        self._thread = thread
+        self._options = options
+        self._on_interrupted: OnInterrupted = on_interrupted
+        self._start = start
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<TaskThread {self._thread.name!r}>"
+
+    @property
+    def id(self) -> str:
+        """The id of the thread on the server."""
+        return self._thread.id
+
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
+    ) -> TurnResult[None]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: type[T], **options: Unpack[TurnOptions]
+    ) -> TurnResult[T]: ...
+    @overload
+    async def run(
+        self, value: TurnInput, *, output_type: UnionType, **options: Unpack[TurnOptions]
+    ) -> TurnResult[Any]: ...
+    async def run(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> TurnResult[Any]:
+        """Run a prompt to its end.
+
+        Args:
+            value: The input.
+            output_type: As in :meth:`~trio_codex.Thread.run`.
+            **options: See :class:`~trio_codex.TurnOptions`. By default, they are those of the task.
+
+        Returns:
+            The result of a prompt that was completed or interrupted.
+
+        Raises:
+            TurnInterrupted: A death has interrupted the turn, and the attempt is to be repeated. Let it propagate.
+            CodexError: As in :meth:`~trio_codex.supervision.SupervisedThread.run`.
+        """
+        async with self.turn(value, output_type=output_type, **options) as turn:
+            result = await turn.wait()
+        if result.status == TurnStatus.failed:
+            raise errors.TurnFailed(result)
+        return result
+
+    @asynccontextmanager
+    async def turn(
+        self,
+        value: TurnInput,
+        *,
+        output_type: type[object] | UnionType | None = None,
+        **options: Unpack[TurnOptions],
+    ) -> AsyncGenerator[SupervisedTurn]:
+        """Run a prompt as a scope, as :meth:`~trio_codex.supervision.SupervisedThread.turn` does.
+
+        Args:
+            value: The input.
+            output_type: As in :meth:`run`.
+            **options: As in :meth:`run`.
+
+        Raises:
+            TurnInterrupted: As in :meth:`run`.
+            CodexError: As in :meth:`run`, except for a failed turn, which is a result.
+        """
+        self._count += 1
+        merged: Any = {**self._options, **options}
+        turn = None
+        try:
+            async with self._thread.turn(
+                value,
+                key=str(self._count),
+                on_interrupted=self._on_interrupted,
+                output_type=output_type,
+                **merged,
+            ) as turn:
+                # The server works on it now, so another attempt may start.
+                await self._start.aclose()
+                yield turn
+        except errors.BudgetExceeded as exc:
+            self._add(exc.usage if exc.result is None else exc.result.turn_usage)
+            raise
+        finally:
+            if turn is not None:
+                with suppress(errors.TurnActive):
+                    self._add(turn.result.turn_usage)
+                    self.is_interrupted |= turn.result.status == TurnStatus.interrupted
+
+    def _add(self, usage: TokenUsage | None) -> None:
+        if usage is not None:
+            self.usage = usage if self.usage is None else self.usage + usage
+
+
+@attrs.frozen(kw_only=True)
+class TaskContext:
+    """What a solver gets. It is called once for each attempt.
+
+    Attributes:
+        task: The task.
+        thread: The thread of the attempt.
+        workspace: The working directory of its agent.
+        attempt: The number of the attempt, starting at 1.
+        codex: The client of the server on which the attempt began. What is done through it is not durable.
+    """
+
+    task: Task
+    thread: TaskThread
+    workspace: Path
+    attempt: int
+    codex: Codex = attrs.field(repr=False)
+
+
+async def solve_prompt(ctx: TaskContext) -> Any:
+    """Solve a task by its prompt: the default solver.
+
+    Returns:
+        The final response; with an ``output_schema``, the value that it contains.
+
+    Raises:
+        OutputError: The turn was interrupted by a policy, or the final response is not JSON, although there is an
+            ``output_schema``.
+        CodexError: As in :meth:`TaskThread.run`.
+    """
+    result = await ctx.thread.run(ctx.task.prompt)
+    if result.status != TurnStatus.completed:
+        raise errors.OutputError(result.final_response, f"the turn was {result.status}", result)
+    if ctx.task.options.get("output_schema") is None:
+        return result.final_response
+    try:
+        return msgspec.json.decode(result.final_response or "")
+    except msgspec.DecodeError as exc:
+        raise errors.OutputError(result.final_response, f"it is not JSON: {exc}", result) from exc

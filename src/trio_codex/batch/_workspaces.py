@@ -1,0 +1,183 @@
+"""Directories for attempts: empty ones, copies of a tree, and worktrees of a Git repository."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from urllib.parse import quote
+
+import attrs
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from trio_codex.batch._tasks import Task
+
+MAX_NAME: Final = 120
+"""Longest name of a directory made from an id; file systems allow 255 bytes."""
+
+LOCK_POLL: Final = 0.02
+"""Seconds between two attempts to lock a repository. Adding a worktree of a small one takes as long."""
+
+REMOVAL_SECONDS: Final = 10.0
+"""How long a removal may go on after the batch was cancelled."""
+
+
+@runtime_checkable
+class Workspace(Protocol):
+    """Makes the directory in which the agent of an attempt works. Its ``repr`` is part of the configuration."""
+
+    async def create(self, path: Path) -> None:
+        """Create the directory.
+
+        Args:
+            path: Its absolute path. Nothing is there, but its parent is.
+        """
+        ...
+
+    async def remove(self, path: Path) -> None:
+        """Remove the directory, also one that was created only in part, or not at all."""
+        ...
+
+
+@attrs.frozen
+class EmptyDirectory:
+    """An empty directory for each attempt."""
+
+    async def create(self, path: Path) -> None:
+        """Create it."""
+        path.mkdir()  # noqa: ASYNC240  # microseconds
+        await trio.lowlevel.checkpoint()
+
+    async def remove(self, path: Path) -> None:
+        """Remove it, with what the agent has written."""
+        await _remove(path)
+
+
+@attrs.frozen
+class CopyTree:
+    """A copy of a directory for each attempt. It shares blocks with the original where the file system can do that.
+
+    Attributes:
+        source: The directory.
+    """
+
+    source: str = attrs.field(converter=os.path.abspath)
+
+    async def create(self, path: Path) -> None:
+        """Copy the tree.
+
+        Raises:
+            OSError: It cannot be copied.
+        """
+        await _run("cp", "-a", "--reflink=auto", "--", self.source, str(path))
+
+    async def remove(self, path: Path) -> None:
+        """Remove the copy."""
+        await _remove(path)
+
+
+@attrs.frozen
+class GitWorktree:
+    """A worktree of a Git repository for each attempt, with a detached HEAD. Submodules are not checked out.
+
+    Worktrees of a repository are added and removed one at a time, over all programs.
+
+    Attributes:
+        repository: The path of the repository.
+        revision: What to check out.
+    """
+
+    repository: str = attrs.field(converter=os.path.abspath)
+    revision: str = "HEAD"
+
+    async def create(self, path: Path) -> None:
+        """Add the worktree.
+
+        Raises:
+            OSError: Git cannot do that, or is not installed.
+        """
+        async with self._locked():
+            await self._git("worktree", "add", "--quiet", "--detach", "--", str(path), self.revision)
+
+    async def remove(self, path: Path) -> None:
+        """Remove the worktree, and forget it in the repository.
+
+        Raises:
+            OSError: It cannot be removed.
+        """
+        await _remove(path)
+        async with self._locked():
+            await self._git("worktree", "prune")
+
+    async def _git(self, *arguments: str) -> str:
+        return await _run("git", "-C", self.repository, *arguments)
+
+    @asynccontextmanager
+    async def _locked(self) -> AsyncGenerator[None]:
+        import fcntl
+
+        common = (await self._git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
+        lock = os.open(Path(common) / "trio-codex.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                await trio.sleep(LOCK_POLL)
+            yield
+        finally:
+            os.close(lock)
+
+
+def directory_name(task: Task, attempt: int) -> str:
+    """Return the name of the directory of an attempt. Different ids never share one."""
+    name = quote(task.id, safe=" ")
+    if len(name) > MAX_NAME:
+        name = (
+            f"{name[:MAX_NAME]}-{hashlib.sha256(task.id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+        )
+    return f"{name}-{attempt}"
+
+
+async def _remove(path: Path) -> None:
+    await trio.lowlevel.checkpoint()
+    try:
+        path.rmdir()  # noqa: ASYNC240  # microseconds
+    except FileNotFoundError:
+        return
+    except OSError:
+        # An agent may have written a lot, so another process removes it.
+        await _run("rm", "-rf", "--", str(path))
+
+
+async def _run(*command: str) -> str:
+    """Run a command and return its output. It is killed if this is cancelled.
+
+    Raises:
+        OSError: It failed, or cannot be found.
+    """
+    # Trio's own function would start a thread for it; this takes a millisecond.
+    process = subprocess.Popen(  # noqa: ASYNC220  # as above
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert process.stdout is not None
+    try:
+        async with trio.lowlevel.FdStream(os.dup(process.stdout.fileno())) as stream:
+            output = b"".join([chunk async for chunk in stream])
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        process.stdout.close()
+        status = process.wait()  # noqa: ASYNC222  # it has closed its output, or was killed
+    text = output.decode("utf-8", "surrogateescape")
+    if status:
+        lines = text.strip().splitlines()
+        raise OSError(f"{command[0]} failed: {lines[-1] if lines else f'exit status {status}'}")
+    return text

@@ -1,0 +1,306 @@
+"""``trio-codex batch``: run tasks, show how far they are, and print their outcomes."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+import click
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trio_codex import errors
+from trio_codex.batch import (
+    BatchBudget,
+    CopyTree,
+    EmptyDirectory,
+    GitWorktree,
+    Retry,
+    open_batch,
+    read_outcomes,
+    read_status,
+    read_tasks,
+)
+from trio_codex.cli._startup import INTERRUPTED
+from trio_codex.cli._text import CommandFailed, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_codex import CodexConfig
+    from trio_codex.batch import Batch, BatchStatus, Outcome, TaskContext, Workspace
+
+NOT_ALL_OK = 3
+"""The exit status if every task has an outcome, and some are not ok."""
+
+
+async def run_batch(
+    file: str,
+    *,
+    out: str,
+    config: CodexConfig,
+    offline: bool,
+    solve: str | None,
+    turns: int,
+    starting: int | None,
+    task_tokens: int | None,
+    task_seconds: float | None,
+    tokens: int | None,
+    attempts: int,
+    workspace: str,
+    on_death: Any,
+    keep: Any,
+    shard: str | None,
+    model: str | None,
+    sandbox: str | None,
+) -> int:
+    """Run the tasks of a file, and return the exit status.
+
+    Raises:
+        CommandFailed: The batch has stopped, or was interrupted.
+        CodexError: The batch or the server failed.
+        UsageError: An option or a line of the file is wrong.
+    """
+    try:
+        tasks = read_tasks(file)
+    except (ValueError, UnicodeDecodeError) as exc:
+        raise click.UsageError(one_line(str(exc))) from exc
+    solver = None if solve is None else _solver(solve)
+    thread_options: Any = {
+        name: value for name, value in (("model", model), ("sandbox", sandbox)) if value is not None
+    }
+    async with AsyncExitStack() as stack:
+        if offline:
+            from trio_codex.cli._offline_model import scripted_home
+
+            config = (await stack.enter_async_context(scripted_home())).config(config)
+        batch = await stack.enter_async_context(
+            open_batch(
+                tasks,
+                solver,
+                out=out,
+                config=config,
+                turns=turns,
+                starting=starting,
+                budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
+                retry=Retry(attempts=attempts),
+                workspace=_workspace(workspace),
+                on_death=on_death,
+                keep=keep,
+                shard=_shard(shard),
+                thread_options=thread_options,
+            )
+        )
+        await _watch(batch)
+        return 0 if all(status == "ok" for status in batch.status().outcomes) else NOT_ALL_OK
+
+
+async def _watch(batch: Batch) -> None:
+    """Show outcomes until all are there. Ctrl-C stops the batch; another one interrupts it.
+
+    Raises:
+        CommandFailed: The batch has stopped.
+    """
+    console = Console(stderr=True)
+    view = _Bar(console, batch) if console.is_terminal else _Lines()
+    with trio.CancelScope() as scope, view:
+        await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_stop_on_interrupt, batch, console, scope)
+            nursery.start_soon(view.refresh)
+            stopped = None
+            try:
+                async for outcome in batch:
+                    view.show(outcome)
+            except errors.BatchStopped as exc:
+                stopped = exc
+            nursery.cancel_scope.cancel()
+        if stopped is not None:
+            status = INTERRUPTED if batch.is_stopping else 1
+            raise CommandFailed(f"{one_line(str(stopped))}. The same command goes on", status)
+    if scope.cancelled_caught:
+        left = batch.status().total - batch.status().done
+        raise CommandFailed(f"interrupted with {left} tasks left. The same command goes on", INTERRUPTED)
+
+
+async def _stop_on_interrupt(batch: Batch, console: Console, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async for _ in signals:
+            if batch.is_stopping:
+                scope.cancel()
+                return
+            batch.stop()
+            running = len(batch.status().running)
+            console.print(
+                f"waiting for {running} running tasks; Ctrl-C again interrupts them", highlight=False
+            )
+
+
+class _Lines:
+    """One line on stdout for each outcome."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        sys.stdout.flush()
+
+    async def refresh(self) -> None:
+        await trio.sleep_forever()
+
+    def show(self, outcome: Outcome) -> None:
+        sys.stdout.write(f"{_line(outcome)}\n")
+        sys.stdout.flush()
+
+
+class _Bar:
+    """A bar on a terminal, and one line above it for each outcome that is not ok."""
+
+    def __init__(self, console: Console, batch: Batch) -> None:
+        self._batch = batch
+        self._progress = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[details]}"),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,  # it would start a thread
+        )
+        status = batch.status()
+        self._task = self._progress.add_task("", total=status.total, details="", completed=status.done)
+        self._began = trio.current_time(), status.done
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._update()
+        self._progress.stop()
+
+    async def refresh(self) -> None:
+        while True:
+            self._update()
+            await trio.sleep(0.2)
+
+    def _update(self) -> None:
+        status = self._batch.status()
+        began, before = self._began
+        rate = (status.done - before) / max(trio.current_time() - began, 0.001)
+        details = f"{_summary(status)} · {rate:.1f}/s"
+        self._progress.update(self._task, completed=status.done, details=details)
+        self._progress.refresh()
+
+    def show(self, outcome: Outcome) -> None:
+        if not outcome.is_ok:
+            self._progress.console.print(_line(outcome), highlight=False, markup=False)
+
+
+def show_status(out: str) -> int:
+    """Print how far a batch is, and return the exit status.
+
+    Raises:
+        CodexError: There is no batch.
+    """
+    status = read_status(out)
+    click.echo(f"{status.done} of {status.total} done · {_summary(status)}")
+    return 0
+
+
+def show_results(out: str, form: str) -> int:
+    """Print the outcomes of a batch, and return the exit status.
+
+    Raises:
+        CodexError: There is no batch.
+    """
+    rows = [_row(outcome) for outcome in read_outcomes(out)]
+    if form == "jsonl":
+        for row in rows:
+            click.echo(json.dumps(row))
+        return 0
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
+    for row in rows:
+        tokens = (row["usage"] or {}).get("total_tokens")
+        value = "" if row["value"] is None else json.dumps(row["value"])
+        writer.writerow(
+            [
+                row["id"],
+                row["status"],
+                value,
+                row["error"],
+                row["attempts"],
+                row["seconds"],
+                tokens,
+                row["thread_id"],
+            ]
+        )
+    return 0
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "id": outcome.task.id,
+        "status": outcome.status,
+        "value": outcome.value,
+        "error": outcome.error,
+        "usage": None if outcome.usage is None else attrs.asdict(outcome.usage),
+        "attempts": outcome.attempts,
+        "seconds": round(outcome.seconds, 3),
+        "thread_id": outcome.thread_id,
+    }
+
+
+def _line(outcome: Outcome) -> str:
+    error = "" if outcome.error is None else f": {outcome.error}"
+    return one_line(f"{outcome.task.id} {outcome.status} after {outcome.seconds:.1f} s{error}")
+
+
+def _summary(status: BatchStatus) -> str:
+    counts = [f"{count} {name.replace('_', ' ')}" for name, count in sorted(status.outcomes.items())]
+    return " · ".join([*counts, f"{len(status.running)} running", f"{status.tokens:,} tokens"])
+
+
+def _solver(name: str) -> Callable[[TaskContext], Awaitable[Any]]:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise click.UsageError(f"--solve: {name!r} cannot be imported: {exc}") from exc
+    if not callable(found):
+        raise click.UsageError(f"--solve: {name!r} is not a function")
+    return found
+
+
+def _workspace(text: str) -> Workspace:
+    kind, _, where = text.partition(":")
+    if kind == "copy" and where:
+        return CopyTree(where)
+    if kind == "git" and where:
+        repository, _, revision = where.partition("@")
+        return GitWorktree(repository, revision or "HEAD")
+    if text != "empty":
+        raise click.UsageError(
+            f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
+        )
+    return EmptyDirectory()
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+        raise click.UsageError(
+            f"--shard: {text!r} is not INDEX/COUNT, with an index from 0 to below the count"
+        )
+    return int(index), int(count)

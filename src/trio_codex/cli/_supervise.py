@@ -1,0 +1,120 @@
+"""``trio-codex supervise``: run a function under a supervisor; and ``trio-codex journal``: show what is in a journal."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import trio
+from rich.table import Table
+
+from trio_codex import Attachment, CodexConfig, open_supervisor
+from trio_codex.cli._attach import Attachment as Attaching
+from trio_codex.cli._render import Screen
+from trio_codex.cli._text import CommandFailed, printable
+from trio_codex.instruments import Systemd
+from trio_codex.supervision import read_journal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio_codex.cli._attach import AnySource
+    from trio_codex.supervision import Supervisor
+
+STATUS_SECONDS: Final = 1.0
+"""How often the status line is looked at."""
+
+DRAIN_SECONDS: Final = 60.0
+"""How long open turns may take after SIGTERM. systemd kills a service after 90 s."""
+
+
+async def supervise(where: str, *, source: AnySource, journal: str) -> int:
+    """Run a function under a supervisor until it returns, or SIGTERM has drained it."""
+    function = _load(where)
+    match source:
+        case Attaching(url=url, token=token, config=client):
+            config: CodexConfig | Attachment = Attachment(url, auth=token, config=client)
+        case CodexConfig():
+            config = source
+        case _:
+            raise CommandFailed("a supervisor needs a server that goes on: leave out --offline")
+    error: Exception | None = None
+    instruments = [Systemd()]
+    async with (
+        open_supervisor(config, journal=journal, instruments=instruments) as supervisor,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_show_status, supervisor)
+        nursery.start_soon(_drain_on_sigterm, supervisor, nursery.cancel_scope)
+        try:
+            await function(supervisor)
+        except Exception as exc:
+            # Raised below, where no nursery makes a group of it.
+            error = exc
+        nursery.cancel_scope.cancel()
+    if error is not None:
+        raise error
+    return 0
+
+
+def _load(where: str) -> Callable[[Supervisor], Awaitable[Any]]:
+    module_name, _, name = where.partition(":")
+    if not module_name or not name:
+        raise CommandFailed("write MODULE:FUNCTION, such as agents:main")
+    sys.path.insert(0, os.getcwd())
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except ModuleNotFoundError as exc:
+        raise CommandFailed(f"there is no module {exc.name!r}") from exc
+    except AttributeError as exc:
+        raise CommandFailed(f"module {module_name!r} has no function {name!r}") from exc
+    if not callable(function):
+        raise CommandFailed(f"{where} is not a function")
+    return cast("Callable[[Supervisor], Awaitable[Any]]", function)
+
+
+async def _drain_on_sigterm(supervisor: Supervisor, scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            await supervisor.drain(timeout=DRAIN_SECONDS)
+            scope.cancel()
+
+
+async def _show_status(supervisor: Supervisor) -> None:
+    """Keep a status line on a terminal; elsewhere, print one whenever the generation changes."""
+    on_terminal, shown = sys.stderr.isatty(), None
+    try:
+        while True:
+            status = supervisor.status()
+            known = status if on_terminal else (status.generation, status.state)
+            if known != shown:
+                shown = known
+                line = (
+                    f"{status.state}: generation {status.generation}, restarts: {status.restarts},"
+                    f" threads: {len(status.threads)}, open turns: {len(status.turns)}, tokens: {status.tokens:,}"
+                )
+                sys.stderr.write(f"\r\x1b[K{line}" if on_terminal else f"{line}\n")
+                sys.stderr.flush()
+            await trio.sleep(STATUS_SECONDS)
+    finally:
+        if on_terminal:
+            sys.stderr.write("\n")
+
+
+async def show_journal(path: str) -> int:
+    """Show the threads of a journal, and what became of their prompts."""
+    await trio.lowlevel.checkpoint()
+    screen = Screen(stderr=False)
+    table = Table(box=None, header_style="bold")
+    for column in ("NAME", "THREAD", "TURNS", "TOKENS", "PROMPTS"):
+        table.add_column(column)
+    for thread in read_journal(path):
+        states = Counter(thread.keys.values())
+        prompts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        table.add_row(printable(thread.name), thread.id, str(thread.turns), f"{thread.tokens:,}", prompts)
+    screen.display(table)
+    return 0

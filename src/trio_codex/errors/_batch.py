@@ -1,0 +1,47 @@
+"""Errors of batches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio_codex.errors._base import CodexError, error_class
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class BatchError(CodexError):
+    """Base class for errors that only a batch raises."""
+
+
+@error_class
+class BatchConflict(BatchError):
+    """The directory has a batch with other tasks or settings. Nothing was run.
+
+    Attributes:
+        path: The directory.
+        differences: What differs, one sentence each.
+    """
+
+    path: str
+    differences: Sequence[str]
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n- {line}" for line in self.differences)
+        return f"{self.path} has another batch; choose another directory, or undo these changes:{lines}"
+
+
+@error_class
+class BatchStopped(BatchError):
+    """The batch has ended before every task had an outcome. Open it again, with the same directory, to go on.
+
+    Attributes:
+        problem: Why.
+        left: The number of tasks without an outcome.
+    """
+
+    problem: str
+    left: int
+
+    def __str__(self) -> str:
+        return f"the batch stopped with {self.left} tasks left: {self.problem}"

@@ -1,0 +1,83 @@
+"""Tasks, and the files that they come from."""
+
+import pytest
+import trio
+
+from trio_codex.batch import BatchBudget, EmptyDirectory, Retry, Task, open_batch, read_tasks
+
+
+def test_tasks_are_read_from_json_lines(tmp_path):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(
+        '{"id": "a", "prompt": "do a", "model": "m", "data": {"n": 1}}\n\n{"prompt": "b"}\n{"id": 7, "prompt": "c"}\n'
+    )
+    assert read_tasks(file) == [
+        Task("a", "do a", options={"model": "m"}, data={"n": 1}),
+        Task("3", "b"),
+        Task("7", "c"),
+    ]
+
+
+def test_tasks_are_read_from_csv(tmp_path):
+    file = tmp_path / "tasks.csv"
+    file.write_text(
+        'id,prompt,effort,answer,output_schema\na,"two\nlines",low,42,\nb,x,,,"{""type"": ""object""}"\n'
+    )
+    assert read_tasks(file) == [
+        Task("a", "two\nlines", options={"effort": "low"}, data={"answer": "42"}),
+        Task("b", "x", options={"output_schema": {"type": "object"}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", r":2: is not JSON"),
+        ("[]", r":2: is not a JSON object"),
+        ('{"id": "x"}', r":2: has no prompt"),
+        ('{"prompt": " "}', r":2: the prompt of a task is empty"),
+        ('{"prompt": 5}', r":2: the prompt of a task is a string"),
+        ('{"prompt": "x", "id": ""}', r":2: the id of a task has 1 to 200"),
+        ('{"prompt": "x", "id": []}', r":2: the id of a task is a string"),
+        ('{"prompt": "x", "modle": "m"}', r":2: unknown option 'modle'; a task may have .*model"),
+        ('{"prompt": "x", "id": "a"}', r":2: the id 'a' is also that of line 1"),
+    ],
+)
+def test_a_line_that_is_no_task_is_refused_with_its_number(tmp_path, line, problem):
+    file = tmp_path / "tasks.jsonl"
+    file.write_text(f'{{"id": "a", "prompt": "x"}}\n{line}\n')
+    with pytest.raises(ValueError, match=problem):
+        read_tasks(file)
+
+
+def test_a_csv_row_that_is_too_long_is_refused(tmp_path):
+    file = tmp_path / "tasks.csv"
+    file.write_text("id,prompt\na,b,c\n")
+    with pytest.raises(ValueError, match=":2: has more fields"):
+        read_tasks(file)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "problem"),
+    [
+        ([Task("a", "x"), Task("a", "y")], {}, "two tasks have the id 'a'"),
+        (["a"], {}, "expects instances of Task, got str"),
+        ([], {"turns": 0}, "at least 1"),
+        ([], {"starting": 0}, "at least 1"),
+        ([], {"shard": (3, 3)}, "0 <= index < count"),
+        ([], {"workspace": "dir"}, "expects a workspace, got str"),
+        ([], {"thread_options": {"cwd": "."}}, "cannot have 'cwd'"),
+        ([Task("a", "x", data=object())], {}, "not plain JSON"),
+    ],
+)
+async def test_bad_arguments_are_refused_before_anything_is_started(tmp_path, tasks, options, problem):
+    with pytest.raises((ValueError, TypeError), match=problem):
+        async with open_batch(tasks, out=tmp_path / "out", **options):
+            await trio.lowlevel.checkpoint()
+
+
+def test_settings_that_are_out_of_range_are_refused():
+    for make in (lambda: BatchBudget(tokens=0), lambda: Retry(attempts=0), lambda: Retry(first=0)):
+        with pytest.raises(ValueError, match="must be"):
+            make()
+    assert repr(EmptyDirectory()) == "EmptyDirectory()"

@@ -1,0 +1,120 @@
+"""Workspaces: what an attempt finds in its directory, and what is left of it."""
+
+import subprocess
+
+import pytest
+import trio
+from batches import some, stage
+
+from trio_codex.batch import CopyTree, EmptyDirectory, GitWorktree, Task
+
+
+@pytest.fixture
+def repository(tmp_path):
+    path = tmp_path / "repository"
+    git(tmp_path, "init", "-q", str(path))
+    (path / "code.py").write_text("old")
+    git(path, "add", ".")
+    git(path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "first")
+    return path
+
+
+def git(path, *arguments):
+    return subprocess.run(
+        ["git", "-C", path, *arguments], check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+
+
+async def create_all(workspace, paths):
+    async with trio.open_nursery() as nursery:
+        for path in paths:
+            nursery.start_soon(workspace.create, path)
+
+
+async def test_many_worktrees_are_added_and_removed_at_once(repository, tmp_path):
+    paths = [tmp_path / f"w{number}" for number in range(12)]
+    await create_all(GitWorktree(repository), paths)
+    assert {(path / "code.py").read_text() for path in paths} == {"old"}
+    (paths[0] / "more").write_text("x")
+    assert len(git(repository, "worktree", "list").splitlines()) == 13
+    async with trio.open_nursery() as nursery:
+        for path in paths:
+            nursery.start_soon(GitWorktree(repository).remove, path)
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    assert not any(path.exists() for path in paths)
+
+
+async def test_a_worktree_that_was_added_only_in_part_is_removed(repository, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "half").touch()
+    workspace = GitWorktree(repository)
+    await workspace.remove(tmp_path / "w")
+    await workspace.create(tmp_path / "w")
+    assert (tmp_path / "w" / "code.py").exists()
+    await workspace.remove(tmp_path / "w")
+    await workspace.remove(tmp_path / "w")
+
+
+async def test_what_cannot_be_created_says_why(repository, tmp_path):
+    for workspace, problem in (
+        (GitWorktree(repository, "nowhere"), "git failed: .*nowhere"),
+        (GitWorktree(tmp_path), "git failed: .*not a git repository"),
+        (CopyTree(tmp_path / "missing"), "cp failed: .*No such file"),
+    ):
+        with pytest.raises(OSError, match=problem):
+            await workspace.create(tmp_path / "w")
+
+
+async def test_a_copy_is_independent_of_its_source(tmp_path):
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "file").write_text("a")
+    await CopyTree(source).create(tmp_path / "copy")
+    (tmp_path / "copy" / "sub" / "file").write_text("b")
+    assert (source / "sub" / "file").read_text() == "a"
+    await CopyTree(source).remove(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+
+async def test_each_attempt_has_a_directory_of_its_own_and_ids_never_meet(repository):
+    tasks = [Task(name, "x") for name in ("a/b", "a%2Fb", "..", "x" * 200, "x" * 199, "ä ö")]
+    seen = []
+
+    async def solve(ctx):
+        seen.append(ctx.workspace)
+        assert (ctx.workspace / "code.py").read_text() == "old"
+        (ctx.workspace / "code.py").write_text("new")
+        await trio.lowlevel.checkpoint()
+
+    async with stage() as on:
+        outcomes = await on.run(tasks, solve, workspace=GitWorktree(repository), turns=3)
+        assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+        assert len(set(seen)) == len(tasks)
+        assert {path.parent for path in seen} == {on.out / "workspaces"}
+        assert not any(path.exists() for path in seen)
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("failed", {"t1-1"}), ("all", {"t0-1", "t1-1"}), ("none", set())])
+async def test_workspaces_are_kept_as_told(keep, kept):
+    async def solve(ctx):
+        await trio.lowlevel.checkpoint()
+        (ctx.workspace / "note").touch()
+        if ctx.task.id == "t1":
+            raise ValueError("no")
+
+    async with stage() as on:
+        await on.run(some(2), solve, keep=keep, workspace=EmptyDirectory())
+        assert {path.name for path in (on.out / "workspaces").iterdir()} == kept
+
+
+async def test_the_agent_works_in_the_workspace_of_its_attempt():
+    async with stage(sandbox_mode="workspace-write") as on:
+        on.model.run_command("pwd > where.txt")
+
+        async def solve(ctx):
+            await ctx.thread.run(ctx.task.prompt)
+            return (ctx.workspace / "where.txt").read_text().strip()
+
+        outcomes = await on.run(some(1), solve)
+        assert outcomes["t0"].value == str(on.out / "workspaces" / "t0-1")

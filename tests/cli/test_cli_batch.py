@@ -1,0 +1,144 @@
+"""``trio-codex batch``: progress, exit statuses, Ctrl-C, and going on."""
+
+import csv
+import io
+import json
+import signal
+
+import pytest
+from cli_driver import on_terminal, processes_with, read_until, run_cli, started_cli
+
+from trio_codex.testing import Response, Text
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def tasks(home):
+    path = home.workspace / "tasks.jsonl"
+    path.write_text(
+        "".join(json.dumps({"id": f"t{number}", "prompt": f"do t{number}"}) + "\n" for number in range(4))
+    )
+    return path
+
+
+def batch_run(tasks, home, **more):
+    return run_cli("batch", "run", tasks, "--out", "out", *more.pop("options", ()), home=home, **more)
+
+
+async def test_all_tasks_are_run_and_shown_and_their_outcomes_printed(model, home, tasks):
+    model.default = Response(Text("did it"))
+    ended = await batch_run(tasks, home)
+    assert (ended.status, len(ended.out.splitlines())) == (0, 4)
+    shown = await run_cli("batch", "status", "out", home=home)
+    assert shown.out == "4 of 4 done · 4 ok · 0 running · 60 tokens\n"
+    printed = await run_cli("batch", "results", "out", home=home)
+    assert {(row["id"], row["status"], row["value"]) for row in printed.events} == {
+        (f"t{number}", "ok", "did it") for number in range(4)
+    }
+    printed = await run_cli("batch", "results", "out", "--format", "csv", home=home)
+    rows = list(csv.DictReader(io.StringIO(printed.out)))
+    assert {(row["status"], row["value"], row["tokens"]) for row in rows} == {("ok", '"did it"', "15")}
+
+
+async def test_the_status_is_three_if_some_tasks_are_not_ok(model, home, tasks):
+    model.default = Response(Text("did it"))
+    model.script("do t2").fail(400)
+    ended = await batch_run(tasks, home)
+    assert ended.status == 3
+    assert "t2 failed after" in ended.out
+    assert (await batch_run(tasks, home)).status == 3
+    assert len(model.requests) == 4
+
+
+async def test_ctrl_c_waits_for_what_runs_and_the_next_run_goes_on(model, home, tasks):
+    model.default = Response(Text("did it"))
+    gate = model.script("do t1").gate()
+    model.script("do t1").say("late")
+    async with started_cli("batch", "run", tasks, "--out", "out", "--turns", "1", home=home) as process:
+        await read_until(process.stdout, "t0 ok")
+        await model.wait_for_requests(2)
+        process.send_signal(signal.SIGINT)
+        said = await read_until(process.stderr, "again interrupts them")
+        assert "waiting for 1 running tasks" in said
+        gate.open()
+        assert "asked to stop" in await read_until(process.stderr, "goes on")
+    assert process.returncode == 130
+    assert (await batch_run(tasks, home)).status == 0
+    assert len(model.requests) == 4
+
+
+async def test_ctrl_c_twice_interrupts_what_runs_and_leaves_nothing(model, home, tasks):
+    model.default = Response(Text("did it"))
+    model.script("do t1").hang("half")
+    async with started_cli("batch", "run", tasks, "--out", "out", home=home, MARK="batch-twice") as process:
+        await model.wait_for_requests(4)
+        process.send_signal(signal.SIGINT)
+        await read_until(process.stderr, "again interrupts them")
+        process.send_signal(signal.SIGINT)
+        assert "interrupted with" in await read_until(process.stderr, "goes on")
+    assert process.returncode == 130
+    assert processes_with("batch-twice") == []
+    assert (await batch_run(tasks, home)).status == 0
+
+
+async def test_a_terminal_shows_a_bar_and_what_is_not_ok(model, home, tasks):
+    model.default = Response(Text("did it"))
+    model.script("do t2").fail(400)
+    async with on_terminal("batch", "run", tasks, "--out", "out", home=home) as terminal:
+        await terminal.expect("t2 failed after")
+        await terminal.expect("4/4")
+        assert await terminal.end() == 3
+    assert "1 failed · 3 ok · 0 running · 45 tokens" in terminal.seen
+
+
+async def test_it_can_be_tried_without_an_account(home, tasks):
+    ended = await batch_run(tasks, home, options=["--offline", "--turns", "4"])
+    assert (ended.status, ended.err) == (0, "")
+
+
+async def test_a_solver_of_ones_own_and_a_workspace(model, home, tasks):
+    model.default = Response(Text("did it"))
+    (home.workspace / "mine.py").write_text(
+        "async def solve(ctx):\n    return [(await ctx.thread.run(ctx.task.prompt)).final_response,"
+        " (ctx.workspace / 'a.txt').read_text()]\n"
+    )
+    (home.workspace / "tree").mkdir()
+    (home.workspace / "tree" / "a.txt").write_text("A")
+    options = ["--solve", "mine:solve", "--workspace", "copy:tree", "--shard", "0/1", "--model", "mock-model"]
+    assert (await batch_run(tasks, home, options=options)).status == 0
+    printed = await run_cli("batch", "results", "out", home=home)
+    assert {tuple(row["value"]) for row in printed.events} == {("did it", "A")}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--solve", "nowhere:x"], "cannot be imported"),
+        (["--solve", "json:nothing"], "cannot be imported"),
+        (["--solve", "json:__name__"], "is not a function"),
+        (["--workspace", "hg:x"], "is not empty, copy:DIRECTORY"),
+        (["--shard", "3/3"], "is not INDEX/COUNT"),
+        (["--turns", "0"], "--turns"),
+    ],
+)
+async def test_a_bad_option_is_refused(home, tasks, options, problem):
+    ended = await batch_run(tasks, home, options=options)
+    assert (ended.status, ended.out) == (2, "")
+    assert problem in ended.err
+
+
+async def test_a_bad_line_is_refused_with_its_number(home, tasks):
+    with tasks.open("a") as file:
+        file.write("{\n")
+    ended = await batch_run(tasks, home)
+    assert ended.status == 2
+    assert "tasks.jsonl:5: is not JSON" in ended.err
+    assert not (home.workspace / "out").exists()
+
+
+async def test_a_directory_without_a_batch_is_named(home, tasks):
+    for command in ("status", "results"):
+        ended = await run_cli("batch", command, ".", home=home)
+        assert ended.status == 1
+        assert "batch.db does not exist" in ended.err

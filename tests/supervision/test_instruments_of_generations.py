@@ -1,0 +1,78 @@
+"""What instruments are told of generations, and what systemd is."""
+
+import logging
+import socket
+
+import trio
+
+from trio_codex.instruments import Instrument, StatsInstrument, Systemd
+from trio_codex.testing import Kills
+
+
+class Seen(Instrument):
+    def __init__(self):
+        self.told = []
+
+    def generation_started(self, generation):
+        self.told.append(("started", generation.number))
+
+    def generation_alive(self, generation):
+        self.told.append("alive")
+
+    def generation_ended(self, generation):
+        self.told.append(("ended", generation.number, type(generation.cause).__name__))
+
+
+class Broken(Instrument):
+    def generation_started(self, generation):
+        raise ValueError("mine")
+
+
+async def two_generations(*instruments):
+    async with Kills().supervisor(instruments=instruments) as supervisor:
+        await trio.sleep(2.5)
+        (await supervisor.ready()).give_up("for the test")
+        while supervisor.generation == 1:  # noqa: ASYNC110  # it has no event for this
+            await trio.sleep(0.1)
+
+
+async def test_instruments_are_told_of_generations_and_a_broken_one_does_no_harm(autojump_clock, caplog):
+    seen, stats = Seen(), StatsInstrument()
+    with caplog.at_level(logging.INFO):
+        await two_generations(seen, stats, Broken())
+    told = [each for each in seen.told if each != "alive"]
+    assert told == [
+        ("started", 1),
+        ("ended", 1, "ConnectionBroken"),
+        ("started", 2),
+        ("ended", 2, "str"),
+    ]
+    assert seen.told.count("alive") >= 3
+    assert (stats.snapshot().generations, stats.snapshot().generations_lost) == (2, 1)
+    assert "generation 1 was lost: ConnectionBroken" in caplog.messages
+    assert "generation 2 has ended as planned" in caplog.messages
+    assert "generation_started of Broken raised" in caplog.messages
+
+
+async def test_systemd_is_told_of_readiness_and_life(autojump_clock, tmp_path, monkeypatch):
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(path)
+        monkeypatch.setenv("NOTIFY_SOCKET", path)
+        monkeypatch.setenv("WATCHDOG_USEC", "2")
+        await two_generations(Systemd())
+        listener.setblocking(False)
+        told = []
+        while True:
+            try:
+                told.append(listener.recv(4096).decode())
+            except BlockingIOError:
+                break
+    assert told[0] == "READY=1\nSTATUS=generation 1, attached"
+    assert told[1] == "WATCHDOG=1"
+    assert "STATUS=generation 1 has ended: ConnectionBroken" in told
+
+
+async def test_without_systemd_nothing_is_sent(autojump_clock, monkeypatch):
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    await two_generations(Systemd())
