@@ -3,6 +3,7 @@
 Run it with your own Codex login, or with --offline against a scripted model.
 """
 
+import logging
 import os
 import signal
 
@@ -16,6 +17,8 @@ TASKS = {"count": "Count the files.", "sort": "Sort them.", "report": "Report."}
 
 async def main() -> None:
     """Run the example."""
+    # By default, a lost server is logged as a warning. This one is lost on purpose.
+    logging.getLogger("trio_codex").setLevel(logging.ERROR)
     async with (
         example_config("supervised") as config,
         open_supervisor(config) as supervisor,

@@ -699,16 +699,6 @@ MUTATIONS = [
         "aio._face:_Operation.wait", statement("first", "exc", becomes="return exc"),
         "tests/faces/test_face_scopes.py::test_a_cancelled_task_goes_on_after_its_scope_has_ended_and_only_then",
     ),
-    Mutation(
-        "G25", "a callback may close the client that waits for it",
-        "_face.face:Scope.exit", never("is_inside_callback"),
-        "tests/faces/test_face_scopes.py::test_closing_a_client_in_its_own_callback_is_an_error_and_no_deadlock",
-    ),
-    Mutation(
-        "G25", "what a policy's failure cancels is not what the body waits for",
-        "_face.host:Host.innermost", returns("self", "scopes"),
-        "tests/faces/test_face_scopes.py::test_a_policy_that_fails_cancels_what_the_body_waits_for",
-    ),
 ]  # fmt: skip
 
 

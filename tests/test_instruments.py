@@ -12,7 +12,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import CodexConfig, EventBuffer, Policy, TurnStatus, errors, open_codex
 from trio_codex._link.hooks import Instruments
-from trio_codex.binary import find_binary
 from trio_codex.instruments import Instrument, LogInstrument, StatsInstrument
 from trio_codex.testing import MockModel, fake_codex, offline_home
 
@@ -516,7 +515,7 @@ async def test_the_log_tells_what_happened_and_what_went_wrong(caplog):
         [level] = {level for level, text in told if all(word in text for word in words)}
         return level
 
-    assert level_of("opened", find_binary().version) == "INFO"
+    assert level_of("opened", codex.metadata.server_version) == "INFO"
     assert level_of("thread/start", "answered") == "DEBUG"
     assert level_of("turn/start", "refused", "InvalidRequestError (-32600)") == "WARNING"
     assert level_of("turn turn-1", "completed") == "INFO"

@@ -16,7 +16,6 @@ from opentelemetry.trace import StatusCode
 from trio.testing import wait_all_tasks_blocked
 
 from trio_codex import CodexConfig, Policy, errors, open_codex, policies, retry_on_overload
-from trio_codex.binary import find_binary
 from trio_codex.instruments import Instrument, OpenTelemetryInstrument
 from trio_codex.testing import Command, MockModel, fake_codex, offline_home
 from trio_codex.testing._serve import serve
@@ -91,7 +90,7 @@ async def test_a_session_a_turn_and_its_requests_are_spans_below_each_other():
     assert turn.attributes["codex.turn.status"] == "completed"
     assert turn.attributes["codex.thread.id"] == thread.id
     assert start.attributes["codex.outcome"] == "answered"
-    assert session.attributes["codex.server.version"] == find_binary().version
+    assert session.attributes["codex.server.version"] == codex.metadata.server_version
     sent = {line["method"]: line.get("trace") for line in lines.sent}
     assert sent["initialized"] is None
     context = start.context

@@ -87,7 +87,7 @@ async def test_the_schema_of_a_tool_reaches_the_model_without_what_the_server_dr
             "type": "object",
             "description": "Somewhere.",
             "properties": {
-                "name": {"type": "string", "description": "What it is called."},
+                "name": {"type": "string", "description": "Its name."},
                 "near": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]},
             },
             "required": ["name"],

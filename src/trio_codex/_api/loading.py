@@ -40,6 +40,8 @@ HELD: Final = (
     "trio_codex._tools.json_values",
     "trio_codex._tools.output",
     "trio_codex._tools.tool",
+    "trio_codex._session.rejoining",
+    "trio_codex._api.rejoin",
     "trio_codex._api.exec",
     "trio_codex._api.exec_streams",
     "trio_codex._api.watch",

@@ -11,7 +11,6 @@ from trio_codex import wire
 from trio_codex._api import thread_requests
 from trio_codex._api.goal import GoalHandle, open_goal
 from trio_codex._api.options import check_given, turn_params
-from trio_codex._api.rejoin import rejoin_turn
 from trio_codex._api.shell import run_shell_command
 from trio_codex._api.stored_thread import StoredThread
 from trio_codex._api.turn import TurnHandle, open_turn
@@ -274,6 +273,8 @@ class Thread(StoredThread):
             BudgetExceeded: A budget was exceeded or already used up; the body was cancelled.
             CodexError: As for any request.
         """
+        from trio_codex._api.rejoin import rejoin_turn
+
         self._check_open()
         return rejoin_turn(Turn, self._session, self, self._state, end=end)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import attrs
+import msgspec
 import trio
 
 from trio_codex._api.options import check_given, fork_params, resume_params, start_params
@@ -25,8 +26,6 @@ from trio_codex.wire import _convert
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import msgspec
-
     from trio_codex import wire
     from trio_codex._api.options import (
         ThreadForkOptions,
@@ -40,8 +39,7 @@ if TYPE_CHECKING:
     Response: TypeAlias = wire.ThreadStartResponse | wire.ThreadResumeResponse | wire.ThreadForkResponse
 
 
-@attrs.frozen(eq=False)
-class Opened:
+class Opened(msgspec.Struct, frozen=True, eq=False):
     """A thread that the server has opened and that has no handle yet."""
 
     pending: PendingHandle
@@ -76,7 +74,7 @@ async def resume(session: Session, thread_id: str, options: ThreadResumeOptions)
     if not options.get("include_turns", False) and opened.response.thread.turns:
         # The turns were requested only to find out whether one is running.
         thread = attrs.evolve(opened.response.thread, turns=())
-        return attrs.evolve(opened, response=attrs.evolve(opened.response, thread=thread))
+        return msgspec.structs.replace(opened, response=attrs.evolve(opened.response, thread=thread))
     return opened
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-import attrs
+import msgspec
 
 from trio_codex._core.log import logger
 from trio_codex._link.dispatch import CallbackGroup
@@ -23,8 +23,7 @@ BYPASSED: Final = ("command", "file_change", "permissions", "elicitation")
 """Requests that the server may decide itself, depending on its settings. It always sends questions and tool calls."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Defaults:
+class Defaults(msgspec.Struct, frozen=True, eq=False):
     """The settings that apply to all threads of a client.
 
     Attributes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.json import object_of, string_of
@@ -37,8 +37,7 @@ REVIEW_STARTED: Final = f"{REVIEW}/started"
 REVIEW_COMPLETED: Final = f"{REVIEW}/completed"
 
 
-@attrs.define(eq=False, kw_only=True)
-class Entry:
+class Entry(msgspec.Struct, eq=False, kw_only=True):
     """The unfinished record of a pending request."""
 
     audit: Audit
@@ -52,7 +51,7 @@ class Entry:
     policy: str | None = None
     decision: Any = None
     reason: str | None = None
-    asked_at: float = attrs.field(factory=trio.current_time)
+    asked_at: float = msgspec.field(default_factory=trio.current_time)
     size: int = 0
 
     def ask(self, request: Request) -> None:

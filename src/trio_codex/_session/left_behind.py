@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-import attrs
+import msgspec
 import trio
 
 from trio_codex._core.log import logger
@@ -27,8 +27,7 @@ LOOKS: Final = 20
 """How often a turn is looked for that is not seen to have ended."""
 
 
-@attrs.frozen(eq=False)
-class LeftTurn:
+class LeftTurn(msgspec.Struct, frozen=True, eq=False):
     """A turn of this client, or a goal with its turns, whose connection was lost.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import attrs
+import msgspec
 
 if TYPE_CHECKING:
     from trio_codex._link.dispatch import CallbackGroup
@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from trio_codex.policies import Policy
 
 
-@attrs.frozen(eq=False, repr=False)
-class TurnOwner:
+class TurnOwner(msgspec.Struct, frozen=True, eq=False):
     """The scope of this client that a turn belongs to: the one that started it, or the first that rejoined it.
 
     Attributes:

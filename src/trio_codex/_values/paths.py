@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-import attrs
+import msgspec
 
 
 def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
@@ -26,8 +26,7 @@ def expand(path: str | os.PathLike[str], home: str | None = None) -> str:
     return expanded
 
 
-@attrs.frozen
-class PathBase:
+class PathBase(msgspec.Struct, frozen=True):
     """The base of relative paths for one server.
 
     Attributes:

@@ -5401,5 +5401,5 @@ def open_supervisor(
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.
-        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``.
+        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``, also for the other arguments.
     """

@@ -62,6 +62,9 @@ or the value of an environment variable. A ``result`` field, however, contains t
 so does its pickle.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from trio_codex.errors._base import MESSAGE_LIMIT as MESSAGE_LIMIT
 from trio_codex.errors._base import STDERR_LINES as STDERR_LINES
 from trio_codex.errors._base import CodexError as CodexError
@@ -69,9 +72,6 @@ from trio_codex.errors._base import FaceError as FaceError
 from trio_codex.errors._base import InternalError as InternalError
 from trio_codex.errors._base import describe_exit as describe_exit
 from trio_codex.errors._base import shorten as shorten
-from trio_codex.errors._batch import BatchConflict as BatchConflict
-from trio_codex.errors._batch import BatchError as BatchError
-from trio_codex.errors._batch import BatchStopped as BatchStopped
 from trio_codex.errors._connection import AttachError as AttachError
 from trio_codex.errors._connection import ConnectionBroken as ConnectionBroken
 from trio_codex.errors._connection import ConnectionClosed as ConnectionClosed
@@ -97,15 +97,6 @@ from trio_codex.errors._connection import StartError as StartError
 from trio_codex.errors._connection import StartTimeout as StartTimeout
 from trio_codex.errors._connection import ThreadInUse as ThreadInUse
 from trio_codex.errors._connection import UnsupportedMethod as UnsupportedMethod
-from trio_codex.errors._supervision import HistoryLost as HistoryLost
-from trio_codex.errors._supervision import JournalError as JournalError
-from trio_codex.errors._supervision import JournalInUse as JournalInUse
-from trio_codex.errors._supervision import KeyConflict as KeyConflict
-from trio_codex.errors._supervision import RestartLimitExceeded as RestartLimitExceeded
-from trio_codex.errors._supervision import SupervisionError as SupervisionError
-from trio_codex.errors._supervision import ThreadGone as ThreadGone
-from trio_codex.errors._supervision import ThreadQuarantined as ThreadQuarantined
-from trio_codex.errors._supervision import TurnInterrupted as TurnInterrupted
 from trio_codex.errors._turns import BudgetExceeded as BudgetExceeded
 from trio_codex.errors._turns import NoTurnRuns as NoTurnRuns
 from trio_codex.errors._turns import OutputError as OutputError
@@ -121,7 +112,55 @@ from trio_codex.errors._turns import TurnFailed as TurnFailed
 from trio_codex.errors._turns import TurnLost as TurnLost
 from trio_codex.errors._turns import TurnStalled as TurnStalled
 
-# Tracebacks and pickles show where users import them from.
-for _error in tuple(vars().values()):
-    if isinstance(_error, type):
-        _error.__module__ = __name__
+if TYPE_CHECKING:
+    from trio_codex.errors._batch import BatchConflict as BatchConflict
+    from trio_codex.errors._batch import BatchError as BatchError
+    from trio_codex.errors._batch import BatchStopped as BatchStopped
+    from trio_codex.errors._supervision import HistoryLost as HistoryLost
+    from trio_codex.errors._supervision import JournalError as JournalError
+    from trio_codex.errors._supervision import JournalInUse as JournalInUse
+    from trio_codex.errors._supervision import KeyConflict as KeyConflict
+    from trio_codex.errors._supervision import RestartLimitExceeded as RestartLimitExceeded
+    from trio_codex.errors._supervision import SupervisionError as SupervisionError
+    from trio_codex.errors._supervision import ThreadGone as ThreadGone
+    from trio_codex.errors._supervision import ThreadQuarantined as ThreadQuarantined
+    from trio_codex.errors._supervision import TurnInterrupted as TurnInterrupted
+
+_LAZY = {
+    "BatchConflict": "_batch",
+    "BatchError": "_batch",
+    "BatchStopped": "_batch",
+    "HistoryLost": "_supervision",
+    "JournalError": "_supervision",
+    "JournalInUse": "_supervision",
+    "KeyConflict": "_supervision",
+    "RestartLimitExceeded": "_supervision",
+    "SupervisionError": "_supervision",
+    "ThreadGone": "_supervision",
+    "ThreadQuarantined": "_supervision",
+    "TurnInterrupted": "_supervision",
+}
+"""Errors of packages that few programs use. Each class takes time to create, so these are created on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = vars(importlib.import_module(f"{__name__}.{_LAZY[name]}"))
+    _adopt(found := {each: module[each] for each, home in _LAZY.items() if home == _LAZY[name]})
+    globals().update(found)
+    return found[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+def _adopt(classes: dict[str, Any]) -> None:
+    """Let tracebacks and pickles show where users import these errors from."""
+    for error in classes.values():
+        if isinstance(error, type):
+            error.__module__ = __name__
+
+
+_adopt(dict(vars()))

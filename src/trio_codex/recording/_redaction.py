@@ -189,6 +189,7 @@ _ENVELOPE: Final = frozenset(
 def _vocabulary() -> _Vocabulary:
     """Collect the vocabulary from all types. Takes about 0.3 s, once."""
     names, words, free, typed, word_fields = set(_ENVELOPE), set[str](), set[str](), set[str](), {"method"}
+    elided = set[str]()
     for name in _index.HOME:
         found = getattr(wire, name)
         if isinstance(found, type) and issubclass(found, enum.Enum):
@@ -199,6 +200,8 @@ def _vocabulary() -> _Vocabulary:
             for field in found.__attrs_attrs__:
                 wire_name = shape.names.get(field.name, field.name)
                 names.add(wire_name)
+                if field.name in shape.elided:
+                    elided.add(wire_name)
                 # Compare the annotation as written: the type itself is replaced once such a value has been parsed.
                 type_ = found.__annotations__[field.name]
                 if type_.startswith("Literal["):
@@ -213,5 +216,9 @@ def _vocabulary() -> _Vocabulary:
     for table in (_registry.CLIENT_REQUESTS, _registry.SERVER_REQUESTS, _registry.NOTIFICATIONS):
         words.update(table)
     return _Vocabulary(
-        frozenset(names), frozenset(words), frozenset(word_fields), frozenset(free - typed - _ENVELOPE)
+        frozenset(names),
+        frozenset(words),
+        # A field may hold a word in one type and a text of the user in another.
+        frozenset(word_fields - elided),
+        frozenset(free - typed - _ENVELOPE),
     )

@@ -205,7 +205,8 @@ class Attempt:
             BudgetExceeded: A budget is used up, over all generations and programs.
         """
         self._generations.rest_of_budget()
-        self._journal.spent(self._name).rest_of(self._budget, "thread")
+        if self._budget is not None:
+            self._journal.spent(self._name).rest_of(self._budget, "thread")
         self._prompt.spent.rest_of(self._prompt.options.get("budget"), "turn")
 
     def _charge(self, used: Spent) -> None:

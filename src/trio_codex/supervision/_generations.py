@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from trio_codex import Attachment, attach_codex, errors, open_codex
+from trio_codex.errors import RestartLimitExceeded
 from trio_codex.instruments import GenerationRecord, LogInstrument, notify
 from trio_codex.supervision._limit import RestartLimit
 from trio_codex.supervision._system import oom_kills, stamp_of
@@ -236,7 +237,7 @@ class Generations:
             delay = None if _is_incurable(cause) else self._limit.delay(trio.current_time())
             if delay is None:
                 problem = "another start would fail as well" if _is_incurable(cause) else self._limit.problem
-                self._failure = errors.RestartLimitExceeded(problem, tuple(exits))
+                self._failure = RestartLimitExceeded(problem, tuple(exits))
                 self._wake()
                 raise self._failure from cause
             await trio.sleep(delay)

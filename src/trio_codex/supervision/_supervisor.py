@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
-from trio_codex import CodexConfig
+from trio_codex import Attachment, CodexConfig
 from trio_codex.supervision._generations import Generations
 from trio_codex.supervision._journal import Journal
 from trio_codex.supervision._scope import with_task
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterable, Sequence
 
     import trio_codex.tools
-    from trio_codex import Attachment, Budget, Codex, Policy, ThreadStartOptions
+    from trio_codex import Budget, Codex, Policy, ThreadStartOptions
     from trio_codex.instruments import Instrument
 
 
@@ -105,6 +105,11 @@ class Supervisor:
         return SupervisedThread(self._generations, name, options)
 
 
+def _check_type(name: str, value: object, expected: type | tuple[type, ...], hint: str) -> None:
+    if not isinstance(value, expected):
+        raise TypeError(f"{name} expects {hint}, got {type(value).__name__}")
+
+
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def open_supervisor(
@@ -142,9 +147,12 @@ async def open_supervisor(
             cancelled.
         JournalInUse: Another supervisor has the journal open.
         JournalError: The journal cannot be used.
-        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``.
+        ValueError: As in :func:`~trio_codex.open_codex`; so is ``TypeError``, also for the other arguments.
     """
     config = CodexConfig() if config is None else config
+    _check_type("config", config, (CodexConfig, Attachment), "CodexConfig(…) or Attachment(…)")
+    _check_type("restart", restart, Restart, "Restart(…)")
+    _check_type("probe", probe, (Probe, type(None)), "Probe(…), or None")
     client = {"policy": policy, "tools": tuple(tools), "instruments": instruments}
     opened = Journal(journal)
     try:
