@@ -1,4 +1,4 @@
-"""Work off the tasks of a batch: slots, attempts, and what becomes of each one."""
+"""Run the tasks of a batch: slots, attempts, and what becomes of each one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _DEATHS: Final = (
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """How to work off the tasks; see :func:`open_batch`."""
+    """How to run the tasks; see :func:`open_batch`."""
 
     solve: Callable[[TaskContext], Awaitable[Any]]
     turns: int
@@ -60,7 +60,7 @@ class _Cut(Exception):
 
 
 class Engine:
-    """Works off the tasks of one batch, in as many tasks of Trio as it has slots.
+    """Runs the tasks of one batch, in one Trio task for each slot.
 
     Args:
         plan: How.
@@ -116,7 +116,7 @@ class Engine:
     # A task does not inherit protection from the code that spawned it.
     @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Work off the tasks.
+        """Run the tasks.
 
         Raises:
             CodexError: The supervisor has given up, or the journal cannot be written.
