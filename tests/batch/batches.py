@@ -45,6 +45,10 @@ class Stage:
         """How many requests the model got for each prompt."""
         return collections.Counter(texts_of(request)[-1] for request in self.model.requests)
 
+    def requests_with(self):
+        """How many requests the model got that have a text anywhere in their context."""
+        return collections.Counter(text for request in self.model.requests for text in set(texts_of(request)))
+
 
 @asynccontextmanager
 async def stage(seconds=60, **home_options):
