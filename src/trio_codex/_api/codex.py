@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,17 +9,17 @@ import trio
 
 from trio_codex import wire
 from trio_codex._api import thread_requests as _opening
-from trio_codex._api.history import items_of, turns_of
+from trio_codex._api.history import items_of, threads_of, turns_of
 from trio_codex._api.liveness import wait_unresponsive
 from trio_codex._api.login import start_login
 from trio_codex._api.mcp import McpServers
-from trio_codex._api.options import check_thread_id, list_params, resume_params, sandbox_policy
-from trio_codex._api.paging import Pager
+from trio_codex._api.options import check_thread_id, list_params, resume_params
 from trio_codex._api.skills import Skills
 from trio_codex._api.thread import Thread, open_thread
-from trio_codex._core.arguments import as_tuple, check_type
+from trio_codex._core.arguments import check_type
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from trio_codex._api.exec import RemoteProcess
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
         ThreadResumeOptions,
         ThreadStartOptions,
     )
+    from trio_codex._api.paging import Pager
     from trio_codex._api.watch import Watch
     from trio_codex._link.subscriptions import Subscription
     from trio_codex._session.session import Session
@@ -223,24 +223,9 @@ class Codex:
             RequestTimeout: The command was abandoned, and the body returned normally.
             CodexError: As in :meth:`request`.
         """
-        from trio_codex._api.exec import open_exec
+        from trio_codex._api.exec import exec_params, open_exec
 
-        if size is not None and not tty:
-            raise ValueError("size requires tty=True")
-        params = wire.CommandExecParams(
-            command=[os.fspath(part) for part in as_tuple(argv)],
-            process_id=f"process-{self._session.server.next_number()}",
-            cwd=None if cwd is None else os.fspath(cwd),
-            disable_output_cap=True,
-            disable_timeout=True,
-            env=env,
-            permission_profile=permission_profile,
-            sandbox_policy=sandbox_policy(sandbox),
-            size=None if size is None else wire.CommandExecTerminalSize(cols=size[0], rows=size[1]),
-            stream_stdin=True,
-            stream_stdout_stderr=True,
-            tty=tty,
-        )
+        params = exec_params(self._session, argv, cwd, env, permission_profile, sandbox, size, tty=tty)
         return open_exec(self._session, params, stdin=stdin)
 
     def watch(self, path: str | os.PathLike[str]) -> AbstractAsyncContextManager[Watch]:
@@ -335,20 +320,7 @@ class Codex:
         """
         if filters.get("sort_key") is None:
             filters["sort_key"] = wire.ThreadSortKey.updated_at
-        seen: set[str] = set()
-
-        async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
-            page = await self.thread_list(cursor=cursor, limit=page_size, **filters)
-            # A thread that was reverted and then archived is listed once for each of its files (PROTOCOL Q40). And a
-            # thread that changes during the iteration may be listed again.
-            fresh: list[wire.Thread] = []
-            for thread in page.data:
-                if thread.id not in seen:
-                    seen.add(thread.id)
-                    fresh.append(thread)
-            return fresh, page.next_cursor
-
-        return Pager("thread/list", fetch)
+        return threads_of(lambda cursor: self.thread_list(cursor=cursor, limit=page_size, **filters))
 
     async def thread_list(
         self, *, cursor: str | None = None, limit: int | None = None, **filters: Unpack[ThreadFilters]

@@ -6,13 +6,17 @@ to end a command is SIGKILL for its process group, and only the response proves 
 
 from __future__ import annotations
 
+import os
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
 
+from trio_codex import wire
 from trio_codex._api.exec_streams import RemoteInput, RemoteOutput
+from trio_codex._api.options import sandbox_policy
+from trio_codex._core.arguments import as_tuple
 from trio_codex._core.json import UNREADABLE
 from trio_codex._link.call import CloseReason
 from trio_codex._session.server import decode_result
@@ -28,9 +32,9 @@ from trio_codex.errors import (
 from trio_codex.wire import _convert
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
-    from trio_codex import wire
+    from trio_codex._api.options import Sandbox
     from trio_codex._link.call import Call
     from trio_codex._session.session import Session
     from trio_codex._values.event import Event
@@ -230,6 +234,36 @@ class _OutputSink(EventSink):
             self._process.lose_output(DecodeError(OUTPUT_METHOD, "$", str(exc)))
         else:
             self._process.take_output(piece.stream, piece.deltaBase64)
+
+
+def exec_params(
+    session: Session,
+    argv: Sequence[str | os.PathLike[str]],
+    cwd: str | os.PathLike[str] | None,
+    env: Mapping[str, str | None] | None,
+    permission_profile: str | None,
+    sandbox: Sandbox | wire.SandboxPolicy | str | None,
+    size: tuple[int, int] | None,
+    *,
+    tty: bool,
+) -> wire.CommandExecParams:
+    """Return the parameters of a command whose output is streamed. See :meth:`Codex.exec`."""
+    if size is not None and not tty:
+        raise ValueError("size requires tty=True")
+    return wire.CommandExecParams(
+        command=[os.fspath(part) for part in as_tuple(argv)],
+        process_id=f"process-{session.server.next_number()}",
+        cwd=None if cwd is None else os.fspath(cwd),
+        disable_output_cap=True,
+        disable_timeout=True,
+        env=env,
+        permission_profile=permission_profile,
+        sandbox_policy=sandbox_policy(sandbox),
+        size=None if size is None else wire.CommandExecTerminalSize(cols=size[0], rows=size[1]),
+        stream_stdin=True,
+        stream_stdout_stderr=True,
+        tty=tty,
+    )
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from trio_codex._api.options import check_thread_id
 from trio_codex._api.paging import Pager
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_codex._session.session import Session
 
@@ -40,6 +40,28 @@ class ItemsView(TypedDict, total=False):
     page_size: int | None
     sort_direction: wire.SortDirection | str | None
     turn_id: str | None
+
+
+def threads_of(
+    list_page: Callable[[str | None], Awaitable[wire.ThreadListResponse]],
+) -> Pager[wire.Thread]:
+    """Iterate over stored threads, each one once.
+
+    The server lists a thread that was reverted and then archived once for each of its files, and one that changes during
+    the iteration again.
+    """
+    seen: set[str] = set()
+
+    async def fetch(cursor: str | None) -> tuple[Sequence[wire.Thread], str | None]:
+        page = await list_page(cursor)
+        fresh: list[wire.Thread] = []
+        for thread in page.data:
+            if thread.id not in seen:
+                seen.add(thread.id)
+                fresh.append(thread)
+        return fresh, page.next_cursor
+
+    return Pager("thread/list", fetch)
 
 
 def turns_of(session: Session, thread_id: str, view: TurnsView) -> Pager[wire.Turn]:
