@@ -62,14 +62,16 @@ async def test_a_program_that_is_killed_goes_on_when_it_is_started_again(on_deat
         on.model.default = Response(Text("did ", "it", delay=0.1))
         arguments = [json.dumps(dict(on.home.env)), str(on.home.workspace), str(on.out), str(count), on_death]
         command = [sys.executable, str(Path(__file__).with_name("batch_program.py")), *arguments]
-        done = set()
+        done, kills = set(), 0
         for _ in range(3):
             status, _ = await run_program([*command, "7"], rng.uniform(1.2, 2.2))
-            assert status == -9
+            assert status in (-9, 0)  # a fast machine is done before the third kill
+            kills += status == -9
             if (on.out / "batch.db").exists():
                 now = {outcome.task.id: outcome for outcome in read_outcomes(on.out)}
                 assert done <= now.keys()
                 done = set(now)
+        assert kills
         finished = on.requests_with()
         status, output = await run_program(command)
         assert status == 0

@@ -398,15 +398,21 @@ class Chat:
                 elif command[0] in ("quit", "exit"):
                     self._is_leaving = True
                     self._step_scope.cancel()
-                elif command[0] in ("status", "help"):
+                elif command[0] == "help":
+                    show_help(self._screen)
+                elif command[0] == "status":
                     assert self._thread is not None
-                    await self._obey(self._thread, *command)
+                    # Without a checkpoint, at which the end of the turn would drop the command.
+                    self._show_status(self._thread)
                 else:
                     screen.note(
                         "not available while a turn is running: wait for it to end, or press Ctrl-C", "yellow"
                     )
 
     # -- commands ----------------------------------------------------------------------------------------------
+
+    def _show_status(self, thread: Thread) -> None:
+        show_status(self._screen, self._codex, thread, self._turn, self._chosen_model or self._model)
 
     async def _obey(self, thread: Thread, name: str, argument: str) -> Thread | None:
         """Run a command; return the thread that it opened, if any."""
@@ -415,7 +421,7 @@ class Chat:
             case "help":
                 show_help(self._screen)
             case "status":
-                show_status(self._screen, self._codex, thread, self._turn, self._chosen_model or self._model)
+                self._show_status(thread)
             case "model" if argument:
                 self._chosen_model = argument
                 self._screen.note(f"later turns will use {printable(argument)}", "dim")
