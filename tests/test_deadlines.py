@@ -157,7 +157,7 @@ BOUNDS = {
         "VERSION_SECONDS",
         "END_BOUND",
     },  # reading the version of a binary does not wait for a server
-    "_link/connection": {"DIAGNOSIS_SECONDS"},  # after the end: to learn why
+    "_link/connection": {"DIAGNOSIS_SECONDS", "seconds"},  # after the end, to learn why; of sleep()
     "_session/ending": {
         "CALLBACK_SHARE",
         "delay",

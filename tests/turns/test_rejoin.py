@@ -480,6 +480,20 @@ async def test_a_turn_that_is_about_to_run_is_waited_for(announced, autojump_clo
         await server.end_turn()
 
 
+async def test_a_turn_that_is_about_to_run_is_not_waited_for_once_the_client_is_closed(autojump_clock):
+    with trio.fail_after(1000):
+        async with trio.open_nursery() as nursery, scripted() as (codex, server):
+            server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})
+            thread = await codex.thread_resume("thread-1")
+
+            @nursery.start_soon
+            async def _():
+                with pytest.raises(errors.ConnectionClosed):
+                    await thread.rejoin().__aenter__()
+
+            await settle()
+
+
 async def test_events_of_a_turn_that_has_ended_do_not_bring_it_back():
     async with scripted() as (codex, server):
         server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})

@@ -34,7 +34,7 @@ async def _wait_silent(session: Session, seconds: float) -> None:
     await trio.lowlevel.checkpoint()
     while silent < SAMPLES:
         reads = timeouts.reads
-        await timeouts.sleep(seconds / SAMPLES)
+        await session.connection.sleep(seconds / SAMPLES)
         silent = silent + 1 if timeouts.reads == reads else 0
 
 

@@ -281,6 +281,12 @@ class Connection:
         assert self.close_reason is not None
         return self.close_reason
 
+    async def sleep(self, seconds: float) -> None:
+        """Sleep for some seconds, stalls excluded. Raise the connection's error as soon as it ends."""
+        with self.timeouts.move_on_after(seconds):
+            await self._ended.wait()
+        self.check_open()
+
     async def flush(self) -> None:
         """Accept no more lines, and wait until all queued ones are written."""
         self.calls.write_queue.finish()

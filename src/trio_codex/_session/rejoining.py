@@ -39,7 +39,7 @@ async def find_turn(session: Session, thread: ThreadState) -> TurnState:
     for _ in range(LOOKS):
         if thread.turn is not None or thread.starting_turn_id is None:
             break
-        await session.timeouts.sleep(LOOK_SECONDS)
+        await session.connection.sleep(LOOK_SECONDS)
         await session.history.refresh(thread)
     turn = thread.turn or thread.ended_turn
     if turn is None:
