@@ -42,7 +42,20 @@ def test_what_is_remembered_is_bounded_and_ends_with_the_function():
     remember(look, call("large"), ToolResult.of_text("x" * 2 * RESULTS_SIZE))
     assert remembered(look, call("large")) is not None
     assert remembered(look, call("3")) is None
+    gc.collect()
     before = len(answered._results)
     del look
     gc.collect()
     assert len(answered._results) == before - 1
+
+
+def test_the_result_of_a_method_is_remembered_for_the_next_client():
+    class Camera:
+        @tool
+        async def look(self) -> None:
+            """Look."""
+
+    camera, result = Camera(), ToolResult.of_text("seen")
+    remember(camera.look, call(), result)
+    gc.collect()
+    assert remembered(camera.look, call()) is result

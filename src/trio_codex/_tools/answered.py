@@ -52,13 +52,18 @@ _results: WeakKeyDictionary[Any, _Results] = WeakKeyDictionary()
 
 def remember(tool: AnyTool, call: ToolCallRequest, result: ToolResult) -> None:
     """Remember the result of a call."""
-    _results.setdefault(tool.function, _Results()).keep(call, result)
+    _results.setdefault(_function_of(tool), _Results()).keep(call, result)
 
 
 def remembered(tool: AnyTool, call: ToolCallRequest) -> ToolResult | None:
     """Return the result of a call, if it is remembered."""
-    results = _results.get(tool.function)
+    results = _results.get(_function_of(tool))
     return None if results is None else results.find(call)
+
+
+def _function_of(tool: AnyTool) -> Any:
+    # A bound method is created by each lookup, and does not outlive the client it was passed to.
+    return getattr(tool.function, "__func__", tool.function)
 
 
 def _key(call: ToolCallRequest) -> tuple[str, str | None, str]:
