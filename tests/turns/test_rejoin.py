@@ -494,6 +494,26 @@ async def test_a_turn_that_is_about_to_run_is_not_waited_for_once_the_client_is_
             await settle()
 
 
+async def test_an_agent_that_another_client_has_spawned_late_is_left_alone_after_its_turn_was_interrupted():
+    async with scripted() as (codex, server), trio.open_nursery() as nursery:
+        thread = await codex.thread_resume("thread-1")
+        await server.start_turn()
+        entered = trio.Event()
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin() as turn:
+                entered.set()
+                assert (await turn.wait()).status is TurnStatus.interrupted
+
+        await entered.wait()
+        await server.end_turn(status="interrupted")
+        child = {"id": "child-turn", "rootTurnId": "turn-1", "items": [], "status": "inProgress"}
+        await server.notify("turn/started", {"threadId": "child", "turn": child})
+        await settle()
+        assert server.unexpected() == []
+
+
 async def test_events_of_a_turn_that_has_ended_do_not_bring_it_back():
     async with scripted() as (codex, server):
         server.give("thread/resume", {**OPENED, "initialTurnsPage": page(record(status="interrupted"))})

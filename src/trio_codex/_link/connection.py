@@ -142,11 +142,6 @@ class Connection:
         self.close_reason: CloseReason | None = None
 
     @property
-    def death(self) -> CloseReason | None:
-        """The former name of ``close_reason``."""
-        return self.close_reason
-
-    @property
     def owned(self) -> bool:
         """Whether this client started the server."""
         return self._channel.owned

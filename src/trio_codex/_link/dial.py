@@ -100,8 +100,6 @@ def parse_address(url: str, *, codex_home: str | os.PathLike[str] | None, insecu
         return Address(
             url, _absolute(path) if path else os.path.realpath(os.path.join(home, *CONTROL_SOCKET))
         )
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
     if parts.scheme not in ("ws", "wss") or not parts.hostname or any(each <= " " for each in url):
         raise ValueError(
             f"{_bare(parts)!r} is not the address of a server: use unix://PATH, ws://HOST:PORT or wss://HOST/PATH"

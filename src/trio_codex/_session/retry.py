@@ -233,12 +233,12 @@ async def _retry(
         raise TypeError(
             f"fn expects a function, got {described(fn)}: write lambda: thread.run(…), or pass async def"
         )
-    from trio_codex._core.user_code import call_user
-
     if attempts < 1:
         raise ValueError(f"attempts must be at least 1, not {attempts}")
     if initial_delay < 0 or max_delay < 0 or not 0 <= jitter <= 1:
         raise ValueError("delays must not be negative, and jitter must be between 0 and 1")
+    from trio_codex._core.user_code import call_user
+
     delay = initial_delay
     for number in range(1, attempts + 1):
         attempt = _Attempt(_attempt.get())

@@ -204,7 +204,7 @@ class Router:
                 self._history.end_soon(turn, event)
             else:
                 turn.end(event)
-            if turn.owned and turn.was_interrupted:
+            if turn.ends_with_scope and turn.was_interrupted:
                 self._threads.note_left(turn)
             self._forget_turn(state, turn)
             return

@@ -136,9 +136,8 @@ class Server:
             CodexError: As :meth:`Calls.request <trio_codex._link.calls.Calls.request>`, or
                 ``DecodeError``, or ``UnsupportedMethod`` if the version of the server does not have the method.
         """
-        if (
-            method in self._missing and decode is not parse_result
-        ):  # a bare request is for the server to judge
+        # A bare request is for the server to judge.
+        if method in self._missing and decode is not parse_result:
             await self._reject(method)
         connection = self.connection
         note_asked(method, connection.instruments)

@@ -17,7 +17,7 @@ def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
     check_type("url", url, str, 'pass "unix://PATH", "ws://HOST:PORT" or "wss://HOST/PATH"')
     parts = urlsplit(url)
     if parts.scheme != "unix" and (parts.username is not None or parts.password is not None):
-        raise ValueError("credentials do not belong into the URL: pass auth=BearerToken(…)")
+        raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
 
 
 def _check_auth(_: object, __: attrs.Attribute[Any], auth: Auth | None) -> None:
