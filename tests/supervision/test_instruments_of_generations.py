@@ -49,6 +49,7 @@ async def test_instruments_are_told_of_generations_and_a_broken_one_does_no_harm
     ]
     assert seen.told.count("alive") >= 3
     assert (stats.snapshot().generations, stats.snapshot().generations_lost) == (2, 1)
+    assert "generation 1 is ready; attached" in caplog.messages
     assert "generation 1 was lost: ConnectionBroken" in caplog.messages
     assert "generation 2 has ended as planned" in caplog.messages
     assert "generation_started of Broken raised" in caplog.messages

@@ -279,6 +279,35 @@ async def test_leaving_a_rejoined_turn_sends_nothing_and_it_can_be_rejoined_agai
         assert server.unexpected() == []
 
 
+async def test_a_turn_that_is_rejoined_while_another_scope_still_leaves_it_goes_on_after_the_client():
+    stopping, go_on = trio.Event(), trio.Event()
+
+    async def stubborn(_):
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                stopping.set()
+                await go_on.wait()
+
+    async with scripted(policy=Policy(command=stubborn)) as (codex, server), trio.open_nursery() as nursery:
+        thread = await resumed(codex, server)
+
+        @nursery.start_soon
+        async def _():
+            async with thread.rejoin():
+                await server.ask(1, COMMAND, QUESTION)
+                await settle()
+
+        await stopping.wait()
+        with pytest.raises(errors.TurnLost):
+            async with thread.rejoin():
+                go_on.set()
+                await settle()
+                await codex.aclose()
+        assert server.unexpected() == []
+
+
 async def test_with_end_leaving_interrupts_the_turn_and_so_does_closing_the_client():
     async with scripted(ENDING) as (codex, server), trio.open_nursery() as nursery:
         thread = await resumed(codex, server)

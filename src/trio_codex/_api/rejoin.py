@@ -77,8 +77,9 @@ async def rejoin_turn(
             turn.machine.leave()
         await body.finish(session.services, end_rejoined, session, turn)
     elif adopted and was_live:
-        await leave_running(session, body, turn)
+        # First: while its callbacks end, another scope may rejoin it.
         turn.outlives_scope = outlived_scope
+        await leave_running(session, body, turn)
     elif adopted and turn.callbacks:
         await body.finish(session.services, session.ender.wait_cancelled, turn, [turn.callbacks])
     if adopted and not turn.machine.is_live:

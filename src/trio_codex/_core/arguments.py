@@ -44,11 +44,10 @@ def positive(_: object, attribute: Any, value: object) -> None:
 
 
 def as_tuple(values: Iterable[T]) -> tuple[T, ...]:
-    """Return several values as a tuple.
+    """Return several values as a tuple. Raise ``TypeError`` for a bare string, or if there is nothing to iterate over.
 
-    Raises:
-        TypeError: The value is not a list, or it is a bare string. To Python and to type checkers that is an iterable of strings, and the
-            first character of ``"/tmp"`` is the root of the file system.
+    A type checker accepts a bare string as an iterable of strings, and the first character of ``"/tmp"`` is the root of
+    the file system.
     """
     given = cast("object", values)
     if isinstance(given, str):

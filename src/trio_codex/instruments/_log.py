@@ -54,7 +54,8 @@ class LogInstrument(Instrument):
 
     def generation_started(self, generation: GenerationRecord) -> None:
         """See :class:`Instrument`."""
-        self._logger.info("generation %d is ready; server process %s", generation.number, generation.pid)
+        server = "attached" if generation.pid is None else f"server process {generation.pid}"
+        self._logger.info("generation %d is ready; %s", generation.number, server)
 
     def generation_ended(self, generation: GenerationRecord) -> None:
         """See :class:`Instrument`."""
