@@ -60,7 +60,7 @@ class TurnState:
         thread: The thread it belongs to.
         is_ours: Whether this client started it.
         outlives_scope: Whether it goes on when its scope exits, and when the client closes.
-        is_partial: Whether it was running before this client received its events, so that some are missing.
+        is_partial: Whether it was running before this client received its events, and its items are not whole yet.
         has_parked: Whether the server may be waiting for an answer that this client has not given.
         opener: The handle whose scope it belongs to; ``None`` if it belongs to no scope of this client.
         machine: Its phase and its ids.
@@ -176,6 +176,7 @@ class TurnState:
     def complete(self, record: Mapping[str, Any]) -> None:
         """Replace its items by those that the server has stored, because some of its events are missing."""
         self.reducer.complete(list_of(record.get("items")))
+        self.is_partial = False
         self._result = None
 
     def announce(self, turn_id: str, root_id: str | None) -> None:
