@@ -28,6 +28,11 @@ class Broken(Instrument):
         raise ValueError("mine")
 
 
+class Dying(Seen):
+    def generation_alive(self, generation):
+        raise ValueError("mine")
+
+
 async def two_generations(*instruments):
     async with Kills().supervisor(instruments=instruments) as supervisor:
         await trio.sleep(2.5)
@@ -52,7 +57,17 @@ async def test_instruments_are_told_of_generations_and_a_broken_one_does_no_harm
     assert "generation 1 is ready; attached" in caplog.messages
     assert "generation 1 was lost: ConnectionBroken" in caplog.messages
     assert "generation 2 has ended as planned" in caplog.messages
-    assert "generation_started of Broken raised" in caplog.messages
+    assert "an instrument was removed: generation_started of Broken raised" in caplog.messages
+
+
+async def test_an_instrument_that_raises_is_removed(autojump_clock, caplog):
+    dying, other = Dying(), Seen()
+    await two_generations(dying, other)
+    assert dying.told == [("started", 1)]
+    assert other.told.count("alive") >= 3
+    assert [each for each in caplog.messages if "Dying" in each] == [
+        "an instrument was removed: generation_alive of Dying raised"
+    ]
 
 
 async def test_systemd_is_told_of_readiness_and_life(autojump_clock, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import attrs
 from trio_codex._core.log import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from trio_codex._core.rpc import RequestId
     from trio_codex._link.dispatch import Outcome
@@ -295,18 +295,20 @@ class Instrument:
         """Called when a generation has ended: once for each :meth:`generation_started`."""
 
 
-def notify(instruments: Iterable[Instrument], hook: str, /, *args: object) -> None:
+def notify(instruments: list[Instrument], hook: str, /, *args: object) -> None:
     """Call a hook of each instrument, for a library that builds on this one.
 
-    An instrument that raises does no harm; the error is logged.
+    An instrument that raises is removed from the list, and one error is logged.
 
     Args:
         instruments: The instruments.
         hook: The name of the hook.
         *args: Its arguments.
     """
-    for instrument in instruments:
+    for instrument in tuple(instruments):
         try:
             getattr(instrument, hook)(*args)
         except Exception as exc:
-            logger.error("%s of %s raised", hook, type(instrument).__qualname__, exc_info=exc)
+            instruments[:] = [each for each in instruments if each is not instrument]
+            name = type(instrument).__qualname__
+            logger.error("an instrument was removed: %s of %s raised", hook, name, exc_info=exc)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
     from trio_codex import Budget, ClientConfig, Codex, CodexConfig
+    from trio_codex.instruments import Instrument
     from trio_codex.supervision._journal import Journal, KeyRow
     from trio_codex.supervision._values import Probe, Restart
 
@@ -96,10 +97,10 @@ class Generations:
     ) -> None:
         self._config = config
         self._client = client
-        given = tuple(client.get("instruments", ()))
+        self._instruments: list[Instrument] = [*client.get("instruments", ())]
         # A lost server is logged in any case.
-        logs = any(isinstance(instrument, LogInstrument) for instrument in given)
-        self._instruments = given if logs else (*given, LogInstrument())
+        if not any(isinstance(instrument, LogInstrument) for instrument in self._instruments):
+            self._instruments.append(LogInstrument())
         self._budget = budget
         self._probe = probe
         self._is_owned = not isinstance(config, Attachment)
