@@ -239,6 +239,8 @@ def test_an_attachment_is_checked_when_it_is_made_and_shows_no_token():
         assert "wss://host/path" in repr(attachment)
         assert TOKEN not in repr(attachment)
         assert secret not in repr(attachment)
+    assert TOKEN not in repr(Attachment(f"ws://127.0.0.1:4500/?token={TOKEN}"))
+    assert "'unix:///what?'" in repr(Attachment("unix:///what?"))
     with pytest.raises(ValueError, match="auth=BearerToken") as caught:
         Attachment("ws://me:hidden@127.0.0.1")
     assert "hidden" not in str(caught.value)

@@ -20,6 +20,11 @@ def _check_url(_: object, __: attrs.Attribute[Any], url: str) -> None:
         raise ValueError("leave credentials out of the URL: pass auth=BearerToken(…)")
 
 
+def _without_query(url: str) -> str:
+    # A query may have a token in it.
+    return repr(url if url.startswith("unix:") else url.partition("?")[0])
+
+
 def _check_auth(_: object, __: attrs.Attribute[Any], auth: Auth | None) -> None:
     if auth is not None and not isinstance(auth, SignedBearer):
         check_type("auth", auth, BearerToken, "pass BearerToken(…) or SignedBearer(…)")
@@ -52,7 +57,7 @@ class Attachment:
         TypeError: A value has the wrong type.
     """
 
-    url: str = attrs.field(validator=_check_url)
+    url: str = attrs.field(repr=_without_query, validator=_check_url)
     auth: Auth | None = attrs.field(default=None, kw_only=True, validator=_check_auth)
     config: ClientConfig = attrs.field(factory=ClientConfig, kw_only=True, validator=_check_config)
     ssl_context: ssl.SSLContext | None = attrs.field(default=None, kw_only=True, validator=_check_ssl_context)
