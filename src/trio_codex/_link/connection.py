@@ -142,6 +142,11 @@ class Connection:
         self.close_reason: CloseReason | None = None
 
     @property
+    def death(self) -> CloseReason | None:
+        """The former name of ``close_reason``, which scripts from outside still read."""
+        return self.close_reason
+
+    @property
     def owned(self) -> bool:
         """Whether this client started the server."""
         return self._channel.owned
