@@ -14,7 +14,7 @@ from trio_codex.testing import mcp_server
 pytestmark = pytest.mark.real
 
 MUTE = {"command": sys.executable, "args": ["-c", "import sys; sys.stdin.read()"], "startup_timeout_sec": 0.5}
-BROKEN = {"command": "/nonexistent/program"}
+BROKEN = {"command": f"{sys.executable}-that-does-not-exist"}
 
 
 def text_of(response):

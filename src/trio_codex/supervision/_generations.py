@@ -338,7 +338,10 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 @trio.lowlevel.enable_ki_protection
 async def _watch(codex: Codex, probe: Probe) -> None:
     """Give up a server that gives no sign of life."""
-    await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
+    try:
+        await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
+    except (errors.ConnectionBroken, errors.ConnectionClosed):
+        return  # it has died by itself, and wait_closed() says of what
     seconds = probe.every + probe.failures * probe.timeout
     codex.give_up(f"the server has given no sign of life for {seconds:g} s")
 
