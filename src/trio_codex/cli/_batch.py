@@ -30,7 +30,7 @@ from trio_codex.batch import (
     read_tasks,
 )
 from trio_codex.cli._startup import INTERRUPTED
-from trio_codex.cli._text import CommandFailed, one_line
+from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -224,7 +224,8 @@ def show_results(out: str, form: str) -> int:
     rows = [_row(outcome) for outcome in read_outcomes(out)]
     if form == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row))
+            usage = row["usage"]
+            click.echo(json.dumps(camel_case({**row, "usage": None if usage is None else camel_case(usage)})))
         return 0
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
