@@ -224,14 +224,13 @@ def show_results(out: str, form: str) -> int:
     rows = [_row(outcome) for outcome in read_outcomes(out)]
     if form == "jsonl":
         for row in rows:
-            usage = row["usage"]
-            click.echo(json.dumps(camel_case({**row, "usage": None if usage is None else camel_case(usage)})))
+            usage = None if row["usage"] is None else camel_case(row["usage"])
+            click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
     for row in rows:
-        usage: dict[str, int | None] = row["usage"] or {}
-        tokens = usage.get("total_tokens")
+        tokens = None if row["usage"] is None else row["usage"]["total_tokens"]
         value = "" if row["value"] is None else json.dumps(row["value"])
         writer.writerow(
             [
