@@ -5279,6 +5279,8 @@ async def retry_on_overload(
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
+
     The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
     even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
     instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
