@@ -29,6 +29,7 @@ from trio_codex.batch import (
     read_status,
     read_tasks,
 )
+from trio_codex.cli._attach import without_waiting
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
@@ -87,7 +88,7 @@ async def run_batch(
                 tasks,
                 solver,
                 out=out,
-                config=config,
+                config=without_waiting(config),
                 turns=turns,
                 starting=starting,
                 budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
