@@ -124,7 +124,7 @@ def is_transient_error(exc: BaseException) -> bool:
         ):
             return status is None or status >= 500 or status in PASSING_STATUSES
         case "other":
-            return exc.result.error.message.startswith(CUT_OFF)
+            return str(exc.result.error.message).startswith(CUT_OFF)
         case str(info):
             return info in PASSING
         case _:
