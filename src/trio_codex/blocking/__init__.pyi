@@ -5094,6 +5094,12 @@ class SupervisedThread:
         Raises:
             ThreadClosed: The scope was not entered.
         """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
