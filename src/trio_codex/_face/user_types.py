@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_codex._face.face import Face
-    from trio_codex._face.host import Host, Operation
+    from trio_codex._face.host import Host
+    from trio_codex._face.operations import Operation
 
 
 class Policy(policies.Policy):
