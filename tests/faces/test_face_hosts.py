@@ -254,6 +254,27 @@ def test_a_loop_that_was_closed_does_not_fail_the_scopes_that_end_later():
     scope.host.close_at_exit()
 
 
+def test_a_thread_that_waits_for_a_first_request_is_woken_when_the_last_client_has_closed():
+    found = []
+    inbox = BLOCKING.module.policies.Inbox()
+
+    def show():
+        try:
+            list(inbox)
+        except errors.ConnectionClosed as exc:
+            found.append(exc)
+
+    thread = threading.Thread(target=show, daemon=True)
+    with open_bare(BLOCKING):
+        with open_bare(BLOCKING):
+            thread.start()
+            time.sleep(0.05)
+        time.sleep(0.05)
+        assert thread.is_alive()
+    thread.join(5)
+    assert len(found) == 1
+
+
 # -- interrupted iteration -----------------------------------------------------------------------------------------
 
 

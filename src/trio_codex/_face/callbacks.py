@@ -70,7 +70,7 @@ class ThreadBridge:
         """Run a function. If this is cancelled, a thread runs on, and its result is discarded."""
         if is_async:
             return await function(*args, **kwargs)
-        return await self.in_thread(functools.partial(function, *args, **kwargs))
+        return await self.in_thread(functools.partial(function, *map(self.host.present, args), **kwargs))
 
     async def in_thread(self, function: Callable[[], Any]) -> Any:
         """Run a plain function in a daemon thread, in a copy of this context."""
@@ -94,7 +94,7 @@ class LoopBridge(ThreadBridge):
 
     async def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_async: bool) -> Any:
         """Run a function. If this is cancelled, so is its task."""
-        call = functools.partial(function, *args, **kwargs)
+        call = functools.partial(function, *map(self.host.present, args), **kwargs)
         if is_async:
             return await self._in_loop(call)
         value = await self.in_thread(call)

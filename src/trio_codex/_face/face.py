@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -214,6 +215,7 @@ class Scope:
         if self.host is None:
             face.prepare()
             self.host = Host(face.bridge, face.home())
+            self.host.present = partial(wrap, face, self.host)
             self.host.start()
         host = self.host
         face.check(host)

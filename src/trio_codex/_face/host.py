@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 HOSTS: Final[set[Host]] = set()
 """The hosts whose thread runs."""
 
+HOSTLESS: Final[set[Operation]] = set()
+"""Operations that wait for a host that they do not know yet. When the last one has ended, they wait in vain."""
+
 
 class OpenScope(Around):
     """A scope that is open in Trio.
@@ -58,6 +61,7 @@ class Host(Around):
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
         close: Closes that scope, in the way of the face.
+        present: Returns a value of the Trio API as the face presents it.
         has_ended: Whether Trio has ended.
         was_forked: Whether the thread belongs to the parent of this process.
     """
@@ -77,6 +81,7 @@ class Host(Around):
         self.root: OpenScope | None = None
         self.value: object = None
         self.close: Callable[[], Any] | None = None
+        self.present: Callable[[Any], Any] = lambda value: value
 
     def start(self) -> None:
         """Start the thread, and wait until Trio runs."""
@@ -99,6 +104,8 @@ class Host(Around):
         HOSTS.discard(self)
         self._started.release()
         self._finish_all()
+        for operation in () if HOSTS else tuple(HOSTLESS):
+            operation.finish(error=ConnectionClosed())
         if self._stopped is not None:
             self._stopped.finish(error=self._failure)
 
