@@ -6,11 +6,13 @@ import atexit
 import contextvars
 import os
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from trio_codex._core.user_code import BRIDGE, Bridge
+from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import Around
 from trio_codex.errors import ConnectionClosed, FaceError
 
@@ -70,7 +72,7 @@ class Host(Around):
         super().__init__()
         self._bridge = bridge(self)
         self._started = threading.Semaphore(0)
-        self._token: trio.lowlevel.TrioToken | None = None
+        self._mailbox: Mailbox | None = None
         self._stopped: Operation | None = None
         self._unfinished: set[Operation] = set()
         self._failure: BaseException | None = None
@@ -110,21 +112,20 @@ class Host(Around):
             self._stopped.finish(error=self._failure)
 
     async def _run(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
         self._leave = trio.Event()
-        async with self.open():
-            self._started.release()
-            await self._leave.wait()
+        self._mailbox = mailbox = Mailbox()
+        try:
+            async with self.open():
+                assert self.nursery is not None
+                self.nursery.start_soon(mailbox.serve)
+                self._started.release()
+                await self._leave.wait()
+        finally:
+            mailbox.close()
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
         """Call a function in the Trio thread soon. Return whether Trio runs."""
-        try:
-            if self._token is None:
-                return False
-            self._token.run_sync_soon(function, *args)
-        except trio.RunFinishedError:
-            return False
-        return True
+        return self._mailbox is not None and self._mailbox.put(partial(function, *args))
 
     def check(self) -> None:
         """Raise unless the caller may wait for this thread.
