@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -83,7 +84,7 @@ class Brakes:
         """Note that an attempt has succeeded."""
         self._brakes.clear()
 
-    async def wait(self) -> None:
-        """Wait for a random share of the longest delay in force."""
+    def until(self) -> float:
+        """Return when the next attempt may begin, in Trio time: after a random share of the longest delay in force."""
         waits = [brake.since + random.random() * brake.cap for brake in self._brakes.values()]
-        await trio.sleep_until(max(waits, default=0.0))
+        return max(waits, default=-math.inf)

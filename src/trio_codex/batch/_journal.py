@@ -40,7 +40,8 @@ _TABLES: Final = """
 create table settings(name text primary key, value text not null) without rowid;
 create table tasks(
     id text primary key, task blob not null, attempt integer not null default 0, state text not null default 'ended',
-    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob
+    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob,
+    current blob
 );
 create table outcomes(number integer primary key autoincrement, id text unique not null, run integer not null, outcome blob);
 """
@@ -48,16 +49,17 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 
 @attrs.define(kw_only=True)
 class Progress:
-    """How far a task without an outcome is.
+    """How far a task is.
 
     Attributes:
         attempt: The number of its latest attempt; 0 if there was none.
-        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, and ``"ended"``
-            once it is not to go on.
+        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, ``"over"`` once
+            it is not to go on, and ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a passing reason.
         deaths: At how many deaths of the server it had a turn open.
         seconds: Seconds during which attempts have run.
-        usage: Tokens used by attempts.
+        usage: Tokens used by attempts before the latest one.
+        current: Tokens used by the latest attempt. The journal of the supervisor counts them, too.
     """
 
     attempt: int = 0
@@ -66,6 +68,18 @@ class Progress:
     deaths: int = 0
     seconds: float = 0.0
     usage: TokenUsage | None = None
+    current: TokenUsage | None = None
+
+    @property
+    def total(self) -> TokenUsage | None:
+        """Tokens used by all attempts."""
+        return (
+            self.current
+            if self.usage is None
+            else self.usage
+            if self.current is None
+            else self.usage + self.current
+        )
 
 
 class Journal:
@@ -151,33 +165,68 @@ class Journal:
 
     # -- the batch as a whole ----------------------------------------------------------------------------------
 
-    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task]) -> None:
+    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
         """Begin a run: the first one, or one with the same settings and tasks, and perhaps with new tasks.
+
+        Args:
+            settings: What an earlier run must have had as well.
+            tasks: The tasks.
+            allow_changes: Whether settings may differ, and tasks without an outcome. Those that are missing are removed.
 
         Raises:
             BatchConflict: The settings or the tasks are not those of the earlier runs.
             ValueError: A task is not plain JSON.
         """
         encoded = {task.id: encode_task(task) for task in tasks}
-        before = dict(self._all("select name, value from settings"))
-        run = int(before.pop("run", "0"))
         known = dict(self._all("select id, task from tasks"))
-        if run:
-            differences = [*_settings_changed(before, settings), *_tasks_changed(known, encoded)]
-            if differences:
-                raise errors.BatchConflict(str(self._path.parent), tuple(differences))
-        self.run = run + 1
-        with self._checked("cannot be written"), self._db:
-            self._db.execute("begin immediate")
-            rows = [*settings.items(), ("run", str(self.run))]
-            self._db.executemany("insert or replace into settings values(?, ?)", rows)
+        gone = {name for name in known if name not in encoded}
+        other = {name for name, json in known.items() if encoded.get(name, json) != json}
+        done = (
+            {name for (name,) in self._all("select id from outcomes")} if allow_changes else {*gone, *other}
+        )
+        differences = [] if allow_changes else [*self._changed(settings)]
+        differences += [*_described(gone & done, "missing"), *_described(other & done, "different")]
+        if differences:
+            raise errors.BatchConflict(str(self._path.parent), tuple(differences))
+        self.run = int(dict(self._settings()).get("run", "0")) + 1
+        self._agree({**settings, "run": str(self.run)})
+        with self._writing():
+            self._db.executemany("delete from tasks where id=?", [(name,) for name in gone])
+            # An attempt at the former task does not go on. Its number is not used again, since the workspace may be there.
+            self._db.executemany(
+                "update tasks set task=?, state=case state when 'ended' then state else 'over' end where id=?",
+                [(encoded[name], name) for name in other],
+            )
             new = [(name, json) for name, json in encoded.items() if name not in known]
             self._db.executemany("insert into tasks(id, task) values(?, ?)", new)
+
+    def agree(self, settings: Mapping[str, str], *, allow_changes: bool) -> None:
+        """Compare settings that are known only later with those of the earlier runs, and record them.
+
+        Raises:
+            BatchConflict: They differ.
+        """
+        if not allow_changes and (differences := tuple(self._changed(settings))):
+            raise errors.BatchConflict(str(self._path.parent), differences)
+        self._agree(settings)
+
+    def _settings(self) -> list[tuple[str, str]]:
+        return cast("list[tuple[str, str]]", self._all("select name, value from settings"))
+
+    def _changed(self, settings: Mapping[str, str]) -> Iterator[str]:
+        before = dict(self._settings())
+        for name, value in settings.items():
+            if before.get(name, value) != value:
+                yield f"{name} was {before[name]}, and is {value}"
+
+    def _agree(self, settings: Mapping[str, str]) -> None:
+        with self._writing():
+            self._db.executemany("insert or replace into settings values(?, ?)", settings.items())
 
     def todo(self) -> list[Task]:
         """Return the tasks that have no outcome, in their order. Those with an open attempt come first."""
         rows = self._all(
-            "select task from tasks where id not in (select id from outcomes) order by state='ended', rowid"
+            "select task from tasks where id not in (select id from outcomes) order by state in ('ended', 'over'), rowid"
         )
         return [decode_task(json) for (json,) in rows]
 
@@ -188,7 +237,7 @@ class Journal:
     def open(self) -> tuple[str, ...]:
         """Return the ids of the tasks that have an open attempt and no outcome."""
         rows = self._all(
-            "select id from tasks where state!='ended' and id not in (select id from outcomes) order by rowid"
+            "select id from tasks where state in ('begun', 'open') and id not in (select id from outcomes) order by rowid"
         )
         return tuple(name for (name,) in rows)
 
@@ -196,27 +245,31 @@ class Journal:
 
     def progress(self, task: Task) -> Progress:
         """Return how far a task is."""
-        ((*values, usage),) = self._all(
-            "select attempt, state, failures, deaths, seconds, usage from tasks where id=?", task.id
+        ((*values, usage, current),) = self._all(
+            "select attempt, state, failures, deaths, seconds, usage, current from tasks where id=?", task.id
         )
         names = ("attempt", "state", "failures", "deaths", "seconds")
-        return Progress(**dict(zip(names, values, strict=True)), usage=_decode_usage(usage))
+        given = dict(zip(names, values, strict=True))
+        return Progress(**given, usage=_decode_usage(usage), current=_decode_usage(current))
 
     def save(self, task: Task, progress: Progress) -> None:
         """Record how far a task is."""
         with self._checked("cannot be written"):
-            self._db.execute(
-                "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=? where id=?",
-                (
-                    progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
-                    _encode_usage(progress.usage), task.id,
-                ),
-            )  # fmt: skip
+            self._save(task, progress)
+
+    def _save(self, task: Task, progress: Progress) -> None:
+        self._db.execute(
+            "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
+            (
+                progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
+                _encode_usage(progress.usage), _encode_usage(progress.current), task.id,
+            ),
+        )  # fmt: skip
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
-    def finish(self, outcome: Outcome) -> None:
-        """Record an outcome."""
+    def finish(self, outcome: Outcome, progress: Progress) -> None:
+        """Record an outcome, and how far its task is."""
         members = {
             "status": outcome.status,
             "value": outcome.value,
@@ -226,11 +279,19 @@ class Journal:
             "seconds": outcome.seconds,
             "thread_id": outcome.thread_id,
         }
-        with self._checked("cannot be written"):
+        json = msgspec.json.encode(members)
+        with self._writing():
             self._db.execute(
-                "insert into outcomes(id, run, outcome) values(?, ?, ?)",
-                (outcome.task.id, self.run, msgspec.json.encode(members)),
+                "insert into outcomes(id, run, outcome) values(?, ?, ?)", (outcome.task.id, self.run, json)
             )
+            self._save(outcome.task, progress)
+
+    def uncleaned(self) -> list[Outcome]:
+        """Return the outcomes whose last attempts were not cleaned up."""
+        rows = self._all(
+            "select task, outcome from outcomes join tasks using(id) where state!='ended' order by number"
+        )
+        return [_decode_outcome(task, json, resumed=True) for task, json in rows]
 
     def outcomes(self, after: int = 0, limit: int = -1) -> list[tuple[int, Outcome]]:
         """Return outcomes with their numbers, in order, after the one with the given number."""
@@ -255,6 +316,12 @@ class Journal:
         return statuses, tokens
 
     # -- SQLite ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        with self._checked("cannot be written"), self._db:
+            self._db.execute("begin immediate")
+            yield
 
     def _all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with self._checked("cannot be read"):
@@ -281,21 +348,12 @@ class Journal:
         return errors.JournalError(str(self._path), problem, hint)
 
 
-def _settings_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, "none"), now.get(name, "none")
-        if old != new:
-            yield f"{name} was {old}, and is {new}"
-
-
-def _tasks_changed(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
-    gone = [name for name in before if name not in now]
-    other = [name for name, json in before.items() if name in now and now[name] != json]
-    for names, what in ((gone, "missing"), (other, "different")):
-        if names:
-            shown = ", ".join(map(repr, names[:SHOWN]))
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
+def _described(ids: Iterable[str], what: str) -> Iterator[str]:
+    names = sorted(ids)
+    if names:
+        shown = ", ".join(map(repr, names[:SHOWN]))
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
 
 
 def _encode_usage(usage: TokenUsage | None) -> bytes | None:

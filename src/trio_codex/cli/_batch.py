@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import attrs
 import click
@@ -63,6 +63,8 @@ async def run_batch(
     shard: str | None,
     model: str | None,
     sandbox: str | None,
+    servers: str,
+    allow_changes: bool,
 ) -> int:
     """Run the tasks of a file, and return the exit status.
 
@@ -99,6 +101,8 @@ async def run_batch(
                 keep=keep,
                 shard=_shard(shard),
                 thread_options=thread_options,
+                servers=_servers(servers),
+                allow_changes=allow_changes,
             )
         )
         await _watch(batch)
@@ -296,6 +300,14 @@ def _workspace(text: str) -> Workspace:
             f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
         )
     return EmptyDirectory()
+
+
+def _servers(text: str) -> int | Literal["per-task"]:
+    if text == "per-task":
+        return "per-task"
+    if not (text.isdecimal() and int(text)):
+        raise click.UsageError(f"--servers: {text!r} is not a number of at least 1 or per-task")
+    return int(text)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -65,13 +65,14 @@ class Rule:
             HistoryLost: The model was given a message that the history does not have.
             TurnInterrupted: A death has interrupted it, and the program wants to know.
         """
+        # Another prompt on the thread shows that the exception by which an earlier one was left did not end the program.
+        self._generations.settle_left(self._name)
         row = self._journal.key(self._name, prompt.key)
         if row is None:
             await trio.lowlevel.checkpoint()
             return Send(1, prompt.value)
         if row.digest != prompt.digest:
             raise errors.KeyConflict(self._name, prompt.key)
-        row = self._generations.settle_left(row)
         parts = [await self._part(row, prompt.message(number)) for number in range(1, row.attempt)]
         found = await self._find(row, prompt.message(row.attempt))
         if found is None:
