@@ -160,7 +160,7 @@ def test_a_process_is_known_by_more_than_its_number():
     assert not _system.still_runs(stamp)
 
 
-def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
+def test_a_full_disk_is_reported_and_the_old_content_stays(path, journal):
     journal.started("a", "thread-1", None, None)
     journal._db.execute("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:
