@@ -338,6 +338,7 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 @trio.lowlevel.enable_ki_protection
 async def _watch(codex: Codex, probe: Probe) -> None:
     """Give up a server that gives no sign of life."""
+    await trio.lowlevel.checkpoint()
     try:
         await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
     except (errors.ConnectionBroken, errors.ConnectionClosed):
