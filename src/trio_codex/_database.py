@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from trio_codex import errors
 
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
-
 CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
 """Size of the write-ahead log from which it is merged while its program is idle. The merge may stop the program for some
 milliseconds, and for 250 when others write to the same disk, so SQLite's own trigger is off."""
+
+CHECK_EVERY: Final = 256
+"""Writes after which the size of the log is looked at."""
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 """Size from which it is merged even if its program is busy."""
@@ -70,17 +70,21 @@ class Database:
         self._kind = kind
         self._lock: int | None = None
         self._is_closed = False
+        self._writes = 0
+        self._late: list[tuple[str, tuple[object, ...]]] = []
         try:
-            with self._checked("cannot be opened" if writes else "cannot be read"):
-                if writes and path is not None:
-                    self._lock = self._take_lock(Path(path))
-                name = self._path if writes else f"{Path(self._path).absolute().as_uri()}?mode=ro"
-                self._db = sqlite3.connect(name, uri=not writes, isolation_level=None)
-                try:
-                    self._prepare(writes=writes)
-                except BaseException:
-                    self._db.close()
-                    raise
+            if writes and path is not None:
+                self._lock = self._take_lock(Path(path))
+            name = self._path if writes else f"{Path(self._path).absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(name, uri=not writes, isolation_level=None)
+            try:
+                self._prepare(writes=writes)
+            except BaseException:
+                self._db.close()
+                raise
+        except (OSError, sqlite3.Error) as exc:
+            self._unlock()
+            raise self._explained("cannot be opened" if writes else "cannot be read", exc) from exc
         except BaseException:
             self._unlock()
             raise
@@ -122,11 +126,13 @@ class Database:
         self._db.executescript(f"begin immediate; {kind.tables if is_new else ''} {marks} commit;")
 
     def close(self) -> None:
-        """Merge the write-ahead log, and give up the lock. Idempotent."""
+        """Commit if possible, merge the write-ahead log, and give up the lock. Idempotent."""
         if not self._is_closed:
             self._is_closed = True
             if self._lock is not None:
-                self._merge("truncate")
+                # What was not committed may be lost to a full disk, as it may be to a kill.
+                with suppress(errors.JournalError):
+                    self._merge("truncate")
             self._db.close()
             self._unlock()
 
@@ -136,7 +142,10 @@ class Database:
             os.close(lock)
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Merge the write-ahead log if it is large."""
+        """Commit, and merge the write-ahead log if it is large."""
+        if self._writes < CHECK_EVERY:
+            return
+        self._writes = 0
         try:
             size = os.stat(f"{self._path}-wal").st_size
         except OSError:
@@ -145,6 +154,7 @@ class Database:
             self._merge("truncate" if idle else "passive")
 
     def _merge(self, how: str) -> None:
+        self.commit()
         # On a full disk the log cannot be merged; nothing that it contains is lost.
         with suppress(sqlite3.OperationalError):
             self._db.execute(f"pragma wal_checkpoint({how})")
@@ -152,49 +162,80 @@ class Database:
     # -- reading and writing -----------------------------------------------------------------------------------
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Return the rows that a query finds."""
-        with self._checked("cannot be read"):
+        """Return the rows that a query finds, with what was not committed."""
+        self._catch_up()
+        try:
             return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as exc:
+            raise self._explained("cannot be read", exc) from exc
 
     def value(self, statement: str, *values: object) -> Any:
         """Return the first value of the first row."""
         return self.rows(statement, *values)[0][0]
 
+    def write_late(self, statement: str, *values: object) -> None:
+        """Execute a statement with the next :meth:`write`. This program reads it at once, and a kill before that loses it."""
+        self._late.append((statement, values))
+
     def write(self, statement: str, *values: object) -> None:
-        """Execute a statement, and commit it unless it is part of a transaction."""
-        with self._checked("cannot be written"):
-            self._db.execute(statement, values)
+        """Execute a statement, and commit it together with those of :meth:`write_late`.
 
-    def write_many(self, statement: str, rows: Iterable[Sequence[object]]) -> None:
-        """Execute a statement for each row of values; see :meth:`write`."""
-        with self._checked("cannot be written"):
-            self._db.executemany(statement, rows)
+        Raises:
+            JournalError: It failed, and none of them is kept.
+        """
+        self._writes += 1
+        if not self._late and not self._db.in_transaction:
+            try:
+                self._db.execute(statement, values)
+            except sqlite3.Error as exc:
+                raise self._rolled_back(exc) from exc
+            return
+        self._late.append((statement, values))
+        self.commit()
 
-    @contextmanager
-    def transaction(self) -> Generator[None]:
-        """Commit what the body writes, or nothing of it if the body raises."""
-        with self._checked("cannot be written"), self._db:
-            self._db.execute("begin immediate")
-            yield
+    def commit(self) -> None:
+        """Commit what is late.
+
+        Raises:
+            JournalError: It failed, and nothing of it is kept.
+        """
+        self._catch_up()
+        try:
+            if self._db.in_transaction:
+                self._db.execute("commit")
+        except sqlite3.Error as exc:
+            raise self._rolled_back(exc) from exc
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        try:
+            if late and not self._db.in_transaction:
+                self._db.execute("begin immediate")
+            for statement, values in late:
+                self._db.execute(statement, values)
+        except sqlite3.Error as exc:
+            raise self._rolled_back(exc) from exc
 
     # -- errors ------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _checked(self, what: str) -> Generator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise self.error(f"{what}: {exc.strerror}", "Choose a path that can be written.") from exc
-        except sqlite3.Error as exc:
-            text = str(exc)
-            hint = "Check the file and the directory it is in."
-            if "not a database" in text or "malformed" in text:
-                hint = "Choose another path, or restore the file."
-            elif "full" in text:
-                hint = "Make room on the disk. Nothing was sent that the journal does not have."
-            elif "readonly" in text or "unable to open" in text:
-                hint = "Choose a path that can be written."
-            raise self.error(f"{what}: {text}", hint) from exc
+    def _rolled_back(self, exc: sqlite3.Error) -> errors.JournalError:
+        # SQLite has already done so after some errors, such as a full disk.
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+        return self._explained("cannot be written", exc)
+
+    def _explained(self, what: str, exc: Exception) -> errors.JournalError:
+        if isinstance(exc, OSError):
+            return self.error(f"{what}: {exc.strerror}", "Choose a path that can be written.")
+        text = str(exc)
+        hint = "Check the file and the directory it is in."
+        if "not a database" in text or "malformed" in text:
+            hint = "Choose another path, or restore the file."
+        elif "full" in text:
+            hint = "Make room on the disk. Nothing was sent that the journal does not have."
+        elif "readonly" in text or "unable to open" in text:
+            hint = "Choose a path that can be written."
+        return self.error(f"{what}: {text}", hint)
 
     def error(self, problem: str, hint: str) -> errors.JournalError:
         """Return an error of this journal."""

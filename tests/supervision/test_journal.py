@@ -72,6 +72,40 @@ def test_what_was_written_survives_kill_9(path):
     journal.close()
 
 
+def test_what_is_late_is_read_at_once_committed_with_the_next_write_and_lost_by_a_kill(path, journal):
+    journal.started("a", "thread-1", None, None)
+    journal.sending("a", "k", "d", 1, None)
+    journal.running("a", "k", "turn-1")
+    journal.ended("a", "k", "turn-1", "completed", by_us=False, late=True)
+    journal.used("a", 10, 1.5, 0)
+    assert (journal.key("a", "k").state, journal.spent().tokens) == ("ended", 10)
+    reader = Journal(path, writes=False)
+    assert (reader.key("a", "k").state, reader.spent().tokens) == ("running", 0)
+    journal.sending("a", "k2", "d", 1, "turn-1")
+    assert (reader.key("a", "k").state, reader.spent().tokens) == ("ended", 10)
+    journal.used("a", 5, 0.0, 0)
+    journal.commit()
+    assert reader.spent().tokens == 15
+    journal.used("a", 5, 0.0, 0)
+    journal.close()
+    assert reader.spent().tokens == 20
+    reader.close()
+
+
+def test_what_is_late_and_fails_leaves_a_journal_that_works(path, journal):
+    journal.started("a", "thread-1", None, None)
+    journal.sending("a", "k", "d", 1, None)
+    journal._db.write_late("insert into keys values(1)")
+    with pytest.raises(errors.JournalError, match="cannot be written"):
+        journal.sending("a", "k2", "d", 1, None)
+    assert journal.key("a", "k2") is None
+    journal.sending("a", "k3", "d", 1, None)
+    journal.close()
+    again = Journal(path)
+    assert [row.key for row in again.keys("a")] == ["k", "k3"]
+    again.close()
+
+
 def test_usage_adds_up_and_never_falls_behind_the_servers_count(journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)

@@ -117,11 +117,12 @@ class Journal:
             if differences:
                 raise errors.BatchConflict(str(self._path.parent), tuple(differences))
         self.run = run + 1
-        with self._db.transaction():
-            rows = [*settings.items(), ("run", str(self.run))]
-            self._db.write_many("insert or replace into settings values(?, ?)", rows)
-            new = [(name, json) for name, json in encoded.items() if name not in known]
-            self._db.write_many("insert into tasks(id, task) values(?, ?)", new)
+        for row in (*settings.items(), ("run", str(self.run))):
+            self._db.write_late("insert or replace into settings values(?, ?)", *row)
+        for name, json in encoded.items():
+            if name not in known:
+                self._db.write_late("insert into tasks(id, task) values(?, ?)", name, json)
+        self._db.commit()
 
     def todo(self) -> list[Task]:
         """Return the tasks that have no outcome, in their order. Those with an open attempt come first."""

@@ -1,6 +1,7 @@
 """The journal of a supervisor: names, ids, keys, hashes and states. No prompts and no answers.
 
-Every write is committed before the line that depends on it is sent.
+Every write is committed before the line that depends on it is sent. How a turn ended that is known to run, and what it used,
+may be committed later, with the next prompt or within a second: after a kill, the history says the same.
 """
 
 from __future__ import annotations
@@ -108,13 +109,18 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str] | None, *, writes: bool = True) -> None:
         self.is_durable: bool = path is not None
         self._db = Database(path, FORMAT, writes=writes)
+        self._accepted: set[str] = set()
 
     def close(self) -> None:
         """Close it, so that another supervisor can open it. Idempotent."""
         self._db.close()
 
+    def commit(self) -> None:
+        """Commit what is late."""
+        self._db.commit()
+
     def checkpoint(self, *, idle: bool) -> None:
-        """Do what SQLite puts off, if there is much of it."""
+        """Let SQLite do what it puts off, if there is much of it."""
         self._db.checkpoint(idle=idle)
 
     # -- threads -----------------------------------------------------------------------------------------------
@@ -139,6 +145,7 @@ class Journal:
 
     def started(self, name: str, thread_id: str, home: str | None, server: str | None) -> None:
         """Record that the server has started a thread, before its first turn."""
+        self._accepted.discard(name)
         self._db.write(
             "insert into threads(name, id, home, server) values(?, ?, ?, ?) on conflict(name) do update set"
             " id=excluded.id, home=excluded.home, server=excluded.server, accepted=0, anchor=null",
@@ -154,7 +161,7 @@ class Journal:
         self._db.write("update threads set deaths=? where name=?", deaths, name)
 
     def used(self, name: str, tokens: int, seconds: float, total: int) -> None:
-        """Record what a turn has used.
+        """Record what a turn has used. It is late.
 
         Args:
             name: The name of the thread.
@@ -163,7 +170,7 @@ class Journal:
             total: The tokens of the whole thread, as the server counts them; 0 if it has not reported any. They include
                 those of turns that a death of the program has cut off.
         """
-        self._db.write(
+        self._db.write_late(
             "update threads set tokens=max(tokens+?, ?), seconds=seconds+? where name=?",
             tokens, total, seconds, name,
         )  # fmt: skip
@@ -181,28 +188,34 @@ class Journal:
 
     def sending(self, name: str, key: str, digest: str, attempt: int, anchor: str | None) -> None:
         """Record that a message is about to be sent."""
-        with self._db.transaction():
-            self._db.write(
-                "insert into keys(name, key, digest, attempt, state, anchor) values(?, ?, ?, ?, 'sending', ?)"
-                " on conflict(name, key) do update set attempt=excluded.attempt, state='sending',"
-                " anchor=excluded.anchor, turn=null, status=null, by_us=0",
-                name,
-                key,
-                digest,
-                attempt,
-                anchor,
-            )
-            self._db.write("update threads set anchor=?, turns=turns+1 where name=?", anchor, name)
+        self._db.write_late(
+            "insert into keys(name, key, digest, attempt, state, anchor) values(?, ?, ?, ?, 'sending', ?)"
+            " on conflict(name, key) do update set attempt=excluded.attempt, state='sending',"
+            " anchor=excluded.anchor, turn=null, status=null, by_us=0",
+            name, key, digest, attempt, anchor,
+        )  # fmt: skip
+        self._db.write("update threads set anchor=?, turns=turns+1 where name=?", anchor, name)
 
     def running(self, name: str, key: str, turn: str) -> None:
         """Record that the server is working on a message."""
-        with self._db.transaction():
-            self._db.write("update keys set state='running', turn=? where name=? and key=?", turn, name, key)
-            self._db.write("update threads set accepted=1 where name=?", name)
+        if name not in self._accepted:
+            self._db.write_late("update threads set accepted=1 where name=?", name)
+        self._db.write("update keys set state='running', turn=? where name=? and key=?", turn, name, key)
+        self._accepted.add(name)
 
-    def ended(self, name: str, key: str, turn: str, status: str, *, by_us: bool) -> None:
-        """Record how the turn of a message ended."""
-        self._db.write(
+    def ended(self, name: str, key: str, turn: str, status: str, *, by_us: bool, late: bool = False) -> None:
+        """Record how the turn of a message ended.
+
+        Args:
+            name: The name of the thread.
+            key: The key.
+            turn: The id of the turn.
+            status: Its status.
+            by_us: Whether the program interrupted it.
+            late: Whether it may wait for the next commit. After a kill before that, the key is still ``"running"``.
+        """
+        write = self._db.write_late if late else self._db.write
+        write(
             "update keys set state='ended', turn=?, status=?, by_us=? where name=? and key=?",
             turn, status, int(by_us), name, key,
         )  # fmt: skip
