@@ -949,8 +949,8 @@ class Thread:
     @property
     def mcp(self) -> ThreadMcpServers:
         """The MCP servers started by this thread."""
-    def events(self) -> Scope[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
+    def events(self, *methods: str) -> Scope[Subscription[Event]]:
+        """Subscribe to the events of this thread, including those after the end of a turn: the given methods, or all.
 
         Any number of subscribers may be active at once; each has its own bounded buffer.
 

@@ -112,7 +112,7 @@ def run(
     settings.update((name, repr(chosen[name])) for name in COMPARED if name in chosen)
     journal = Journal(directory, writes=True)
     try:
-        journal.begin(settings, checked_tasks(tasks, None))
+        journal.begin(settings, checked_tasks(tasks, None), allow_changes=False)
         if on_outcome is not None:
             for _, outcome in journal.outcomes():
                 on_outcome(outcome)
@@ -209,7 +209,7 @@ class _Driver:
         # A worker that was lost may have sent it just after its end was noticed.
         if share.left.pop(outcome.task.id, None) is not None:
             share.deaths = 0
-            self.journal.finish(outcome)
+            self.journal.finish(outcome, self.journal.progress(outcome.task))
             if self.on_outcome is not None:
                 self.on_outcome(outcome)
 
