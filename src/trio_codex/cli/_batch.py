@@ -29,8 +29,9 @@ from trio_codex.batch import (
     read_status,
     read_tasks,
 )
+from trio_codex.cli._attach import without_waiting
 from trio_codex.cli._startup import INTERRUPTED
-from trio_codex.cli._text import CommandFailed, one_line
+from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,7 +90,7 @@ async def run_batch(
                 tasks,
                 solver,
                 out=out,
-                config=config,
+                config=without_waiting(config),
                 turns=turns,
                 starting=starting,
                 budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
@@ -228,13 +229,13 @@ def show_results(out: str, form: str) -> int:
     rows = [_row(outcome) for outcome in read_outcomes(out)]
     if form == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row))
+            usage = None if row["usage"] is None else camel_case(row["usage"])
+            click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
     for row in rows:
-        usage: dict[str, int | None] = row["usage"] or {}
-        tokens = usage.get("total_tokens")
+        tokens = None if row["usage"] is None else row["usage"]["total_tokens"]
         value = "" if row["value"] is None else json.dumps(row["value"])
         writer.writerow(
             [

@@ -175,12 +175,18 @@ def threads_list(**options: Any) -> int:
 
 @threads.command("show")
 @click.argument("thread_id", metavar="ID")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the thread as one JSON line, then one per turn with all its items, as the server sends them.",
+)
 @server_options
 def threads_show(thread_id: str, **options: Any) -> int:
     """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
-    return _execute(show_thread, thread_id, source=source_of(options))
+    return _execute(show_thread, thread_id, source=source_of(options), **options)
 
 
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)

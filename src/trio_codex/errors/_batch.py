@@ -45,3 +45,17 @@ class BatchStopped(BatchError):
 
     def __str__(self) -> str:
         return f"the batch stopped with {self.left} tasks left: {self.problem}"
+
+
+@error_class
+class ShardFailed(BatchError):
+    """A shard has failed with an exception that cannot be sent to another process.
+
+    Attributes:
+        problem: Its class and its message.
+    """
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the shard failed: {self.problem}"
