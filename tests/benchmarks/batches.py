@@ -6,7 +6,6 @@ for each task and run its prompt, so many at once.
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -35,7 +34,7 @@ def count_of(setting):
 
 
 @contextlib.contextmanager
-def offline(setting):
+def offline():
     """Yield the home of a real server whose model is another process."""
     from trio_codex.testing import offline_home
 
@@ -87,7 +86,7 @@ def batch(setting):
         assert values == ["hello"] * count
         return told(watch, count)
 
-    with offline(setting) as home:
+    with offline() as home:
         return trio.run(main, home)
 
 
@@ -117,7 +116,7 @@ def bare_loop(setting):
         assert values == ["hello"] * (first_of(setting) + count)
         return told(watch, count)
 
-    with offline(setting) as home:
+    with offline() as home:
         return trio.run(main, home)
 
 
@@ -139,7 +138,7 @@ def threads_of_codex(setting):
     import openai_codex
 
     count = count_of(setting)
-    with offline(setting) as home, openai_codex.Codex(sdk_config(home)) as codex:
+    with offline() as home, openai_codex.Codex(sdk_config(home)) as codex:
 
         def run(_):
             return codex.thread_start(cwd=str(home.workspace)).run("hello").final_response
@@ -174,7 +173,7 @@ def tasks_of_async_codex(setting):
         assert values == ["hello"] * count
         return told(watch, count)
 
-    with offline(setting) as home:
+    with offline() as home:
         return asyncio.run(main(home))
 
 
@@ -205,7 +204,7 @@ def growth_of_the_server(setting):
         (memory, files), (memory_then, files_then) = found
         return {"server MiB": memory_then - memory, "server descriptors": files_then - files}
 
-    with offline(setting) as home:
+    with offline() as home:
         return trio.run(main, home)
 
 
@@ -293,20 +292,11 @@ def is_codex(pid):
     return False
 
 
-def with_descriptors(case):
-    def measure(setting):
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return case(setting)
-
-    return measure
-
-
 CASES = {
     "batch": batch,
     "bare loop": bare_loop,
-    "Codex, 16 threads": with_descriptors(threads_of_codex),
-    "AsyncCodex": with_descriptors(tasks_of_async_codex),
+    "Codex, 16 threads": threads_of_codex,
+    "AsyncCodex": tasks_of_async_codex,
     "scripted server": scripted,
     "1,000 tasks": growth_of_the_server,
     "batch, Ctrl-C": interrupted("batch"),
