@@ -104,6 +104,7 @@ SAMPLES = {
     errors.BatchError: {},
     errors.BatchConflict: {"path": "runs/1", "differences": ("on_death was fresh, and is continue",)},
     errors.BatchStopped: {"problem": "the usage limit is reached", "left": 3},
+    errors.ShardFailed: {"problem": "ValueError: no"},
     errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},
     errors.JournalInUse: {"path": "a.db", "problem": "is in use", "hint": "End the other supervisor."},
 }

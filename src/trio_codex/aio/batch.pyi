@@ -30,11 +30,13 @@ from trio_codex.batch import EmptyDirectory as EmptyDirectory
 from trio_codex.batch import GitWorktree as GitWorktree
 from trio_codex.batch import Outcome as Outcome
 from trio_codex.batch import Retry as Retry
+from trio_codex.batch import ShardSpec as ShardSpec
 from trio_codex.batch import Task as Task
 from trio_codex.batch import Workspace as Workspace
 from trio_codex.batch import read_outcomes as read_outcomes
 from trio_codex.batch import read_status as read_status
 from trio_codex.batch import read_tasks as read_tasks
+from trio_codex.batch import run_shard as run_shard
 from trio_codex.batch import solve_prompt as solve_prompt
 from trio_codex.batch._context import T
 from trio_codex.instruments import Instrument
@@ -88,17 +90,13 @@ class TaskThread:
 
     Its prompts are keyed by their order. When an attempt goes on in another program, the solver is called again, and the
     prompts that had ended before are read from the history: it should make the same ones in the same order.
-
-    Attributes:
-        usage: Tokens used by its turns in this program; ``None`` if the server reported none.
-        is_interrupted: Whether one of its turns was interrupted, by a policy or by an earlier program.
     """
-
-    usage: TokenUsage | None
-    is_interrupted: bool
     @property
     def id(self) -> str:
         """The id of the thread on the server."""
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program; ``None`` if the server reported none."""
     @overload
     async def run(
         self, value: TurnInput, *, output_type: None = None, **options: Unpack[TurnOptions]
@@ -138,6 +136,7 @@ def open_batch(
     config: CodexConfig | None = None,
     turns: int = 16,
     starting: int | None = None,
+    servers: int | Literal["per-task"] = 1,
     policy: _Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: BatchBudget | None = None,
@@ -148,6 +147,7 @@ def open_batch(
     keep: Literal["failed", "all", "none"] = "failed",
     shard: tuple[int, int] | None = None,
     thread_options: ThreadStartOptions | None = None,
+    allow_changes: bool = False,
     instruments: Sequence[Instrument] = ...,
 ) -> Scope[Batch]:
     """Run many tasks for the duration of a scope, a limited number at once. Exceptions of the body propagate unchanged.
@@ -166,6 +166,9 @@ def open_batch(
         turns: How many attempts run at once.
         starting: How many threads start at once, from the start of the thread to that of its first turn. That is what
             costs the server most. By default, as many as run at once.
+        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that no attempt is
+            interrupted by the death of a server that another one has caused. With several, the limits of the whole batch
+            are checked when a turn starts, and during a turn only against what its own server has used.
         policy: As in :func:`~trio_codex.open_codex`.
         tools: As there.
         budget: The limits of tasks and of the batch.
@@ -178,6 +181,8 @@ def open_batch(
         keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
         shard: ``(index, count)``: run only a share of the tasks. The index starts at 0.
         thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.
+        allow_changes: Whether the settings may differ from those of earlier programs, and also the tasks without an
+            outcome. Attempts at a task that is now different do not go on, and tasks that are missing now are removed.
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:

@@ -960,8 +960,8 @@ class Thread:
     @property
     def mcp(self) -> ThreadMcpServers:
         """The MCP servers started by this thread."""
-    def events(self) -> Scope[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
+    def events(self, *methods: str) -> Scope[Subscription[Event]]:
+        """Subscribe to the events of this thread, including those after the end of a turn: the given methods, or all.
 
         Any number of subscribers may be active at once; each has its own bounded buffer.
 
@@ -5306,6 +5306,12 @@ class SupervisedThread:
         Raises:
             ThreadClosed: The scope was not entered.
         """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
+        """
     def __enter__(self) -> Self: ...
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -5474,6 +5480,8 @@ def retry_on_overload(
     ::
 
         page = retry_on_overload(lambda: codex.thread_list(limit=50))
+
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
 
     The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell
     command, even if a later request fails. To limit the total time, use :func:`fail_after`. Each retry is reported

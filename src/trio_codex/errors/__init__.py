@@ -53,7 +53,8 @@
     │       └─ JournalInUse         … because another supervisor has it open
     ├─ BatchError
     │   ├─ BatchConflict            the directory has a batch with other tasks or settings
-    │   └─ BatchStopped             the batch ended before every task had an outcome
+    │   ├─ BatchStopped             the batch ended before every task had an outcome
+    │   └─ ShardFailed              a shard failed with an exception that cannot be sent to another process
     ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from trio_codex.errors._batch import BatchConflict as BatchConflict
     from trio_codex.errors._batch import BatchError as BatchError
     from trio_codex.errors._batch import BatchStopped as BatchStopped
+    from trio_codex.errors._batch import ShardFailed as ShardFailed
     from trio_codex.errors._supervision import HistoryLost as HistoryLost
     from trio_codex.errors._supervision import JournalError as JournalError
     from trio_codex.errors._supervision import JournalInUse as JournalInUse
@@ -135,6 +137,7 @@ _LAZY = {
     "JournalInUse": "_supervision",
     "KeyConflict": "_supervision",
     "RestartLimitExceeded": "_supervision",
+    "ShardFailed": "_batch",
     "SupervisionError": "_supervision",
     "ThreadGone": "_supervision",
     "ThreadQuarantined": "_supervision",
