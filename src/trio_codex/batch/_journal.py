@@ -33,6 +33,9 @@ APPLICATION: Final = 0x74434A32
 NAME: Final = "batch.db"
 """The name of the journal in the directory of the batch."""
 
+OFFLINE: Final = "offline"
+"""The name of the home that a batch without an account has there, which may be older than the journal."""
+
 SHOWN: Final = 5
 """How many ids a difference names."""
 
@@ -104,7 +107,9 @@ class Journal:
         import fcntl
 
         out.mkdir(parents=True, exist_ok=True)
-        if not self._path.exists() and any(each.name != f"{NAME}.lock" for each in out.iterdir()):
+        if not self._path.exists() and any(
+            each.name not in {f"{NAME}.lock", OFFLINE} for each in out.iterdir()
+        ):
             raise self._error("does not exist, and the directory is not empty", "Choose a new directory.")
         lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:

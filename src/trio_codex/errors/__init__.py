@@ -53,7 +53,8 @@
     │       └─ JournalInUse         … because another supervisor has it open
     ├─ BatchError
     │   ├─ BatchConflict            the directory has a batch with other tasks or settings
-    │   └─ BatchStopped             the batch ended before every task had an outcome
+    │   ├─ BatchStopped             the batch ended before every task had an outcome
+    │   └─ MergeConflict            the shards of a batch do not fit together
     ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
 
@@ -116,6 +117,7 @@ if TYPE_CHECKING:
     from trio_codex.errors._batch import BatchConflict as BatchConflict
     from trio_codex.errors._batch import BatchError as BatchError
     from trio_codex.errors._batch import BatchStopped as BatchStopped
+    from trio_codex.errors._batch import MergeConflict as MergeConflict
     from trio_codex.errors._supervision import HistoryLost as HistoryLost
     from trio_codex.errors._supervision import JournalError as JournalError
     from trio_codex.errors._supervision import JournalInUse as JournalInUse
@@ -134,6 +136,7 @@ _LAZY = {
     "JournalError": "_supervision",
     "JournalInUse": "_supervision",
     "KeyConflict": "_supervision",
+    "MergeConflict": "_batch",
     "RestartLimitExceeded": "_supervision",
     "SupervisionError": "_supervision",
     "ThreadGone": "_supervision",
