@@ -22,6 +22,8 @@ extensions = [
     "context_managers",
     "protocol_tables",
 ]
+# They are in environments of their own, for their size.
+autodoc_mock_imports = ["inspect_ai", "ray"]
 exclude_patterns = ["_build"]
 nitpicky = True
 

@@ -644,8 +644,8 @@ MUTATIONS = [
     Mutation(
         "G24", "what has an outcome is run again",
         "batch._journal:Journal.todo", constant(
-            "select task from tasks where id not in (select id from outcomes) order by state='ended', rowid",
-            "select task from tasks order by state='ended', rowid",
+            "select task from tasks where id not in (select id from outcomes) order by state in ('ended', 'over'), rowid",
+            "select task from tasks order by state in ('ended', 'over'), rowid",
         ),
         "tests/batch/test_real_batches.py::test_what_has_an_outcome_is_not_run_again",
     ),
@@ -676,8 +676,23 @@ MUTATIONS = [
     ),
     Mutation(
         "G24", "threads stay in the memory of the server",
-        "batch._engine:_Attempt.clean_up", never("_thread_id"),
+        "batch._attempt:Attempt.clean_up", never("supervisor"),
         "tests/batch/test_real_batches.py::test_threads_do_not_stay_in_the_memory_of_the_server",
+    ),
+    Mutation(
+        "G24", "the workspace of an outcome stays if the batch is left",
+        "batch._attempt:Attempt._remove", catches("Cancelled", "ZeroDivisionError"),
+        "tests/batch/test_real_ends.py::test_the_workspace_of_an_outcome_is_removed_although_the_batch_is_left",
+    ),
+    Mutation(
+        "G24", "agents see each other's files if a task chooses its sandbox",
+        "batch._context:TaskThread.turn", never("workspace_write"),
+        "tests/batch/test_real_ends.py::test_temporary_directories_are_kept_out_of_the_sandbox",
+    ),
+    Mutation(
+        "G24", "tokens of an earlier program are forgotten",
+        "batch._attempt:Attempt._record", value("current", becomes="used"),
+        "tests/batch/test_real_ends.py::test_tokens_are_counted_once_over_programs_and_attempts",
     ),
     Mutation(
         "G24", "leaving a batch settles what it interrupts",

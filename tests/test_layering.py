@@ -19,7 +19,7 @@ FLOORS = (
     ("_values", "policies", "_tools", "tools", "instruments"),
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
-    ("supervision",),
+    ("_database", "supervision"),
     ("batch",),
     ("_face", "blocking", "aio"),
     ("testing",),

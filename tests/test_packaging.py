@@ -75,7 +75,9 @@ def test_the_wheel_says_what_it_needs(metadata) -> None:
     assert [line for line in requirements if line.startswith("psutil")] == [
         "psutil>=5.9; sys_platform != 'linux'"
     ]
-    assert set(metadata.get_all("Provides-Extra")) == {"cli", "otel", "runtime", "testing", "ws"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "cli", "inspect", "otel", "ray", "runtime", "testing", "ws",
+    }  # fmt: skip
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT OR Apache-2.0"
     assert not [line for line in requirements if "trio-typing" in line]

@@ -15,11 +15,13 @@ def write_shard(out, outcomes, left=(), **settings):
     """A shard without a server."""
     journal = Journal(out, writes=True)
     try:
-        journal.begin({**SETTINGS, **settings}, [*(outcome.task for outcome in outcomes), *left])
+        journal.begin(
+            {**SETTINGS, **settings}, [*(outcome.task for outcome in outcomes), *left], allow_changes=False
+        )
         for task in left:
             journal.save(task, Progress(attempt=2, state="open", seconds=3.0))
         for outcome in outcomes:
-            journal.finish(outcome)
+            journal.finish(outcome, Progress(attempt=1))
     finally:
         journal.close()
     return out

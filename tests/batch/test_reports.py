@@ -73,9 +73,9 @@ def write_journal(out, outcomes, left=()):
     """A batch without a server."""
     journal = Journal(out, writes=True)
     try:
-        journal.begin({}, [*(outcome.task for outcome in outcomes), *left])
+        journal.begin({}, [*(outcome.task for outcome in outcomes), *left], allow_changes=False)
         for outcome in outcomes:
-            journal.finish(outcome)
+            journal.finish(outcome, Progress(attempt=1))
         for task in left[:1]:
             journal.save(task, Progress(attempt=1, state="open"))
     finally:

@@ -53,8 +53,9 @@ async def test_the_status_is_three_if_some_tasks_are_not_ok(model, home, tasks):
 
 async def test_ctrl_c_waits_for_what_runs_and_the_next_run_goes_on(model, home, tasks):
     model.default = Response(Text("did it"))
-    gate = model.script("do t1").gate()
-    model.script("do t1").say("late")
+    script = model.script("do t1")
+    gate = script.gate()
+    script.say("late")
     async with started_cli("batch", "run", tasks, "--out", "out", "--turns", "1", home=home) as process:
         await read_until(process.stdout, "t0 ok")
         await model.wait_for_requests(2)
@@ -98,19 +99,21 @@ async def test_it_can_be_tried_without_an_account(home, tasks):
 
 
 async def test_a_batch_without_an_account_is_interrupted_gone_on_with_and_reported_on(home, tasks):
-    options = ["--offline", "--turns", "1"]
-    async with started_cli("batch", "run", tasks, "--out", "out", *options, home=home) as process:
+    tasks.write_text("".join(tasks.read_text().splitlines(keepends=True)[:2]))
+    async with started_cli(
+        "batch", "run", tasks, "--out", "out", "--offline", "--turns", "1", home=home
+    ) as process:
         await read_until(process.stdout, "t0 ok")
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "again interrupts them")
         process.send_signal(signal.SIGINT)
         await read_until(process.stderr, "goes on")
     assert process.returncode == 130
-    assert (await batch_run(tasks, home, options=options)).status == 0
+    assert (await batch_run(tasks, home, options=["--offline", "--turns", "4"])).status == 0
     ended = await run_cli("batch", "report", "out", home=home)
     assert (ended.status, ended.out, ended.err) == (0, "out/report.html\n", "")
     page = (home.workspace / "out" / "report.html").read_text("utf-8")
-    assert page.count("This answer comes from a scripted model on your machine.") >= 4
+    assert page.count("This answer comes from a scripted model on your machine.") >= 2
     assert '"missing":"' not in page
 
 
@@ -188,3 +191,21 @@ async def test_a_directory_without_a_batch_is_named(home, tasks):
         ended = await run_cli("batch", command, ".", home=home)
         assert ended.status == 1
         assert "batch.db does not exist" in ended.err
+
+
+async def test_changed_settings_are_refused_unless_allowed(model, home, tasks):
+    model.default = Response(Text("did it"))
+    assert (await batch_run(tasks, home, options=("--servers", "2"))).status == 0
+    ended = await batch_run(tasks, home, options=("--on-death", "continue"))
+    assert ended.status == 1
+    assert "on_death was fresh, and is continue" in ended.err
+    ended = await batch_run(tasks, home, options=("--on-death", "continue", "--allow-changes"))
+    assert ended.status == 0
+    assert len(model.requests) == 4
+
+
+async def test_a_number_of_servers_that_is_none_is_refused(home, tasks):
+    for text in ("0", "many"):
+        ended = await batch_run(tasks, home, options=("--servers", text))
+        assert ended.status == 2
+        assert f"--servers: '{text}' is not a number of at least 1 or per-task" in ended.err

@@ -452,6 +452,23 @@ async def test_a_consumer_that_lags_gets_merged_text_and_loses_none():
         assert len(deltas) < 2000
 
 
+async def test_a_consumer_of_a_thread_can_ask_for_some_methods_only():
+    async with scripted() as (codex, server):
+        thread = await codex.thread_start()
+        async with thread.events("thread/name/updated", "thread/closed") as events:
+            for number in range(3):
+                await server.delta(f"{number} ")
+                await server.notify("thread/name/updated", {"threadId": thread.id})
+            await server.notify("thread/name/updated", {"threadId": "another"})
+            await server.notify("thread/closed", {"threadId": thread.id})
+            seen = [(await events.__anext__()).method for _ in range(4)]
+        assert seen == ["thread/name/updated"] * 3 + ["thread/closed"]
+        async with thread.events("turn/completed") as events:
+            await server.hang_up()
+            with pytest.raises(errors.ConnectionBroken):
+                await events.__anext__()
+
+
 async def test_unknown_things_of_a_newer_server_raise_nothing_and_keep_their_json():
     async with scripted() as (codex, server), codex.events() as events:
         await server.notify("thread/somethingNew", {"threadId": "t", "x": 1})

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trio_codex import errors
-from trio_codex.supervision import _journal, _system
+from trio_codex import _database, errors
+from trio_codex.supervision import _system
 from trio_codex.supervision._journal import Journal
 
 
@@ -72,6 +72,40 @@ def test_what_was_written_survives_kill_9(path):
     journal.close()
 
 
+def test_what_is_late_is_read_at_once_committed_with_the_next_write_and_lost_by_a_kill(path, journal):
+    journal.started("a", "thread-1", None, None)
+    journal.sending("a", "k", "d", 1, None)
+    journal.running("a", "k", "turn-1")
+    journal.ended("a", "k", "turn-1", "completed", by_us=False, late=True)
+    journal.used("a", 10, 1.5, 0)
+    assert (journal.key("a", "k").state, journal.spent().tokens) == ("ended", 10)
+    reader = Journal(path, writes=False)
+    assert (reader.key("a", "k").state, reader.spent().tokens) == ("running", 0)
+    journal.sending("a", "k2", "d", 1, "turn-1")
+    assert (reader.key("a", "k").state, reader.spent().tokens) == ("ended", 10)
+    journal.used("a", 5, 0.0, 0)
+    journal.commit()
+    assert reader.spent().tokens == 15
+    journal.used("a", 5, 0.0, 0)
+    journal.close()
+    assert reader.spent().tokens == 20
+    reader.close()
+
+
+def test_what_is_late_and_fails_leaves_a_journal_that_works(path, journal):
+    journal.started("a", "thread-1", None, None)
+    journal.sending("a", "k", "d", 1, None)
+    journal._db.write_late("insert into keys values(1)")
+    with pytest.raises(errors.JournalError, match="cannot be written"):
+        journal.sending("a", "k2", "d", 1, None)
+    assert journal.key("a", "k2") is None
+    journal.sending("a", "k3", "d", 1, None)
+    journal.close()
+    again = Journal(path)
+    assert [row.key for row in again.keys("a")] == ["k", "k3"]
+    again.close()
+
+
 def test_usage_adds_up_and_never_falls_behind_the_servers_count(journal):
     journal.started("a", "thread-1", None, None)
     journal.sending("a", "k", "d", 1, None)
@@ -96,7 +130,7 @@ def test_another_database_is_refused_and_left_as_it_is(path):
     other.execute("create table poems(text)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(errors.JournalError, match="no journal"):
+    with pytest.raises(errors.JournalError, match="not the journal of a supervisor"):
         Journal(path)
     assert path.read_bytes() == before
 
@@ -129,21 +163,25 @@ def test_a_failed_opening_gives_back_the_lock(path):
 
 
 def test_network_file_systems_are_refused(path, monkeypatch):
-    monkeypatch.setattr(_journal, "network_file_system", lambda path: "nfs4")
+    monkeypatch.setattr(_database, "network_file_system", lambda path: "nfs4")
     with pytest.raises(errors.JournalError, match=r"network file system \(nfs4\)"):
         Journal(path)
 
 
 def test_the_file_system_of_a_path_is_that_of_the_innermost_mount(monkeypatch):
     table = (
-        "1 0 8:1 / / rw - ext4 /dev/sda rw\n"
-        "2 1 0:5 / /mnt/share rw - nfs4 server:/ rw\n"
-        "3 2 0:6 / /mnt/share/my\\040disk rw - ext4 /dev/sdb rw\n"
+        b"1 0 8:1 / / rw - ext4 /dev/sda rw\n"
+        b"2 1 0:5 / /mnt/share rw - nfs4 server:/ rw\n"
+        b"3 2 0:6 / /mnt/share/my\\040disk rw - ext4 /dev/sdb rw\n"
+        b"4 1 0:7 / /mnt/caf\xe9 rw - nfs4 server:/\xe9 rw\n"
+        b"5 1 0:7 / /mnt/caf\xc3\xa9 rw - nfs4 server:/x rw\n"
     )
-    monkeypatch.setattr(Path, "read_text", lambda self: table)
-    assert _system.network_file_system(Path("/mnt/share/x")) == "nfs4"
-    assert _system.network_file_system(Path("/mnt/share/my disk/x")) is None
-    assert _system.network_file_system(Path("/mnt/shared")) is None
+    monkeypatch.setattr(Path, "read_bytes", lambda self: table)
+    assert _database.network_file_system(Path("/mnt/share/x")) == "nfs4"
+    assert _database.network_file_system(Path("/mnt/share/my disk/x")) is None
+    assert _database.network_file_system(Path("/mnt/shared")) is None
+    assert _database.network_file_system(Path(os.fsdecode(b"/mnt/caf\xe9/x"))) == "nfs4"
+    assert _database.network_file_system(Path("/mnt/café/x")) == "nfs4"
 
 
 def test_a_process_is_known_by_more_than_its_number():
@@ -160,9 +198,21 @@ def test_a_process_is_known_by_more_than_its_number():
     assert not _system.still_runs(stamp)
 
 
+def test_a_process_may_have_any_name():
+    code = "import sys; open('/proc/self/comm', 'wb').write(b'\\xff) Z \\xfe'); print('named', flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"named\n"
+        stamp = _system.stamp_of(process.pid)
+        assert _system.still_runs(stamp)
+        process.communicate(b"\n")
+    assert not _system.still_runs(stamp)
+
+
 def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
     journal.started("a", "thread-1", None, None)
-    journal._db.execute("pragma max_page_count=1")
+    journal._db.write("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:
         for number in range(1000):
             journal.sending("a", f"key-{number}" + "x" * 100, "d" * 64, 1, None)

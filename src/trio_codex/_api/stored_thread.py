@@ -12,6 +12,7 @@ from trio_codex._api.history import items_of, turns_of
 from trio_codex._api.mcp import ThreadMcpServers
 from trio_codex._api.options import settings_params
 from trio_codex._api.terminals import Terminals
+from trio_codex._values.sink import SelectedEvents
 from trio_codex.errors import RpcError
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class StoredThread:
         return ThreadMcpServers(self._request)
 
     @asynccontextmanager
-    async def events(self) -> AsyncGenerator[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
+    async def events(self, *methods: str) -> AsyncGenerator[Subscription[Event]]:
+        """Subscribe to the events of this thread, including those after the end of a turn: the given methods, or all.
 
         Any number of subscribers may be active at once; each has its own bounded buffer.
 
@@ -69,13 +70,14 @@ class StoredThread:
         self._check_open()
         await trio.lowlevel.checkpoint_if_cancelled()
         events = self._session.subscription()
-        self._state.listeners.append(events)
+        listener = SelectedEvents(events, methods) if methods else events
+        self._state.listeners.append(listener)
         self._listeners += (events,)
         try:
             yield events
         finally:
             events.release()
-            self._state.listeners.remove(events)
+            self._state.listeners.remove(listener)
             self._listeners = tuple(each for each in self._listeners if each is not events)
             self._session.threads.discard_if_unused(self._state)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from trio_codex._values.event import Event
 
@@ -29,3 +29,29 @@ class EventSink(Protocol):
     def release(self) -> None:
         """Discard buffered events and ignore later ones, because they will not be read."""
         return
+
+
+class SelectedEvents(EventSink):
+    """Passes the events with some methods on to a consumer.
+
+    Args:
+        sink: The consumer.
+        methods: The methods.
+    """
+
+    def __init__(self, sink: EventSink, methods: Collection[str]) -> None:
+        self._sink = sink
+        self._methods = frozenset(methods)
+
+    def put(self, event: Event) -> None:
+        """Pass it on, or drop it."""
+        if event.method in self._methods:
+            self._sink.put(event)
+
+    def end(self, error: Callable[[], Exception] | None = None) -> None:
+        """End the consumer's stream."""
+        self._sink.end(error)
+
+    def release(self) -> None:
+        """Release the consumer."""
+        self._sink.release()

@@ -73,6 +73,7 @@ from trio_codex.aio.policies import Policy as Policy
 from trio_codex.aio.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
+from trio_codex.policies import Policy as _Policy
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
@@ -266,8 +267,8 @@ class Codex:
         If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
         policy and tools handle the thread's requests, including requests that were parked earlier.
 
-        If this is cancelled after the request was sent, the client unsubscribes from the thread before ``Cancelled``
-        propagates.
+        If this is cancelled after the request was sent, the client unsubscribes from the thread before
+        ``CancelledError`` propagates.
 
         Args:
             thread_id: The id of the thread.
@@ -611,10 +612,12 @@ class Pager(Generic[T]):
     """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> T:
-        """Return the next element. Raises:
-        DecodeError: A page is unreadable, or its cursor refers to itself.
-        CodexError: As for any request.
-        trio.BusyResourceError: Another task is iterating.
+        """Return the next element.
+
+        Raises:
+            DecodeError: A page is unreadable, or its cursor refers to itself.
+            CodexError: As for any request.
+            trio.BusyResourceError: Another task is iterating.
         """
 
 class Skills:
@@ -731,7 +734,7 @@ class Goal:
         """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Event:
-        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event. Exceptions are those of iterating over a :class:`Turn`."""
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     async def steer(self, value: TurnInput) -> None:
@@ -838,7 +841,7 @@ class Thread:
             CodexError: As for any request.
         """
     def review(
-        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+        self, target: wire.ReviewTarget | str | None = None, *, policy: _Policy | None = None
     ) -> Scope[Turn]:
         """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
 
@@ -859,7 +862,7 @@ class Thread:
             CodexError: As in :meth:`turn`.
         """
     def goal(
-        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+        self, objective: str, *, token_budget: int | None = None, policy: _Policy | None = None
     ) -> Scope[Goal]:
         """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
@@ -904,8 +907,8 @@ class Thread:
         command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
         On an idle thread the command is its own turn. If this is cancelled, that turn is interrupted and has ended
-        before ``CancelledError`` propagates. During an open turn the command is an item of that turn and cannot be stopped
-        separately. If this is cancelled, the command keeps running until it or the turn ends.
+        before ``CancelledError`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately. If this is cancelled, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -946,8 +949,8 @@ class Thread:
     @property
     def mcp(self) -> ThreadMcpServers:
         """The MCP servers started by this thread."""
-    def events(self) -> Scope[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
+    def events(self, *methods: str) -> Scope[Subscription[Event]]:
+        """Subscribe to the events of this thread, including those after the end of a turn: the given methods, or all.
 
         Any number of subscribers may be active at once; each has its own bounded buffer.
 
@@ -1062,8 +1065,6 @@ class Turn(Generic[OutputT_co]):
     async def __anext__(self) -> Event:
         """Return the next event.
 
-        A cancellation point, and a schedule point at least every 64 events or 1 ms.
-
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -1115,12 +1116,10 @@ class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> str:
-        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        """Return the next piece. Exceptions are those of iterating over the turn."""
 
 class Subscription(Generic[E]):
     """An async iterator over events, fed by the reader.
-
-    Iteration is cheap: every event is a cancellation point, but there is a schedule point only every 64 events or 1 ms.
 
     Args:
         max_events: Limit of the buffer in events.
@@ -1214,7 +1213,9 @@ class AccountApi:
     async def gateway_oauth_read(self, *, model_provider: str | None = None) -> wire.GatewayOAuthReadResponse:
         """Read credential readiness for a configured provider without starting browser login.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``. Args:
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``.
+
+        Args:
             model_provider: Defaults to the current provider when omitted.
 
         Raises:
@@ -1231,8 +1232,8 @@ class AccountApi:
     ) -> wire.GatewayOAuthLoginResponse:
         """Authorize a configured provider without changing the default or any thread's provider.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take
-        arbitrarily long, so ``request_timeout`` does not apply.
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Args:
             device_auth: Select device authorization when the server advertises support for it.
@@ -1249,7 +1250,9 @@ class AccountApi:
     async def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Since codex 0.157.0. Raises:
+        Since codex 0.157.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1275,8 +1278,7 @@ class AccountApi:
     async def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1287,8 +1289,7 @@ class AccountApi:
     async def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             params: A variant of ``wire.BedrockSetupParams``.
@@ -1305,8 +1306,8 @@ class AccountApi:
     ) -> wire.GcpSetupResponse:
         """Send ``account/gcp/setup``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             credential_file: Absolute path to a credential file on the app-server host. Omit or pass ``null`` to
@@ -1325,8 +1326,8 @@ class AccountApi:
     async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1359,7 +1360,9 @@ class AccountApi:
     async def security_setup_read(self) -> wire.GetAccountSecuritySetupResponse:
         """Send ``account/securitySetup/read``.
 
-        Since codex 0.169.0. Raises:
+        Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1372,7 +1375,9 @@ class AccountApi:
     ) -> wire.GetAccountRateLimitsResponse:
         """Usage-read capabilities of the requesting client, never inferred from its experiment arm.
 
-        Sends ``account/rateLimits/read``. Args:
+        Sends ``account/rateLimits/read``.
+
+        Args:
             exclude_reset_credit_details: Skip the separate reset-credit detail lookup for background usage polls.
                 The usage response still includes the available count; omitted/false preserves detailed reads.
             supports_luna_reserve: The client supports automatic Luna Reserve fallback. For eligible ChatGPT CLI
@@ -1464,7 +1469,9 @@ class AccountSessionApi:
     async def list(self, *, refresh_workspace_metadata: bool | None = None) -> wire.AccountSessionsResponse:
         """Send ``accountSession/list``.
 
-        Experimental. Since codex 0.166.0. Raises:
+        Experimental. Since codex 0.166.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1478,8 +1485,8 @@ class AccountSessionApi:
     ) -> wire.AccountSessionsSwitchResponse:
         """Send ``accountSession/switch``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             account_id: Workspace to select within that login; this is not a user identifier.
@@ -1502,7 +1509,9 @@ class AppApi:
     ) -> wire.AppsReadResponse:
         """Experimental: read metadata for specific apps/connectors.
 
-        Sends ``app/read``. Args:
+        Sends ``app/read``.
+
+        Args:
             app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while
                 preserving their first-request order.
             include_tools: When true, include display-only public tool summaries in the returned metadata.
@@ -1526,7 +1535,9 @@ class AppApi:
     ) -> wire.AppsListResponse:
         """Experimental: list available apps/connectors.
 
-        Sends ``app/list``. Args:
+        Sends ``app/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             force_refetch: When true, bypass app caches and fetch the latest data from sources.
             limit: Optional page size; defaults to a reasonable server-side value.
@@ -1545,7 +1556,9 @@ class AppApi:
     ) -> wire.AppsInstalledResponse:
         """Read the committed installed connector runtime snapshot.
 
-        Sends ``app/installed``. Args:
+        Sends ``app/installed``.
+
+        Args:
             force_refresh: When true and Apps are permitted, refresh and publish the hosted connector runtime tool
                 snapshot first.
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
@@ -1564,7 +1577,9 @@ class CollaborationModeApi:
     async def list(self) -> wire.CollaborationModeListResponse:
         """Lists collaboration mode presets.
 
-        Experimental. Sends ``collaborationMode/list``. Raises:
+        Experimental. Sends ``collaborationMode/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -1594,8 +1609,7 @@ class CommandApi:
     ) -> wire.CommandExecResponse:
         """Execute a standalone command (argv vector) under the server's sandbox.
 
-        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout``
-        does not apply.
+        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -1637,7 +1651,9 @@ class CommandApi:
     ) -> wire.CommandExecWriteResponse:
         """Write stdin bytes to a running ``command/exec`` session or close stdin.
 
-        Sends ``command/exec/write``. Args:
+        Sends ``command/exec/write``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -1653,7 +1669,9 @@ class CommandApi:
     async def exec_terminate(self, *, process_id: str) -> wire.CommandExecTerminateResponse:
         """Terminate a running ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/terminate``. Args:
+        Sends ``command/exec/terminate``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
 
         Raises:
@@ -1669,7 +1687,9 @@ class CommandApi:
     ) -> wire.CommandExecResizeResponse:
         """Resize a running PTY-backed ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/resize``. Args:
+        Sends ``command/exec/resize``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             size: New PTY size in character cells.
 
@@ -1786,7 +1806,9 @@ class EnvironmentApi:
     ) -> wire.EnvironmentAddResponse:
         """Adds or replaces a remote environment by id for later selection.
 
-        Experimental. Sends ``environment/add``. Args:
+        Experimental. Sends ``environment/add``.
+
+        Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
                 a secure transport or a loopback destination. Since codex 0.158.0.
             connect_timeout_ms: Optional WebSocket connection timeout. The server default applies when omitted.
@@ -1806,7 +1828,9 @@ class EnvironmentApi:
     async def info(self, *, environment_id: str) -> wire.EnvironmentInfoResponse:
         """Reads information from a configured execution environment.
 
-        Experimental. Sends ``environment/info``. Raises:
+        Experimental. Sends ``environment/info``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -1817,7 +1841,9 @@ class EnvironmentApi:
     async def status(self, *, environment_id: str) -> wire.EnvironmentStatusResponse:
         """Reads the current status of a configured execution environment.
 
-        Experimental. Sends ``environment/status``. Args:
+        Experimental. Sends ``environment/status``.
+
+        Args:
             environment_id: Environment id to inspect.
 
         Raises:
@@ -1995,7 +2021,9 @@ class FeedbackApi:
     ) -> wire.FeedbackSaveResponse:
         """Send ``feedback/save``.
 
-        Since codex 0.164.0. Args:
+        Since codex 0.164.0.
+
+        Args:
             save_path: Absolute, previously unused ZIP path on the app-server host. The caller owns this file,
                 including after a disconnected RPC.
 
@@ -2014,7 +2042,9 @@ class FsApi:
     async def read_file(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadFileResponse:
         """Read a file from the host filesystem.
 
-        Sends ``fs/readFile``. Args:
+        Sends ``fs/readFile``.
+
+        Args:
             path: Absolute path to read.
 
         Raises:
@@ -2028,7 +2058,9 @@ class FsApi:
     async def write_file(self, *, data_base64: str, path: wire.AbsolutePathBuf) -> wire.FsWriteFileResponse:
         """Write a file on the host filesystem.
 
-        Sends ``fs/writeFile``. Args:
+        Sends ``fs/writeFile``.
+
+        Args:
             data_base64: File contents encoded as base64.
             path: Absolute path to write.
 
@@ -2045,7 +2077,9 @@ class FsApi:
     ) -> wire.FsCreateDirectoryResponse:
         """Create a directory on the host filesystem.
 
-        Sends ``fs/createDirectory``. Args:
+        Sends ``fs/createDirectory``.
+
+        Args:
             path: Absolute directory path to create.
             recursive: Whether parent directories should also be created. Defaults to ``true``.
 
@@ -2060,7 +2094,9 @@ class FsApi:
     async def get_metadata(self, *, path: wire.AbsolutePathBuf) -> wire.FsGetMetadataResponse:
         """Request metadata for an absolute path.
 
-        Sends ``fs/getMetadata``. Args:
+        Sends ``fs/getMetadata``.
+
+        Args:
             path: Absolute path to inspect.
 
         Raises:
@@ -2074,7 +2110,9 @@ class FsApi:
     async def read_directory(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadDirectoryResponse:
         """List direct child names for a directory.
 
-        Sends ``fs/readDirectory``. Args:
+        Sends ``fs/readDirectory``.
+
+        Args:
             path: Absolute directory path to read.
 
         Raises:
@@ -2090,7 +2128,9 @@ class FsApi:
     ) -> wire.FsRemoveResponse:
         """Remove a file or directory tree from the host filesystem.
 
-        Sends ``fs/remove``. Args:
+        Sends ``fs/remove``.
+
+        Args:
             path: Absolute path to remove.
             force: Whether missing paths should be ignored. Defaults to ``true``.
             recursive: Whether directory removal should recurse. Defaults to ``true``.
@@ -2112,7 +2152,9 @@ class FsApi:
     ) -> wire.FsCopyResponse:
         """Copy a file or directory tree on the host filesystem.
 
-        Sends ``fs/copy``. Args:
+        Sends ``fs/copy``.
+
+        Args:
             destination_path: Absolute destination path.
             source_path: Absolute source path.
             recursive: Required for directory copies; ignored for file copies.
@@ -2128,7 +2170,9 @@ class FsApi:
     async def watch(self, *, path: wire.AbsolutePathBuf, watch_id: str) -> wire.FsWatchResponse:
         """Start filesystem watch notifications for an absolute path.
 
-        Sends ``fs/watch``. Args:
+        Sends ``fs/watch``.
+
+        Args:
             path: Absolute file or directory path to watch.
             watch_id: Connection-scoped watch identifier used for ``fs/unwatch`` and ``fs/changed``.
 
@@ -2143,7 +2187,9 @@ class FsApi:
     async def unwatch(self, *, watch_id: str) -> wire.FsUnwatchResponse:
         """Stop filesystem watch notifications for a prior ``fs/watch``.
 
-        Sends ``fs/unwatch``. Args:
+        Sends ``fs/unwatch``.
+
+        Args:
             watch_id: Watch identifier previously provided to ``fs/watch``.
 
         Raises:
@@ -2286,8 +2332,7 @@ class McpServerApi:
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2299,7 +2344,9 @@ class McpServerApi:
     async def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2372,7 +2419,9 @@ class MemoryApi:
     async def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
                 1..=4096.
 
@@ -2387,7 +2436,9 @@ class MemoryApi:
     async def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2400,7 +2451,9 @@ class MockApi:
     async def experimental_method(self, *, value: str | None = None) -> wire.MockExperimentalMethodResponse:
         """Test-only method used to validate experimental gating.
 
-        Experimental. Sends ``mock/experimentalMethod``. Args:
+        Experimental. Sends ``mock/experimentalMethod``.
+
+        Args:
             value: Test-only payload field.
 
         Raises:
@@ -2445,7 +2498,9 @@ class ModelProviderApi:
     async def list(self) -> wire.ModelProviderListResponse:
         """Send ``modelProvider/list``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2458,7 +2513,9 @@ class ModelProviderApi:
     ) -> wire.ModelProviderConfigWriteResponse:
         """Send ``modelProvider/config/write``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2470,7 +2527,9 @@ class ModelProviderApi:
     async def default_set(self, *, provider_id: str) -> wire.ConfigWriteResponse:
         """Send ``modelProvider/default/set``.
 
-        Since codex 0.171.0. Args:
+        Since codex 0.171.0.
+
+        Args:
             provider_id: Configured provider to use by default for new threads and unscoped model lists.
 
         Raises:
@@ -2551,7 +2610,9 @@ class PluginApi:
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2746,7 +2807,9 @@ class ProcessApi:
     ) -> wire.ProcessSpawnResponse:
         """Spawn a standalone process (argv vector) without a Codex sandbox.
 
-        Experimental. Sends ``process/spawn``. Args:
+        Experimental. Sends ``process/spawn``.
+
+        Args:
             command: Command argv vector. Empty arrays are rejected.
             cwd: Absolute working directory for the process.
             process_handle: Client-supplied, connection-scoped process handle. Duplicate active handles are rejected
@@ -2777,7 +2840,9 @@ class ProcessApi:
     ) -> wire.ProcessWriteStdinResponse:
         """Write stdin bytes to a running ``process/spawn`` session or close stdin.
 
-        Experimental. Sends ``process/writeStdin``. Args:
+        Experimental. Sends ``process/writeStdin``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -2793,7 +2858,9 @@ class ProcessApi:
     async def kill(self, *, process_handle: str) -> wire.ProcessKillResponse:
         """Terminate a running ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/kill``. Args:
+        Experimental. Sends ``process/kill``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
 
         Raises:
@@ -2809,7 +2876,9 @@ class ProcessApi:
     ) -> wire.ProcessResizePtyResponse:
         """Resize a running PTY-backed ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/resizePty``. Args:
+        Experimental. Sends ``process/resizePty``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             size: New PTY size in character cells.
 
@@ -2834,7 +2903,9 @@ class ProjectApi:
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
             sort_key: Defaults to position. Recency sorting always places empty projects last. Use the returned
                 order; numeric positions are not exposed in project responses.
@@ -2850,7 +2921,9 @@ class ProjectApi:
     async def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2868,7 +2941,9 @@ class ProjectApi:
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2887,7 +2962,9 @@ class ProjectApi:
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2905,7 +2982,9 @@ class ProjectApi:
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2918,7 +2997,9 @@ class ProjectApi:
     ) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             before_project_id: Place the project before this ID, or append it when omitted or null.
 
         Raises:
@@ -2932,7 +3013,9 @@ class ProjectApi:
     async def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2946,7 +3029,9 @@ class RemoteControlApi:
     async def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2957,7 +3042,9 @@ class RemoteControlApi:
     async def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2968,7 +3055,9 @@ class RemoteControlApi:
     async def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2980,7 +3069,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2993,7 +3084,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3011,7 +3104,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3024,7 +3119,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3058,7 +3155,9 @@ class RolloutApi:
     async def compress(self) -> wire.RolloutCompressResponse:
         """Start a best-effort background compression pass for cold local rollouts.
 
-        Experimental. Sends ``rollout/compress``. Raises:
+        Experimental. Sends ``rollout/compress``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3071,7 +3170,9 @@ class ServerApi:
     async def diagnostics(self) -> wire.ServerDiagnosticsResponse:
         """Read content-free, process-local diagnostics.
 
-        Experimental. Sends ``server/diagnostics``. Raises:
+        Experimental. Sends ``server/diagnostics``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3238,7 +3339,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/resume``. Args:
+        Sends ``thread/resume``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             exclude_turns: When true, return only thread metadata and live-resume state without populating
@@ -3305,7 +3408,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/fork``. Args:
+        Sends ``thread/fork``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             attach_to_source: Persist the fork as an attached thread of its resolved source, hidden from ordinary
@@ -3364,8 +3469,8 @@ class ThreadApi:
     ) -> wire.ThreadSampleResponse:
         """Send ``thread/sample``.
 
-        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             expected_turn_id: The loaded source's latest turn, which must be finished (completed, failed, or
@@ -3389,7 +3494,9 @@ class ThreadApi:
     async def sample_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSampleCancelResponse:
         """Send ``thread/sample/cancel``.
 
-        Experimental. Since codex 0.164.0. Raises:
+        Experimental. Since codex 0.164.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3437,7 +3544,9 @@ class ThreadApi:
         This is used by external helpers to pause timeout accounting while a user approval or other elicitation is
         pending outside the app-server request flow.
 
-        Experimental. Sends ``thread/increment_elicitation``. Args:
+        Experimental. Sends ``thread/increment_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be incremented.
 
         Raises:
@@ -3453,7 +3562,9 @@ class ThreadApi:
 
         When the count reaches zero, timeout accounting resumes for the thread.
 
-        Experimental. Sends ``thread/decrement_elicitation``. Args:
+        Experimental. Sends ``thread/decrement_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be decremented.
 
         Raises:
@@ -3480,7 +3591,9 @@ class ThreadApi:
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Since codex 0.161.0. Raises:
+        Experimental. Since codex 0.161.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3549,7 +3662,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: ResponsesAPI metadata captured from the client submitting this input.
                 Since codex 0.169.0.
 
@@ -3566,7 +3681,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to the standard thread-list page size.
 
@@ -3588,7 +3705,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: Non-empty metadata replaces the input's metadata; omission or an empty map
                 preserves it. Since codex 0.169.0.
 
@@ -3605,7 +3724,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3618,7 +3739,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3631,7 +3754,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3670,7 +3795,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentAddResponse:
         """Parameters for creating or locating an attachment on its owning thread.
 
-        Sends ``thread/attachment/add``. Raises:
+        Sends ``thread/attachment/add``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3683,7 +3810,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentListResponse:
         """Parameters for listing attachments from one thread.
 
-        Sends ``thread/attachment/list``. Raises:
+        Sends ``thread/attachment/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3702,7 +3831,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``. Args:
+        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``.
+
+        Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
@@ -3719,7 +3850,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentRemoveResponse:
         """Parameters for deleting an attachment by its stable thread-local identity.
 
-        Sends ``thread/attachment/remove``. Raises:
+        Sends ``thread/attachment/remove``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3732,7 +3865,9 @@ class ThreadApi:
     ) -> wire.ThreadSectionMoveResponse:
         """Parameters for moving a thread within a server-owned section ordering.
 
-        Sends ``thread/section/move``. Args:
+        Sends ``thread/section/move``.
+
+        Args:
             section_id: Destination section, or ``null`` to remove the thread from its section.
             thread_id: Thread to move into, within, or out of a section.
             before_thread_id: Existing thread to insert before; omission or null appends to the section.
@@ -3766,7 +3901,9 @@ class ThreadApi:
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             approval_policy: Override the approval policy for subsequent turns.
             approvals_reviewer: Override where approval requests are routed for subsequent turns.
             collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
@@ -3803,7 +3940,9 @@ class ThreadApi:
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3814,7 +3953,9 @@ class ThreadApi:
     async def memory_read(self, *, thread_id: str) -> wire.ThreadMemoryReadResponse:
         """Send ``thread/memory/read``.
 
-        Experimental. Since codex 0.165.0. Args:
+        Experimental. Since codex 0.165.0.
+
+        Args:
             thread_id: The thread must already be started or resumed.
 
         Raises:
@@ -3890,7 +4031,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3903,7 +4046,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size.
 
@@ -3920,7 +4065,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3933,7 +4080,9 @@ class ThreadApi:
 
         This only changes persisted conversation history. It does not revert local file changes.
 
-        Sends ``thread/revert``. Args:
+        Sends ``thread/revert``.
+
+        Args:
             before_turn_id: Turn excluded from the replacement history, together with every later turn.
 
         Raises:
@@ -4035,7 +4184,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4076,7 +4227,9 @@ class ThreadApi:
 
         The final response is authoritative for results, ordering, and cursors.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``. Args:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4109,7 +4262,9 @@ class ThreadApi:
         interrupted search completes with an error after its subprocess is stopped and reaped. If completion races
         cancellation, the original search may still succeed. An already-completed search is unaffected.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4121,7 +4276,9 @@ class ThreadApi:
     async def search_stream_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
         """Cancel a ``thread/search/stream`` request on this connection.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4135,7 +4292,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchOccurrencesResponse:
         """Parameters for searching visible message occurrences within one paginated thread.
 
-        Experimental. Sends ``thread/searchOccurrences``. Args:
+        Experimental. Sends ``thread/searchOccurrences``.
+
+        Args:
             search_term: Case-insensitive literal substring to find in visible user messages and both partial and
                 final assistant answers.
             cursor: Opaque cursor returned by a previous call for the same thread and search term.
@@ -4187,7 +4346,9 @@ class ThreadApi:
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Since codex 0.163.0. Args:
+        Experimental. Since codex 0.163.0.
+
+        Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
@@ -4260,7 +4421,9 @@ class ThreadApi:
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Since codex 0.163.0. Sends ``thread/items/read``. Args:
+        Experimental. Since codex 0.163.0. Sends ``thread/items/read``.
+
+        Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
@@ -4275,8 +4438,8 @@ class ThreadApi:
     async def guardian_review(self, *, thread_id: str) -> wire.ThreadGuardianReviewResponse:
         """Review the idle thread's final injected exec_command without executing it.
 
-        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may
-        take arbitrarily long, so ``request_timeout`` does not apply.
+        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4291,7 +4454,9 @@ class ThreadApi:
     ) -> wire.ThreadInjectItemsResponse:
         """Append raw Responses API items to the thread history without starting a user turn.
 
-        Sends ``thread/inject_items``. Args:
+        Sends ``thread/inject_items``.
+
+        Args:
             items: Raw Responses API items to append to the thread's model-visible history.
 
         Raises:
@@ -4307,7 +4472,9 @@ class ThreadApi:
     ) -> wire.ThreadPrepareApprovedPlanResponse:
         """Prepare an approved plan for the first turn of a fresh thread.
 
-        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``. Args:
+        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``.
+
+        Args:
             attachment_path: Absolute path to the optional app-server copy of the plan.
 
         Raises:
@@ -4346,7 +4513,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
-        Experimental. Sends ``thread/realtime/start``. Args:
+        Experimental. Sends ``thread/realtime/start``.
+
+        Args:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
                 independent so clients can choose how they connect separately from what the model emits.
             backend_reasoning_status: Relays public reasoning summaries as quiet context for realtime V3
@@ -4393,7 +4562,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendAudioResponse:
         """Experimental: append audio input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendAudio``. Raises:
+        Experimental. Sends ``thread/realtime/appendAudio``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4406,7 +4577,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendTextResponse:
         """Experimental: append text input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendText``. Raises:
+        Experimental. Sends ``thread/realtime/appendText``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4419,7 +4592,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendSpeechResponse:
         """Experimental: append speakable text to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendSpeech``. Raises:
+        Experimental. Sends ``thread/realtime/appendSpeech``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4430,7 +4605,9 @@ class ThreadApi:
     async def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
         """Experimental: stop thread realtime.
 
-        Experimental. Sends ``thread/realtime/stop``. Raises:
+        Experimental. Sends ``thread/realtime/stop``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4443,7 +4620,9 @@ class ThreadApi:
     ) -> wire.ThreadTimelineListResponse:
         """Experimental: list ordinary and realtime thread history in rollout order.
 
-        Experimental. Sends ``thread/timeline/list``. Raises:
+        Experimental. Sends ``thread/timeline/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4468,7 +4647,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeListResponse:
         """Send ``thread/realtime/list``.
 
-        Experimental. Since codex 0.171.0. Args:
+        Experimental. Since codex 0.171.0.
+
+        Args:
             event_id: A required exact event ID, such as a completed item's acknowledgement. Returns pending until
                 projected. Explicit filters can exclude a known event.
             from_observed_at_ms: Inclusive canonical observation time lower bound.
@@ -4489,7 +4670,9 @@ class ThreadApi:
     async def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
         """Experimental: list voices supported by thread realtime.
 
-        Experimental. Sends ``thread/realtime/listVoices``. Raises:
+        Experimental. Sends ``thread/realtime/listVoices``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4504,7 +4687,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionListResponse:
         """Parameters for listing independently persisted thread sections.
 
-        Sends ``threadSection/list``. Args:
+        Sends ``threadSection/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Maximum number of sections to return.
 
@@ -4521,7 +4706,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionCreateResponse:
         """Parameters for creating an independently persisted thread section.
 
-        Sends ``threadSection/create``. Args:
+        Sends ``threadSection/create``.
+
+        Args:
             name: The user-visible name of the section.
 
         Raises:
@@ -4541,7 +4728,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionUpdateResponse:
         """Parameters for updating an independently persisted thread section.
 
-        Sends ``threadSection/update``. Args:
+        Sends ``threadSection/update``.
+
+        Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
             appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
@@ -4558,7 +4747,9 @@ class ThreadSectionApi:
     async def delete(self, *, section_id: str) -> wire.ThreadSectionDeleteResponse:
         """Parameters for deleting an independently persisted thread section.
 
-        Sends ``threadSection/delete``. Args:
+        Sends ``threadSection/delete``.
+
+        Args:
             section_id: The stable, server-generated identity of the section to delete.
 
         Raises:
@@ -4686,7 +4877,9 @@ class TurnApi:
         Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication.
         Child sessions and consumers of frozen initial settings are unchanged.
 
-        Experimental. Sends ``turn/settings/update``. Args:
+        Experimental. Sends ``turn/settings/update``.
+
+        Args:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
@@ -4758,7 +4951,9 @@ class UserVerificationApi:
     async def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4768,8 +4963,7 @@ class UserVerificationApi:
     async def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4780,7 +4974,9 @@ class UserVerificationApi:
     async def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4792,8 +4988,8 @@ class UserVerificationApi:
     ) -> wire.UserVerificationVerifyResponse:
         """Local signing primitive, independent of any pending elicitation.
 
-        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily
-        long, so ``request_timeout`` does not apply.
+        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily long, so ``request_timeout``
+        does not apply.
 
         Args:
             challenge: Unpadded base64url encoding of 1–4096 challenge bytes.
@@ -4812,7 +5008,9 @@ class UserVerificationApi:
 
         Use a fresh request ID for each operation and a distinct ID for this cancellation RPC.
 
-        Experimental. Sends ``userVerification/cancel``. Raises:
+        Experimental. Sends ``userVerification/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4983,7 +5181,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4996,7 +5196,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5009,7 +5211,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5108,6 +5312,12 @@ class SupervisedThread:
 
         Raises:
             ThreadClosed: The scope was not entered.
+        """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
         """
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
@@ -5215,7 +5425,7 @@ class SupervisedTurn:
         """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Event:
-        """Return the next event. A cancellation point.
+        """Return the next event.
 
         Raises:
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -5240,7 +5450,7 @@ class SupervisedTurn:
 def open_codex(
     config: CodexConfig | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5261,7 +5471,6 @@ def open_codex(
         StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it exited or rejected the handshake.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
-        RuntimeError: It was not called from a Trio task.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
 
@@ -5279,9 +5488,11 @@ async def retry_on_overload(
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
-    even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
+
+    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell
+    command, even if a later request fails. To limit the total time, use :func:`asyncio.timeout`. Each retry is
+    reported to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called for each attempt.
@@ -5321,8 +5532,8 @@ async def retry_transient(
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
     would stand there twice. What a failed turn has done to files is not undone.
 
-    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    The delay doubles after every attempt. To limit the total time, use :func:`asyncio.timeout`. Each retry is
+    reported to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Does the work; called for each attempt.
@@ -5348,7 +5559,7 @@ def attach_codex(
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5378,13 +5589,12 @@ def attach_codex(
         ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
-        RuntimeError: It was not called from a Trio task.
     """
 
 def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,

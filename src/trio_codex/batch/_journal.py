@@ -1,34 +1,22 @@
-"""The journal of a batch: its tasks, how far each one is, and the outcomes, in SQLite.
-
-A commit reaches the operating system, not the disk: it survives the death of any process, and a loss of power may undo the
-latest ones. One program at a time writes, which a lock on a file beside it ensures; any number may read.
-"""
+"""The journal of a batch: its tasks, how far each one is, and the outcomes."""
 
 from __future__ import annotations
 
-import os
-import sqlite3
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 import msgspec
 
 from trio_codex import TokenUsage, errors
+from trio_codex._database import Database, Format
 from trio_codex.batch._tasks import decode_task, encode_task
 from trio_codex.batch._values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from trio_codex.batch._tasks import Task
-
-SCHEMA: Final = 1
-"""The version of the tables below. A journal of another one is refused."""
-
-APPLICATION: Final = 0x74434A32
-"""The mark that tells a journal from any other SQLite database."""
 
 NAME: Final = "batch.db"
 """The name of the journal in the directory of the batch."""
@@ -39,28 +27,35 @@ OFFLINE: Final = "offline"
 SHOWN: Final = 5
 """How many ids a difference names."""
 
-_TABLES: Final = """
+FORMAT: Final = Format(
+    owner="batch",
+    application=0x74434A32,
+    version=1,
+    tables="""
 create table settings(name text primary key, value text not null) without rowid;
 create table tasks(
     id text primary key, task blob not null, attempt integer not null default 0, state text not null default 'ended',
-    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob
+    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob,
+    current blob
 );
 create table outcomes(number integer primary key autoincrement, id text unique not null, run integer not null, outcome blob);
-"""
+""",
+)
 
 
 @attrs.define(kw_only=True)
 class Progress:
-    """How far a task without an outcome is.
+    """How far a task is.
 
     Attributes:
         attempt: The number of its latest attempt; 0 if there was none.
-        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, and ``"ended"``
-            once it is not to go on.
+        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, ``"over"`` once
+            it is not to go on, and ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a passing reason.
         deaths: At how many deaths of the server it had a turn open.
         seconds: Seconds during which attempts have run.
-        usage: Tokens used by attempts.
+        usage: Tokens used by attempts before the latest one.
+        current: Tokens used by the latest attempt. The journal of the supervisor counts them, too.
     """
 
     attempt: int = 0
@@ -69,6 +64,18 @@ class Progress:
     deaths: int = 0
     seconds: float = 0.0
     usage: TokenUsage | None = None
+    current: TokenUsage | None = None
+
+    @property
+    def total(self) -> TokenUsage | None:
+        """Tokens used by all attempts."""
+        return (
+            self.current
+            if self.usage is None
+            else self.usage
+            if self.current is None
+            else self.usage + self.current
+        )
 
 
 class Journal:
@@ -84,116 +91,112 @@ class Journal:
     """
 
     def __init__(self, out: Path, *, writes: bool) -> None:
-        self._path = out / NAME
-        self._lock: int | None = None
+        path = self._path = out / NAME
         self.run: int = 0
-        try:
-            with self._checked("cannot be opened"):
-                if writes:
-                    self._lock = self._take_lock(out)
-                elif not self._path.is_file():
-                    raise self._error("does not exist", "Name the directory that a batch was given as out.")
-                self._db = sqlite3.connect(self._path, isolation_level=None)
-                try:
-                    self._prepare(writes=writes)
-                except BaseException:
-                    self._db.close()
-                    raise
-        except BaseException:
-            self._unlock()
-            raise
-
-    def _take_lock(self, out: Path) -> int:
-        import fcntl
-
-        out.mkdir(parents=True, exist_ok=True)
-        if not self._path.exists() and any(
-            each.name not in {f"{NAME}.lock", OFFLINE} for each in out.iterdir()
-        ):
-            raise self._error("does not exist, and the directory is not empty", "Choose a new directory.")
-        lock = os.open(f"{self._path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise errors.JournalInUse(
-                str(self._path),
-                "is in use",
-                "Another program runs this batch: end it, or choose another directory.",
-            ) from None
-        return lock
-
-    def _prepare(self, *, writes: bool) -> None:
-        found = self._value("pragma application_id"), self._value("pragma user_version")
-        if writes and found == (0, 0) and not self._value("select count(*) from sqlite_master"):
-            self._db.execute("pragma journal_mode=wal")
-            self._db.executescript(
-                f"begin; {_TABLES} pragma application_id={APPLICATION}; pragma user_version={SCHEMA}; commit;"
-            )
-        elif found[0] != APPLICATION:
-            raise self._error("is a database, but not the journal of a batch", "Choose another directory.")
-        elif found[1] != SCHEMA:
-            problem = f"has version {found[1]}; this trio-codex knows {SCHEMA}"
-            raise self._error(problem, "Use the trio-codex that wrote it, or start a new batch.")
+        if not writes and not path.is_file():
+            hint = "Name the directory that a batch was given as out."
+            raise errors.JournalError(str(path), "does not exist", hint)
         if writes:
-            self._db.execute("pragma synchronous=normal")
-            # An automatic checkpoint can stop the program for a quarter of a second.
-            self._db.execute("pragma wal_autocheckpoint=0")
+            self._make_directory(out)
+        self._db = Database(path, FORMAT, writes=writes)
+
+    def _make_directory(self, out: Path) -> None:
+        path = str(self._path)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            others = [each for each in out.iterdir() if each.name not in {f"{NAME}.lock", OFFLINE}]
+        except OSError as exc:
+            problem = f"cannot be opened: {exc.strerror}"
+            raise errors.JournalError(path, problem, "Choose a directory that can be written.") from exc
+        if others and not self._path.exists():
+            problem = "does not exist, and the directory is not empty"
+            raise errors.JournalError(path, problem, "Choose a new directory.")
 
     def close(self) -> None:
         """Merge the write-ahead log, and give up the lock."""
-        if self._lock is not None:
-            # On a full disk the log cannot be merged; nothing that it contains is lost.
-            with suppress(sqlite3.OperationalError):
-                self._db.execute("pragma wal_checkpoint(truncate)")
         self._db.close()
-        self._unlock()
-
-    def _unlock(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            os.close(lock)
 
     # -- the batch as a whole ----------------------------------------------------------------------------------
 
-    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task]) -> None:
+    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
         """Begin a run: the first one, or one with the same settings and tasks, and perhaps with new tasks.
+
+        Args:
+            settings: What an earlier run must have had as well.
+            tasks: The tasks.
+            allow_changes: Whether settings may differ, and tasks without an outcome. Those that are missing are removed.
 
         Raises:
             BatchConflict: The settings or the tasks are not those of the earlier runs.
             ValueError: A task is not plain JSON.
         """
         encoded = {task.id: encode_task(task) for task in tasks}
-        before = dict(self._all("select name, value from settings"))
-        run = int(before.pop("run", "0"))
-        known = dict(self._all("select id, task from tasks"))
-        if run:
-            differences = [*_settings_changed(before, settings), *_tasks_changed(known, encoded)]
-            if differences:
-                raise errors.BatchConflict(str(self._path.parent), tuple(differences))
-        self.run = run + 1
-        with self._checked("cannot be written"), self._db:
-            self._db.execute("begin immediate")
-            rows = [*settings.items(), ("run", str(self.run))]
-            self._db.executemany("insert or replace into settings values(?, ?)", rows)
-            new = [(name, json) for name, json in encoded.items() if name not in known]
-            self._db.executemany("insert into tasks(id, task) values(?, ?)", new)
+        known = dict(self._db.rows("select id, task from tasks"))
+        gone = {name for name in known if name not in encoded}
+        other = {name for name, json in known.items() if encoded.get(name, json) != json}
+        done = (
+            {name for (name,) in self._db.rows("select id from outcomes")}
+            if allow_changes
+            else {*gone, *other}
+        )
+        differences = [] if allow_changes else [*self._changed(settings)]
+        differences += [*_described(gone & done, "missing"), *_described(other & done, "different")]
+        if differences:
+            raise errors.BatchConflict(str(self._path.parent), tuple(differences))
+        self.run = int(dict(self._settings()).get("run", "0")) + 1
+        self._agree({**settings, "run": str(self.run)})
+        for name in gone:
+            self._db.write_late("delete from tasks where id=?", name)
+        for name in other:
+            # An attempt at the former task does not go on. Its number is not used again, since the workspace may be there.
+            self._db.write_late(
+                "update tasks set task=?, state=case state when 'ended' then state else 'over' end where id=?",
+                encoded[name], name,
+            )  # fmt: skip
+        for name, json in encoded.items():
+            if name not in known:
+                self._db.write_late("insert into tasks(id, task) values(?, ?)", name, json)
+        self._db.commit()
+
+    def agree(self, settings: Mapping[str, str], *, allow_changes: bool) -> None:
+        """Compare settings that are known only later with those of the earlier runs, and record them.
+
+        Raises:
+            BatchConflict: They differ.
+        """
+        if not allow_changes and (differences := tuple(self._changed(settings))):
+            raise errors.BatchConflict(str(self._path.parent), differences)
+        self._agree(settings)
+
+    def _settings(self) -> list[tuple[str, str]]:
+        return cast("list[tuple[str, str]]", self._db.rows("select name, value from settings"))
+
+    def _changed(self, settings: Mapping[str, str]) -> Iterator[str]:
+        before = dict(self._settings())
+        for name, value in settings.items():
+            if before.get(name, value) != value:
+                yield f"{name} was {before[name]}, and is {value}"
+
+    def _agree(self, settings: Mapping[str, str]) -> None:
+        for row in settings.items():
+            self._db.write_late("insert or replace into settings values(?, ?)", *row)
+        self._db.commit()
 
     def todo(self) -> list[Task]:
         """Return the tasks that have no outcome, in their order. Those with an open attempt come first."""
-        rows = self._all(
-            "select task from tasks where id not in (select id from outcomes) order by state='ended', rowid"
+        rows = self._db.rows(
+            "select task from tasks where id not in (select id from outcomes) order by state in ('ended', 'over'), rowid"
         )
         return [decode_task(json) for (json,) in rows]
 
     def count(self) -> int:
         """Return the number of tasks."""
-        return int(self._value("select count(*) from tasks"))
+        return int(self._db.value("select count(*) from tasks"))
 
     def open(self) -> tuple[str, ...]:
         """Return the ids of the tasks that have an open attempt and no outcome."""
-        rows = self._all(
-            "select id from tasks where state!='ended' and id not in (select id from outcomes) order by rowid"
+        rows = self._db.rows(
+            "select id from tasks where state in ('begun', 'open') and id not in (select id from outcomes) order by rowid"
         )
         return tuple(name for (name,) in rows)
 
@@ -201,27 +204,28 @@ class Journal:
 
     def progress(self, task: Task) -> Progress:
         """Return how far a task is."""
-        ((*values, usage),) = self._all(
-            "select attempt, state, failures, deaths, seconds, usage from tasks where id=?", task.id
+        ((*values, usage, current),) = self._db.rows(
+            "select attempt, state, failures, deaths, seconds, usage, current from tasks where id=?", task.id
         )
         names = ("attempt", "state", "failures", "deaths", "seconds")
-        return Progress(**dict(zip(names, values, strict=True)), usage=_decode_usage(usage))
+        given = dict(zip(names, values, strict=True))
+        return Progress(**given, usage=_decode_usage(usage), current=_decode_usage(current))
 
     def save(self, task: Task, progress: Progress) -> None:
         """Record how far a task is."""
-        with self._checked("cannot be written"):
-            self._db.execute(
-                "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=? where id=?",
-                (
-                    progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
-                    _encode_usage(progress.usage), task.id,
-                ),
-            )  # fmt: skip
+        self._save(self._db.write, task, progress)
+
+    def _save(self, write: Callable[..., None], task: Task, progress: Progress) -> None:
+        write(
+            "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
+            progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
+            _encode_usage(progress.usage), _encode_usage(progress.current), task.id,
+        )  # fmt: skip
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
-    def finish(self, outcome: Outcome) -> None:
-        """Record an outcome."""
+    def finish(self, outcome: Outcome, progress: Progress) -> None:
+        """Record an outcome, and how far its task is."""
         members = {
             "status": outcome.status,
             "value": outcome.value,
@@ -231,15 +235,22 @@ class Journal:
             "seconds": outcome.seconds,
             "thread_id": outcome.thread_id,
         }
-        with self._checked("cannot be written"):
-            self._db.execute(
-                "insert into outcomes(id, run, outcome) values(?, ?, ?)",
-                (outcome.task.id, self.run, msgspec.json.encode(members)),
-            )
+        json = msgspec.json.encode(members)
+        self._save(self._db.write_late, outcome.task, progress)
+        self._db.write(
+            "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
+        )
+
+    def uncleaned(self) -> list[Outcome]:
+        """Return the outcomes whose last attempts were not cleaned up."""
+        rows = self._db.rows(
+            "select task, outcome from outcomes join tasks using(id) where state!='ended' order by number"
+        )
+        return [_decode_outcome(task, json, resumed=True) for task, json in rows]
 
     def outcomes(self, after: int = 0, limit: int = -1) -> list[tuple[int, Outcome]]:
         """Return outcomes with their numbers, in order, after the one with the given number."""
-        rows = self._all(
+        rows = self._db.rows(
             "select number, task, run, outcome from outcomes join tasks using(id) where number>? order by number limit ?",
             after, limit,
         )  # fmt: skip
@@ -249,7 +260,7 @@ class Journal:
 
     def tally(self) -> tuple[dict[str, int], int]:
         """Return the number of outcomes by status, and the tokens that they have used."""
-        rows = self._all("select outcome from outcomes")
+        rows = self._db.rows("select outcome from outcomes")
         statuses: dict[str, int] = {}
         tokens = 0
         for (json,) in rows:
@@ -259,48 +270,13 @@ class Journal:
             tokens += usage.get("total_tokens") or 0
         return statuses, tokens
 
-    # -- SQLite ------------------------------------------------------------------------------------------------
 
-    def _all(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._checked("cannot be read"):
-            return self._db.execute(statement, values).fetchall()
-
-    def _value(self, statement: str) -> Any:
-        return self._db.execute(statement).fetchone()[0]
-
-    @contextmanager
-    def _checked(self, what: str) -> Generator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise self._error(f"{what}: {exc.strerror}", "Choose a directory that can be written.") from exc
-        except sqlite3.Error as exc:
-            hint = (
-                "Make room on the disk."
-                if "full" in str(exc)
-                else "Check the file and the directory it is in."
-            )
-            raise self._error(f"{what}: {exc}", hint) from exc
-
-    def _error(self, problem: str, hint: str) -> errors.JournalError:
-        return errors.JournalError(str(self._path), problem, hint)
-
-
-def _settings_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, "none"), now.get(name, "none")
-        if old != new:
-            yield f"{name} was {old}, and is {new}"
-
-
-def _tasks_changed(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
-    gone = [name for name in before if name not in now]
-    other = [name for name, json in before.items() if name in now and now[name] != json]
-    for names, what in ((gone, "missing"), (other, "different")):
-        if names:
-            shown = ", ".join(map(repr, names[:SHOWN]))
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
+def _described(ids: Iterable[str], what: str) -> Iterator[str]:
+    names = sorted(ids)
+    if names:
+        shown = ", ".join(map(repr, names[:SHOWN]))
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
 
 
 def _encode_usage(usage: TokenUsage | None) -> bytes | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from trio_codex import errors
+from trio_codex.batch._batch import THREADS
 from trio_codex.batch._journal import NAME, Journal
 from trio_codex.supervision import read_journal
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     Row = tuple[Any, ...]
-
-THREADS: Final = "threads.db"
-"""The name of the journal of the supervisor."""
 
 OF_SHARDS: Final = {"run", "shard"}
 """Settings in which shards differ."""

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from trio_codex import errors, open_codex, wire
+from trio_codex.batch._batch import THREADS
 from trio_codex.supervision import read_journal
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 LIMITS: Final = (10_000, 2_000, 500, 100)
 """How long a text may be, in characters: the first of these with which the whole has its size."""
-
-THREADS: Final = "threads.db"
-"""The name of the journal of the supervisor, in the directory of the batch."""
 
 CALLS: Final = ("function_call", "custom_tool_call")
 OUTPUTS: Final = ("function_call_output", "custom_tool_call_output")

@@ -68,10 +68,14 @@ from trio_codex._tools.tool import AnyTool
 from trio_codex._values.turn_result import OutputT_co
 from trio_codex.blocking import policies as policies
 from trio_codex.blocking import tools as tools
+from trio_codex.blocking._deadlines import Deadline as Deadline
+from trio_codex.blocking._deadlines import fail_after as fail_after
+from trio_codex.blocking._deadlines import move_on_after as move_on_after
 from trio_codex.blocking.policies import Policy as Policy
 from trio_codex.blocking.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
+from trio_codex.policies import Policy as _Policy
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
@@ -100,7 +104,7 @@ def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
 class Codex:
     """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
 
-    Any number of tasks may use it concurrently.
+    Any number of threads may use it concurrently.
 
     Attributes:
         metadata: The metadata that the server reported about itself.
@@ -179,14 +183,14 @@ class Codex:
     def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
 
-        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
-        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is bounded by
+        ``interrupt_grace`` and ``stop_grace``.
         """
     def close(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
 
-        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
-        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is bounded by
+        ``interrupt_grace`` and ``stop_grace``.
         """
     @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
@@ -251,7 +255,8 @@ class Codex:
     def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
-        If this is interrupted after the request was sent, the thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
@@ -271,8 +276,8 @@ class Codex:
         If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
         policy and tools handle the thread's requests, including requests that were parked earlier.
 
-        If this is interrupted after the request was sent, the client unsubscribes from the thread before ``Cancelled``
-        propagates.
+        If this is interrupted after the request was sent, the client unsubscribes from the thread before
+        ``KeyboardInterrupt`` propagates.
 
         Args:
             thread_id: The id of the thread.
@@ -287,7 +292,8 @@ class Codex:
     def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another one.
 
-        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             thread_id: The id of the thread to fork.
@@ -436,8 +442,8 @@ class Codex:
 class LoginHandle:
     """A pending login that the user completes elsewhere.
 
-    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as an async context
-    manager, so that the server stops waiting if the scope exits before the login ends::
+    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as a context manager,
+    so that the server stops waiting if the scope exits before the login ends::
 
         with codex.login_chatgpt() as login:
             print(login.auth_url)
@@ -606,8 +612,8 @@ class ThreadMcpServers:
 class Pager(Generic[T]):
     """An iterator over a list on the server. Holds one page, and requests the next one when that is exhausted.
 
-    Elements added or removed during the iteration may or may not be seen. If a request fails or is cancelled, the next
-    iteration continues from there.
+    Elements added or removed during the iteration may or may not be seen. If a request fails or is interrupted, the
+    next iteration continues from there.
 
     Args:
         what: The method, for error messages.
@@ -616,10 +622,12 @@ class Pager(Generic[T]):
     """
     def __iter__(self) -> Self: ...
     def __next__(self) -> T:
-        """Return the next element. Raises:
-        DecodeError: A page is unreadable, or its cursor refers to itself.
-        CodexError: As for any request.
-        trio.BusyResourceError: Another thread is iterating.
+        """Return the next element.
+
+        Raises:
+            DecodeError: A page is unreadable, or its cursor refers to itself.
+            CodexError: As for any request.
+            trio.BusyResourceError: Another thread is iterating.
         """
 
 class Skills:
@@ -711,9 +719,9 @@ class Terminals:
 class Goal:
     """A goal of a thread, inside ``with thread.goal(…)``: one scope for several turns run by the server.
 
-    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last turn
-    and consume the same buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end
-    the goal; leaving its scope does.
+    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last
+    turn and consume the same buffer, so only one thread at a time may iterate. Breaking out of the iteration does
+    not end the goal; leaving its scope does.
     """
     @property
     def thread(self) -> Thread:
@@ -736,7 +744,7 @@ class Goal:
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
-        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event. Exceptions are those of iterating over a :class:`Turn`."""
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     def steer(self, value: TurnInput) -> None:
@@ -767,10 +775,10 @@ class Goal:
 class Thread:
     """One conversation with an agent, stored by the server.
 
-    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
-    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
-    the client unsubscribes from it.
+    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as a
+    context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
+    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended
+    and the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -843,7 +851,7 @@ class Thread:
             CodexError: As for any request.
         """
     def review(
-        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+        self, target: wire.ReviewTarget | str | None = None, *, policy: _Policy | None = None
     ) -> Scope[Turn]:
         """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
 
@@ -864,7 +872,7 @@ class Thread:
             CodexError: As in :meth:`turn`.
         """
     def goal(
-        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+        self, objective: str, *, token_budget: int | None = None, policy: _Policy | None = None
     ) -> Scope[Goal]:
         """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
@@ -909,8 +917,8 @@ class Thread:
         command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
         On an idle thread the command is its own turn. If this is interrupted, that turn is interrupted and has ended
-        before ``KeyboardInterrupt`` propagates. During an open turn the command is an item of that turn and cannot be stopped
-        separately. If this is interrupted, the command keeps running until it or the turn ends.
+        before ``KeyboardInterrupt`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately. If this is interrupted, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -927,7 +935,8 @@ class Thread:
     def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of this one. The server rejects this before the first turn.
 
-        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
@@ -951,8 +960,8 @@ class Thread:
     @property
     def mcp(self) -> ThreadMcpServers:
         """The MCP servers started by this thread."""
-    def events(self) -> Scope[Subscription[Event]]:
-        """Subscribe to all events of this thread, including those after the end of a turn.
+    def events(self, *methods: str) -> Scope[Subscription[Event]]:
+        """Subscribe to the events of this thread, including those after the end of a turn: the given methods, or all.
 
         Any number of subscribers may be active at once; each has its own bounded buffer.
 
@@ -1025,8 +1034,8 @@ class Turn(Generic[OutputT_co]):
     """One turn of a thread, inside ``with thread.turn(…)`` or ``with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
-    buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does, unless it is to be left running.
+    buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end the turn; leaving
+    its scope does, unless it is to be left running.
     """
     @property
     def thread(self) -> Thread:
@@ -1118,12 +1127,10 @@ class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> str:
-        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        """Return the next piece. Exceptions are those of iterating over the turn."""
 
 class Subscription(Generic[E]):
     """An iterator over events, fed by the reader.
-
-    Iteration is cheap: every event is a cancellation point, but there is a schedule point only every 64 events or 1 ms.
 
     Args:
         max_events: Limit of the buffer in events.
@@ -1217,7 +1224,9 @@ class AccountApi:
     def gateway_oauth_read(self, *, model_provider: str | None = None) -> wire.GatewayOAuthReadResponse:
         """Read credential readiness for a configured provider without starting browser login.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``. Args:
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``.
+
+        Args:
             model_provider: Defaults to the current provider when omitted.
 
         Raises:
@@ -1234,8 +1243,8 @@ class AccountApi:
     ) -> wire.GatewayOAuthLoginResponse:
         """Authorize a configured provider without changing the default or any thread's provider.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take
-        arbitrarily long, so ``request_timeout`` does not apply.
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Args:
             device_auth: Select device authorization when the server advertises support for it.
@@ -1252,7 +1261,9 @@ class AccountApi:
     def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Since codex 0.157.0. Raises:
+        Since codex 0.157.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1278,8 +1289,7 @@ class AccountApi:
     def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1290,8 +1300,7 @@ class AccountApi:
     def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             params: A variant of ``wire.BedrockSetupParams``.
@@ -1308,8 +1317,8 @@ class AccountApi:
     ) -> wire.GcpSetupResponse:
         """Send ``account/gcp/setup``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             credential_file: Absolute path to a credential file on the app-server host. Omit or pass ``null`` to
@@ -1328,8 +1337,8 @@ class AccountApi:
     def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1362,7 +1371,9 @@ class AccountApi:
     def security_setup_read(self) -> wire.GetAccountSecuritySetupResponse:
         """Send ``account/securitySetup/read``.
 
-        Since codex 0.169.0. Raises:
+        Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1375,7 +1386,9 @@ class AccountApi:
     ) -> wire.GetAccountRateLimitsResponse:
         """Usage-read capabilities of the requesting client, never inferred from its experiment arm.
 
-        Sends ``account/rateLimits/read``. Args:
+        Sends ``account/rateLimits/read``.
+
+        Args:
             exclude_reset_credit_details: Skip the separate reset-credit detail lookup for background usage polls.
                 The usage response still includes the available count; omitted/false preserves detailed reads.
             supports_luna_reserve: The client supports automatic Luna Reserve fallback. For eligible ChatGPT CLI
@@ -1467,7 +1480,9 @@ class AccountSessionApi:
     def list(self, *, refresh_workspace_metadata: bool | None = None) -> wire.AccountSessionsResponse:
         """Send ``accountSession/list``.
 
-        Experimental. Since codex 0.166.0. Raises:
+        Experimental. Since codex 0.166.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1481,8 +1496,8 @@ class AccountSessionApi:
     ) -> wire.AccountSessionsSwitchResponse:
         """Send ``accountSession/switch``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             account_id: Workspace to select within that login; this is not a user identifier.
@@ -1505,7 +1520,9 @@ class AppApi:
     ) -> wire.AppsReadResponse:
         """Experimental: read metadata for specific apps/connectors.
 
-        Sends ``app/read``. Args:
+        Sends ``app/read``.
+
+        Args:
             app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while
                 preserving their first-request order.
             include_tools: When true, include display-only public tool summaries in the returned metadata.
@@ -1529,7 +1546,9 @@ class AppApi:
     ) -> wire.AppsListResponse:
         """Experimental: list available apps/connectors.
 
-        Sends ``app/list``. Args:
+        Sends ``app/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             force_refetch: When true, bypass app caches and fetch the latest data from sources.
             limit: Optional page size; defaults to a reasonable server-side value.
@@ -1548,7 +1567,9 @@ class AppApi:
     ) -> wire.AppsInstalledResponse:
         """Read the committed installed connector runtime snapshot.
 
-        Sends ``app/installed``. Args:
+        Sends ``app/installed``.
+
+        Args:
             force_refresh: When true and Apps are permitted, refresh and publish the hosted connector runtime tool
                 snapshot first.
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
@@ -1567,7 +1588,9 @@ class CollaborationModeApi:
     def list(self) -> wire.CollaborationModeListResponse:
         """Lists collaboration mode presets.
 
-        Experimental. Sends ``collaborationMode/list``. Raises:
+        Experimental. Sends ``collaborationMode/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -1597,8 +1620,7 @@ class CommandApi:
     ) -> wire.CommandExecResponse:
         """Execute a standalone command (argv vector) under the server's sandbox.
 
-        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout``
-        does not apply.
+        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -1640,7 +1662,9 @@ class CommandApi:
     ) -> wire.CommandExecWriteResponse:
         """Write stdin bytes to a running ``command/exec`` session or close stdin.
 
-        Sends ``command/exec/write``. Args:
+        Sends ``command/exec/write``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -1656,7 +1680,9 @@ class CommandApi:
     def exec_terminate(self, *, process_id: str) -> wire.CommandExecTerminateResponse:
         """Terminate a running ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/terminate``. Args:
+        Sends ``command/exec/terminate``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
 
         Raises:
@@ -1672,7 +1698,9 @@ class CommandApi:
     ) -> wire.CommandExecResizeResponse:
         """Resize a running PTY-backed ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/resize``. Args:
+        Sends ``command/exec/resize``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             size: New PTY size in character cells.
 
@@ -1787,7 +1815,9 @@ class EnvironmentApi:
     ) -> wire.EnvironmentAddResponse:
         """Adds or replaces a remote environment by id for later selection.
 
-        Experimental. Sends ``environment/add``. Args:
+        Experimental. Sends ``environment/add``.
+
+        Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
                 a secure transport or a loopback destination. Since codex 0.158.0.
             connect_timeout_ms: Optional WebSocket connection timeout. The server default applies when omitted.
@@ -1807,7 +1837,9 @@ class EnvironmentApi:
     def info(self, *, environment_id: str) -> wire.EnvironmentInfoResponse:
         """Reads information from a configured execution environment.
 
-        Experimental. Sends ``environment/info``. Raises:
+        Experimental. Sends ``environment/info``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -1818,7 +1850,9 @@ class EnvironmentApi:
     def status(self, *, environment_id: str) -> wire.EnvironmentStatusResponse:
         """Reads the current status of a configured execution environment.
 
-        Experimental. Sends ``environment/status``. Args:
+        Experimental. Sends ``environment/status``.
+
+        Args:
             environment_id: Environment id to inspect.
 
         Raises:
@@ -1996,7 +2030,9 @@ class FeedbackApi:
     ) -> wire.FeedbackSaveResponse:
         """Send ``feedback/save``.
 
-        Since codex 0.164.0. Args:
+        Since codex 0.164.0.
+
+        Args:
             save_path: Absolute, previously unused ZIP path on the app-server host. The caller owns this file,
                 including after a disconnected RPC.
 
@@ -2015,7 +2051,9 @@ class FsApi:
     def read_file(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadFileResponse:
         """Read a file from the host filesystem.
 
-        Sends ``fs/readFile``. Args:
+        Sends ``fs/readFile``.
+
+        Args:
             path: Absolute path to read.
 
         Raises:
@@ -2029,7 +2067,9 @@ class FsApi:
     def write_file(self, *, data_base64: str, path: wire.AbsolutePathBuf) -> wire.FsWriteFileResponse:
         """Write a file on the host filesystem.
 
-        Sends ``fs/writeFile``. Args:
+        Sends ``fs/writeFile``.
+
+        Args:
             data_base64: File contents encoded as base64.
             path: Absolute path to write.
 
@@ -2046,7 +2086,9 @@ class FsApi:
     ) -> wire.FsCreateDirectoryResponse:
         """Create a directory on the host filesystem.
 
-        Sends ``fs/createDirectory``. Args:
+        Sends ``fs/createDirectory``.
+
+        Args:
             path: Absolute directory path to create.
             recursive: Whether parent directories should also be created. Defaults to ``true``.
 
@@ -2061,7 +2103,9 @@ class FsApi:
     def get_metadata(self, *, path: wire.AbsolutePathBuf) -> wire.FsGetMetadataResponse:
         """Request metadata for an absolute path.
 
-        Sends ``fs/getMetadata``. Args:
+        Sends ``fs/getMetadata``.
+
+        Args:
             path: Absolute path to inspect.
 
         Raises:
@@ -2075,7 +2119,9 @@ class FsApi:
     def read_directory(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadDirectoryResponse:
         """List direct child names for a directory.
 
-        Sends ``fs/readDirectory``. Args:
+        Sends ``fs/readDirectory``.
+
+        Args:
             path: Absolute directory path to read.
 
         Raises:
@@ -2091,7 +2137,9 @@ class FsApi:
     ) -> wire.FsRemoveResponse:
         """Remove a file or directory tree from the host filesystem.
 
-        Sends ``fs/remove``. Args:
+        Sends ``fs/remove``.
+
+        Args:
             path: Absolute path to remove.
             force: Whether missing paths should be ignored. Defaults to ``true``.
             recursive: Whether directory removal should recurse. Defaults to ``true``.
@@ -2113,7 +2161,9 @@ class FsApi:
     ) -> wire.FsCopyResponse:
         """Copy a file or directory tree on the host filesystem.
 
-        Sends ``fs/copy``. Args:
+        Sends ``fs/copy``.
+
+        Args:
             destination_path: Absolute destination path.
             source_path: Absolute source path.
             recursive: Required for directory copies; ignored for file copies.
@@ -2129,7 +2179,9 @@ class FsApi:
     def watch(self, *, path: wire.AbsolutePathBuf, watch_id: str) -> wire.FsWatchResponse:
         """Start filesystem watch notifications for an absolute path.
 
-        Sends ``fs/watch``. Args:
+        Sends ``fs/watch``.
+
+        Args:
             path: Absolute file or directory path to watch.
             watch_id: Connection-scoped watch identifier used for ``fs/unwatch`` and ``fs/changed``.
 
@@ -2144,7 +2196,9 @@ class FsApi:
     def unwatch(self, *, watch_id: str) -> wire.FsUnwatchResponse:
         """Stop filesystem watch notifications for a prior ``fs/watch``.
 
-        Sends ``fs/unwatch``. Args:
+        Sends ``fs/unwatch``.
+
+        Args:
             watch_id: Watch identifier previously provided to ``fs/watch``.
 
         Raises:
@@ -2287,8 +2341,7 @@ class McpServerApi:
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2300,7 +2353,9 @@ class McpServerApi:
     def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2373,7 +2428,9 @@ class MemoryApi:
     def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
                 1..=4096.
 
@@ -2388,7 +2445,9 @@ class MemoryApi:
     def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2401,7 +2460,9 @@ class MockApi:
     def experimental_method(self, *, value: str | None = None) -> wire.MockExperimentalMethodResponse:
         """Test-only method used to validate experimental gating.
 
-        Experimental. Sends ``mock/experimentalMethod``. Args:
+        Experimental. Sends ``mock/experimentalMethod``.
+
+        Args:
             value: Test-only payload field.
 
         Raises:
@@ -2446,7 +2507,9 @@ class ModelProviderApi:
     def list(self) -> wire.ModelProviderListResponse:
         """Send ``modelProvider/list``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2457,7 +2520,9 @@ class ModelProviderApi:
     def config_write(self, *, settings: wire.ProviderSettingsPatch) -> wire.ModelProviderConfigWriteResponse:
         """Send ``modelProvider/config/write``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2469,7 +2534,9 @@ class ModelProviderApi:
     def default_set(self, *, provider_id: str) -> wire.ConfigWriteResponse:
         """Send ``modelProvider/default/set``.
 
-        Since codex 0.171.0. Args:
+        Since codex 0.171.0.
+
+        Args:
             provider_id: Configured provider to use by default for new threads and unscoped model lists.
 
         Raises:
@@ -2550,7 +2617,9 @@ class PluginApi:
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2745,7 +2814,9 @@ class ProcessApi:
     ) -> wire.ProcessSpawnResponse:
         """Spawn a standalone process (argv vector) without a Codex sandbox.
 
-        Experimental. Sends ``process/spawn``. Args:
+        Experimental. Sends ``process/spawn``.
+
+        Args:
             command: Command argv vector. Empty arrays are rejected.
             cwd: Absolute working directory for the process.
             process_handle: Client-supplied, connection-scoped process handle. Duplicate active handles are rejected
@@ -2776,7 +2847,9 @@ class ProcessApi:
     ) -> wire.ProcessWriteStdinResponse:
         """Write stdin bytes to a running ``process/spawn`` session or close stdin.
 
-        Experimental. Sends ``process/writeStdin``. Args:
+        Experimental. Sends ``process/writeStdin``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -2792,7 +2865,9 @@ class ProcessApi:
     def kill(self, *, process_handle: str) -> wire.ProcessKillResponse:
         """Terminate a running ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/kill``. Args:
+        Experimental. Sends ``process/kill``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
 
         Raises:
@@ -2808,7 +2883,9 @@ class ProcessApi:
     ) -> wire.ProcessResizePtyResponse:
         """Resize a running PTY-backed ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/resizePty``. Args:
+        Experimental. Sends ``process/resizePty``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             size: New PTY size in character cells.
 
@@ -2833,7 +2910,9 @@ class ProjectApi:
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
             sort_key: Defaults to position. Recency sorting always places empty projects last. Use the returned
                 order; numeric positions are not exposed in project responses.
@@ -2849,7 +2928,9 @@ class ProjectApi:
     def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2867,7 +2948,9 @@ class ProjectApi:
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2886,7 +2969,9 @@ class ProjectApi:
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2904,7 +2989,9 @@ class ProjectApi:
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2915,7 +3002,9 @@ class ProjectApi:
     def move(self, *, project_id: str, before_project_id: str | None = None) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             before_project_id: Place the project before this ID, or append it when omitted or null.
 
         Raises:
@@ -2929,7 +3018,9 @@ class ProjectApi:
     def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2943,7 +3034,9 @@ class RemoteControlApi:
     def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2954,7 +3047,9 @@ class RemoteControlApi:
     def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2965,7 +3060,9 @@ class RemoteControlApi:
     def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2975,7 +3072,9 @@ class RemoteControlApi:
     def pairing_start(self, *, manual_code: bool | None = None) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2988,7 +3087,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3006,7 +3107,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3019,7 +3122,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3053,7 +3158,9 @@ class RolloutApi:
     def compress(self) -> wire.RolloutCompressResponse:
         """Start a best-effort background compression pass for cold local rollouts.
 
-        Experimental. Sends ``rollout/compress``. Raises:
+        Experimental. Sends ``rollout/compress``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3066,7 +3173,9 @@ class ServerApi:
     def diagnostics(self) -> wire.ServerDiagnosticsResponse:
         """Read content-free, process-local diagnostics.
 
-        Experimental. Sends ``server/diagnostics``. Raises:
+        Experimental. Sends ``server/diagnostics``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3233,7 +3342,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/resume``. Args:
+        Sends ``thread/resume``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             exclude_turns: When true, return only thread metadata and live-resume state without populating
@@ -3300,7 +3411,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/fork``. Args:
+        Sends ``thread/fork``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             attach_to_source: Persist the fork as an attached thread of its resolved source, hidden from ordinary
@@ -3359,8 +3472,8 @@ class ThreadApi:
     ) -> wire.ThreadSampleResponse:
         """Send ``thread/sample``.
 
-        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             expected_turn_id: The loaded source's latest turn, which must be finished (completed, failed, or
@@ -3384,7 +3497,9 @@ class ThreadApi:
     def sample_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSampleCancelResponse:
         """Send ``thread/sample/cancel``.
 
-        Experimental. Since codex 0.164.0. Raises:
+        Experimental. Since codex 0.164.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3432,7 +3547,9 @@ class ThreadApi:
         This is used by external helpers to pause timeout accounting while a user approval or other elicitation is
         pending outside the app-server request flow.
 
-        Experimental. Sends ``thread/increment_elicitation``. Args:
+        Experimental. Sends ``thread/increment_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be incremented.
 
         Raises:
@@ -3448,7 +3565,9 @@ class ThreadApi:
 
         When the count reaches zero, timeout accounting resumes for the thread.
 
-        Experimental. Sends ``thread/decrement_elicitation``. Args:
+        Experimental. Sends ``thread/decrement_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be decremented.
 
         Raises:
@@ -3475,7 +3594,9 @@ class ThreadApi:
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Since codex 0.161.0. Raises:
+        Experimental. Since codex 0.161.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3544,7 +3665,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: ResponsesAPI metadata captured from the client submitting this input.
                 Since codex 0.169.0.
 
@@ -3561,7 +3684,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to the standard thread-list page size.
 
@@ -3583,7 +3708,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: Non-empty metadata replaces the input's metadata; omission or an empty map
                 preserves it. Since codex 0.169.0.
 
@@ -3598,7 +3725,9 @@ class ThreadApi:
     def queue_delete(self, *, queued_submission_id: str, thread_id: str) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3611,7 +3740,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3624,7 +3755,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3663,7 +3796,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentAddResponse:
         """Parameters for creating or locating an attachment on its owning thread.
 
-        Sends ``thread/attachment/add``. Raises:
+        Sends ``thread/attachment/add``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3676,7 +3811,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentListResponse:
         """Parameters for listing attachments from one thread.
 
-        Sends ``thread/attachment/list``. Raises:
+        Sends ``thread/attachment/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3695,7 +3832,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``. Args:
+        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``.
+
+        Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
@@ -3712,7 +3851,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentRemoveResponse:
         """Parameters for deleting an attachment by its stable thread-local identity.
 
-        Sends ``thread/attachment/remove``. Raises:
+        Sends ``thread/attachment/remove``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3725,7 +3866,9 @@ class ThreadApi:
     ) -> wire.ThreadSectionMoveResponse:
         """Parameters for moving a thread within a server-owned section ordering.
 
-        Sends ``thread/section/move``. Args:
+        Sends ``thread/section/move``.
+
+        Args:
             section_id: Destination section, or ``null`` to remove the thread from its section.
             thread_id: Thread to move into, within, or out of a section.
             before_thread_id: Existing thread to insert before; omission or null appends to the section.
@@ -3759,7 +3902,9 @@ class ThreadApi:
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             approval_policy: Override the approval policy for subsequent turns.
             approvals_reviewer: Override where approval requests are routed for subsequent turns.
             collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
@@ -3796,7 +3941,9 @@ class ThreadApi:
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3807,7 +3954,9 @@ class ThreadApi:
     def memory_read(self, *, thread_id: str) -> wire.ThreadMemoryReadResponse:
         """Send ``thread/memory/read``.
 
-        Experimental. Since codex 0.165.0. Args:
+        Experimental. Since codex 0.165.0.
+
+        Args:
             thread_id: The thread must already be started or resumed.
 
         Raises:
@@ -3881,7 +4030,9 @@ class ThreadApi:
     def background_terminals_clean(self, *, thread_id: str) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3894,7 +4045,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size.
 
@@ -3911,7 +4064,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3924,7 +4079,9 @@ class ThreadApi:
 
         This only changes persisted conversation history. It does not revert local file changes.
 
-        Sends ``thread/revert``. Args:
+        Sends ``thread/revert``.
+
+        Args:
             before_turn_id: Turn excluded from the replacement history, together with every later turn.
 
         Raises:
@@ -4026,7 +4183,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4067,7 +4226,9 @@ class ThreadApi:
 
         The final response is authoritative for results, ordering, and cursors.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``. Args:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4100,7 +4261,9 @@ class ThreadApi:
         interrupted search completes with an error after its subprocess is stopped and reaped. If completion races
         cancellation, the original search may still succeed. An already-completed search is unaffected.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4112,7 +4275,9 @@ class ThreadApi:
     def search_stream_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
         """Cancel a ``thread/search/stream`` request on this connection.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4126,7 +4291,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchOccurrencesResponse:
         """Parameters for searching visible message occurrences within one paginated thread.
 
-        Experimental. Sends ``thread/searchOccurrences``. Args:
+        Experimental. Sends ``thread/searchOccurrences``.
+
+        Args:
             search_term: Case-insensitive literal substring to find in visible user messages and both partial and
                 final assistant answers.
             cursor: Opaque cursor returned by a previous call for the same thread and search term.
@@ -4178,7 +4345,9 @@ class ThreadApi:
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Since codex 0.163.0. Args:
+        Experimental. Since codex 0.163.0.
+
+        Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
@@ -4251,7 +4420,9 @@ class ThreadApi:
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Since codex 0.163.0. Sends ``thread/items/read``. Args:
+        Experimental. Since codex 0.163.0. Sends ``thread/items/read``.
+
+        Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
@@ -4266,8 +4437,8 @@ class ThreadApi:
     def guardian_review(self, *, thread_id: str) -> wire.ThreadGuardianReviewResponse:
         """Review the idle thread's final injected exec_command without executing it.
 
-        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may
-        take arbitrarily long, so ``request_timeout`` does not apply.
+        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4280,7 +4451,9 @@ class ThreadApi:
     def inject_items(self, *, items: Sequence[wire.JSON], thread_id: str) -> wire.ThreadInjectItemsResponse:
         """Append raw Responses API items to the thread history without starting a user turn.
 
-        Sends ``thread/inject_items``. Args:
+        Sends ``thread/inject_items``.
+
+        Args:
             items: Raw Responses API items to append to the thread's model-visible history.
 
         Raises:
@@ -4296,7 +4469,9 @@ class ThreadApi:
     ) -> wire.ThreadPrepareApprovedPlanResponse:
         """Prepare an approved plan for the first turn of a fresh thread.
 
-        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``. Args:
+        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``.
+
+        Args:
             attachment_path: Absolute path to the optional app-server copy of the plan.
 
         Raises:
@@ -4335,7 +4510,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
-        Experimental. Sends ``thread/realtime/start``. Args:
+        Experimental. Sends ``thread/realtime/start``.
+
+        Args:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
                 independent so clients can choose how they connect separately from what the model emits.
             backend_reasoning_status: Relays public reasoning summaries as quiet context for realtime V3
@@ -4382,7 +4559,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendAudioResponse:
         """Experimental: append audio input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendAudio``. Raises:
+        Experimental. Sends ``thread/realtime/appendAudio``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4395,7 +4574,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendTextResponse:
         """Experimental: append text input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendText``. Raises:
+        Experimental. Sends ``thread/realtime/appendText``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4406,7 +4587,9 @@ class ThreadApi:
     def realtime_append_speech(self, *, text: str, thread_id: str) -> wire.ThreadRealtimeAppendSpeechResponse:
         """Experimental: append speakable text to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendSpeech``. Raises:
+        Experimental. Sends ``thread/realtime/appendSpeech``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4417,7 +4600,9 @@ class ThreadApi:
     def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
         """Experimental: stop thread realtime.
 
-        Experimental. Sends ``thread/realtime/stop``. Raises:
+        Experimental. Sends ``thread/realtime/stop``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4430,7 +4615,9 @@ class ThreadApi:
     ) -> wire.ThreadTimelineListResponse:
         """Experimental: list ordinary and realtime thread history in rollout order.
 
-        Experimental. Sends ``thread/timeline/list``. Raises:
+        Experimental. Sends ``thread/timeline/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4455,7 +4642,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeListResponse:
         """Send ``thread/realtime/list``.
 
-        Experimental. Since codex 0.171.0. Args:
+        Experimental. Since codex 0.171.0.
+
+        Args:
             event_id: A required exact event ID, such as a completed item's acknowledgement. Returns pending until
                 projected. Explicit filters can exclude a known event.
             from_observed_at_ms: Inclusive canonical observation time lower bound.
@@ -4476,7 +4665,9 @@ class ThreadApi:
     def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
         """Experimental: list voices supported by thread realtime.
 
-        Experimental. Sends ``thread/realtime/listVoices``. Raises:
+        Experimental. Sends ``thread/realtime/listVoices``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4489,7 +4680,9 @@ class ThreadSectionApi:
     def list(self, *, cursor: str | None = None, limit: int | None = None) -> wire.ThreadSectionListResponse:
         """Parameters for listing independently persisted thread sections.
 
-        Sends ``threadSection/list``. Args:
+        Sends ``threadSection/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Maximum number of sections to return.
 
@@ -4506,7 +4699,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionCreateResponse:
         """Parameters for creating an independently persisted thread section.
 
-        Sends ``threadSection/create``. Args:
+        Sends ``threadSection/create``.
+
+        Args:
             name: The user-visible name of the section.
 
         Raises:
@@ -4526,7 +4721,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionUpdateResponse:
         """Parameters for updating an independently persisted thread section.
 
-        Sends ``threadSection/update``. Args:
+        Sends ``threadSection/update``.
+
+        Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
             appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
@@ -4543,7 +4740,9 @@ class ThreadSectionApi:
     def delete(self, *, section_id: str) -> wire.ThreadSectionDeleteResponse:
         """Parameters for deleting an independently persisted thread section.
 
-        Sends ``threadSection/delete``. Args:
+        Sends ``threadSection/delete``.
+
+        Args:
             section_id: The stable, server-generated identity of the section to delete.
 
         Raises:
@@ -4668,10 +4867,12 @@ class TurnApi:
     ) -> wire.TurnSettingsUpdateResponse:
         """Experimental settings changes for one running turn, not future turns.
 
-        Unsupported fields are rejected rather than silently ignored. Any live thread kind may accept publication.
+        Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication.
         Child sessions and consumers of frozen initial settings are unchanged.
 
-        Experimental. Sends ``turn/settings/update``. Args:
+        Experimental. Sends ``turn/settings/update``.
+
+        Args:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
@@ -4743,7 +4944,9 @@ class UserVerificationApi:
     def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4753,8 +4956,7 @@ class UserVerificationApi:
     def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4765,7 +4967,9 @@ class UserVerificationApi:
     def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4775,8 +4979,8 @@ class UserVerificationApi:
     def verify(self, *, challenge: str, description: str, title: str) -> wire.UserVerificationVerifyResponse:
         """Local signing primitive, independent of any pending elicitation.
 
-        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily
-        long, so ``request_timeout`` does not apply.
+        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily long, so ``request_timeout``
+        does not apply.
 
         Args:
             challenge: Unpadded base64url encoding of 1–4096 challenge bytes.
@@ -4795,7 +4999,9 @@ class UserVerificationApi:
 
         Use a fresh request ID for each operation and a distinct ID for this cancellation RPC.
 
-        Experimental. Sends ``userVerification/cancel``. Raises:
+        Experimental. Sends ``userVerification/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4966,7 +5172,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4979,7 +5187,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4990,7 +5200,9 @@ class Api:
     def fuzzy_file_search_session_stop(self, *, session_id: str) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5058,7 +5270,7 @@ class Supervisor:
     def drain(self, *, timeout: float = 60) -> None:
         """Admit no more prompts, and wait until open turns have ended, before the program ends.
 
-        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+        A prompt that waits for its admission waits until it is interrupted. The next program runs it.
 
         Args:
             timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
@@ -5093,6 +5305,12 @@ class SupervisedThread:
 
         Raises:
             ThreadClosed: The scope was not entered.
+        """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
         """
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -5181,9 +5399,9 @@ class SupervisedThread:
 class SupervisedTurn:
     """One prompt, inside ``with thread.turn(…)``, over as many generations as it takes.
 
-    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the events
-    of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both iterations
-    consume the same buffer, so only one thread at a time may iterate.
+    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the
+    events of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both
+    iterations consume the same buffer, so only one thread at a time may iterate.
     """
     @property
     def key(self) -> str:
@@ -5200,7 +5418,7 @@ class SupervisedTurn:
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
-        """Return the next event. A cancellation point.
+        """Return the next event.
 
         Raises:
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -5225,15 +5443,15 @@ class SupervisedTurn:
 def open_codex(
     config: CodexConfig | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
 ) -> Scope[Codex]:
     """Start a server and connect a client to it, as a scope.
 
-    When the scope exits, open turns are ended and the server is stopped. No thread, process or file descriptor remains,
-    even after an error or a cancellation. Exceptions raised by the body propagate unchanged.
+    When the scope exits, open turns are ended and the server is stopped. No thread, process or file descriptor
+    remains, even after an error or an interrupt. Exceptions raised by the body propagate unchanged.
 
     Args:
         config: The configuration of the client and its server; by default, the user's own Codex setup.
@@ -5246,7 +5464,6 @@ def open_codex(
         StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it exited or rejected the handshake.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
-        RuntimeError: It was not called from a Trio thread.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
 
@@ -5264,9 +5481,11 @@ def retry_on_overload(
 
         page = retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
-    even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
+
+    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell
+    command, even if a later request fails. To limit the total time, use :func:`fail_after`. Each retry is reported
+    to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called for each attempt.
@@ -5297,25 +5516,25 @@ def retry_transient(
 
     ::
 
-        async def review(path: str) -> str | None:
+        def review(path: str) -> str | None:
             with codex.thread_start(ephemeral=True) as thread:
-                return (thread.run(f"Review {path}.")).final_response
+                return thread.run(f"Review {path}.").final_response
 
         text = retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
     would stand there twice. What a failed turn has done to files is not undone.
 
-    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    The delay doubles after every attempt. To limit the total time, use :func:`fail_after`. Each retry is reported
+    to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Does the work; called for each attempt.
         attempts: Maximum number of calls.
         initial_delay: Seconds before the second attempt.
         max_delay: Maximum delay in seconds, before the jitter.
-        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that tasks which failed together do
-            not retry together.
+        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that threads which failed
+            together do not retry together.
 
     Returns:
         The return value of ``fn``.
@@ -5333,7 +5552,7 @@ def attach_codex(
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5363,13 +5582,12 @@ def attach_codex(
         ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
-        RuntimeError: It was not called from a Trio thread.
     """
 
 def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,

@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from trio_codex import BearerToken, Codex, Policy
 
+
+GIVE_UP: Final = "features.unbounded_connection_retries=false"
+"""By default, a server that cannot reach the model tries again every few seconds until it can."""
 
 TOKEN_CHARACTERS: Final = 4096
 """The longest file of a token that is read. No server takes a longer header, and some files never end."""
@@ -66,6 +69,19 @@ class Offline:
 
 AnySource: TypeAlias = Source | Offline
 """As above, or a server without an account."""
+
+
+AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
+
+
+def without_waiting(source: AnySourceT) -> AnySourceT:
+    """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network for ever.
+
+    For commands that nobody watches. An option ``-c`` of the user's takes precedence.
+    """
+    if not isinstance(source, CodexConfig):
+        return source
+    return attrs.evolve(source, config_overrides=(GIVE_UP, *source.config_overrides))
 
 
 def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import attrs
 import click
@@ -31,8 +31,9 @@ from trio_codex.batch import (
     read_tasks,
     write_report,
 )
+from trio_codex.cli._attach import without_waiting
 from trio_codex.cli._startup import INTERRUPTED
-from trio_codex.cli._text import CommandFailed, one_line
+from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -63,6 +64,8 @@ async def run_batch(
     shard: str | None,
     model: str | None,
     sandbox: str | None,
+    servers: str,
+    allow_changes: bool,
 ) -> int:
     """Run the tasks of a file, and return the exit status.
 
@@ -89,7 +92,7 @@ async def run_batch(
                 tasks,
                 solver,
                 out=out,
-                config=config,
+                config=without_waiting(config),
                 turns=turns,
                 starting=starting,
                 budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
@@ -99,6 +102,8 @@ async def run_batch(
                 keep=keep,
                 shard=_shard(shard),
                 thread_options=thread_options,
+                servers=_servers(servers),
+                allow_changes=allow_changes,
             )
         )
         await _watch(batch)
@@ -237,13 +242,13 @@ def show_results(out: str, form: str) -> int:
     rows = [_row(outcome) for outcome in read_outcomes(out)]
     if form == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row))
+            usage = None if row["usage"] is None else camel_case(row["usage"])
+            click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
     for row in rows:
-        usage: dict[str, int | None] = row["usage"] or {}
-        tokens = usage.get("total_tokens")
+        tokens = None if row["usage"] is None else row["usage"]["total_tokens"]
         value = "" if row["value"] is None else json.dumps(row["value"])
         writer.writerow(
             [
@@ -330,6 +335,14 @@ def _workspace(text: str) -> Workspace:
             f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
         )
     return EmptyDirectory()
+
+
+def _servers(text: str) -> int | Literal["per-task"]:
+    if text == "per-task":
+        return "per-task"
+    if not (text.isdecimal() and int(text)):
+        raise click.UsageError(f"--servers: {text!r} is not a number of at least 1 or per-task")
+    return int(text)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -175,12 +175,18 @@ def threads_list(**options: Any) -> int:
 
 @threads.command("show")
 @click.argument("thread_id", metavar="ID")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the thread as one JSON line, then one per turn with all its items, as the server sends them.",
+)
 @server_options
 def threads_show(thread_id: str, **options: Any) -> int:
     """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
-    return execute(show_thread, thread_id, source=source_of(options))
+    return execute(show_thread, thread_id, source=source_of(options), **options)
 
 
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
@@ -315,6 +321,13 @@ batch.add_command(batch_merge)
 @click.option("--solve", metavar="MODULE:FUNCTION", help="The solver. Default: run the prompt of each task.")
 @click.option("--turns", type=click.IntRange(1), default=16, show_default=True, help="Attempts at once.")
 @click.option("--starting", type=click.IntRange(1), help="Threads that start at once. Default: --turns.")
+@click.option(
+    "--servers",
+    default="1",
+    show_default=True,
+    metavar="COUNT|per-task",
+    help="Servers that share the attempts.",
+)
 @click.option("--task-tokens", type=click.IntRange(1), help="Limit of tokens for each task.")
 @click.option("--task-seconds", type=click.FloatRange(0, min_open=True), help="Limit of time for each task.")
 @click.option("--tokens", type=click.IntRange(1), help="Limit of tokens for all tasks.")
@@ -350,6 +363,9 @@ batch.add_command(batch_merge)
     type=click.Choice([each.value for each in Sandbox]),
     metavar="MODE",
     help="The sandbox: read-only, workspace-write or danger-full-access. Default: as configured.",
+)
+@click.option(
+    "--allow-changes", is_flag=True, help="Go on although the settings or tasks without outcomes differ."
 )
 @click.option("--offline", is_flag=True, help="Use a scripted model on this machine: no account, no network.")
 @own_server_options

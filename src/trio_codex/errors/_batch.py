@@ -28,7 +28,7 @@ class BatchConflict(BatchError):
 
     def __str__(self) -> str:
         lines = "".join(f"\n- {line}" for line in self.differences)
-        return f"{self.path} has another batch; choose another directory, or undo these changes:{lines}"
+        return f"{self.path} has another batch; choose another directory, undo these changes, or allow them:{lines}"
 
 
 @error_class
@@ -62,3 +62,17 @@ class BatchStopped(BatchError):
 
     def __str__(self) -> str:
         return f"the batch stopped with {self.left} tasks left: {self.problem}"
+
+
+@error_class
+class ShardFailed(BatchError):
+    """A shard has failed with an exception that cannot be sent to another process.
+
+    Attributes:
+        problem: Its class and its message.
+    """
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the shard failed: {self.problem}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -15,7 +15,7 @@ from trio_codex.supervision._spending import Spent, ToolCalls, tokens_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
 
-    from trio_codex import Budget, Event, Subscription, Thread, Turn
+    from trio_codex import Budget, Event, Subscription, Thread, Turn, TurnInput
     from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._prompt import Prompt
     from trio_codex.supervision._rule import Rule, Send
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 FIRST_SIGNS: Final = frozenset({"item/completed", "thread/tokenUsage/updated"})
 """Events that prove that the server has stored a message, and goes on to the model. The start of the message's item does
 not: killed right then, the server had not stored it in 1 of 25 cases (completed: in none)."""
+
+END: Final = "turn/completed"
+
+SIGNS: Final = (*FIRST_SIGNS, END)
 
 
 @attrs.define(eq=False)
@@ -86,6 +90,7 @@ class Attempt:
         self._prompt = prompt
         self._send = send
         self._turn: Turn[Any] | None = None
+        self._is_running = False
 
     async def run(self, view: SupervisedTurn | None) -> TurnResult[Any]:
         """Send the message, and return the result of the prompt.
@@ -98,12 +103,11 @@ class Attempt:
             self._check_budgets()
             attempt = self._send.attempt
             self._journal.sending(self._name, prompt.key, prompt.digest, attempt, opened.newest)
-        opened.rule.forget_history()
         started, tokens = trio.current_time(), tokens_of(thread.usage)
         try:
-            with self._generations.nesting(), self._numbered_calls():
+            with self._context():
                 async with AsyncExitStack() as early:
-                    events = await early.enter_async_context(thread.events())
+                    events = await early.enter_async_context(thread.events(*SIGNS))
                     async with self._scope() as self._turn:
                         if view is not None:
                             view.begin(self._turn)
@@ -123,28 +127,46 @@ class Attempt:
                 view.lose(opened.life.number)
             raise
         finally:
+            # It was read before the turn, or while it ran.
+            opened.rule.forget_history()
             self._charge(Spent(tokens_of(thread.usage) - tokens, 1, trio.current_time() - started))
 
-    @asynccontextmanager
-    async def _scope(self) -> AsyncGenerator[Turn[Any]]:
+    @contextmanager
+    def _context(self) -> Generator[None]:
+        """Let callbacks of the turn that is started in the body start turns, and number its tool calls."""
+        items = [item for part in self._send.parts for item in part.items]
+        calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
+        token = policies.tool_call_keys.set(calls.key)
+        try:
+            with self._generations.nesting():
+                yield
+        finally:
+            policies.tool_call_keys.reset(token)
+
+    def _scope(self) -> AbstractAsyncContextManager[Turn[Any]]:
         """Start the turn of the message, or rejoin it. It ends with its scope, except by a loss of the connection."""
-        thread, prompt, value = self._opened.thread, self._prompt, self._send.value
+        prompt, value = self._prompt, self._send.value
         if value is None:
-            async with thread.rejoin(end=True) as turn:
-                yield turn
-            return
-        is_shared = not self._opened.life.codex.owned
+            return self._opened.thread.rejoin(end=True)
         options: Any = {
             **prompt.options,
             "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
             "client_user_message_id": prompt.message(self._send.attempt),
-            "leave_running": is_shared,
         }
-        async with thread.turn(value, output_type=prompt.output_type, **options) as turn:
+        if not self._opened.life.codex.owned:
+            return self._shared_scope(value, options)
+        return self._opened.thread.turn(value, output_type=prompt.output_type, **options)
+
+    @asynccontextmanager
+    async def _shared_scope(self, value: TurnInput, options: Any) -> AsyncGenerator[Turn[Any]]:
+        """Start the turn on a server of others, where a turn outlives a lost connection."""
+        thread = self._opened.thread
+        output_type = self._prompt.output_type
+        async with thread.turn(value, output_type=output_type, leave_running=True, **options) as turn:
             try:
                 yield turn
             except BaseException as exc:
-                if is_shared and not is_loss(exc):
+                if not is_loss(exc):
                     with trio.CancelScope(shield=True):  # bounded inside
                         async with thread.rejoin(end=True):
                             await trio.lowlevel.checkpoint()
@@ -153,12 +175,10 @@ class Attempt:
     async def _first_sign(self, events: Subscription[Event], turn: Turn[Any]) -> None:
         """Wait until the server has begun to work on the message, or the turn has ended, and record it."""
         async for event in events:
-            if event.turn_id != turn.id:
-                continue
-            if event.method in FIRST_SIGNS:
-                self._journal.running(self._name, self._prompt.key, turn.id)
-                return
-            if event.method == "turn/completed":
+            if event.turn_id == turn.id:
+                self._is_running = event.method != END
+                if self._is_running:
+                    self._journal.running(self._name, self._prompt.key, turn.id)
                 return
 
     def _settle(self, result: TurnResult[Any]) -> TurnResult[Any]:
@@ -170,8 +190,7 @@ class Attempt:
         by_us = result.status == TurnStatus.interrupted
         if by_us and self._opened.life.over.is_set() and not self._prompt.is_stopped:
             raise Retired
-        self._opened.newest = result.id
-        self._journal.ended(self._name, self._prompt.key, result.id, str(result.status), by_us=by_us)
+        self._record_end(result, by_us=by_us)
         self._generations.healthy(self._name)
         if self._send.value is None and self._prompt.output_type is not None:
             result = tools.with_output(result, self._prompt.output_type)
@@ -183,12 +202,20 @@ class Attempt:
         if result is None or result.status == TurnStatus.lost:
             self._opened.is_settled = False
             return
-        self._opened.newest = result.id
         by_us = result.status == TurnStatus.interrupted
         if by_us and not self._prompt.is_stopped:
+            self._opened.newest = result.id
             self._generations.left[self._name, self._prompt.key] = result.id
         else:
-            self._journal.ended(self._name, self._prompt.key, result.id, str(result.status), by_us=by_us)
+            self._record_end(result, by_us=by_us)
+
+    def _record_end(self, result: TurnResult[Any], *, by_us: bool) -> None:
+        self._opened.newest = result.id
+        # The history tells how a turn ended that is known to run, but not who has interrupted it.
+        late = self._is_running and not by_us
+        self._journal.ended(
+            self._name, self._prompt.key, result.id, str(result.status), by_us=by_us, late=late
+        )
 
     def _result(self) -> TurnResult[Any] | None:
         try:
@@ -196,7 +223,7 @@ class Attempt:
         except errors.TurnActive:
             return None
 
-    # -- budgets and tool calls --------------------------------------------------------------------------------
+    # -- budgets -------------------------------------------------------------------------------------------
 
     def _check_budgets(self) -> None:
         """Check that a turn may start.
@@ -214,14 +241,3 @@ class Attempt:
         result = self._result()
         total = 0 if result is None or result.usage is None else result.usage.total.total_tokens
         self._journal.used(self._name, used.tokens, used.seconds, total)
-
-    @contextmanager
-    def _numbered_calls(self) -> Generator[None]:
-        """Give tool calls of the turn that is started in the body keys that outlive a death."""
-        items = [item for part in self._send.parts for item in part.items]
-        calls = ToolCalls(f"{self._opened.thread.id} {self._prompt.key}", items)
-        token = policies.tool_call_keys.set(calls.key)
-        try:
-            yield
-        finally:
-            policies.tool_call_keys.reset(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,18 +20,18 @@ from trio_codex.supervision._values import Generation
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator
 
     from trio_codex import Budget, ClientConfig, Codex, CodexConfig
     from trio_codex.instruments import Instrument
-    from trio_codex.supervision._journal import Journal, KeyRow
+    from trio_codex.supervision._journal import Journal
     from trio_codex.supervision._values import Probe, Restart
 
 GENERATIONS_KEPT: Final = 100
 """How many ended generations are remembered."""
 
 TICK_SECONDS: Final = 1.0
-"""How often instruments are told that a generation is alive."""
+"""How often instruments are told that a generation is alive, and what the journal put off is committed."""
 
 _OPENER: ContextVar[object] = ContextVar(
     "the supervisor of the turn in whose context this runs", default=None
@@ -142,11 +142,17 @@ class Generations:
             ConnectionClosed: Its scope has exited.
         """
         await trio.lowlevel.checkpoint()
-        while self._life is None or self._life.number <= after or not self._life.codex.is_open:
+        while (life := self.current) is None or life.number <= after:
             if self._failure is not None:
                 raise self._failure
             await self._changed.wait()
-        return self._life
+        return life
+
+    @property
+    def current(self) -> Life | None:
+        """The current generation; ``None`` between two."""
+        life = self._life
+        return life if life is not None and life.codex.is_open else None
 
     async def restart(self, reason: str, patience: float) -> None:
         """Replace the current generation once no turn is open, or some seconds have passed."""
@@ -168,9 +174,8 @@ class Generations:
         """The directory to which relative paths refer."""
         return getattr(self._config, "cwd", None) or ""
 
-    @asynccontextmanager
-    async def admission(self, name: str) -> AsyncGenerator[None]:
-        """Admit a turn of a thread.
+    def admission(self, name: str) -> AbstractAsyncContextManager[None]:
+        """Return a scope that admits a turn of a thread.
 
         Raises:
             ThreadQuarantined: The server dies of it.
@@ -178,11 +183,9 @@ class Generations:
         if name in self.quarantined:
             raise errors.ThreadQuarantined(name, self.strikes[name])
         nested = _OPENER.get() is self
-        alone = self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested
-        async with self.turnstile.lone_turn(name) if alone else self.turnstile.turn(name, nested=nested):
-            yield
-        if not self.turnstile.inside:
-            self.journal.checkpoint(idle=True)
+        if self.strikes.get(name, 0) >= self._restart.strikes and self._is_owned and not nested:
+            return self.turnstile.lone_turn(name)
+        return self.turnstile.turn(name, nested=nested)
 
     @contextmanager
     def nesting(self) -> Generator[None]:
@@ -206,13 +209,14 @@ class Generations:
         if self.strikes.pop(name, 0):
             self.journal.died(name, 0)
 
-    def settle_left(self, row: KeyRow) -> KeyRow:
-        """Record that the program has interrupted a turn whose scope an exception left, now that the program goes on."""
-        turn_id = self.left.pop((row.name, row.key), None)
-        if turn_id is None:
-            return row
-        self.journal.ended(row.name, row.key, turn_id, "interrupted", by_us=True)
-        return attrs.evolve(row, state="ended", turn=turn_id, status="interrupted", by_us=1)
+    def settle_left(self, name: str | None = None) -> None:
+        """Record that the program has interrupted the turns whose scopes exceptions left, now that it goes on.
+
+        Args:
+            name: The name of a thread; by default, all of them.
+        """
+        for where in [each for each in self.left if name in (None, each[0])]:
+            self.journal.ended(*where, self.left.pop(where), "interrupted", by_us=True)
 
     # -- the task of the supervisor ----------------------------------------------------------------------------
 
@@ -294,6 +298,9 @@ class Generations:
     async def _tick(self, record: GenerationRecord) -> None:
         while True:
             notify(self._instruments, "generation_alive", record)
+            # If it fails, the next prompt says so, before it is sent.
+            with suppress(errors.JournalError):
+                self.journal.commit()
             await trio.sleep(TICK_SECONDS)
 
     def _count_strikes(self, life: Life) -> None:
@@ -312,9 +319,7 @@ class Generations:
         and the next one continues them.
         """
         if error is None:
-            for row in [self.journal.key(*where) for where in list(self.left)]:
-                if row is not None:
-                    self.settle_left(row)
+            self.settle_left()
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()
@@ -338,6 +343,7 @@ async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
 @trio.lowlevel.enable_ki_protection
 async def _watch(codex: Codex, probe: Probe) -> None:
     """Give up a server that gives no sign of life."""
+    await trio.lowlevel.checkpoint()
     try:
         await codex.wait_unresponsive(silence=probe.every, within=probe.timeout, failures=probe.failures)
     except (errors.ConnectionBroken, errors.ConnectionClosed):

@@ -105,14 +105,17 @@ def digest_of(
         directory: The directory to which relative paths refer.
     """
     hashed = {name: each for name, each in options.items() if name not in NOT_HASHED and each is not None}
-    plain = _plain([value, hashed, output_type], Path(directory))
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    plain = _plain([value, hashed, output_type], directory)
+    return hashlib.sha256(_encode(plain).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _plain(value: object, directory: Path) -> object:
+_encode = json.JSONEncoder(sort_keys=True).encode
+
+
+def _plain(value: object, directory: str | os.PathLike[str]) -> object:
+    if value is None or isinstance(value, str | int | float):
+        return value
     match value:
-        case None | bool() | int() | float() | str():
-            return value
         case LocalImageInput() | SkillInput() | MentionInput():
             fields = {field.name: getattr(value, field.name) for field in attrs.fields(type(value))}
             fields["path"] = _content(os.fspath(value.path), directory)
@@ -135,11 +138,11 @@ def _plain(value: object, directory: Path) -> object:
             return repr(value)
 
 
-def _content(path: str, directory: Path) -> str:
+def _content(path: str, directory: str | os.PathLike[str]) -> str:
     if "://" in path:
         return path
     try:
-        return hashlib.sha256((directory / Path(path).expanduser()).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(directory, Path(path).expanduser()).read_bytes()).hexdigest()
     except (OSError, RuntimeError):
         # The server reports a file that it cannot read.
         return path

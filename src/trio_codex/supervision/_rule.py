@@ -57,21 +57,17 @@ class Rule:
         """Read the history anew when it is needed, because a turn is about to begin."""
         self._history = History(self._thread)
 
-    async def decide(self, prompt: Prompt) -> Send | TurnResult[Any]:
-        """Return the message to send for a prompt, or its result if there is none to send.
+    async def decide(self, prompt: Prompt, row: KeyRow) -> Send | TurnResult[Any]:
+        """Return the message to send for a prompt that the journal knows, or its result if there is none to send.
 
         Raises:
             KeyConflict: The key stands for another prompt.
             HistoryLost: The model was given a message that the history does not have.
             TurnInterrupted: A death has interrupted it, and the program wants to know.
         """
-        row = self._journal.key(self._name, prompt.key)
-        if row is None:
-            await trio.lowlevel.checkpoint()
-            return Send(1, prompt.value)
+        await trio.lowlevel.checkpoint()
         if row.digest != prompt.digest:
             raise errors.KeyConflict(self._name, prompt.key)
-        row = self._generations.settle_left(row)
         parts = [await self._part(row, prompt.message(number)) for number in range(1, row.attempt)]
         found = await self._find(row, prompt.message(row.attempt))
         if found is None:

@@ -17,7 +17,7 @@ from trio_codex import TurnResult, TurnStatus, errors
 from trio_codex.supervision._attempt import Attempt, Opened, Retired, is_loss
 from trio_codex.supervision._fence import open_thread
 from trio_codex.supervision._prompt import CONTINUE, Prompt, digest_of, key_of, message_of
-from trio_codex.supervision._rule import Rule
+from trio_codex.supervision._rule import Rule, Send
 from trio_codex.supervision._scope import with_task
 from trio_codex.supervision._turn import SupervisedTurn
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType, UnionType
 
-    from trio_codex import ThreadStartOptions, TurnInput, TurnOptions
+    from trio_codex import ThreadStartOptions, TokenUsage, TurnInput, TurnOptions
     from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._prompt import OnInterrupted
 
@@ -53,6 +53,8 @@ class SupervisedThread:
         self._journal = generations.journal
         self._options = options
         self._opened: Opened | None = None
+        self._used: TokenUsage | None = None
+        self._opening = trio.Lock()
         self._is_busy = False
         self._running: str | None = None
         self._is_open = False
@@ -73,6 +75,15 @@ class SupervisedThread:
         if row is None:
             raise errors.ThreadClosed(self.name)
         return row.id
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
+        """
+        now = None if self._opened is None else self._opened.thread.usage
+        return now if self._used is None else self._used if now is None else self._used + now
 
     async def __aenter__(self) -> Self:
         """Start the thread, or resume it.
@@ -115,7 +126,7 @@ class SupervisedThread:
 
     def _close(self) -> None:
         self._is_open = False
-        self._opened = None
+        self._used, self._opened = self.usage, None
         self._generations.open_threads.discard(self.name)
 
     # -- prompts -----------------------------------------------------------------------------------------------
@@ -323,10 +334,10 @@ class SupervisedThread:
         generations = self._generations
         while True:
             async with generations.admission(self.name) if admitted else nullcontext():
-                life = await generations.wait_ready()
+                life = generations.current or await generations.wait_ready()
                 life.busy.append(self.name)
                 try:
-                    return await work(await self._open_in(life))
+                    return await work(self._opened_in(life) or await self._open_in(life))
                 except (Retired, errors.TurnLost, errors.ConnectionBroken, errors.ConnectionClosed) as exc:
                     if not is_loss(exc):
                         raise
@@ -335,32 +346,46 @@ class SupervisedThread:
                     if not life.over.is_set():
                         life.busy.remove(self.name)
 
-    async def _open_in(self, life: Life) -> Opened:
-        """Return the open thread of a generation. The first time in a generation, it is opened by the rule."""
+    def _opened_in(self, life: Life) -> Opened | None:
+        """Return the open thread of a generation, if it needs not be opened."""
         opened = self._opened
-        if opened is not None and opened.life is life and opened.is_settled:
-            await trio.lowlevel.checkpoint()
-            return opened
-        self._opened = None
-        patience = self._generations.config.start_timeout
-        options: Any = dict(self._options)
-        with suppress(errors.BudgetExceeded):  # a prompt raises it
-            options["budget"] = self._journal.spent(self.name).rest_of(options.pop("budget", None), "thread")
-        thread, newest = await open_thread(life, self._journal, self.name, options, patience)
-        self._opened = Opened(life, thread, Rule(self._generations, self.name, thread), newest)
-        return self._opened
+        return opened if opened is not None and opened.life is life and opened.is_settled else None
+
+    async def _open_in(self, life: Life) -> Opened:
+        """Open the thread in a generation by the rule, unless another task does so meanwhile."""
+        async with self._opening:
+            if (opened := self._opened_in(life)) is not None:
+                return opened
+            if self._opened is not None and self._opened.life is not life:
+                self._used = self.usage
+            self._opened = None
+            patience = self._generations.config.start_timeout
+            options: Any = dict(self._options)
+            with suppress(errors.BudgetExceeded):  # a prompt raises it
+                options["budget"] = self._journal.spent(self.name).rest_of(
+                    options.pop("budget", None), "thread"
+                )
+            thread, newest = await open_thread(life, self._journal, self.name, options, patience)
+            self._opened = Opened(life, thread, Rule(self._generations, self.name, thread), newest)
+            return self._opened
 
     async def _drive(self, prompt: Prompt, view: SupervisedTurn | None = None) -> TurnResult[Any]:
         """Run a prompt in as many generations as it takes."""
 
         async def work(opened: Opened) -> TurnResult[Any]:
-            step = await opened.rule.decide(prompt)
+            # Another prompt on the thread shows that the exception by which an earlier one was left did not end the program.
+            self._generations.settle_left(self.name)
+            row = self._journal.key(self.name, prompt.key)
+            step = Send(1, prompt.value) if row is None else await opened.rule.decide(prompt, row)
             if isinstance(step, TurnResult):
                 return step
             budget = self._options.get("budget")
             return await Attempt(self._generations, self.name, budget, opened, prompt, step).run(view)
 
-        return await self._over_generations(work, admitted=True)
+        result = await self._over_generations(work, admitted=True)
+        if not self._generations.turnstile.inside:
+            self._journal.checkpoint(idle=True)
+        return result
 
 
 async def _checkpoint(_: object) -> None:

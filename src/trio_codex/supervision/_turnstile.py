@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import AsyncGenerator
 
 
 class Turnstile:
@@ -38,8 +38,11 @@ class Turnstile:
         await trio.lowlevel.checkpoint()
         while (self.drains or self._loners) and not nested:
             await self._changed.wait()
-        with self._inside(name):
+        self.inside.append(name)
+        try:
             yield
+        finally:
+            self._leave(name)
 
     @asynccontextmanager
     async def lone_turn(self, name: str) -> AsyncGenerator[None]:
@@ -50,11 +53,14 @@ class Turnstile:
             while self.drains or self.inside:
                 await self._changed.wait()
             self.alone = name
-            with self._inside(name):
+            self.inside.append(name)
+            try:
                 yield
+            finally:
+                self.alone = None
+                self._leave(name)
         finally:
             self._loners -= 1
-            self.alone = None if self.alone == name else self.alone
             self._wake()
 
     @asynccontextmanager
@@ -75,14 +81,9 @@ class Turnstile:
             while self.inside:
                 await self._changed.wait()
 
-    @contextmanager
-    def _inside(self, name: str) -> Generator[None]:
-        self.inside.append(name)
-        try:
-            yield
-        finally:
-            self.inside.remove(name)
-            self._wake()
+    def _leave(self, name: str) -> None:
+        self.inside.remove(name)
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()

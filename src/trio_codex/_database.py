@@ -1,0 +1,260 @@
+"""Journals in SQLite: what identifies one, how it is opened and locked, and the errors of using it.
+
+A commit reaches the operating system, not the disk: it survives the death of any process, and a loss of power may undo the
+latest ones. One program at a time writes, which a lock on a file beside the database ensures; any number may read.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from trio_codex import errors
+
+CHECKPOINT_BYTES: Final = 4 * 1024 * 1024
+"""Size of the write-ahead log from which it is merged while its program is idle. The merge may stop the program for some
+milliseconds, and for 250 when others write to the same disk, so SQLite's own trigger is off."""
+
+CHECK_EVERY: Final = 256
+"""Writes after which the size of the log is looked at."""
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Size from which it is merged even if its program is busy."""
+
+NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {
+        "afs", "ceph", "cifs", "coda", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2", "smb3", "smbfs",
+    }
+)  # fmt: skip
+"""File systems on which neither locks nor shared memory between processes can be relied on."""
+
+
+@attrs.frozen(kw_only=True)
+class Format:
+    """What tells the journals of one kind from all other databases.
+
+    Attributes:
+        owner: Whose journal it is, for messages.
+        application: The mark in the header of the file.
+        version: The version of the tables. A journal of another one is refused.
+        tables: The statements that create them.
+    """
+
+    owner: str
+    application: int
+    version: int
+    tables: str
+
+
+class Database:
+    """An open journal. Every method is synchronous, and takes microseconds.
+
+    Args:
+        path: The path of the database; ``None`` for one in memory.
+        kind: What it contains.
+        writes: Whether to write, which only one program at a time can do. It creates what does not exist.
+
+    Raises:
+        JournalInUse: Another program writes.
+        JournalError: It cannot be opened, is of another kind, or of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None, kind: Format, *, writes: bool = True) -> None:
+        self._path = ":memory:" if path is None else os.fspath(path)
+        self._kind = kind
+        self._lock: int | None = None
+        self._is_closed = False
+        self._writes = 0
+        self._late: list[tuple[str, tuple[object, ...]]] = []
+        try:
+            if writes and path is not None:
+                self._lock = self._take_lock(Path(path))
+            name = self._path if writes else f"{Path(self._path).absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(name, uri=not writes, isolation_level=None)
+            try:
+                self._prepare(writes=writes)
+            except BaseException:
+                self._db.close()
+                raise
+        except (OSError, sqlite3.Error) as exc:
+            self._unlock()
+            raise self._explained("cannot be opened" if writes else "cannot be read", exc) from exc
+        except BaseException:
+            self._unlock()
+            raise
+
+    def _take_lock(self, path: Path) -> int:
+        if (kind := network_file_system(path.parent)) is not None:
+            raise self.error(f"is on a network file system ({kind})", "Choose a path on a local disk.")
+        import fcntl
+
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            os.close(lock)
+            if not isinstance(exc, BlockingIOError):
+                raise
+            hint = (
+                f"End the other program with this {self._kind.owner}, or choose another path for one of them."
+            )
+            raise errors.JournalInUse(self._path, "is in use", hint) from None
+        return lock
+
+    def _prepare(self, *, writes: bool) -> None:
+        kind = self._kind
+        found = self.value("pragma application_id"), self.value("pragma user_version")
+        is_new = writes and found == (0, 0) and not self.value("select count(*) from sqlite_master")
+        if not is_new and found[0] != kind.application:
+            problem = f"is a database, but not the journal of a {kind.owner}"
+            raise self.error(problem, "Choose another path.")
+        if not is_new and found[1] != kind.version:
+            problem = f"has version {found[1]}; this trio-codex knows {kind.version}"
+            raise self.error(problem, "Upgrade trio-codex, or start a new one.")
+        if not writes:
+            return
+        for setting in ("journal_mode=wal", "synchronous=normal", "wal_autocheckpoint=0"):
+            self._db.execute(f"pragma {setting}")
+        # Also shows now, and not in the middle of the work, whether an existing one can be written.
+        marks = f"pragma application_id={kind.application}; pragma user_version={kind.version};"
+        self._db.executescript(f"begin immediate; {kind.tables if is_new else ''} {marks} commit;")
+
+    def close(self) -> None:
+        """Commit if possible, merge the write-ahead log, and give up the lock. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            if self._lock is not None:
+                # What was not committed may be lost to a full disk, as it may be to a kill.
+                with suppress(errors.JournalError):
+                    self._merge("truncate")
+            self._db.close()
+            self._unlock()
+
+    def _unlock(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+    def checkpoint(self, *, idle: bool) -> None:
+        """Commit, and merge the write-ahead log if it is large."""
+        if self._writes < CHECK_EVERY:
+            return
+        self._writes = 0
+        try:
+            size = os.stat(f"{self._path}-wal").st_size
+        except OSError:
+            return
+        if size > (CHECKPOINT_BYTES if idle else MOST_BYTES):
+            self._merge("truncate" if idle else "passive")
+
+    def _merge(self, how: str) -> None:
+        self.commit()
+        # On a full disk the log cannot be merged; nothing that it contains is lost.
+        with suppress(sqlite3.OperationalError):
+            self._db.execute(f"pragma wal_checkpoint({how})")
+
+    # -- reading and writing -----------------------------------------------------------------------------------
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows that a query finds, with what was not committed."""
+        self._catch_up()
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as exc:
+            raise self._explained("cannot be read", exc) from exc
+
+    def value(self, statement: str, *values: object) -> Any:
+        """Return the first value of the first row."""
+        return self.rows(statement, *values)[0][0]
+
+    def write_late(self, statement: str, *values: object) -> None:
+        """Execute a statement with the next :meth:`write`. This program reads it at once, and a kill before that loses it."""
+        self._late.append((statement, values))
+
+    def write(self, statement: str, *values: object) -> None:
+        """Execute a statement, and commit it together with those of :meth:`write_late`.
+
+        Raises:
+            JournalError: It failed, and none of them is kept.
+        """
+        self._writes += 1
+        if not self._late and not self._db.in_transaction:
+            try:
+                self._db.execute(statement, values)
+            except sqlite3.Error as exc:
+                raise self._rolled_back(exc) from exc
+            return
+        self._late.append((statement, values))
+        self.commit()
+
+    def commit(self) -> None:
+        """Commit what is late.
+
+        Raises:
+            JournalError: It failed, and nothing of it is kept.
+        """
+        self._catch_up()
+        try:
+            if self._db.in_transaction:
+                self._db.execute("commit")
+        except sqlite3.Error as exc:
+            raise self._rolled_back(exc) from exc
+
+    def _catch_up(self) -> None:
+        late, self._late = self._late, []
+        try:
+            if late and not self._db.in_transaction:
+                self._db.execute("begin immediate")
+            for statement, values in late:
+                self._db.execute(statement, values)
+        except sqlite3.Error as exc:
+            raise self._rolled_back(exc) from exc
+
+    # -- errors ------------------------------------------------------------------------------------------------
+
+    def _rolled_back(self, exc: sqlite3.Error) -> errors.JournalError:
+        # SQLite has already done so after some errors, such as a full disk.
+        if self._db.in_transaction:
+            self._db.execute("rollback")
+        return self._explained("cannot be written", exc)
+
+    def _explained(self, what: str, exc: Exception) -> errors.JournalError:
+        if isinstance(exc, OSError):
+            return self.error(f"{what}: {exc.strerror}", "Choose a path that can be written.")
+        text = str(exc)
+        hint = "Check the file and the directory it is in."
+        if "not a database" in text or "malformed" in text:
+            hint = "Choose another path, or restore the file."
+        elif "full" in text:
+            hint = "Make room on the disk. Nothing was sent that the journal does not have."
+        elif "readonly" in text or "unable to open" in text:
+            hint = "Choose a path that can be written."
+        return self.error(f"{what}: {text}", hint)
+
+    def error(self, problem: str, hint: str) -> errors.JournalError:
+        """Return an error of this journal."""
+        return errors.JournalError(self._path, problem, hint)
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the type of the network file system that has a path; ``None`` if it is local or unknown."""
+    try:
+        # As bytes: names of any encoding can be mounted.
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return None
+    kind, depth, wanted = "", -1, Path(os.path.realpath(path))
+    for line in lines:
+        before, _, after = line.partition(b" - ")
+        # Octal escapes stand for spaces and the like.
+        mount = Path(os.fsdecode(before.split()[4].decode("unicode_escape").encode("latin-1")))
+        # The last mount of those at the same place is the visible one.
+        if wanted.is_relative_to(mount) and len(mount.parts) >= depth:
+            kind, depth = after.split()[0].decode("ascii", "replace"), len(mount.parts)
+    return kind if kind in NETWORK_FILE_SYSTEMS else None
