@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -169,6 +169,104 @@ async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_cl
         assert events[-1].method == "turn/completed"
     with pytest.raises(errors.ConnectionClosed):
         await supervisor.ready()
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_whose_scope_is_left_early_has_a_result(error, autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with nullcontext() if error is None else pytest.raises(ValueError, match="mine"):
+            async with thread.turn("one", key="1") as turn:
+                await trio.sleep(0.5)
+                if error is not None:
+                    raise error
+        assert turn.result.status == "interrupted"
+        assert turn.id == turn.result.id
+        assert [item.type for item in turn.result.items] == ["userMessage"]
+        assert await turn.wait() is turn.result
+        assert [event async for event in turn] == []
+        assert (await thread.run("one", key="1")).id == turn.id
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
+
+
+async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrupted(autojump_clock):
+    kills = Kills()
+    slow = Restart(backoff=Backoff(first=100))
+    async with kills.supervisor(restart=slow) as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("lost for the test")
+            await trio.sleep(1)
+        assert turn.result.status == "lost"
+        assert (await thread.run("one", key="1")).status == "interrupted"
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_goes_on_in_the_next_one(
+    error, autojump_clock, tmp_path
+):
+    kills, journal, ends = Kills(), tmp_path / "journal.db", []
+
+    async def run(thread):
+        try:
+            await thread.run("one", key="1")
+        except errors.ConnectionClosed as exc:
+            ends.append(exc)
+
+    with nullcontext() if error is None else pytest.RaisesGroup(ValueError):
+        async with trio.open_nursery() as nursery, kills.supervisor(journal=journal) as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            nursery.start_soon(run, thread)
+            await trio.sleep(0.5)
+            if error is not None:
+                raise error
+    assert len(ends) == 1
+    async with kills.supervisor(journal=journal) as supervisor, supervisor.thread("a") as thread:
+        result = await thread.run("one", key="1")
+        assert (result.status, len(result.parts)) == ("completed", 2)
+    kills.assert_at_most_once("one")
+
+
+async def test_a_thread_is_opened_once_in_a_generation_whoever_asks_for_it(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for text in ("one", "two", "three"):
+            await thread.run(text, key=text)
+        (await supervisor.ready()).give_up("lost for the test")
+        before, fates = len(kills.steps), []
+
+        async def ask(key):
+            fates.append((key, await thread.fate(key)))
+
+        async with trio.open_nursery() as nursery:
+            for key in ("one", "two", "three", "four") * 3:
+                nursery.start_soon(ask, key)
+            nursery.start_soon(lambda: thread.run("four", key="four"))
+        assert kills.steps[before:].count("thread/resume") == 1
+        known = {fate for fate in fates if fate[0] != "four"}
+        assert known == {("one", "completed"), ("two", "completed"), ("three", "completed")}
+    kills.assert_at_most_once("one", "two", "three", "four")
+
+
+async def test_the_fates_of_several_keys_are_read_at_once(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for number in range(50):
+            await thread.run(f"text {number}", key=str(number))
+        # As if the program had been killed before it could write how they ended.
+        thread._journal._db.write("update keys set state='running', status=null")
+        fates = []
+
+        async def ask(key):
+            fates.append(await thread.fate(key))
+
+        async with trio.open_nursery() as nursery:
+            for number in (0, 10, 49, 30):
+                nursery.start_soon(ask, str(number))
+        assert fates == ["completed"] * 4
 
 
 # -- any number of deaths, of both ---------------------------------------------------------------------------------
