@@ -147,7 +147,7 @@ class Attempt:
         """Start the turn of the message, or rejoin it. It ends with its scope, except by a loss of the connection."""
         prompt, value = self._prompt, self._send.value
         if value is None:
-            return self._opened.thread.rejoin(end=True)
+            return self._opened.thread.rejoin(end=True, policy=prompt.options.get("policy"))
         options: Any = {
             **prompt.options,
             "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
