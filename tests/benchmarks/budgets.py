@@ -85,6 +85,8 @@ BUDGETS = [
         for kind in ("unix socket", "loopback")
     ),
     Budget("CPU for an event over loopback, to trio-websocket", 0.25, ratio("attached", CPU, "loopback", "loopback, trio-websocket")),
+    Budget("CPU for a supervised turn, to a plain one", 1.15, ratio("supervision", "cpu µs/turn", "supervised turn", "plain turn")),
+    Budget("recovery from a death, less a bare start, p50", 150, each(sub, "supervision", "p50 ms", "recovery", "bare start"), unit=" ms"),
     *(
         Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
         for case in ("events", "turns at once", "line length", "threads")

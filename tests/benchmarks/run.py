@@ -35,6 +35,7 @@ NAMES = (
     "cancellation",
     "instruments",
     "attached",
+    "supervision",
 )
 
 QUICK_ROUNDS = 1
