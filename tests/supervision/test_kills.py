@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_codex import Backoff, Restart, errors
-from trio_codex.supervision import _fence, _rule
+from trio_codex.supervision import _fence, _history, _rule
 from trio_codex.supervision._journal import Journal
 from trio_codex.testing import Kills, sweep_kills
 
@@ -146,6 +146,22 @@ async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, au
     monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", nothing_is_hidden)
     with pytest.raises(AssertionError, match="write the message of the user"):
         await sweep_kills(scenario)
+
+
+async def test_without_the_anchor_another_key_in_between_is_what_gives_a_prompt_twice(
+    autojump_clock, monkeypatch
+):
+    """The control: a tail that is taken back when its key comes again is enough until another key comes first."""
+
+    async def take_back_now(self, row):
+        with suppress(errors.InvalidRequestError):  # nothing of the thread is stored yet
+            await _history.take_back_tail(self._thread, None)
+
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", take_back_now)
+    await sweep_kills(steps)
+    with pytest.raises(AssertionError, match="write the message of the user"):
+        await sweep_kills(another_key_in_between)
 
 
 async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_clock, monkeypatch):
