@@ -97,10 +97,9 @@ def test_the_default_solver_needs_no_function_of_the_program():
 
 
 def test_leaving_a_batch_early_ends_what_its_solvers_do():
-    reached = threading.Event()
-
     async def main(home):
         ended = []
+        reached = asyncio.Event()
 
         async def solve(ctx):
             reached.set()
@@ -112,8 +111,7 @@ def test_leaving_a_batch_early_ends_what_its_solvers_do():
         async with aio.batch.open_batch(
             TASKS, solve, out=home.tmp / "run", config=home.config(), turns=2
         ) as batch:
-            while not reached.is_set():
-                await asyncio.sleep(0.01)
+            await reached.wait()
             running = batch.status().running
         assert sorted(ended) == sorted(running)
 
