@@ -22,6 +22,8 @@ extensions = [
     "context_managers",
     "protocol_tables",
 ]
+# They are in environments of their own, for their size.
+autodoc_mock_imports = ["inspect_ai", "ray"]
 exclude_patterns = ["_build"]
 nitpicky = True
 
@@ -44,6 +46,7 @@ nitpick_ignore_regex = [
         "py:exc",
         r"(Assertion|Import|Key|Lookup|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit",
     ),
+    ("py:exc", r"ray\.exceptions\.RayError"),
     ("py:exc", r"tomllib\.TOMLDecodeError"),
     (
         "py:class",

@@ -107,6 +107,20 @@ def _write_script(example: str, model: MockModel) -> None:
         case "batch":
             for name in ("trio", "attrs", "cattrs"):
                 model.script(f" {name} ").say(f"{name} is ", "small.")
+        case "harness":
+            for number in range(1, 1001):
+                script = model.script(f"What is {number} squared?")
+                if number == 3:
+                    script.fail(429, message="slow down")
+                if number == 7:
+                    script.fail(400, message="no")
+                script.say(f'{{"number": {0 if number == 5 else number**2}}}')
+        case "letters":
+            model.say("Dear Ada, at nine.")
+            model.hang("Dear Grace, ")
+            model.say("Dear Grace, we do.")
+            model.fail(429, message="slow down")
+            model.say("Dear Ada, never.")
         case "resume":
             model.say("I will remember the number 42.")
             model.say("The number was 42.")
@@ -117,6 +131,8 @@ def _write_script(example: str, model: MockModel) -> None:
         case "web_service":
             model.say("Here ", "it is.")
             model.hang("Once upon a time ", "there was ")
+            model.hang("Long ago ")
+            model.say("A new one.")
         case "retry":
             model.fail(429, message="slow down")
             model.fail(503, message="down for a moment")

@@ -198,6 +198,22 @@ OUTPUT = {
         second run: cattrs ok, resumed True: cattrs is small\.
         second run: trio ok, resumed True: trio is small\.
     """,
+    "harness": r"""
+        ended after 10 of 20 outcomes
+        20 outcomes, \d+ of them from earlier runs
+        failed: 1
+        ok: 19
+        right: 18
+        attempts: 2\d
+        square-7: TurnFailed: .*
+    """,
+    "letters": r"""
+        the program ends; servers it had: 2
+        the program ends; servers it had: 1
+        1: Dear Ada, at nine\.
+        2: Dear Grace, we do\.
+        3: Dear Ada, never\.
+    """,
     "many_agents": r"""
         docs: The docs look fine\.
         tests: The tests look fine\.
@@ -264,11 +280,20 @@ OUTPUT = {
         data: "Once upon a time "
         (data: "there was "
         )?-> the turn is interrupted
+        data: "Long ago "
+        event: error
+        data: TurnLost
+        data: "A new one\."
+        event: end
+        data: completed
+        -> servers: 2
     """,
     "watch_files": r"""
         changed: notes\.txt todo\.txt
     """,
 }
+
+ARGUMENTS = {"harness": ["--tasks", "20"]}
 
 
 def lines(text: str) -> str:
@@ -292,7 +317,14 @@ def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) ->
     # An empty home: an example that needed an account or a configuration would fail.
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
     run = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / f"{example}.py"), "--offline"],
+        [
+            sys.executable,
+            "-W",
+            "error",
+            str(EXAMPLES / f"{example}.py"),
+            "--offline",
+            *ARGUMENTS.get(example, ()),
+        ],
         env=env,
         cwd=tmp_path,
         capture_output=True,
@@ -304,6 +336,17 @@ def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) ->
     assert re.fullmatch(lines(OUTPUT[example]), lines(run.stdout)), run.stdout
     assert run.returncode == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real
+@pytest.mark.long
+def test_the_harness_runs_200_tasks_and_goes_on_with_them(tmp_path):
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "harness.py"), "--offline"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
+    first, second, *rest = done.stdout.splitlines()
+    assert first == "ended after 100 of 200 outcomes"
+    assert 100 <= int(re.fullmatch(r"200 outcomes, (\d+) of them from earlier runs", second)[1]) < 200
+    assert rest[:3] == ["failed: 1", "ok: 199", "right: 198"]
 
 
 @pytest.mark.real

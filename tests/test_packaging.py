@@ -54,6 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
         for path in (ROOT / "src" / "trio_codex").rglob("*.py*")
         if path.suffix in {".py", ".pyi"}
     }
+    sources |= {f"trio_codex/batch/_report.{kind}" for kind in ("html", "css", "js")}
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
     assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}
 
@@ -74,7 +75,9 @@ def test_the_wheel_says_what_it_needs(metadata) -> None:
     assert [line for line in requirements if line.startswith("psutil")] == [
         "psutil>=5.9; sys_platform != 'linux'"
     ]
-    assert set(metadata.get_all("Provides-Extra")) == {"cli", "otel", "runtime", "testing", "ws"}
+    assert set(metadata.get_all("Provides-Extra")) == {
+        "cli", "inspect", "otel", "ray", "runtime", "testing", "ws",
+    }  # fmt: skip
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT OR Apache-2.0"
     assert not [line for line in requirements if "trio-typing" in line]

@@ -1,6 +1,7 @@
 """Every public name is in the reference, and the reference names nothing else."""
 
 import importlib
+import importlib.util
 import inspect
 import re
 import types
@@ -22,6 +23,11 @@ MODULES = [
     "trio_codex.testing",
     "trio_codex.tools",
 ]
+
+OPTIONAL = {"trio_codex.batch.ray": "ray", "trio_codex.inspect": "inspect_ai"}
+"""Modules that need a package which is in no default environment."""
+
+MODULES += [module for module, package in OPTIONAL.items() if importlib.util.find_spec(package)]
 
 TWICE = {
     ("trio_codex", "Backoff"): "trio_codex.supervision",

@@ -9,14 +9,15 @@ import ast
 import re
 from typing import TYPE_CHECKING, Final
 
-import attrs
-
-from wiregen import WiregenError
+from wiregen.face_sources import Function, Sources, attributes_of
+from wiregen.face_words import DEADLINES, FROM_TRIO, SCOPE, TOOL, reworded
 from wiregen.output import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from wiregen.face_sources import Module
 
 HEADER: Final = f"{MARK} from the API for Trio; do not edit.\n"
 
@@ -32,109 +33,11 @@ UNEXPORTED: Final = ("trio_codex._api.generated", "trio_codex._api.exec_streams"
 PACKAGES: Final = ("trio_codex.supervision",)
 """Packages whose handles have no name in the package."""
 
+BATCH: Final = ("Batch", "TaskContext", "TaskThread")
+"""The classes of batches of which a face has its own."""
+
 OWN: Final = {"policies": ("Policy", "Inbox", "Pending"), "tools": ("tool", "PlainTool")}
 """What a face defines in its submodules."""
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-
-BLOCKING_WORDS: Final = (
-    (r"[Aa]n async context manager", "A context manager"),
-    (r"[Aa]n async iterator", "An iterator"),
-    (r"\b[Aa]n async function\b", "a function"),
-    (r"\basync (with|for|function)", r"\1"),
-    (r"\bawait ", ""),
-    (r"\bif (this|it) is cancelled\b", r"if \1 is interrupted"),
-    (r"\bIf (this|it) is cancelled\b", r"If \1 is interrupted"),
-    (r"``Cancelled`` propagates", "``KeyboardInterrupt`` propagates"),
-    (r"(This is a|A) checkpoint\.\s*", ""),
-    (r"A cancellation point, and a schedule point [^.]*\.\s*", ""),
-    (r"\btask\b", "thread"),
-)
-AIO_WORDS: Final = (
-    (r"``Cancelled`` propagates", "``CancelledError`` propagates"),
-    (r"(This is a|A) checkpoint\.\s*", ""),
-)
-
-SCOPE: Final = {
-    "blocking": '''
-class Scope(Generic[ValueT_co]):
-    """A scope, for ``with``. Leaving it waits until everything it started has ended, after Ctrl-C, too."""
-
-    def __enter__(self) -> ValueT_co: ...
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-    def start(self) -> ValueT_co:
-        """Enter the scope without ``with``, until :meth:`close`. For notebooks."""
-
-    def close(self) -> None:
-        """Leave the scope, if it was entered."""
-''',
-    "aio": '''
-class Scope(Generic[ValueT_co]):
-    """A scope, for ``async with``. Leaving it waits until everything it started has ended, after a cancellation, too."""
-
-    async def __aenter__(self) -> ValueT_co: ...
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-    async def start(self) -> ValueT_co:
-        """Enter the scope without ``async with``, until :meth:`aclose`."""
-
-    async def aclose(self) -> None:
-        """Leave the scope, if it was entered."""
-''',
-}
-
-FROM_TRIO: Final = '''
-def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
-    """Return the counterpart of an async function of Trio, or of an async context manager.
-
-    That is how to use what is not part of this module, such as :mod:`trio_codex.testing`. Each call of the counterpart of a
-    context manager opens a thread of its own.
-    """
-'''
-
-TOOL: Final = '''
-P = ParamSpec("P")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-
-class PlainTool(Tool[P, R_co]):
-    """A tool made of a plain function. Calling the tool calls the function."""
-
-    def __call__(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, *args: P.args, **kwargs: P.kwargs
-    ) -> R_co: ...
-'''
-
-
-@attrs.define
-class Module:
-    """A module of the source: what it defines, and where the other names in it come from."""
-
-    name: str
-    body: Mapping[str, ast.stmt]
-    imports: Mapping[str, tuple[str, str | None]]
-
-    @classmethod
-    def parse(cls, name: str, text: str) -> Module:
-        """Read the source of a module."""
-        body: dict[str, ast.stmt] = {}
-        imports: dict[str, tuple[str, str | None]] = {}
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.ImportFrom) and node.module is not None:
-                imports |= {alias.asname or alias.name: (node.module, alias.name) for alias in node.names}
-            elif isinstance(node, ast.Import):
-                imports |= {alias.name: (alias.name, None) for alias in node.names}
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef | Function):
-                body[node.name] = node
-            elif isinstance(node, ast.Assign | ast.AnnAssign):
-                target = node.targets[0] if isinstance(node, ast.Assign) else node.target
-                if isinstance(target, ast.Name):
-                    body[target.id] = node
-        return cls(name, body, imports)
 
 
 class FaceEmitter:
@@ -142,33 +45,26 @@ class FaceEmitter:
 
     Args:
         face: Its name.
-        root: The directory of the package.
-        fresh: Generated modules that are not on disk yet, by path.
+        sources: The source of the API.
     """
 
-    def __init__(self, face: str, root: Path, fresh: Mapping[str, str]) -> None:
+    def __init__(self, face: str, sources: Sources) -> None:
         self._face = face
-        self._root = root
-        self._fresh = fresh
-        self._modules: dict[str, Module] = {}
+        self._sources = sources
         self._imports: dict[str, tuple[str, str | None]] = {}
         self._is_async = face == "aio"
-        package = self._module("trio_codex")
         self._exported = {
-            name: self._home(source[0], name)
-            for name, source in package.imports.items()
-            if source[0].startswith("trio_codex") and not name.startswith("_") and name not in TRIO_ONLY
+            name: home for name, home in sources.exported("trio_codex").items() if name not in TRIO_ONLY
         }
-        handles = {name: module for name, module in self._exported.items() if self._is_handle(module, name)}
+        handles = sources.handles("trio_codex")
         for module in UNEXPORTED:
             handles |= {
                 name: module
-                for name, node in self._module(module).body.items()
+                for name, node in sources.module(module).body.items()
                 if isinstance(node, ast.ClassDef) and not name.startswith("_")
             }
         for module in PACKAGES:
-            homes = {name: self._home(module, name) for name in self._module(module).imports}
-            handles |= {name: home for name, home in homes.items() if self._is_handle(home, name)}
+            handles |= sources.handles(module)
         self._handles = handles
 
     def package(self) -> str:
@@ -179,12 +75,12 @@ class FaceEmitter:
             lines.append(self._class(module, name))
         reexported: list[str] = []
         for name, module in self._exported.items():
-            node = self._module(module).body.get(name)
+            node = self._sources.module(module).body.get(name)
             if name in self._handles:
                 continue
             if isinstance(node, ast.AsyncFunctionDef):
                 local.add(name)
-                lines.append(self._function(node, self._module(module)))
+                lines.append(self._function(node, self._sources.module(module)))
             elif name in OWN:
                 reexported.append(f"from trio_codex.{self._face} import {name} as {name}")
             elif any(name in names for names in OWN.values()):
@@ -193,13 +89,17 @@ class FaceEmitter:
             else:
                 reexported.append(f"from trio_codex import {name} as {name}")
         lines.insert(0, 'ValueT_co = TypeVar("ValueT_co", covariant=True)\n')
+        if not self._is_async:
+            lines.insert(0, DEADLINES)
         return self._file(
-            [*self._import_lines({*local, *self._exported}), *sorted(reexported)], lines, self._docstring("")
+            [*self._import_lines({*local, *self._exported}), *sorted(reexported)],
+            lines,
+            self._docstring("__init__"),
         )
 
     def policies(self) -> str:
         """Return the stub of the policies."""
-        module = self._module("trio_codex.policies._policy")
+        module = self._sources.module("trio_codex.policies._policy")
         policy = module.body["Policy"]
         assert isinstance(policy, ast.ClassDef)
         parameters = ["name: str | None = None"]
@@ -215,25 +115,28 @@ class FaceEmitter:
                 parameters.append(f"{field.target.id}: {self._annotation(alias.value, module)} | None = None")
         lines = [
             "class Policy(_Policy):",
-            self._doc(policy, "    "),
+            self._doc(policy, module),
             f"    def __init__(self, *, {', '.join(parameters)}) -> None: ...",
             self._class("trio_codex.policies._inbox", "Pending"),
             self._class("trio_codex.policies._inbox", "Inbox", bases="Policy", init=True),
         ]
         own = OWN["policies"]
-        names = [name for name in self._module("trio_codex.policies").imports if name not in own]
+        names = [name for name in self._sources.module("trio_codex.policies").imports if name not in own]
         reexported = [f"from trio_codex.policies import {name} as {name}" for name in sorted(names)]
-        imports = [*self._import_lines({*own, *names}), "from trio_codex.policies import Policy as _Policy"]
+        imports = [
+            *self._import_lines({*own, *names, "_Policy"}),
+            "from trio_codex.policies import Policy as _Policy",
+        ]
         return self._file([*imports, *reexported], lines, self._docstring("policies"))
 
     def tools(self) -> str:
         """Return the stub of the tools."""
-        module = self._module("trio_codex._tools.tool")
+        module = self._sources.module("trio_codex._tools.tool")
         tool = module.body["tool"]
         assert isinstance(tool, ast.FunctionDef)
         options = ast.unparse(tool.args).partition("*, ")[2]
         self._names(tool.args, module)
-        doc = self._doc(tool, "    ")
+        doc = self._doc(tool, module)
         made = "PlainTool[P, R]"
         overloads = [("Callable[P, R]", made, f"Callable[[Callable[P, R]], {made}]")]
         if self._is_async:
@@ -248,21 +151,35 @@ class FaceEmitter:
             )
             if decorator == overloads[0][2]:
                 lines.append(f"@overload\ndef tool(*, {options}) -> {decorator}: ...")
-        names = [name for name in self._module("trio_codex.tools").imports if name != "tool"]
+        names = [name for name in self._sources.module("trio_codex.tools").imports if name != "tool"]
         reexported = [f"from trio_codex.tools import {name} as {name}" for name in sorted(names)]
         imports = self._import_lines({*names, "tool"})
         return self._file([*imports, *reexported], lines, self._docstring("tools"))
 
+    def batch(self) -> str:
+        """Return the stub of batches."""
+        package = self._sources.module("trio_codex.batch")
+        opening = self._sources.module(package.imports["open_batch"][0])
+        function = opening.body["open_batch"]
+        assert isinstance(function, ast.AsyncFunctionDef)
+        lines = [self._class(package.imports[name][0], name) for name in BATCH]
+        lines.append(self._function(function, opening))
+        own = {*BATCH, "open_batch"}
+        names = [name for name in package.imports if name not in own]
+        reexported = [f"from trio_codex.batch import {name} as {name}" for name in sorted(names)]
+        imports = [f"from trio_codex.{self._face} import Scope", *self._import_lines({*own, *names})]
+        return self._file([*imports, *reexported], lines, self._docstring("batch"))
+
     # -- classes and functions ---------------------------------------------------------------------------------
 
     def _class(self, module: str, name: str, *, bases: str = "", init: bool = False) -> str:
-        lineage = list(self._lineage(module, name))
+        lineage = list(self._sources.lineage(module, name))
         _, own = lineage[0]
         members: dict[str, list[str]] = {}
         for source, node in lineage:
             found: dict[str, list[str]] = {}
-            for attribute, annotation in self._attributes(node, source):
-                found.setdefault(attribute, []).append(f"{attribute}: {annotation}")
+            for attribute, annotation in attributes_of(node):
+                found.setdefault(attribute, []).append(f"{attribute}: {self._annotation(annotation, source)}")
             for member in node.body:
                 if isinstance(member, Function):
                     for key, text in self._member(member, source, init=init):
@@ -280,52 +197,7 @@ class FaceEmitter:
             self._names(ast.parse(parameters[0]), lineage[-1][0])
         bases = bases or ", ".join(parameters[:1])
         body = [self._indented(text) for texts in members.values() for text in texts]
-        return "\n".join([f"class {name}({bases}):", self._doc(own, "    "), *body, ""])
-
-    def _lineage(self, module: str, name: str) -> Iterator[tuple[Module, ast.ClassDef]]:
-        """Yield a class and its base classes of this package, except those that the stub has anyway."""
-        source = self._module(module)
-        node = source.body[name]
-        if not isinstance(node, ast.ClassDef):
-            raise WiregenError(f"{module}.{name} is no class")
-        yield source, node
-        for base in node.bases:
-            base_name = ast.unparse(base).partition("[")[0]
-            home = source.imports.get(base_name, (module if base_name in source.body else "", base_name))
-            if home[0].startswith("trio_codex") and base_name not in ("Policy", "Generic"):
-                yield from self._lineage(home[0], home[1] or base_name)
-
-    def _attributes(self, node: ast.ClassDef, source: Module) -> Iterator[tuple[str, str]]:
-        """Yield the public attributes of an object that its class declares or sets."""
-        declared: dict[str, ast.expr] = {}
-        for statement in node.body:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                declared[statement.target.id] = statement.annotation
-            if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
-                arguments = [*statement.args.args, *statement.args.kwonlyargs]
-                types = {argument.arg: argument.annotation for argument in arguments}
-                for inner in ast.walk(statement):
-                    target = (
-                        inner.targets[0] if isinstance(inner, ast.Assign) else getattr(inner, "target", None)
-                    )
-                    if not isinstance(target, ast.Attribute) or ast.unparse(target.value) != "self":
-                        continue
-                    annotation = inner.annotation if isinstance(inner, ast.AnnAssign) else None
-                    value = getattr(inner, "value", None)
-                    if annotation is None or ast.unparse(annotation) == "Final":
-                        if isinstance(value, ast.Name):
-                            annotation = types.get(value.id)
-                        elif isinstance(value, ast.Call) and ast.unparse(value) == "trio.current_time()":
-                            annotation = ast.Name("float")
-                    if annotation is not None:
-                        declared.setdefault(target.attr, annotation)
-        for name, annotation in declared.items():
-            if (
-                not name.startswith("_")
-                and "ClassVar" not in ast.unparse(annotation)
-                and name != "on_overflow"
-            ):
-                yield name, self._annotation(annotation, source)
+        return "\n".join([f"class {name}({bases}):", self._doc(own, lineage[0][0]), *body, ""])
 
     def _member(self, node: Function, source: Module, *, init: bool) -> Iterator[tuple[str, str]]:
         names = {
@@ -371,7 +243,7 @@ class FaceEmitter:
             kept = ["@property"]
         keyword = "async def" if is_coroutine and self._is_async else "def"
         head = f"{keyword} {name or node.name}({arguments}) -> {result}:"
-        doc = self._doc(node, "    ")
+        doc = self._doc(node, source)
         return "\n".join([*kept, f"{head} ..." if not doc else f"{head}\n{doc}"])
 
     def _arguments(self, arguments: ast.arguments, source: Module) -> str:
@@ -398,6 +270,8 @@ class FaceEmitter:
         for theirs, ours in STREAMS.items():
             text = text.replace(theirs, ours)
         text = re.sub(r"\bAbstractAsyncContextManager\[", "Scope[", text)
+        # The ready-made policies are not of the face's own class.
+        text = re.sub(r"\bPolicy\b", "_Policy", text)
         text = re.sub(r"\bTurnHandle\b", "Turn", re.sub(r"\bGoalHandle\b", "Goal", text))
         if "Awaitable[" in text:
             awaited = r"Awaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]"
@@ -413,7 +287,9 @@ class FaceEmitter:
             if not isinstance(node, ast.Name) or node.id in _BUILT_IN:
                 continue
             name = node.id
-            if name in source.imports:
+            if name == "_Policy":
+                self._imports[name] = ("trio_codex.policies", "Policy")
+            elif name in source.imports:
                 self._imports.setdefault(name, source.imports[name])
             elif name in source.body:
                 self._imports.setdefault(name, (source.name, name))
@@ -421,25 +297,23 @@ class FaceEmitter:
                 self._imports.setdefault(name, (name, None))
 
     def _import_lines(self, local: set[str]) -> list[str]:
-        found = {name: each for name, each in self._imports.items() if name not in local}
-        return [
-            f"import {module}" if original is None else f"from {module} import {original} as {name}"
-            if original != name else f"from {module} import {name}"
-            for name, (module, original) in sorted(found.items())
-        ]  # fmt: skip
+        found = {name: each for name, each in sorted(self._imports.items()) if name not in local}
+        lines: list[str] = []
+        for name, (module, original) in found.items():
+            if original is None:
+                lines.append(f"import {module}")
+            else:
+                home = f"trio_codex.{self._face}" if name in self._handles else module
+                renamed = f" as {name}" if original != name else ""
+                lines.append(f"from {home} import {original}{renamed}")
+        return lines
 
-    def _doc(self, node: ast.ClassDef | Function, indent: str) -> str:
+    def _doc(self, node: ast.ClassDef | Function, source: Module) -> str:
         text = ast.get_docstring(node)
-        return "" if text is None else self._indented(_quoted(self._words(text)), indent)
+        return "" if text is None else self._indented(_quoted(reworded(text, self._face, source.name)))
 
     def _docstring(self, submodule: str) -> str:
-        path = self._root / self._face / f"{submodule or '__init__'}.py"
-        return _quoted(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")
-
-    def _words(self, text: str) -> str:
-        for pattern, replacement in AIO_WORDS if self._is_async else BLOCKING_WORDS:
-            text = re.sub(pattern, replacement, text)
-        return text
+        return _quoted(self._sources.docstring(f"{self._face}/{submodule}"))
 
     @staticmethod
     def _indented(text: str, indent: str = "    ") -> str:
@@ -452,34 +326,6 @@ class FaceEmitter:
             "from typing import Any, Generic, ParamSpec, TypeVar, overload",
         ]
         return "\n".join([HEADER, docstring, "", *standard, *imports, "", *lines, ""])
-
-    def _module(self, name: str) -> Module:
-        if name not in self._modules:
-            relative = "/".join(name.split(".")[1:])
-            path = f"{relative}.py" if relative else "__init__.py"
-            if (self._root / relative / "__init__.py").is_file():
-                path = f"{relative}/__init__.py".lstrip("/")
-            text = self._fresh.get(path) or (self._root / path).read_text(encoding="utf-8")
-            self._modules[name] = Module.parse(name, text)
-        return self._modules[name]
-
-    def _home(self, module: str, name: str) -> str:
-        """Return the module that defines a name, which a package may only re-export."""
-        source = self._module(module)
-        theirs = source.imports.get(name, ("", None))[0]
-        if name in source.body or module == "trio_codex" or not theirs.startswith("trio_codex."):
-            return module
-        return self._home(theirs, name)
-
-    def _is_handle(self, module: str, name: str) -> bool:
-        source = self._module(module)
-        if not isinstance(source.body.get(name), ast.ClassDef):
-            return False
-        return any(
-            isinstance(member, ast.AsyncFunctionDef)
-            for _, node in self._lineage(module, name)
-            for member in node.body
-        )
 
 
 _BUILT_IN: Final = {"Scope", "RemoteInput", "RemoteOutput"}
@@ -515,8 +361,9 @@ def _quoted(text: str) -> str:
 def emit(root: Path, fresh: Mapping[str, str]) -> dict[str, str]:
     """Return the stubs of both faces, by their paths below the package."""
     found: dict[str, str] = {}
+    sources = Sources(root, fresh)
     for face in ("blocking", "aio"):
-        for name in ("package", "policies", "tools"):
-            text = getattr(FaceEmitter(face, root, fresh), name)()
+        for name in ("package", "policies", "tools", "batch"):
+            text = getattr(FaceEmitter(face, sources), name)()
             found[f"{face}/{'__init__' if name == 'package' else name}.pyi"] = text
     return found

@@ -50,11 +50,33 @@ def test_a_line_that_is_no_task_is_refused_with_its_number(tmp_path, line, probl
         read_tasks(file)
 
 
-def test_a_csv_row_that_is_too_long_is_refused(tmp_path):
-    file = tmp_path / "tasks.csv"
-    file.write_text("id,prompt\na,b,c\n")
-    with pytest.raises(ValueError, match=":2: has more fields"):
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("t.csv", b"id,prompt\na,b,c\n", ":2: has more fields"),
+        ("t.csv", b'id,prompt\na,"two\nlines"\n\nb,\xff\n', ":5: is not UTF-8"),
+        ("t.csv", b'id,prompt\na,x\nb,"never\nclosed\n', ":3: is not CSV"),
+        ("t.csv", b'id,prompt\na,"x"y\n', ":2: is not CSV"),
+        ("t.csv", b"id,prompt,id\n", ":1: names a column twice"),
+        ("t.csv", b"id\xff,prompt\n", ":1: is not UTF-8"),
+        ("t.jsonl", b'{"prompt": "x"}\n{"prompt": "\xff"}\n', ":2: is not UTF-8"),
+        ("t.jsonl", b'{"prompt": "x"}\n{"data": ' + b"[" * 100_000, ":2: is not JSON"),
+    ],
+)
+def test_a_file_that_cannot_be_read_as_tasks_is_refused_with_the_line(tmp_path, name, content, problem):
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=problem):
         read_tasks(file)
+
+
+def test_a_task_without_an_id_has_the_number_of_its_first_line(tmp_path):
+    file = tmp_path / "tasks.csv"
+    file.write_bytes(b'\xef\xbb\xbfprompt,note\r\n"two\r\nlines",1\r\n\r\nx,\r\n')
+    assert read_tasks(file) == [Task("2", "two\r\nlines", data={"note": "1"}), Task("5", "x")]
+    file = tmp_path / "tasks.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"prompt": "x"}\n')
+    assert read_tasks(file) == [Task("1", "x")]
 
 
 @pytest.mark.parametrize(
@@ -67,6 +89,11 @@ def test_a_csv_row_that_is_too_long_is_refused(tmp_path):
         ([], {"shard": (3, 3)}, "0 <= index < count"),
         ([], {"workspace": "dir"}, "expects a workspace, got str"),
         ([], {"thread_options": {"cwd": "."}}, "cannot have 'cwd'"),
+        ([], {"on_death": "retry"}, "on_death must be 'fresh' or 'continue', not 'retry'"),
+        ([], {"keep": "some"}, "keep must be 'failed', 'all' or 'none', not 'some'"),
+        ([], {"servers": 0}, "servers must be .*, not 0"),
+        ([], {"servers": "per-thread"}, "servers must be .*, not 'per-thread'"),
+        ([], {"solve": "solve"}, "solve expects an async function, got str"),
         ([Task("a", "x", data=object())], {}, "not plain JSON"),
     ],
 )

@@ -1,6 +1,6 @@
-"""A stand-in for the model as a process of its own, so that its CPU is not the client's: prints its URL, and ends with its stdin.
+"""A stand-in for the model in a process of its own: run as ``python model.py``, until its stdin is closed.
 
-Every response is two pieces of text.
+It writes the URL at which it answers every request with "hello".
 """
 
 import sys
@@ -12,9 +12,10 @@ from trio_codex.testing import MockModel, Response, Text
 
 async def main():
     async with MockModel() as model:
-        model.default = Response(Text("did ", "it"))
-        print(model.base_url, flush=True)  # noqa: T201  # a program of its own
-        await trio.lowlevel.wait_readable(sys.stdin)
+        model.default = Response(Text("hello"))
+        sys.stdout.write(f"{model.base_url}\n")
+        sys.stdout.flush()
+        await trio.to_thread.run_sync(sys.stdin.read)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ NAMES = (
     "cancellation",
     "instruments",
     "attached",
+    "batches",
     "supervision",
 )
 

@@ -10,7 +10,7 @@ import trio
 from cli_driver import processes_with, read_until, rest, run_cli, started_cli
 
 from trio_codex.cli._offline_model import ANSWER
-from trio_codex.testing import Command, Gate, Reasoning, Text
+from trio_codex.testing import Command, Gate, Reasoning, Text, write_offline_home
 
 pytestmark = pytest.mark.real
 
@@ -162,6 +162,20 @@ async def test_without_a_login_no_turn_is_started(command, tmp_path):
     assert ended.status == 1
     assert "not logged in. Log in with: " in ended.complaint
     assert "--offline" in ended.complaint
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "Hi."], ["chat"], ["batch", "run", "tasks.csv", "--out", "out"]], ids=str
+)
+async def test_without_a_network_a_command_that_nobody_watches_ends(command, tmp_path):
+    # A server of the user's own configuration would wait for the network.
+    unreachable = "http://127.0.0.1:9/v1"
+    home = write_offline_home(tmp_path, unreachable, features={"unbounded_connection_retries": True})
+    (home.workspace / "tasks.csv").write_text("id,prompt\na,Hi.\n")
+    options = ["--attempts", "1"] if "batch" in command else []
+    ended = await run_cli(*command, *options, home=home, stdin=b"Hi.\n")
+    assert ended.status == (3 if "batch" in command else 1)
+    assert "Connection failed" in ended.out + ended.err
 
 
 @pytest.mark.parametrize("command", [["run", "Hi.", "--offline"], ["chat", "--offline"]])

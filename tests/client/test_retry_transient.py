@@ -1,6 +1,7 @@
 """Which failures pass, and how work that failed with one of them is tried again."""
 
 import itertools
+from functools import partial
 
 import pytest
 import trio
@@ -19,8 +20,8 @@ from trio_codex._core.rpc import rpc_error
 from trio_codex.testing import MockModel, offline_home
 
 
-def failed(info):
-    error = wire.decode(wire.TurnError, {"message": "no", "codexErrorInfo": info})
+def failed(info, message="no"):
+    error = wire.decode(wire.TurnError, {"message": message, "codexErrorInfo": info})
     return errors.TurnFailed(TurnResult(id="u", thread_id="t", status="failed", error=error))
 
 
@@ -42,6 +43,7 @@ def status(name, code=None):
         status("httpConnectionFailed"),
         status("responseStreamConnectionFailed", 408),
         status("responseStreamDisconnected"),
+        failed("other", "stream disconnected before completion: stream closed before response.completed"),
     ],
     ids=str,
 )
@@ -110,6 +112,8 @@ async def test_a_model_that_refuses_is_asked_again_on_a_new_thread():
     async with MockModel() as model:
         model.fail(429)
         model.fail(503)
+        model.fail_event("server_is_overloaded")
+        model.cut("Half an ")
         model.say("Here I am.")
         with offline_home(model) as home:
             async with open_codex(home.config()) as codex:
@@ -123,6 +127,23 @@ async def test_a_model_that_refuses_is_asked_again_on_a_new_thread():
         assert all(
             len(request.input_texts) == len(model.requests[0].input_texts) for request in model.requests
         )
+
+
+@pytest.mark.real
+async def test_who_expects_overload_to_include_failed_turns_is_reported_what_repeats_them():
+    async with MockModel() as model:
+        model.fail(429)
+        model.fail(400)
+        with offline_home(model) as home:
+            async with open_codex(home.config()) as codex:
+                notes = []
+                for _ in range(2):
+                    thread = await codex.thread_start(ephemeral=True)
+                    with pytest.raises(errors.TurnFailed) as caught:
+                        await retry_on_overload(partial(thread.run, "Are you there?"))
+                    notes.append(getattr(caught.value, "__notes__", []))
+        assert len(model.requests) == 2
+    assert notes == [["retry_on_overload() does not repeat a turn that failed; retry_transient() does."], []]
 
 
 @pytest.mark.parametrize("retry", [retry_transient, retry_on_overload])

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from contextlib import asynccontextmanager, suppress
 
@@ -186,51 +185,6 @@ def test_a_loop_that_is_shut_down_leaves_the_scopes_of_its_tasks():
 
     assert asyncio.run(test()).cancelled()
     assert log.exited == 1
-
-
-@pytest.fixture
-def attack():
-    """Press Ctrl-C at random moments after each call, once or several times."""
-    import random
-
-    chance = random.Random(0)
-    go, fired, stop = threading.Event(), threading.Event(), threading.Event()
-
-    def press():
-        while True:
-            go.wait()
-            go.clear()
-            if stop.is_set():
-                return
-            for _ in range(chance.choice((1, 1, 2))):
-                time.sleep(chance.uniform(1e-5, 4e-3))
-                os.kill(os.getpid(), signal.SIGINT)
-            fired.set()
-
-    thread = threading.Thread(target=press, daemon=True)
-    thread.start()
-
-    def attacked(function):
-        """Call a function under attack; return how many interrupts it or we have seen."""
-        fired.clear()
-        seen = 0
-        try:
-            go.set()
-            function()
-        except KeyboardInterrupt:
-            seen += 1
-        while True:
-            try:
-                fired.wait()
-                time.sleep(0.002)
-                return seen
-            except KeyboardInterrupt:
-                seen += 1
-
-    yield attacked
-    stop.set()
-    go.set()
-    thread.join()
 
 
 def interrupt_scopes(attack, times):
@@ -510,6 +464,36 @@ def test_a_client_that_was_never_closed_is_closed_at_exit(face, start):
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["started", "ended"]
+
+
+IN_USE_AT_EXIT = """
+import threading
+from trio_codex import blocking, testing
+
+codex, model, _ = blocking.from_trio(testing.offline_codex)(
+    policy=blocking.Policy(command=lambda _: threading.Event().wait()), approval_policy="on-request"
+).start()
+model.hang("working")
+turn = codex.thread_start().turn("go on").start()
+threading.Thread(target=codex.wait_closed, daemon=True).start()
+print(next(iter(turn.text())), codex.pid, flush=True)
+model.run_command("df -h", escalate="to see")
+thread = codex.thread_start()
+asked = thread.turn("ask").start()
+while asked.waiting_on != "approval":
+    pass
+"""
+
+
+@pytest.mark.real
+def test_an_interpreter_that_exits_while_turns_and_callbacks_are_open_ends_the_server():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_USE_AT_EXIT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    working, pid = done.stdout.split()
+    assert working == "working"
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_events_taken_together_are_put_back_for_others_that_read_the_same_buffer():

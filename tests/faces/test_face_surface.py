@@ -1,13 +1,15 @@
 """Both faces have every name and every member of the API, and the stubs have the same ones."""
 
 import ast
+import functools
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
 import trio_codex
-from trio_codex import aio, blocking, policies, tools
+from trio_codex import aio, batch, blocking, policies, tools
 from trio_codex._face.proxies import Proxy, is_handle
 
 ROOT = Path(trio_codex.__file__).parent
@@ -19,6 +21,9 @@ HANDLES = sorted(
     for name in dir(trio_codex)
     if isinstance(getattr(trio_codex, name), type) and is_handle(getattr(trio_codex, name))
 )
+
+OWN = {"blocking": {"Deadline", "fail_after", "move_on_after"}, "aio": set()}
+"""What only one face has: asyncio has its own."""
 
 every_face = pytest.mark.parametrize("face", FACES)
 
@@ -45,6 +50,7 @@ def public(names):
     return {name for name in names if not name.startswith("_")}
 
 
+@functools.cache
 def stub(face, name="__init__"):
     """Return what a stub defines and re-exports, by name."""
     found = {}
@@ -59,14 +65,14 @@ def stub(face, name="__init__"):
 @every_face
 def test_a_face_has_every_name_of_the_package_but_the_one_that_needs_a_nursery(face):
     names = public(dir(trio_codex)) - {"connect_codex"}
-    assert public(dir(FACES[face])) == names | {"Scope", "from_trio"}
+    assert public(dir(FACES[face])) == names | {"Scope", "batch", "from_trio"} | OWN[face]
     assert all(getattr(FACES[face], name) is not None for name in names)
     with pytest.raises(AttributeError, match="connect_codex"):
         _ = FACES[face].connect_codex
 
 
 @every_face
-@pytest.mark.parametrize(("name", "module"), [("policies", policies), ("tools", tools)])
+@pytest.mark.parametrize(("name", "module"), [("policies", policies), ("tools", tools), ("batch", batch)])
 def test_the_submodules_of_a_face_have_every_name_too(face, name, module):
     own = getattr(FACES[face], name)
     assert public(dir(own)) >= public(dir(module))
@@ -120,3 +126,44 @@ def test_a_class_of_a_stub_has_the_members_of_its_proxy(face, name):
     internal = {name for name in public(vars(proxy)) if name not in members}
     assert internal <= INTERNAL.get(name, set())
     assert {each for each in public(members) if each != "close"} <= public(dir(handle))
+
+
+TRIO_WORDS = re.compile(
+    r"checkpoint|schedule point|nursery|from a Trio task|``Cancelled``|cancel scope|[Aa] async|^ *(Args|Raises|Returns):.*\S"
+)
+BLOCKING_WORDS = re.compile(r"\bawait |\basync |this is cancelled")
+
+
+def docs_of(face, name):
+    tree = ast.parse((ROOT / face / f"{name}.pyi").read_text())
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    return [
+        text
+        for node in ast.walk(tree)
+        if isinstance(node, documented) and (text := ast.get_docstring(node)) is not None
+    ]
+
+
+@every_face
+@pytest.mark.parametrize("name", ["__init__", "policies", "tools", "batch"])
+def test_the_texts_of_a_stub_are_those_of_its_face(face, name):
+    docs = docs_of(face, name)
+    assert docs
+    for text in docs:
+        for line in text.splitlines():
+            assert not TRIO_WORDS.search(line), line
+            assert (
+                face == "aio"
+                or "``async``" in line
+                or "async context manager." in line
+                or not BLOCKING_WORDS.search(line)
+            ), line
+        assert "Raises:" not in text or re.search(r"(^|\n\n)Raises:\n    \S", text), text
+
+
+@every_face
+def test_any_policy_is_accepted_where_a_policy_is_expected(face):
+    function = stub(face)["open_codex"]
+    [policy] = [each for each in function.args.kwonlyargs if each.arg == "policy"]
+    assert ast.unparse(policy.annotation) == "_Policy | None"
+    assert "from trio_codex.policies import Policy as _Policy" in (ROOT / face / "__init__.pyi").read_text()

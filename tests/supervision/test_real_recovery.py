@@ -16,7 +16,7 @@ from trio_codex.supervision import _fence
 from trio_codex.testing import Hang, Response, Text
 
 
-async def test_a_server_that_stands_still_is_replaced_and_its_turn_goes_on():
+async def test_a_server_that_is_stuck_is_replaced_and_its_turn_continues():
     async with stage() as on, on.supervisor(probe=Probe(every=0.5, timeout=0.5, failures=2)) as supervisor:
         async with supervisor.thread("a") as thread:
             on.model.hang("half")
@@ -170,7 +170,7 @@ async def test_a_prompt_started_by_a_callback_of_an_open_turn_does_not_wait_for_
 
 
 @pytest.mark.parametrize("controlled", [False, True])
-async def test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one(controlled, monkeypatch):
+async def test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one(controlled, monkeypatch):
     """The control: without a look at the process, the thread is started anew, and the prompt is run twice."""
     if controlled:
         monkeypatch.setattr(_fence, "still_runs", lambda stamp: False)
@@ -326,7 +326,7 @@ async def test_a_compaction_is_repeated_after_a_death():
         assert (await thread.run("one", key="1")).final_response == "did it"
 
 
-async def test_ready_gives_the_client_of_the_current_generation():
+async def test_ready_returns_the_client_of_the_current_generation():
     async with stage() as on, on.supervisor() as supervisor:
         first = await supervisor.ready()
         kill(first)

@@ -89,7 +89,7 @@ async def test_a_death_can_be_raised_and_answered():
         assert (await thread.run("do it", key="1")).parts != ()
 
 
-async def test_a_key_stands_for_one_prompt():
+async def test_a_key_identifies_one_prompt():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         await thread.run("one", key="1")
         with pytest.raises(errors.KeyConflict, match="another input"):
@@ -224,7 +224,7 @@ async def test_a_turn_is_iterated_over_a_death():
             assert "".join([piece async for piece in turn.text()]) == "did it"
 
 
-async def test_leaving_a_turn_interrupts_it_for_good():
+async def test_leaving_a_turn_interrupts_it_permanently():
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             on.model.hang("half")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trio_codex._core.user_code import call_user, is_async_callable
-from trio_codex._face.host import inside_callback, open_around
+from trio_codex._face.host import Callback, inside_callback
 from trio_codex.errors import FaceError
 
 if TYPE_CHECKING:
@@ -25,12 +25,12 @@ GRACE_SECONDS: Final = 1.0
 """How long a withdrawn callback may take to end in the caller's event loop, which may be stopped."""
 
 
-class _Crossing:
+class _Crossing(Callback):
     """One function that the host waits for. What it starts in the host runs in the nursery, and so ends with it."""
 
     def __init__(self, host: Host) -> None:
+        super().__init__()
         self.host = host
-        self.nursery: trio.Nursery | None = None
         self.ended = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
         self._outcome: tuple[Any, BaseException | None] = (None, None)
@@ -44,7 +44,7 @@ class _Crossing:
     async def wait(self, withdraw: Callable[[], object], grace: float) -> Any:
         """Wait for the outcome. If this is cancelled, withdraw the call and wait a little more."""
         try:
-            async with open_around(self):
+            async with self.open():
                 await self.ended.wait()
         except trio.Cancelled:
             withdraw()
@@ -52,9 +52,12 @@ class _Crossing:
                 await self.ended.wait()
             raise
         value, error = self._outcome
-        if error is not None:
+        if error is None:
+            return value
+        if isinstance(error, Exception):
             raise error
-        return value
+        # SystemExit, or a CancelledError of its own, would end the client.
+        raise FaceError(f"a callback ended with {type(error).__name__}") from error
 
 
 class ThreadBridge:
@@ -67,7 +70,7 @@ class ThreadBridge:
         """Run a function. If this is cancelled, a thread runs on, and its result is discarded."""
         if is_async:
             return await function(*args, **kwargs)
-        return await self.in_thread(functools.partial(function, *args, **kwargs))
+        return await self.in_thread(functools.partial(function, *map(self.host.present, args), **kwargs))
 
     async def in_thread(self, function: Callable[[], Any]) -> Any:
         """Run a plain function in a daemon thread, in a copy of this context."""
@@ -91,7 +94,7 @@ class LoopBridge(ThreadBridge):
 
     async def run(self, function: Callable[..., Any], args: Any, kwargs: Any, *, is_async: bool) -> Any:
         """Run a function. If this is cancelled, so is its task."""
-        call = functools.partial(function, *args, **kwargs)
+        call = functools.partial(function, *map(self.host.present, args), **kwargs)
         if is_async:
             return await self._in_loop(call)
         value = await self.in_thread(call)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from trio_codex._face.host import Host, Operation
+from trio_codex._face.host import Host
+from trio_codex._face.operations import Operation
 from trio_codex._face.proxies import Proxy, is_handle, take_some, wrap
 from trio_codex._face.scope import HeldScope
 from trio_codex.errors import ConnectionClosed, FaceError
@@ -18,6 +20,7 @@ from trio_codex.errors import ConnectionClosed, FaceError
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable, Mapping
     from contextlib import AbstractAsyncContextManager
+    from contextvars import Context
     from types import TracebackType
 
     from trio_codex._face.callbacks import ThreadBridge
@@ -53,6 +56,9 @@ class Face:
         """Return where a client that is opened here belongs."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Prepare for the start of a client, before there is anything to lose."""
+
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine of this module."""
         raise NotImplementedError
@@ -67,6 +73,7 @@ class Face:
         Raises:
             FaceError: The client belongs somewhere else.
         """
+        host.check()
         if self.home() is not host.home:
             raise FaceError("the client belongs to another event loop: open one in each")
 
@@ -82,14 +89,14 @@ class Face:
         host: Host,
         function: Callable[..., Any],
         args: Any = (),
-        kwargs: Any = None,
+        kwargs: Any = MappingProxyType({}),
         keep: Callable[[Any], object] | None = None,
     ) -> Any:
         """Run an async function in Trio. If the caller is interrupted after all was done, pass the value to ``keep``."""
         self.check(host)
         operation, caller = self.operation(), self.caller()
-        host.call(operation, caller, function, args, kwargs or {})
-        interruption = await operation.wait(lambda: host.post(operation.cancel_scope.cancel))
+        host.call(operation, caller, function, args, kwargs)
+        interruption = await operation.wait(lambda: host.post(operation.cancel))
         if interruption is not None:
             if keep is not None and operation.value is not None:
                 keep(operation.value)
@@ -108,24 +115,29 @@ class Face:
 
     def sync(self, host: Host, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call a function that does not wait, in the Trio thread, and block until it has returned."""
-        if not host.has_ended:
-            operation = _Blocking()
-            host.call_sync(operation, function, args, kwargs)
-            operation.lock.acquire()
-            if operation.error is not None:
-                raise operation.error
-            return wrap(self, host, operation.value)
-        return wrap(self, host, function(*args, **kwargs))
+        host.check()
+        operation = _Blocking()
+        try:
+            host.submit(operation, operation.call, function, args, kwargs)
+        except ConnectionClosed:
+            # Nothing runs there any more.
+            return wrap(self, host, function(*args, **kwargs))
+        operation.lock.acquire()
+        if operation.error is not None:
+            raise operation.error
+        return wrap(self, host, operation.value)
 
     async def refill(self, proxy: Proxy) -> bool:
         """Take the next elements of an iteration over a handle. Return whether there are any."""
         await proxy.face_bound()
         host, unread = proxy.face_host, proxy.face_unread
-        taken = await self.complete(host, take_some, (proxy.face_target,), keep=unread.extend)
-        if taken and is_handle(cast("Any", type(taken[0]))):
-            taken = [wrap(self, host, each) for each in taken]
-        unread.extend(taken)
-        return bool(taken)
+
+        def keep(taken: list[Any]) -> None:
+            is_wrapped = taken and is_handle(cast("Any", type(taken[0])))
+            unread.extend([wrap(self, host, each) for each in taken] if is_wrapped else taken)
+
+        keep(await self.complete(host, take_some, (proxy.face_target,), keep=keep))
+        return bool(unread)
 
 
 def members_of(
@@ -166,10 +178,21 @@ class _Blocking(Operation):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lock = threading.Semaphore(0)
+        self.lock = threading.Lock()
+        self.lock.acquire()
 
     def wake(self) -> None:
-        self.lock.release()
+        with suppress(RuntimeError):  # it was released already
+            self.lock.release()
+
+    def call(
+        self, context: Context, _: Operation, function: Callable[..., Any], args: Any, kwargs: Any
+    ) -> None:
+        """Call the function, in the Trio thread."""
+        try:
+            self.finish(context.run(function, *args, **kwargs))
+        except BaseException as exc:  # raised in the caller's thread
+            self.finish(error=exc)
 
 
 class Scope:
@@ -190,7 +213,9 @@ class Scope:
         if self._held is not None:
             raise RuntimeError("this scope was entered before: create another one")
         if self.host is None:
+            face.prepare()
             self.host = Host(face.bridge, face.home())
+            self.host.present = partial(wrap, face, self.host)
             self.host.start()
         host = self.host
         face.check(host)

@@ -1,4 +1,4 @@
-"""The thread that runs Trio for one client, and the operations that other threads have done there."""
+"""The thread that runs Trio for one client."""
 
 from __future__ import annotations
 
@@ -6,106 +6,44 @@ import atexit
 import contextvars
 import os
 import threading
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from trio_codex._core.user_code import BRIDGE, Bridge
+from trio_codex._face.mailbox import Mailbox
+from trio_codex._face.operations import Around
 from trio_codex.errors import ConnectionClosed, FaceError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Hashable
+    from collections.abc import Callable, Hashable
+
+    from trio_codex._face.operations import Operation
 
 HOSTS: Final[set[Host]] = set()
 """The hosts whose thread runs."""
 
+HOSTLESS: Final[set[Operation]] = set()
+"""Operations that wait for a host that they do not know yet. When the last one has ended, they wait in vain."""
 
-class Operation:
-    """Something done in the Trio thread for a caller who waits elsewhere. Faces define how.
+
+class OpenScope(Around):
+    """A scope that is open in Trio.
 
     Attributes:
-        done: Whether it has ended in Trio.
-        value: What it returned.
-        error: What it raised.
-        was_cut_off: Whether Trio cancelled it together with a scope around it.
+        exited: Done when the scope has ended, with its error.
+        was_cut_off: Whether a scope around it was cancelled.
     """
 
-    def __init__(self) -> None:
-        self.cancel_scope = trio.CancelScope()
-        self.done = self.was_cut_off = False
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    def wake(self) -> None:
-        """Wake the caller. Called in the Trio thread."""
-        raise NotImplementedError
-
-    async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
-        """Wait until it is done. If the caller is interrupted, call ``cancel``, wait on, and return the interruption."""
-        raise NotImplementedError
-
-    def finish(self, value: Any = None, error: BaseException | None = None) -> None:
-        """Set the outcome and wake the caller. Only the first call has an effect."""
-        if not self.done:
-            self.value, self.error, self.done = value, error, True
-            self.wake()
-
-    async def run(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:  # noqa: ASYNC910  # the function's
-        """Call an async function, and finish with its outcome."""
-        try:
-            with self.cancel_scope:
-                self.finish(await function(*args, **kwargs))
-        except trio.Cancelled:
-            self.was_cut_off = True
-            raise
-        except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
-            subgroup: Any = getattr(exc, "subgroup", None)
-            if subgroup is not None and subgroup(trio.Cancelled) is not None:
-                self.was_cut_off = True
-                raise
-            self.finish(error=exc)  # noqa: ASYNC104
-        finally:
-            self.finish()
+    exited: Operation
+    was_cut_off = False
 
 
-class Around(Protocol):
-    """What operations run inside of: a scope, or the host itself. Without a nursery, it has ended."""
-
-    nursery: trio.Nursery | None
-
-
-@asynccontextmanager
-async def open_around(around: Around) -> AsyncGenerator[None]:
-    """Let operations run inside of something until the body ends, and then cancel them."""
-    try:
-        async with trio.open_nursery() as nursery:
-            around.nursery = nursery
-            try:
-                yield
-            finally:
-                # From here on, nothing may be started: the nursery would be closed before that runs.
-                around.nursery = None
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        # Operations raise nothing but Cancelled, and what is around them expects that as itself.
-        error: BaseException = group
-        while exceptions := getattr(error, "exceptions", ()):
-            error = exceptions[0]
-        raise error from None  # noqa: ASYNC123  # a Cancelled has no cause of its own
-
-
-class Callback(Around, Protocol):
+class Callback(Around):
     """A function of the user that a host waits for. What it calls ends with it."""
 
     host: Host
-
-
-class OpenScope(Around, Protocol):
-    """A scope. See :class:`~trio_codex._face.scope.HeldScope`."""
-
-    exited: Operation
-    was_cut_off: bool
 
 
 inside_callback: Final[contextvars.ContextVar[Callback | None]] = contextvars.ContextVar(
@@ -113,7 +51,7 @@ inside_callback: Final[contextvars.ContextVar[Callback | None]] = contextvars.Co
 )
 
 
-class Host:
+class Host(Around):
     """A daemon thread that runs Trio for one client.
 
     Args:
@@ -125,23 +63,27 @@ class Host:
         root: The scope of the client, which contains all others.
         value: What that scope yielded: the client.
         close: Closes that scope, in the way of the face.
+        present: Returns a value of the Trio API as the face presents it.
+        has_ended: Whether Trio has ended.
+        was_forked: Whether the thread belongs to the parent of this process.
     """
 
     def __init__(self, bridge: Callable[[Host], Bridge], home: Any = None) -> None:
+        super().__init__()
         self._bridge = bridge(self)
-        self._pid = os.getpid()
         self._started = threading.Semaphore(0)
+        self._mailbox: Mailbox | None = None
         self._stopped: Operation | None = None
-        self._watched: set[Operation] = set()
+        self._unfinished: set[Operation] = set()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._main, name="trio-codex", daemon=True)
         self.home = home
-        self.nursery: trio.Nursery | None = None
-        self.has_ended = False
+        self.has_ended = self.was_forked = False
         self.scopes: dict[Hashable, list[OpenScope]] = {}
         self.root: OpenScope | None = None
         self.value: object = None
         self.close: Callable[[], Any] | None = None
+        self.present: Callable[[Any], Any] = lambda value: value
 
     def start(self) -> None:
         """Start the thread, and wait until Trio runs."""
@@ -163,71 +105,67 @@ class Host:
         self.has_ended = True
         HOSTS.discard(self)
         self._started.release()
-        for operation in (*self._watched, *filter(None, [self._stopped])):
-            operation.finish(error=self._failure or ConnectionClosed())
+        self._finish_all()
+        for operation in () if HOSTS else tuple(HOSTLESS):
+            operation.finish(error=ConnectionClosed())
+        if self._stopped is not None:
+            self._stopped.finish(error=self._failure)
 
     async def _run(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
         self._leave = trio.Event()
-        async with open_around(self):
-            self._started.release()
-            await self._leave.wait()
+        self._mailbox = mailbox = Mailbox()
+        try:
+            async with self.open():
+                assert self.nursery is not None
+                self.nursery.start_soon(mailbox.serve)
+                self._started.release()
+                await self._leave.wait()
+        finally:
+            mailbox.close()
 
     def post(self, function: Callable[..., object], *args: Any) -> bool:
-        """Call a function in the Trio thread soon. Return whether that still runs."""
-        try:
-            self._token.run_sync_soon(function, *args)
-        except trio.RunFinishedError:
-            return False
-        return True
+        """Call a function in the Trio thread soon. Return whether Trio runs."""
+        return self._mailbox is not None and self._mailbox.put(partial(function, *args))
 
-    def watch(self, operation: Operation) -> None:
-        """Finish an operation if the thread ends without having done so, because of a bug."""
-        self._watched = {each for each in self._watched if not each.done}
-        self._watched.add(operation)
-
-    def submit(self, operation: Operation, function: Callable[..., object], *args: Any) -> None:
-        """Call a function that starts an operation, in the Trio thread and in a copy of the caller's context.
+    def check(self) -> None:
+        """Raise unless the caller may wait for this thread.
 
         Raises:
-            ConnectionClosed: The client is closed.
-            FaceError: This is a forked process, or the thread of the client itself.
+            FaceError: This is a forked process, or the thread itself.
         """
-        if self._pid != os.getpid():
+        if self.was_forked:
             raise FaceError("the client belongs to the parent process: open another one after a fork")
         if threading.get_ident() == self._thread.ident:
             raise FaceError("this is the client's own thread, which must not wait for itself")
-        self.watch(operation)
+
+    def expect(self, operation: Operation) -> None:
+        """Finish an operation when the thread ends, unless it was finished before. Its callers must not wait for ever."""
+        operation.on_done = self._unfinished.discard
+        self._unfinished.add(operation)
+
+    def submit(self, operation: Operation, function: Callable[..., object], *args: Any) -> None:
+        """Call a function that starts an operation, in the Trio thread. Its first argument is a copy of this context.
+
+        Raises:
+            ConnectionClosed: The client is closed.
+        """
+        self.expect(operation)
         context = contextvars.copy_context()
         context.run(BRIDGE.set, self._bridge)
-        if not self.post(context.run, function, *args):
+        if not self.post(function, context, operation, *args):
+            self._unfinished.discard(operation)
             raise ConnectionClosed
+        if self.has_ended:
+            self._finish_all()
 
-    def call(
-        self, operation: Operation, caller: Hashable, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> None:
+    def _finish_all(self) -> None:
+        # A bug has ended Trio before them.
+        for operation in tuple(self._unfinished):
+            operation.finish(error=self._failure or ConnectionClosed())
+
+    def call(self, operation: Operation, caller: Hashable, function: Callable[..., Any], *call: Any) -> None:
         """Run an async function inside the caller's innermost scope. Raises as :meth:`submit` does."""
-        self.submit(operation, self._begin, operation, self.innermost(caller), function, args, kwargs)
-
-    def _begin(
-        self, operation: Operation, around: Around, function: Callable[..., Any], args: Any, kwargs: Any
-    ) -> None:
-        if around.nursery is None:
-            operation.was_cut_off = True
-            operation.finish()
-        else:
-            around.nursery.start_soon(operation.run, function, args, kwargs)
-
-    def call_sync(self, operation: Operation, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        """Call a function that does not wait. Raises as :meth:`submit` does."""
-
-        def call() -> None:
-            try:
-                operation.finish(function(*args, **kwargs))
-            except BaseException as exc:  # noqa: ASYNC103  # raised in the caller's thread
-                operation.finish(error=exc)
-
-        self.submit(operation, call)
+        self.submit(operation, self.innermost(caller).begin, function, *call)
 
     def innermost(self, caller: Hashable) -> Around:
         """Return what an operation of this caller runs inside of."""
@@ -257,12 +195,12 @@ class Host:
     def stop(self, operation: Operation) -> None:
         """End the thread. The operation is done when Trio has ended."""
         self._stopped = operation
-        if not self.post(self._leave.set):
+        if not self.post(self._leave.set) or self.has_ended:
             operation.finish(error=self._failure)
 
     def close_at_exit(self) -> None:
         """Close the client in the main thread. Needs no new thread, which could not start any more."""
-        if self._pid == os.getpid() and self.post(self._leave.set):
+        if self.post(self._leave.set):
             self.join()
 
     def join(self) -> None:
@@ -274,3 +212,13 @@ class Host:
 def _close_all() -> None:
     for host in tuple(HOSTS):
         host.close_at_exit()
+
+
+def _disown() -> None:
+    for host in HOSTS:
+        host.was_forked = True
+    HOSTS.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown)

@@ -130,7 +130,7 @@ async def take_some(target: Any) -> list[Any]:
 
 @functools.cache
 def is_handle(cls: Any) -> bool:
-    """Return whether objects of a class live in the Trio thread: it has async members, or properties that have some."""
+    """Return whether objects of a class live in the Trio thread: it has async members, or holds objects that have some."""
     if (
         cls.__module__.partition(".")[0] != PACKAGE
         or issubclass(cls, BaseException)
@@ -140,8 +140,10 @@ def is_handle(cls: Any) -> bool:
     members = [inspect.getattr_static(cls, name) for name in dir(cls)]
     if hasattr(cls, "__aiter__") or any(map(inspect.iscoroutinefunction, members)):
         return True
-    found = (member.func for member in members if isinstance(member, functools.cached_property))
-    types = (vars(sys.modules[cls.__module__]).get(str(each.__annotations__.get("return"))) for each in found)
+    properties = (member.func for member in members if isinstance(member, functools.cached_property))
+    held: list[object] = [each.__annotations__.get("return") for each in properties]
+    held += inspect.get_annotations(cls).values()
+    types = (vars(sys.modules[cls.__module__]).get(str(each)) for each in held)
     return any(isinstance(each, type) and each is not cls and is_handle(each) for each in types)
 
 

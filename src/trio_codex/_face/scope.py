@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from trio_codex._face.host import open_around
+from trio_codex._face.host import OpenScope
 from trio_codex.errors import ConnectionClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
     from contextlib import AbstractAsyncContextManager
+    from contextvars import Context
 
-    from trio_codex._face.host import Around, Host, Operation
+    from trio_codex._face.host import Host
+    from trio_codex._face.operations import Around, Operation
 
 
-class HeldScope:
+class HeldScope(OpenScope):
     """The Trio side of a scope.
 
     Operations of the caller run in its nursery. So if the scope is cancelled from within, because a policy failed or a
@@ -24,11 +26,8 @@ class HeldScope:
 
     Attributes:
         entered: Done when the scope was entered, or failed to be.
-        exited: Done when the scope has ended, with its error.
-        nursery: Runs the operations of the body; ``None`` unless the scope is open.
         swallowed: Whether the context manager suppressed the exception of the body.
         ended_early: Whether the scope had ended before its caller left it.
-        was_cut_off: Whether a scope around it was cancelled.
         on_ended_early: Called in the Trio thread in that case.
     """
 
@@ -38,38 +37,38 @@ class HeldScope:
         make: Callable[[], AbstractAsyncContextManager[Any]],
         new_operation: Callable[[], Operation],
     ) -> None:
+        super().__init__()
         self._host = host
         self._make = make
         self._cancel_scope = trio.CancelScope()
         self._left = trio.Event()
         self._body_error: Exception | None = None
         self.entered, self.exited = new_operation(), new_operation()
-        self.nursery: trio.Nursery | None = None
-        self.swallowed = self.ended_early = self.was_cut_off = False
+        self.swallowed = self.ended_early = False
         self.on_ended_early: Callable[[], object] | None = None
 
     def submit(self, caller: Hashable) -> None:
         """Start to enter the scope, inside the innermost one of the caller. Raises as :meth:`Host.submit` does."""
-        self._host.watch(self.exited)
         try:
+            self._host.expect(self.exited)
             self._host.submit(self.entered, self._begin, self._host.innermost(caller))
         except BaseException:
             # There will be no task to wait for.
             self._finish(None)
             raise
 
-    def _begin(self, around: Around) -> None:
+    def _begin(self, context: Context, _: Operation, around: Around) -> None:
         if around.nursery is None:
             self._finish(ConnectionClosed())
         else:
-            around.nursery.start_soon(self._hold)
+            context.run(around.nursery.start_soon, self._hold)
 
     async def _hold(self) -> None:  # noqa: ASYNC910  # runs as a separate task
         error: BaseException | None = None
         try:
             with self._cancel_scope:
                 async with self._make() as value:
-                    async with open_around(self):
+                    async with self.open():
                         self.entered.finish(value)
                         await self._left.wait()
                     # Outside the nursery, which would put it into a group.

@@ -10,13 +10,15 @@ import attrs
 from trio_codex import policies, tools
 from trio_codex._core.user_code import BRIDGE
 from trio_codex._face.callbacks import as_async
+from trio_codex._face.host import HOSTLESS
 from trio_codex.errors import FaceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trio_codex._face.face import Face
-    from trio_codex._face.host import Host, Operation
+    from trio_codex._face.host import Host
+    from trio_codex._face.operations import Operation
 
 
 class Policy(policies.Policy):
@@ -63,7 +65,7 @@ class Inbox(policies.Policy):
     face_target: policies.Inbox
     face_host: Host | None
     face_unread: list[Any]
-    _waiting: list[Operation]
+    _waiting: set[Operation]
 
     def __init__(self, **options: Any) -> None:
         inbox = policies.Inbox(**options)
@@ -74,7 +76,7 @@ class Inbox(policies.Policy):
             **{kind: functools.partial(self._ask, each) for kind, each in callbacks.items()},
         )
         # The class is frozen.
-        self.__dict__.update(face_target=inbox, face_host=None, face_unread=[], _waiting=[])
+        self.__dict__.update(face_target=inbox, face_host=None, face_unread=[], _waiting=set())
 
     def __repr__(self) -> str:
         return repr(self.face_target)
@@ -84,16 +86,23 @@ class Inbox(policies.Policy):
         if self.face_host not in (None, host):
             raise FaceError("an inbox belongs to one client: create another one for this client")
         self.__dict__["face_host"] = host
-        while self._waiting:
-            self._waiting.pop().finish()
+        for first in tuple(self._waiting):
+            first.finish()
         return await ask(request)
 
     async def face_bound(self) -> None:  # noqa: ASYNC910, ASYNC911  # runs outside Trio
-        """Wait for the first request."""
+        """Wait for the first request, or for the end of the last client."""
         first = self._face.operation()
-        self._waiting.append(first)
-        if self.face_host is None and (interruption := await first.wait(first.finish)) is not None:
-            raise interruption
+        self._waiting.add(first)
+        HOSTLESS.add(first)
+        try:
+            if self.face_host is None and (interruption := await first.wait(first.finish)) is not None:
+                raise interruption
+        finally:
+            self._waiting.discard(first)
+            HOSTLESS.discard(first)
+        if first.error is not None:
+            raise first.error
 
     @property
     def pending(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""Retry on overload, but never while a turn may be running; and retry turns that failed for a passing reason.
+"""Retry on overload, but never while a turn may be running; and retry turns that failed for a transient reason.
 
 Turn starts are recorded here, so that an attempt that may have left one running is never repeated. Requests are recorded,
 too, so that a retry is reported to the instruments of the client whose request was rejected.
@@ -39,6 +39,10 @@ PASSING: Final = frozenset(
 
 PASSING_STATUSES: Final = frozenset({408, 409, 425, 429})
 """HTTP statuses below 500 that say the same: the official clients of the model's API repeat these and all from 500 on."""
+
+CUT_OFF: Final = "stream disconnected"
+"""How the message of a turn begins that failed because its stream was cut off. Its ``codexErrorInfo`` is only ``other``,
+which invalid requests have as well, so the text has to tell them apart."""
 
 
 class _Attempt(msgspec.Struct, eq=False):
@@ -102,12 +106,10 @@ def is_transient_error(exc: BaseException) -> bool:
     """Return whether the same work may succeed if it is tried again a little later, with the same client.
 
     This is true for a request that was rejected because of load, and for :class:`~trio_codex.errors.TurnFailed` if the
-    model's provider was overloaded, limited the rate, could not be reached, or failed internally (HTTP 408, 409, 425,
-    429, or 500 and above). It is false for everything else, such as a used-up account, a context window that is too
-    small, an invalid request, a policy, or a budget. It is also false for a lost connection: that takes a new client.
-
-    The server classifies some passing failures as ``other``, such as a stream that was cut off. They are not
-    transient here, because invalid requests have the same class.
+    model's provider was overloaded, limited the rate, could not be reached, failed internally (HTTP 408, 409, 425, 429,
+    or 500 and above), or cut off its response. It is false for everything else, such as a used-up account, a context
+    window that is too small, an invalid request, a policy, or a budget. It is also false for a lost connection to the
+    server: that takes a new client.
     """
     if isinstance(exc, ServerBusyError):
         return True
@@ -121,6 +123,8 @@ def is_transient_error(exc: BaseException) -> bool:
             | wire.ResponseTooManyFailedAttemptsCodexErrorInfo(http_status_code=status)
         ):
             return status is None or status >= 500 or status in PASSING_STATUSES
+        case "other":
+            return str(exc.result.error.message).startswith(CUT_OFF)
         case str(info):
             return info in PASSING
         case _:
@@ -140,6 +144,8 @@ async def retry_on_overload(
     ::
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
+
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
 
     The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
     even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
@@ -161,7 +167,12 @@ async def retry_on_overload(
         TypeError: ``fn`` cannot be called.
         Exception: Any other exception from ``fn``, immediately and unchanged.
     """
-    return await _retry(fn, _was_refused, attempts, initial_delay, max_delay, jitter)
+    try:
+        return await _retry(fn, _was_refused, attempts, initial_delay, max_delay, jitter)
+    except TurnFailed as exc:
+        if is_transient_error(exc):
+            exc.add_note("retry_on_overload() does not repeat a turn that failed; retry_transient() does.")
+        raise
 
 
 async def retry_transient(
@@ -172,7 +183,7 @@ async def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
@@ -200,7 +211,7 @@ async def retry_transient(
         The return value of ``fn``.
 
     Raises:
-        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that is not transient.
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
         TypeError: ``fn`` cannot be called.

@@ -22,6 +22,7 @@ _surface = Surface(
     trio_codex,
     {
         "connect_codex": None,
+        "batch": "",
         "policies": "",
         "tools": "",
         "Policy": "policies",

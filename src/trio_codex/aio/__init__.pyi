@@ -73,6 +73,7 @@ from trio_codex.aio.policies import Policy as Policy
 from trio_codex.aio.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
+from trio_codex.policies import Policy as _Policy
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
@@ -266,8 +267,8 @@ class Codex:
         If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
         policy and tools handle the thread's requests, including requests that were parked earlier.
 
-        If this is cancelled after the request was sent, the client unsubscribes from the thread before ``Cancelled``
-        propagates.
+        If this is cancelled after the request was sent, the client unsubscribes from the thread before
+        ``CancelledError`` propagates.
 
         Args:
             thread_id: The id of the thread.
@@ -611,10 +612,12 @@ class Pager(Generic[T]):
     """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> T:
-        """Return the next element. Raises:
-        DecodeError: A page is unreadable, or its cursor refers to itself.
-        CodexError: As for any request.
-        trio.BusyResourceError: Another task is iterating.
+        """Return the next element.
+
+        Raises:
+            DecodeError: A page is unreadable, or its cursor refers to itself.
+            CodexError: As for any request.
+            trio.BusyResourceError: Another task is iterating.
         """
 
 class Skills:
@@ -731,7 +734,7 @@ class Goal:
         """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Event:
-        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event. Exceptions are those of iterating over a :class:`Turn`."""
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     async def steer(self, value: TurnInput) -> None:
@@ -809,7 +812,7 @@ class Thread:
         leave_running: bool = False,
         **options: Unpack[TurnOptions],
     ) -> Scope[Turn[Any]]: ...
-    def rejoin(self, *, end: bool = False, policy: Policy | None = None) -> Scope[Turn]:
+    def rejoin(self, *, end: bool = False, policy: _Policy | None = None) -> Scope[Turn]:
         """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
 
         Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
@@ -839,7 +842,7 @@ class Thread:
             CodexError: As for any request.
         """
     def review(
-        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+        self, target: wire.ReviewTarget | str | None = None, *, policy: _Policy | None = None
     ) -> Scope[Turn]:
         """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
 
@@ -860,7 +863,7 @@ class Thread:
             CodexError: As in :meth:`turn`.
         """
     def goal(
-        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+        self, objective: str, *, token_budget: int | None = None, policy: _Policy | None = None
     ) -> Scope[Goal]:
         """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
@@ -905,8 +908,8 @@ class Thread:
         command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
         On an idle thread the command is its own turn. If this is cancelled, that turn is interrupted and has ended
-        before ``CancelledError`` propagates. During an open turn the command is an item of that turn and cannot be stopped
-        separately. If this is cancelled, the command keeps running until it or the turn ends.
+        before ``CancelledError`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately. If this is cancelled, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -1063,8 +1066,6 @@ class Turn(Generic[OutputT_co]):
     async def __anext__(self) -> Event:
         """Return the next event.
 
-        A cancellation point, and a schedule point at least every 64 events or 1 ms.
-
         Raises:
             TurnLost: The connection ended, or the turn was abandoned.
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -1116,12 +1117,10 @@ class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> str:
-        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        """Return the next piece. Exceptions are those of iterating over the turn."""
 
 class Subscription(Generic[E]):
     """An async iterator over events, fed by the reader.
-
-    Iteration is cheap: every event is a cancellation point, but there is a schedule point only every 64 events or 1 ms.
 
     Args:
         max_events: Limit of the buffer in events.
@@ -1215,7 +1214,9 @@ class AccountApi:
     async def gateway_oauth_read(self, *, model_provider: str | None = None) -> wire.GatewayOAuthReadResponse:
         """Read credential readiness for a configured provider without starting browser login.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``. Args:
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``.
+
+        Args:
             model_provider: Defaults to the current provider when omitted.
 
         Raises:
@@ -1232,8 +1233,8 @@ class AccountApi:
     ) -> wire.GatewayOAuthLoginResponse:
         """Authorize a configured provider without changing the default or any thread's provider.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take
-        arbitrarily long, so ``request_timeout`` does not apply.
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Args:
             device_auth: Select device authorization when the server advertises support for it.
@@ -1250,7 +1251,9 @@ class AccountApi:
     async def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Since codex 0.157.0. Raises:
+        Since codex 0.157.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1276,8 +1279,7 @@ class AccountApi:
     async def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1288,8 +1290,7 @@ class AccountApi:
     async def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             params: A variant of ``wire.BedrockSetupParams``.
@@ -1306,8 +1307,8 @@ class AccountApi:
     ) -> wire.GcpSetupResponse:
         """Send ``account/gcp/setup``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             credential_file: Absolute path to a credential file on the app-server host. Omit or pass ``null`` to
@@ -1326,8 +1327,8 @@ class AccountApi:
     async def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1360,7 +1361,9 @@ class AccountApi:
     async def security_setup_read(self) -> wire.GetAccountSecuritySetupResponse:
         """Send ``account/securitySetup/read``.
 
-        Since codex 0.169.0. Raises:
+        Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1373,7 +1376,9 @@ class AccountApi:
     ) -> wire.GetAccountRateLimitsResponse:
         """Usage-read capabilities of the requesting client, never inferred from its experiment arm.
 
-        Sends ``account/rateLimits/read``. Args:
+        Sends ``account/rateLimits/read``.
+
+        Args:
             exclude_reset_credit_details: Skip the separate reset-credit detail lookup for background usage polls.
                 The usage response still includes the available count; omitted/false preserves detailed reads.
             supports_luna_reserve: The client supports automatic Luna Reserve fallback. For eligible ChatGPT CLI
@@ -1465,7 +1470,9 @@ class AccountSessionApi:
     async def list(self, *, refresh_workspace_metadata: bool | None = None) -> wire.AccountSessionsResponse:
         """Send ``accountSession/list``.
 
-        Experimental. Since codex 0.166.0. Raises:
+        Experimental. Since codex 0.166.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1479,8 +1486,8 @@ class AccountSessionApi:
     ) -> wire.AccountSessionsSwitchResponse:
         """Send ``accountSession/switch``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             account_id: Workspace to select within that login; this is not a user identifier.
@@ -1503,7 +1510,9 @@ class AppApi:
     ) -> wire.AppsReadResponse:
         """Experimental: read metadata for specific apps/connectors.
 
-        Sends ``app/read``. Args:
+        Sends ``app/read``.
+
+        Args:
             app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while
                 preserving their first-request order.
             include_tools: When true, include display-only public tool summaries in the returned metadata.
@@ -1527,7 +1536,9 @@ class AppApi:
     ) -> wire.AppsListResponse:
         """Experimental: list available apps/connectors.
 
-        Sends ``app/list``. Args:
+        Sends ``app/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             force_refetch: When true, bypass app caches and fetch the latest data from sources.
             limit: Optional page size; defaults to a reasonable server-side value.
@@ -1546,7 +1557,9 @@ class AppApi:
     ) -> wire.AppsInstalledResponse:
         """Read the committed installed connector runtime snapshot.
 
-        Sends ``app/installed``. Args:
+        Sends ``app/installed``.
+
+        Args:
             force_refresh: When true and Apps are permitted, refresh and publish the hosted connector runtime tool
                 snapshot first.
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
@@ -1565,7 +1578,9 @@ class CollaborationModeApi:
     async def list(self) -> wire.CollaborationModeListResponse:
         """Lists collaboration mode presets.
 
-        Experimental. Sends ``collaborationMode/list``. Raises:
+        Experimental. Sends ``collaborationMode/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -1595,8 +1610,7 @@ class CommandApi:
     ) -> wire.CommandExecResponse:
         """Execute a standalone command (argv vector) under the server's sandbox.
 
-        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout``
-        does not apply.
+        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -1638,7 +1652,9 @@ class CommandApi:
     ) -> wire.CommandExecWriteResponse:
         """Write stdin bytes to a running ``command/exec`` session or close stdin.
 
-        Sends ``command/exec/write``. Args:
+        Sends ``command/exec/write``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -1654,7 +1670,9 @@ class CommandApi:
     async def exec_terminate(self, *, process_id: str) -> wire.CommandExecTerminateResponse:
         """Terminate a running ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/terminate``. Args:
+        Sends ``command/exec/terminate``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
 
         Raises:
@@ -1670,7 +1688,9 @@ class CommandApi:
     ) -> wire.CommandExecResizeResponse:
         """Resize a running PTY-backed ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/resize``. Args:
+        Sends ``command/exec/resize``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             size: New PTY size in character cells.
 
@@ -1787,7 +1807,9 @@ class EnvironmentApi:
     ) -> wire.EnvironmentAddResponse:
         """Adds or replaces a remote environment by id for later selection.
 
-        Experimental. Sends ``environment/add``. Args:
+        Experimental. Sends ``environment/add``.
+
+        Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
                 a secure transport or a loopback destination. Since codex 0.158.0.
             connect_timeout_ms: Optional WebSocket connection timeout. The server default applies when omitted.
@@ -1807,7 +1829,9 @@ class EnvironmentApi:
     async def info(self, *, environment_id: str) -> wire.EnvironmentInfoResponse:
         """Reads information from a configured execution environment.
 
-        Experimental. Sends ``environment/info``. Raises:
+        Experimental. Sends ``environment/info``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -1818,7 +1842,9 @@ class EnvironmentApi:
     async def status(self, *, environment_id: str) -> wire.EnvironmentStatusResponse:
         """Reads the current status of a configured execution environment.
 
-        Experimental. Sends ``environment/status``. Args:
+        Experimental. Sends ``environment/status``.
+
+        Args:
             environment_id: Environment id to inspect.
 
         Raises:
@@ -1996,7 +2022,9 @@ class FeedbackApi:
     ) -> wire.FeedbackSaveResponse:
         """Send ``feedback/save``.
 
-        Since codex 0.164.0. Args:
+        Since codex 0.164.0.
+
+        Args:
             save_path: Absolute, previously unused ZIP path on the app-server host. The caller owns this file,
                 including after a disconnected RPC.
 
@@ -2015,7 +2043,9 @@ class FsApi:
     async def read_file(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadFileResponse:
         """Read a file from the host filesystem.
 
-        Sends ``fs/readFile``. Args:
+        Sends ``fs/readFile``.
+
+        Args:
             path: Absolute path to read.
 
         Raises:
@@ -2029,7 +2059,9 @@ class FsApi:
     async def write_file(self, *, data_base64: str, path: wire.AbsolutePathBuf) -> wire.FsWriteFileResponse:
         """Write a file on the host filesystem.
 
-        Sends ``fs/writeFile``. Args:
+        Sends ``fs/writeFile``.
+
+        Args:
             data_base64: File contents encoded as base64.
             path: Absolute path to write.
 
@@ -2046,7 +2078,9 @@ class FsApi:
     ) -> wire.FsCreateDirectoryResponse:
         """Create a directory on the host filesystem.
 
-        Sends ``fs/createDirectory``. Args:
+        Sends ``fs/createDirectory``.
+
+        Args:
             path: Absolute directory path to create.
             recursive: Whether parent directories should also be created. Defaults to ``true``.
 
@@ -2061,7 +2095,9 @@ class FsApi:
     async def get_metadata(self, *, path: wire.AbsolutePathBuf) -> wire.FsGetMetadataResponse:
         """Request metadata for an absolute path.
 
-        Sends ``fs/getMetadata``. Args:
+        Sends ``fs/getMetadata``.
+
+        Args:
             path: Absolute path to inspect.
 
         Raises:
@@ -2075,7 +2111,9 @@ class FsApi:
     async def read_directory(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadDirectoryResponse:
         """List direct child names for a directory.
 
-        Sends ``fs/readDirectory``. Args:
+        Sends ``fs/readDirectory``.
+
+        Args:
             path: Absolute directory path to read.
 
         Raises:
@@ -2091,7 +2129,9 @@ class FsApi:
     ) -> wire.FsRemoveResponse:
         """Remove a file or directory tree from the host filesystem.
 
-        Sends ``fs/remove``. Args:
+        Sends ``fs/remove``.
+
+        Args:
             path: Absolute path to remove.
             force: Whether missing paths should be ignored. Defaults to ``true``.
             recursive: Whether directory removal should recurse. Defaults to ``true``.
@@ -2113,7 +2153,9 @@ class FsApi:
     ) -> wire.FsCopyResponse:
         """Copy a file or directory tree on the host filesystem.
 
-        Sends ``fs/copy``. Args:
+        Sends ``fs/copy``.
+
+        Args:
             destination_path: Absolute destination path.
             source_path: Absolute source path.
             recursive: Required for directory copies; ignored for file copies.
@@ -2129,7 +2171,9 @@ class FsApi:
     async def watch(self, *, path: wire.AbsolutePathBuf, watch_id: str) -> wire.FsWatchResponse:
         """Start filesystem watch notifications for an absolute path.
 
-        Sends ``fs/watch``. Args:
+        Sends ``fs/watch``.
+
+        Args:
             path: Absolute file or directory path to watch.
             watch_id: Connection-scoped watch identifier used for ``fs/unwatch`` and ``fs/changed``.
 
@@ -2144,7 +2188,9 @@ class FsApi:
     async def unwatch(self, *, watch_id: str) -> wire.FsUnwatchResponse:
         """Stop filesystem watch notifications for a prior ``fs/watch``.
 
-        Sends ``fs/unwatch``. Args:
+        Sends ``fs/unwatch``.
+
+        Args:
             watch_id: Watch identifier previously provided to ``fs/watch``.
 
         Raises:
@@ -2287,8 +2333,7 @@ class McpServerApi:
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2300,7 +2345,9 @@ class McpServerApi:
     async def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2373,7 +2420,9 @@ class MemoryApi:
     async def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
                 1..=4096.
 
@@ -2388,7 +2437,9 @@ class MemoryApi:
     async def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2401,7 +2452,9 @@ class MockApi:
     async def experimental_method(self, *, value: str | None = None) -> wire.MockExperimentalMethodResponse:
         """Test-only method used to validate experimental gating.
 
-        Experimental. Sends ``mock/experimentalMethod``. Args:
+        Experimental. Sends ``mock/experimentalMethod``.
+
+        Args:
             value: Test-only payload field.
 
         Raises:
@@ -2446,7 +2499,9 @@ class ModelProviderApi:
     async def list(self) -> wire.ModelProviderListResponse:
         """Send ``modelProvider/list``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2459,7 +2514,9 @@ class ModelProviderApi:
     ) -> wire.ModelProviderConfigWriteResponse:
         """Send ``modelProvider/config/write``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2471,7 +2528,9 @@ class ModelProviderApi:
     async def default_set(self, *, provider_id: str) -> wire.ConfigWriteResponse:
         """Send ``modelProvider/default/set``.
 
-        Since codex 0.171.0. Args:
+        Since codex 0.171.0.
+
+        Args:
             provider_id: Configured provider to use by default for new threads and unscoped model lists.
 
         Raises:
@@ -2552,7 +2611,9 @@ class PluginApi:
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2747,7 +2808,9 @@ class ProcessApi:
     ) -> wire.ProcessSpawnResponse:
         """Spawn a standalone process (argv vector) without a Codex sandbox.
 
-        Experimental. Sends ``process/spawn``. Args:
+        Experimental. Sends ``process/spawn``.
+
+        Args:
             command: Command argv vector. Empty arrays are rejected.
             cwd: Absolute working directory for the process.
             process_handle: Client-supplied, connection-scoped process handle. Duplicate active handles are rejected
@@ -2778,7 +2841,9 @@ class ProcessApi:
     ) -> wire.ProcessWriteStdinResponse:
         """Write stdin bytes to a running ``process/spawn`` session or close stdin.
 
-        Experimental. Sends ``process/writeStdin``. Args:
+        Experimental. Sends ``process/writeStdin``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -2794,7 +2859,9 @@ class ProcessApi:
     async def kill(self, *, process_handle: str) -> wire.ProcessKillResponse:
         """Terminate a running ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/kill``. Args:
+        Experimental. Sends ``process/kill``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
 
         Raises:
@@ -2810,7 +2877,9 @@ class ProcessApi:
     ) -> wire.ProcessResizePtyResponse:
         """Resize a running PTY-backed ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/resizePty``. Args:
+        Experimental. Sends ``process/resizePty``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             size: New PTY size in character cells.
 
@@ -2835,7 +2904,9 @@ class ProjectApi:
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
             sort_key: Defaults to position. Recency sorting always places empty projects last. Use the returned
                 order; numeric positions are not exposed in project responses.
@@ -2851,7 +2922,9 @@ class ProjectApi:
     async def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2869,7 +2942,9 @@ class ProjectApi:
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2888,7 +2963,9 @@ class ProjectApi:
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2906,7 +2983,9 @@ class ProjectApi:
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2919,7 +2998,9 @@ class ProjectApi:
     ) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             before_project_id: Place the project before this ID, or append it when omitted or null.
 
         Raises:
@@ -2933,7 +3014,9 @@ class ProjectApi:
     async def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2947,7 +3030,9 @@ class RemoteControlApi:
     async def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2958,7 +3043,9 @@ class RemoteControlApi:
     async def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2969,7 +3056,9 @@ class RemoteControlApi:
     async def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2981,7 +3070,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2994,7 +3085,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3012,7 +3105,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3025,7 +3120,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3059,7 +3156,9 @@ class RolloutApi:
     async def compress(self) -> wire.RolloutCompressResponse:
         """Start a best-effort background compression pass for cold local rollouts.
 
-        Experimental. Sends ``rollout/compress``. Raises:
+        Experimental. Sends ``rollout/compress``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3072,7 +3171,9 @@ class ServerApi:
     async def diagnostics(self) -> wire.ServerDiagnosticsResponse:
         """Read content-free, process-local diagnostics.
 
-        Experimental. Sends ``server/diagnostics``. Raises:
+        Experimental. Sends ``server/diagnostics``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3239,7 +3340,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/resume``. Args:
+        Sends ``thread/resume``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             exclude_turns: When true, return only thread metadata and live-resume state without populating
@@ -3306,7 +3409,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/fork``. Args:
+        Sends ``thread/fork``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             attach_to_source: Persist the fork as an attached thread of its resolved source, hidden from ordinary
@@ -3365,8 +3470,8 @@ class ThreadApi:
     ) -> wire.ThreadSampleResponse:
         """Send ``thread/sample``.
 
-        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             expected_turn_id: The loaded source's latest turn, which must be finished (completed, failed, or
@@ -3390,7 +3495,9 @@ class ThreadApi:
     async def sample_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSampleCancelResponse:
         """Send ``thread/sample/cancel``.
 
-        Experimental. Since codex 0.164.0. Raises:
+        Experimental. Since codex 0.164.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3438,7 +3545,9 @@ class ThreadApi:
         This is used by external helpers to pause timeout accounting while a user approval or other elicitation is
         pending outside the app-server request flow.
 
-        Experimental. Sends ``thread/increment_elicitation``. Args:
+        Experimental. Sends ``thread/increment_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be incremented.
 
         Raises:
@@ -3454,7 +3563,9 @@ class ThreadApi:
 
         When the count reaches zero, timeout accounting resumes for the thread.
 
-        Experimental. Sends ``thread/decrement_elicitation``. Args:
+        Experimental. Sends ``thread/decrement_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be decremented.
 
         Raises:
@@ -3481,7 +3592,9 @@ class ThreadApi:
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Since codex 0.161.0. Raises:
+        Experimental. Since codex 0.161.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3550,7 +3663,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: ResponsesAPI metadata captured from the client submitting this input.
                 Since codex 0.169.0.
 
@@ -3567,7 +3682,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to the standard thread-list page size.
 
@@ -3589,7 +3706,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: Non-empty metadata replaces the input's metadata; omission or an empty map
                 preserves it. Since codex 0.169.0.
 
@@ -3606,7 +3725,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3619,7 +3740,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3632,7 +3755,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3671,7 +3796,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentAddResponse:
         """Parameters for creating or locating an attachment on its owning thread.
 
-        Sends ``thread/attachment/add``. Raises:
+        Sends ``thread/attachment/add``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3684,7 +3811,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentListResponse:
         """Parameters for listing attachments from one thread.
 
-        Sends ``thread/attachment/list``. Raises:
+        Sends ``thread/attachment/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3703,7 +3832,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``. Args:
+        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``.
+
+        Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
@@ -3720,7 +3851,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentRemoveResponse:
         """Parameters for deleting an attachment by its stable thread-local identity.
 
-        Sends ``thread/attachment/remove``. Raises:
+        Sends ``thread/attachment/remove``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3733,7 +3866,9 @@ class ThreadApi:
     ) -> wire.ThreadSectionMoveResponse:
         """Parameters for moving a thread within a server-owned section ordering.
 
-        Sends ``thread/section/move``. Args:
+        Sends ``thread/section/move``.
+
+        Args:
             section_id: Destination section, or ``null`` to remove the thread from its section.
             thread_id: Thread to move into, within, or out of a section.
             before_thread_id: Existing thread to insert before; omission or null appends to the section.
@@ -3767,7 +3902,9 @@ class ThreadApi:
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             approval_policy: Override the approval policy for subsequent turns.
             approvals_reviewer: Override where approval requests are routed for subsequent turns.
             collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
@@ -3804,7 +3941,9 @@ class ThreadApi:
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3815,7 +3954,9 @@ class ThreadApi:
     async def memory_read(self, *, thread_id: str) -> wire.ThreadMemoryReadResponse:
         """Send ``thread/memory/read``.
 
-        Experimental. Since codex 0.165.0. Args:
+        Experimental. Since codex 0.165.0.
+
+        Args:
             thread_id: The thread must already be started or resumed.
 
         Raises:
@@ -3891,7 +4032,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3904,7 +4047,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size.
 
@@ -3921,7 +4066,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3934,7 +4081,9 @@ class ThreadApi:
 
         This only changes persisted conversation history. It does not revert local file changes.
 
-        Sends ``thread/revert``. Args:
+        Sends ``thread/revert``.
+
+        Args:
             before_turn_id: Turn excluded from the replacement history, together with every later turn.
 
         Raises:
@@ -4036,7 +4185,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4077,7 +4228,9 @@ class ThreadApi:
 
         The final response is authoritative for results, ordering, and cursors.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``. Args:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4110,7 +4263,9 @@ class ThreadApi:
         interrupted search completes with an error after its subprocess is stopped and reaped. If completion races
         cancellation, the original search may still succeed. An already-completed search is unaffected.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4122,7 +4277,9 @@ class ThreadApi:
     async def search_stream_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
         """Cancel a ``thread/search/stream`` request on this connection.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4136,7 +4293,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchOccurrencesResponse:
         """Parameters for searching visible message occurrences within one paginated thread.
 
-        Experimental. Sends ``thread/searchOccurrences``. Args:
+        Experimental. Sends ``thread/searchOccurrences``.
+
+        Args:
             search_term: Case-insensitive literal substring to find in visible user messages and both partial and
                 final assistant answers.
             cursor: Opaque cursor returned by a previous call for the same thread and search term.
@@ -4188,7 +4347,9 @@ class ThreadApi:
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Since codex 0.163.0. Args:
+        Experimental. Since codex 0.163.0.
+
+        Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
@@ -4261,7 +4422,9 @@ class ThreadApi:
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Since codex 0.163.0. Sends ``thread/items/read``. Args:
+        Experimental. Since codex 0.163.0. Sends ``thread/items/read``.
+
+        Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
@@ -4276,8 +4439,8 @@ class ThreadApi:
     async def guardian_review(self, *, thread_id: str) -> wire.ThreadGuardianReviewResponse:
         """Review the idle thread's final injected exec_command without executing it.
 
-        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may
-        take arbitrarily long, so ``request_timeout`` does not apply.
+        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4292,7 +4455,9 @@ class ThreadApi:
     ) -> wire.ThreadInjectItemsResponse:
         """Append raw Responses API items to the thread history without starting a user turn.
 
-        Sends ``thread/inject_items``. Args:
+        Sends ``thread/inject_items``.
+
+        Args:
             items: Raw Responses API items to append to the thread's model-visible history.
 
         Raises:
@@ -4308,7 +4473,9 @@ class ThreadApi:
     ) -> wire.ThreadPrepareApprovedPlanResponse:
         """Prepare an approved plan for the first turn of a fresh thread.
 
-        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``. Args:
+        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``.
+
+        Args:
             attachment_path: Absolute path to the optional app-server copy of the plan.
 
         Raises:
@@ -4347,7 +4514,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
-        Experimental. Sends ``thread/realtime/start``. Args:
+        Experimental. Sends ``thread/realtime/start``.
+
+        Args:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
                 independent so clients can choose how they connect separately from what the model emits.
             backend_reasoning_status: Relays public reasoning summaries as quiet context for realtime V3
@@ -4394,7 +4563,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendAudioResponse:
         """Experimental: append audio input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendAudio``. Raises:
+        Experimental. Sends ``thread/realtime/appendAudio``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4407,7 +4578,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendTextResponse:
         """Experimental: append text input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendText``. Raises:
+        Experimental. Sends ``thread/realtime/appendText``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4420,7 +4593,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendSpeechResponse:
         """Experimental: append speakable text to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendSpeech``. Raises:
+        Experimental. Sends ``thread/realtime/appendSpeech``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4431,7 +4606,9 @@ class ThreadApi:
     async def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
         """Experimental: stop thread realtime.
 
-        Experimental. Sends ``thread/realtime/stop``. Raises:
+        Experimental. Sends ``thread/realtime/stop``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4444,7 +4621,9 @@ class ThreadApi:
     ) -> wire.ThreadTimelineListResponse:
         """Experimental: list ordinary and realtime thread history in rollout order.
 
-        Experimental. Sends ``thread/timeline/list``. Raises:
+        Experimental. Sends ``thread/timeline/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4469,7 +4648,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeListResponse:
         """Send ``thread/realtime/list``.
 
-        Experimental. Since codex 0.171.0. Args:
+        Experimental. Since codex 0.171.0.
+
+        Args:
             event_id: A required exact event ID, such as a completed item's acknowledgement. Returns pending until
                 projected. Explicit filters can exclude a known event.
             from_observed_at_ms: Inclusive canonical observation time lower bound.
@@ -4490,7 +4671,9 @@ class ThreadApi:
     async def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
         """Experimental: list voices supported by thread realtime.
 
-        Experimental. Sends ``thread/realtime/listVoices``. Raises:
+        Experimental. Sends ``thread/realtime/listVoices``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4505,7 +4688,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionListResponse:
         """Parameters for listing independently persisted thread sections.
 
-        Sends ``threadSection/list``. Args:
+        Sends ``threadSection/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Maximum number of sections to return.
 
@@ -4522,7 +4707,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionCreateResponse:
         """Parameters for creating an independently persisted thread section.
 
-        Sends ``threadSection/create``. Args:
+        Sends ``threadSection/create``.
+
+        Args:
             name: The user-visible name of the section.
 
         Raises:
@@ -4542,7 +4729,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionUpdateResponse:
         """Parameters for updating an independently persisted thread section.
 
-        Sends ``threadSection/update``. Args:
+        Sends ``threadSection/update``.
+
+        Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
             appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
@@ -4559,7 +4748,9 @@ class ThreadSectionApi:
     async def delete(self, *, section_id: str) -> wire.ThreadSectionDeleteResponse:
         """Parameters for deleting an independently persisted thread section.
 
-        Sends ``threadSection/delete``. Args:
+        Sends ``threadSection/delete``.
+
+        Args:
             section_id: The stable, server-generated identity of the section to delete.
 
         Raises:
@@ -4687,7 +4878,9 @@ class TurnApi:
         Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication.
         Child sessions and consumers of frozen initial settings are unchanged.
 
-        Experimental. Sends ``turn/settings/update``. Args:
+        Experimental. Sends ``turn/settings/update``.
+
+        Args:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
@@ -4759,7 +4952,9 @@ class UserVerificationApi:
     async def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4769,8 +4964,7 @@ class UserVerificationApi:
     async def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4781,7 +4975,9 @@ class UserVerificationApi:
     async def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4793,8 +4989,8 @@ class UserVerificationApi:
     ) -> wire.UserVerificationVerifyResponse:
         """Local signing primitive, independent of any pending elicitation.
 
-        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily
-        long, so ``request_timeout`` does not apply.
+        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily long, so ``request_timeout``
+        does not apply.
 
         Args:
             challenge: Unpadded base64url encoding of 1–4096 challenge bytes.
@@ -4813,7 +5009,9 @@ class UserVerificationApi:
 
         Use a fresh request ID for each operation and a distinct ID for this cancellation RPC.
 
-        Experimental. Sends ``userVerification/cancel``. Raises:
+        Experimental. Sends ``userVerification/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4984,7 +5182,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4997,7 +5197,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5010,7 +5212,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5109,6 +5313,12 @@ class SupervisedThread:
 
         Raises:
             ThreadClosed: The scope was not entered.
+        """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
         """
     async def __aenter__(self) -> Self: ...
     async def __aexit__(
@@ -5218,7 +5428,7 @@ class SupervisedTurn:
         """
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Event:
-        """Return the next event. A cancellation point.
+        """Return the next event.
 
         Raises:
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -5245,7 +5455,7 @@ class SupervisedTurn:
 def open_codex(
     config: CodexConfig | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5266,7 +5476,6 @@ def open_codex(
         StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it exited or rejected the handshake.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
-        RuntimeError: It was not called from a Trio task.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
 
@@ -5284,9 +5493,11 @@ async def retry_on_overload(
 
         page = await retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
-    even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
+
+    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell
+    command, even if a later request fails. To limit the total time, use :func:`asyncio.timeout`. Each retry is
+    reported to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called for each attempt.
@@ -5313,7 +5524,7 @@ async def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
@@ -5326,8 +5537,8 @@ async def retry_transient(
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
     would stand there twice. What a failed turn has done to files is not undone.
 
-    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    The delay doubles after every attempt. To limit the total time, use :func:`asyncio.timeout`. Each retry is
+    reported to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Does the work; called for each attempt.
@@ -5341,7 +5552,7 @@ async def retry_transient(
         The return value of ``fn``.
 
     Raises:
-        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that is not transient.
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
         TypeError: ``fn`` cannot be called.
@@ -5353,7 +5564,7 @@ def attach_codex(
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5383,13 +5594,12 @@ def attach_codex(
         ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
-        RuntimeError: It was not called from a Trio task.
     """
 
 def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext, suppress
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Final
 
 from trio_codex._face.callbacks import LoopBridge
 from trio_codex._face.face import Face, Scope, members_of
-from trio_codex._face.host import Operation
+from trio_codex._face.operations import Operation
 from trio_codex.errors import ConnectionClosed
 
 if TYPE_CHECKING:
@@ -23,31 +23,42 @@ if TYPE_CHECKING:
 
 
 class _Operation(Operation):
-    """An operation whose caller waits for a future of its event loop."""
+    """An operation whose callers wait for futures of their event loop."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures: list[asyncio.Future[None]] = []
 
     def wake(self) -> None:
-        # The loop may be closed without having run to its end. Then nobody waits.
-        with suppress(RuntimeError):
-            self._future.get_loop().call_soon_threadsafe(self._set)
-
-    def _set(self) -> None:
-        if not self._future.done():
-            self._future.set_result(None)
+        for future in self._futures:
+            call_soon(future.get_loop(), _set, future)
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
         first: asyncio.CancelledError | None = None
-        while not self.done:
+        loop = asyncio.get_running_loop()
+        while True:
+            # A new one each time, as a cancellation ends it. In the list before done is read: wake() sets that, and then
+            # reads the list.
+            self._futures.append(future := loop.create_future())
+            if self.done:
+                return first
             try:
-                await asyncio.shield(self._future)
+                await future
             except asyncio.CancelledError as exc:
                 if first is None and cancel is not None:
                     cancel()
                 first = first or exc
-        return first
+
+
+def call_soon(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: object) -> None:
+    """Call a function in the thread of a loop, unless it was closed without having run to its end. Then nobody waits."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(function, *args)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class AsyncioScope(Scope):
@@ -78,7 +89,7 @@ class AsyncioScope(Scope):
         self._task = task = asyncio.current_task()
         if task is not None:
             self._cancelling = task.cancelling()
-            held.on_ended_early = lambda: task.get_loop().call_soon_threadsafe(self._cancel_body)
+            held.on_ended_early = partial(call_soon, task.get_loop(), self._cancel_body)
             if held.ended_early:
                 self._cancel_body()
 

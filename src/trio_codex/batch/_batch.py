@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import trio
 
-from trio_codex import Budget, CodexConfig, Restart, errors, open_supervisor
+from trio_codex import Budget, CodexConfig, Restart, errors
+from trio_codex.batch._attempt import Plan
 from trio_codex.batch._context import TaskContext, solve_prompt
-from trio_codex.batch._engine import Engine, Plan
+from trio_codex.batch._engine import Engine
 from trio_codex.batch._journal import Journal
+from trio_codex.batch._servers import ServerPlan, Servers
 from trio_codex.batch._tasks import checked_tasks
 from trio_codex.batch._values import BatchBudget, BatchStatus, Retry
 from trio_codex.batch._workspaces import EmptyDirectory, Workspace
+from trio_codex.supervision._journal import Journal as ThreadJournal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 
     import trio_codex.tools
     from trio_codex import Policy, ThreadStartOptions
@@ -118,6 +122,7 @@ async def open_batch(
     config: CodexConfig | None = None,
     turns: int = 16,
     starting: int | None = None,
+    servers: int | Literal["per-task"] = 1,
     policy: Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = (),
     budget: BatchBudget | None = None,
@@ -128,6 +133,7 @@ async def open_batch(
     keep: Literal["failed", "all", "none"] = "failed",
     shard: tuple[int, int] | None = None,
     thread_options: ThreadStartOptions | None = None,
+    allow_changes: bool = False,
     instruments: Sequence[Instrument] = (),
 ) -> AsyncGenerator[Batch]:
     """Run many tasks for the duration of a scope, a limited number at once. Exceptions of the body propagate unchanged.
@@ -146,6 +152,9 @@ async def open_batch(
         turns: How many attempts run at once.
         starting: How many threads start at once, from the start of the thread to that of its first turn. That is what
             costs the server most. By default, as many as run at once.
+        servers: How many servers share the work, on one ``CODEX_HOME``; or ``"per-task"``, so that no attempt is
+            interrupted by the death of a server that another one has caused. With several, the limits of the whole batch
+            are checked when a turn starts, and during a turn only against what its own server has used.
         policy: As in :func:`~trio_codex.open_codex`.
         tools: As there.
         budget: The limits of tasks and of the batch.
@@ -158,6 +167,8 @@ async def open_batch(
         keep: Which workspaces are kept: those of tasks whose outcome is not ``ok``, all, or none.
         shard: ``(index, count)``: run only a share of the tasks. The index starts at 0.
         thread_options: Options of each thread, such as ``sandbox`` or ``model``, except ``cwd`` and ``budget``.
+        allow_changes: Whether the settings may differ from those of earlier programs, and also the tasks without an
+            outcome. Attempts at a task that is now different do not go on, and tasks that are missing now are removed.
         instruments: As in :func:`~trio_codex.open_codex`.
 
     Raises:
@@ -169,14 +180,11 @@ async def open_batch(
         ValueError: Two tasks have the same id, a task is not plain JSON, or an argument is out of range.
         TypeError: One of the tasks is no :class:`Task`.
     """
-    if min(turns, turns if starting is None else starting) < 1:
-        raise ValueError("turns and starting must be at least 1")
+    _check(turns, starting, servers, solve, workspace, on_death, keep)
     options: Any = dict(thread_options or {})
     for name in ("budget", "cwd", "ephemeral"):
         if name in options:
             raise ValueError(f"thread_options cannot have {name!r}: the batch chooses it for each attempt")
-    if not isinstance(workspace, Workspace):  # pyright: ignore[reportUnnecessaryIsInstance]  # callers may not be typed
-        raise TypeError(f"workspace expects a workspace, got {type(workspace).__name__}")
     config, budget, solve = config or CodexConfig(), budget or BatchBudget(), solve or solve_prompt
     tools = tuple(tools)
     settings = {
@@ -188,12 +196,11 @@ async def open_batch(
         "tools": repr([tool.name for tool in tools]),
         "workspace": repr(workspace),
     }
-    options["config"] = {**TMP_EXCLUDED, **(options.get("config") or {})}
+    options["config"] = _without_tmp(options.get("config") or {})
     directory = Path(os.path.abspath(out))  # noqa: ASYNC240  # no access to the disk
     chosen = checked_tasks(tasks, shard)
-    journal = Journal(directory, writes=True)
-    try:
-        journal.begin(settings, chosen)
+    with closing(Journal(directory, writes=True)) as journal:
+        journal.begin(settings, chosen, allow_changes=allow_changes)
         plan = Plan(
             solve=solve,
             turns=turns,
@@ -206,25 +213,52 @@ async def open_batch(
             keep=keep,
             options=options,
         )
-        try:
-            async with open_supervisor(
-                config,
-                policy=policy,
-                tools=tools,
-                budget=_joint(budget),
-                instruments=instruments,
-                restart=restart,
-                journal=directory / THREADS,
-            ) as supervisor:
-                engine = Engine(plan, journal, supervisor)
+        server_plan = ServerPlan(
+            count=servers,
+            config=config,
+            client={"policy": policy, "tools": tools, "instruments": instruments},
+            budget=_joint(budget),
+            restart=restart,
+            agree=partial(journal.agree, allow_changes=allow_changes),
+        )
+        with closing(ThreadJournal(directory / THREADS)) as threads, suppress(_Unfinished):
+            pool = Servers(server_plan, threads)
+            async with pool.open():
+                engine = Engine(plan, journal, pool)
                 async with _beside(engine):
                     yield Batch(engine, journal, directory)
                 if engine.left:
                     raise _Unfinished
-        except _Unfinished:
-            pass
-    finally:
-        journal.close()
+
+
+def _check(
+    turns: int,
+    starting: int | None,
+    servers: object,
+    solve: object,
+    workspace: object,
+    on_death: str,
+    keep: str,
+) -> None:
+    if min(turns, turns if starting is None else starting) < 1:
+        raise ValueError("turns and starting must be at least 1")
+    if servers != "per-task" and not (isinstance(servers, int) and servers >= 1):
+        raise ValueError(f"servers must be a number of at least 1 or 'per-task', not {servers!r}")
+    if on_death not in ("fresh", "continue"):
+        raise ValueError(f"on_death must be 'fresh' or 'continue', not {on_death!r}")
+    if keep not in ("failed", "all", "none"):
+        raise ValueError(f"keep must be 'failed', 'all' or 'none', not {keep!r}")
+    if solve is not None and not callable(solve):
+        raise TypeError(f"solve expects an async function, got {type(solve).__name__}")
+    if not isinstance(workspace, Workspace):
+        raise TypeError(f"workspace expects a workspace, got {type(workspace).__name__}")
+
+
+def _without_tmp(config: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(config)
+    for name, table in TMP_EXCLUDED.items():
+        merged[name] = {**table, **merged.get(name, {})}
+    return merged
 
 
 @asynccontextmanager
@@ -265,8 +299,11 @@ def _joint(budget: BatchBudget) -> Budget | None:
     return Budget(tokens=budget.tokens, seconds=budget.seconds, turns=budget.turns)
 
 
-def _name_of(solve: Callable[..., object]) -> str:
-    return f"{getattr(solve, '__module__', '?')}:{getattr(solve, '__qualname__', repr(solve))}"
+def _name_of(solve: object) -> str:
+    while isinstance(solve, partial):
+        solve = cast("partial[object]", solve).func
+    named: Any = solve if hasattr(solve, "__qualname__") else type(solve)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def read_outcomes(out: str | os.PathLike[str]) -> list[Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import TYPE_CHECKING, Final
 
@@ -17,9 +18,6 @@ _OVERLOADED: Final = frozenset({"serverOverloaded", "flexUnavailable", "policyCa
 
 _KIND_OF_STATUS: Final[dict[int | None, str]] = {429: "rate limit", 503: "overload", 529: "overload"}
 
-_CUT_OFF: Final = "stream disconnected"
-"""How the message of a failed turn begins if its stream was cut off, whose ``codexErrorInfo`` is only ``other``."""
-
 Kind = str
 
 
@@ -33,8 +31,9 @@ def kind_of(error: Exception) -> Kind | None:
     if isinstance(info, wire.ResponseStreamDisconnectedCodexErrorInfo):
         return "connection"
     if not is_transient_error(error):
-        is_cut_off = info == "other" and error.result.error.message.startswith(_CUT_OFF)
-        return "connection" if is_cut_off else None
+        return None
+    if info == "other":
+        return "connection"  # the response was broken off
     if isinstance(info, str):
         return (
             "overload"
@@ -85,7 +84,7 @@ class Brakes:
         """Note that an attempt has succeeded."""
         self._brakes.clear()
 
-    async def wait(self) -> None:
-        """Wait for a random share of the longest delay in force."""
+    def until(self) -> float:
+        """Return when the next attempt may begin, in Trio time: after a random share of the longest delay in force."""
         waits = [brake.since + random.random() * brake.cap for brake in self._brakes.values()]
-        await trio.sleep_until(max(waits, default=0.0))
+        return max(waits, default=-math.inf)

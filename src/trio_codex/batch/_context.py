@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
 import attrs
 import msgspec
 
-from trio_codex import TokenUsage, TurnResult, TurnStatus, errors
+from trio_codex import Sandbox, TurnResult, TurnStatus, errors, wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
     from types import UnionType
 
-    from trio_codex import Codex, TurnInput, TurnOptions
+    from trio_codex import Codex, TokenUsage, TurnInput, TurnOptions
     from trio_codex.batch._tasks import Task
-    from trio_codex.supervision import OnInterrupted, SupervisedThread, SupervisedTurn
+    from trio_codex.supervision import SupervisedThread, SupervisedTurn
 
 T = TypeVar("T")
 
@@ -27,25 +27,22 @@ class TaskThread:
 
     Its prompts are keyed by their order. When an attempt goes on in another program, the solver is called again, and the
     prompts that had ended before are read from the history: it should make the same ones in the same order.
-
-    Attributes:
-        usage: Tokens used by its turns in this program; ``None`` if the server reported none.
-        is_interrupted: Whether one of its turns was interrupted, by a policy or by an earlier program.
     """
 
     def __init__(
         self,
         thread: SupervisedThread,
         options: TurnOptions,
-        on_interrupted: OnInterrupted,
-        start: AsyncExitStack,
+        on_interrupted: Literal["raise", "continue"],
+        *,
+        on_start: Callable[[], Awaitable[object]],
+        on_end: Callable[[], object],
     ) -> None:
-        self.usage: TokenUsage | None = None
-        self.is_interrupted: bool = False
         self._thread = thread
         self._options = options
-        self._on_interrupted: OnInterrupted = on_interrupted
-        self._start = start
+        self._on_interrupted: Literal["raise", "continue"] = on_interrupted
+        self._on_start = on_start
+        self._on_end = on_end
         self._count = 0
 
     def __repr__(self) -> str:
@@ -55,6 +52,11 @@ class TaskThread:
     def id(self) -> str:
         """The id of the thread on the server."""
         return self._thread.id
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program; ``None`` if the server reported none."""
+        return self._thread.usage
 
     @overload
     async def run(
@@ -116,7 +118,11 @@ class TaskThread:
         """
         self._count += 1
         merged: Any = {**self._options, **options}
-        turn = None
+        if merged.get("sandbox") == Sandbox.workspace_write:
+            # The options of a turn replace the configuration of the thread.
+            merged["sandbox"] = wire.WorkspaceWriteSandboxPolicy(
+                exclude_slash_tmp=True, exclude_tmpdir_env_var=True
+            )
         try:
             async with self._thread.turn(
                 value,
@@ -126,20 +132,10 @@ class TaskThread:
                 **merged,
             ) as turn:
                 # The server works on it now, so another attempt may start.
-                await self._start.aclose()
+                await self._on_start()
                 yield turn
-        except errors.BudgetExceeded as exc:
-            self._add(exc.usage if exc.result is None else exc.result.turn_usage)
-            raise
         finally:
-            if turn is not None:
-                with suppress(errors.TurnActive):
-                    self._add(turn.result.turn_usage)
-                    self.is_interrupted |= turn.result.status == TurnStatus.interrupted
-
-    def _add(self, usage: TokenUsage | None) -> None:
-        if usage is not None:
-            self.usage = usage if self.usage is None else self.usage + usage
+            self._on_end()
 
 
 @attrs.frozen(kw_only=True)

@@ -13,13 +13,16 @@ from trio_codex.batch._tasks import decode_task, encode_task
 from trio_codex.batch._values import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from trio_codex.batch._tasks import Task
 
 NAME: Final = "batch.db"
 """The name of the journal in the directory of the batch."""
+
+OFFLINE: Final = "offline"
+"""The name of the home that a batch without an account has there, which may be older than the journal."""
 
 SHOWN: Final = 5
 """How many ids a difference names."""
@@ -32,7 +35,8 @@ FORMAT: Final = Format(
 create table settings(name text primary key, value text not null) without rowid;
 create table tasks(
     id text primary key, task blob not null, attempt integer not null default 0, state text not null default 'ended',
-    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob
+    failures integer not null default 0, deaths integer not null default 0, seconds real not null default 0, usage blob,
+    current blob
 );
 create table outcomes(number integer primary key autoincrement, id text unique not null, run integer not null, outcome blob);
 """,
@@ -41,16 +45,17 @@ create table outcomes(number integer primary key autoincrement, id text unique n
 
 @attrs.define(kw_only=True)
 class Progress:
-    """How far a task without an outcome is.
+    """How far a task is.
 
     Attributes:
         attempt: The number of its latest attempt; 0 if there was none.
-        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, and ``"ended"``
-            once it is not to go on.
+        state: ``"begun"`` from before its workspace is made, ``"open"`` from before its thread is started, ``"over"`` once
+            it is not to go on, and ``"ended"`` once it is cleaned up.
         failures: How many attempts have failed for a passing reason.
         deaths: At how many deaths of the server it had a turn open.
         seconds: Seconds during which attempts have run.
-        usage: Tokens used by attempts.
+        usage: Tokens used by attempts before the latest one.
+        current: Tokens used by the latest attempt. The journal of the supervisor counts them, too.
     """
 
     attempt: int = 0
@@ -59,6 +64,18 @@ class Progress:
     deaths: int = 0
     seconds: float = 0.0
     usage: TokenUsage | None = None
+    current: TokenUsage | None = None
+
+    @property
+    def total(self) -> TokenUsage | None:
+        """Tokens used by all attempts."""
+        return (
+            self.current
+            if self.usage is None
+            else self.usage
+            if self.current is None
+            else self.usage + self.current
+        )
 
 
 class Journal:
@@ -87,7 +104,7 @@ class Journal:
         path = str(self._path)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            others = [each for each in out.iterdir() if each.name != f"{NAME}.lock"]
+            others = [each for each in out.iterdir() if each.name not in {f"{NAME}.lock", OFFLINE}]
         except OSError as exc:
             problem = f"cannot be opened: {exc.strerror}"
             raise errors.JournalError(path, problem, "Choose a directory that can be written.") from exc
@@ -101,33 +118,74 @@ class Journal:
 
     # -- the batch as a whole ----------------------------------------------------------------------------------
 
-    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task]) -> None:
+    def begin(self, settings: Mapping[str, str], tasks: Iterable[Task], *, allow_changes: bool) -> None:
         """Begin a run: the first one, or one with the same settings and tasks, and perhaps with new tasks.
+
+        Args:
+            settings: What an earlier run must have had as well.
+            tasks: The tasks.
+            allow_changes: Whether settings may differ, and tasks without an outcome. Those that are missing are removed.
 
         Raises:
             BatchConflict: The settings or the tasks are not those of the earlier runs.
             ValueError: A task is not plain JSON.
         """
         encoded = {task.id: encode_task(task) for task in tasks}
-        before = dict(self._db.rows("select name, value from settings"))
-        run = int(before.pop("run", "0"))
         known = dict(self._db.rows("select id, task from tasks"))
-        if run:
-            differences = [*_settings_changed(before, settings), *_tasks_changed(known, encoded)]
-            if differences:
-                raise errors.BatchConflict(str(self._path.parent), tuple(differences))
-        self.run = run + 1
-        for row in (*settings.items(), ("run", str(self.run))):
-            self._db.write_late("insert or replace into settings values(?, ?)", *row)
+        gone = {name for name in known if name not in encoded}
+        other = {name for name, json in known.items() if encoded.get(name, json) != json}
+        done = (
+            {name for (name,) in self._db.rows("select id from outcomes")}
+            if allow_changes
+            else {*gone, *other}
+        )
+        differences = [] if allow_changes else [*self._changed(settings)]
+        differences += [*_described(gone & done, "missing"), *_described(other & done, "different")]
+        if differences:
+            raise errors.BatchConflict(str(self._path.parent), tuple(differences))
+        self.run = int(dict(self._settings()).get("run", "0")) + 1
+        self._agree({**settings, "run": str(self.run)})
+        for name in gone:
+            self._db.write_late("delete from tasks where id=?", name)
+        for name in other:
+            # An attempt at the former task does not go on. Its number is not used again, since the workspace may be there.
+            self._db.write_late(
+                "update tasks set task=?, state=case state when 'ended' then state else 'over' end where id=?",
+                encoded[name], name,
+            )  # fmt: skip
         for name, json in encoded.items():
             if name not in known:
                 self._db.write_late("insert into tasks(id, task) values(?, ?)", name, json)
         self._db.commit()
 
+    def agree(self, settings: Mapping[str, str], *, allow_changes: bool) -> None:
+        """Compare settings that are known only later with those of the earlier runs, and record them.
+
+        Raises:
+            BatchConflict: They differ.
+        """
+        if not allow_changes and (differences := tuple(self._changed(settings))):
+            raise errors.BatchConflict(str(self._path.parent), differences)
+        self._agree(settings)
+
+    def _settings(self) -> list[tuple[str, str]]:
+        return cast("list[tuple[str, str]]", self._db.rows("select name, value from settings"))
+
+    def _changed(self, settings: Mapping[str, str]) -> Iterator[str]:
+        before = dict(self._settings())
+        for name, value in settings.items():
+            if before.get(name, value) != value:
+                yield f"{name} was {before[name]}, and is {value}"
+
+    def _agree(self, settings: Mapping[str, str]) -> None:
+        for row in settings.items():
+            self._db.write_late("insert or replace into settings values(?, ?)", *row)
+        self._db.commit()
+
     def todo(self) -> list[Task]:
         """Return the tasks that have no outcome, in their order. Those with an open attempt come first."""
         rows = self._db.rows(
-            "select task from tasks where id not in (select id from outcomes) order by state='ended', rowid"
+            "select task from tasks where id not in (select id from outcomes) order by state in ('ended', 'over'), rowid"
         )
         return [decode_task(json) for (json,) in rows]
 
@@ -138,7 +196,7 @@ class Journal:
     def open(self) -> tuple[str, ...]:
         """Return the ids of the tasks that have an open attempt and no outcome."""
         rows = self._db.rows(
-            "select id from tasks where state!='ended' and id not in (select id from outcomes) order by rowid"
+            "select id from tasks where state in ('begun', 'open') and id not in (select id from outcomes) order by rowid"
         )
         return tuple(name for (name,) in rows)
 
@@ -146,24 +204,28 @@ class Journal:
 
     def progress(self, task: Task) -> Progress:
         """Return how far a task is."""
-        ((*values, usage),) = self._db.rows(
-            "select attempt, state, failures, deaths, seconds, usage from tasks where id=?", task.id
+        ((*values, usage, current),) = self._db.rows(
+            "select attempt, state, failures, deaths, seconds, usage, current from tasks where id=?", task.id
         )
         names = ("attempt", "state", "failures", "deaths", "seconds")
-        return Progress(**dict(zip(names, values, strict=True)), usage=_decode_usage(usage))
+        given = dict(zip(names, values, strict=True))
+        return Progress(**given, usage=_decode_usage(usage), current=_decode_usage(current))
 
     def save(self, task: Task, progress: Progress) -> None:
         """Record how far a task is."""
-        self._db.write(
-            "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=? where id=?",
+        self._save(self._db.write, task, progress)
+
+    def _save(self, write: Callable[..., None], task: Task, progress: Progress) -> None:
+        write(
+            "update tasks set attempt=?, state=?, failures=?, deaths=?, seconds=?, usage=?, current=? where id=?",
             progress.attempt, progress.state, progress.failures, progress.deaths, progress.seconds,
-            _encode_usage(progress.usage), task.id,
+            _encode_usage(progress.usage), _encode_usage(progress.current), task.id,
         )  # fmt: skip
 
     # -- outcomes ----------------------------------------------------------------------------------------------
 
-    def finish(self, outcome: Outcome) -> None:
-        """Record an outcome."""
+    def finish(self, outcome: Outcome, progress: Progress) -> None:
+        """Record an outcome, and how far its task is."""
         members = {
             "status": outcome.status,
             "value": outcome.value,
@@ -173,10 +235,18 @@ class Journal:
             "seconds": outcome.seconds,
             "thread_id": outcome.thread_id,
         }
+        json = msgspec.json.encode(members)
+        self._save(self._db.write_late, outcome.task, progress)
         self._db.write(
-            "insert into outcomes(id, run, outcome) values(?, ?, ?)",
-            outcome.task.id, self.run, msgspec.json.encode(members),
-        )  # fmt: skip
+            "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
+        )
+
+    def uncleaned(self) -> list[Outcome]:
+        """Return the outcomes whose last attempts were not cleaned up."""
+        rows = self._db.rows(
+            "select task, outcome from outcomes join tasks using(id) where state!='ended' order by number"
+        )
+        return [_decode_outcome(task, json, resumed=True) for task, json in rows]
 
     def outcomes(self, after: int = 0, limit: int = -1) -> list[tuple[int, Outcome]]:
         """Return outcomes with their numbers, in order, after the one with the given number."""
@@ -201,21 +271,12 @@ class Journal:
         return statuses, tokens
 
 
-def _settings_changed(before: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
-    for name in sorted({*before, *now}):
-        old, new = before.get(name, "none"), now.get(name, "none")
-        if old != new:
-            yield f"{name} was {old}, and is {new}"
-
-
-def _tasks_changed(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
-    gone = [name for name in before if name not in now]
-    other = [name for name, json in before.items() if name in now and now[name] != json]
-    for names, what in ((gone, "missing"), (other, "different")):
-        if names:
-            shown = ", ".join(map(repr, names[:SHOWN]))
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
+def _described(ids: Iterable[str], what: str) -> Iterator[str]:
+    names = sorted(ids)
+    if names:
+        shown = ", ".join(map(repr, names[:SHOWN]))
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{'task' if len(names) == 1 else 'tasks'} {shown}{more}: {what}"
 
 
 def _encode_usage(usage: TokenUsage | None) -> bytes | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 from pathlib import Path
@@ -83,20 +84,43 @@ def read_tasks(path: str | os.PathLike[str]) -> list[Task]:
         OSError: The file cannot be read.
     """
     source = Path(path)
-    if source.suffix.lower() == ".csv":
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            return _collect(source, _csv_rows(source, file))
     with source.open("rb") as file:
-        return _collect(source, ((number, line) for number, line in enumerate(file, 1) if line.strip()))
+        lines = enumerate(file, 1)
+        if source.suffix.lower() == ".csv":
+            return _collect(source, _csv_rows(source, (_text(source, *line) for line in lines)))
+        stripped = ((number, line.removeprefix(codecs.BOM_UTF8).strip()) for number, line in lines)
+        return _collect(source, ((number, line) for number, line in stripped if line))
 
 
-def _csv_rows(source: Path, file: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.DictReader(file)
-    for row in reader:
-        number = reader.line_num
-        if None in row:
+def _text(source: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{source}:{number}: is not UTF-8: {exc}") from None
+
+
+def _csv_rows(source: Path, lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    # Not strict, an unclosed quotation mark would make one field of the rest of the file.
+    reader = csv.reader(lines, strict=True)
+    names: list[str] = []
+    while True:
+        number = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as exc:
+            raise ValueError(f"{source}:{number}: is not CSV: {exc}") from None
+        if row is None:
+            return
+        if not row:
+            continue
+        if not names:
+            names = row
+            if len({*names}) < len(names):
+                raise ValueError(f"{source}:{number}: names a column twice")
+            continue
+        if len(row) > len(names):
             raise ValueError(f"{source}:{number}: has more fields than the first line names")
-        members = {name: value for name, value in row.items() if value}
+        members: dict[str, Any] = {name: value for name, value in zip(names, row, strict=False) if value}
         data = {name: members.pop(name) for name in list(members) if name not in {"id", "prompt", *OPTIONS}}
         if "output_schema" in members:
             members["output_schema"] = _parsed(source, number, members["output_schema"].encode())
@@ -122,7 +146,9 @@ def _collect(source: Path, rows: Iterable[tuple[int, Any]]) -> list[Task]:
 def _parsed(source: Path, number: int, line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
-    except msgspec.DecodeError as exc:
+    except UnicodeDecodeError as exc:
+        raise ValueError(f"{source}:{number}: is not UTF-8: {exc}") from None
+    except (msgspec.DecodeError, RecursionError) as exc:
         raise ValueError(f"{source}:{number}: is not JSON: {exc}") from None
 
 

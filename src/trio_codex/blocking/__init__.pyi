@@ -68,10 +68,14 @@ from trio_codex._tools.tool import AnyTool
 from trio_codex._values.turn_result import OutputT_co
 from trio_codex.blocking import policies as policies
 from trio_codex.blocking import tools as tools
+from trio_codex.blocking._deadlines import Deadline as Deadline
+from trio_codex.blocking._deadlines import fail_after as fail_after
+from trio_codex.blocking._deadlines import move_on_after as move_on_after
 from trio_codex.blocking.policies import Policy as Policy
 from trio_codex.blocking.tools import tool as tool
 from trio_codex.errors import CodexError
 from trio_codex.instruments._base import Instrument
+from trio_codex.policies import Policy as _Policy
 from trio_codex.supervision._prompt import OnInterrupted
 from trio_codex.supervision._values import Generation, SupervisorStatus
 
@@ -100,7 +104,7 @@ def from_trio(function: Callable[..., Any], /) -> Callable[..., Any]:
 class Codex:
     """A client of one server, created by :func:`open_codex` or :func:`connect_codex`.
 
-    Any number of tasks may use it concurrently.
+    Any number of threads may use it concurrently.
 
     Attributes:
         metadata: The metadata that the server reported about itself.
@@ -179,14 +183,14 @@ class Codex:
     def aclose(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
 
-        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
-        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is bounded by
+        ``interrupt_grace`` and ``stop_grace``.
         """
     def close(self) -> None:
         """Close the client: end its open turns, and the server if this client started it.
 
-        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is
-        bounded by ``interrupt_grace`` and ``stop_grace``. It is not a cancellation point.
+        Later calls raise ``ConnectionClosed``. Leaving the client's scope does the same. Its duration is bounded by
+        ``interrupt_grace`` and ``stop_grace``.
         """
     @property
     def decisions(self) -> tuple[DecisionRecord, ...]:
@@ -251,7 +255,8 @@ class Codex:
     def thread_start(self, **options: Unpack[ThreadStartOptions]) -> Thread:
         """Start a thread.
 
-        If this is interrupted after the request was sent, the thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             **options: See :class:`ThreadStartOptions`. Options not given default to the server's configuration.
@@ -271,8 +276,8 @@ class Codex:
         If one of its turns is running, :meth:`Thread.turn` raises ``TurnActive`` until that turn ends. The given
         policy and tools handle the thread's requests, including requests that were parked earlier.
 
-        If this is interrupted after the request was sent, the client unsubscribes from the thread before ``Cancelled``
-        propagates.
+        If this is interrupted after the request was sent, the client unsubscribes from the thread before
+        ``KeyboardInterrupt`` propagates.
 
         Args:
             thread_id: The id of the thread.
@@ -287,7 +292,8 @@ class Codex:
     def thread_fork(self, thread_id: str, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of another one.
 
-        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             thread_id: The id of the thread to fork.
@@ -436,8 +442,8 @@ class Codex:
 class LoginHandle:
     """A pending login that the user completes elsewhere.
 
-    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as an async context
-    manager, so that the server stops waiting if the scope exits before the login ends::
+    Created by :meth:`Codex.login_chatgpt` and :meth:`Codex.login_chatgpt_device_code`. Use it as a context manager,
+    so that the server stops waiting if the scope exits before the login ends::
 
         with codex.login_chatgpt() as login:
             print(login.auth_url)
@@ -606,8 +612,8 @@ class ThreadMcpServers:
 class Pager(Generic[T]):
     """An iterator over a list on the server. Holds one page, and requests the next one when that is exhausted.
 
-    Elements added or removed during the iteration may or may not be seen. If a request fails or is cancelled, the next
-    iteration continues from there.
+    Elements added or removed during the iteration may or may not be seen. If a request fails or is interrupted, the
+    next iteration continues from there.
 
     Args:
         what: The method, for error messages.
@@ -616,10 +622,12 @@ class Pager(Generic[T]):
     """
     def __iter__(self) -> Self: ...
     def __next__(self) -> T:
-        """Return the next element. Raises:
-        DecodeError: A page is unreadable, or its cursor refers to itself.
-        CodexError: As for any request.
-        trio.BusyResourceError: Another thread is iterating.
+        """Return the next element.
+
+        Raises:
+            DecodeError: A page is unreadable, or its cursor refers to itself.
+            CodexError: As for any request.
+            trio.BusyResourceError: Another thread is iterating.
         """
 
 class Skills:
@@ -711,9 +719,9 @@ class Terminals:
 class Goal:
     """A goal of a thread, inside ``with thread.goal(…)``: one scope for several turns run by the server.
 
-    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last turn
-    and consume the same buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end
-    the goal; leaving its scope does.
+    Iterate over it for the events of all its turns, or over :meth:`text` for their text. Both end with the last
+    turn and consume the same buffer, so only one thread at a time may iterate. Breaking out of the iteration does
+    not end the goal; leaving its scope does.
     """
     @property
     def thread(self) -> Thread:
@@ -736,7 +744,7 @@ class Goal:
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
-        """Return the next event. Checkpoints and exceptions are those of iterating over a :class:`Turn`."""
+        """Return the next event. Exceptions are those of iterating over a :class:`Turn`."""
     def text(self) -> TurnText:
         """Iterate over the agent's text; see :meth:`Turn.text`."""
     def steer(self, value: TurnInput) -> None:
@@ -767,10 +775,10 @@ class Goal:
 class Thread:
     """One conversation with an agent, stored by the server.
 
-    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as an
-    async context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
-    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended and
-    the client unsubscribes from it.
+    Created by :meth:`Codex.thread_start`, :meth:`Codex.thread_resume` and :meth:`Codex.thread_fork`. Using it as a
+    context manager is optional; leaving that scope ends the turn this handle started, unless it is to be left
+    running. When the last handle of a thread in this client exits, the thread's background terminals are also ended
+    and the client unsubscribes from it.
 
     Attributes:
         info: The server's description of the thread when it was opened.
@@ -814,7 +822,7 @@ class Thread:
         leave_running: bool = False,
         **options: Unpack[TurnOptions],
     ) -> Scope[Turn[Any]]: ...
-    def rejoin(self, *, end: bool = False, policy: Policy | None = None) -> Scope[Turn]:
+    def rejoin(self, *, end: bool = False, policy: _Policy | None = None) -> Scope[Turn]:
         """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
 
         Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
@@ -844,7 +852,7 @@ class Thread:
             CodexError: As for any request.
         """
     def review(
-        self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None
+        self, target: wire.ReviewTarget | str | None = None, *, policy: _Policy | None = None
     ) -> Scope[Turn]:
         """Review code in this thread, as a scope like that of :meth:`turn`. The final response is the review.
 
@@ -865,7 +873,7 @@ class Thread:
             CodexError: As in :meth:`turn`.
         """
     def goal(
-        self, objective: str, *, token_budget: int | None = None, policy: Policy | None = None
+        self, objective: str, *, token_budget: int | None = None, policy: _Policy | None = None
     ) -> Scope[Goal]:
         """Pursue a goal as a scope: the server runs turn after turn until the agent reports the goal as reached.
 
@@ -910,8 +918,8 @@ class Thread:
         command and its output in its next turn. To run a command in a sandbox, use :meth:`Codex.exec`.
 
         On an idle thread the command is its own turn. If this is interrupted, that turn is interrupted and has ended
-        before ``KeyboardInterrupt`` propagates. During an open turn the command is an item of that turn and cannot be stopped
-        separately. If this is interrupted, the command keeps running until it or the turn ends.
+        before ``KeyboardInterrupt`` propagates. During an open turn the command is an item of that turn and cannot be
+        stopped separately. If this is interrupted, the command keeps running until it or the turn ends.
 
         Args:
             command: A shell command line; pipes and redirections work.
@@ -928,7 +936,8 @@ class Thread:
     def fork(self, **options: Unpack[ThreadForkOptions]) -> Thread:
         """Start a thread with the history of this one. The server rejects this before the first turn.
 
-        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt`` propagates.
+        If this is interrupted after the request was sent, the new thread is deleted before ``KeyboardInterrupt``
+        propagates.
 
         Args:
             **options: See :class:`ThreadForkOptions`. Options not given are inherited, except the sandbox, which
@@ -1026,8 +1035,8 @@ class Turn(Generic[OutputT_co]):
     """One turn of a thread, inside ``with thread.turn(…)`` or ``with thread.rejoin()``.
 
     Iterate over it for its events, or over :meth:`text` for its text. Both end with the turn and consume the same
-    buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end the turn; leaving its
-    scope does, unless it is to be left running.
+    buffer, so only one thread at a time may iterate. Breaking out of the iteration does not end the turn; leaving
+    its scope does, unless it is to be left running.
     """
     @property
     def thread(self) -> Thread:
@@ -1119,12 +1128,10 @@ class TurnText:
     """The agent's text in a turn, piece by piece. Created by :meth:`Turn.text`."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> str:
-        """Return the next piece. Checkpoints and exceptions are those of iterating over the turn."""
+        """Return the next piece. Exceptions are those of iterating over the turn."""
 
 class Subscription(Generic[E]):
     """An iterator over events, fed by the reader.
-
-    Iteration is cheap: every event is a cancellation point, but there is a schedule point only every 64 events or 1 ms.
 
     Args:
         max_events: Limit of the buffer in events.
@@ -1218,7 +1225,9 @@ class AccountApi:
     def gateway_oauth_read(self, *, model_provider: str | None = None) -> wire.GatewayOAuthReadResponse:
         """Read credential readiness for a configured provider without starting browser login.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``. Args:
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/read``.
+
+        Args:
             model_provider: Defaults to the current provider when omitted.
 
         Raises:
@@ -1235,8 +1244,8 @@ class AccountApi:
     ) -> wire.GatewayOAuthLoginResponse:
         """Authorize a configured provider without changing the default or any thread's provider.
 
-        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take
-        arbitrarily long, so ``request_timeout`` does not apply.
+        Since codex 0.157.0. Sends ``account/gatewayOAuth/login``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Args:
             device_auth: Select device authorization when the server advertises support for it.
@@ -1253,7 +1262,9 @@ class AccountApi:
     def gateway_oauth_cancel(self) -> wire.GatewayOAuthCancelResponse:
         """Send ``account/gatewayOAuth/cancel``.
 
-        Since codex 0.157.0. Raises:
+        Since codex 0.157.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.157.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1279,8 +1290,7 @@ class AccountApi:
     def bedrock_discover(self) -> wire.BedrockDiscoverResponse:
         """Send ``account/bedrock/discover``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1291,8 +1301,7 @@ class AccountApi:
     def bedrock_setup(self, params: wire.BedrockSetupParams, /) -> wire.BedrockSetupResponse:
         """Send ``account/bedrock/setup``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             params: A variant of ``wire.BedrockSetupParams``.
@@ -1309,8 +1318,8 @@ class AccountApi:
     ) -> wire.GcpSetupResponse:
         """Send ``account/gcp/setup``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             credential_file: Absolute path to a credential file on the app-server host. Omit or pass ``null`` to
@@ -1329,8 +1338,8 @@ class AccountApi:
     def bedrock_check_gov_cloud_requirements(self) -> wire.BedrockCheckGovCloudRequirementsResponse:
         """Send ``account/bedrock/checkGovCloudRequirements``.
 
-        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.161.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -1363,7 +1372,9 @@ class AccountApi:
     def security_setup_read(self) -> wire.GetAccountSecuritySetupResponse:
         """Send ``account/securitySetup/read``.
 
-        Since codex 0.169.0. Raises:
+        Since codex 0.169.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.169.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1376,7 +1387,9 @@ class AccountApi:
     ) -> wire.GetAccountRateLimitsResponse:
         """Usage-read capabilities of the requesting client, never inferred from its experiment arm.
 
-        Sends ``account/rateLimits/read``. Args:
+        Sends ``account/rateLimits/read``.
+
+        Args:
             exclude_reset_credit_details: Skip the separate reset-credit detail lookup for background usage polls.
                 The usage response still includes the available count; omitted/false preserves detailed reads.
             supports_luna_reserve: The client supports automatic Luna Reserve fallback. For eligible ChatGPT CLI
@@ -1468,7 +1481,9 @@ class AccountSessionApi:
     def list(self, *, refresh_workspace_metadata: bool | None = None) -> wire.AccountSessionsResponse:
         """Send ``accountSession/list``.
 
-        Experimental. Since codex 0.166.0. Raises:
+        Experimental. Since codex 0.166.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.166.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -1482,8 +1497,8 @@ class AccountSessionApi:
     ) -> wire.AccountSessionsSwitchResponse:
         """Send ``accountSession/switch``.
 
-        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.166.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             account_id: Workspace to select within that login; this is not a user identifier.
@@ -1506,7 +1521,9 @@ class AppApi:
     ) -> wire.AppsReadResponse:
         """Experimental: read metadata for specific apps/connectors.
 
-        Sends ``app/read``. Args:
+        Sends ``app/read``.
+
+        Args:
             app_ids: App ids to read. The server accepts at most 100 ids and deduplicates repeated ids while
                 preserving their first-request order.
             include_tools: When true, include display-only public tool summaries in the returned metadata.
@@ -1530,7 +1547,9 @@ class AppApi:
     ) -> wire.AppsListResponse:
         """Experimental: list available apps/connectors.
 
-        Sends ``app/list``. Args:
+        Sends ``app/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             force_refetch: When true, bypass app caches and fetch the latest data from sources.
             limit: Optional page size; defaults to a reasonable server-side value.
@@ -1549,7 +1568,9 @@ class AppApi:
     ) -> wire.AppsInstalledResponse:
         """Read the committed installed connector runtime snapshot.
 
-        Sends ``app/installed``. Args:
+        Sends ``app/installed``.
+
+        Args:
             force_refresh: When true and Apps are permitted, refresh and publish the hosted connector runtime tool
                 snapshot first.
             thread_id: Optional loaded thread id used to evaluate effective app configuration.
@@ -1568,7 +1589,9 @@ class CollaborationModeApi:
     def list(self) -> wire.CollaborationModeListResponse:
         """Lists collaboration mode presets.
 
-        Experimental. Sends ``collaborationMode/list``. Raises:
+        Experimental. Sends ``collaborationMode/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -1598,8 +1621,7 @@ class CommandApi:
     ) -> wire.CommandExecResponse:
         """Execute a standalone command (argv vector) under the server's sandbox.
 
-        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout``
-        does not apply.
+        Sends ``command/exec``. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Args:
             command: Command argv vector. Empty arrays are rejected.
@@ -1641,7 +1663,9 @@ class CommandApi:
     ) -> wire.CommandExecWriteResponse:
         """Write stdin bytes to a running ``command/exec`` session or close stdin.
 
-        Sends ``command/exec/write``. Args:
+        Sends ``command/exec/write``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -1657,7 +1681,9 @@ class CommandApi:
     def exec_terminate(self, *, process_id: str) -> wire.CommandExecTerminateResponse:
         """Terminate a running ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/terminate``. Args:
+        Sends ``command/exec/terminate``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
 
         Raises:
@@ -1673,7 +1699,9 @@ class CommandApi:
     ) -> wire.CommandExecResizeResponse:
         """Resize a running PTY-backed ``command/exec`` session by client-supplied ``processId``.
 
-        Sends ``command/exec/resize``. Args:
+        Sends ``command/exec/resize``.
+
+        Args:
             process_id: Client-supplied, connection-scoped ``processId`` from the original ``command/exec`` request.
             size: New PTY size in character cells.
 
@@ -1788,7 +1816,9 @@ class EnvironmentApi:
     ) -> wire.EnvironmentAddResponse:
         """Adds or replaces a remote environment by id for later selection.
 
-        Experimental. Sends ``environment/add``. Args:
+        Experimental. Sends ``environment/add``.
+
+        Args:
             auth_bearer_token: Optional raw bearer token for executor authentication, including reconnects. Requires
                 a secure transport or a loopback destination. Since codex 0.158.0.
             connect_timeout_ms: Optional WebSocket connection timeout. The server default applies when omitted.
@@ -1808,7 +1838,9 @@ class EnvironmentApi:
     def info(self, *, environment_id: str) -> wire.EnvironmentInfoResponse:
         """Reads information from a configured execution environment.
 
-        Experimental. Sends ``environment/info``. Raises:
+        Experimental. Sends ``environment/info``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -1819,7 +1851,9 @@ class EnvironmentApi:
     def status(self, *, environment_id: str) -> wire.EnvironmentStatusResponse:
         """Reads the current status of a configured execution environment.
 
-        Experimental. Sends ``environment/status``. Args:
+        Experimental. Sends ``environment/status``.
+
+        Args:
             environment_id: Environment id to inspect.
 
         Raises:
@@ -1997,7 +2031,9 @@ class FeedbackApi:
     ) -> wire.FeedbackSaveResponse:
         """Send ``feedback/save``.
 
-        Since codex 0.164.0. Args:
+        Since codex 0.164.0.
+
+        Args:
             save_path: Absolute, previously unused ZIP path on the app-server host. The caller owns this file,
                 including after a disconnected RPC.
 
@@ -2016,7 +2052,9 @@ class FsApi:
     def read_file(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadFileResponse:
         """Read a file from the host filesystem.
 
-        Sends ``fs/readFile``. Args:
+        Sends ``fs/readFile``.
+
+        Args:
             path: Absolute path to read.
 
         Raises:
@@ -2030,7 +2068,9 @@ class FsApi:
     def write_file(self, *, data_base64: str, path: wire.AbsolutePathBuf) -> wire.FsWriteFileResponse:
         """Write a file on the host filesystem.
 
-        Sends ``fs/writeFile``. Args:
+        Sends ``fs/writeFile``.
+
+        Args:
             data_base64: File contents encoded as base64.
             path: Absolute path to write.
 
@@ -2047,7 +2087,9 @@ class FsApi:
     ) -> wire.FsCreateDirectoryResponse:
         """Create a directory on the host filesystem.
 
-        Sends ``fs/createDirectory``. Args:
+        Sends ``fs/createDirectory``.
+
+        Args:
             path: Absolute directory path to create.
             recursive: Whether parent directories should also be created. Defaults to ``true``.
 
@@ -2062,7 +2104,9 @@ class FsApi:
     def get_metadata(self, *, path: wire.AbsolutePathBuf) -> wire.FsGetMetadataResponse:
         """Request metadata for an absolute path.
 
-        Sends ``fs/getMetadata``. Args:
+        Sends ``fs/getMetadata``.
+
+        Args:
             path: Absolute path to inspect.
 
         Raises:
@@ -2076,7 +2120,9 @@ class FsApi:
     def read_directory(self, *, path: wire.AbsolutePathBuf) -> wire.FsReadDirectoryResponse:
         """List direct child names for a directory.
 
-        Sends ``fs/readDirectory``. Args:
+        Sends ``fs/readDirectory``.
+
+        Args:
             path: Absolute directory path to read.
 
         Raises:
@@ -2092,7 +2138,9 @@ class FsApi:
     ) -> wire.FsRemoveResponse:
         """Remove a file or directory tree from the host filesystem.
 
-        Sends ``fs/remove``. Args:
+        Sends ``fs/remove``.
+
+        Args:
             path: Absolute path to remove.
             force: Whether missing paths should be ignored. Defaults to ``true``.
             recursive: Whether directory removal should recurse. Defaults to ``true``.
@@ -2114,7 +2162,9 @@ class FsApi:
     ) -> wire.FsCopyResponse:
         """Copy a file or directory tree on the host filesystem.
 
-        Sends ``fs/copy``. Args:
+        Sends ``fs/copy``.
+
+        Args:
             destination_path: Absolute destination path.
             source_path: Absolute source path.
             recursive: Required for directory copies; ignored for file copies.
@@ -2130,7 +2180,9 @@ class FsApi:
     def watch(self, *, path: wire.AbsolutePathBuf, watch_id: str) -> wire.FsWatchResponse:
         """Start filesystem watch notifications for an absolute path.
 
-        Sends ``fs/watch``. Args:
+        Sends ``fs/watch``.
+
+        Args:
             path: Absolute file or directory path to watch.
             watch_id: Connection-scoped watch identifier used for ``fs/unwatch`` and ``fs/changed``.
 
@@ -2145,7 +2197,9 @@ class FsApi:
     def unwatch(self, *, watch_id: str) -> wire.FsUnwatchResponse:
         """Stop filesystem watch notifications for a prior ``fs/watch``.
 
-        Sends ``fs/unwatch``. Args:
+        Sends ``fs/unwatch``.
+
+        Args:
             watch_id: Watch identifier previously provided to ``fs/watch``.
 
         Raises:
@@ -2288,8 +2342,7 @@ class McpServerApi:
     ) -> wire.McpServerEventStreamStartResponse:
         """Send ``mcpServer/event/stream/start``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -2301,7 +2354,9 @@ class McpServerApi:
     def event_stream_stop(self, *, subscription_id: str) -> wire.McpServerEventStreamStopResponse:
         """Send ``mcpServer/event/stream/stop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2374,7 +2429,9 @@ class MemoryApi:
     def status(self, *, min_consolidated_threads: int | None = None) -> wire.MemoryStatusResponse:
         """Send ``memory/status``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             min_consolidated_threads: Required distinct consolidated threads. Defaults to 20; supported range is
                 1..=4096.
 
@@ -2389,7 +2446,9 @@ class MemoryApi:
     def reset(self) -> wire.MemoryResetResponse:
         """Send ``memory/reset``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2402,7 +2461,9 @@ class MockApi:
     def experimental_method(self, *, value: str | None = None) -> wire.MockExperimentalMethodResponse:
         """Test-only method used to validate experimental gating.
 
-        Experimental. Sends ``mock/experimentalMethod``. Args:
+        Experimental. Sends ``mock/experimentalMethod``.
+
+        Args:
             value: Test-only payload field.
 
         Raises:
@@ -2447,7 +2508,9 @@ class ModelProviderApi:
     def list(self) -> wire.ModelProviderListResponse:
         """Send ``modelProvider/list``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2458,7 +2521,9 @@ class ModelProviderApi:
     def config_write(self, *, settings: wire.ProviderSettingsPatch) -> wire.ModelProviderConfigWriteResponse:
         """Send ``modelProvider/config/write``.
 
-        Since codex 0.168.0. Raises:
+        Since codex 0.168.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.168.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -2470,7 +2535,9 @@ class ModelProviderApi:
     def default_set(self, *, provider_id: str) -> wire.ConfigWriteResponse:
         """Send ``modelProvider/default/set``.
 
-        Since codex 0.171.0. Args:
+        Since codex 0.171.0.
+
+        Args:
             provider_id: Configured provider to use by default for new threads and unscoped model lists.
 
         Raises:
@@ -2551,7 +2618,9 @@ class PluginApi:
     ) -> wire.PluginSearchResponse:
         """Send ``plugin/search``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2746,7 +2815,9 @@ class ProcessApi:
     ) -> wire.ProcessSpawnResponse:
         """Spawn a standalone process (argv vector) without a Codex sandbox.
 
-        Experimental. Sends ``process/spawn``. Args:
+        Experimental. Sends ``process/spawn``.
+
+        Args:
             command: Command argv vector. Empty arrays are rejected.
             cwd: Absolute working directory for the process.
             process_handle: Client-supplied, connection-scoped process handle. Duplicate active handles are rejected
@@ -2777,7 +2848,9 @@ class ProcessApi:
     ) -> wire.ProcessWriteStdinResponse:
         """Write stdin bytes to a running ``process/spawn`` session or close stdin.
 
-        Experimental. Sends ``process/writeStdin``. Args:
+        Experimental. Sends ``process/writeStdin``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             close_stdin: Close stdin after writing ``deltaBase64``, if present.
             delta_base64: Optional base64-encoded stdin bytes to write.
@@ -2793,7 +2866,9 @@ class ProcessApi:
     def kill(self, *, process_handle: str) -> wire.ProcessKillResponse:
         """Terminate a running ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/kill``. Args:
+        Experimental. Sends ``process/kill``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
 
         Raises:
@@ -2809,7 +2884,9 @@ class ProcessApi:
     ) -> wire.ProcessResizePtyResponse:
         """Resize a running PTY-backed ``process/spawn`` session by client-supplied ``processHandle``.
 
-        Experimental. Sends ``process/resizePty``. Args:
+        Experimental. Sends ``process/resizePty``.
+
+        Args:
             process_handle: Client-supplied, connection-scoped ``processHandle`` from ``process/spawn``.
             size: New PTY size in character cells.
 
@@ -2834,7 +2911,9 @@ class ProjectApi:
     ) -> wire.ProjectListResponse:
         """Send ``project/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             sort_direction: Requires sortKey. Defaults to asc for position and desc for recencyAt.
             sort_key: Defaults to position. Recency sorting always places empty projects last. Use the returned
                 order; numeric positions are not exposed in project responses.
@@ -2850,7 +2929,9 @@ class ProjectApi:
     def read(self, *, project_id: str) -> wire.ProjectReadResponse:
         """Send ``project/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2868,7 +2949,9 @@ class ProjectApi:
     ) -> wire.ProjectCreateResponse:
         """Send ``project/create``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2887,7 +2970,9 @@ class ProjectApi:
     ) -> wire.ProjectImportResponse:
         """Send ``project/import``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2905,7 +2990,9 @@ class ProjectApi:
     ) -> wire.ProjectUpdateResponse:
         """Send ``project/update``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2916,7 +3003,9 @@ class ProjectApi:
     def move(self, *, project_id: str, before_project_id: str | None = None) -> wire.ProjectMoveResponse:
         """Send ``project/move``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             before_project_id: Place the project before this ID, or append it when omitted or null.
 
         Raises:
@@ -2930,7 +3019,9 @@ class ProjectApi:
     def delete(self, *, project_id: str) -> wire.ProjectDeleteResponse:
         """Send ``project/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2944,7 +3035,9 @@ class RemoteControlApi:
     def enable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlEnableResponse:
         """Send ``remoteControl/enable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2955,7 +3048,9 @@ class RemoteControlApi:
     def disable(self, *, ephemeral: bool | None = None) -> wire.RemoteControlDisableResponse:
         """Send ``remoteControl/disable``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2966,7 +3061,9 @@ class RemoteControlApi:
     def status_read(self) -> wire.RemoteControlStatusReadResponse:
         """Send ``remoteControl/status/read``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -2976,7 +3073,9 @@ class RemoteControlApi:
     def pairing_start(self, *, manual_code: bool | None = None) -> wire.RemoteControlPairingStartResponse:
         """Send ``remoteControl/pairing/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -2989,7 +3088,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlPairingStatusResponse:
         """Send ``remoteControl/pairing/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3007,7 +3108,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsListResponse:
         """Send ``remoteControl/client/list``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3020,7 +3123,9 @@ class RemoteControlApi:
     ) -> wire.RemoteControlClientsRevokeResponse:
         """Send ``remoteControl/client/revoke``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3054,7 +3159,9 @@ class RolloutApi:
     def compress(self) -> wire.RolloutCompressResponse:
         """Start a best-effort background compression pass for cold local rollouts.
 
-        Experimental. Sends ``rollout/compress``. Raises:
+        Experimental. Sends ``rollout/compress``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3067,7 +3174,9 @@ class ServerApi:
     def diagnostics(self) -> wire.ServerDiagnosticsResponse:
         """Read content-free, process-local diagnostics.
 
-        Experimental. Sends ``server/diagnostics``. Raises:
+        Experimental. Sends ``server/diagnostics``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -3234,7 +3343,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/resume``. Args:
+        Sends ``thread/resume``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             exclude_turns: When true, return only thread metadata and live-resume state without populating
@@ -3301,7 +3412,9 @@ class ThreadApi:
 
         Prefer using thread_id whenever possible.
 
-        Sends ``thread/fork``. Args:
+        Sends ``thread/fork``.
+
+        Args:
             approvals_reviewer: Override where approval requests are routed for review on this thread and subsequent
                 turns.
             attach_to_source: Persist the fork as an attached thread of its resolved source, hidden from ordinary
@@ -3360,8 +3473,8 @@ class ThreadApi:
     ) -> wire.ThreadSampleResponse:
         """Send ``thread/sample``.
 
-        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so
-        ``request_timeout`` does not apply.
+        Experimental. Since codex 0.164.0. The response may take arbitrarily long, so ``request_timeout`` does not
+        apply.
 
         Args:
             expected_turn_id: The loaded source's latest turn, which must be finished (completed, failed, or
@@ -3385,7 +3498,9 @@ class ThreadApi:
     def sample_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSampleCancelResponse:
         """Send ``thread/sample/cancel``.
 
-        Experimental. Since codex 0.164.0. Raises:
+        Experimental. Since codex 0.164.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.164.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3433,7 +3548,9 @@ class ThreadApi:
         This is used by external helpers to pause timeout accounting while a user approval or other elicitation is
         pending outside the app-server request flow.
 
-        Experimental. Sends ``thread/increment_elicitation``. Args:
+        Experimental. Sends ``thread/increment_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be incremented.
 
         Raises:
@@ -3449,7 +3566,9 @@ class ThreadApi:
 
         When the count reaches zero, timeout accounting resumes for the thread.
 
-        Experimental. Sends ``thread/decrement_elicitation``. Args:
+        Experimental. Sends ``thread/decrement_elicitation``.
+
+        Args:
             thread_id: Thread whose out-of-band elicitation counter should be decremented.
 
         Raises:
@@ -3476,7 +3595,9 @@ class ThreadApi:
     ) -> wire.ThreadPredictionRequestResponse:
         """Send ``thread/prediction/request``.
 
-        Experimental. Since codex 0.161.0. Raises:
+        Experimental. Since codex 0.161.0.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.161.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -3545,7 +3666,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueAddResponse:
         """Send ``thread/queue/add``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: ResponsesAPI metadata captured from the client submitting this input.
                 Since codex 0.169.0.
 
@@ -3562,7 +3685,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueListResponse:
         """Send ``thread/queue/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size; defaults to the standard thread-list page size.
 
@@ -3584,7 +3709,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueUpdateResponse:
         """Send ``thread/queue/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             responsesapi_client_metadata: Non-empty metadata replaces the input's metadata; omission or an empty map
                 preserves it. Since codex 0.169.0.
 
@@ -3599,7 +3726,9 @@ class ThreadApi:
     def queue_delete(self, *, queued_submission_id: str, thread_id: str) -> wire.ThreadQueueDeleteResponse:
         """Send ``thread/queue/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3612,7 +3741,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueReorderResponse:
         """Send ``thread/queue/reorder``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3625,7 +3756,9 @@ class ThreadApi:
     ) -> wire.ThreadQueueStartResponse:
         """Send ``thread/queue/start``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3664,7 +3797,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentAddResponse:
         """Parameters for creating or locating an attachment on its owning thread.
 
-        Sends ``thread/attachment/add``. Raises:
+        Sends ``thread/attachment/add``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3677,7 +3812,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentListResponse:
         """Parameters for listing attachments from one thread.
 
-        Sends ``thread/attachment/list``. Raises:
+        Sends ``thread/attachment/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3696,7 +3833,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentOwnerListResponse:
         """Parameters for reverse lookup by attachment identity within this server's store.
 
-        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``. Args:
+        Since codex 0.162.0. Sends ``thread/attachmentOwner/list``.
+
+        Args:
             archived: Omitted or null returns all matches; false returns non-archived threads only.
 
         Raises:
@@ -3713,7 +3852,9 @@ class ThreadApi:
     ) -> wire.ThreadAttachmentRemoveResponse:
         """Parameters for deleting an attachment by its stable thread-local identity.
 
-        Sends ``thread/attachment/remove``. Raises:
+        Sends ``thread/attachment/remove``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3726,7 +3867,9 @@ class ThreadApi:
     ) -> wire.ThreadSectionMoveResponse:
         """Parameters for moving a thread within a server-owned section ordering.
 
-        Sends ``thread/section/move``. Args:
+        Sends ``thread/section/move``.
+
+        Args:
             section_id: Destination section, or ``null`` to remove the thread from its section.
             thread_id: Thread to move into, within, or out of a section.
             before_thread_id: Existing thread to insert before; omission or null appends to the section.
@@ -3760,7 +3903,9 @@ class ThreadApi:
     ) -> wire.ThreadSettingsUpdateResponse:
         """Send ``thread/settings/update``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             approval_policy: Override the approval policy for subsequent turns.
             approvals_reviewer: Override where approval requests are routed for subsequent turns.
             collaboration_mode: Experimental: Set a pre-set collaboration mode for subsequent turns. For
@@ -3797,7 +3942,9 @@ class ThreadApi:
     ) -> wire.ThreadMemoryModeSetResponse:
         """Send ``thread/memoryMode/set``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3808,7 +3955,9 @@ class ThreadApi:
     def memory_read(self, *, thread_id: str) -> wire.ThreadMemoryReadResponse:
         """Send ``thread/memory/read``.
 
-        Experimental. Since codex 0.165.0. Args:
+        Experimental. Since codex 0.165.0.
+
+        Args:
             thread_id: The thread must already be started or resumed.
 
         Raises:
@@ -3882,7 +4031,9 @@ class ThreadApi:
     def background_terminals_clean(self, *, thread_id: str) -> wire.ThreadBackgroundTerminalsCleanResponse:
         """Send ``thread/backgroundTerminals/clean``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3895,7 +4046,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsListResponse:
         """Send ``thread/backgroundTerminals/list``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Optional page size.
 
@@ -3912,7 +4065,9 @@ class ThreadApi:
     ) -> wire.ThreadBackgroundTerminalsTerminateResponse:
         """Send ``thread/backgroundTerminals/terminate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -3925,7 +4080,9 @@ class ThreadApi:
 
         This only changes persisted conversation history. It does not revert local file changes.
 
-        Sends ``thread/revert``. Args:
+        Sends ``thread/revert``.
+
+        Args:
             before_turn_id: Turn excluded from the replacement history, together with every later turn.
 
         Raises:
@@ -4027,7 +4184,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchResponse:
         """Send ``thread/search``.
 
-        Experimental. Args:
+        Experimental.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4068,7 +4227,9 @@ class ThreadApi:
 
         The final response is authoritative for results, ordering, and cursors.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``. Args:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream``.
+
+        Args:
             search_term: Required substring/full-text query. ``thread/search/stream`` limits this to 65,536 UTF-8
                 bytes after trimming surrounding whitespace.
             archived: Optional archived filter; when set to true, only archived threads are returned. If false or
@@ -4101,7 +4262,9 @@ class ThreadApi:
         interrupted search completes with an error after its subprocess is stopped and reaped. If completion races
         cancellation, the original search may still succeed. An already-completed search is unaffected.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4113,7 +4276,9 @@ class ThreadApi:
     def search_stream_cancel(self, *, request_id: wire.RequestId) -> wire.ThreadSearchCancelResponse:
         """Cancel a ``thread/search/stream`` request on this connection.
 
-        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``. Raises:
+        Experimental. Since codex 0.171.0. Sends ``thread/search/stream/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             UnsupportedMethod: The server is older than 0.171.0; nothing was sent.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
@@ -4127,7 +4292,9 @@ class ThreadApi:
     ) -> wire.ThreadSearchOccurrencesResponse:
         """Parameters for searching visible message occurrences within one paginated thread.
 
-        Experimental. Sends ``thread/searchOccurrences``. Args:
+        Experimental. Sends ``thread/searchOccurrences``.
+
+        Args:
             search_term: Case-insensitive literal substring to find in visible user messages and both partial and
                 final assistant answers.
             cursor: Opaque cursor returned by a previous call for the same thread and search term.
@@ -4179,7 +4346,9 @@ class ThreadApi:
     ) -> wire.ThreadReadStateUpdateResponse:
         """Send ``thread/readState/update``.
 
-        Experimental. Since codex 0.163.0. Args:
+        Experimental. Since codex 0.163.0.
+
+        Args:
             expected_revision: Revision of the row or transcript actually seen. Conflicts require a fresh user
                 action.
 
@@ -4252,7 +4421,9 @@ class ThreadApi:
     ) -> wire.ThreadItemsReadResponse:
         """Experimental: retrieve a bounded set of persisted items from one turn.
 
-        Experimental. Since codex 0.163.0. Sends ``thread/items/read``. Args:
+        Experimental. Since codex 0.163.0. Sends ``thread/items/read``.
+
+        Args:
             item_ids: Item IDs to retrieve. Supply 1 to 100 IDs.
 
         Raises:
@@ -4267,8 +4438,8 @@ class ThreadApi:
     def guardian_review(self, *, thread_id: str) -> wire.ThreadGuardianReviewResponse:
         """Review the idle thread's final injected exec_command without executing it.
 
-        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may
-        take arbitrarily long, so ``request_timeout`` does not apply.
+        Experimental. Since codex 0.167.2. Sends ``thread/guardianReview``. The response may take arbitrarily long, so
+        ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4281,7 +4452,9 @@ class ThreadApi:
     def inject_items(self, *, items: Sequence[wire.JSON], thread_id: str) -> wire.ThreadInjectItemsResponse:
         """Append raw Responses API items to the thread history without starting a user turn.
 
-        Sends ``thread/inject_items``. Args:
+        Sends ``thread/inject_items``.
+
+        Args:
             items: Raw Responses API items to append to the thread's model-visible history.
 
         Raises:
@@ -4297,7 +4470,9 @@ class ThreadApi:
     ) -> wire.ThreadPrepareApprovedPlanResponse:
         """Prepare an approved plan for the first turn of a fresh thread.
 
-        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``. Args:
+        Experimental. Since codex 0.169.0. Sends ``thread/prepareApprovedPlan``.
+
+        Args:
             attachment_path: Absolute path to the optional app-server copy of the plan.
 
         Raises:
@@ -4336,7 +4511,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeStartResponse:
         """Experimental: start a thread-scoped realtime session.
 
-        Experimental. Sends ``thread/realtime/start``. Args:
+        Experimental. Sends ``thread/realtime/start``.
+
+        Args:
             output_modality: Selects text or audio output for the realtime session. Transport and voice stay
                 independent so clients can choose how they connect separately from what the model emits.
             backend_reasoning_status: Relays public reasoning summaries as quiet context for realtime V3
@@ -4383,7 +4560,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendAudioResponse:
         """Experimental: append audio input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendAudio``. Raises:
+        Experimental. Sends ``thread/realtime/appendAudio``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4396,7 +4575,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeAppendTextResponse:
         """Experimental: append text input to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendText``. Raises:
+        Experimental. Sends ``thread/realtime/appendText``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4407,7 +4588,9 @@ class ThreadApi:
     def realtime_append_speech(self, *, text: str, thread_id: str) -> wire.ThreadRealtimeAppendSpeechResponse:
         """Experimental: append speakable text to thread realtime.
 
-        Experimental. Sends ``thread/realtime/appendSpeech``. Raises:
+        Experimental. Sends ``thread/realtime/appendSpeech``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4418,7 +4601,9 @@ class ThreadApi:
     def realtime_stop(self, *, thread_id: str) -> wire.ThreadRealtimeStopResponse:
         """Experimental: stop thread realtime.
 
-        Experimental. Sends ``thread/realtime/stop``. Raises:
+        Experimental. Sends ``thread/realtime/stop``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4431,7 +4616,9 @@ class ThreadApi:
     ) -> wire.ThreadTimelineListResponse:
         """Experimental: list ordinary and realtime thread history in rollout order.
 
-        Experimental. Sends ``thread/timeline/list``. Raises:
+        Experimental. Sends ``thread/timeline/list``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4456,7 +4643,9 @@ class ThreadApi:
     ) -> wire.ThreadRealtimeListResponse:
         """Send ``thread/realtime/list``.
 
-        Experimental. Since codex 0.171.0. Args:
+        Experimental. Since codex 0.171.0.
+
+        Args:
             event_id: A required exact event ID, such as a completed item's acknowledgement. Returns pending until
                 projected. Explicit filters can exclude a known event.
             from_observed_at_ms: Inclusive canonical observation time lower bound.
@@ -4477,7 +4666,9 @@ class ThreadApi:
     def realtime_list_voices(self) -> wire.ThreadRealtimeListVoicesResponse:
         """Experimental: list voices supported by thread realtime.
 
-        Experimental. Sends ``thread/realtime/listVoices``. Raises:
+        Experimental. Sends ``thread/realtime/listVoices``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4490,7 +4681,9 @@ class ThreadSectionApi:
     def list(self, *, cursor: str | None = None, limit: int | None = None) -> wire.ThreadSectionListResponse:
         """Parameters for listing independently persisted thread sections.
 
-        Sends ``threadSection/list``. Args:
+        Sends ``threadSection/list``.
+
+        Args:
             cursor: Opaque pagination cursor returned by a previous call.
             limit: Maximum number of sections to return.
 
@@ -4507,7 +4700,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionCreateResponse:
         """Parameters for creating an independently persisted thread section.
 
-        Sends ``threadSection/create``. Args:
+        Sends ``threadSection/create``.
+
+        Args:
             name: The user-visible name of the section.
 
         Raises:
@@ -4527,7 +4722,9 @@ class ThreadSectionApi:
     ) -> wire.ThreadSectionUpdateResponse:
         """Parameters for updating an independently persisted thread section.
 
-        Sends ``threadSection/update``. Args:
+        Sends ``threadSection/update``.
+
+        Args:
             name: The updated user-visible name of the section.
             section_id: The stable, server-generated identity of the section to update.
             appearance: Omit to preserve appearance, use ``null`` to clear it, or provide a replacement. ``NULL``
@@ -4544,7 +4741,9 @@ class ThreadSectionApi:
     def delete(self, *, section_id: str) -> wire.ThreadSectionDeleteResponse:
         """Parameters for deleting an independently persisted thread section.
 
-        Sends ``threadSection/delete``. Args:
+        Sends ``threadSection/delete``.
+
+        Args:
             section_id: The stable, server-generated identity of the section to delete.
 
         Raises:
@@ -4669,10 +4868,12 @@ class TurnApi:
     ) -> wire.TurnSettingsUpdateResponse:
         """Experimental settings changes for one running turn, not future turns.
 
-        Unsupported fields are rejected rather than silently ignored. Any live thread kind may accept publication.
+        Unsupported fields are rejected rather than silently ignored. Any live task kind may accept publication.
         Child sessions and consumers of frozen initial settings are unchanged.
 
-        Experimental. Sends ``turn/settings/update``. Args:
+        Experimental. Sends ``turn/settings/update``.
+
+        Args:
             approvals_reviewer: Changes the active turn's reviewer without changing future thread settings. Already
                 captured steps and pending approvals retain their original reviewer.
             effort: Omission or ``null`` leaves the effort unchanged.
@@ -4744,7 +4945,9 @@ class UserVerificationApi:
     def status(self) -> wire.UserVerificationStatusResponse:
         """Send ``userVerification/status``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4754,8 +4957,7 @@ class UserVerificationApi:
     def enroll(self) -> wire.UserVerificationEnrollResponse:
         """Send ``userVerification/enroll``.
 
-        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not
-        apply.
+        Experimental. The response may take arbitrarily long, so ``request_timeout`` does not apply.
 
         Raises:
             RpcError: The server rejected the request.
@@ -4766,7 +4968,9 @@ class UserVerificationApi:
     def delete(self) -> wire.UserVerificationDeleteResponse:
         """Send ``userVerification/delete``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             RemoteProtocolError: The response cannot be read.
@@ -4776,8 +4980,8 @@ class UserVerificationApi:
     def verify(self, *, challenge: str, description: str, title: str) -> wire.UserVerificationVerifyResponse:
         """Local signing primitive, independent of any pending elicitation.
 
-        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily
-        long, so ``request_timeout`` does not apply.
+        Experimental. Sends ``userVerification/verify``. The response may take arbitrarily long, so ``request_timeout``
+        does not apply.
 
         Args:
             challenge: Unpadded base64url encoding of 1–4096 challenge bytes.
@@ -4796,7 +5000,9 @@ class UserVerificationApi:
 
         Use a fresh request ID for each operation and a distinct ID for this cancellation RPC.
 
-        Experimental. Sends ``userVerification/cancel``. Raises:
+        Experimental. Sends ``userVerification/cancel``.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4967,7 +5173,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionStartResponse:
         """Send ``fuzzyFileSearch/sessionStart``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4980,7 +5188,9 @@ class Api:
     ) -> wire.FuzzyFileSearchSessionUpdateResponse:
         """Send ``fuzzyFileSearch/sessionUpdate``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -4991,7 +5201,9 @@ class Api:
     def fuzzy_file_search_session_stop(self, *, session_id: str) -> wire.FuzzyFileSearchSessionStopResponse:
         """Send ``fuzzyFileSearch/sessionStop``.
 
-        Experimental. Raises:
+        Experimental.
+
+        Raises:
             RpcError: The server rejected the request.
             RequestTimeout: The server did not answer within ``request_timeout``. It may still act on the request.
             LocalProtocolError: The params are not JSON; nothing was sent.
@@ -5059,7 +5271,7 @@ class Supervisor:
     def drain(self, *, timeout: float = 60) -> None:
         """Admit no more prompts, and wait until open turns have ended, before the program ends.
 
-        A prompt that waits for its admission waits until it is cancelled. The next program runs it.
+        A prompt that waits for its admission waits until it is interrupted. The next program runs it.
 
         Args:
             timeout: How long to wait, in seconds. A turn that is still open then is continued by the next program.
@@ -5094,6 +5306,12 @@ class SupervisedThread:
 
         Raises:
             ThreadClosed: The scope was not entered.
+        """
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
         """
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -5182,9 +5400,9 @@ class SupervisedThread:
 class SupervisedTurn:
     """One prompt, inside ``with thread.turn(…)``, over as many generations as it takes.
 
-    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the events
-    of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both iterations
-    consume the same buffer, so only one thread at a time may iterate.
+    Iterate over it for its events, or over :meth:`text` for its text. Where a generation ends in the middle, the
+    events of its turn that were not read are dropped, and one event ``trio_codex/generationLost`` says so. Both
+    iterations consume the same buffer, so only one thread at a time may iterate.
     """
     @property
     def key(self) -> str:
@@ -5203,7 +5421,7 @@ class SupervisedTurn:
         """
     def __iter__(self) -> Self: ...
     def __next__(self) -> Event:
-        """Return the next event. A cancellation point.
+        """Return the next event.
 
         Raises:
             SubscriptionOverflow: This consumer fell behind by more than ``event_buffer`` allows. The turn continues.
@@ -5230,15 +5448,15 @@ class SupervisedTurn:
 def open_codex(
     config: CodexConfig | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
 ) -> Scope[Codex]:
     """Start a server and connect a client to it, as a scope.
 
-    When the scope exits, open turns are ended and the server is stopped. No thread, process or file descriptor remains,
-    even after an error or a cancellation. Exceptions raised by the body propagate unchanged.
+    When the scope exits, open turns are ended and the server is stopped. No thread, process or file descriptor
+    remains, even after an error or an interrupt. Exceptions raised by the body propagate unchanged.
 
     Args:
         config: The configuration of the client and its server; by default, the user's own Codex setup.
@@ -5251,7 +5469,6 @@ def open_codex(
         StartError: The server did not start: ``SpawnError``, ``StartTimeout``, or it exited or rejected the handshake.
         ValueError: Two tools have the same name, or ``experimental_api`` is off; nothing was started.
         TypeError: An argument has the wrong type, or a tool has no valid schema; nothing was started.
-        RuntimeError: It was not called from a Trio thread.
         InternalError: A bug in trio-codex; the body was cancelled because of it.
     """
 
@@ -5269,9 +5486,11 @@ def retry_on_overload(
 
         page = retry_on_overload(lambda: codex.thread_list(limit=50))
 
-    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell command,
-    even if a later request fails. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    It does not repeat a turn that failed, whatever the reason: that is what :func:`retry_transient` does.
+
+    The delay doubles after every attempt. There is no retry once ``fn`` may have started a turn, goal or shell
+    command, even if a later request fails. To limit the total time, use :func:`fail_after`. Each retry is reported
+    to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Makes the request; called for each attempt.
@@ -5298,35 +5517,35 @@ def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
-        async def review(path: str) -> str | None:
+        def review(path: str) -> str | None:
             with codex.thread_start(ephemeral=True) as thread:
-                return (thread.run(f"Review {path}.")).final_response
+                return thread.run(f"Review {path}.").final_response
 
         text = retry_transient(lambda: review("parser.py"))
 
     Let ``fn`` start a new thread, or fork one. A failed turn stays in the history of its thread, so the same prompt
     would stand there twice. What a failed turn has done to files is not undone.
 
-    The delay doubles after every attempt. To limit the total time, use a cancel scope. Each retry is reported to the
-    instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
+    The delay doubles after every attempt. To limit the total time, use :func:`fail_after`. Each retry is reported
+    to the instruments of the client (:meth:`~trio_codex.instruments.Instrument.request_retried`).
 
     Args:
         fn: Does the work; called for each attempt.
         attempts: Maximum number of calls.
         initial_delay: Seconds before the second attempt.
         max_delay: Maximum delay in seconds, before the jitter.
-        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that tasks which failed together do
-            not retry together.
+        jitter: Random fraction of each delay: 0.5 is 50 % in either direction, so that threads which failed
+            together do not retry together.
 
     Returns:
         The return value of ``fn``.
 
     Raises:
-        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that is not transient.
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
         TypeError: ``fn`` cannot be called.
@@ -5338,7 +5557,7 @@ def attach_codex(
     *,
     auth: BearerToken | SignedBearer | None = None,
     config: ClientConfig | None = None,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[AnyTool] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,
@@ -5368,13 +5587,12 @@ def attach_codex(
         ValueError: The URL is not one of a server, or as in :func:`open_codex`; nothing was sent.
         TypeError: An argument has the wrong type; nothing was sent.
         ModuleNotFoundError: The ``ws`` extra is not installed.
-        RuntimeError: It was not called from a Trio thread.
     """
 
 def open_supervisor(
     config: CodexConfig | Attachment | None = None,
     *,
-    policy: Policy | None = None,
+    policy: _Policy | None = None,
     tools: Iterable[trio_codex.tools.Tool[..., Any]] = ...,
     budget: Budget | None = None,
     instruments: Sequence[Instrument] = ...,

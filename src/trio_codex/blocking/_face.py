@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trio_codex._face.callbacks import ThreadBridge, run_here
 from trio_codex._face.face import Face, Scope, members_of
-from trio_codex._face.host import Operation
+from trio_codex._face.operations import Operation
+from trio_codex.blocking._deadlines import Expired
+from trio_codex.blocking._deadlines import current as deadlines_here
 from trio_codex.blocking._interrupts import interrupts
 
 if TYPE_CHECKING:
@@ -22,31 +24,37 @@ if TYPE_CHECKING:
 
 
 class _Operation(Operation):
-    """An operation whose caller waits for a lock."""
+    """An operation whose callers wait for locks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._lock = threading.Lock()
-        self._lock.acquire()
+        self._locks: list[threading.Lock] = []
 
     def wake(self) -> None:
-        with suppress(RuntimeError):  # an interrupt released it
-            self._lock.release()
+        for lock in self._locks:
+            with suppress(RuntimeError):  # an interrupt released it
+                lock.release()
 
     async def wait(self, cancel: Callable[[], object] | None = None) -> BaseException | None:
-        if not interrupts.watch(self._lock):
-            if not self.done:
-                self._lock.acquire()
-            return None
+        # One for each caller, and in the list before done is read: wake() sets that and then reads the list.
+        lock = threading.Lock()
+        lock.acquire()
+        self._locks.append(lock)
+        is_watched = interrupts.watch(lock)
+        deadlines = deadlines_here() if cancel is not None else ()
+        interruption: BaseException | None = None
         try:
             while not self.done:
-                if interrupts.pending and cancel is not None:
+                expired = next((each for each in deadlines if not each.seconds_left()), None)
+                if cancel is not None and (expired or (is_watched and interrupts.pending)):
+                    if expired is not None:
+                        interruption = Expired(expired)
                     cancel()
-                    cancel = None
-                self._lock.acquire()
+                    cancel, deadlines = None, ()
+                lock.acquire(timeout=min((each.seconds_left() for each in deadlines), default=-1))
         finally:
-            interrupted = interrupts.take()
-        return KeyboardInterrupt() if interrupted else None
+            interrupted = is_watched and interrupts.take()
+        return KeyboardInterrupt() if interrupted else interruption
 
 
 class BlockingScope(Scope):
@@ -77,6 +85,9 @@ class Blocking(Face):
 
     def home(self) -> None:
         return None
+
+    def prepare(self) -> None:
+        interrupts.install()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:

@@ -102,7 +102,7 @@ class Policy(_Policy):
             callback, the server receives the JSON-RPC error "method not found".
 
     Raises:
-        TypeError: A callback is neither a function nor an object with an async ``__call__``.
+        TypeError: A callback cannot be called.
     """
     def __init__(
         self,
@@ -157,8 +157,8 @@ class Pending:
     def answer(self, decision: AnyDecision) -> None:
         """Answer the request with a decision. :func:`abstain` leaves the request to the next policy.
 
-        If this is interrupted, the request is not answered. If this returns, the request was still open when
-        the decision was made.
+        If this is interrupted, the request is not answered. If this returns, the request was still open when the
+        decision was made.
 
         Raises:
             TypeError: The decision does not fit this kind of request, which can still be answered.
@@ -172,13 +172,14 @@ class Inbox(Policy):
     Pass it like any other policy, and iterate over it in the thread that answers::
 
         inbox = Inbox()
-        with open_codex(policy=inbox) as codex, trio.open_nursery() as nursery:
-            nursery.start_soon(show_requests, inbox)  # for pending in inbox: ...
+        with open_codex(policy=inbox) as codex:
+            Thread(target=show_requests, args=[inbox]).start()  # for pending in inbox: ...
 
-    The iteration yields each :class:`Pending` request once, in order of arrival. Several tasks may iterate at the same
-    time; each request goes to one of them. The iteration never ends by itself: use ``break`` or cancel it. Requests that
-    were not delivered then stay in the queue for the next iteration. A request that is withdrawn before delivery is
-    skipped; one that is withdrawn later has :attr:`Pending.withdrawn` set.
+    The iteration yields each :class:`Pending` request once, in order of arrival. Several threads may iterate at the
+    same time; each request goes to one of them. Leave the iteration with ``break``; it raises
+    :exc:`~trio_codex.errors.ConnectionClosed` when the client is closed. Requests that were not delivered then stay
+    in the queue for the next iteration. A request that is withdrawn before delivery is skipped; one that is
+    withdrawn later has :attr:`Pending.withdrawn` set.
 
     Requests may be left unanswered: the end of a turn withdraws its open requests. Use :func:`with_timeout` to set a
     timeout.
@@ -197,4 +198,4 @@ class Inbox(Policy):
         """The open requests, delivered or not, in order of arrival."""
     def __iter__(self) -> Self: ...
     def __next__(self) -> Pending:
-        """Wait for the next undelivered request. A checkpoint; cancellation loses no request."""
+        """Wait for the next undelivered request. An interrupt loses no request."""

@@ -6,7 +6,7 @@ import os
 import shlex
 import stat
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 import attrs
 import trio
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from trio_codex import BearerToken, Codex, Policy
 
+
+GIVE_UP: Final = "features.unbounded_connection_retries=false"
+"""By default, a server that cannot reach the model tries again every few seconds until it can."""
 
 TOKEN_CHARACTERS: Final = 4096
 """The longest file of a token that is read. No server takes a longer header, and some files never end."""
@@ -68,6 +71,19 @@ AnySource: TypeAlias = Source | Offline
 """As above, or a server without an account."""
 
 
+AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
+
+
+def without_waiting(source: AnySourceT) -> AnySourceT:
+    """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network forever.
+
+    For commands that nobody watches. An option ``-c`` of the user's takes precedence.
+    """
+    if not isinstance(source, CodexConfig):
+        return source
+    return attrs.evolve(source, config_overrides=(GIVE_UP, *source.config_overrides))
+
+
 def open_client(source: AnySource, *, policy: Policy | None = None) -> AbstractAsyncContextManager[Codex]:
     """Start a server, or attach to one, as a scope.
 
@@ -94,7 +110,7 @@ async def _offline(config: CodexConfig, policy: Policy | None) -> AsyncGenerator
 async def require_login(codex: Codex, source: AnySource) -> None:
     """Check that the server is logged in, if its model provider requires that.
 
-    Without a login, a turn fails after many retries, or waits for the network for ever.
+    Without a login, a turn fails after many retries, or waits for the network forever.
 
     Raises:
         CommandFailed: The server is not logged in.

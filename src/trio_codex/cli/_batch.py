@@ -1,4 +1,4 @@
-"""``trio-codex batch``: run tasks, show how far they are, and print their outcomes."""
+"""``trio-codex batch``: run tasks, show how far they are, print their outcomes, and report on them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import attrs
 import click
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from trio_codex import errors
 from trio_codex.batch import (
@@ -24,16 +25,19 @@ from trio_codex.batch import (
     EmptyDirectory,
     GitWorktree,
     Retry,
+    merge,
     open_batch,
     read_outcomes,
     read_status,
     read_tasks,
+    write_report,
 )
+from trio_codex.cli._attach import without_waiting
 from trio_codex.cli._startup import INTERRUPTED
-from trio_codex.cli._text import CommandFailed, one_line
+from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_codex import CodexConfig
     from trio_codex.batch import Batch, BatchStatus, Outcome, TaskContext, Workspace
@@ -61,6 +65,8 @@ async def run_batch(
     shard: str | None,
     model: str | None,
     sandbox: str | None,
+    servers: str,
+    allow_changes: bool,
 ) -> int:
     """Run the tasks of a file, and return the exit status.
 
@@ -81,13 +87,13 @@ async def run_batch(
         if offline:
             from trio_codex.cli._offline_model import scripted_home
 
-            config = (await stack.enter_async_context(scripted_home())).config(config)
+            config = (await stack.enter_async_context(scripted_home(_offline_directory(out)))).config(config)
         batch = await stack.enter_async_context(
             open_batch(
                 tasks,
                 solver,
                 out=out,
-                config=config,
+                config=without_waiting(config),
                 turns=turns,
                 starting=starting,
                 budget=BatchBudget(task_tokens=task_tokens, task_seconds=task_seconds, tokens=tokens),
@@ -97,10 +103,23 @@ async def run_batch(
                 keep=keep,
                 shard=_shard(shard),
                 thread_options=thread_options,
+                servers=_servers(servers),
+                allow_changes=allow_changes,
             )
         )
         await _watch(batch)
         return 0 if all(status == "ok" for status in batch.status().outcomes) else NOT_ALL_OK
+
+
+def _offline_directory(out: str) -> str | None:
+    """Return where an offline batch keeps its home, so that the next run and a report find its threads.
+
+    Returns:
+        The directory; ``None`` if ``out`` is the directory of something else, which is an error soon.
+    """
+    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "batch.db")):
+        return None
+    return os.path.join(out, "offline")
 
 
 async def _watch(batch: Batch) -> None:
@@ -169,8 +188,8 @@ class _Bar:
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[details]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
             console=console,
             auto_refresh=False,  # it would start a thread
         )
@@ -224,13 +243,13 @@ def show_results(out: str, form: str) -> int:
     rows = [_row(outcome) for outcome in read_outcomes(out)]
     if form == "jsonl":
         for row in rows:
-            click.echo(json.dumps(row))
+            usage = None if row["usage"] is None else camel_case(row["usage"])
+            click.echo(json.dumps(camel_case({**row, "usage": usage})))
         return 0
     writer = csv.writer(sys.stdout)
     writer.writerow(["id", "status", "value", "error", "attempts", "seconds", "tokens", "thread_id"])
     for row in rows:
-        usage: dict[str, int | None] = row["usage"] or {}
-        tokens = usage.get("total_tokens")
+        tokens = None if row["usage"] is None else row["usage"]["total_tokens"]
         value = "" if row["value"] is None else json.dumps(row["value"])
         writer.writerow(
             [
@@ -245,6 +264,29 @@ def show_results(out: str, form: str) -> int:
             ]
         )
     return 0
+
+
+async def report(out: str, *, config: CodexConfig, output: str | None, no_transcripts: bool) -> int:
+    """Write a report, print where it is, and return the exit status.
+
+    Raises:
+        CodexError: There is no batch, or a server failed.
+        OSError: The report cannot be written.
+    """
+    path = output or os.path.join(out, "report.html")
+    await write_report(out, path, config=config, transcripts=not no_transcripts)
+    click.echo(path)
+    return 0
+
+
+def merge_shards(outs: Sequence[str], into: str) -> int:
+    """Merge shards, print how far their batch is, and return the exit status.
+
+    Raises:
+        CodexError: They are not the shards of one batch, or cannot be read or written.
+    """
+    merge(outs, into)
+    return show_status(into)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
@@ -294,6 +336,14 @@ def _workspace(text: str) -> Workspace:
             f"--workspace: {text!r} is not empty, copy:DIRECTORY or git:REPOSITORY[@REVISION]"
         )
     return EmptyDirectory()
+
+
+def _servers(text: str) -> int | Literal["per-task"]:
+    if text == "per-task":
+        return "per-task"
+    if not (text.isdecimal() and int(text)):
+        raise click.UsageError(f"--servers: {text!r} is not a number of at least 1 or per-task")
+    return int(text)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -18,7 +18,14 @@ from rich.text import Text
 
 from trio_codex import TurnStatus, WaitingOn
 from trio_codex.cli._ask import Asker
-from trio_codex.cli._attach import Attachment, Offline, directory_for, open_client, require_login
+from trio_codex.cli._attach import (
+    Attachment,
+    Offline,
+    directory_for,
+    open_client,
+    require_login,
+    without_waiting,
+)
 from trio_codex.cli._chat_commands import HELP, command_of, show_help, show_models, show_status
 from trio_codex.cli._chat_progress import ChatProgress
 from trio_codex.cli._chat_screen import ChatScreen, can_be_typed_on
@@ -81,6 +88,8 @@ async def converse(
             "approvals_reviewer": "user",
             "sandbox": sandbox,
         }
+        if not isinstance(screen, ChatScreen):
+            source = without_waiting(source)
         async with open_client(source, policy=policy) as codex:
             if isinstance(screen, ChatScreen):
                 stack.enter_context(screen.opened())

@@ -14,7 +14,7 @@ import trio
 
 from trio_codex import Codex, TurnStatus, policies, wire
 from trio_codex.cli._ask import Asker, declining
-from trio_codex.cli._attach import directory_for, open_client, require_login
+from trio_codex.cli._attach import directory_for, open_client, require_login, without_waiting
 from trio_codex.cli._render import Progress, Screen, duration
 from trio_codex.cli._startup import INTERRUPTED, TIMED_OUT
 from trio_codex.cli._terminal import find_terminal
@@ -52,7 +52,7 @@ async def run_turn(
     terminal = find_terminal() if approve in (None, "ask") else None
     asker = None if terminal is None else Asker(screen, terminal, directory)
     approval_policy, policy = choose_policy(screen, approve, asker)
-    async with open_client(source, policy=policy) as codex:
+    async with open_client(without_waiting(source), policy=policy) as codex:
         options: dict[str, Any] = {
             "approval_policy": approval_policy,
             # Ask the user, whatever reviewer is configured.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import click
 import trio
 from rich.table import Table
 from rich.text import Text
@@ -41,7 +41,7 @@ async def show_list(*, source: Source, archived: bool, cwd: str | None, limit: i
         threads = await first(codex.threads(archived=archived, cwd=cwd, page_size=limit), limit)
     if as_json:
         for thread in threads:
-            sys.stdout.write(json.dumps(wire.encode(thread)) + "\n")
+            _write_json(wire.encode(thread))
     elif threads:
         screen.display(table(threads, screen.width))
     else:
@@ -50,15 +50,21 @@ async def show_list(*, source: Source, archived: bool, cwd: str | None, limit: i
     return 0
 
 
-async def show_thread(thread_id: str, *, source: Source) -> int:
+async def show_thread(thread_id: str, *, source: Source, as_json: bool) -> int:
     """Show a thread: its turns, and a summary of their items."""
     screen = Screen(stderr=False)
     async with open_client(source) as codex:
         thread = await codex.thread_read(thread_id)
+        turns = codex.thread_turns(thread_id, sort_direction="asc", items_view="full")
+        if as_json:
+            _write_json({"thread": wire.encode(thread)})
+            async for turn in turns:
+                _write_json({"turn": wire.encode(turn)})
+            return 0
         screen.note(Text(title(thread), "bold"))
         facts = [thread.id, thread.model, printable(thread.cwd), f"updated {when(thread.updated_at)}"]
         screen.note(" · ".join(one_line(fact) for fact in facts if fact), "dim")
-        async for turn in codex.thread_turns(thread_id, sort_direction="asc", items_view="full"):
+        async for turn in turns:
             took = "" if turn.duration_ms is None else f" · {duration(turn.duration_ms / 1000)}"
             began = "" if turn.started_at is None else f" · {when(turn.started_at)}"
             screen.note("")
@@ -69,6 +75,10 @@ async def show_thread(thread_id: str, *, source: Source) -> int:
             if turn.error is not None:
                 screen.note(one_line(turn.error.message), "red", indent=2, mark="✗ ")
     return 0
+
+
+def _write_json(value: object) -> None:
+    click.echo(json.dumps(value))
 
 
 async def archive(thread_ids: Sequence[str], *, source: Source) -> int:

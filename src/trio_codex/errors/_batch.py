@@ -28,7 +28,24 @@ class BatchConflict(BatchError):
 
     def __str__(self) -> str:
         lines = "".join(f"\n- {line}" for line in self.differences)
-        return f"{self.path} has another batch; choose another directory, or undo these changes:{lines}"
+        return f"{self.path} has another batch; choose another directory, undo these changes, or allow them:{lines}"
+
+
+@error_class
+class MergeConflict(BatchError):
+    """A shard does not belong to the same batch as the others, or differs from them. Nothing was merged.
+
+    Attributes:
+        path: The directory of the shard.
+        differences: What differs, one sentence each.
+    """
+
+    path: str
+    differences: Sequence[str]
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n- {line}" for line in self.differences)
+        return f"{self.path} cannot be merged with the other shards:{lines}"
 
 
 @error_class
@@ -45,3 +62,17 @@ class BatchStopped(BatchError):
 
     def __str__(self) -> str:
         return f"the batch stopped with {self.left} tasks left: {self.problem}"
+
+
+@error_class
+class ShardFailed(BatchError):
+    """A shard has failed with an exception that cannot be sent to another process.
+
+    Attributes:
+        problem: Its class and its message.
+    """
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the shard failed: {self.problem}"

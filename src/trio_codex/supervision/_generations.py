@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trio_codex import Budget, ClientConfig, Codex, CodexConfig
     from trio_codex.instruments import Instrument
-    from trio_codex.supervision._journal import Journal, KeyRow
+    from trio_codex.supervision._journal import Journal
     from trio_codex.supervision._values import Probe, Restart
 
 GENERATIONS_KEPT: Final = 100
@@ -209,13 +209,14 @@ class Generations:
         if self.strikes.pop(name, 0):
             self.journal.died(name, 0)
 
-    def settle_left(self, row: KeyRow) -> KeyRow:
-        """Record that the program has interrupted a turn whose scope an exception left, now that the program goes on."""
-        turn_id = self.left.pop((row.name, row.key), None)
-        if turn_id is None:
-            return row
-        self.journal.ended(row.name, row.key, turn_id, "interrupted", by_us=True)
-        return attrs.evolve(row, state="ended", turn=turn_id, status="interrupted", by_us=1)
+    def settle_left(self, name: str | None = None) -> None:
+        """Record that the program has interrupted the turns whose scopes exceptions left, now that it goes on.
+
+        Args:
+            name: The name of a thread; by default, all of them.
+        """
+        for where in [each for each in self.left if name in (None, each[0])]:
+            self.journal.ended(*where, self.left.pop(where), "interrupted", by_us=True)
 
     # -- the task of the supervisor ----------------------------------------------------------------------------
 
@@ -318,9 +319,7 @@ class Generations:
         and the next one continues them.
         """
         if error is None:
-            for row in [self.journal.key(*where) for where in list(self.left)]:
-                if row is not None:
-                    self.settle_left(row)
+            self.settle_left()
         if self._failure is None:
             self._failure = errors.ConnectionClosed("the supervisor is closed")
         self._wake()

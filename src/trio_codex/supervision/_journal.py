@@ -134,7 +134,7 @@ class Journal:
         """Return what the turns of a thread have used, or those of all threads."""
         (row,) = self._db.rows(
             "select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads"
-            " where name=?1 or ?1 is null",
+            " where name=coalesce(?, name)",
             name,
         )
         return Spent(*row)

@@ -68,7 +68,6 @@ class Rule:
         await trio.lowlevel.checkpoint()
         if row.digest != prompt.digest:
             raise errors.KeyConflict(self._name, prompt.key)
-        row = self._generations.settle_left(row)
         parts = [await self._part(row, prompt.message(number)) for number in range(1, row.attempt)]
         found = await self._find(row, prompt.message(row.attempt))
         if found is None:

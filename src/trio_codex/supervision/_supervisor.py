@@ -156,9 +156,20 @@ async def open_supervisor(
     client = {"policy": policy, "tools": tuple(tools), "instruments": instruments}
     opened = Journal(journal)
     try:
-        generations = Generations(config, client, budget, restart, probe, opened)
-        async with with_task(generations.serve, generations.close):
-            await generations.wait_ready()
-            yield Supervisor(generations)
+        async with supervise(Generations(config, client, budget, restart, probe, opened)) as supervisor:
+            yield supervisor
     finally:
         opened.close()
+
+
+@asynccontextmanager
+@trio.lowlevel.enable_ki_protection
+async def supervise(generations: Generations) -> AsyncGenerator[Supervisor]:
+    """Keep a server alive for the duration of a scope. Several in one program may share a journal.
+
+    Raises:
+        CodexError: As :func:`open_supervisor` does, except for its journal.
+    """
+    async with with_task(generations.serve, generations.close):
+        await generations.wait_ready()
+        yield Supervisor(generations)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
     from types import TracebackType, UnionType
 
-    from trio_codex import ThreadStartOptions, TurnInput, TurnOptions
+    from trio_codex import ThreadStartOptions, TokenUsage, TurnInput, TurnOptions
     from trio_codex.supervision._generations import Generations, Life
     from trio_codex.supervision._prompt import OnInterrupted
 
@@ -53,6 +53,7 @@ class SupervisedThread:
         self._journal = generations.journal
         self._options = options
         self._opened: Opened | None = None
+        self._used: TokenUsage | None = None
         self._opening = trio.Lock()
         self._is_busy = False
         self._running: str | None = None
@@ -74,6 +75,15 @@ class SupervisedThread:
         if row is None:
             raise errors.ThreadClosed(self.name)
         return row.id
+
+    @property
+    def usage(self) -> TokenUsage | None:
+        """Tokens used by its turns in this program, those that a death has interrupted included.
+
+        They include those of spawned agents. ``None`` if the server reported none.
+        """
+        now = None if self._opened is None else self._opened.thread.usage
+        return now if self._used is None else self._used if now is None else self._used + now
 
     async def __aenter__(self) -> Self:
         """Start the thread, or resume it.
@@ -116,7 +126,7 @@ class SupervisedThread:
 
     def _close(self) -> None:
         self._is_open = False
-        self._opened = None
+        self._used, self._opened = self.usage, None
         self._generations.open_threads.discard(self.name)
 
     # -- prompts -----------------------------------------------------------------------------------------------
@@ -350,6 +360,8 @@ class SupervisedThread:
         async with self._opening:
             if (opened := self._opened_in(life)) is not None:
                 return opened
+            if self._opened is not None and self._opened.life is not life:
+                self._used = self.usage
             self._opened = None
             patience = self._generations.config.start_timeout
             options: Any = dict(self._options)
@@ -365,6 +377,8 @@ class SupervisedThread:
         """Run a prompt in as many generations as it takes."""
 
         async def work(opened: Opened) -> TurnResult[Any]:
+            # Another prompt on the thread shows that the exception by which an earlier one was left did not end the program.
+            self._generations.settle_left(self.name)
             row = self._journal.key(self.name, prompt.key)
             step = Send(1, prompt.value) if row is None else await opened.rule.decide(prompt, row)
             if isinstance(step, TurnResult):

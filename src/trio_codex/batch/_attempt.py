@@ -1,0 +1,220 @@
+"""One attempt at a task: its workspace, its thread, and what it uses."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+import msgspec
+import trio
+
+from trio_codex import Budget, errors
+from trio_codex._core.user_code import call_user
+from trio_codex.batch._context import TaskContext, TaskThread
+from trio_codex.batch._values import Outcome
+from trio_codex.batch._workspaces import REMOVAL_SECONDS, directory_name
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from trio_codex import ThreadStartOptions
+    from trio_codex.batch._journal import Journal, Progress
+    from trio_codex.batch._tasks import Task
+    from trio_codex.batch._values import BatchBudget, Retry, Status
+    from trio_codex.batch._workspaces import Workspace
+    from trio_codex.supervision import Supervisor
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """How to run the tasks; see :func:`open_batch`."""
+
+    solve: Callable[[TaskContext], Awaitable[Any]]
+    turns: int
+    starting: int
+    budget: BatchBudget
+    retry: Retry
+    workspace: Workspace
+    workspaces: Path
+    on_death: Literal["fresh", "continue"]
+    keep: Literal["failed", "all", "none"]
+    options: ThreadStartOptions
+
+
+class Attempt:
+    """One attempt at a task. It records how far it is.
+
+    Args:
+        plan: How.
+        journal: The journal.
+        task: The task.
+        progress: How far it is.
+    """
+
+    def __init__(self, plan: Plan, journal: Journal, task: Task, progress: Progress) -> None:
+        self._plan = plan
+        self._journal = journal
+        self._task = task
+        self._thread: TaskThread | None = None
+        self._thread_id: str | None = None
+        self._directory = plan.workspaces / directory_name(task, progress.attempt)
+        self._before = progress.seconds, progress.current
+        self._started: float | None = None
+        self.progress: Progress = progress
+        self.is_late: bool = False
+
+    async def prepare(self) -> None:
+        """Create the workspace. What an earlier program has left of it is removed first."""
+        self.progress.state = "begun"
+        self._journal.save(self._task, self.progress)
+        self._plan.workspaces.mkdir(exist_ok=True)
+        await call_user(self._plan.workspace.remove, self._directory)
+        try:
+            await call_user(self._plan.workspace.create, self._directory)
+        except trio.Cancelled:
+            await self._remove()  # noqa: ASYNC102  # shielded and bounded inside
+            raise
+        self.progress.state = "open"
+        self._journal.save(self._task, self.progress)
+
+    async def run(self, supervisor: Supervisor, starts: trio.Semaphore) -> Any:
+        """Call the solver, and return its value as plain JSON; ``None`` if the time is up.
+
+        Args:
+            supervisor: The server.
+            starts: Limits how many attempts start at once. The time that this one waits for it does not count.
+        """
+        async with AsyncExitStack() as start:
+            await start.enter_async_context(starts)
+            self._started = trio.current_time()
+            try:
+                with trio.CancelScope() as limit:
+                    if self._plan.budget.task_seconds is not None:
+                        limit.deadline = self._started + self._plan.budget.task_seconds - self._before[0]
+                    return await self._solve(supervisor, start)
+            finally:
+                self._record()
+        self.is_late = True
+        return None
+
+    def _record(self) -> None:
+        """Record what the attempt has used so far, so that it also counts if this program is killed."""
+        seconds, usage = self._before
+        if self._started is not None:
+            self.progress.seconds = seconds + trio.current_time() - self._started
+        used = None if self._thread is None else self._thread.usage
+        self.progress.current = used if usage is None else usage if used is None else usage + used
+        self._journal.save(self._task, self.progress)
+
+    async def _solve(self, supervisor: Supervisor, start: AsyncExitStack) -> Any:
+        plan, task = self._plan, self._task
+        options: Any = {**plan.options, "cwd": self._directory, "budget": self._rest_of_budget()}
+        turn_options: Any = dict(task.options)
+        async with supervisor.thread(f"{task.id}#{self.progress.attempt}", **options) as thread:
+            self._thread_id = thread.id
+            self._thread = TaskThread(
+                thread,
+                turn_options,
+                "raise" if plan.on_death == "fresh" else "continue",
+                on_start=start.aclose,
+                on_end=self._record,
+            )
+            context = TaskContext(
+                task=task,
+                thread=self._thread,
+                workspace=self._directory,
+                attempt=self.progress.attempt,
+                codex=await supervisor.ready(),
+            )
+            try:
+                value = await call_user(plan.solve, context)
+            finally:
+                with suppress(errors.ThreadClosed):
+                    self._thread_id = thread.id
+            return msgspec.json.decode(msgspec.json.encode(value))
+
+    def _rest_of_budget(self) -> Budget | None:
+        """Return the budget of the thread: what earlier attempts have left. The supervisor subtracts what it has used.
+
+        Raises:
+            BudgetExceeded: They have left nothing.
+        """
+        budget, usage = self._plan.budget, self.progress.usage
+        tokens, used = budget.task_tokens, 0 if usage is None else usage.total_tokens or 0
+        if tokens is None and budget.task_turns is None:
+            return None
+        if tokens is not None and used >= tokens:
+            raise errors.BudgetExceeded("thread", "tokens", tokens, used, usage)
+        return Budget(tokens=None if tokens is None else tokens - used, turns=budget.task_turns)
+
+    def outcome(self, status: Status, value: Any = None, error: Exception | None = None) -> Outcome:
+        """Return the outcome of the task."""
+        progress = self.progress
+        text = None if error is None else _described(error)
+        if status == "timed_out":
+            text = f"the attempts took more than {self._plan.budget.task_seconds:g} s"
+        return Outcome(
+            task=self._task,
+            status=status,
+            value=value if status == "ok" else None,
+            error=text,
+            usage=progress.total,
+            attempts=progress.attempt,
+            seconds=progress.seconds,
+            thread_id=self._thread_id,
+        )
+
+    def end(self, outcome: Outcome | None) -> None:
+        """Record that the attempt does not go on, and the outcome of the task, if it has one now."""
+        progress = self.progress
+        progress.state, progress.usage, progress.current = "over", progress.total, None
+        if outcome is None:
+            self._journal.save(self._task, progress)
+        else:
+            self._journal.finish(outcome, progress)
+
+    async def clean_up(self, outcome: Outcome | None, supervisor: Supervisor | None) -> None:
+        """Archive the thread, without which the server keeps it in memory, and remove the workspace.
+
+        What cannot be done is done when the batch is opened again.
+
+        Args:
+            outcome: The outcome of the task, if it has one.
+            supervisor: The server; ``None`` if it has ended since.
+        """
+        await trio.lowlevel.checkpoint()
+        thread_id = self._thread_id or (None if outcome is None else outcome.thread_id)
+        is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
+        try:
+            if thread_id is not None and supervisor is not None:
+                # A server that has died has freed it, and one that has not stored the thread has nothing to archive.
+                with suppress(errors.RpcError, errors.ConnectionBroken, errors.RequestTimeout):
+                    await (await supervisor.ready()).thread_archive(thread_id)
+        finally:
+            is_clean = is_kept or self._plan.keep == "all" or await self._remove()  # noqa: ASYNC102  # bounded
+        if is_clean:
+            self.progress.state = "ended"
+            self._journal.save(self._task, self.progress)
+
+    async def _remove(self) -> bool:
+        """Remove the workspace, also if this is cancelled. Return whether that was possible."""
+        try:
+            await call_user(self._plan.workspace.remove, self._directory)
+        except trio.Cancelled:
+            with trio.move_on_after(REMOVAL_SECONDS, shield=True), suppress(Exception):
+                await call_user(self._plan.workspace.remove, self._directory)
+            raise
+        except Exception:
+            return False  # noqa: ASYNC910  # the checkpoint is that of the workspace
+        return True
+
+
+def _described(error: Exception) -> str:
+    """Return the class and the message of an exception, as text that every encoding has."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as exc:
+        text = f"{type(error).__name__}, whose message raises {type(exc).__name__}"
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,106 @@
+"""The servers of a batch: one, several, or one for each attempt. They share a home and a journal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import attrs
+import trio
+
+from trio_codex import Budget, errors
+from trio_codex.supervision._generations import Generations
+from trio_codex.supervision._supervisor import supervise
+from trio_codex.supervision._values import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from trio_codex import CodexConfig, Restart
+    from trio_codex.supervision import Supervisor
+    from trio_codex.supervision._journal import Journal
+
+
+@attrs.frozen(kw_only=True)
+class ServerPlan:
+    """How to start each server; see :func:`open_batch`.
+
+    Attributes:
+        count: How many, or ``"per-task"``.
+        config: The configuration.
+        client: The other arguments of each client.
+        budget: The joint budget.
+        restart: How often each may be restarted.
+        agree: Called with the settings that only a server knows, before anything is run on it.
+    """
+
+    count: int | Literal["per-task"]
+    config: CodexConfig
+    client: dict[str, Any]
+    budget: Budget | None
+    restart: Restart
+    agree: Callable[[dict[str, str]], object]
+
+    @asynccontextmanager
+    async def start(self, journal: Journal) -> AsyncGenerator[Supervisor]:
+        """Start a server, and keep it alive for the duration of a scope.
+
+        Raises:
+            BatchConflict: It has other settings than those of an earlier program.
+            CodexError: As :func:`open_supervisor` does.
+        """
+        generations = Generations(self.config, self.client, self.budget, self.restart, Probe(), journal)
+        async with supervise(generations) as supervisor:
+            self.agree(await _settings_of(supervisor))
+            yield supervisor
+
+
+class Servers:
+    """The servers of one batch.
+
+    Args:
+        plan: How to start them.
+        journal: The journal of their threads.
+    """
+
+    def __init__(self, plan: ServerPlan, journal: Journal) -> None:
+        self._plan = plan
+        self._journal = journal
+        self._busy: Counter[Supervisor] = Counter()
+
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Keep those alive that attempts share."""
+        await trio.lowlevel.checkpoint()
+        async with AsyncExitStack() as stack:
+            for _ in range(0 if self._plan.count == "per-task" else self._plan.count):
+                self._busy[await stack.enter_async_context(self._plan.start(self._journal))] = 0
+            yield
+
+    def one(self) -> AbstractAsyncContextManager[Supervisor]:
+        """Return a scope that yields the server for an attempt: the one with the fewest, or a new one."""
+        return self._shared() if self._busy else self._plan.start(self._journal)
+
+    @asynccontextmanager
+    async def _shared(self) -> AsyncGenerator[Supervisor]:
+        supervisor = min(self._busy, key=self._busy.__getitem__)
+        self._busy[supervisor] += 1
+        try:
+            await trio.lowlevel.checkpoint()
+            yield supervisor
+        finally:
+            self._busy[supervisor] -= 1
+
+
+async def _settings_of(supervisor: Supervisor) -> dict[str, str]:
+    """Return what the configuration of a server adds to that of the batch."""
+    while True:  # noqa: ASYNC913  # a request is a cancellation point
+        with suppress(errors.ConnectionBroken):
+            codex = await supervisor.ready()
+            try:
+                config = cast("Any", (await codex.api.config.read()).config)
+            except (errors.RpcError, errors.DecodeError):
+                return {}  # an older server, or a configuration that the first thread will complain about
+            return {"model": str(config.model), "model_provider": str(config.model_provider)}

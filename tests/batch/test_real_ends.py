@@ -1,0 +1,238 @@
+"""How attempts, tasks and batches end on the real server, and what is left of them."""
+
+import pytest
+import trio
+from batches import kill, some, stage
+
+from trio_codex import errors
+from trio_codex.batch import BatchBudget, EmptyDirectory, Retry, Task
+from trio_codex.testing import HTTPFailure
+
+
+class Unprintable(Exception):
+    def __str__(self):
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(ValueError("half \ud800"), r"ValueError: half \ud800"), (Unprintable(), "Unprintable, whose message raises ValueError")],
+)  # fmt: skip
+async def test_an_error_without_a_text_that_can_be_stored_is_an_outcome_all_the_same(error, text):
+    async def solve(ctx):
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    async with stage() as on:
+        outcomes = await on.run(some(1), solve)
+        assert (outcomes["t0"].status, outcomes["t0"].error) == ("failed", text)
+
+
+async def test_a_value_that_no_text_can_hold_has_failed():
+    async def solve(ctx):
+        await trio.lowlevel.checkpoint()
+        return "\ud800"
+
+    async with stage() as on:
+        outcomes = await on.run(some(1), solve)
+        assert outcomes["t0"].status == "failed"
+
+
+async def test_the_workspace_of_an_outcome_is_removed_although_the_batch_is_left():
+    async with stage() as on:
+        on.model.script("do t1").hang()
+        async with on.batch(some(2)) as batch:
+            assert (await anext(batch)).task.id == "t0"
+        # That of the other one is kept: the attempt goes on the next time.
+        assert [path.name for path in (on.out / "workspaces").iterdir()] == ["t1-1"]
+
+
+class Sticky(EmptyDirectory):
+    """Workspaces that cannot be removed once they were created, until told otherwise."""
+
+    is_sticky = False
+
+    async def remove(self, path):
+        if Sticky.is_sticky and path.exists():
+            await trio.lowlevel.checkpoint()
+            raise OSError("busy")
+        await super().remove(path)
+
+    def __repr__(self):
+        return "Sticky()"
+
+
+async def test_what_could_not_be_cleaned_up_is_cleaned_up_by_the_next_program(monkeypatch):
+    monkeypatch.setattr(Sticky, "is_sticky", True)
+    async with stage() as on:
+        on.model.script("do t1").respond(HTTPFailure(429))
+        retry = Retry(first=0.01, maximum=0.01)
+        outcomes = await on.run(some(2), workspace=Sticky(), retry=retry)
+        assert {name: outcome.attempts for name, outcome in outcomes.items()} == {"t0": 1, "t1": 2}
+        left = {path.name for path in (on.out / "workspaces").iterdir()}
+        assert left >= {"t0-1", "t1-2"}
+        monkeypatch.setattr(Sticky, "is_sticky", False)
+        async with on.batch(some(2), workspace=Sticky(), retry=retry) as batch:
+            assert len([outcome async for outcome in batch]) == 2
+        assert {path.name for path in (on.out / "workspaces").iterdir()} == left - {"t0-1", "t1-2"}
+
+
+async def test_a_stopped_batch_does_not_wait_for_the_delay_of_a_retry():
+    async with stage() as on:
+        on.model.script("do t0").respond(HTTPFailure(429))
+        async with on.batch(some(1), retry=Retry(first=10_000, maximum=10_000)) as batch:
+            await on.model.wait_for_requests(1)
+            while batch.status().running:  # noqa: ASYNC110  # the end of an attempt without an outcome is no event
+                await trio.sleep(0.01)
+            batch.stop()
+            with trio.fail_after(5), pytest.raises(errors.BatchStopped, match="asked to stop"):
+                await anext(batch)
+
+
+async def test_an_interruption_by_the_solver_is_not_one_by_the_former_program():
+    programs = 0
+
+    async def solve(ctx):
+        await ctx.thread.run("plan")
+        if programs == 1:
+            await trio.sleep_forever()
+        async with ctx.thread.turn("think") as turn:
+            await turn.interrupt()
+            return str((await turn.wait()).status)
+
+    async with stage() as on:
+        on.model.script("think").hang("half")
+        for programs in (1, 2):
+            async with on.batch(some(1), solve) as batch:
+                if programs == 1:
+                    await on.model.wait_for_requests(1)
+                    await trio.sleep(0.5)
+                else:
+                    outcome = await anext(batch)
+        assert (outcome.value, outcome.attempts) == ("interrupted", 1)
+
+
+async def test_a_timeout_of_the_solver_is_not_taken_for_a_death_of_the_program():
+    programs = 0
+    waiting = trio.Event()
+
+    async def solve(ctx):
+        status = "late"
+        with trio.move_on_after(0.5):
+            status = str((await ctx.thread.run("think")).status)
+        await ctx.thread.run("go on")
+        if programs == 1:
+            waiting.set()
+            await trio.sleep_forever()
+        return status
+
+    async with stage() as on:
+        on.model.script("think").hang("half")
+        for programs in (1, 2):
+            async with on.batch(some(1), solve) as batch:
+                if programs == 1:
+                    await waiting.wait()
+                else:
+                    outcome = await anext(batch)
+        assert (outcome.value, outcome.attempts) == ("interrupted", 1)
+        assert on.prompts() == {"think": 1, "go on": 1}
+
+
+async def test_the_time_of_a_task_does_not_include_its_wait_for_a_start():
+    taken = {}
+
+    async def solve(ctx):
+        began = trio.current_time()
+        await trio.sleep(0.5)
+        await ctx.thread.run(ctx.task.prompt)
+        taken[ctx.task.id] = trio.current_time() - began
+
+    async with stage() as on:
+        outcomes = await on.run(some(3), solve, starting=1)
+        assert all(outcome.seconds - taken[name] < 0.4 for name, outcome in outcomes.items())
+
+
+@pytest.mark.parametrize("where", ["configuration", "thread", "task", "turn", "with other settings"])
+async def test_temporary_directories_are_kept_out_of_the_sandbox(where):
+    table = {"network_access": True}
+    options = {
+        "configuration": {},
+        "thread": {"sandbox": "workspace-write"},
+        "with other settings": {"sandbox": "workspace-write", "config": {"sandbox_workspace_write": table}},
+    }.get(where, {"sandbox": "read-only"})
+    task = Task("t0", "do t0", options={"sandbox": "workspace-write"} if where == "task" else {})
+    turn_options = {"sandbox": "workspace-write"} if where == "turn" else {}
+    async with stage(sandbox_mode="workspace-write") as on:
+        other = on.home.tmp.parent / "probe"
+        on.model.run_command(
+            f"touch inside; touch {other} && echo slash; touch $TMPDIR/probe && echo tmpdir; ls"
+        )
+
+        async def solve(ctx):
+            await ctx.thread.run(ctx.task.prompt, **turn_options)
+            return sorted(path.name for path in ctx.workspace.iterdir())
+
+        outcomes = await on.run([task], solve, thread_options=options)
+        assert outcomes["t0"].value == ["inside"]
+        assert not other.exists()
+        assert not (on.home.tmp / "probe").exists()
+
+
+# -- tokens --------------------------------------------------------------------------------------------------------
+
+
+async def test_tokens_are_counted_once_if_no_further_turn_may_start():
+    async def solve(ctx):
+        for number in range(3):
+            await ctx.thread.run(f"step {number}")
+
+    async with stage() as on:
+        outcomes = await on.run(some(1), solve, budget=BatchBudget(task_tokens=30))
+        assert (outcomes["t0"].status, outcomes["t0"].usage.total_tokens) == ("over_budget", 30)
+
+
+async def test_tokens_are_counted_once_over_programs_and_attempts():
+    waiting = trio.Event()
+    seen = []
+
+    async def solve(ctx):
+        for number in range(2):
+            await ctx.thread.run(f"step {number}")
+        if not waiting.is_set():
+            waiting.set()
+            await trio.sleep_forever()
+        if ctx.attempt == 1:
+            await ctx.thread.run("limited")
+        seen.append(ctx.attempt)
+
+    async with stage() as on:
+        on.model.script("limited").respond(HTTPFailure(429))
+        budget, retry = BatchBudget(task_tokens=75), Retry(first=0.01, maximum=0.01)
+        async with on.batch(some(1), solve, budget=budget, retry=retry):
+            await waiting.wait()
+        # 30 in the first program, which the second one reads from the history, and 30 in another attempt.
+        outcomes = await on.run(some(1), solve, budget=budget, retry=retry)
+        outcome = outcomes["t0"]
+        assert (outcome.status, outcome.attempts, outcome.usage.total_tokens) == ("ok", 2, 60)
+        assert seen == [2]
+
+
+@pytest.mark.parametrize(("on_death", "tokens"), [("continue", 30), ("fresh", 45)])
+async def test_tokens_are_counted_once_over_deaths_of_the_server(on_death, tokens):
+    async with stage() as on:
+        on.model.script("second").hang("half")
+
+        async def solve(ctx):
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def _():
+                    if ctx.attempt == 1:
+                        await on.model.wait_for_requests(2)
+                        kill(ctx.codex.pid)
+
+                await ctx.thread.run("first")
+                await ctx.thread.run("second")
+
+        outcomes = await on.run(some(1), solve, on_death=on_death)
+        assert (outcomes["t0"].status, outcomes["t0"].usage.total_tokens) == ("ok", tokens)

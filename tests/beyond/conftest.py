@@ -1,0 +1,16 @@
+"""The model that all of these tests share, and a home of its own for each."""
+
+import pytest
+from shards import model_server, served
+
+
+@pytest.fixture(scope="session")
+def model():
+    with model_server() as found:
+        yield found
+
+
+@pytest.fixture
+def offline(model):
+    with served(model) as found:
+        yield found

@@ -1,0 +1,204 @@
+"""A model in a process of its own, for programs that own their Trio run: shards, Ray and Inspect. Run as a program, it serves.
+
+What it answers depends on the prompt, ``VERB NAME`` with a name from ``t0`` to ``t99``: see ``VERBS``. It writes one line of
+JSON to its log when a request arrives, and one when its response has ended.
+"""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from trio_codex import CodexConfig
+from trio_codex.batch import Task
+from trio_codex.testing import (
+    Command,
+    Delay,
+    Hang,
+    HTTPFailure,
+    MockModel,
+    Response,
+    Text,
+    write_offline_home,
+)
+
+SECONDS = 60
+"""How long to wait for anything."""
+
+COUNT = 100
+
+VERBS = {
+    "do": lambda name: [Response(Text("did ", name))],
+    "slow": lambda name: [Response(Delay(0.5), Text("did ", name))],
+    "hang": lambda name: [Response(Text("half of ", name, Hang()))],
+    "show": lambda name: [Response(Command("cat note.txt")), Response(Text("shown"))],
+    "refuse": lambda name: [Response(HTTPFailure(400))],
+    "run": lambda name: [Response(Command(f"echo ran {name}; exit 3")), Response(Text("ran ", name))],
+    "sleep": lambda name: [Response(Command(f"sleep 1000 # {name}")), Response(Text("slept ", name))],
+}
+"""The responses to a prompt, one for each request of its turn. ``stall`` hangs at first, and then does as ``do``."""
+
+
+def some(count, verb="do"):
+    return [Task(f"t{number}", f"{verb} t{number}") for number in range(count)]
+
+
+async def solve_twice(ctx):
+    first = await ctx.thread.run(ctx.task.prompt)
+    second = await ctx.thread.run("again")
+    return [f"did {ctx.task.prompt}", second.final_response] if first.final_response else None
+
+
+async def die(ctx):
+    await trio.lowlevel.checkpoint()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def die_once(ctx):
+    """Kill the process after the turn, unless a file says that this has happened before."""
+    await ctx.thread.run(ctx.task.prompt)
+    if ctx.task.data is not None and not await trio.Path(ctx.task.data).exists():
+        await trio.Path(ctx.task.data).touch()
+        await die(ctx)
+
+
+@attrs.define
+class Served:
+    """A model in another process, a home, and a directory for a batch."""
+
+    home: object
+    out: str
+    log: Path
+    start: int
+
+    @property
+    def config(self):
+        return CodexConfig(env=dict(self.home.env), inherit_env=False, cwd=self.home.workspace)
+
+    def _events(self):
+        return [json.loads(line) for line in self.log.read_text()[self.start :].splitlines()]
+
+    def count(self, prompt):
+        """How many turns asked the model with a prompt."""
+        return self.counts()[prompt]
+
+    def counts(self):
+        return collections.Counter(each["prompt"] for each in self._events() if each["first"])
+
+    def requests(self):
+        """The requests to the model."""
+        return [each for each in self._events() if each["event"] == "asked"]
+
+    def wait_for(self, prompt, count=1):
+        """Wait until the model was asked."""
+        self._wait(lambda: self.count(prompt) >= count, f"request {prompt!r}")
+
+    def wait_until_dropped(self, prompt):
+        """Wait until the server has given up a response, as it does when a turn is interrupted."""
+        self._wait(
+            lambda: any(
+                (each["prompt"], each["event"], each["completed"]) == (prompt, "ended", False)
+                for each in self._events()
+            ),
+            f"end of {prompt!r}",
+        )
+
+    def statuses(self):
+        """The status of every turn, from the histories that the servers have stored: the last word of each."""
+        found = []
+        for path in Path(self.home.codex_home).rglob("rollout-*.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            kinds = [line["payload"].get("type") for line in lines if line["type"] == "event_msg"]
+            found += [kind for kind in kinds if kind in ("turn_aborted", "task_complete")][-1:] or ["open"]
+        return collections.Counter(found)
+
+    def _wait(self, is_there, what):
+        limit = time.monotonic() + SECONDS
+        while not is_there():
+            assert time.monotonic() < limit, f"no {what} within {SECONDS} s: {self._events()}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def model_server():
+    """Serve a model from another process; yield its URL and the path of its log."""
+    with tempfile.TemporaryDirectory(prefix="trio-codex-") as directory:
+        log = Path(directory, "requests.jsonl")
+        command = [sys.executable, __file__, str(log)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE) as process:
+            try:
+                yield process.stdout.readline().decode().strip(), log
+            finally:
+                process.stdin.close()  # on which it exits
+                assert process.wait(SECONDS) == 0
+
+
+@contextmanager
+def served(model, **home_options):
+    """Make a home for a model that is served, and a place for a batch."""
+    url, log = model
+    with tempfile.TemporaryDirectory(prefix="trio-codex-") as directory:
+        home = write_offline_home(Path(directory, "home"), url, **home_options)
+        yield Served(home, str(Path(directory, "out")), log, len(log.read_text()))
+
+
+def _is(prompt, position):
+    """Match the request at a position in the turn of a prompt."""
+
+    def matches(request):
+        outputs = sum(item.get("type") == "function_call_output" for item in request.input)
+        return request.last_user_text == prompt and outputs == position
+
+    return matches
+
+
+async def serve(log):
+    with open(log, "a", buffering=1) as file:  # noqa: ASYNC230  # lines in a small file
+
+        def note(request, event):
+            first = not any(item.get("type") == "function_call_output" for item in request.input)
+            members = {"event": event, "prompt": request.last_user_text, "completed": request.completed}
+            if event == "asked":
+                members["input"] = request.input
+            file.write(json.dumps({**members, "first": first and event == "asked"}) + "\n")
+
+        async def follow(request):
+            note(request, "asked")
+            await request.closed.wait()
+            note(request, "ended")
+
+        async with MockModel() as model, trio.open_nursery() as nursery:
+            model.script(_is("again", 0), default=Response(Text("did ", "again")))
+            for name in (f"t{number}" for number in range(COUNT)):
+                done = Response(Text("did ", name))
+                model.script(_is(f"stall {name}", 0), default=done).respond(Text("half ", Hang()))
+                for verb, responses in VERBS.items():
+                    for position, response in enumerate(responses(name)):
+                        model.script(_is(f"{verb} {name}", position), default=response)
+
+            @nursery.start_soon
+            async def _():
+                seen = 0
+                while True:
+                    requests = await model.wait_for_requests(seen + 1)
+                    for request in requests[seen:]:
+                        nursery.start_soon(follow, request)
+                    seen = len(requests)
+
+            print(model.base_url, flush=True)  # noqa: T201  # a program of its own
+            await trio.lowlevel.wait_readable(sys.stdin)
+            nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    os.setpgid(0, 0)  # Ctrl-C is for the program that uses it
+    trio.run(serve, sys.argv[1])
