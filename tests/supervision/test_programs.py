@@ -8,7 +8,7 @@ import trio
 import trio.testing
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from trio_codex import Backoff, Restart, errors
 from trio_codex.supervision._journal import Journal
@@ -226,7 +226,6 @@ def check_restarts(supervisor, most):
         assert sum(first <= death <= first + PERIOD for death in deaths) <= most
 
 
-TestPrograms = Programs.TestCase
-TestPrograms.settings = settings(
-    max_examples=20, stateful_step_count=8, deadline=None, phases=[Phase.generate]
-)
+def test_whatever_dies_and_however_often_a_key_is_given_at_most_once():
+    chosen = settings(max_examples=20, stateful_step_count=8, deadline=None, phases=[Phase.generate])
+    run_state_machine_as_test(Programs, settings=chosen)
