@@ -152,7 +152,7 @@ async def test_tasks_without_an_outcome_are_in_it_and_no_server_is_started(tmp_p
     config = CodexConfig(codex_bin="/nowhere/codex")
     await write_report(tmp_path / "out", tmp_path / "report.html", config=config, transcripts=False)
     batch, tasks = data_of(tmp_path / "report.html")
-    assert [task["status"] for task in batch["tasks"]] == ["ok", "ok", "ok", "running", "waiting"]
+    assert [task["status"] for task in batch["tasks"]] == ["ok", "ok", "ok", "unfinished", "waiting"]
     assert {len(task["threads"]) for task in tasks.values()} == {0}
     with pytest.raises(errors.JournalError, match="does not exist"):
         await write_report(tmp_path, tmp_path / "none.html")
