@@ -239,7 +239,7 @@ MUTATIONS = [
     Mutation(
         "G6", "an overload is not recognised",
         "_core.rpc", without_key(-32001),
-        "tests/core/test_rpc.py::test_the_code_alone_tells_the_class_whatever_the_data",
+        "tests/core/test_rpc.py::test_the_code_alone_reports_the_class_whatever_the_data",
     ),
     Mutation(
         "G7", "a cancelled write is forgotten half-way",
@@ -369,7 +369,7 @@ MUTATIONS = [
     Mutation(
         "G14", "what the body raises is wrapped in a group",
         "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
-        "tests/runtime/test_nursery.py::test_what_the_body_raises_leaves_as_itself",
+        "tests/runtime/test_nursery.py::test_exceptions_of_the_body_propagate_unchanged",
     ),
     Mutation(
         "G15", "a worker thread starts the server",
@@ -594,12 +594,12 @@ MUTATIONS = [
     Mutation(
         "G23", "a server that stands still is taken for dead",
         "supervision._fence:_resume", value("is_gone", becomes="True"),
-        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one",
+        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one",
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
         "supervision._rule:Rule.decide", never("digest"),
-        "tests/supervision/test_real_supervision.py::test_a_key_stands_for_one_prompt",
+        "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
     ),
     Mutation(
         "API", "a callback that cannot be one is accepted",
@@ -703,6 +703,16 @@ MUTATIONS = [
         "G25", "leaving a scope of a face does not wait for its end",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended",
+    ),
+    Mutation(
+        "G25", "Ctrl-C at the first start leaves a thread",
+        "_face.face:Scope.enter", statement("prepare", becomes="pass"),
+        "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread",
+    ),
+    Mutation(
+        "G25", "a deadline of a thread goes on before the call has ended",
+        "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
+        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on",
     ),
     Mutation(
         "G25", "an interrupt is raised between the statements of a face",

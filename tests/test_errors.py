@@ -274,11 +274,11 @@ def test_shorten_keeps_what_fits_and_says_what_it_cut(text, limit):
         (-99, "killed by signal 99"),
     ],
 )
-def test_the_end_of_a_process_is_told_in_words(returncode, words):
+def test_the_end_of_a_process_is_described_in_words(returncode, words):
     assert errors.describe_exit(returncode) == words
 
 
-def test_what_the_connection_ends_with_is_told_apart_by_who_ended_it():
+def test_what_the_connection_ends_with_is_distinguished_by_who_ended_it():
     assert issubclass(errors.ServerExited, errors.ConnectionBroken)
     assert not issubclass(errors.ConnectionClosed, errors.ConnectionBroken)
     assert not issubclass(errors.RequestTimeout, errors.ConnectionBroken | TimeoutError)

@@ -16,6 +16,7 @@ import click
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from trio_codex import errors
 from trio_codex.batch import (
@@ -187,8 +188,8 @@ class _Bar:
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[details]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
             console=console,
             auto_refresh=False,  # it would start a thread
         )

@@ -44,7 +44,7 @@
     ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
     ├─ SupervisionError
     │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart does not cure
-    │   ├─ KeyConflict              the key stands for another prompt
+    │   ├─ KeyConflict              the key identifies another prompt
     │   ├─ ThreadGone               the server no longer has the thread
     │   ├─ HistoryLost              the history lacks a prompt that was given to the model
     │   ├─ TurnInterrupted          the server died in the middle of the turn
