@@ -239,7 +239,7 @@ MUTATIONS = [
     Mutation(
         "G6", "an overload is not recognised",
         "_core.rpc", without_key(-32001),
-        "tests/core/test_rpc.py::test_the_code_alone_tells_the_class_whatever_the_data",
+        "tests/core/test_rpc.py::test_the_code_alone_reports_the_class_whatever_the_data",
     ),
     Mutation(
         "G7", "a cancelled write is forgotten half-way",
@@ -369,7 +369,7 @@ MUTATIONS = [
     Mutation(
         "G14", "what the body raises is wrapped in a group",
         "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
-        "tests/runtime/test_nursery.py::test_what_the_body_raises_leaves_as_itself",
+        "tests/runtime/test_nursery.py::test_exceptions_of_the_body_propagate_unchanged",
     ),
     Mutation(
         "G15", "a worker thread starts the server",
@@ -594,12 +594,12 @@ MUTATIONS = [
     Mutation(
         "G23", "a server that stands still is taken for dead",
         "supervision._fence:_resume", value("is_gone", becomes="True"),
-        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one",
+        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one",
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
         "supervision._rule:Rule.decide", never("digest"),
-        "tests/supervision/test_real_supervision.py::test_a_key_stands_for_one_prompt",
+        "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
     ),
     Mutation(
         "API", "a callback that cannot be one is accepted",

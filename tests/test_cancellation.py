@@ -104,7 +104,7 @@ async def test_a_sweep_cancels_in_the_middle_of_a_wait_too():
     assert sum(was_waiting) >= 3
 
 
-async def test_a_sample_is_drawn_with_the_seed_and_tells_what_it_covered():
+async def test_a_sample_is_drawn_with_the_seed_and_reports_what_it_covered():
     async def numbers_of(seed):
         numbers = []
 

@@ -186,14 +186,14 @@ async def daemon_of(home, *options):
     return daemon
 
 
-async def test_doctor_tells_that_there_is_no_daemon_and_starts_none(home):
+async def test_doctor_reports_that_there_is_no_daemon_and_starts_none(home):
     daemon = await daemon_of(home)
     assert (daemon["status"], daemon["value"]) == ("ok", "none is running")
     assert "app-server-control" not in os.listdir(home.codex_home)
     assert processes_with(home.codex_home) == []
 
 
-async def test_doctor_tells_the_version_of_a_daemon_and_whether_it_is_older_than_the_binary(home, tmp_path):
+async def test_doctor_reports_the_version_of_a_daemon_and_whether_it_is_older_than_the_binary(home, tmp_path):
     async with shared_server(home, "daemon"):
         daemon = await daemon_of(home)
         assert daemon["status"] == "ok"

@@ -340,7 +340,7 @@ async def test_what_was_made_before_its_thread_was_left_cannot_be_entered_afterw
         assert server.unexpected() == []
 
 
-async def test_who_listens_to_a_thread_is_told_when_its_scope_is_left():
+async def test_who_listens_to_a_thread_is_reported_when_its_scope_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         heard, told = [], trio.Event()
 

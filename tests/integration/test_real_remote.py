@@ -348,7 +348,7 @@ async def test_a_review_by_a_bare_request_frees_its_thread_when_it_ends():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_compaction_is_waited_for_and_a_cancelled_one_has_ended():
+async def test_a_compaction_is_awaited_and_a_cancelled_one_has_ended():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         model.say("much")

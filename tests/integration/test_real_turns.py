@@ -483,7 +483,7 @@ async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_
         assert "patch it" not in str(model.requests[-1].body)
 
 
-async def test_the_diff_of_a_turn_tells_of_patches_and_not_of_what_commands_wrote():
+async def test_the_diff_of_a_turn_reports_of_patches_and_not_of_what_commands_wrote():
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
         git_init(home.workspace)
         model.run_command("echo text >written.txt")

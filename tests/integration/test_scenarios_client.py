@@ -182,7 +182,7 @@ async def test_a_method_that_the_real_server_lacks_is_a_typed_error_of_readable_
 
 
 @real
-async def test_the_start_of_mcp_servers_is_told_as_events():
+async def test_the_start_of_mcp_servers_is_reported_as_events():
     async with offline(mcp_servers={"broken": {"command": "/nonexistent"}}) as (codex, _, _home):
         async with codex.events("mcpServer/startupStatus/updated") as events:
             await codex.thread_start()

@@ -267,7 +267,7 @@ async def test_what_only_the_application_can_give_is_given_under_any_id(
         assert [record.id for record in codex.decisions] == [0, "0", "", -1, 2**53, "ü"]
 
 
-async def test_the_clock_of_this_machine_tells_whole_seconds():
+async def test_the_clock_of_this_machine_reports_whole_seconds():
     async with scripted(policy=policies.system_clock) as (_, server):
         before = int(time.time())
         await server.ask(0, "currentTime/read", {"threadId": "of nobody"})

@@ -301,7 +301,7 @@ async def test_many_may_wait_and_be_cancelled(run):
     assert ended == [-signal.SIGKILL] * 5
 
 
-async def test_started_is_told_while_somebody_waits_for_the_end(no_leaks):
+async def test_started_is_reported_while_somebody_waits_for_the_end(no_leaks):
     process = spawn_server(fake("gentle"), env=ENV)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

@@ -174,7 +174,7 @@ async def test_where_there_is_no_lock_there_is_no_gate(tmp_path, monkeypatch, wh
             assert descriptors() == before
 
 
-async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_tells_what_is_wrong(
+async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_reports_what_is_wrong(
     tmp_path, monkeypatch
 ):
     def refuse(*_):

@@ -210,7 +210,7 @@ def test_a_process_may_have_any_name():
     assert not _system.still_runs(stamp)
 
 
-def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
+def test_a_full_disk_is_reported_and_the_old_content_stays(path, journal):
     journal.started("a", "thread-1", None, None)
     journal._db.write("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:

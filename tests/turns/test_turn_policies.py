@@ -136,7 +136,7 @@ async def test_policies_fall_through_from_turn_to_thread_to_client_field_by_fiel
         await server.end_turn()
 
 
-async def test_a_file_change_request_shows_the_changes_that_only_its_item_tells():
+async def test_a_file_change_request_shows_the_changes_that_only_its_item_has():
     shown = []
 
     async def look(request):
