@@ -40,7 +40,7 @@ nitpick_ignore_regex = [
     # Of other projects.
     (
         "py:.*",
-        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|json|logging|msgspec|os|pathlib|ssl|trio|types|typing)\..*",
+        r"(attrs|collections|contextlib|contextvars|enum|hypothesis|inspect_ai|json|logging|msgspec|os|pathlib|ssl|trio|types|typing)\..*",
     ),
     (
         "py:exc",
