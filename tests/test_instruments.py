@@ -327,7 +327,7 @@ def test_equal_instruments_are_all_notified():
     assert one.heard == other.heard == ["not JSON"]
 
 
-def test_what_an_instrument_has_heard_is_not_in_the_log_when_it_is_removed(caplog):
+def test_events_of_a_removed_instrument_are_not_in_the_log(caplog):
     instruments = Instruments([Reasons(["secret"])], Instrument)
     instruments.emit("line_discarded", "no such arguments")
     assert not instruments
@@ -340,7 +340,7 @@ def test_connections_have_numbers_of_their_own():
     assert Instruments([], Instrument).connection != Instruments([], Instrument).connection
 
 
-async def test_what_is_no_instrument_is_refused_before_anything_starts():
+async def test_an_invalid_instrument_is_refused_before_anything_starts():
     with pytest.raises(TypeError, match="instruments expects an Instrument"):
         async with open_codex(instruments=[Instrument]):
             pytest.fail("nothing was opened")

@@ -383,7 +383,7 @@ def test_a_file_of_another_user_is_refused_and_left_as_it_was(tmp_path, make):
     os.close(reader)
 
 
-def test_in_several_runs_of_trio_the_times_of_a_recording_go_on(tmp_path):
+def test_in_several_runs_of_trio_the_times_of_a_recording_continue(tmp_path):
     async def run(recorder):
         await trio.sleep(3600)
         with trio.fail_after(60):
@@ -402,7 +402,7 @@ def test_in_several_runs_of_trio_the_times_of_a_recording_go_on(tmp_path):
 
 @pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
 @pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
-async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on(
+async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_continues(
     tmp_path, depth, redaction
 ):
     path = tmp_path / "deep.jsonl"

@@ -446,7 +446,7 @@ def fields_of(schema_: Any) -> dict[str, ir.Field]:
     return {field.wire: field for field in thing.fields}
 
 
-def test_what_may_be_null_and_what_may_be_left_out_are_two_things() -> None:
+def test_nullable_and_optional_are_distinguished() -> None:
     nullable = {"type": ["string", "null"]}
     properties = {
         "must": STRING,

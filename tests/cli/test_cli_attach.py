@@ -48,7 +48,7 @@ async def test_run_attaches_and_leaves_the_server_running(model, home, kind):
         ("tcp", ["--cwd", "/not/on/this/machine"], "/not/on/this/machine"),
     ],
 )
-async def test_the_agent_works_here_on_a_unix_socket_and_else_where_the_server_does(
+async def test_the_agent_works_here_on_a_unix_socket_and_otherwise_where_the_server_does(
     model, home, kind, options, directory
 ):
     model.say("Yes.")

@@ -1,4 +1,4 @@
-"""``trio-codex batch``: progress, exit statuses, Ctrl-C, and going on."""
+"""``trio-codex batch``: progress, exit statuses, Ctrl-C, and resuming."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ async def test_the_status_is_three_if_some_tasks_are_not_ok(model, home, tasks):
     assert len(model.requests) == 4
 
 
-async def test_ctrl_c_waits_for_what_runs_and_the_next_run_goes_on(model, home, tasks):
+async def test_ctrl_c_waits_for_what_runs_and_the_next_run_resumes(model, home, tasks):
     model.default = Response(Text("did it"))
     script = model.script("do t1")
     gate = script.gate()

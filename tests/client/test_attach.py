@@ -224,7 +224,7 @@ def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, n
     [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
     ids=lambda options: next(iter(options)),
 )
-async def test_what_an_attachment_says_is_not_said_a_second_time(options, monkeypatch):
+async def test_the_content_of_an_attachment_is_not_repeated(options, monkeypatch):
     forbid_sockets(monkeypatch)
     with pytest.raises(TypeError, match=f"{next(iter(options))}.*Attachment"):
         async with attach_codex(Attachment("ws://127.0.0.1:4500"), **options):

@@ -316,7 +316,7 @@ async def test_a_turn_that_was_rejected_is_reported_and_so_is_each_retry_around_
     assert retries.told == [("turn/start", 1, 1), ("turn/start", 1, 5), ("turn/start", 1, 1)]
 
 
-async def test_what_is_not_retried_is_not_told(autojump_clock):
+async def test_only_retries_are_reported(autojump_clock):
     retries = Retries()
     async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
         for method in ("model/list", "account/read"):

@@ -226,7 +226,7 @@ def test_every_task_that_waits_learns_why_the_client_ended():
 
 
 @every_face
-def test_a_bug_that_ends_trio_wakes_those_who_wait(face):
+def test_a_bug_that_ends_trio_wakes_all_waiters(face):
     def crash():
         raise LookupError("a bug")
 
@@ -431,7 +431,7 @@ def test_uvloop_cancels_and_waits_as_asyncio_does():
 # -- deadlines of threads ------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on():
+def test_a_deadline_ends_the_call_that_waits_before_the_program_continues():
     ended = []
 
     async def slow():

@@ -131,7 +131,7 @@ def test_a_policy_that_fails_cancels_the_task_of_the_body_wherever_it_waits():
 # -- cancellation and interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_cancelled_task_goes_on_after_its_scope_has_ended_and_only_then():
+def test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then():
     log = Log()
 
     async def body(host):
@@ -209,7 +209,7 @@ def interrupt_scopes(attack, times):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended(attack):
+def test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended(attack):
     interrupt_scopes(attack, 150)
 
 

@@ -202,7 +202,7 @@ async def goal_on_server(thread):
     return (await thread._session.server.request("thread/goal/get", {"threadId": thread.id})).goal
 
 
-async def test_a_goal_goes_on_from_turn_to_turn_until_it_is_reached():
+async def test_a_goal_continues_from_turn_to_turn_until_it_is_reached():
     async with offline() as (codex, model, _):
         model.say("begun")
         model.say("half way")

@@ -69,7 +69,7 @@ def script_an_agent(model):
 
 
 @real
-async def test_an_agent_is_heard_and_what_it_uses_counts_for_the_turn_that_spawned_it():
+async def test_the_events_and_the_usage_of_an_agent_belong_to_the_turn_that_spawned_it():
     async with offline() as (codex, model, _):
         parent = script_an_agent(model)
         parent.respond(Text("I wait for it"), Hang())

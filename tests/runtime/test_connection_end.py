@@ -301,7 +301,7 @@ async def test_a_stream_that_we_closed_while_reading_is_the_end():
         assert type(death.exception()) is ConnectionBroken
 
 
-async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_for_ever():
+async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_forever():
     async def diagnose(reason):
         raise ValueError("bug")
 

@@ -143,7 +143,7 @@ async def test_stopped_descendants_are_ended(stopped):
 @pytest.mark.parametrize(
     "behaviour", [("bomb", 10), ("chain",), ("session_chain",)], ids=lambda value: value[0]
 )
-async def test_those_who_fork_for_ever_are_ended(behaviour):
+async def test_processes_that_fork_forever_are_ended(behaviour):
     with nothing_left():
         async with running(*fake(*behaviour)) as server:
             session = server.process.pid

@@ -105,7 +105,7 @@ async def test_other_processes_hold_it_and_their_death_lets_go(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "cancelled while it waits"])
-async def test_whatever_happens_it_is_let_go(tmp_path, how):
+async def test_it_is_released_whatever_happens(tmp_path, how):
     before = descriptors()
     with trio.fail_after(10):
         if how == "error":

@@ -38,7 +38,7 @@ async def outlive(on, server, deaths, count, *options, random, longest):
         pytest.param(50, 25, True, marks=pytest.mark.long),
     ],
 )
-async def test_a_program_that_is_killed_goes_on_where_it_was(deaths, count, both):
+async def test_a_program_that_is_killed_resumes_where_it_was(deaths, count, both):
     rnd = random.Random(deaths)
     async with stage(1200 if deaths > 2 else 60) as on:
         environment = json.dumps(dict(on.home.env))
@@ -168,7 +168,7 @@ async def test_a_turn_that_is_rejoined_after_a_lost_connection_keeps_its_policy(
         assert (on.home.workspace / "granted").exists()
 
 
-async def test_a_turn_that_goes_on_without_its_program_is_rejoined_by_the_next_one():
+async def test_a_turn_that_continues_without_its_program_is_rejoined_by_the_next_one():
     async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
         on.model.say("it ", "goes ", "on", delay=0.7)
         program = Program(url, on.home.workspace, on.journal, 1, "-")

@@ -70,7 +70,7 @@ async def test_a_program_that_stands_still_kills_no_server(controlled, monkeypat
         assert supervisor.generation == (2 if controlled else 1)
 
 
-async def test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_and_the_others_go_on():
+async def test_a_thread_that_kills_the_server_runs_alone_and_is_quarantined_and_the_others_continue():
     restart = Restart(max_restarts=100, strikes=3, backoff=Backoff(first=0, then=0, maximum=0))
     async with stage(90) as on, on.supervisor(restart=restart) as supervisor:
         on.model.script("poison", default=Response(Text("I am ", "ill"), Hang()))
@@ -130,7 +130,7 @@ async def test_a_planned_restart_waits_for_open_turns_and_does_not_count():
         on.assert_each_once("one")
 
 
-async def test_a_drain_that_takes_too_long_interrupts_turns_which_go_on_by_their_keys():
+async def test_a_drain_that_takes_too_long_interrupts_turns_which_continue_by_their_keys():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("half")
         async with trio.open_nursery() as nursery:
@@ -228,7 +228,7 @@ async def test_a_tool_call_that_died_unanswered_is_repeated_with_the_same_key():
         assert keys[0] == keys[1] != keys[2]
 
 
-async def test_the_resume_does_not_go_on_with_a_goal():
+async def test_the_resume_does_not_continue_with_a_goal():
     async with stage() as on:
         on.model.say("one")
         on.model.hang("working")

@@ -40,7 +40,7 @@ async def test_the_next_program_reads_the_results_of_the_earlier_one():
         on.assert_each_once("one", "two")
 
 
-async def test_a_turn_that_a_death_interrupts_goes_on_with_a_follow_up():
+async def test_a_turn_that_a_death_interrupts_continues_with_a_follow_up():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("so ", "far")
         on.model.say("the rest")

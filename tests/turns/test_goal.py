@@ -50,7 +50,7 @@ async def test_several_turns_are_one_goal():
 
 
 @pytest.mark.parametrize("status", ["blocked", "usageLimited", "budgetLimited", "paused"])
-async def test_a_goal_that_the_server_does_not_go_on_with_is_over(status):
+async def test_a_goal_that_the_server_does_not_continue_with_is_over(status):
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon

@@ -1,4 +1,4 @@
-"""A goal between its policies and its ends: threads, connections and budgets that are over."""
+"""Goals and policies, and goals whose thread, connection or budget ends."""
 
 import contextvars
 

@@ -232,7 +232,7 @@ async def test_what_an_agent_has_asked_is_answered_although_the_turn_that_spawne
         assert await one.server.answer_to(0) == {"decision": "accept"}
 
 
-async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_goes_on():
+async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_continues():
     cancelled = trio.Event()
 
     async def carry_out(_):

@@ -239,7 +239,7 @@ async def test_an_idle_limit_is_positive(limit):
         assert server.unexpected() == []
 
 
-async def test_without_a_limit_silence_lasts_for_ever(autojump_clock):
+async def test_without_a_limit_silence_lasts_forever(autojump_clock):
     async with bench() as one:
         await trio.sleep(AGES / 2)
         assert one.error is None
