@@ -705,6 +705,16 @@ MUTATIONS = [
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
     ),
     Mutation(
+        "G25", "Ctrl-C at the first start leaves a thread",
+        "_face.face:Scope.enter", statement("prepare", becomes="pass"),
+        "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread",
+    ),
+    Mutation(
+        "G25", "a deadline of a thread goes on before the call has ended",
+        "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
+        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on",
+    ),
+    Mutation(
         "G25", "an interrupt is raised between the statements of a face",
         "blocking._interrupts:Interrupts._handle", never("PROTECTED"),
         "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",

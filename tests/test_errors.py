@@ -103,6 +103,7 @@ SAMPLES = {
     errors.ThreadQuarantined: {"name": "notes", "deaths": 4},
     errors.BatchError: {},
     errors.BatchConflict: {"path": "runs/1", "differences": ("on_death was fresh, and is continue",)},
+    errors.MergeConflict: {"path": "runs/2", "differences": ("task 'a' is another one in runs/1",)},
     errors.BatchStopped: {"problem": "the usage limit is reached", "left": 3},
     errors.ShardFailed: {"problem": "ValueError: no"},
     errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},

@@ -54,6 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
         for path in (ROOT / "src" / "trio_codex").rglob("*.py*")
         if path.suffix in {".py", ".pyi"}
     }
+    sources |= {f"trio_codex/batch/_report.{kind}" for kind in ("html", "css", "js")}
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
     assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import attrs
 import trio
@@ -59,6 +60,15 @@ async def stage(seconds=60, **home_options):
                 yield Stage(model, home)
 
 
+def processes_of(home):
+    """The processes that were started in a home."""
+    mark = f"CODEX_HOME={home.codex_home}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in environ.read_bytes().split(b"\0"):
+                yield int(environ.parent.name)
+
+
 def some(count):
     return [Task(f"t{number}", f"do t{number}") for number in range(count)]
 
@@ -79,11 +89,13 @@ def kill(pid, sig=signal.SIGKILL):
         os.kill(pid, sig)
 
 
-async def run_program(command, seconds=60):
-    """Run a program, kill it after some seconds, and return the lines of its output."""
+async def run_program(command, seconds=60, after=""):
+    """Run a program, kill it some seconds after it has printed something, and return its status and its output."""
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(command, stdout=output)  # noqa: ASYNC220  # Trio's own function starts a thread
         try:
+            while process.poll() is None and after.encode() not in os.pread(output.fileno(), 1 << 20, 0):  # noqa: ASYNC110  # as above
+                await trio.sleep(0.02)
             with trio.move_on_after(seconds):
                 while process.poll() is None:  # noqa: ASYNC110  # as above
                     await trio.sleep(0.02)

@@ -1,19 +1,15 @@
 """Batches on the real server: one outcome for each task, whatever is killed."""
 
-import json
-import random
 import sqlite3
-import sys
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
-from batches import kill, run_program, some, stage, texts_of
+from batches import kill, some, stage, texts_of
 
 from trio_codex import Restart, errors
 from trio_codex.batch import BatchBudget, Outcome, Retry, Task, read_outcomes
-from trio_codex.testing import HTTPFailure, Response, Text
+from trio_codex.testing import HTTPFailure
 
 QUICK = Retry(first=0.01, maximum=0.05)
 
@@ -53,38 +49,6 @@ async def test_what_has_an_outcome_is_not_run_again():
         assert set(on.prompts().values()) == {1}
         assert [outcome.thread_id for outcome in first.values()] == [again[name].thread_id for name in first]
         assert [outcome.task.id for outcome in read_outcomes(on.out)] == list(again)
-
-
-@pytest.mark.parametrize("on_death", ["fresh", "continue"])
-async def test_a_program_that_is_killed_resumes_when_it_is_started_again(on_death):
-    count, rng = 16, random.Random(3)
-    async with stage(110) as on:
-        on.model.default = Response(Text("did ", "it", delay=0.1))
-        arguments = [json.dumps(dict(on.home.env)), str(on.home.workspace), str(on.out), str(count), on_death]
-        command = [sys.executable, str(Path(__file__).with_name("batch_program.py")), *arguments]
-        done, kills = set(), 0
-        for _ in range(3):
-            status, _ = await run_program([*command, "7"], rng.uniform(1.2, 2.2))
-            assert status in (-9, 0)  # a fast machine is done before the third kill
-            kills += status == -9
-            if (on.out / "batch.db").exists():
-                now = {outcome.task.id: outcome for outcome in read_outcomes(on.out)}
-                assert done <= now.keys()
-                done = set(now)
-        assert kills
-        finished = on.requests_with()
-        status, output = await run_program(command)
-        assert status == 0
-        lines = [line.split() for line in output]
-        assert sorted(line[0] for line in lines) == sorted(task.id for task in some(count))
-        assert {(line[1], " ".join(line[2:-1])) for line in lines} == {("ok", "did it")}
-        assert {line[0] for line in lines if line[-1] == "True"} == done
-        # What had an outcome was not run again.
-        again = on.requests_with()
-        assert all(again[f"do {name}"] == finished[f"do {name}"] > 0 for name in done)
-        for request in on.model.requests:
-            texts = [text for text in texts_of(request) if text.startswith("do ")]
-            assert len(texts) == len(set(texts))
 
 
 async def test_each_kind_of_failure_has_the_outcome_that_it_should():

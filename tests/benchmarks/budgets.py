@@ -56,6 +56,8 @@ def factor_between_lengths(benchmarks):
 
 READ, UNREAD = "trio-codex, read", "trio-codex, not read"
 RATE, CPU = "events/s", "cpu µs/event"
+TASKS, TASK_CPU = "tasks/s", "cpu ms/task"
+SDKS = (("16 threads of `Codex`", "Codex, 16 threads"), ("`AsyncCodex`", "AsyncCodex"))
 
 BUDGETS = [
     Budget("events/s, `params` read, to `AsyncCodex`", 15, ratio("events", RATE, READ, "AsyncCodex"), at_most=False),
@@ -85,6 +87,18 @@ BUDGETS = [
         for kind in ("unix socket", "loopback")
     ),
     Budget("CPU for an event over loopback, to trio-websocket", 0.25, ratio("attached", CPU, "loopback", "loopback, trio-websocket")),
+    Budget("batch: tasks/s, to a bare loop", 0.95, ratio("batches", TASKS, "batch", "bare loop"), at_most=False),
+    *(
+        Budget(f"batch: tasks/s, to {sdk}", 1.3, ratio("batches", TASKS, "batch", case), at_most=False)
+        for sdk, case in SDKS
+    ),
+    *(Budget(f"batch: CPU for a task, to {sdk}", 0.4, ratio("batches", TASK_CPU, "batch", case)) for sdk, case in SDKS),
+    Budget("batch, scripted server: CPU for a task", 4, itself("batches", "scripted server", TASK_CPU), unit=" ms"),
+    Budget("batch: growth of the client from task 1,000 to 10,000", 8, itself("batches", "scripted server", "client MiB"), unit=" MiB"),
+    Budget("batch: growth of the real server over 1,000 tasks", 30, itself("batches", "1,000 tasks", "server MiB"), unit=" MiB"),
+    Budget("batch: descriptors of the real server over 1,000 tasks", 8, itself("batches", "1,000 tasks", "server descriptors"), unit=""),
+    Budget("CPU for a supervised turn, to a plain one", 1.15, ratio("supervision", "cpu µs/turn", "supervised turn", "plain turn")),
+    Budget("recovery from a death, less a bare start, p50", 150, each(sub, "supervision", "p50 ms", "recovery", "bare start"), unit=" ms"),
     *(
         Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
         for case in ("events", "turns at once", "line length", "threads")

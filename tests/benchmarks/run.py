@@ -35,6 +35,8 @@ NAMES = (
     "cancellation",
     "instruments",
     "attached",
+    "batches",
+    "supervision",
 )
 
 QUICK_ROUNDS = 1

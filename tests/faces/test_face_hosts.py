@@ -4,6 +4,8 @@ import asyncio
 import contextvars
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
@@ -349,6 +351,56 @@ def test_a_forked_process_that_leaves_the_block_is_told_so_and_does_not_wait():
     assert b"after a fork" in os.read(read, 1000)
     os.close(read)
     os.waitpid(child, 0)
+
+
+# -- another loop --------------------------------------------------------------------------------------------------
+
+
+UVLOOP = """
+import asyncio, trio, uvloop
+from trio_codex import aio, testing
+
+async def decide(_):
+    await asyncio.sleep(0)
+    return aio.policies.decline("no")
+
+async def main():
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    options = {"policy": aio.Policy(command=decide), "approval_policy": "on-request"}
+    async with aio.from_trio(testing.offline_codex)(**options) as (codex, model, _):
+        model.run_command("df -h", escalate="to see")
+        model.say("done")
+        print((await (await codex.thread_start()).run("go")).final_response)
+        model.hang("working")
+        thread = await codex.thread_start()
+        async with thread.turn("go on") as turn:
+            try:
+                async with asyncio.timeout(0.3):
+                    await turn.wait()
+            except TimeoutError:
+                print("timeout")
+        print(turn.result.status)
+        model.hang("working")
+        try:
+            async with thread.turn("go on") as turn:
+                async for _ in turn.text():
+                    raise ValueError
+        except ValueError:
+            print(turn.result.status)
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.real
+def test_uvloop_cancels_and_waits_as_asyncio_does():
+    """In a process of its own, because libuv keeps a pipe open."""
+    pytest.importorskip("uvloop")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", UVLOOP], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["done", "timeout", "interrupted", "interrupted"], done.stderr
+    assert done.returncode == 0
 
 
 # -- deadlines of threads ------------------------------------------------------------------------------------------

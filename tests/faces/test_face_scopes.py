@@ -466,6 +466,36 @@ def test_a_client_that_was_never_closed_is_closed_at_exit(face, start):
     assert done.stdout.split() == ["started", "ended"]
 
 
+IN_USE_AT_EXIT = """
+import threading
+from trio_codex import blocking, testing
+
+codex, model, _ = blocking.from_trio(testing.offline_codex)(
+    policy=blocking.Policy(command=lambda _: threading.Event().wait()), approval_policy="on-request"
+).start()
+model.hang("working")
+turn = codex.thread_start().turn("go on").start()
+threading.Thread(target=codex.wait_closed, daemon=True).start()
+print(next(iter(turn.text())), codex.pid, flush=True)
+model.run_command("df -h", escalate="to see")
+thread = codex.thread_start()
+asked = thread.turn("ask").start()
+while asked.waiting_on != "approval":
+    pass
+"""
+
+
+@pytest.mark.real
+def test_an_interpreter_that_exits_while_turns_and_callbacks_are_open_ends_the_server():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_USE_AT_EXIT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    working, pid = done.stdout.split()
+    assert working == "working"
+    assert not os.path.exists(f"/proc/{pid}")
+
+
 def test_events_taken_together_are_put_back_for_others_that_read_the_same_buffer():
     with BLOCKING.open() as (codex, model, _):
         model.say("a", "b", "c")

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trio_codex import Backoff, Restart, errors
-from trio_codex.supervision import _fence, _rule
+from trio_codex.supervision import _fence, _history, _rule
 from trio_codex.supervision._journal import Journal
 from trio_codex.testing import Kills, sweep_kills
 
@@ -148,6 +148,22 @@ async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, au
         await sweep_kills(scenario)
 
 
+async def test_without_the_anchor_another_key_in_between_is_what_gives_a_prompt_twice(
+    autojump_clock, monkeypatch
+):
+    """The control: a tail that is taken back when its key comes again is enough until another key comes first."""
+
+    async def take_back_now(self, row):
+        with suppress(errors.InvalidRequestError):  # nothing of the thread is stored yet
+            await _history.take_back_tail(self._thread, None)
+
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", take_back_now)
+    await sweep_kills(steps)
+    with pytest.raises(AssertionError, match="write the message of the user"):
+        await sweep_kills(another_key_in_between)
+
+
 async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_clock, monkeypatch):
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
     with pytest.raises(errors.HistoryLost, match="items are missing"):
@@ -169,6 +185,104 @@ async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_cl
         assert events[-1].method == "turn/completed"
     with pytest.raises(errors.ConnectionClosed):
         await supervisor.ready()
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_whose_scope_is_left_early_has_a_result(error, autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with nullcontext() if error is None else pytest.raises(ValueError, match="mine"):
+            async with thread.turn("one", key="1") as turn:
+                await trio.sleep(0.5)
+                if error is not None:
+                    raise error
+        assert turn.result.status == "interrupted"
+        assert turn.id == turn.result.id
+        assert [item.type for item in turn.result.items] == ["userMessage"]
+        assert await turn.wait() is turn.result
+        assert [event async for event in turn] == []
+        assert (await thread.run("one", key="1")).id == turn.id
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
+
+
+async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrupted(autojump_clock):
+    kills = Kills()
+    slow = Restart(backoff=Backoff(first=100))
+    async with kills.supervisor(restart=slow) as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("lost for the test")
+            await trio.sleep(1)
+        assert turn.result.status == "lost"
+        assert (await thread.run("one", key="1")).status == "interrupted"
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
+
+
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one(
+    error, autojump_clock, tmp_path
+):
+    kills, journal, ends = Kills(), tmp_path / "journal.db", []
+
+    async def run(thread):
+        try:
+            await thread.run("one", key="1")
+        except errors.ConnectionClosed as exc:
+            ends.append(exc)
+
+    with nullcontext() if error is None else pytest.RaisesGroup(ValueError):
+        async with trio.open_nursery() as nursery, kills.supervisor(journal=journal) as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            nursery.start_soon(run, thread)
+            await trio.sleep(0.5)
+            if error is not None:
+                raise error
+    assert len(ends) == 1
+    async with kills.supervisor(journal=journal) as supervisor, supervisor.thread("a") as thread:
+        result = await thread.run("one", key="1")
+        assert (result.status, len(result.parts)) == ("completed", 2)
+    kills.assert_at_most_once("one")
+
+
+async def test_a_thread_is_opened_once_in_a_generation_whoever_asks_for_it(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for text in ("one", "two", "three"):
+            await thread.run(text, key=text)
+        (await supervisor.ready()).give_up("lost for the test")
+        before, fates = len(kills.steps), []
+
+        async def ask(key):
+            fates.append((key, await thread.fate(key)))
+
+        async with trio.open_nursery() as nursery:
+            for key in ("one", "two", "three", "four") * 3:
+                nursery.start_soon(ask, key)
+            nursery.start_soon(lambda: thread.run("four", key="four"))
+        assert kills.steps[before:].count("thread/resume") == 1
+        known = {fate for fate in fates if fate[0] != "four"}
+        assert known == {("one", "completed"), ("two", "completed"), ("three", "completed")}
+    kills.assert_at_most_once("one", "two", "three", "four")
+
+
+async def test_the_fates_of_several_keys_are_read_at_once(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for number in range(50):
+            await thread.run(f"text {number}", key=str(number))
+        # As if the program had been killed before it could write how they ended.
+        thread._journal._db.write("update keys set state='running', status=null")
+        fates = []
+
+        async def ask(key):
+            fates.append(await thread.fate(key))
+
+        async with trio.open_nursery() as nursery:
+            for number in (0, 10, 49, 30):
+                nursery.start_soon(ask, str(number))
+        assert fates == ["completed"] * 4
 
 
 # -- any number of deaths, of both ---------------------------------------------------------------------------------

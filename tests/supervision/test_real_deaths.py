@@ -8,7 +8,8 @@ import trio
 from supervised import AT_ONCE, Program, keep_killing, stage
 
 from shared_server import shared_server
-from trio_codex import Attachment, Thread, attach_codex, open_supervisor
+from trio_codex import Attachment, Thread, attach_codex, open_supervisor, policies
+from trio_codex.testing import Command
 
 
 def steps(number):
@@ -142,6 +143,29 @@ async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
             nursery.cancel_scope.cancel()
         assert process.returncode is None
         on.assert_each_once(*texts)
+
+
+async def test_a_turn_that_is_rejoined_after_a_lost_connection_keeps_its_policy():
+    asked = []
+
+    async def decide(request):
+        asked.append(request.command)
+        if len(asked) == 1:
+            (await supervised.ready()).give_up("lost for the test")
+            await trio.sleep_forever()
+        return policies.accept()
+
+    async with stage(60, approval_policy="on-request") as on, shared_server(on.home, "unix") as (url, _, _):
+        on.model.respond(Command("touch granted", escalate="please", call_id="asked"))
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            supervisor.thread("a", cwd=on.home.workspace) as thread,
+        ):
+            supervised = supervisor
+            result = await thread.run("touch it", key="1", policy=policies.Policy(command=decide))
+        assert (result.status, result.parts) == ("completed", ())
+        assert len(asked) == 2
+        assert (on.home.workspace / "granted").exists()
 
 
 async def test_a_turn_that_continues_without_its_program_is_rejoined_by_the_next_one():

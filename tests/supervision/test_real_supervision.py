@@ -255,3 +255,20 @@ async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
                 await on.model.wait_for_requests(1)
                 raise error
         assert caught.value is error
+
+
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one():
+    async with stage() as on:
+        on.model.hang("half")
+
+        async def run(thread):
+            with pytest.raises(errors.ConnectionClosed):
+                await thread.run("one", key="1")
+
+        async with trio.open_nursery() as nursery, on.supervisor() as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            nursery.start_soon(run, thread)
+            await on.model.wait_for_requests(1)
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            result = await thread.run("one", key="1")
+        assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)

@@ -101,6 +101,6 @@ async def _settings_of(supervisor: Supervisor) -> dict[str, str]:
             codex = await supervisor.ready()
             try:
                 config = cast("Any", (await codex.api.config.read()).config)
-            except errors.RpcError:
-                return {}  # an older server, or one whose configuration is checked at the first thread
+            except (errors.RpcError, errors.DecodeError):
+                return {}  # an older server, or a configuration that the first thread will complain about
             return {"model": str(config.model), "model_provider": str(config.model_provider)}

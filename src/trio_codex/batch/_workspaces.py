@@ -106,8 +106,10 @@ class GitWorktree:
         Raises:
             OSError: Git cannot do that, or is not installed.
         """
-        async with self._locked():
-            await self._git("worktree", "add", "--quiet", "--detach", "--", str(path), self.revision)
+        async with self._locked() as lock:
+            await self._git(
+                "worktree", "add", "--quiet", "--detach", "--", str(path), self.revision, lock=lock
+            )
 
     async def remove(self, path: Path) -> None:
         """Remove the worktree, and forget it in the repository.
@@ -115,15 +117,16 @@ class GitWorktree:
         Raises:
             OSError: It cannot be removed.
         """
-        await _remove(path)
-        async with self._locked():
-            await self._git("worktree", "prune")
+        async with self._locked() as lock:
+            await _remove(path)
+            await self._git("worktree", "prune", lock=lock)
 
-    async def _git(self, *arguments: str) -> str:
-        return await _run("git", "-C", self.repository, *arguments)
+    async def _git(self, *arguments: str, lock: int | None = None) -> str:
+        return await _run("git", "-C", self.repository, *arguments, lock=lock)
 
     @asynccontextmanager
-    async def _locked(self) -> AsyncGenerator[None]:
+    async def _locked(self) -> AsyncGenerator[int]:
+        """Lock the repository, and yield the lock. A process that inherits it keeps it, also if this program is killed."""
         import fcntl
 
         common = (await self._git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
@@ -134,7 +137,7 @@ class GitWorktree:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 await trio.sleep(LOCK_POLL)
-            yield
+            yield lock
         finally:
             os.close(lock)
 
@@ -160,15 +163,23 @@ async def _remove(path: Path) -> None:
         await _run("rm", "-rf", "--", str(path))
 
 
-async def _run(*command: str) -> str:
+async def _run(*command: str, lock: int | None = None) -> str:
     """Run a command and return its output. It is killed if this is cancelled.
+
+    Args:
+        command: The command.
+        lock: A descriptor that it inherits.
 
     Raises:
         OSError: It failed, or cannot be found.
     """
     # Trio's own function would start a thread for it; this takes a millisecond.
     process = subprocess.Popen(  # noqa: ASYNC220  # as above
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        pass_fds=() if lock is None else (lock,),
     )
     assert process.stdout is not None
     try:

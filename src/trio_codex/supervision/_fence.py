@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 RETRY_SECONDS: Final = 0.05
 """How often to try again while another server has the thread. The lock of a killed one is free within 35 ms."""
 
-NOT_STORED: Final = "no rollout found"
+NOT_STORED: Final = ("no rollout found", ".jsonl is empty")
+"""How a server says that it never stored a thread; it may have been killed between the creation of the file and its first
+line."""
+
 ARCHIVED: Final = "is archived"
 
 _RESUME_OPTIONS: Final = ThreadResumeOptions.__annotations__.keys()
@@ -75,8 +78,8 @@ async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patie
         try:
             await _pause_goal(codex, row.id)
             return await codex.thread_resume(row.id, **cast("Any", given))
-        except errors.InvalidRequestError as exc:
-            refusal = exc
+        except (errors.InvalidRequestError, errors.InternalRpcError) as exc:
+            refusal: errors.RpcError = exc
         if ARCHIVED in refusal.message:
             await codex.api.thread.unarchive(thread_id=row.id)
             continue
@@ -96,14 +99,14 @@ async def _resume(life: Life, row: ThreadRow, options: ThreadStartOptions, patie
         await trio.sleep(RETRY_SECONDS)
 
 
-def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.InvalidRequestError) -> None:
+def _check_may_start_anew(codex: Codex, row: ThreadRow, refusal: errors.RpcError) -> None:
     """Check that the server refused to resume a thread because it was never stored.
 
     Raises:
         ThreadGone: It was stored, or would be elsewhere.
-        InvalidRequestError: The refusal itself, if it has another reason.
+        RpcError: The refusal itself, if it has another reason.
     """
-    if NOT_STORED not in refusal.message:
+    if not any(sign in refusal.message for sign in NOT_STORED):
         raise refusal
     home = codex.metadata.codex_home
     if home != row.home:

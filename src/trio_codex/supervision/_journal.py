@@ -220,6 +220,13 @@ class Journal:
             turn, status, int(by_us), name, key,
         )  # fmt: skip
 
+    def stopped(self, name: str, key: str) -> None:
+        """Record that the program has interrupted a prompt while its turn was lost."""
+        self._db.write(
+            "update keys set state='ended', status='interrupted', by_us=1 where name=? and key=? and state!='ended'",
+            name, key,
+        )  # fmt: skip
+
 
 @attrs.frozen(kw_only=True)
 class JournaledThread:
