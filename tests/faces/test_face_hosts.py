@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from face_drivers import FACES
 
 from trio_codex import errors
 from trio_codex._face.host import HOSTS
+from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import MOST_IDLE
 
 BLOCKING, AIO = FACES
@@ -120,6 +122,29 @@ def test_a_call_after_a_cancelled_one_is_not_cancelled():
                         await call_aio(scope.host, trio.sleep, 20)
 
     AIO.run(test)
+
+
+async def test_a_closed_mailbox_has_called_what_it_accepted_and_accepts_no_more():
+    found = []
+    mailbox = Mailbox()
+    assert all(mailbox.put(partial(found.append, number)) for number in range(3))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.serve)
+        with trio.fail_after(5):
+            while len(found) < 3:  # noqa: ASYNC110  # it is a list
+                await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+    assert mailbox.put(partial(found.append, 3))
+    mailbox.close()
+    assert not mailbox.put(partial(found.append, 4))
+    assert found == [0, 1, 2, 3]
+
+
+def test_a_system_without_eventfd_uses_the_queue_of_trio(monkeypatch):
+    monkeypatch.delattr(os, "eventfd", raising=False)
+    with (scope := open_bare(BLOCKING)):
+        assert [call(scope.host, whose) for _ in range(3)] == ["nobody"] * 3
+    assert scope.host.has_ended
 
 
 # -- waiting -------------------------------------------------------------------------------------------------------

@@ -1,19 +1,14 @@
-"""Every step of a server at which it can die, under a clock that jumps; and any number of deaths of both, at random."""
+"""Every step of a server at which it can die, under a clock that jumps."""
 
-import shutil
 import tempfile
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trio_codex import Backoff, Restart, errors
 from trio_codex.supervision import _fence, _history, _rule
-from trio_codex.supervision._journal import Journal
 from trio_codex.testing import Kills, sweep_kills
 
 ONE_LIFE = Restart(max_restarts=0)
@@ -283,89 +278,3 @@ async def test_the_fates_of_several_keys_are_read_at_once(autojump_clock):
             for number in (0, 10, 49, 30):
                 nursery.start_soon(ask, str(number))
         assert fates == ["completed"] * 4
-
-
-# -- any number of deaths, of both ---------------------------------------------------------------------------------
-
-TEXTS = ("one", "two", "three")
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    deaths=st.sets(st.integers(1, 150), max_size=12),
-    programs=st.lists(
-        st.tuples(st.permutations(TEXTS), st.integers(0, 4), st.booleans()), min_size=1, max_size=5
-    ),
-)
-def test_whatever_dies_and_however_often_a_key_is_given_at_most_once(deaths, programs):
-    trio.run(_live, Kills(*deaths), programs, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-async def finished(program):
-    try:
-        await program()
-    except errors.StartError:
-        return False
-    return True
-
-
-async def _live(kills, programs):
-    answers = {}
-    with tempfile.TemporaryDirectory() as directory:
-        journal = Path(directory, "journal.db")
-
-        async def program(texts, restart, patience):
-            async with kills.supervisor(journal=journal, restart=restart) as supervisor:
-                with trio.CancelScope(deadline=trio.current_time() + patience):
-                    async with supervisor.thread("a") as thread:
-                        for text in texts:
-                            result = await thread.run(text, key=text)
-                            earlier = answers.setdefault(text, result)
-                            assert earlier.status == result.status
-                            assert [part.id for part in earlier.parts or (earlier,)] == [
-                                part.id for part in result.parts or (result,)
-                            ]
-                ended = supervisor.generations()[:-1]
-                for generation in ended:
-                    period = [each for each in ended if 0 <= each.ended - generation.ended <= restart.period]
-                    assert len(period) <= restart.max_restarts
-
-        for texts, most, is_hasty in programs:
-            restart = Restart(max_restarts=most, period=100, backoff=Backoff(first=0, then=0.1), strikes=100)
-            # A program that ends in the middle of a turn is continued by the next one.
-            with suppress(errors.RestartLimitExceeded, errors.StartError):
-                await program(texts, restart, 0.5 if is_hasty else 10_000)
-        while not await finished(lambda: program(TEXTS, Restart(max_restarts=1000, strikes=1000), 10_000)):
-            pass
-        assert all(result.status in ("completed", "interrupted") for result in answers.values())
-        for text in TEXTS:
-            assert kills.prompts()[text] <= 1, kills.killed
-            assert kills.calls()[text] <= 1, kills.killed
-            assert kills.prompts()[text] == 1 or answers[text].status == "interrupted"
-
-
-def test_the_journal_opens_after_every_prefix_of_its_writes(tmp_path):
-    path = tmp_path / "journal.db"
-    journal = Journal(path)
-    writes = [
-        lambda: journal.started("a", "thread-1", "/home", "1 2 3"),
-        lambda: journal.sending("a", "k", "d", 1, None),
-        lambda: journal.running("a", "k", "turn-1"),
-        lambda: journal.used("a", 10, 1.0, 0),
-        lambda: journal.ended("a", "k", "turn-1", "completed", by_us=False),
-        lambda: journal.died("a", 2),
-        lambda: journal.resumed("a", None),
-        lambda: journal.sending("a", "k2", "d", 1, "turn-1"),
-    ]
-    states = []
-    for number, write in enumerate(writes):
-        write()
-        copy = tmp_path / f"copy-{number}.db"
-        for suffix in ("", "-wal"):
-            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-        again = Journal(copy)
-        row = again.key("a", "k")
-        states.append(None if row is None else row.state)
-        again.close()
-    journal.close()
-    assert states == [None, "sending", "running", "running", "ended", "ended", "ended", "ended"]

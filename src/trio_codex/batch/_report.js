@@ -1,8 +1,8 @@
 "use strict";
 // Everything from the batch is inserted as text, never as HTML.
 
-const STATUSES = ["ok", "failed", "timed_out", "over_budget", "quarantined", "running", "waiting"];
-const LEFT = new Set(["running", "waiting"]);
+const STATUSES = ["ok", "failed", "timed_out", "over_budget", "quarantined", "unfinished", "waiting"];
+const LEFT = new Set(["unfinished", "waiting"]);
 const KINDS = { model: "Model", tool: "Tools", approval: "Approvals", wait: "Waits" };
 const FIRST_ROWS = 500;
 const SVG = "http://www.w3.org/2000/svg";
@@ -26,6 +26,8 @@ const svg = (tag, attributes = {}, ...children) => fill(document.createElementNS
 
 const count = (number, noun) => `${number.toLocaleString("en-US")} ${noun}${number === 1 ? "" : "s"}`;
 const label = (status) => status.replaceAll("_", " ");
+const least = (values) => values.reduce((one, other) => Math.min(one, other), Infinity);
+const most = (values) => values.reduce((one, other) => Math.max(one, other), -Infinity);
 const sum = (values) => values.reduce((total, value) => total + value, 0);
 const pretty = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
 
@@ -59,7 +61,7 @@ function period(from, to) {
 // -- summary ------------------------------------------------------------------------------------------------------
 
 function active(spans) {
-  // The time during which at least one task ran: a batch may have been interrupted for days.
+  // The time during which at least one attempt ran: a batch may have been interrupted for days.
   let total = 0, until = -Infinity;
   for (const [from, to] of [...spans].sort((one, other) => one[0] - other[0])) {
     total += Math.max(0, to - Math.max(from, until));
@@ -88,13 +90,13 @@ function summarize() {
   if (done.length) fact("Ok", `${(Math.floor((1000 * ok) / done.length) / 10).toLocaleString("en-US")} %`, ok === done.length ? "of the tasks done" : `${count(done.length - ok, "task")} not ok`);
   const times = done.map((task) => task.seconds).sort((one, other) => one - other);
   if (times.length) fact("Time of a task", seconds(quantile(times, 0.5)), `median; 90 % up to ${seconds(quantile(times, 0.9))}; ${seconds(sum(times))} in all`);
-  const spans = done.filter((task) => task.span).map((task) => task.span);
+  const timed = done.filter((task) => task.spans.length), spans = timed.flatMap((task) => task.spans);
   if (spans.length) {
     const busy = active(spans);
-    const began = Math.min(...spans.map(([from]) => from)), ended = Math.max(...spans.map(([, to]) => to));
+    const began = least(spans.map(([from]) => from)), ended = most(spans.map(([, to]) => to));
     fact("From start to end", seconds((ended - began) / 1000), period(began, ended));
     if (busy > 0) {
-      const rate = spans.length / busy;
+      const rate = timed.length / busy;
       const average = sum(spans.map(([from, to]) => to - from)) / 1000 / busy;
       fact("Rate", rate < 1 ? `${(rate * 60).toFixed(1)} / min` : `${rate.toFixed(1)} / s`, `${average.toFixed(1)} at once on average`);
     }
@@ -131,17 +133,17 @@ function axes(ticks, at, top, format) {
 function histogram(title, values, format) {
   if (!values.length) return;
   const sorted = values.map(([value]) => value).sort((one, other) => one - other);
-  const [least, most] = [sorted[0], sorted[sorted.length - 1]];
+  const [minimum, maximum] = [sorted[0], sorted[sorted.length - 1]];
   const median = quantile(sorted, 0.5), late = quantile(sorted, 0.9);
-  const logarithmic = least > 0 && most / median > 12;
+  const logarithmic = minimum > 0 && maximum / median > 12;
   const scale = logarithmic ? Math.log : (value) => value;
-  const [low, high] = [scale(logarithmic ? least : 0), scale(most) || 1];
+  const [low, high] = [scale(logarithmic ? minimum : 0), scale(maximum) || 1];
   const number = Math.max(6, Math.min(28, Math.ceil(2 * Math.sqrt(values.length))));
   const share = (value) => (high > low ? (scale(value) - low) / (high - low) : 0.5);
   const at = (value) => LEFT_EDGE + share(value) * (WIDTH - 6 - LEFT_EDGE);
   const bins = Array.from({ length: number }, () => [0, 0]);
   for (const [value, isOk] of values) bins[Math.min(number - 1, Math.floor(share(value) * number))][isOk ? 0 : 1]++;
-  const top = Math.max(...bins.map(sum));
+  const top = most(bins.map(sum));
   const wide = (WIDTH - 6 - LEFT_EDGE) / number, tall = (BOTTOM - TOP) / top;
   const inverse = (part) => (logarithmic ? Math.exp(low + part * (high - low)) : low + part * (high - low));
   const bars = bins.flatMap(([ok, bad], bin) => {
@@ -152,16 +154,16 @@ function histogram(title, values, format) {
     return [ok ? bar(ok, 0, "ok") : null, bad ? bar(bad, ok, "failed") : null];
   });
   const mark = svg("line", { class: "mark", x1: at(median), x2: at(median), y1: TOP, y2: BOTTOM });
-  const ticks = logarithmic ? [least, inverse(0.5), most] : [0, most / 2, most];
-  const note = `median ${format(median)} · 90 % up to ${format(late)} · most ${format(most)}`;
+  const ticks = logarithmic ? [minimum, inverse(0.5), maximum] : [0, maximum / 2, maximum];
+  const note = `median ${format(median)} · 90 % up to ${format(late)} · maximum ${format(maximum)}`;
   figure(logarithmic ? `${title} (logarithmic)` : title, note, [...axes(ticks, at, top, format), ...bars, mark], `${count(values.length, "task")}: ${note}`);
 }
 
 function curve() {
-  const spans = tasks.filter((task) => !LEFT.has(task.status) && task.span).map((task) => task.span);
-  if (spans.length < 2) return;
-  const began = Math.min(...spans.map(([from]) => from));
-  const ends = spans.map(([, to]) => (to - began) / 1000).sort((one, other) => one - other);
+  const timed = tasks.filter((task) => !LEFT.has(task.status) && task.spans.length).map((task) => task.spans);
+  if (timed.length < 2) return;
+  const began = least(timed.flat().map(([from]) => from));
+  const ends = timed.map((spans) => (most(spans.map(([, to]) => to)) - began) / 1000).sort((one, other) => one - other);
   const last = ends[ends.length - 1] || 1;
   const at = (value) => LEFT_EDGE + (value / last) * (WIDTH - 6 - LEFT_EDGE);
   const up = (number) => BOTTOM - (number / ends.length) * (BOTTOM - TOP);
@@ -355,7 +357,7 @@ function entries(thread, turn) {
 
 function pieces(turn, lines) {
   const known = lines.flatMap((entry) => [entry.asked, entry.from, entry.to]).filter((time) => time !== null && time !== undefined);
-  const begin = turn.span[0] ?? Math.min(...known), end = turn.span[1] ?? Math.max(begin, ...known);
+  const begin = turn.span[0] ?? least(known), end = turn.span[1] ?? most([begin, ...known]);
   if (!Number.isFinite(begin)) return null;
   const found = [];
   for (const entry of lines) {
@@ -379,15 +381,15 @@ function timeline(thread, lines) {
   const drawn = turns.filter(Boolean);
   if (!drawn.length) return { nodes: [], spans, begin: null };
   const busy = sum(drawn.map((turn) => turn.end - turn.begin)) || 1;
-  const most = 0.08 * busy;
+  const widest = 0.08 * busy; // of a gap between turns
   const all = [], totals = { model: 0, tool: 0, approval: 0, wait: 0 };
   let length = 0, before = null;
   for (const turn of drawn) {
     if (before !== null && turn.begin > before) {
       const gap = turn.begin - before;
-      all.push({ kind: "wait", at: length, wide: Math.min(gap, most), long: gap > most, took: gap });
+      all.push({ kind: "wait", at: length, wide: Math.min(gap, widest), long: gap > widest, took: gap });
       totals.wait += gap;
-      length += Math.min(gap, most);
+      length += Math.min(gap, widest);
     }
     for (const piece of turn.found) {
       const took = Math.max(0, piece.to - piece.from);

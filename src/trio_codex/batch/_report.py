@@ -80,12 +80,18 @@ async def write_report(
             if transcripts:
                 found = await read_transcripts(directory, outcomes, config or CodexConfig(), share)
             rows = [_ended(outcome) for outcome in outcomes]
-            rows += [_left(task, "running" if task.id in opened else "waiting") for task in left]
+            rows += [_left(task, "unfinished" if task.id in opened else "waiting") for task in left]
             batch = {
                 "out": os.path.abspath(directory),  # noqa: ASYNC240  # no access to the disk
                 "written": round(time.time() * 1000),
                 "version": __version__,
-                "tasks": [{**_preview(row), "span": _span(found.get(row["id"], []))} for row in rows],
+                "tasks": [
+                    {
+                        **_preview(row),
+                        "spans": [thread.span for thread in found.get(row["id"], []) if thread.span],
+                    }
+                    for row in rows
+                ],
             }
             file.writelines(_page(batch, (_details(row, found.get(row["id"], []), share) for row in rows)))
         scratch.replace(target)
@@ -126,11 +132,6 @@ def _preview(row: dict[str, Any]) -> dict[str, Any]:
         "prompt": row["prompt"][:PREVIEW],
         "result": (row.get("error") or text)[:PREVIEW],
     }
-
-
-def _span(threads: list[Transcript]) -> list[int] | None:
-    ends = [time for thread in threads for time in thread.span]
-    return [min(ends), max(ends)] if ends else None
 
 
 def _details(row: dict[str, Any], threads: list[Transcript], share: int) -> bytes:
