@@ -34,7 +34,7 @@ def git(path, *arguments):
 @pytest.mark.parametrize(
     ("count", "turns", "kills"), [(16, 4, 2), pytest.param(300, 16, 5, marks=pytest.mark.long)]
 )
-async def test_a_batch_goes_on_after_its_server_and_its_program_were_killed(count, turns, kills, on_death):
+async def test_a_batch_continues_after_its_server_and_its_program_were_killed(count, turns, kills, on_death):
     rng = random.Random(3)
     async with stage(110 if kills == 2 else 600) as on:
         git(on.home.workspace, "init", "-q")
