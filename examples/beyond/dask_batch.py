@@ -23,7 +23,7 @@ class CancelShards(WorkerPlugin):
 
     def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
         """Cancel a shard that runs, once nobody wants its outcomes."""
-        if finish == "cancelled" and key in self.cancels:
+        if (start, finish) == ("executing", "released") and key in self.cancels:
             self.cancels[key]()
 
 

@@ -29,4 +29,4 @@ def three():
 
 success, (log,) = eval_set(three(), log_dir=logs, model="mockllm/model", log_buffer=1, retry_attempts=0)
 accuracy = log.results.scores[0].metrics["accuracy"].value
-print(success, log.status, len(log.samples or ()), accuracy)  # noqa: T201  # a program of its own
+print(success, log.status, log.results.completed_samples, accuracy)  # noqa: T201  # a program of its own

@@ -203,8 +203,11 @@ def test_the_directory_is_that_of_the_local_sandbox(offline, tmp_path):
 
 
 def test_an_eval_set_that_was_killed_runs_only_what_is_left(offline, tmp_path):
+    # Evaluations in this process have set variables of their own.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("INSPECT")}
     arguments = [json.dumps(dict(offline.home.env)), str(offline.home.workspace), str(tmp_path / "logs")]
-    with subprocess.Popen([sys.executable, PROGRAM, *arguments], stdout=subprocess.DEVNULL) as process:
+    command = [sys.executable, PROGRAM, *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             offline.wait_for("stall t2")
             # Inspect writes samples to the disk as they end.
@@ -215,9 +218,7 @@ def test_an_eval_set_that_was_killed_runs_only_what_is_left(offline, tmp_path):
         finally:
             process.kill()
     offline.wait_until_dropped("stall t2")
-    done = subprocess.run(
-        [sys.executable, PROGRAM, *arguments], capture_output=True, check=False, timeout=2 * SECONDS
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, check=False, timeout=2 * SECONDS)
     assert done.stdout.splitlines()[-1] == b"True success 3 1.0", done.stderr
     assert offline.counts() == {"do t0": 1, "do t1": 1, "stall t2": 2}
 

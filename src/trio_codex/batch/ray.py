@@ -21,12 +21,12 @@ try:
     ray: Any = importlib.import_module("ray")
     _exceptions: Any = importlib.import_module("ray.exceptions")
     _queue: Any = importlib.import_module("ray.util.queue")
-except ModuleNotFoundError as exc:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        f"trio_codex.batch.ray needs {exc.name}, which the ray extra installs; in the checkout of trio-codex: "
+        f"trio_codex.batch.ray needs {_error.name}, which the ray extra installs; in the checkout of trio-codex: "
         "pip install '.[ray]'",
-        name=exc.name,
-    ) from exc
+        name=_error.name,
+    ) from _error
 
 if TYPE_CHECKING:
     import os

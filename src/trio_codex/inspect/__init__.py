@@ -11,11 +11,11 @@
 
 try:
     from trio_codex.inspect._agent import codex_agent as codex_agent
-except ModuleNotFoundError as exc:
-    if exc.name is None or exc.name.partition(".")[0] != "inspect_ai":
+except ModuleNotFoundError as _error:
+    if _error.name is None or _error.name.partition(".")[0] != "inspect_ai":
         raise
     raise ModuleNotFoundError(
         "trio_codex.inspect needs inspect_ai, which the inspect extra installs; in the checkout of trio-codex: "
         "pip install '.[inspect]'",
-        name=exc.name,
-    ) from exc
+        name=_error.name,
+    ) from _error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence  # noqa: TC003  # Inspect evaluates the annotations of an agent
 from contextlib import AsyncExitStack
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import sniffio
@@ -109,9 +109,10 @@ class _Setup:
         async with AsyncExitStack() as stack:
             config, cwd = await self._place(stack)
             options.setdefault("cwd", cwd)
-            codex = self.codex or await stack.enter_async_context(
-                open_codex(config, policy=self.policy, tools=self.tools)
-            )
+            codex = self.codex
+            if codex is None:
+                opening = open_codex(config, policy=self.policy, tools=self.tools)
+                codex = await stack.enter_async_context(opening)
             thread = await stack.enter_async_context(await codex.thread_start(**options))
             store().set(STORED, thread.id)
             if prompt.history:
@@ -183,7 +184,7 @@ class _Setup:
             "--interactive",
             "--workdir",
             cwd,
-            *cast("list[str]", names),
+            *names,
             container,
             *inner,
         ]

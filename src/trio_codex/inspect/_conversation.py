@@ -217,6 +217,7 @@ class Conversation:
 
 
 def _call_of(identity: str, kind: str, item: Mapping[str, Any]) -> ToolCall:
+    names: tuple[str, ...]
     match kind:
         case "commandExecution":
             function, names = "exec_command", ("command", "cwd")
