@@ -46,6 +46,7 @@ nitpick_ignore_regex = [
         "py:exc",
         r"(Assertion|Import|Key|Lookup|OS|Runtime|Type|Value)Error|Exception|KeyboardInterrupt|SystemExit",
     ),
+    ("py:exc", r"ray\.exceptions\.RayError"),
     ("py:exc", r"tomllib\.TOMLDecodeError"),
     (
         "py:class",

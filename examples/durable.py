@@ -1,4 +1,4 @@
-"""Outlive the program: with a journal, the next program goes on where the last one was.
+"""Outlive the program: with a journal, the next program resumes where the last one was.
 
 A key identifies each prompt. What has ended is read from the thread's history, and what was interrupted is continued;
 nothing is given to the model twice. Run it with your own Codex login, or with --offline against a scripted model.

@@ -1,4 +1,4 @@
-"""Evaluate an agent on 200 tasks, and go on after the program was ended in the middle.
+"""Evaluate an agent on 200 tasks, and resume after the program was ended halfway.
 
 Each answer is a number, which the solver compares with the right one. The batch does the rest: it runs 16 tasks at once,
 repeats what a rate limit refused, ends what takes too long, and stores one outcome for each task, so that the second run

@@ -39,7 +39,7 @@ async def write_answer(thread: SupervisedThread, letter: trio.Path) -> str:
     """Return the answer to a letter.
 
     The key identifies a prompt. If the program ends before it has stored the answer, the next one reads it from the
-    history of the thread. A failure that passes is tried again under the next key.
+    history of the thread. A transient failure is retried under the next key.
     """
     text = await letter.read_text(encoding="utf-8")
     attempts = itertools.count(1)

@@ -1,4 +1,4 @@
-"""Try again when a turn fails for a reason that passes: the provider is overloaded, limits the rate, or is down.
+"""Retry when a turn fails for a transient reason: the provider is overloaded, limits the rate, or is down.
 
 Each attempt has a thread of its own, because the prompt of a failed turn stays in the history of its thread.
 

@@ -1,8 +1,8 @@
 """Serve agents over HTTP: a visitor posts a question, and gets the answer as server-sent events.
 
 Each visitor has a turn. If the visitor disconnects, the turn ends on the server: Quart-Trio cancels the response, the
-cancellation reaches the scope of the turn, and leaving that scope interrupts it. If the server dies, its visitors are told
-so, and the supervisor starts another one for those who come next.
+cancellation reaches the scope of the turn, and leaving that scope interrupts it. If the server dies, its visitors get
+an error, and the supervisor starts another server for those who come next.
 
 It needs quart-trio. Run it with your own Codex login, or with --offline against a scripted model. With --serve it goes on
 serving; without, four visitors come: one leaves early, and one sees the server die.

@@ -1,6 +1,6 @@
 """The entry point of the ``trio-codex`` command.
 
-It stands beside the package, whose import takes most of the start: a Ctrl-C during that import is quiet, too.
+It is outside the package, whose import takes most of the startup time, so that Ctrl-C during that import is quiet, too.
 """
 
 import os

@@ -239,7 +239,7 @@ MUTATIONS = [
     Mutation(
         "G6", "an overload is not recognised",
         "_core.rpc", without_key(-32001),
-        "tests/core/test_rpc.py::test_the_code_alone_tells_the_class_whatever_the_data",
+        "tests/core/test_rpc.py::test_the_code_alone_reports_the_class_whatever_the_data",
     ),
     Mutation(
         "G7", "a cancelled write is forgotten half-way",
@@ -324,12 +324,12 @@ MUTATIONS = [
     Mutation(
         "G10", "nothing is merged",
         "_link.subscriptions:Subscription.put", never("_lag"),
-        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
+        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
     ),
     Mutation(
         "G10", "merged text is lost",
         "_link.subscriptions:Subscription._put_delta", drop("write"),
-        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on",
+        "tests/faults/test_load.py::test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues",
     ),
     Mutation(
         "G10", "answers to a server that does not read pile up",
@@ -369,7 +369,7 @@ MUTATIONS = [
     Mutation(
         "G14", "what the body raises is wrapped in a group",
         "_link.services:open_services", statement("_choose", becomes="_\nerror = error and BaseExceptionGroup('the client', [error])"),
-        "tests/runtime/test_nursery.py::test_what_the_body_raises_leaves_as_itself",
+        "tests/runtime/test_nursery.py::test_exceptions_of_the_body_propagate_unchanged",
     ),
     Mutation(
         "G15", "a worker thread starts the server",
@@ -424,17 +424,17 @@ MUTATIONS = [
     Mutation(
         "G18", "deep nesting ends a recording",
         "recording._recorder:Recorder._note_line", never("_is_deep"),
-        "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on",
+        "tests/test_recording.py::test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_continues",
     ),
     Mutation(
         "G18", "each run of Trio has times of its own",
         "recording._recorder:_Clock.seconds", condition("run", "_run", becomes="self._run is None"),
-        "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_go_on",
+        "tests/test_recording.py::test_in_several_runs_of_trio_the_times_of_a_recording_continue",
     ),
     Mutation(
         "G19", "a request gives up by itself",
         "_link.calls:Calls.__init__", value("_request_timeout", becomes="min(_, 600)"),
-        "tests/test_deadlines.py::test_whoever_waits_waits_as_long_as_it_takes",
+        "tests/test_deadlines.py::test_waiting_has_no_time_limit",
     ),
     Mutation(
         "G19", "what a person has to finish has the time of a request",
@@ -529,7 +529,7 @@ MUTATIONS = [
     Mutation(
         "G21", "a cancelled entry ends the turn",
         "_api.rejoin:rejoin_turn", condition("ends", becomes="end and was_live"),
-        "tests/test_cancellation.py::test_a_turn_of_another_client_goes_on_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it",
+        "tests/test_cancellation.py::test_a_turn_of_another_client_continues_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it",
     ),
     Mutation(
         "G21", "a turn of another scope is taken from it",
@@ -569,12 +569,12 @@ MUTATIONS = [
     Mutation(
         "G22", "a drain admits turns",
         "supervision._turnstile:Turnstile.turn", never("drains"),
-        "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_but_not_for_ever_and_admits_nested_ones",
+        "tests/supervision/test_limits.py::test_a_drain_waits_for_open_turns_but_not_forever_and_admits_nested_ones",
     ),
     Mutation(
         "G22", "a thread of which the server dies goes on for ever",
         "supervision._generations:Generations._count_strikes", drop("quarantined"),
-        "tests/supervision/test_real_recovery.py::test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_and_the_others_go_on",
+        "tests/supervision/test_real_recovery.py::test_a_thread_that_kills_the_server_runs_alone_and_is_quarantined_and_the_others_continue",
     ),
     Mutation(
         "G23", "a turn that may have given its message to the model is kept",
@@ -594,12 +594,12 @@ MUTATIONS = [
     Mutation(
         "G23", "a server that stands still is taken for dead",
         "supervision._fence:_resume", value("is_gone", becomes="True"),
-        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one",
+        "tests/supervision/test_real_recovery.py::test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one",
     ),
     Mutation(
         "G23", "a key may stand for another prompt",
         "supervision._rule:Rule.decide", never("digest"),
-        "tests/supervision/test_real_supervision.py::test_a_key_stands_for_one_prompt",
+        "tests/supervision/test_real_supervision.py::test_a_key_identifies_one_prompt",
     ),
     Mutation(
         "API", "a callback that cannot be one is accepted",
@@ -634,7 +634,7 @@ MUTATIONS = [
     Mutation(
         "G9", "nobody may answer an unknown request",
         "_session.asking:resolve", statement("unknown_kind", becomes="return _deny(approvals, entry, unknown_kind(method).denial, method)"),
-        "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones",
+        "tests/requests/test_approvals.py::test_an_unknown_server_request_is_answered_by_the_callback_for_unknown_ones",
     ),
     Mutation(
         "G9", "a question shows a part of what would be granted",
@@ -657,7 +657,7 @@ MUTATIONS = [
     Mutation(
         "G24", "an attempt of an earlier program is begun anew",
         "batch._engine:Engine._attempt", always("ended"),
-        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_goes_on_the_next_time",
+        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time",
     ),
     Mutation(
         "G24", "a task of which the server dies never runs alone",
@@ -667,7 +667,7 @@ MUTATIONS = [
     Mutation(
         "G24", "a batch that leaves tasks undone ends without an error",
         "batch._batch:Batch.__anext__", never("left"),
-        "tests/batch/test_real_batches.py::test_a_used_up_account_stops_the_batch_and_the_next_run_goes_on",
+        "tests/batch/test_real_batches.py::test_a_used_up_account_stops_the_batch_and_the_next_run_resumes",
     ),
     Mutation(
         "G24", "other settings go unnoticed",
@@ -697,22 +697,32 @@ MUTATIONS = [
     Mutation(
         "G24", "leaving a batch settles what it interrupts",
         "batch._batch:open_batch", never("engine"),
-        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_goes_on_the_next_time",
+        "tests/batch/test_real_batches.py::test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time",
     ),
     Mutation(
         "G25", "leaving a scope of a face does not wait for its end",
         "_face.face:Scope._leave", statement("exited", becomes="pass"),
-        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended",
+        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
+    ),
+    Mutation(
+        "G25", "Ctrl-C at the first start leaves a thread",
+        "_face.face:Scope.enter", statement("prepare", becomes="pass"),
+        "tests/faces/test_face_hosts.py::test_ctrl_c_while_the_first_client_starts_leaves_no_thread",
+    ),
+    Mutation(
+        "G25", "a deadline of a thread goes on before the call has ended",
+        "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
+        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on",
     ),
     Mutation(
         "G25", "an interrupt is raised between the statements of a face",
         "blocking._interrupts:Interrupts._handle", never("PROTECTED"),
-        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended",
+        "tests/faces/test_face_scopes.py::test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended",
     ),
     Mutation(
         "G25", "a cancelled task goes on at once",
         "aio._face:_Operation.wait", statement("first", "exc", becomes="return exc"),
-        "tests/faces/test_face_scopes.py::test_a_cancelled_task_goes_on_after_its_scope_has_ended_and_only_then",
+        "tests/faces/test_face_scopes.py::test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then",
     ),
 ]  # fmt: skip
 

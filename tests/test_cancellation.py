@@ -104,7 +104,7 @@ async def test_a_sweep_cancels_in_the_middle_of_a_wait_too():
     assert sum(was_waiting) >= 3
 
 
-async def test_a_sample_is_drawn_with_the_seed_and_tells_what_it_covered():
+async def test_a_sample_is_drawn_with_the_seed_and_reports_what_it_covered():
     async def numbers_of(seed):
         numbers = []
 
@@ -377,7 +377,7 @@ def check_ended(remote, seen):
         assert turn.result.status == remote.ended[turn.id], "the outcome is another"
 
 
-async def test_what_a_body_makes_of_its_cancellation_leaves_as_itself_wherever_that_is(swept):
+async def test_whatever_a_body_raises_when_cancelled_propagates_unchanged(swept):
     class OfTheBody(Exception):
         pass
 
@@ -526,7 +526,7 @@ async def leave_a_question_running(codex, seen):
 @pytest.mark.parametrize(
     "use", [leave_a_turn_running, leave_a_question_running], ids=lambda use: use.__name__
 )
-async def test_what_is_left_running_goes_on_wherever_its_scope_is_cancelled_unless_it_had_not_begun(
+async def test_what_is_left_running_continues_wherever_its_scope_is_cancelled_unless_it_had_not_begun(
     use, swept
 ):
     shared = Shared()
@@ -552,7 +552,7 @@ async def test_what_is_left_running_goes_on_wherever_its_scope_is_cancelled_unle
 
 
 @pytest.mark.parametrize("end", [False, True])
-async def test_a_turn_of_another_client_goes_on_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it(
+async def test_a_turn_of_another_client_continues_wherever_the_scope_that_rejoins_it_is_cancelled_unless_that_ends_it(
     end, swept
 ):
     async def scenario(cancellation):

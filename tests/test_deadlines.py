@@ -96,7 +96,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
-async def test_whoever_waits_waits_as_long_as_it_takes(wait, autojump_clock):
+async def test_waiting_has_no_time_limit(wait, autojump_clock):
     async with fake_codex(NO_BUDGET, strict=False) as (codex, server):
         thread = await codex.thread_start()
         server.take_over(

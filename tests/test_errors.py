@@ -103,6 +103,7 @@ SAMPLES = {
     errors.ThreadQuarantined: {"name": "notes", "deaths": 4},
     errors.BatchError: {},
     errors.BatchConflict: {"path": "runs/1", "differences": ("on_death was fresh, and is continue",)},
+    errors.MergeConflict: {"path": "runs/2", "differences": ("task 'a' is another one in runs/1",)},
     errors.BatchStopped: {"problem": "the usage limit is reached", "left": 3},
     errors.ShardFailed: {"problem": "ValueError: no"},
     errors.JournalError: {"path": "a.db", "problem": "cannot be written", "hint": "Make room on the disk."},
@@ -273,11 +274,11 @@ def test_shorten_keeps_what_fits_and_says_what_it_cut(text, limit):
         (-99, "killed by signal 99"),
     ],
 )
-def test_the_end_of_a_process_is_told_in_words(returncode, words):
+def test_the_end_of_a_process_is_described_in_words(returncode, words):
     assert errors.describe_exit(returncode) == words
 
 
-def test_what_the_connection_ends_with_is_told_apart_by_who_ended_it():
+def test_what_the_connection_ends_with_is_distinguished_by_who_ended_it():
     assert issubclass(errors.ServerExited, errors.ConnectionBroken)
     assert not issubclass(errors.ConnectionClosed, errors.ConnectionBroken)
     assert not issubclass(errors.RequestTimeout, errors.ConnectionBroken | TimeoutError)

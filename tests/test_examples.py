@@ -340,7 +340,7 @@ def test_example_shows_what_it_is_there_to_show(example: str, tmp_path: Path) ->
 
 @pytest.mark.real
 @pytest.mark.long
-def test_the_harness_runs_200_tasks_and_goes_on_with_them(tmp_path):
+def test_the_harness_runs_200_tasks_and_continues_with_them(tmp_path):
     command = [sys.executable, "-W", "error", str(EXAMPLES / "harness.py"), "--offline"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True)
     first, second, *rest = done.stdout.splitlines()

@@ -67,7 +67,7 @@ async def refuse(server, method):
 # -- what is told --------------------------------------------------------------------------------------------------
 
 
-async def test_a_turn_is_told_from_the_first_line_to_the_last():
+async def test_a_turn_is_reported_from_the_first_line_to_the_last():
     seen = Everything()
     async with scripted(seen) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
@@ -101,7 +101,7 @@ async def test_a_turn_is_told_from_the_first_line_to_the_last():
     assert len(seen.of("frame_received")) == 6
 
 
-async def test_how_a_request_ended_is_told_once():
+async def test_how_a_request_ended_is_reported_once():
     seen = Everything()
     async with scripted(seen, config=CodexConfig(request_window=1)) as (codex, server):
         server.take_over("model/list")
@@ -153,7 +153,7 @@ async def test_a_request_that_is_taken_back_before_the_writer_had_it_is_unsent()
     assert len(seen.of("request_sent")) == 1
 
 
-async def test_what_the_server_asks_is_told_with_its_outcome():
+async def test_what_the_server_asks_is_reported_with_its_outcome():
     async def park(_):
         await trio.sleep_forever()
 
@@ -186,7 +186,7 @@ async def test_what_the_server_asks_is_told_with_its_outcome():
     ]
 
 
-async def test_lines_of_no_use_and_lines_that_are_too_long_are_told_by_reason_and_size():
+async def test_useless_lines_and_lines_that_are_too_long_are_reported_by_reason_and_size():
     seen = Everything()
     async with scripted(seen, config=CodexConfig(max_line_bytes=5000)) as (_, server):
         await server.send_line(b"no JSON")
@@ -202,7 +202,7 @@ async def test_lines_of_no_use_and_lines_that_are_too_long_are_told_by_reason_an
     assert not any(b"xxx" in line for _, line in seen.of("frame_received"))
 
 
-async def test_a_line_that_is_cut_off_is_told_once():
+async def test_a_line_that_is_cut_off_is_reported_once():
     seen = Everything()
     async with scripted(seen) as (_, server):
         server.fault("cut")
@@ -211,7 +211,7 @@ async def test_a_line_that_is_cut_off_is_told_once():
         assert [reason for _, reason, _ in seen.of("line_discarded")] == ["cut off by the end of the stream"]
 
 
-async def test_lag_is_told_as_merged_deltas_and_at_last_as_an_overflow():
+async def test_lag_is_reported_as_merged_deltas_and_at_last_as_an_overflow():
     seen = Everything()
     config = CodexConfig(event_buffer=EventBuffer(events=20))
     async with scripted(seen, config=config) as (codex, server):
@@ -235,7 +235,7 @@ async def test_lag_is_told_as_merged_deltas_and_at_last_as_an_overflow():
     assert (method, count) == ("item/agentMessage/delta", 30)
 
 
-async def test_turns_that_fail_are_refused_or_are_of_the_server_are_told():
+async def test_turns_that_fail_are_refused_or_are_of_the_server_are_reported():
     seen = Everything()
     async with scripted(seen) as (codex, server):
         thread = await codex.thread_start()
@@ -257,7 +257,7 @@ async def test_turns_that_fail_are_refused_or_are_of_the_server_are_told():
     ]
 
 
-async def test_a_process_is_told_of_when_it_starts_and_when_it_ends():
+async def test_the_start_and_the_end_of_a_process_are_reported():
     seen = Everything()
     script = "import json, sys; sys.stdin.readline(); sys.exit(3)"
     config = CodexConfig(launch_args_override=[sys.executable, "-c", script], inherit_env=True)
@@ -272,7 +272,7 @@ async def test_a_process_is_told_of_when_it_starts_and_when_it_ends():
 
 
 @pytest.mark.real
-async def test_the_real_server_is_told_of_from_spawn_to_exit():
+async def test_the_real_server_is_reported_of_from_spawn_to_exit():
     seen = Everything()
     with trio.fail_after(20):
         async with MockModel() as model:
@@ -321,13 +321,13 @@ class Reasons(Instrument):
         self.heard.append(reason)
 
 
-def test_instruments_that_are_equal_are_all_told():
+def test_equal_instruments_are_all_notified():
     one, other = Reasons(), Reasons()
     Instruments([one, other, one], Instrument).emit("line_discarded", 1, "not JSON", 7)
     assert one.heard == other.heard == ["not JSON"]
 
 
-def test_what_an_instrument_has_heard_is_not_in_the_log_when_it_is_removed(caplog):
+def test_events_of_a_removed_instrument_are_not_in_the_log(caplog):
     instruments = Instruments([Reasons(["secret"])], Instrument)
     instruments.emit("line_discarded", "no such arguments")
     assert not instruments
@@ -340,7 +340,7 @@ def test_connections_have_numbers_of_their_own():
     assert Instruments([], Instrument).connection != Instruments([], Instrument).connection
 
 
-async def test_what_is_no_instrument_is_refused_before_anything_starts():
+async def test_an_invalid_instrument_is_refused_before_anything_starts():
     with pytest.raises(TypeError, match="instruments expects an Instrument"):
         async with open_codex(instruments=[Instrument]):
             pytest.fail("nothing was opened")
@@ -421,7 +421,7 @@ async def test_stats_count_what_happened_and_what_is_going_on():
     assert then.decision_latency.p50 is None
 
 
-async def test_a_turn_is_told_with_its_tokens_and_how_long_its_interrupt_took(autojump_clock):
+async def test_a_turn_is_reported_with_its_tokens_and_how_long_its_interrupt_took(autojump_clock):
     seen, stats = Everything(), StatsInstrument()
     last = {"inputTokens": 7, "outputTokens": 2, "totalTokens": 9}
     async with fake_codex(instruments=[seen, stats]) as (codex, server), trio.open_nursery() as nursery:
@@ -491,7 +491,7 @@ def test_stats_of_what_was_lost_and_quantiles():
     assert (latency.p50, latency.p95) == (745, 975)  # of the latest 512
 
 
-async def test_the_log_tells_what_happened_and_what_went_wrong(caplog):
+async def test_the_log_shows_what_happened_and_what_went_wrong(caplog):
     caplog.set_level(logging.DEBUG, "trio_codex.activity")
     async with scripted(LogInstrument()) as (codex, server):
         thread = await codex.thread_start()

@@ -20,7 +20,7 @@ FLOORS = (
     ("_session",),
     ("_api", "binary", "recording", "trio_codex"),
     ("_database", "supervision"),
-    ("batch",),
+    ("batch", "inspect"),
     ("_face", "blocking", "aio"),
     ("testing",),
     ("cli", "__main__"),

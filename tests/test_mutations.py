@@ -147,6 +147,8 @@ def test_an_operation_can_change_a_variable_of_a_module_or_the_module(package):
         ("_gate.gate:Gate.close", constant(1, 1), "changes nothing"),
     ],
 )  # fmt: skip
-def test_what_does_not_apply_says_why_and_where_the_code_is_now(package, where, operation, message):
+def test_a_mutation_that_does_not_apply_reports_why_and_where_the_code_is_now(
+    package, where, operation, message
+):
     with pytest.raises(DoesNotApplyError, match=message):
         mutated(package, where, operation)

@@ -1,4 +1,4 @@
-"""The example notebook runs offline, and produces its committed outputs.
+"""The example notebooks run offline, and produce their committed outputs.
 
 Needs the dependency group ``notebook``; CONTRIBUTING says how the outputs are written anew.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOK = EXAMPLES / "notebook.ipynb"
 PROGRAM = Path(__file__).with_name("notebook.py")
 
 pytestmark = [
@@ -54,12 +55,15 @@ def outputs(notebook):
     return {cell["id"]: cell["outputs"] for cell in notebook["cells"] if cell["cell_type"] == "code"}
 
 
-def test_the_notebook_gives_in_any_directory_the_outputs_that_it_was_committed_with(tmp_path):
-    committed = outputs(json.loads(NOTEBOOK.read_text()))
+@pytest.mark.parametrize(
+    "notebook", [NOTEBOOK, EXAMPLES / "blocking" / "notebook.ipynb"], ids=["trio", "blocking"]
+)
+def test_a_notebook_gives_in_any_directory_the_outputs_that_it_was_committed_with(notebook, tmp_path):
+    committed = outputs(json.loads(notebook.read_text()))
     assert any(committed.values())
     elsewhere = tmp_path / "elsewhere" / "copy.ipynb"
     elsewhere.parent.mkdir()
-    elsewhere.write_bytes(NOTEBOOK.read_bytes())
+    elsewhere.write_bytes(notebook.read_bytes())
     assert executed(elsewhere, tmp_path) == committed
 
 

@@ -262,7 +262,7 @@ async def refuse(server):
     await (await server.expect("model/list")).refuse("the retry limit was reached", -32001)
 
 
-async def test_what_the_server_asks_in_a_form_of_its_own_makes_a_span_all_the_same():
+async def test_a_server_request_of_an_unknown_form_has_a_span_too():
     telemetry = Telemetry()
     async with scripted(telemetry) as (_, server):
         await server.ask(1, "item/tool/call", {"threadId": 5, "tool": 7})

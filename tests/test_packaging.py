@@ -54,6 +54,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel_files: dict[str, byt
         for path in (ROOT / "src" / "trio_codex").rglob("*.py*")
         if path.suffix in {".py", ".pyi"}
     }
+    sources |= {f"trio_codex/batch/_report.{kind}" for kind in ("html", "css", "js")}
     packaged = {name for name in wheel_files if not name.startswith(f"trio_codex-{VERSION}.dist-info/")}
     assert packaged == {*sources, "trio_codex/py.typed", "pytest_trio_codex.py", "_trio_codex_main.py"}
 
@@ -133,7 +134,7 @@ def test_what_is_in_the_way_of_a_release_is_named():
 
 
 def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> None:
-    for name in (".ci", "src/trio_codex/cli", "src/trio_codex/testing", "docs", "examples"):
+    for name in (".ci", "src/trio_codex", "docs", "examples"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build", "__pycache__"))
     for name in ("README.md", "CHANGELOG.md", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
@@ -143,7 +144,9 @@ def test_a_prepared_tree_has_nothing_in_the_way_of_a_release(tmp_path: Path) -> 
         checked = run_tool(tmp_path, "check_release")
         assert (checked.stdout, checked.returncode) == ("Nothing is in the way of a release.\n", 0)
     readme = (tmp_path / "README.md").read_text()
-    assert f"](https://repository.test/trio-codex/blob/v{VERSION}/docs/tutorial.md)" in readme
+    assert f"](https://repository.test/trio-codex/blob/v{VERSION}/CHANGELOG.md)" in readme
+    assert "](https://documentation.test/tutorial.html)" in readme
+    assert "The links lead to the sources" not in readme
     assert "`pip install 'trio-codex[runtime,cli]'`" in readme
     for page in ("tutorial.md", "index.md"):
         assert "pip install 'trio-codex[" in (tmp_path / "docs" / page).read_text()

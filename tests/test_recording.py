@@ -152,7 +152,7 @@ async def test_a_server_that_died_dies_again(tmp_path):
 # -- what is not as it was -----------------------------------------------------------------------------------------
 
 
-async def test_another_prompt_is_told_as_a_difference():
+async def test_another_prompt_is_reported_as_a_difference():
     with trio.fail_after(5), pytest.raises(ReplayMismatch) as caught:
         async with replay(READABLE, tools=tools_for(Seen())) as codex:
             thread = await codex.thread_start()
@@ -162,7 +162,7 @@ async def test_another_prompt_is_told_as_a_difference():
     assert any(line.startswith("+") and "look that up" in line for line in difference)
 
 
-async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
+async def test_another_request_is_reported_and_so_is_one_beyond_the_end(tmp_path):
     path = tmp_path / "short.jsonl"
     with trio.fail_after(5), Recorder(path) as recorder:
         async with fake_codex(instruments=[recorder]) as (codex, _):
@@ -179,7 +179,7 @@ async def test_another_request_is_told_and_so_is_one_beyond_the_end(tmp_path):
             await codex.models()
 
 
-async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
+async def test_a_client_that_leaves_early_is_reported_unless_it_failed_by_itself():
     with (
         trio.fail_after(5),
         pytest.raises(ReplayMismatch, match=r"(?s)disconnected without sending.*turn/start"),
@@ -191,7 +191,7 @@ async def test_a_client_that_leaves_early_is_told_unless_it_failed_by_itself():
             raise ValueError("mine")
 
 
-async def test_a_client_that_leaves_while_the_server_takes_its_time_is_told_too(tmp_path, autojump_clock):
+async def test_a_client_that_leaves_while_the_server_takes_its_time_is_reported_too(tmp_path, autojump_clock):
     path = tmp_path / "slow.jsonl"
 
     async def serve(server):
@@ -214,7 +214,7 @@ async def test_a_client_that_leaves_while_the_server_takes_its_time_is_told_too(
                 await codex.models()
 
 
-async def test_a_mismatch_that_the_body_swallows_is_told_at_the_end():
+async def test_a_mismatch_that_the_body_swallows_is_reported_at_the_end():
     with trio.fail_after(5), pytest.raises(ReplayMismatch):
         async with replay(REDACTED) as codex:
             with pytest.raises(errors.ConnectionBroken):
@@ -383,7 +383,7 @@ def test_a_file_of_another_user_is_refused_and_left_as_it_was(tmp_path, make):
     os.close(reader)
 
 
-def test_in_several_runs_of_trio_the_times_of_a_recording_go_on(tmp_path):
+def test_in_several_runs_of_trio_the_times_of_a_recording_continue(tmp_path):
     async def run(recorder):
         await trio.sleep(3600)
         with trio.fail_after(60):
@@ -402,7 +402,7 @@ def test_in_several_runs_of_trio_the_times_of_a_recording_go_on(tmp_path):
 
 @pytest.mark.parametrize("redaction", [None, Redaction()], ids=["whole", "redacted"])
 @pytest.mark.parametrize("depth", [200, 900, 5000, 100_000])
-async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_goes_on(
+async def test_what_is_nested_too_deeply_is_recorded_by_its_size_and_the_recording_continues(
     tmp_path, depth, redaction
 ):
     path = tmp_path / "deep.jsonl"

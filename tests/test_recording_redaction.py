@@ -85,7 +85,7 @@ def test_names_that_users_gave_go_and_the_protocols_words_below_them_stay():
     assert kept == {"/etc/a": {"type": "add", "content": "xxx"}}
 
 
-def test_what_is_no_message_is_json_of_any_form():
+def test_any_json_that_is_not_a_message_is_reported_as_such():
     line = {"level": "info", "user": "Ada", "pin": 4711, "secret name": {"id": "a-b"}}
     left = redacted(line)
     assert not {"Ada", "4711", "secret name", "a-b"} & set(re.findall(r"[\w -]+", json.dumps(left)))
@@ -104,7 +104,7 @@ def test_names_that_the_protocol_does_not_know_can_be_kept_too():
         {"model": "two words"}, {"prompt": "completed"}, {"name": "Ada"}, {"env": {"KEY": "value"}},
     ],
 )  # fmt: skip
-def test_what_identifies_a_person_or_may_be_content_goes(member):
+def test_personal_data_and_possible_content_are_removed(member):
     [text] = member.values()
     text = text if isinstance(text, str) else text["KEY"]
     assert text not in json.dumps(redacted({"method": "m", "params": member}))

@@ -24,7 +24,7 @@ MODULES = [
     "trio_codex.tools",
 ]
 
-OPTIONAL = {"trio_codex.batch.ray": "ray"}
+OPTIONAL = {"trio_codex.batch.ray": "ray", "trio_codex.inspect": "inspect_ai"}
 """Modules that need a package which is in no default environment."""
 
 MODULES += [module for module, package in OPTIONAL.items() if importlib.util.find_spec(package)]

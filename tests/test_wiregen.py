@@ -76,7 +76,7 @@ def test_what_is_on_disk_is_what_the_generator_writes(capsys: pytest.CaptureFixt
     assert capsys.readouterr().out == ""
 
 
-def test_check_tells_an_edited_file(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_reports_an_edited_file(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = package / "wire" / "_fs.py"
     path.write_text(
         path.read_text(encoding="utf-8").replace("data_base64: str", "data_base64: bytes"), encoding="utf-8"
@@ -88,7 +88,7 @@ def test_check_tells_an_edited_file(package: Path, capsys: pytest.CaptureFixture
     assert "stale" in shown.err
 
 
-def test_check_tells_a_missing_file_and_one_too_many(
+def test_check_reports_a_missing_file_and_one_too_many(
     package: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (package / "wire" / "_fs.py").unlink()
@@ -99,7 +99,7 @@ def test_check_tells_a_missing_file_and_one_too_many(
     assert "--- on disk/wire/_gone.py" in shown
 
 
-def test_generating_mends_all_of_that_and_leaves_other_files_alone(package: Path) -> None:
+def test_generating_repairs_all_of_that_and_leaves_other_files_alone(package: Path) -> None:
     before = output.on_disk(package)
     (package / "wire" / "_fs.py").unlink()
     (package / "wire" / "_gone.py").write_text(f"{output.MARK}, once\n", encoding="utf-8")
@@ -446,7 +446,7 @@ def fields_of(schema_: Any) -> dict[str, ir.Field]:
     return {field.wire: field for field in thing.fields}
 
 
-def test_what_may_be_null_and_what_may_be_left_out_are_two_things() -> None:
+def test_nullable_and_optional_are_distinguished() -> None:
     nullable = {"type": ["string", "null"]}
     properties = {
         "must": STRING,
@@ -510,7 +510,7 @@ def test_the_wire_classes_are_read_back_as_what_they_were_generated_from(protoco
                 assert content(ours.type, built_in) == content(theirs.type, protocol.definitions)
 
 
-def test_a_choice_between_properties_is_told_in_the_docstring(protocol: Protocol) -> None:
+def test_a_choice_between_properties_is_reported_in_the_docstring(protocol: Protocol) -> None:
     image = protocol.definitions["ImageUserInput"]
     assert "Exactly one of `url` and `file_id` is given." in image.doc
 

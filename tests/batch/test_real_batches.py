@@ -188,7 +188,7 @@ async def test_a_server_that_cannot_be_kept_alive_ends_the_batch_with_its_own_er
         assert (outcomes["t0"].status, outcomes["t0"].attempts) == ("ok", 2)
 
 
-async def test_a_used_up_account_stops_the_batch_and_the_next_run_goes_on():
+async def test_a_used_up_account_stops_the_batch_and_the_next_run_resumes():
     async with stage() as on:
         on.model.script("do t1").respond(HTTPFailure(429, error="usage_limit_reached"))
         with pytest.raises(errors.BatchStopped, match="usage limit") as caught:
@@ -209,7 +209,7 @@ async def test_the_budget_of_the_batch_stops_it():
         assert len(await on.run(some(6), budget=BatchBudget(tokens=1000))) == 6
 
 
-async def test_a_batch_that_is_left_early_ends_its_turns_and_goes_on_the_next_time():
+async def test_a_batch_that_is_left_early_ends_its_turns_and_resumes_the_next_time():
     async with stage() as on:
         on.model.script("do t0").hang("half")
         async with on.batch(some(3), turns=3, on_death="continue") as batch:
@@ -231,7 +231,7 @@ async def test_a_batch_that_is_stopped_finishes_what_runs():
         assert 5 - len(read_outcomes(on.out)) == caught.value.left > 0
 
 
-async def test_what_the_body_raises_leaves_unchanged():
+async def test_an_exception_of_the_body_leaves_the_scope_unchanged():
     error = ZeroDivisionError("body")
     async with stage() as on:
         with pytest.raises(ZeroDivisionError) as caught:

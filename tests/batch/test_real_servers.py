@@ -51,7 +51,7 @@ async def test_the_death_of_a_server_interrupts_only_its_own_attempts(servers, o
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, "per-task"), ("per-task", 1)])
-async def test_an_attempt_goes_on_with_another_number_of_servers(before, after):
+async def test_an_attempt_continues_with_another_number_of_servers(before, after):
     async with stage() as on:
         for number in range(3):
             on.model.script(f"do t{number}").hang("half")

@@ -97,6 +97,8 @@ BUDGETS = [
     Budget("batch: growth of the client from task 1,000 to 10,000", 8, itself("batches", "scripted server", "client MiB"), unit=" MiB"),
     Budget("batch: growth of the real server over 1,000 tasks", 30, itself("batches", "1,000 tasks", "server MiB"), unit=" MiB"),
     Budget("batch: descriptors of the real server over 1,000 tasks", 8, itself("batches", "1,000 tasks", "server descriptors"), unit=""),
+    Budget("CPU for a supervised turn, to a plain one", 1.15, ratio("supervision", "cpu µs/turn", "supervised turn", "plain turn")),
+    Budget("recovery from a death, less a bare start, p50", 150, each(sub, "supervision", "p50 ms", "recovery", "bare start"), unit=" ms"),
     *(
         Budget(f"exponent of growth: {case}", 1.1, itself("growth", case, "exponent"), unit="")
         for case in ("events", "turns at once", "line length", "threads")

@@ -36,6 +36,7 @@ NAMES = (
     "instruments",
     "attached",
     "batches",
+    "supervision",
 )
 
 QUICK_ROUNDS = 1

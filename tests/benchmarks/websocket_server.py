@@ -61,7 +61,7 @@ class WebSocketServer(Server):
             data += chunk
 
     def take_frame(self, data):
-        """Take the frame at the beginning; give what is behind it, or ``None`` if it is not whole."""
+        """Split off the first frame; return the rest, or ``None`` if the frame is incomplete."""
         if len(data) < 2:
             return None
         size, head = data[1] & 127, 2

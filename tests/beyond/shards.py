@@ -31,7 +31,7 @@ from trio_codex.testing import (
     write_offline_home,
 )
 
-SECONDS = 30
+SECONDS = 60
 """How long to wait for anything."""
 
 COUNT = 100
@@ -40,11 +40,12 @@ VERBS = {
     "do": lambda name: [Response(Text("did ", name))],
     "slow": lambda name: [Response(Delay(0.5), Text("did ", name))],
     "hang": lambda name: [Response(Text("half of ", name, Hang()))],
+    "show": lambda name: [Response(Command("cat note.txt")), Response(Text("shown"))],
     "refuse": lambda name: [Response(HTTPFailure(400))],
     "run": lambda name: [Response(Command(f"echo ran {name}; exit 3")), Response(Text("ran ", name))],
     "sleep": lambda name: [Response(Command(f"sleep 1000 # {name}")), Response(Text("slept ", name))],
 }
-"""The responses to a prompt, one for each request of its turn."""
+"""The responses to a prompt, one for each request of its turn. ``stall`` hangs at first, and then does as ``do``."""
 
 
 def some(count, verb="do"):
@@ -92,6 +93,10 @@ class Served:
 
     def counts(self):
         return collections.Counter(each["prompt"] for each in self._events() if each["first"])
+
+    def requests(self):
+        """The requests to the model."""
+        return [each for each in self._events() if each["event"] == "asked"]
 
     def wait_for(self, prompt, count=1):
         """Wait until the model was asked."""
@@ -162,6 +167,8 @@ async def serve(log):
         def note(request, event):
             first = not any(item.get("type") == "function_call_output" for item in request.input)
             members = {"event": event, "prompt": request.last_user_text, "completed": request.completed}
+            if event == "asked":
+                members["input"] = request.input
             file.write(json.dumps({**members, "first": first and event == "asked"}) + "\n")
 
         async def follow(request):
@@ -172,6 +179,8 @@ async def serve(log):
         async with MockModel() as model, trio.open_nursery() as nursery:
             model.script(_is("again", 0), default=Response(Text("did ", "again")))
             for name in (f"t{number}" for number in range(COUNT)):
+                done = Response(Text("did ", name))
+                model.script(_is(f"stall {name}", 0), default=done).respond(Text("half ", Hang()))
                 for verb, responses in VERBS.items():
                     for position, response in enumerate(responses(name)):
                         model.script(_is(f"{verb} {name}", position), default=response)

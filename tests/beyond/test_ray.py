@@ -145,7 +145,7 @@ def test_a_budget_stops_the_batch_and_an_error_of_a_worker_is_raised_as_it_was(c
         run_here(offline, some(4), shards=0)
 
 
-def test_a_driver_that_is_killed_goes_on_when_it_is_started_again(cluster, offline):
+def test_a_driver_that_is_killed_resumes_when_it_is_started_again(cluster, offline):
     environment = json.dumps(dict(offline.home.env))
     command = [sys.executable, PROGRAM, environment, str(offline.home.workspace), offline.out]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

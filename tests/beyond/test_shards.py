@@ -46,7 +46,7 @@ def test_shards_run_every_task_once_each_in_a_directory_of_its_own(offline):
     assert sorted(path.name for path in Path(offline.out).iterdir()) == ["0-of-3", "1-of-3", "2-of-3"]
 
 
-def test_a_shard_goes_on_where_it_was_and_tells_each_outcome_as_it_comes(offline, tmp_path):
+def test_a_shard_resumes_where_it_was_and_reports_each_outcome_as_it_comes(offline, tmp_path):
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"id": "a", "prompt": "do a"}\n{"id": "b", "prompt": "do b"}\n')
     seen = []

@@ -48,7 +48,7 @@ async def test_run_attaches_and_leaves_the_server_running(model, home, kind):
         ("tcp", ["--cwd", "/not/on/this/machine"], "/not/on/this/machine"),
     ],
 )
-async def test_the_agent_works_here_on_a_unix_socket_and_else_where_the_server_does(
+async def test_the_agent_works_here_on_a_unix_socket_and_otherwise_where_the_server_does(
     model, home, kind, options, directory
 ):
     model.say("Yes.")
@@ -186,14 +186,14 @@ async def daemon_of(home, *options):
     return daemon
 
 
-async def test_doctor_tells_that_there_is_no_daemon_and_starts_none(home):
+async def test_doctor_reports_that_there_is_no_daemon_and_starts_none(home):
     daemon = await daemon_of(home)
     assert (daemon["status"], daemon["value"]) == ("ok", "none is running")
     assert "app-server-control" not in os.listdir(home.codex_home)
     assert processes_with(home.codex_home) == []
 
 
-async def test_doctor_tells_the_version_of_a_daemon_and_whether_it_is_older_than_the_binary(home, tmp_path):
+async def test_doctor_reports_the_version_of_a_daemon_and_whether_it_is_older_than_the_binary(home, tmp_path):
     async with shared_server(home, "daemon"):
         daemon = await daemon_of(home)
         assert daemon["status"] == "ok"

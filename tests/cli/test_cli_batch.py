@@ -1,4 +1,4 @@
-"""``trio-codex batch``: progress, exit statuses, Ctrl-C, and going on."""
+"""``trio-codex batch``: progress, exit statuses, Ctrl-C, and resuming."""
 
 import csv
 import io
@@ -51,7 +51,7 @@ async def test_the_status_is_three_if_some_tasks_are_not_ok(model, home, tasks):
     assert len(model.requests) == 4
 
 
-async def test_ctrl_c_waits_for_what_runs_and_the_next_run_goes_on(model, home, tasks):
+async def test_ctrl_c_waits_for_what_runs_and_the_next_run_resumes(model, home, tasks):
     model.default = Response(Text("did it"))
     script = model.script("do t1")
     gate = script.gate()
@@ -98,6 +98,54 @@ async def test_it_can_be_tried_without_an_account(home, tasks):
     assert (ended.status, ended.err) == (0, "")
 
 
+async def test_a_batch_without_an_account_is_interrupted_gone_on_with_and_reported_on(home, tasks):
+    tasks.write_text("".join(tasks.read_text().splitlines(keepends=True)[:2]))
+    async with started_cli(
+        "batch", "run", tasks, "--out", "out", "--offline", "--turns", "1", home=home
+    ) as process:
+        await read_until(process.stdout, "t0 ok")
+        process.send_signal(signal.SIGINT)
+        await read_until(process.stderr, "again interrupts them")
+        process.send_signal(signal.SIGINT)
+        await read_until(process.stderr, "goes on")
+    assert process.returncode == 130
+    assert (await batch_run(tasks, home, options=["--offline", "--turns", "4"])).status == 0
+    ended = await run_cli("batch", "report", "out", home=home)
+    assert (ended.status, ended.out, ended.err) == (0, "out/report.html\n", "")
+    page = (home.workspace / "out" / "report.html").read_text("utf-8")
+    assert page.count("This answer comes from a scripted model on your machine.") >= 2
+    assert '"missing":"' not in page
+
+
+async def test_a_report_without_transcripts_starts_no_server(model, home, tasks):
+    model.default = Response(Text("did it"))
+    await batch_run(tasks, home)
+    options = ["--no-transcripts", "--codex-bin", "/nowhere/codex", "--output", "page.html"]
+    ended = await run_cli("batch", "report", "out", *options, home=home)
+    assert (ended.status, ended.out) == (0, "page.html\n")
+    assert "did it" in (home.workspace / "page.html").read_text("utf-8")
+    ended = await run_cli("batch", "report", "out", "--output", "no/page.html", home=home)
+    assert (ended.status, ended.out) == (1, "")
+    assert "No such file or directory" in ended.err
+
+
+async def test_shards_are_merged_and_other_batches_are_refused(model, home, tasks):
+    model.default = Response(Text("did it"))
+    for index in range(2):
+        options = ["--shard", f"{index}/2"]
+        ended = await run_cli("batch", "run", tasks, "--out", f"out-{index}", *options, home=home)
+        assert ended.status == 0
+    merged = await run_cli("batch", "merge", "out-0", "out-1", "--into", "all", home=home)
+    assert (merged.status, merged.out) == (0, "4 of 4 done · 4 ok · 0 running · 60 tokens\n")
+    printed = await run_cli("batch", "results", "all", home=home)
+    assert sorted(row["id"] for row in printed.events) == ["t0", "t1", "t2", "t3"]
+    await batch_run(tasks, home, options=["--keep", "none"])
+    refused = await run_cli("batch", "merge", "all", "out", "--into", "both", home=home)
+    assert refused.status == 1
+    assert "out cannot be merged with the other shards" in refused.err
+    assert not (home.workspace / "both").exists()
+
+
 async def test_a_solver_of_ones_own_and_a_workspace(model, home, tasks):
     model.default = Response(Text("did it"))
     (home.workspace / "mine.py").write_text(
@@ -139,7 +187,7 @@ async def test_a_bad_line_is_refused_with_its_number(home, tasks):
 
 
 async def test_a_directory_without_a_batch_is_named(home, tasks):
-    for command in ("status", "results"):
+    for command in ("status", "results", "report"):
         ended = await run_cli("batch", command, ".", home=home)
         assert ended.status == 1
         assert "batch.db does not exist" in ended.err

@@ -81,7 +81,7 @@ async def test_what_another_binary_is_and_what_of_the_api_a_server_lacks_is_repo
     assert all(method in found["API"]["value"] for method in [*lacking][:2])
 
 
-async def test_who_is_not_logged_in_is_told_how_to(home):
+async def test_who_is_not_logged_in_is_reported_how_to(home):
     (home.codex_home / "config.toml").write_text("[features]\nplugins = false\napps = false\n")
     ended = await run_cli("doctor", home=home)
     assert ended.status == 1
@@ -142,7 +142,7 @@ async def test_a_binary_that_is_no_codex_is_one_line_within_the_start_budget(hom
     ("binary", "told"),
     [("/no/such/codex", "does not exist"), ("/", "is a directory"), ("/etc/passwd", "is not executable")],
 )
-async def test_a_wrong_path_is_one_line_with_the_mend(home, binary, told):
+async def test_a_wrong_path_is_one_line_with_the_hint(home, binary, told):
     for command in (["run", "Hi."], ["doctor"]):
         ended = await run_cli(*command, "--codex-bin", binary, home=home)
         assert ended.status == 1

@@ -295,7 +295,7 @@ def test_a_definition_may_have_another_name():
     [{}, [], {"definitions": {}}, {"definitions": {**PINNED["definitions"], "ClientRequest": 1}}],
     ids=["empty", "an array", "no definitions", "no table"],
 )
-def test_what_is_no_schema_is_no_difference_either(schema):
+def test_a_file_that_is_no_schema_is_an_error_and_no_difference(schema):
     with pytest.raises(NotASchema):
         compare(schema)
 

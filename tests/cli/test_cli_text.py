@@ -46,7 +46,7 @@ def test_keys_are_redacted():
     assert redacted("sk-0123456789abcdef", {}) == "<redacted>"
 
 
-def test_an_error_is_its_cause_and_its_mend_on_one_line():
+def test_an_error_is_its_cause_and_its_hint_on_one_line():
     error = errors.StartError(
         "codex_bin went\naway",
         "spawn",

@@ -102,7 +102,7 @@ NO_ADDRESSES = [
 
 
 @pytest.mark.parametrize("url", NO_ADDRESSES)
-async def test_what_is_no_address_is_a_value_error_before_anything_is_sent(url, monkeypatch):
+async def test_an_invalid_address_is_a_value_error_before_anything_is_sent(url, monkeypatch):
     forbid_sockets(monkeypatch)
     async with assert_nothing_left():
         with pytest.raises(ValueError, match=r"."):
@@ -224,7 +224,7 @@ def test_a_token_of_the_wrong_type_is_a_type_error_that_does_not_show_it(make, n
     [{"auth": BearerToken(TOKEN)}, {"config": ClientConfig()}, {"ssl_context": "any"}, {"insecure": True}],
     ids=lambda options: next(iter(options)),
 )
-async def test_what_an_attachment_says_is_not_said_a_second_time(options, monkeypatch):
+async def test_the_content_of_an_attachment_is_not_repeated(options, monkeypatch):
     forbid_sockets(monkeypatch)
     with pytest.raises(TypeError, match=f"{next(iter(options))}.*Attachment"):
         async with attach_codex(Attachment("ws://127.0.0.1:4500"), **options):
@@ -256,7 +256,7 @@ def forbid_sockets(monkeypatch):
 # -- nobody listens ------------------------------------------------------------------------------------------------
 
 
-async def test_no_socket_is_told_with_the_command_that_makes_one(tmp_path):
+async def test_no_socket_is_reported_with_the_command_that_makes_one(tmp_path):
     url = f"unix://{tmp_path}/none.sock"
     error = await refusal(url)
     assert type(error) is errors.AttachError
@@ -265,7 +265,7 @@ async def test_no_socket_is_told_with_the_command_that_makes_one(tmp_path):
     assert isinstance(error.__cause__, FileNotFoundError)
 
 
-async def test_a_file_that_is_no_socket_and_a_socket_that_nobody_serves_are_told(tmp_path):
+async def test_a_file_that_is_no_socket_and_a_socket_that_nobody_serves_are_reported(tmp_path):
     (tmp_path / "file").touch()
     with socket.socket(socket.AF_UNIX) as unserved:
         unserved.bind(str(tmp_path / "unserved"))
@@ -304,13 +304,13 @@ async def test_a_relative_path_leads_to_the_same_socket_after_a_change_of_direct
     assert len(connections) == 2, "nobody came to end the turn"
 
 
-async def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path):
+async def test_a_path_that_is_too_long_for_a_socket_is_reported(tmp_path):
     error = await refusal(f"unix://{tmp_path}/{'x' * 200}")
     assert type(error) is errors.AttachError
     assert "too long" in error.problem
 
 
-async def test_a_socket_without_permission_is_told_with_whom_it_is_for():
+async def test_a_socket_without_permission_is_reported_with_its_owner():
     me = os.geteuid()
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX) as served:
         served.bind(f"{directory}/other.sock")
@@ -329,7 +329,7 @@ async def test_a_socket_without_permission_is_told_with_whom_it_is_for():
 
 
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
-async def test_a_port_where_nobody_listens_is_told(scheme):
+async def test_a_port_where_nobody_listens_is_reported(scheme):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         error = await refusal(f"{scheme}://127.0.0.1:{closed.getsockname()[1]}")
@@ -338,7 +338,7 @@ async def test_a_port_where_nobody_listens_is_told(scheme):
     assert "--listen" in error.hint
 
 
-async def test_a_machine_that_does_not_answer_at_all_is_told_within_start_timeout(monkeypatch):
+async def test_a_machine_that_does_not_answer_at_all_is_reported_within_start_timeout(monkeypatch):
     async def unreachable(*_):
         await trio.sleep_forever()
 
@@ -348,7 +348,7 @@ async def test_a_machine_that_does_not_answer_at_all_is_told_within_start_timeou
     assert "cannot connect to ws://127.0.0.1:4500: no answer within 0.15 s" in error.problem
 
 
-async def test_without_a_free_descriptor_the_limit_is_told(monkeypatch):
+async def test_without_a_free_descriptor_the_limit_is_reported(monkeypatch):
     taken = []
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -367,7 +367,7 @@ async def test_without_a_free_descriptor_the_limit_is_told(monkeypatch):
     assert "ulimit -n" in caught.value.hint
 
 
-def test_without_a_descriptor_for_the_imports_of_the_first_attachment_the_limit_is_told():
+def test_without_a_descriptor_for_the_imports_of_the_first_attachment_the_limit_is_reported():
     done = run_python("""
         import os, resource, trio
         from trio_codex import attach_codex, errors
@@ -477,7 +477,7 @@ async def test_the_hint_of_a_refusal_is_for_its_status():
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 100\r\n\r\nno such page",
     ],
 )
-async def test_a_refusal_that_never_ends_is_told_as_far_as_it_came_within_start_timeout(answer):
+async def test_a_refusal_that_never_ends_is_reported_as_far_as_it_came_within_start_timeout(answer):
     error = await refusal_of(answering_and_staying(answer), config=ClientConfig(start_timeout=SECONDS))
     assert type(error) is errors.AttachError
     assert error.status == 404
@@ -532,7 +532,7 @@ async def test_a_server_that_talks_something_else_is_quoted(garbage):
 
 
 @pytest.mark.parametrize("chatty", [True, False])
-async def test_an_ndjson_server_is_told_with_the_function_that_connects_to_it(chatty):
+async def test_an_ndjson_server_is_reported_with_the_function_that_connects_to_it(chatty):
     async def serve(stream):
         async with stream:
             if not chatty:
@@ -548,7 +548,7 @@ async def test_an_ndjson_server_is_told_with_the_function_that_connects_to_it(ch
 # -- servers that are mute or leave --------------------------------------------------------------------------------
 
 
-async def test_a_server_that_accepts_and_is_mute_is_told_within_start_timeout():
+async def test_a_server_that_accepts_and_is_mute_is_reported_within_start_timeout():
     async def mute(_):
         await trio.sleep_forever()
 
@@ -558,7 +558,7 @@ async def test_a_server_that_accepts_and_is_mute_is_told_within_start_timeout():
         assert "accepted the connection and did not answer within 0.15 s" in error.problem
 
 
-async def test_a_server_that_never_answers_initialize_is_told_within_start_timeout():
+async def test_a_server_that_never_answers_initialize_is_reported_within_start_timeout():
     async def mute(stream):
         peer, _ = await accept(stream)
         async for _ in peer:
@@ -583,7 +583,7 @@ async def test_a_server_that_sends_a_byte_now_and_then_does_not_put_off_start_ti
 @pytest.mark.parametrize(
     "point", ["accepted", "request", "status", "headers", "upgraded", "initialize", "answer"]
 )
-async def test_a_peer_that_leaves_at_any_point_of_the_handshake_is_told(point, reset):
+async def test_a_peer_that_leaves_at_any_point_of_the_handshake_is_reported(point, reset):
     async def serve(stream):
         await leave(stream)
         if reset:
@@ -612,7 +612,7 @@ async def test_a_peer_that_leaves_at_any_point_of_the_handshake_is_told(point, r
     assert (type(error) is errors.AttachError) or point in ("upgraded", "initialize", "answer")
 
 
-async def test_a_server_that_closes_instead_of_answering_initialize_is_told_with_its_reason():
+async def test_a_server_that_closes_instead_of_answering_initialize_is_reported_with_its_reason():
     async def serve(stream):
         peer, _ = await accept(stream)
         await peer.receive_some()
@@ -703,14 +703,14 @@ async def test_tls_works_with_a_context_that_trusts_the_certificate(host, server
                 await codex.thread_start()
 
 
-async def test_a_certificate_that_nobody_trusts_is_told_with_what_to_pass(server_context):
+async def test_an_untrusted_certificate_is_reported_with_the_argument_to_pass(server_context):
     error = await refusal_of(serve_codex, "wss", server_context=server_context)
     assert type(error) is errors.AttachError
     assert "certificate" in error.problem
     assert "ssl_context" in error.hint
 
 
-async def test_a_certificate_for_another_name_is_told(server_context, trusting):
+async def test_a_certificate_for_another_name_is_reported(server_context, trusting):
     trio.socket.set_custom_hostname_resolver(Resolver())
     error = await refusal_of(
         serve_codex, "wss", host="other.example", server_context=server_context, ssl_context=trusting
@@ -728,13 +728,13 @@ async def test_a_context_for_tls_where_there_is_none_is_a_value_error(url, trust
             pytest.fail("it attached in the clear")
 
 
-async def test_a_context_for_servers_is_told(server_context):
+async def test_a_context_for_servers_is_reported(server_context):
     error = await refusal_of(serve_codex, "wss", server_context=server_context, ssl_context=server_context)
     assert type(error) is errors.AttachError
     assert "ssl_context" in error.hint
 
 
-async def test_a_server_without_tls_is_told_so(trusting):
+async def test_a_server_without_tls_is_reported_as_such(trusting):
     error = await refusal_of(
         answering(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"), "wss", ssl_context=trusting
     )
@@ -759,7 +759,7 @@ async def test_a_refusal_comes_through_tls(server_context, trusting):
 
 
 @pytest.mark.parametrize("when", ["at once", "after the request"])
-async def test_a_peer_that_leaves_during_tls_is_told(when, trusting):
+async def test_a_peer_that_leaves_during_tls_is_reported(when, trusting):
     async def serve(stream):
         if when != "at once":
             await stream.receive_some()

@@ -222,7 +222,7 @@ async def test_leaving_a_thread_ends_its_turn_cleans_its_terminals_and_unsubscri
     assert turns[0].result.status is TurnStatus.interrupted
 
 
-async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
+async def test_a_thread_continues_for_one_handle_when_another_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/unsubscribe")
         thread = await codex.thread_start()
@@ -307,7 +307,7 @@ async def test_a_cancelled_resume_of_a_thread_that_is_open_here_does_not_make_it
         assert server.unexpected() == []
 
 
-async def test_the_thread_of_an_agent_is_still_heard_of_when_a_handle_of_it_is_left():
+async def test_the_thread_of_an_agent_stays_subscribed_when_a_handle_of_it_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/unsubscribe")
         thread = await codex.thread_start()
@@ -340,7 +340,7 @@ async def test_what_was_made_before_its_thread_was_left_cannot_be_entered_afterw
         assert server.unexpected() == []
 
 
-async def test_who_listens_to_a_thread_is_told_when_its_scope_is_left():
+async def test_who_listens_to_a_thread_is_reported_when_its_scope_is_left():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         heard, told = [], trio.Event()
 
@@ -389,7 +389,7 @@ async def test_junk_is_reported_and_the_connection_lives():
         await codex.models()
 
 
-async def test_what_concerns_no_thread_and_nobody_heard_comes_to_the_first_who_listens():
+async def test_an_unread_event_without_a_thread_goes_to_the_first_listener():
     async with scripted() as (codex, server):
         await server.notify("configWarning", {"summary": "one"})
         await server.notify("account/updated", {"authMode": None})
@@ -401,7 +401,7 @@ async def test_what_concerns_no_thread_and_nobody_heard_comes_to_the_first_who_l
             assert [(await rest.__anext__()).method for _ in range(2)] == ["account/updated", "configWarning"]
 
 
-async def test_what_nobody_heard_is_kept_only_if_it_is_small():
+async def test_an_event_without_a_listener_is_kept_only_if_it_is_small():
     async with scripted() as (codex, server):
         for size in (_listeners.UNHEARD_BYTES, 10):
             await server.notify("configWarning", {"summary": "x" * size})

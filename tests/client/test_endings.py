@@ -105,7 +105,7 @@ async def let_in(name, server, scope, entered):
 
 
 @pytest.mark.parametrize("name", ENDINGS)
-async def test_what_ends_something_is_asked_for_again_until_a_busy_server_takes_it(
+async def test_requests_that_end_something_are_repeated_until_a_busy_server_accepts_them(
     name, autojump_clock, caplog
 ):
     scope, entered, left = trio.CancelScope(), trio.Event(), trio.Event()
@@ -134,7 +134,9 @@ async def test_what_ends_something_is_asked_for_again_until_a_busy_server_takes_
         nursery.cancel_scope.cancel()
 
 
-async def test_what_a_busy_server_never_takes_is_reported_and_the_next_step_follows(autojump_clock, caplog):
+async def test_a_request_that_a_busy_server_never_accepts_is_reported_and_the_next_step_follows(
+    autojump_clock, caplog
+):
     config = CodexConfig(interrupt_grace=5)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         server.take_over("thread/backgroundTerminals/clean", "thread/unsubscribe")

@@ -136,6 +136,6 @@ def test_a_package_that_is_removed_breaks_nothing_and_is_not_written_to(copied, 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit of descriptors")
 @pytest.mark.parametrize("how", ["leave", "die"])
-def test_without_a_free_descriptor_a_session_goes_on_and_ends_as_ever(how):
+def test_without_a_free_descriptor_a_session_continues_and_ends_as_usual(how):
     done = subprocess.run([sys.executable, PROGRAM, how], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ async def test_all_pages_of_mcp_servers_are_one_tuple():
         assert [each.name for each in found] == ["a", "b"]
 
 
-async def test_the_status_of_one_is_its_own_also_from_a_server_that_tells_of_all():
+async def test_the_status_of_one_is_its_own_also_from_a_server_that_reports_of_all():
     async with scripted() as (codex, server, nursery):
         server.take_over("mcpServerStatus/list")
         thread = await codex.thread_start()

@@ -143,7 +143,7 @@ async def test_a_question_about_a_new_thread_waits_until_its_id_is_known(method)
     assert {name: request.thread_id for name, request in asked} == {"thread": "new", "client": "stranger"}
 
 
-async def test_while_a_thread_is_being_started_the_turns_of_others_and_their_agents_are_told_of_at_once():
+async def test_while_a_thread_is_being_started_the_turns_of_others_and_their_agents_are_reported_of_at_once():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         server.take_over("thread/start")

@@ -53,7 +53,7 @@ async def test_a_page_that_points_to_itself_is_an_error_and_no_endless_list():
         await pages.__anext__()
 
 
-async def test_iterating_goes_on_where_it_was_cancelled():
+async def test_iterating_resumes_where_it_was_cancelled():
     gate = trio.Event()
 
     async def fetch(cursor):

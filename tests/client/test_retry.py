@@ -263,7 +263,9 @@ async def refuse(server, *methods):
     ],
     ids=["a typed request", "one that is undone", "a raw one"],
 )
-async def test_the_instruments_of_the_client_that_was_refused_are_told(method, ask, caplog, autojump_clock):
+async def test_the_instruments_of_the_client_that_was_refused_are_reported(
+    method, ask, caplog, autojump_clock
+):
     caplog.set_level(logging.INFO, "trio_codex.activity")
     refused, other, stats = Retries(), Retries(), StatsInstrument()
     async with (
@@ -293,7 +295,7 @@ async def test_the_instruments_of_the_client_that_was_refused_are_told(method, a
     ]
 
 
-async def test_a_turn_that_was_rejected_is_told_and_so_is_each_retry_around_another(autojump_clock):
+async def test_a_turn_that_was_rejected_is_reported_and_so_is_each_retry_around_another(autojump_clock):
     retries = Retries()
     async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
@@ -314,7 +316,7 @@ async def test_a_turn_that_was_rejected_is_told_and_so_is_each_retry_around_anot
     assert retries.told == [("turn/start", 1, 1), ("turn/start", 1, 5), ("turn/start", 1, 1)]
 
 
-async def test_what_is_not_retried_is_not_told(autojump_clock):
+async def test_only_retries_are_reported(autojump_clock):
     retries = Retries()
     async with fake_codex(instruments=[retries]) as (codex, server), trio.open_nursery() as nursery:
         for method in ("model/list", "account/read"):

@@ -130,7 +130,7 @@ async def test_a_model_that_refuses_is_asked_again_on_a_new_thread():
 
 
 @pytest.mark.real
-async def test_who_expects_overload_to_include_failed_turns_is_told_what_repeats_them():
+async def test_who_expects_overload_to_include_failed_turns_is_reported_what_repeats_them():
     async with MockModel() as model:
         model.fail(429)
         model.fail(400)

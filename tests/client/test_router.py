@@ -64,7 +64,7 @@ notifications = st.builds(
 
 
 @given(rows=st.lists(st.lists(notifications, max_size=6), max_size=4))
-def test_what_goes_straight_to_its_turn_gets_where_it_would_have_got(rows):
+def test_the_fast_path_to_a_turn_delivers_as_the_slow_one_does(rows):
     async def lead():
         straight, turns, _ = client(shared=False)
         around, other_turns, listener = client(shared=True)

@@ -124,7 +124,7 @@ def test_an_empty_chunk_and_an_empty_stream_give_nothing():
     assert buffer.feed_eof() is None
 
 
-def test_the_stream_goes_on_after_a_line_that_was_too_long():
+def test_the_stream_continues_after_a_line_that_was_too_long():
     buffer = LineBuffer(10)
     assert buffer.feed(b"x" * 11) == []
     assert buffer.feed(b"y" * 5) == []

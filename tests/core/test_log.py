@@ -40,12 +40,12 @@ def broken(request, host):
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_a_handler_or_filter_that_raises_fails_nobody_and_is_told_on_stderr(broken, level, capsys):
+def test_a_handler_or_filter_that_raises_fails_nobody_and_is_reported_on_stderr(broken, level, capsys):
     getattr(SafeLogger(broken), level)("thread %s", "t1")
     assert "does not work" in capsys.readouterr().err
 
 
-def test_nothing_is_told_on_stderr_if_the_host_has_switched_that_off(broken, capsys, monkeypatch):
+def test_nothing_is_printed_to_stderr_if_the_host_has_disabled_that(broken, capsys, monkeypatch):
     monkeypatch.setattr(logging, "raiseExceptions", False)
     SafeLogger(broken).warning("text")
     assert not capsys.readouterr().err

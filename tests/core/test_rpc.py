@@ -100,7 +100,7 @@ def test_the_answer_to_a_request_that_was_never_written_is_a_stray_one():
     assert receive(state, line_of(id=1, result=1)).kind is JunkKind.STRAY_REPLY
 
 
-def test_giving_up_what_is_not_open_is_no_event():
+def test_abandoning_an_unknown_request_is_no_event():
     state = waiting()
     state.abandon(7)
     assert receive(state, line_of(id=7, result=1)).kind is JunkKind.STRAY_REPLY
@@ -116,7 +116,7 @@ def test_only_so_many_given_up_ids_are_remembered():
     assert isinstance(receive(state, line_of(id=count, result=1)), LateReply)
 
 
-def test_an_answer_with_the_id_as_a_string_is_not_ours():
+def test_a_response_whose_id_is_a_string_is_not_ours():
     state = waiting()
     assert receive(state, line_of(id="1", result=1)).kind is JunkKind.STRAY_REPLY
     assert state.pending == 1
@@ -186,7 +186,7 @@ def test_a_line_that_cannot_be_read_and_answers_nothing_is_junk_with_its_head():
     assert state.junk[JunkKind.NOT_JSON] == 2
 
 
-def test_a_request_of_the_server_that_cannot_be_read_is_to_be_denied_and_does_not_fail_ours_with_the_same_id():
+def test_an_unreadable_request_of_the_server_is_denied_and_does_not_fail_ours_with_the_same_id():
     state = waiting()
     assert receive(state, b'{"id":1,"method":"ask","params":{"a') == ServerRequest(1, "ask", None)
     assert state.junk[JunkKind.NOT_JSON] == 1
@@ -422,7 +422,7 @@ CLASSES = {
 )
 @example(-32001, "Server overloaded; retry later.", ...)
 @example(0, "", 0)
-def test_the_code_alone_tells_the_class_whatever_the_data(code, message, data):
+def test_the_code_alone_reports_the_class_whatever_the_data(code, message, data):
     error = {"code": code, "message": message} | ({} if data is ... else {"data": data})
     reply = receive(waiting(), line_of(id=1, error=error))
     expected = None if data is ... else json.loads(json.dumps(data))
@@ -436,21 +436,21 @@ def test_the_code_alone_tells_the_class_whatever_the_data(code, message, data):
 
 
 @given(st.sampled_from(["retry limit", "Retry Limit", "too many failed attempts"]), json_values)
-def test_an_overload_that_was_retried_in_vain_is_told_by_its_text(text, data):
+def test_an_overload_that_was_retried_in_vain_is_reported_by_its_text(text, data):
     for code in (-32000, -32001, -32099):
         assert type(rpc_error(code, f"exceeded {text}", data)) is errors.RetryLimitExceededError
     for code in (-31999, -32100, -32603):
         assert type(rpc_error(code, text, data)) is CLASSES.get(code, errors.RpcError)
 
 
-def test_a_thread_that_another_server_has_open_is_told_by_the_text_of_the_refusal():
+def test_a_thread_that_another_server_has_open_is_reported_by_the_text_of_the_refusal():
     text = "thread 01a1 already has an active writer"
     assert type(rpc_error(-32600, text, None, "thread/resume")) is errors.ThreadInUse
     assert type(rpc_error(-32603, text)) is errors.InternalRpcError
     assert type(rpc_error(-32600, "thread not found")) is errors.InvalidRequestError
 
 
-def test_a_method_that_the_server_does_not_know_is_told_by_its_name():
+def test_a_method_that_the_server_does_not_know_is_reported_by_its_name():
     message = "Invalid request: unknown variant `memory/reset`, expected one of `initialize`, `thread/start`"
     exc = rpc_error(-32600, message, None, "memory/reset")
     assert type(exc) is errors.UnsupportedMethod

@@ -104,6 +104,7 @@ class AsyncioFace:
 
     name = "aio"
     module = aio
+    runner = staticmethod(asyncio.run)
     open = staticmethod(present(aio._face.FACE, _offline))
 
     @asynccontextmanager
@@ -116,7 +117,7 @@ class AsyncioFace:
             async with asyncio.timeout(SECONDS):
                 await test()
 
-        asyncio.run(bounded())
+        self.runner(bounded())
 
 
-FACES = (BlockingFace(), AsyncioFace())
+FACES = (BLOCKING, AIO) = (BlockingFace(), AsyncioFace())

@@ -4,9 +4,12 @@ import asyncio
 import contextvars
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 import trio
@@ -14,6 +17,7 @@ from face_drivers import FACES
 
 from trio_codex import errors
 from trio_codex._face.host import HOSTS
+from trio_codex._face.mailbox import Mailbox
 from trio_codex._face.operations import MOST_IDLE
 
 BLOCKING, AIO = FACES
@@ -120,6 +124,29 @@ def test_a_call_after_a_cancelled_one_is_not_cancelled():
     AIO.run(test)
 
 
+async def test_a_closed_mailbox_has_called_what_it_accepted_and_accepts_no_more():
+    found = []
+    mailbox = Mailbox()
+    assert all(mailbox.put(partial(found.append, number)) for number in range(3))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.serve)
+        with trio.fail_after(5):
+            while len(found) < 3:  # noqa: ASYNC110  # it is a list
+                await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+    assert mailbox.put(partial(found.append, 3))
+    mailbox.close()
+    assert not mailbox.put(partial(found.append, 4))
+    assert found == [0, 1, 2, 3]
+
+
+def test_a_system_without_eventfd_uses_the_queue_of_trio(monkeypatch):
+    monkeypatch.delattr(os, "eventfd", raising=False)
+    with (scope := open_bare(BLOCKING)):
+        assert [call(scope.host, whose) for _ in range(3)] == ["nobody"] * 3
+    assert scope.host.has_ended
+
+
 # -- waiting -------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +226,7 @@ def test_every_task_that_waits_learns_why_the_client_ended():
 
 
 @every_face
-def test_a_bug_that_ends_trio_wakes_those_who_wait(face):
+def test_a_bug_that_ends_trio_wakes_all_waiters(face):
     def crash():
         raise LookupError("a bug")
 
@@ -351,10 +378,60 @@ def test_a_forked_process_that_leaves_the_block_is_told_so_and_does_not_wait():
     os.waitpid(child, 0)
 
 
+# -- another loop --------------------------------------------------------------------------------------------------
+
+
+UVLOOP = """
+import asyncio, trio, uvloop
+from trio_codex import aio, testing
+
+async def decide(_):
+    await asyncio.sleep(0)
+    return aio.policies.decline("no")
+
+async def main():
+    assert type(asyncio.get_running_loop()).__module__.startswith("uvloop")
+    options = {"policy": aio.Policy(command=decide), "approval_policy": "on-request"}
+    async with aio.from_trio(testing.offline_codex)(**options) as (codex, model, _):
+        model.run_command("df -h", escalate="to see")
+        model.say("done")
+        print((await (await codex.thread_start()).run("go")).final_response)
+        model.hang("working")
+        thread = await codex.thread_start()
+        async with thread.turn("go on") as turn:
+            try:
+                async with asyncio.timeout(0.3):
+                    await turn.wait()
+            except TimeoutError:
+                print("timeout")
+        print(turn.result.status)
+        model.hang("working")
+        try:
+            async with thread.turn("go on") as turn:
+                async for _ in turn.text():
+                    raise ValueError
+        except ValueError:
+            print(turn.result.status)
+
+uvloop.run(main())
+"""
+
+
+@pytest.mark.real
+def test_uvloop_cancels_and_waits_as_asyncio_does():
+    """In a process of its own, because libuv keeps a pipe open."""
+    pytest.importorskip("uvloop")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", UVLOOP], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split() == ["done", "timeout", "interrupted", "interrupted"], done.stderr
+    assert done.returncode == 0
+
+
 # -- deadlines of threads ------------------------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on():
+def test_a_deadline_ends_the_call_that_waits_before_the_program_continues():
     ended = []
 
     async def slow():

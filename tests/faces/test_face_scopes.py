@@ -131,7 +131,7 @@ def test_a_policy_that_fails_cancels_the_task_of_the_body_wherever_it_waits():
 # -- cancellation and interrupts -----------------------------------------------------------------------------------
 
 
-def test_a_cancelled_task_goes_on_after_its_scope_has_ended_and_only_then():
+def test_a_cancelled_task_continues_after_its_scope_has_ended_and_only_then():
     log = Log()
 
     async def body(host):
@@ -209,7 +209,7 @@ def interrupt_scopes(attack, times):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_after_ctrl_c_the_caller_never_goes_on_before_the_scope_has_ended(attack):
+def test_after_ctrl_c_the_caller_never_continues_before_the_scope_has_ended(attack):
     interrupt_scopes(attack, 150)
 
 
@@ -464,6 +464,36 @@ def test_a_client_that_was_never_closed_is_closed_at_exit(face, start):
         capture_output=True, text=True, timeout=30, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["started", "ended"]
+
+
+IN_USE_AT_EXIT = """
+import threading
+from trio_codex import blocking, testing
+
+codex, model, _ = blocking.from_trio(testing.offline_codex)(
+    policy=blocking.Policy(command=lambda _: threading.Event().wait()), approval_policy="on-request"
+).start()
+model.hang("working")
+turn = codex.thread_start().turn("go on").start()
+threading.Thread(target=codex.wait_closed, daemon=True).start()
+print(next(iter(turn.text())), codex.pid, flush=True)
+model.run_command("df -h", escalate="to see")
+thread = codex.thread_start()
+asked = thread.turn("ask").start()
+while asked.waiting_on != "approval":
+    pass
+"""
+
+
+@pytest.mark.real
+def test_an_interpreter_that_exits_while_turns_and_callbacks_are_open_ends_the_server():
+    done = subprocess.run(
+        [sys.executable, "-c", IN_USE_AT_EXIT], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    working, pid = done.stdout.split()
+    assert working == "working"
+    assert not os.path.exists(f"/proc/{pid}")
 
 
 def test_events_taken_together_are_put_back_for_others_that_read_the_same_buffer():

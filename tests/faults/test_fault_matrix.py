@@ -392,7 +392,7 @@ async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothi
     assert seen.result.status is TurnStatus.completed
 
 
-# -- lines of no use ---------------------------------------------------------------------------------------------------
+# -- useless lines -----------------------------------------------------------------------------------------------------
 
 
 @transports(JUNK, every_day=True)
@@ -400,7 +400,7 @@ async def test_however_a_server_behaves_while_it_is_closed_it_is_ended_and_nothi
     "point",
     [cell(point, slow=point != "delta") for point in ("initialize", "thread/start", "turn/start", "delta")],
 )
-async def test_a_line_of_no_use_is_reported_and_changes_nothing(kind, point, over, tried):
+async def test_a_useless_line_is_reported_and_changes_nothing(kind, point, over, tried):
     tried(f"junk: {kind}", f"before {point}")
     seen = await play(f"junk:{kind}", "before", point, over=over)
     assert seen.error is seen.later is None

@@ -124,7 +124,7 @@ ROOM = 4 * 1024 * 1024
     "count",
     [pytest.param(50_000, id="50k"), pytest.param(1_000_000, id="a million", marks=pytest.mark.long)],
 )
-async def test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_goes_on(count):
+async def test_deltas_that_nobody_reads_are_merged_without_loss_while_everything_else_continues(count):
     expected = "".join(f"{number} " for number in range(count))
     turns, approvals = 0, 0
 

@@ -68,7 +68,7 @@ async def test_the_real_server_killed_in_a_turn_loses_the_turn_with_how_it_ended
             await codex.models()
 
 
-async def test_the_real_server_stopped_in_a_turn_and_continued_goes_on(cell):
+async def test_the_real_server_stopped_in_a_turn_and_continued_continues(cell):
     cell("pause", "in a turn")
     async with offline() as (codex, gate):
         thread = await codex.thread_start()

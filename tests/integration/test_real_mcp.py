@@ -39,7 +39,7 @@ async def test_the_status_of_an_mcp_server_is_there_once_it_has_started_and_wait
         assert [resource.uri for resource in status.resources] == ["note://greeting"]
 
 
-async def test_all_of_a_thread_are_told_of_once_the_last_has_started_or_failed():
+async def test_all_servers_of_a_thread_are_reported_once_the_last_has_started_or_failed():
     servers = {"held": mcp_server(), "mute": MUTE, "broken": BROKEN, "off": {**BROKEN, "enabled": False}}
     async with offline(mcp_servers=servers) as (codex, _, _home):
         thread = await codex.thread_start()
@@ -58,7 +58,7 @@ async def test_a_slow_start_is_waited_for_beyond_the_timeout_of_requests():
         assert (await thread.mcp.status("slow")).runtime_status == "failed"
 
 
-async def test_what_is_configured_is_told_without_a_thread():
+async def test_what_is_configured_is_reported_without_a_thread():
     async with offline(mcp_servers={"held": mcp_server(), "broken": BROKEN}) as (codex, _, _home):
         broken, held = await codex.mcp.list()
         assert (broken.name, held.name) == ("broken", "held")

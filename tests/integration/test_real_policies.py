@@ -140,7 +140,7 @@ async def test_the_first_policy_that_does_not_abstain_decides_and_the_audit_name
         ]
 
 
-async def test_when_nobody_answers_in_time_the_turn_goes_on():
+async def test_when_nobody_answers_in_time_the_turn_continues():
     async with asking(with_timeout(Inbox(), 0.05)) as (codex, thread, model, home):
         result, _ = await run(thread, model, Command("touch a", escalate="please"))
         assert result.final_response == "done"

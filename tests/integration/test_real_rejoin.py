@@ -81,7 +81,7 @@ async def test_leaving_a_rejoined_turn_leaves_it_to_its_owner():
             assert (await turn.wait()).final_response == "one two"
 
 
-async def test_with_end_the_turn_is_interrupted_and_has_ended_for_everybody():
+async def test_with_end_the_turn_is_interrupted_and_has_ended_foreverybody():
     async with two_clients() as (one, other, model):
         model.hang("one ")
         thread = await one.thread_start()

@@ -202,7 +202,7 @@ async def goal_on_server(thread):
     return (await thread._session.server.request("thread/goal/get", {"threadId": thread.id})).goal
 
 
-async def test_a_goal_goes_on_from_turn_to_turn_until_it_is_reached():
+async def test_a_goal_continues_from_turn_to_turn_until_it_is_reached():
     async with offline() as (codex, model, _):
         model.say("begun")
         model.say("half way")
@@ -348,7 +348,7 @@ async def test_a_review_by_a_bare_request_frees_its_thread_when_it_ends():
         assert (await thread.run("next")).final_response == "usable"
 
 
-async def test_a_compaction_is_waited_for_and_a_cancelled_one_has_ended():
+async def test_a_compaction_is_awaited_and_a_cancelled_one_has_ended():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         model.say("much")

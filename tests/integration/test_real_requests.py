@@ -59,7 +59,7 @@ async def test_what_is_accepted_happens(scenario, tmp_path, sent):
 
 
 @every_request
-async def test_what_is_declined_does_not_happen_and_the_turn_goes_on(scenario, tmp_path, sent):
+async def test_what_is_declined_does_not_happen_and_the_turn_continues(scenario, tmp_path, sent):
     async with running(scenario, tmp_path, sent) as world:
         world.lead_to(scenario)
         result = await world.thread.run("go", policy=asking(scenario, deciding(policies.decline())))
@@ -279,7 +279,7 @@ FAILURES = {
         for fails, (problem, marks) in FAILURES.items()
     ],
 )
-async def test_what_a_policy_fails_at_does_not_happen_and_the_turn_ends_with_its_error(
+async def test_a_failing_policy_denies_the_request_and_ends_the_turn_with_its_error(
     scenario, fails, problem, tmp_path, sent
 ):
     policy = asking(scenario, fails)

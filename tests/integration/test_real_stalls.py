@@ -97,7 +97,7 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("seconds", [1.2])
-def test_a_program_that_is_stopped_and_goes_on_blames_nobody(seconds):
+def test_time_during_which_the_program_was_stopped_counts_against_nobody(seconds):
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:

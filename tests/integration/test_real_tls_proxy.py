@@ -103,7 +103,7 @@ async def test_a_certificate_that_nobody_trusts_is_refused_before_the_token_is_s
         assert proxy.relayed_bytes == 0
 
 
-async def test_a_proxy_without_a_server_behind_it_is_told(server_context, trusting):
+async def test_a_proxy_without_a_server_behind_it_is_reported(server_context, trusting):
     async def gateway(stream):
         async with stream:
             await stream.receive_some()

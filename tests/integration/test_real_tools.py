@@ -149,7 +149,7 @@ async def test_text_json_and_images_reach_the_model_and_the_items_say_that_they_
         ]
 
 
-async def test_calls_that_fail_are_told_to_the_model_and_the_turn_goes_on(caplog):
+async def test_failed_calls_are_reported_to_the_model_and_the_turn_continues(caplog):
     @tool
     async def refuse() -> None:
         await trio.lowlevel.checkpoint()

@@ -483,7 +483,7 @@ async def test_what_a_turn_patched_is_undone_by_its_diff_and_what_was_said_by_a_
         assert "patch it" not in str(model.requests[-1].body)
 
 
-async def test_the_diff_of_a_turn_tells_of_patches_and_not_of_what_commands_wrote():
+async def test_the_diff_of_a_turn_reports_of_patches_and_not_of_what_commands_wrote():
     async with offline(sandbox_mode="workspace-write") as (codex, model, home):
         git_init(home.workspace)
         model.run_command("echo text >written.txt")
@@ -511,7 +511,7 @@ async def test_without_a_policy_a_command_is_denied(caplog):
         assert "no policy" in warnings[0].getMessage()
 
 
-async def test_other_requests_go_on_while_an_approval_is_parked():
+async def test_other_requests_continue_while_an_approval_is_parked():
     async with offline(approval_policy="on-request") as (codex, model, home):
         parked, release = trio.Event(), trio.Event()
 
@@ -575,7 +575,7 @@ async def until(condition):
             await trio.sleep(0.01)
 
 
-async def test_a_thread_goes_on_for_one_handle_when_another_is_left():
+async def test_a_thread_continues_for_one_handle_when_another_is_left():
     async with offline() as (codex, model, _):
         thread = await codex.thread_start()
         model.say("one")

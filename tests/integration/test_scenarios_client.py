@@ -69,7 +69,7 @@ def script_an_agent(model):
 
 
 @real
-async def test_an_agent_is_heard_and_what_it_uses_counts_for_the_turn_that_spawned_it():
+async def test_the_events_and_the_usage_of_an_agent_belong_to_the_turn_that_spawned_it():
     async with offline() as (codex, model, _):
         parent = script_an_agent(model)
         parent.respond(Text("I wait for it"), Hang())
@@ -182,7 +182,7 @@ async def test_a_method_that_the_real_server_lacks_is_a_typed_error_of_readable_
 
 
 @real
-async def test_the_start_of_mcp_servers_is_told_as_events():
+async def test_the_start_of_mcp_servers_is_reported_as_events():
     async with offline(mcp_servers={"broken": {"command": "/nonexistent"}}) as (codex, _, _home):
         async with codex.events("mcpServer/startupStatus/updated") as events:
             await codex.thread_start()

@@ -42,7 +42,7 @@ async def check_usable(codex, model, thread, status=wire.IdleThreadStatus):
     assert len(model.requests) == asked + 1
 
 
-async def test_s36_a_goal_goes_on_by_itself_and_has_one_result_with_everything():
+async def test_s36_a_goal_continues_by_itself_and_has_one_result_with_everything():
     async with offline() as (codex, model, _):
         model.respond(Text("begun"), Usage(10, 2))
         complete, last = reached("reached", Usage(30, 4))
@@ -292,7 +292,7 @@ async def test_s48_a_change_is_delivered_and_leaving_stops_the_watch():
                 assert (await events.__anext__()).params.changed_paths == [str(marker)]
 
 
-async def test_s48_the_death_of_the_server_wakes_who_waits_for_changes():
+async def test_s48_the_death_of_the_server_wakes_those_waiting_for_changes():
     async def wait_for_changes(watch):
         with pytest.raises(errors.ServerExited):
             await watch.__anext__()

@@ -196,7 +196,7 @@ async def test_s45_breaking_off_a_stream_does_not_stop_the_turn():
         assert result.final_response == "onetwo"
 
 
-async def test_s46_a_server_that_dies_takes_its_turns_with_it_and_nothing_waits_for_ever():
+async def test_s46_a_server_that_dies_takes_its_turns_with_it_and_nothing_waits_forever():
     async with offline() as (codex, model, _):
         model.hang("working")
         thread = await codex.thread_start()

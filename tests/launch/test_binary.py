@@ -234,7 +234,7 @@ def beside(version, minor, patch=0, pre=""):
         ("main", "unknown"),
     ],
 )
-def test_a_version_stands_somewhere_to_the_tested_range(version, standing):
+def test_a_version_is_compared_with_the_tested_range(version, standing):
     assert check_version(version) == standing
 
 

@@ -182,7 +182,7 @@ async def test_only_a_terminal_has_a_size():
 # -- streams -------------------------------------------------------------------------------------------------------
 
 
-async def test_both_outputs_are_told_apart_and_end_with_the_process():
+async def test_both_outputs_are_distinguished_and_end_with_the_process():
     async with scripted() as (codex, server), running(codex, server, ["x"]) as (process, command):
         await output(server, command, b"out")
         await output(server, command, b"err", "stderr")
@@ -193,7 +193,7 @@ async def test_both_outputs_are_told_apart_and_end_with_the_process():
         assert [piece async for piece in process.stderr] == [b"err"]
 
 
-async def test_two_commands_are_told_apart():
+async def test_two_commands_are_distinguished():
     async with (
         scripted() as (codex, server),
         running(codex, server, ["a"]) as (one, first),
@@ -349,7 +349,7 @@ async def test_the_end_of_the_connection_fails_everything_with_its_cause():
                 assert process.returncode is None
 
 
-async def test_what_the_body_raises_leaves_as_itself():
+async def test_exceptions_of_the_body_propagate_unchanged():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
 
         @nursery.start_soon

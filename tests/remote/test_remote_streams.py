@@ -133,7 +133,7 @@ async def test_the_end_of_the_process_fails_what_is_being_sent():
         await stdin.send_all(b"x")
 
 
-async def test_closing_an_input_wakes_who_is_sending():
+async def test_closing_an_input_wakes_its_sender():
     call = Answered(gate=trio.Event())
     sent = []
 
@@ -168,7 +168,7 @@ async def test_a_cancelled_send_gives_its_request_up():
     assert call.given_up
 
 
-async def test_the_end_of_file_is_sent_once_also_by_who_is_cancelled():
+async def test_end_of_file_is_sent_once_even_if_the_sender_is_cancelled():
     sent = []
 
     async def begin(params):

@@ -23,7 +23,7 @@ async def changed(server, watch_id, *paths):
     await server.notify("fs/changed", {"watchId": watch_id, "changedPaths": list(paths)})
 
 
-async def test_changes_of_several_watches_are_told_apart():
+async def test_changes_of_several_watches_are_distinguished():
     async with (
         scripted() as (codex, server),
         codex.watch("/a") as one,
@@ -143,7 +143,7 @@ async def test_a_server_that_does_not_stop_it_holds_nobody_up(caplog):
     assert "watch-1" in caplog.text
 
 
-async def test_a_consumer_that_lags_is_told_and_others_are_not_affected():
+async def test_a_consumer_that_lags_is_notified_and_others_are_not_affected():
     async with (
         scripted(CodexConfig(event_buffer=EventBuffer(events=2))) as (codex, server),
         codex.watch("/a") as one,

@@ -58,7 +58,7 @@ async def test_an_unknown_server_request_is_refused_and_reported_as_an_event():
         assert event.raw == {"method": "item/newThing/requestApproval", "id": "x"}
 
 
-async def test_an_unknown_server_request_is_answered_by_whoever_takes_unknown_ones():
+async def test_an_unknown_server_request_is_answered_by_the_callback_for_unknown_ones():
     asked = []
 
     async def answer(request):
@@ -93,7 +93,7 @@ async def test_an_unknown_server_request_that_is_declined_is_a_method_that_was_n
 @pytest.mark.parametrize(
     "decision", [None, "text", policies.accept(), {"made": object()}, {"text": "\udcff"}]
 )
-async def test_what_is_no_json_object_is_no_answer_to_an_unknown_request(decision, caplog):
+async def test_an_answer_to_an_unknown_request_must_be_a_json_object(decision, caplog):
     async def answer(_):
         await trio.lowlevel.checkpoint()
         return decision
@@ -248,7 +248,7 @@ ELICITATION = {"threadId": "thread-1", "turnId": None, "serverName": "held"}
         ),
     ],
 )
-async def test_what_only_the_application_can_give_is_given_under_any_id(
+async def test_a_value_that_only_the_application_knows_is_provided_under_any_id(
     method, params, question, decision, answer
 ):
     asked = []
@@ -267,7 +267,7 @@ async def test_what_only_the_application_can_give_is_given_under_any_id(
         assert [record.id for record in codex.decisions] == [0, "0", "", -1, 2**53, "ü"]
 
 
-async def test_the_clock_of_this_machine_tells_whole_seconds():
+async def test_the_clock_of_this_machine_reports_whole_seconds():
     async with scripted(policy=policies.system_clock) as (_, server):
         before = int(time.time())
         await server.ask(0, "currentTime/read", {"threadId": "of nobody"})

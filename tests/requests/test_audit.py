@@ -95,7 +95,7 @@ async def test_a_decision_of_a_policy_is_recorded_with_what_was_asked_and_how_lo
         (None, None, None, "default", None, "decline"),
     ],
 )
-async def test_a_request_falls_through_to_whoever_decides(
+async def test_a_request_falls_through_to_the_policy_that_decides(
     turn, thread, client, decided_by, name, answer, autojump_clock, caplog
 ):
     callbacks = {
@@ -187,7 +187,7 @@ async def give_nonsense(_):
         (give_nonsense, "the policy returned int, which is not a decision for this request"),
     ],
 )
-async def test_a_failed_tool_is_an_answer_and_its_turn_goes_on(fail, told, caplog):
+async def test_a_failed_tool_is_an_answer_and_its_turn_continues(fail, told, caplog):
 
     call = {"threadId": "thread-1", "turnId": "turn-1", "callId": "d1", "tool": "lookup", "arguments": {}}
     async with scripted(Policy(tool_call=fail)) as (codex, server), open_turn(codex, server):
@@ -211,7 +211,7 @@ async def raise_surrogate(_):
     ],
     ids=["result", "reason", "error"],
 )
-async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn_goes_on(
+async def test_what_a_tool_says_that_no_line_can_carry_is_spelt_out_and_its_turn_continues(
     decide, told, caplog
 ):
     # The text of the error is in the log, and the workers of the test run cannot transmit it, either.
@@ -260,7 +260,7 @@ async def test_what_was_not_answered_is_recorded_with_the_reason(how):
         assert server.answers == {}
 
 
-async def test_what_a_policy_decides_after_the_withdrawal_is_no_decision():
+async def test_a_decision_after_the_withdrawal_does_not_count():
     async def decide_too_late(_):
         with suppress(trio.Cancelled):
             await trio.sleep_forever()
@@ -275,7 +275,7 @@ async def test_what_a_policy_decides_after_the_withdrawal_is_no_decision():
     assert (record.outcome, record.decision) == ("withdrawn", None)
 
 
-async def test_what_was_not_answered_because_the_client_was_cancelled_is_recorded_as_that():
+async def test_an_unanswered_request_of_a_cancelled_client_is_recorded_as_such():
     async def park(_):
         await trio.sleep_forever()
 

@@ -147,7 +147,7 @@ async def test_a_log_handler_that_raises_changes_no_decision_of_a_logged_policy(
     assert any(message.startswith("command: abstain") for message in handler.messages)
 
 
-async def test_a_log_instrument_goes_on_after_its_handler_has_raised(handler):
+async def test_a_log_instrument_continues_after_its_handler_has_raised(handler):
     async with scripted(instruments=[instruments.LogInstrument()]) as (codex, server):
         thread = await codex.thread_start()
         for number in (1, 2):

@@ -200,7 +200,7 @@ async def test_a_request_of_no_turn_outlives_every_turn(method, fault):
     assert decisions == (), "it is still with its callback"
 
 
-def test_the_documentation_tells_of_every_request_and_reason_and_of_no_other():
+def test_the_documentation_reports_of_every_request_and_reason_and_of_no_other():
     assert set(documented()) == set(CELLS)
 
 

@@ -244,7 +244,7 @@ APPROVAL = {
         ({**FORM, "_meta": "text"}, policies.FormElicitation),
     ],
 )
-def test_the_kinds_of_elicitations_are_told_apart(params, type_):
+def test_the_kinds_of_elicitations_are_distinguished(params, type_):
     assert type(question_of(ELICIT, params)) is type_
 
 

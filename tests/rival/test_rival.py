@@ -10,7 +10,7 @@ from rival.record import GUARANTEES, RECORDED, record, with_table
 
 @pytest.mark.long
 @pytest.mark.real
-def test_what_was_recorded_of_the_official_sdk_is_what_it_does():
+def test_the_recorded_behavior_of_the_official_sdk_is_current():
     if importlib.util.find_spec("openai_codex") is None:
         pytest.skip("openai-codex is not installed: uv run --group bench pytest -m long tests/rival")
     recorded = json.loads(RECORDED.read_text())

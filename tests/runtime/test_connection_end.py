@@ -269,7 +269,7 @@ async def test_a_slow_diagnosis_after_a_broken_write_stays_within_a_second(autoj
         assert type(bench.outcomes["a"]) is ConnectionBroken
 
 
-async def test_when_both_directions_break_the_end_of_the_reading_one_tells_why(autojump_clock):
+async def test_when_both_directions_break_the_end_of_the_reading_one_reports_why(autojump_clock):
     stream = BrokenStream()
     async with connected(streams=(stream, None)) as bench:
         call = await bench.connection.calls.begin("a", None)
@@ -301,7 +301,7 @@ async def test_a_stream_that_we_closed_while_reading_is_the_end():
         assert type(death.exception()) is ConnectionBroken
 
 
-async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_for_ever():
+async def test_a_diagnosis_that_fails_is_a_bug_of_ours_and_nobody_waits_forever():
     async def diagnose(reason):
         raise ValueError("bug")
 
@@ -378,7 +378,7 @@ def test_a_death_gives_a_fresh_exception_each_time():
     assert first.args == error.args
 
 
-def test_a_death_tells_why_in_one_sentence_and_in_full():
+def test_a_death_reports_its_cause_in_one_sentence_and_in_full():
     death = CloseReason(ServerExited("it exited", "running", 1, 2, "tail"))
     assert death.reason == "it exited"
     assert str(death) == str(death.exception())

@@ -44,7 +44,7 @@ class Measuring(SlowStream):
         return await super().receive_some(max_bytes)
 
 
-async def test_what_a_notification_does_is_done_before_the_next_line_is_understood():
+async def test_a_notification_takes_effect_before_the_next_line_is_parsed():
     class Withdrawing(StubReceiver):
         def on_notifications(self, notifications):
             super().on_notifications(notifications)
@@ -159,7 +159,7 @@ async def test_ids_of_the_server_and_ours_do_not_meet():
         assert await bench.peer.request() == {"id": request["id"], "result": "yours"}
 
 
-async def test_the_reader_goes_on_though_a_consumer_never_reads():
+async def test_the_reader_continues_though_a_consumer_never_reads():
     class NoMerging:
         def delta(self, event):
             return None

@@ -119,7 +119,7 @@ async def test_a_request_is_answered_once_under_its_own_id(bench, request_id):
     bench.assert_idle()
 
 
-async def test_the_reader_is_not_held_up_by_a_callback_that_takes_for_ever(bench):
+async def test_the_reader_is_not_held_up_by_a_callback_that_takes_forever(bench):
     bench.decide = trio.sleep_forever
     for request_id in range(100):
         bench.ask(request_id)

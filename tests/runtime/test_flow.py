@@ -385,7 +385,7 @@ def test_requests_that_wait_for_their_turn_fail_when_new_ones_are_refused():
     run(main)
 
 
-def test_without_a_timeout_a_busy_server_is_asked_for_ever():
+def test_without_a_timeout_a_busy_server_is_asked_forever():
     async def main(session):
         server = session.server
         server.policy = lambda line: server.answer(line, error=BUSY)

@@ -78,7 +78,7 @@ async def test_the_server_is_found_on_the_path_of_its_own_environment(tmp_path):
         await process.stop(5)
 
 
-async def test_the_guard_tells_nobody_the_arguments_and_keeps_no_stream_and_no_directory(tmp_path):
+async def test_the_guard_reports_nobody_the_arguments_and_keeps_no_stream_and_no_directory(tmp_path):
     async with running(*fake("polite_child", tmp_path / "secret"), cwd=tmp_path) as server:
         proc = f"/proc/{server.guard}"
         with open(f"{proc}/cmdline", "rb") as file:  # noqa: ASYNC230
@@ -143,7 +143,7 @@ async def test_stopped_descendants_are_ended(stopped):
 @pytest.mark.parametrize(
     "behaviour", [("bomb", 10), ("chain",), ("session_chain",)], ids=lambda value: value[0]
 )
-async def test_those_who_fork_for_ever_are_ended(behaviour):
+async def test_processes_that_fork_forever_are_ended(behaviour):
     with nothing_left():
         async with running(*fake(*behaviour)) as server:
             session = server.process.pid
@@ -210,7 +210,7 @@ async def test_when_the_client_is_killed_a_stopped_server_ends_too():
         await gone(*pids)
 
 
-async def test_when_client_and_guard_are_killed_the_server_is_told():
+async def test_when_client_and_guard_are_killed_the_server_is_reported():
     with _client("deaf") as (client, pids):
         os.kill(pids[0], signal.SIGSTOP)  # so that it can do nothing for the server
         client.kill()

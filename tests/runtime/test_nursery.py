@@ -25,7 +25,7 @@ async def test_a_body_that_returns_is_followed_by_the_close_sequence_and_nothing
     assert close.runs == 1
 
 
-async def test_what_the_body_raises_leaves_as_itself(error):
+async def test_exceptions_of_the_body_propagate_unchanged(error):
     close = Closing()
     caught = None
     with trio.fail_after(5):
@@ -206,7 +206,7 @@ async def test_a_body_that_fails_in_part_while_it_is_cancelled_for_a_service_lea
     assert any("the bug" in note for note in caught.value.__notes__)
 
 
-async def test_a_service_that_fails_is_told_even_if_the_body_returns():
+async def test_a_service_that_fails_is_reported_even_if_the_body_returns():
     cause = ValueError("bug")
     with trio.fail_after(5), pytest.raises(InternalError) as caught:
         async with open_services(Closing()) as services:
@@ -245,7 +245,7 @@ async def test_two_failed_services_are_one_internal_error_that_names_both():
     assert any(other in note for note in caught.value.__notes__)
 
 
-async def test_a_service_that_fails_while_it_is_stopped_is_told():
+async def test_a_service_that_fails_while_it_is_stopped_is_reported():
     async def service():
         try:
             await trio.sleep_forever()

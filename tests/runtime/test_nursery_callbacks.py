@@ -109,7 +109,7 @@ async def add(one, other):
     return one + other
 
 
-async def test_finish_gives_the_result_of_the_cleanup():
+async def test_finish_returns_the_result_of_the_cleanup():
     with trio.fail_after(5):
         async with open_services(Closing()) as services:
             assert await services.finish(add, 1, 2) == 3
@@ -148,7 +148,7 @@ async def test_finish_runs_to_its_end_though_everything_around_it_is_cancelled(a
     assert trio.current_time() == pytest.approx(6)
 
 
-async def test_finish_that_is_stopped_half_way_is_told_as_what_it_is(autojump_clock):
+async def test_a_finish_that_is_stopped_half_way_is_reported_as_such(autojump_clock):
     outcomes = []
 
     async def user(services):

@@ -70,7 +70,7 @@ async def test_bytes_come_out_as_they_went_in():
     assert bytes(got) == data
 
 
-async def test_what_is_there_comes_without_waiting_but_not_without_a_checkpoint():
+async def test_buffered_entries_are_returned_without_waiting_but_with_a_checkpoint():
     with trio.fail_after(5), pipe_ends() as (send, receive):
         await send.send_all(b"abcd")
         for rest in (b"ab", b"cd"):
@@ -183,7 +183,7 @@ async def test_a_forked_copy_that_forgets_its_end_ends_nothing(forked_copy):
 
 
 @pytest.mark.parametrize("spare", [0, 1])
-async def test_what_a_failure_half_way_opened_is_closed(monkeypatch, spare):
+async def test_a_failure_half_way_closes_everything_that_was_opened(monkeypatch, spare):
     pipes = iter([os.pipe] * spare)
 
     def open_pipe():

@@ -193,7 +193,7 @@ async def test_too_long_a_command_line_is_a_spawn_error():
         (["cat"], {}, "\0"),
     ],
 )
-def test_what_no_program_can_be_given_is_refused_at_once(argv, env, cwd):
+def test_an_argument_that_no_program_can_receive_is_refused_at_once(argv, env, cwd):
     with nothing_left(), pytest.raises(ValueError, match=r"argv|NUL|environment"):
         spawn_server(argv, env=env, cwd=cwd)
 
@@ -301,7 +301,7 @@ async def test_many_may_wait_and_be_cancelled(run):
     assert ended == [-signal.SIGKILL] * 5
 
 
-async def test_started_is_told_while_somebody_waits_for_the_end(no_leaks):
+async def test_started_is_reported_while_somebody_waits_for_the_end(no_leaks):
     process = spawn_server(fake("gentle"), env=ENV)
     with trio.fail_after(10):
         async with trio.open_nursery() as nursery:

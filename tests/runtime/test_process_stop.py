@@ -138,7 +138,7 @@ async def test_a_stop_that_is_cancelled_half_way_still_ends_everything(run, afte
         assert await server.process.stop(0) == -signal.SIGKILL
 
 
-async def test_those_who_wait_are_told_when_it_is_stopped(run):
+async def test_waiters_are_reported_when_it_is_stopped(run):
     told = []
 
     async def wait(process):
@@ -152,7 +152,7 @@ async def test_those_who_wait_are_told_when_it_is_stopped(run):
     assert told == [-signal.SIGKILL] * 3
 
 
-async def test_tasks_on_the_streams_are_told_when_it_is_stopped(run):
+async def test_tasks_on_the_streams_are_reported_when_it_is_stopped(run):
     async def send(process):
         with pytest.raises(trio.ClosedResourceError):
             await process.stdin.send_all(bytes(10_000_000))
@@ -178,7 +178,7 @@ async def test_a_stop_before_the_start_is_done_ends_it(spawn, no_leaks):
                 await process.started()
 
 
-async def test_those_who_wait_are_told_when_it_is_abandoned():
+async def test_waiters_are_reported_when_it_is_abandoned():
     async def wait(process):
         with pytest.raises(trio.ClosedResourceError):
             await process.wait()

@@ -105,7 +105,7 @@ async def test_other_processes_hold_it_and_their_death_lets_go(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["error", "cancelled", "cancelled while it waits"])
-async def test_whatever_happens_it_is_let_go(tmp_path, how):
+async def test_it_is_released_whatever_happens(tmp_path, how):
     before = descriptors()
     with trio.fail_after(10):
         if how == "error":
@@ -174,7 +174,7 @@ async def test_where_there_is_no_lock_there_is_no_gate(tmp_path, monkeypatch, wh
             assert descriptors() == before
 
 
-async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_tells_what_is_wrong(
+async def test_a_home_that_cannot_be_listed_counts_as_fresh_and_the_server_reports_what_is_wrong(
     tmp_path, monkeypatch
 ):
     def refuse(*_):

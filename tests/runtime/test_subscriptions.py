@@ -30,7 +30,7 @@ async def rest_of(subscription):
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_put_comes_out_in_order_and_then_the_iteration_ends():
+async def test_entries_come_out_in_order_and_then_the_iteration_ends():
     subscription, _ = subscribe()
     events = [Event("1"), delta("2"), delta("3"), Event("4")]
     for event in events:
@@ -295,7 +295,7 @@ async def test_of_two_consumers_of_a_full_buffer_one_gets_the_events_and_one_is_
         assert await take(subscription, 1) == [Event("2")]
 
 
-async def test_after_one_consumer_broke_off_another_may_go_on():
+async def test_another_consumer_may_continue_after_one_has_stopped():
     subscription, _ = subscribe()
     for number in range(3):
         subscription.put(Event(str(number)))
@@ -421,7 +421,7 @@ async def test_merged_text_counts_in_bytes():
     assert caught.value.size <= 1004
 
 
-async def test_what_was_read_makes_room_again():
+async def test_reading_makes_room_again():
     subscription, _ = subscribe(4, 100)
     for _ in range(50):
         for _ in range(3):
@@ -496,7 +496,7 @@ async def test_after_the_terminal_event_an_error_does_not_count():
     assert await rest_of(subscription) == [Event("turn/completed")]
 
 
-async def test_what_is_released_is_dropped_and_takes_nothing_more():
+async def test_a_released_buffer_is_dropped_and_accepts_nothing_more():
     subscription, _ = subscribe(4)
     for number in range(4):
         subscription.put(delta(str(number)))
@@ -512,7 +512,7 @@ async def test_a_released_subscription_that_has_not_ended_is_over_for_its_consum
     assert await rest_of(subscription) == []
 
 
-async def test_a_consumer_that_waits_when_its_subscription_is_released_is_not_left_waiting_for_ever():
+async def test_a_consumer_that_waits_when_its_subscription_is_released_is_not_left_waiting_forever():
     subscription, _ = subscribe()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:

@@ -210,7 +210,7 @@ def test_a_process_may_have_any_name():
     assert not _system.still_runs(stamp)
 
 
-def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
+def test_a_full_disk_is_reported_and_the_old_content_stays(path, journal):
     journal.started("a", "thread-1", None, None)
     journal._db.write("pragma max_page_count=1")
     with pytest.raises(errors.JournalError, match="full") as caught:
@@ -223,3 +223,28 @@ def test_a_full_disk_is_said_and_what_was_there_stays(path, journal):
     assert len(again.keys("a")) == written
     assert again.thread("a").id == "thread-1"
     again.close()
+
+
+def test_a_journal_opens_after_every_prefix_of_its_writes(path):
+    """However much of the write-ahead log has reached the disk, there is a state that was committed."""
+    journal = Journal(path)
+    journal.started("a", "thread-1", "/home", "1 2 3")
+    journal.sending("a", "k", "d", 1, None)
+    journal.running("a", "k", "turn-1")
+    journal.used("a", 10, 1.0, 0)
+    journal.ended("a", "k", "turn-1", "completed", by_us=False, late=True)
+    journal.sending("a", "k2", "d", 1, "turn-1")
+    database, log = path.read_bytes(), path.with_name(f"{path.name}-wal").read_bytes()
+    journal.close()
+    seen = []
+    for size in (*range(0, len(log), 997), len(log)):
+        copy = path.with_name(f"{size}.db")
+        copy.write_bytes(database)
+        copy.with_name(f"{copy.name}-wal").write_bytes(log[:size])
+        again = Journal(copy)
+        row = again.key("a", "k")
+        state = (None if row is None else row.state, again.key("a", "k2") is not None)
+        if state not in seen:
+            seen.append(state)
+        again.close()
+    assert seen == [(None, False), ("sending", False), ("running", False), ("ended", True)]

@@ -1,19 +1,14 @@
-"""Every step of a server at which it can die, under a clock that jumps; and any number of deaths of both, at random."""
+"""Every step of a server at which it can die, under a clock that jumps."""
 
-import shutil
 import tempfile
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 import trio
-import trio.testing
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trio_codex import Backoff, Restart, errors
-from trio_codex.supervision import _fence, _rule
-from trio_codex.supervision._journal import Journal
+from trio_codex.supervision import _fence, _history, _rule
 from trio_codex.testing import Kills, sweep_kills
 
 ONE_LIFE = Restart(max_restarts=0)
@@ -148,6 +143,22 @@ async def test_without_taking_back_the_tail_a_prompt_is_given_twice(scenario, au
         await sweep_kills(scenario)
 
 
+async def test_without_the_anchor_another_key_in_between_is_what_gives_a_prompt_twice(
+    autojump_clock, monkeypatch
+):
+    """The control: a tail that is taken back when its key comes again is enough until another key comes first."""
+
+    async def take_back_now(self, row):
+        with suppress(errors.InvalidRequestError):  # nothing of the thread is stored yet
+            await _history.take_back_tail(self._thread, None)
+
+    monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
+    monkeypatch.setattr(_rule.Rule, "_check_nothing_hidden", take_back_now)
+    await sweep_kills(steps)
+    with pytest.raises(AssertionError, match="write the message of the user"):
+        await sweep_kills(another_key_in_between)
+
+
 async def test_a_tail_that_was_kept_is_found_before_anything_is_sent(autojump_clock, monkeypatch):
     monkeypatch.setattr(_fence, "take_back_tail", keep_the_tail)
     with pytest.raises(errors.HistoryLost, match="items are missing"):
@@ -171,87 +182,99 @@ async def test_nothing_of_a_generation_that_has_ended_reaches_a_turn(autojump_cl
         await supervisor.ready()
 
 
-# -- any number of deaths, of both ---------------------------------------------------------------------------------
-
-TEXTS = ("one", "two", "three")
-
-
-@settings(max_examples=20, deadline=None)
-@given(
-    deaths=st.sets(st.integers(1, 150), max_size=12),
-    programs=st.lists(
-        st.tuples(st.permutations(TEXTS), st.integers(0, 4), st.booleans()), min_size=1, max_size=5
-    ),
-)
-def test_whatever_dies_and_however_often_a_key_is_given_at_most_once(deaths, programs):
-    trio.run(_live, Kills(*deaths), programs, clock=trio.testing.MockClock(autojump_threshold=0))
-
-
-async def finished(program):
-    try:
-        await program()
-    except errors.StartError:
-        return False
-    return True
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_whose_scope_is_left_early_has_a_result(error, autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        with nullcontext() if error is None else pytest.raises(ValueError, match="mine"):
+            async with thread.turn("one", key="1") as turn:
+                await trio.sleep(0.5)
+                if error is not None:
+                    raise error
+        assert turn.result.status == "interrupted"
+        assert turn.id == turn.result.id
+        assert [item.type for item in turn.result.items] == ["userMessage"]
+        assert await turn.wait() is turn.result
+        assert [event async for event in turn] == []
+        assert (await thread.run("one", key="1")).id == turn.id
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
 
 
-async def _live(kills, programs):
-    answers = {}
-    with tempfile.TemporaryDirectory() as directory:
-        journal = Path(directory, "journal.db")
-
-        async def program(texts, restart, patience):
-            async with kills.supervisor(journal=journal, restart=restart) as supervisor:
-                with trio.CancelScope(deadline=trio.current_time() + patience):
-                    async with supervisor.thread("a") as thread:
-                        for text in texts:
-                            result = await thread.run(text, key=text)
-                            earlier = answers.setdefault(text, result)
-                            assert earlier.status == result.status
-                            assert [part.id for part in earlier.parts or (earlier,)] == [
-                                part.id for part in result.parts or (result,)
-                            ]
-                ended = supervisor.generations()[:-1]
-                for generation in ended:
-                    period = [each for each in ended if 0 <= each.ended - generation.ended <= restart.period]
-                    assert len(period) <= restart.max_restarts
-
-        for texts, most, is_hasty in programs:
-            restart = Restart(max_restarts=most, period=100, backoff=Backoff(first=0, then=0.1), strikes=100)
-            # A program that ends in the middle of a turn is continued by the next one.
-            with suppress(errors.RestartLimitExceeded, errors.StartError):
-                await program(texts, restart, 0.5 if is_hasty else 10_000)
-        while not await finished(lambda: program(TEXTS, Restart(max_restarts=1000, strikes=1000), 10_000)):
-            pass
-        assert all(result.status in ("completed", "interrupted") for result in answers.values())
-        for text in TEXTS:
-            assert kills.prompts()[text] <= 1, kills.killed
-            assert kills.calls()[text] <= 1, kills.killed
-            assert kills.prompts()[text] == 1 or answers[text].status == "interrupted"
+async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrupted(autojump_clock):
+    kills = Kills()
+    slow = Restart(backoff=Backoff(first=100))
+    async with kills.supervisor(restart=slow) as supervisor, supervisor.thread("a") as thread:
+        async with thread.turn("one", key="1") as turn:
+            await trio.sleep(0.5)
+            (await supervisor.ready()).give_up("lost for the test")
+            await trio.sleep(1)
+        assert turn.result.status == "lost"
+        assert (await thread.run("one", key="1")).status == "interrupted"
+        await thread.run("two", key="2")
+    kills.assert_at_most_once("one", "two")
 
 
-def test_the_journal_opens_after_every_prefix_of_its_writes(tmp_path):
-    path = tmp_path / "journal.db"
-    journal = Journal(path)
-    writes = [
-        lambda: journal.started("a", "thread-1", "/home", "1 2 3"),
-        lambda: journal.sending("a", "k", "d", 1, None),
-        lambda: journal.running("a", "k", "turn-1"),
-        lambda: journal.used("a", 10, 1.0, 0),
-        lambda: journal.ended("a", "k", "turn-1", "completed", by_us=False),
-        lambda: journal.died("a", 2),
-        lambda: journal.resumed("a", None),
-        lambda: journal.sending("a", "k2", "d", 1, "turn-1"),
-    ]
-    states = []
-    for number, write in enumerate(writes):
-        write()
-        copy = tmp_path / f"copy-{number}.db"
-        for suffix in ("", "-wal"):
-            shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
-        again = Journal(copy)
-        row = again.key("a", "k")
-        states.append(None if row is None else row.state)
-        again.close()
-    journal.close()
-    assert states == [None, "sending", "running", "running", "ended", "ended", "ended", "ended"]
+@pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_goes_on_in_the_next_one(
+    error, autojump_clock, tmp_path
+):
+    kills, journal, ends = Kills(), tmp_path / "journal.db", []
+
+    async def run(thread):
+        try:
+            await thread.run("one", key="1")
+        except errors.ConnectionClosed as exc:
+            ends.append(exc)
+
+    with nullcontext() if error is None else pytest.RaisesGroup(ValueError):
+        async with trio.open_nursery() as nursery, kills.supervisor(journal=journal) as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            nursery.start_soon(run, thread)
+            await trio.sleep(0.5)
+            if error is not None:
+                raise error
+    assert len(ends) == 1
+    async with kills.supervisor(journal=journal) as supervisor, supervisor.thread("a") as thread:
+        result = await thread.run("one", key="1")
+        assert (result.status, len(result.parts)) == ("completed", 2)
+    kills.assert_at_most_once("one")
+
+
+async def test_a_thread_is_opened_once_in_a_generation_whoever_asks_for_it(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for text in ("one", "two", "three"):
+            await thread.run(text, key=text)
+        (await supervisor.ready()).give_up("lost for the test")
+        before, fates = len(kills.steps), []
+
+        async def ask(key):
+            fates.append((key, await thread.fate(key)))
+
+        async with trio.open_nursery() as nursery:
+            for key in ("one", "two", "three", "four") * 3:
+                nursery.start_soon(ask, key)
+            nursery.start_soon(lambda: thread.run("four", key="four"))
+        assert kills.steps[before:].count("thread/resume") == 1
+        known = {fate for fate in fates if fate[0] != "four"}
+        assert known == {("one", "completed"), ("two", "completed"), ("three", "completed")}
+    kills.assert_at_most_once("one", "two", "three", "four")
+
+
+async def test_the_fates_of_several_keys_are_read_at_once(autojump_clock):
+    kills = Kills()
+    async with kills.supervisor() as supervisor, supervisor.thread("a") as thread:
+        for number in range(50):
+            await thread.run(f"text {number}", key=str(number))
+        # As if the program had been killed before it could write how they ended.
+        thread._journal._db.write("update keys set state='running', status=null")
+        fates = []
+
+        async def ask(key):
+            fates.append(await thread.fate(key))
+
+        async with trio.open_nursery() as nursery:
+            for number in (0, 10, 49, 30):
+                nursery.start_soon(ask, str(number))
+        assert fates == ["completed"] * 4

@@ -126,7 +126,7 @@ async def test_two_lone_turns_are_never_open_at_once(autojump_clock):
             nursery.start_soon(lone, name)
 
 
-async def test_a_drain_waits_for_open_turns_but_not_for_ever_and_admits_nested_ones(autojump_clock):
+async def test_a_drain_waits_for_open_turns_but_not_forever_and_admits_nested_ones(autojump_clock):
     turnstile, log, never, nested = Turnstile(), [], trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(inside, turnstile, "a", log, never)

@@ -8,7 +8,8 @@ import trio
 from supervised import AT_ONCE, Program, keep_killing, stage
 
 from shared_server import shared_server
-from trio_codex import Attachment, Thread, attach_codex, open_supervisor
+from trio_codex import Attachment, Thread, attach_codex, open_supervisor, policies
+from trio_codex.testing import Command
 
 
 def steps(number):
@@ -37,7 +38,7 @@ async def outlive(on, server, deaths, count, *options, random, longest):
         pytest.param(50, 25, True, marks=pytest.mark.long),
     ],
 )
-async def test_a_program_that_is_killed_goes_on_where_it_was(deaths, count, both):
+async def test_a_program_that_is_killed_resumes_where_it_was(deaths, count, both):
     rnd = random.Random(deaths)
     async with stage(1200 if deaths > 2 else 60) as on:
         environment = json.dumps(dict(on.home.env))
@@ -144,7 +145,30 @@ async def test_connections_that_are_lost_lose_and_repeat_nothing(losses):
         on.assert_each_once(*texts)
 
 
-async def test_a_turn_that_goes_on_without_its_program_is_rejoined_by_the_next_one():
+async def test_a_turn_that_is_rejoined_after_a_lost_connection_keeps_its_policy():
+    asked = []
+
+    async def decide(request):
+        asked.append(request.command)
+        if len(asked) == 1:
+            (await supervised.ready()).give_up("lost for the test")
+            await trio.sleep_forever()
+        return policies.accept()
+
+    async with stage(60, approval_policy="on-request") as on, shared_server(on.home, "unix") as (url, _, _):
+        on.model.respond(Command("touch granted", escalate="please", call_id="asked"))
+        async with (
+            open_supervisor(Attachment(url), journal=on.journal, restart=AT_ONCE) as supervisor,
+            supervisor.thread("a", cwd=on.home.workspace) as thread,
+        ):
+            supervised = supervisor
+            result = await thread.run("touch it", key="1", policy=policies.Policy(command=decide))
+        assert (result.status, result.parts) == ("completed", ())
+        assert len(asked) == 2
+        assert (on.home.workspace / "granted").exists()
+
+
+async def test_a_turn_that_continues_without_its_program_is_rejoined_by_the_next_one():
     async with stage(60) as on, shared_server(on.home, "unix") as (url, _, _):
         on.model.say("it ", "goes ", "on", delay=0.7)
         program = Program(url, on.home.workspace, on.journal, 1, "-")

@@ -8,9 +8,10 @@ from contextlib import suppress
 import pytest
 import trio
 import trio.lowlevel
-from supervised import keep_killing, kill, stage
+from supervised import keep_killing, kill, stage, texts_of
 
 from trio_codex import errors, open_supervisor, policies, tool
+from trio_codex.instruments import Instrument
 from trio_codex.testing import Command, MockModel, Patch, Response, Text, ToolCall, write_offline_home
 
 PATCH = "*** Begin Patch\n*** Add File: new.txt\n+new\n*** End Patch\n"
@@ -114,6 +115,48 @@ async def test_in_a_review_that_is_not_durable_nothing_of_the_thread_is_lost():
         await thread.run("two", key="2")
         on.assert_each_once("one", "two")
         assert (await thread.run("one", key="1")).status == "completed"
+
+
+class Starts(Instrument):
+    """Notices a thread that is being started."""
+
+    def __init__(self):
+        self.seen = trio.Event()
+
+    def request_sent(self, request):
+        if request.method == "thread/start":
+            self.seen.set()
+
+
+async def test_in_the_start_of_a_thread():
+    """No server stores a thread before its first turn, so it is started anew."""
+    starts = Starts()
+    async with stage(120) as on, on.supervisor(instruments=[starts]) as supervisor:
+
+        async def killer(delay):
+            await starts.seen.wait()
+            await trio.sleep(delay)
+            kill(await supervisor.ready())
+
+        delays = (0, 0.001, 0.003, 0.006, 0.01, 0.02)
+        for delay in delays:
+            starts.seen = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(killer, delay)
+                async with supervisor.thread(str(delay)) as thread:
+                    result = await thread.run(f"after {delay}", key="1")
+            assert result.status == "completed"
+        assert supervisor.generation == 1 + len(delays)
+        contexts = [texts_of(request) for request in on.model.requests]
+        # A death may also come after the first turn has begun: then it is continued.
+        assert all(
+            texts.count(f"after {delay}") == 1
+            for delay in delays
+            for texts in contexts
+            if f"after {delay}" in texts
+        )
+        stored = [thread async for thread in (await supervisor.ready()).threads()]
+        assert len(stored) == len(delays)
 
 
 async def test_in_the_resume_and_in_the_take_back():

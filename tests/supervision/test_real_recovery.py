@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 import trio
@@ -9,11 +10,13 @@ import trio.testing
 from supervised import AT_ONCE, kill, stage, texts_of
 
 from trio_codex import Backoff, Budget, Probe, Restart, errors, policies, tool, wire
+from trio_codex._api import liveness
+from trio_codex.instruments import Instrument
 from trio_codex.supervision import _fence
 from trio_codex.testing import Hang, Response, Text
 
 
-async def test_a_server_that_stands_still_is_replaced_and_its_turn_goes_on():
+async def test_a_server_that_is_stuck_is_replaced_and_its_turn_continues():
     async with stage() as on, on.supervisor(probe=Probe(every=0.5, timeout=0.5, failures=2)) as supervisor:
         async with supervisor.thread("a") as thread:
             on.model.hang("half")
@@ -31,16 +34,53 @@ async def test_a_server_that_stands_still_is_replaced_and_its_turn_goes_on():
         assert "no sign of life" in str(first.cause)
 
 
-async def test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_and_the_others_go_on():
+class Stalls(Instrument):
+    """Blocks this program whenever the server is asked for a sign of life."""
+
+    def __init__(self, most):
+        self.most = most
+        self.count = 0
+
+    def request_sent(self, request):
+        if request.method == "thread/loaded/list" and self.count < self.most:
+            self.count += 1
+            time.sleep(0.5)  # noqa: ASYNC251  # on purpose
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+async def test_a_program_that_stands_still_kills_no_server(controlled, monkeypatch):
+    """The control: with a deadline of Trio's clock, the server is taken for stuck."""
+
+    async def responds(session, within):
+        reads = session.timeouts.reads
+        with trio.move_on_after(within):
+            await session.server.request_json("thread/loaded/list", {"limit": 1})
+        return session.timeouts.reads != reads
+
+    if controlled:
+        monkeypatch.setattr(liveness, "_responds", responds)
+    stalls = Stalls(1 if controlled else 24)
+    async with (
+        stage() as on,
+        on.supervisor(probe=Probe(every=0.05, timeout=0.4, failures=1), instruments=[stalls]) as supervisor,
+    ):
+        while stalls.count < stalls.most:  # noqa: ASYNC110  # it has no event for this
+            await trio.sleep(0.05)
+        await trio.sleep(0.5)
+        assert supervisor.generation == (2 if controlled else 1)
+
+
+async def test_a_thread_that_kills_the_server_runs_alone_and_is_quarantined_and_the_others_continue():
     restart = Restart(max_restarts=100, strikes=3, backoff=Backoff(first=0, then=0, maximum=0))
     async with stage(90) as on, on.supervisor(restart=restart) as supervisor:
         on.model.script("poison", default=Response(Text("I am ", "ill"), Hang()))
-        poisoned = []
+        poisoned, finished = [], []
 
         async def healthy(name):
             async with supervisor.thread(name) as thread:
                 for number in range(3):
-                    await thread.run(f"{name} {number}", key=str(number))
+                    result = await thread.run(f"{name} {number}", key=str(number))
+                    finished.append(result.status)
 
         async def ill():
             async with supervisor.thread("ill") as thread:
@@ -56,8 +96,9 @@ async def test_a_thread_of_which_the_server_dies_runs_alone_and_is_quarantined_a
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ill)
-            for number in range(5):
+            for number in range(15):
                 nursery.start_soon(healthy, f"healthy-{number}")
+        assert finished == ["completed"] * 45
         assert poisoned[-1] == ("ill",)
         assert supervisor.status().quarantined == ("ill",)
         assert supervisor.generation == 5
@@ -89,7 +130,7 @@ async def test_a_planned_restart_waits_for_open_turns_and_does_not_count():
         on.assert_each_once("one")
 
 
-async def test_a_drain_that_takes_too_long_interrupts_turns_which_go_on_by_their_keys():
+async def test_a_drain_that_takes_too_long_interrupts_turns_which_continue_by_their_keys():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("half")
         async with trio.open_nursery() as nursery:
@@ -129,7 +170,7 @@ async def test_a_prompt_started_by_a_callback_of_an_open_turn_does_not_wait_for_
 
 
 @pytest.mark.parametrize("controlled", [False, True])
-async def test_a_first_turn_whose_server_stands_still_is_not_given_to_another_one(controlled, monkeypatch):
+async def test_a_first_turn_whose_server_is_stuck_is_not_given_to_another_one(controlled, monkeypatch):
     """The control: without a look at the process, the thread is started anew, and the prompt is run twice."""
     if controlled:
         monkeypatch.setattr(_fence, "still_runs", lambda stamp: False)
@@ -187,7 +228,7 @@ async def test_a_tool_call_that_died_unanswered_is_repeated_with_the_same_key():
         assert keys[0] == keys[1] != keys[2]
 
 
-async def test_the_resume_does_not_go_on_with_a_goal():
+async def test_the_resume_does_not_continue_with_a_goal():
     async with stage() as on:
         on.model.say("one")
         on.model.hang("working")
@@ -285,7 +326,7 @@ async def test_a_compaction_is_repeated_after_a_death():
         assert (await thread.run("one", key="1")).final_response == "did it"
 
 
-async def test_ready_gives_the_client_of_the_current_generation():
+async def test_ready_returns_the_client_of_the_current_generation():
     async with stage() as on, on.supervisor() as supervisor:
         first = await supervisor.ready()
         kill(first)

@@ -40,7 +40,7 @@ async def test_the_next_program_reads_the_results_of_the_earlier_one():
         on.assert_each_once("one", "two")
 
 
-async def test_a_turn_that_a_death_interrupts_goes_on_with_a_follow_up():
+async def test_a_turn_that_a_death_interrupts_continues_with_a_follow_up():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         on.model.hang("so ", "far")
         on.model.say("the rest")
@@ -89,7 +89,7 @@ async def test_a_death_can_be_raised_and_answered():
         assert (await thread.run("do it", key="1")).parts != ()
 
 
-async def test_a_key_stands_for_one_prompt():
+async def test_a_key_identifies_one_prompt():
     async with stage() as on, on.supervisor() as supervisor, supervisor.thread("a") as thread:
         await thread.run("one", key="1")
         with pytest.raises(errors.KeyConflict, match="another input"):
@@ -224,7 +224,7 @@ async def test_a_turn_is_iterated_over_a_death():
             assert "".join([piece async for piece in turn.text()]) == "did it"
 
 
-async def test_leaving_a_turn_interrupts_it_for_good():
+async def test_leaving_a_turn_interrupts_it_permanently():
     async with stage() as on:
         async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
             on.model.hang("half")
@@ -255,3 +255,20 @@ async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
                 await on.model.wait_for_requests(1)
                 raise error
         assert caught.value is error
+
+
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_goes_on_in_the_next_one():
+    async with stage() as on:
+        on.model.hang("half")
+
+        async def run(thread):
+            with pytest.raises(errors.ConnectionClosed):
+                await thread.run("one", key="1")
+
+        async with trio.open_nursery() as nursery, on.supervisor() as supervisor:
+            thread = await supervisor.thread("a").__aenter__()
+            nursery.start_soon(run, thread)
+            await on.model.wait_for_requests(1)
+        async with on.supervisor() as supervisor, supervisor.thread("a") as thread:
+            result = await thread.run("one", key="1")
+        assert (result.status, result.final_response, len(result.parts)) == ("completed", "did it", 2)

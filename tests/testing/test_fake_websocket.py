@@ -19,7 +19,7 @@ async def scripted(*args, **options):
             yield url, server
 
 
-async def test_a_client_attaches_and_leaves_and_the_script_goes_on_with_the_next():
+async def test_a_client_attaches_and_leaves_and_the_script_continues_with_the_next():
     async with assert_nothing_left(), scripted(version="0.171.0") as (url, server):
         async with attach_codex(url) as codex:
             assert (codex.owned, codex.metadata.server_version) == (False, "0.171.0")
@@ -103,7 +103,7 @@ async def test_a_ping_is_answered_otherwise():
             await trio.sleep(0.01)
 
 
-async def test_what_connects_and_is_no_client_is_left_alone():
+async def test_a_connection_that_is_not_a_client_is_left_alone():
     async with scripted() as (url, _):
         for garbage in (b"", b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"\x16\x03\x01\x00\x00"):
             host, _, port = url.removeprefix("ws://").partition(":")

@@ -372,7 +372,7 @@ async def test_a_broken_http_server_ends_the_body(monkeypatch: pytest.MonkeyPatc
         assert isinstance(caught.value.__cause__, ExceptionGroup)
 
 
-async def test_keyboard_interrupt_in_the_http_server_propagates_as_itself(
+async def test_keyboard_interrupt_in_the_http_server_propagates_unchanged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def interrupted(*args: Any, **options: Any) -> None:

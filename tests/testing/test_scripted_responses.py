@@ -75,7 +75,7 @@ def test_a_message_is_added_streamed_and_done() -> None:
     assert done["item"] == {**added["item"], "content": [{"type": "output_text", "text": "hello"}]}
 
 
-def test_a_phase_is_said_only_if_there_is_one() -> None:
+def test_a_phase_is_shown_only_if_there_is_one() -> None:
     assert events(Response(Text("x", phase="commentary")))[1]["item"]["phase"] == "commentary"
     assert "phase" not in events(Response(Text("x")))[1]["item"]
 

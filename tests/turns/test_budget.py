@@ -167,7 +167,7 @@ async def test_a_number_of_turns_is_a_number_of_turns():
         assert server.unexpected() == []
 
 
-async def test_instruments_are_told_of_no_turn_that_a_budget_does_not_let_start():
+async def test_instruments_are_not_notified_of_a_turn_that_a_budget_does_not_let_start():
     class Turns(Instrument):
         started = ended = 0
 

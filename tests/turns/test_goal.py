@@ -50,7 +50,7 @@ async def test_several_turns_are_one_goal():
 
 
 @pytest.mark.parametrize("status", ["blocked", "usageLimited", "budgetLimited", "paused"])
-async def test_a_goal_that_the_server_does_not_go_on_with_is_over(status):
+async def test_a_goal_that_the_server_does_not_continue_with_is_over(status):
     async with on_thread() as (thread, server, nursery):
 
         @nursery.start_soon
@@ -294,7 +294,7 @@ async def test_a_goal_that_is_interrupted_between_two_turns_and_gets_no_second_i
     assert server.unexpected() == []
 
 
-async def test_who_iterates_over_a_goal_is_told_when_it_is_taken_to_be_over(autojump_clock):
+async def test_who_iterates_over_a_goal_is_reported_when_it_is_taken_to_be_over(autojump_clock):
     async with on_thread() as (thread, server, nursery):
         ended, first = trio.Event(), trio.Event()
 

@@ -1,4 +1,4 @@
-"""A goal between its policies and its ends: threads, connections and budgets that are over."""
+"""Goals and policies, and goals whose thread, connection or budget ends."""
 
 import contextvars
 
@@ -277,7 +277,7 @@ async def test_the_time_of_a_budget_ends_it_in_a_turn():
         await accept_interrupt(server, "one")
 
 
-async def test_the_time_of_a_budget_stands_still_between_two_turns():
+async def test_the_time_of_a_budget_is_stuck_between_two_turns():
     async with on_thread(budget=Budget(seconds=1000)) as (thread, server, nursery):
 
         @nursery.start_soon

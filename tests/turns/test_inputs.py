@@ -53,6 +53,6 @@ def test_an_image_in_another_resolution_is_sent_without_a_word(make, detail):
         ((part for part in ["hi"]), "cannot be a generator: pass a string"),
     ],
 )
-def test_what_is_no_input_is_refused_with_what_to_pass_instead(value, told):
+def test_an_invalid_input_is_refused_with_a_hint(value, told):
     with pytest.raises(TypeError, match=f"the input of a turn {told}"):
         wire_input(value)

@@ -164,7 +164,7 @@ async def test_a_question_in_progress_is_not_answered_and_later_ones_are_left_un
         assert await server.answer_to(3) == {"decision": "accept"}
 
 
-async def test_an_ephemeral_thread_of_a_server_that_goes_on_is_refused_before_anything_is_sent():
+async def test_an_ephemeral_thread_of_a_server_that_continues_is_refused_before_anything_is_sent():
     async with scripted() as (codex, server):
         server.give("thread/start", {**OPENED, "thread": {**OPENED["thread"], "ephemeral": True}})
         thread = await codex.thread_start(ephemeral=True)
@@ -279,7 +279,7 @@ async def test_leaving_a_rejoined_turn_sends_nothing_and_it_can_be_rejoined_agai
         assert server.unexpected() == []
 
 
-async def test_a_turn_that_is_rejoined_while_another_scope_still_leaves_it_goes_on_after_the_client():
+async def test_a_turn_that_is_rejoined_while_another_scope_still_leaves_it_continues_after_the_client():
     stopping, go_on = trio.Event(), trio.Event()
 
     async def stubborn(_):

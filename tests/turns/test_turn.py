@@ -320,7 +320,7 @@ async def test_the_final_response_is_the_last_final_answer_or_else_the_last_with
         assert [item.text for item in results[0].items] == [text for text, _ in messages]
 
 
-async def test_what_the_body_raises_leaves_as_itself():
+async def test_exceptions_of_the_body_propagate_unchanged():
     error = ValueError("mine")
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
@@ -382,7 +382,7 @@ async def test_an_abandoned_turn_is_reported_as_lost_and_still_blocks_its_thread
         await run_one(thread, server)
 
 
-async def test_who_listens_to_the_agents_of_a_turn_that_is_abandoned_is_told(autojump_clock):
+async def test_who_listens_to_the_agents_of_a_turn_that_is_abandoned_is_reported(autojump_clock):
     config = CodexConfig(on_stuck_turn="abandon", interrupt_grace=2)
     async with scripted(config) as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()

@@ -136,7 +136,7 @@ async def test_policies_fall_through_from_turn_to_thread_to_client_field_by_fiel
         await server.end_turn()
 
 
-async def test_a_file_change_request_shows_the_changes_that_only_its_item_tells():
+async def test_a_file_change_request_shows_the_changes_that_only_its_item_has():
     shown = []
 
     async def look(request):
@@ -232,7 +232,7 @@ async def test_what_an_agent_has_asked_is_answered_although_the_turn_that_spawne
         assert await one.server.answer_to(0) == {"decision": "accept"}
 
 
-async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_goes_on():
+async def test_what_an_agent_has_asked_ends_with_its_own_turn_although_the_turn_that_spawned_it_continues():
     cancelled = trio.Event()
 
     async def carry_out(_):

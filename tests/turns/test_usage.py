@@ -42,7 +42,7 @@ async def use(server, total, last, turn_id="turn-1", thread_id="thread-1"):
 # -- the value -----------------------------------------------------------------------------------------------------
 
 
-def test_what_was_not_said_is_not_zero():
+def test_an_unreported_number_is_not_zero():
     assert TokenUsage().total_tokens is None
     assert TokenUsage() + TokenUsage() == TokenUsage()
     assert TokenUsage(input_tokens=1) + TokenUsage(output_tokens=2) == TokenUsage(
@@ -99,7 +99,7 @@ def test_what_follows_a_replay_counts_from_there():
     assert counters.take("t", report(breakdown(150, 60), breakdown(10, 5))).total_tokens == 60
 
 
-def test_threads_are_counted_apart_and_not_remembered_for_ever():
+def test_threads_are_counted_apart_and_not_remembered_forever():
     counters = UsageCounters()
     for number in range(THREADS_REMEMBERED + 10):
         counters.take(f"t{number}", report(breakdown(10, 5), breakdown(10, 5)))
@@ -264,7 +264,7 @@ async def spawn(server, child, *, by, of):
 # -- listening to agents -------------------------------------------------------------------------------------------
 
 
-async def test_events_of_agents_can_be_heard_while_the_turn_runs():
+async def test_events_of_agents_can_be_read_while_the_turn_runs():
     async with scripted() as (codex, server), trio.open_nursery() as nursery:
         thread = await codex.thread_start()
         heard, of_the_turn = [], []

@@ -112,7 +112,7 @@ async def test_a_question_that_is_with_a_policy_comes_before_the_tool_it_is_abou
         await one.finish()
 
 
-async def test_a_question_that_the_server_never_sent_is_told_apart(autojump_clock):
+async def test_a_question_that_the_server_never_sent_is_distinguished(autojump_clock):
     async with bench() as one:
         await one.item("started", COMMAND)
         await one.status(WAITING)
@@ -239,7 +239,7 @@ async def test_an_idle_limit_is_positive(limit):
         assert server.unexpected() == []
 
 
-async def test_without_a_limit_silence_lasts_for_ever(autojump_clock):
+async def test_without_a_limit_silence_lasts_forever(autojump_clock):
     async with bench() as one:
         await trio.sleep(AGES / 2)
         assert one.error is None

@@ -114,7 +114,7 @@ def test_a_field_that_must_be_there_may_be_null_and_an_older_server_may_not_know
         (Sequence[wire.Turn], [TURN, None], "$[1]", "expected an object, got null"),
     ],
 )  # fmt: skip
-def test_a_misfit_is_told_with_its_path(type_: Any, value: object, path: str, problem: str) -> None:
+def test_a_misfit_is_reported_with_its_path(type_: Any, value: object, path: str, problem: str) -> None:
     with pytest.raises(DecodeError) as caught:
         wire.decode(type_, value)
     assert caught.value.path == path
@@ -248,7 +248,9 @@ def test_where_unknown_fields_are_data_they_are_kept() -> None:
              any_of=[wire.McpElicitationConstOption(const="a", title="A")]))),
     ],
 )  # fmt: skip
-def test_a_union_without_a_tag_is_told_apart_as_serde_does(type_: Any, raw: object, expected: object) -> None:
+def test_a_union_without_a_tag_is_distinguished_as_serde_does(
+    type_: Any, raw: object, expected: object
+) -> None:
     read = wire.decode(type_, raw)
     assert read == expected
     assert type(read) is type(expected)

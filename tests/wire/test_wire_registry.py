@@ -59,7 +59,7 @@ def test_a_request_that_older_servers_lack_says_since_when_there_is_one() -> Non
     assert not since.keys() & {"initialize", "thread/start", "turn/start", "turn/interrupt", "thread/revert"}
 
 
-def test_what_ends_something_bypasses_the_window_and_waits_for_nothing() -> None:
+def test_requests_that_end_something_bypass_the_window() -> None:
     control = {method for method, spec in REQUESTS.items() if spec.control}
     assert control >= {
         "turn/interrupt", "turn/steer", "thread/unsubscribe", "thread/backgroundTerminals/terminate",

@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from trio_codex._api.turn import TurnHandle
     from trio_codex._session.session import Session
     from trio_codex._session.state import ThreadState
+    from trio_codex.policies import Policy
 
 
 @asynccontextmanager
 @trio.lowlevel.enable_ki_protection
 async def rejoin_turn(
-    make: type[TurnHandle[Any]], session: Session, thread: object, state: ThreadState, *, end: bool
+    make: type[TurnHandle[Any]],
+    session: Session,
+    thread: object,
+    state: ThreadState,
+    policy: Policy | None,
+    *,
+    end: bool,
 ) -> AsyncGenerator[Any]:
     """Rejoin the turn that runs on a thread. See :meth:`Thread.rejoin`.
 
@@ -36,6 +43,7 @@ async def rejoin_turn(
         session: The client.
         thread: The handle of the thread.
         state: The state of the thread.
+        policy: Handles requests from the turn.
         end: Whether the scope ends the turn.
     """
     session.connection.check_open()
@@ -55,7 +63,7 @@ async def rejoin_turn(
         meters = (turn.meter, state.meter, session.meter)
         tracker = BudgetTracker(meters, body.scope, body.fail, is_new=False)
         callbacks = CallbackGroup(body.fail, contextvars.copy_context())
-        turn.adopt(TurnOwner(thread, events, callbacks, None, turn.meter, tracker))
+        turn.adopt(TurnOwner(thread, events, callbacks, policy, turn.meter, tracker))
         turn.outlives_scope = True
     else:
         turn.sinks += (events,)

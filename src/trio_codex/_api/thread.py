@@ -245,14 +245,14 @@ class Thread(StoredThread):
             outlives_scope=leave_running,
         )
 
-    def rejoin(self, *, end: bool = False) -> AbstractAsyncContextManager[Turn]:
+    def rejoin(self, *, end: bool = False, policy: Policy | None = None) -> AbstractAsyncContextManager[Turn]:
         """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
 
         Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
         its result.
 
-        While the scope is open, the policy of the client handles the turn's requests, and those that the server has
-        parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
+        While the scope is open, the policies of the turn, the thread and the client handle the turn's requests, and those
+        that the server has parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
 
         The status, the final response and the items of the result are whole. Events are not: the first one,
         ``trio_codex/gap``, stands for those that are missing. Deltas, ``turn_usage``, ``diff`` and the budgets of the
@@ -260,6 +260,7 @@ class Thread(StoredThread):
 
         Args:
             end: End the turn if the scope exits early, as :meth:`turn` does. If it pursues a goal, the goal is paused.
+            policy: As in :meth:`turn`.
 
         Returns:
             An async context manager that yields the :class:`Turn`.
@@ -276,7 +277,7 @@ class Thread(StoredThread):
         from trio_codex._api.rejoin import rejoin_turn
 
         self._check_open()
-        return rejoin_turn(Turn, self._session, self, self._state, end=end)
+        return rejoin_turn(Turn, self._session, self, self._state, policy, end=end)
 
     def review(
         self, target: wire.ReviewTarget | str | None = None, *, policy: Policy | None = None

@@ -90,7 +90,7 @@ def resolve(approvals: Approvals, request: ServerRequest) -> Handler | None:
 def _belongs_to_others(approvals: Approvals, state: ThreadState | None) -> bool:
     """Whether a request is about a turn that this client neither started nor rejoined, so that another client answers it."""
     if state is None or state.turn is None:
-        # Where nobody else is known to be asked, it would wait for ever.
+        # Where nobody else is known to be asked, it would wait forever.
         return approvals.has_peers and (state is None or state.owner is None)
     return (approvals.is_shared or state.is_left_running) and state.owner is None
 

@@ -1,4 +1,4 @@
-"""Retry on overload, but never while a turn may be running; and retry turns that failed for a passing reason.
+"""Retry on overload, but never while a turn may be running; and retry turns that failed for a transient reason.
 
 Turn starts are recorded here, so that an attempt that may have left one running is never repeated. Requests are recorded,
 too, so that a retry is reported to the instruments of the client whose request was rejected.
@@ -107,7 +107,7 @@ def is_transient_error(exc: BaseException) -> bool:
 
     This is true for a request that was rejected because of load, and for :class:`~trio_codex.errors.TurnFailed` if the
     model's provider was overloaded, limited the rate, could not be reached, failed internally (HTTP 408, 409, 425, 429,
-    or 500 and above), or broke off its response. It is false for everything else, such as a used-up account, a context
+    or 500 and above), or cut off its response. It is false for everything else, such as a used-up account, a context
     window that is too small, an invalid request, a policy, or a budget. It is also false for a lost connection to the
     server: that takes a new client.
     """
@@ -183,7 +183,7 @@ async def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
@@ -211,7 +211,7 @@ async def retry_transient(
         The return value of ``fn``.
 
     Raises:
-        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that is not transient.
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
         TypeError: ``fn`` cannot be called.

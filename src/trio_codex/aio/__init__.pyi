@@ -812,14 +812,14 @@ class Thread:
         leave_running: bool = False,
         **options: Unpack[TurnOptions],
     ) -> Scope[Turn[Any]]: ...
-    def rejoin(self, *, end: bool = False) -> Scope[Turn]:
+    def rejoin(self, *, end: bool = False, policy: _Policy | None = None) -> Scope[Turn]:
         """Rejoin the turn that runs on this thread, as a scope: another client's, or one that was left running.
 
         Leaving the scope leaves the turn running. A turn that has ended since the thread was opened is given, too, with
         its result.
 
-        While the scope is open, the policy of the client handles the turn's requests, and those that the server has
-        parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
+        While the scope is open, the policies of the turn, the thread and the client handle the turn's requests, and those
+        that the server has parked. If the turn belongs to another scope of this client, that scope keeps its policy, tools and budget.
 
         The status, the final response and the items of the result are whole. Events are not: the first one,
         ``trio_codex/gap``, stands for those that are missing. Deltas, ``turn_usage``, ``diff`` and the budgets of the
@@ -827,6 +827,7 @@ class Thread:
 
         Args:
             end: End the turn if the scope exits early, as :meth:`turn` does. If it pursues a goal, the goal is paused.
+            policy: As in :meth:`turn`.
 
         Returns:
             An async context manager that yields the :class:`Turn`.
@@ -5420,6 +5421,8 @@ class SupervisedTurn:
     def result(self) -> TurnResult[Any]:
         """The result, as that of :meth:`SupervisedThread.run`. A failed turn does not raise here.
 
+        Its status is ``"lost"`` if the scope was left between two generations.
+
         Raises:
             TurnActive: It has not ended.
         """
@@ -5446,6 +5449,8 @@ class SupervisedTurn:
         """
     async def interrupt(self) -> None:
         """Interrupt the turn, as in :meth:`~trio_codex.Turn.interrupt`. It does not go on in another generation."""
+    def give_up(self) -> bool:
+        """Note that the scope has exited; return whether the end of the prompt is not known."""
 
 def open_codex(
     config: CodexConfig | None = None,
@@ -5519,7 +5524,7 @@ async def retry_transient(
     max_delay: float = 60.0,
     jitter: float = 0.5,
 ) -> T:
-    """Call a function that runs turns again while it fails for a reason that passes: see :func:`is_transient_error`.
+    """Call a function that runs turns again while it fails for a transient reason: see :func:`is_transient_error`.
 
     ::
 
@@ -5547,7 +5552,7 @@ async def retry_transient(
         The return value of ``fn``.
 
     Raises:
-        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that does not pass.
+        TurnFailed: The last attempt failed as well, or an attempt failed for a reason that is not transient.
         ServerBusyError: The server was still overloaded at the last attempt, or a turn may be running.
         ValueError: ``attempts`` is less than 1, or a delay is negative.
         TypeError: ``fn`` cannot be called.

@@ -16,6 +16,8 @@ from trio_codex.batch._batch import read_status as read_status
 from trio_codex.batch._context import TaskContext as TaskContext
 from trio_codex.batch._context import TaskThread as TaskThread
 from trio_codex.batch._context import solve_prompt as solve_prompt
+from trio_codex.batch._merge import merge as merge
+from trio_codex.batch._report import write_report as write_report
 from trio_codex.batch._shard import ShardSpec as ShardSpec
 from trio_codex.batch._shard import run_shard as run_shard
 from trio_codex.batch._tasks import Task as Task

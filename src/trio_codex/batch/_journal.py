@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 NAME: Final = "batch.db"
 """The name of the journal in the directory of the batch."""
 
+OFFLINE: Final = "offline"
+"""The name of the home that a batch without an account has there, which may be older than the journal."""
+
 SHOWN: Final = 5
 """How many ids a difference names."""
 
@@ -101,7 +104,7 @@ class Journal:
         path = str(self._path)
         try:
             out.mkdir(parents=True, exist_ok=True)
-            others = [each for each in out.iterdir() if each.name != f"{NAME}.lock"]
+            others = [each for each in out.iterdir() if each.name not in {f"{NAME}.lock", OFFLINE}]
         except OSError as exc:
             problem = f"cannot be opened: {exc.strerror}"
             raise errors.JournalError(path, problem, "Choose a directory that can be written.") from exc

@@ -32,11 +32,13 @@ from trio_codex.batch import Retry as Retry
 from trio_codex.batch import ShardSpec as ShardSpec
 from trio_codex.batch import Task as Task
 from trio_codex.batch import Workspace as Workspace
+from trio_codex.batch import merge as merge
 from trio_codex.batch import read_outcomes as read_outcomes
 from trio_codex.batch import read_status as read_status
 from trio_codex.batch import read_tasks as read_tasks
 from trio_codex.batch import run_shard as run_shard
 from trio_codex.batch import solve_prompt as solve_prompt
+from trio_codex.batch import write_report as write_report
 from trio_codex.batch._context import T
 from trio_codex.blocking import Codex, Scope, SupervisedTurn
 from trio_codex.instruments import Instrument

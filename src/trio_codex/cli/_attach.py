@@ -75,7 +75,7 @@ AnySourceT = TypeVar("AnySourceT", CodexConfig, AnySource)
 
 
 def without_waiting(source: AnySourceT) -> AnySourceT:
-    """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network for ever.
+    """Return a source whose server gives up when the model cannot be reached, instead of waiting for a network forever.
 
     For commands that nobody watches. An option ``-c`` of the user's takes precedence.
     """
@@ -110,7 +110,7 @@ async def _offline(config: CodexConfig, policy: Policy | None) -> AsyncGenerator
 async def require_login(codex: Codex, source: AnySource) -> None:
     """Check that the server is logged in, if its model provider requires that.
 
-    Without a login, a turn fails after many retries, or waits for the network for ever.
+    Without a login, a turn fails after many retries, or waits for the network forever.
 
     Raises:
         CommandFailed: The server is not logged in.

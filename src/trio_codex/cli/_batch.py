@@ -1,4 +1,4 @@
-"""``trio-codex batch``: run tasks, show how far they are, and print their outcomes."""
+"""``trio-codex batch``: run tasks, show how far they are, print their outcomes, and report on them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import click
 import trio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from trio_codex import errors
 from trio_codex.batch import (
@@ -24,17 +25,19 @@ from trio_codex.batch import (
     EmptyDirectory,
     GitWorktree,
     Retry,
+    merge,
     open_batch,
     read_outcomes,
     read_status,
     read_tasks,
+    write_report,
 )
 from trio_codex.cli._attach import without_waiting
 from trio_codex.cli._startup import INTERRUPTED
 from trio_codex.cli._text import CommandFailed, camel_case, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trio_codex import CodexConfig
     from trio_codex.batch import Batch, BatchStatus, Outcome, TaskContext, Workspace
@@ -84,7 +87,7 @@ async def run_batch(
         if offline:
             from trio_codex.cli._offline_model import scripted_home
 
-            config = (await stack.enter_async_context(scripted_home())).config(config)
+            config = (await stack.enter_async_context(scripted_home(_offline_directory(out)))).config(config)
         batch = await stack.enter_async_context(
             open_batch(
                 tasks,
@@ -106,6 +109,17 @@ async def run_batch(
         )
         await _watch(batch)
         return 0 if all(status == "ok" for status in batch.status().outcomes) else NOT_ALL_OK
+
+
+def _offline_directory(out: str) -> str | None:
+    """Return where an offline batch keeps its home, so that the next run and a report find its threads.
+
+    Returns:
+        The directory; ``None`` if ``out`` is the directory of something else, which is an error soon.
+    """
+    if os.path.isdir(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "batch.db")):
+        return None
+    return os.path.join(out, "offline")
 
 
 async def _watch(batch: Batch) -> None:
@@ -174,8 +188,8 @@ class _Bar:
         self._progress = Progress(
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[details]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[details]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
             console=console,
             auto_refresh=False,  # it would start a thread
         )
@@ -250,6 +264,29 @@ def show_results(out: str, form: str) -> int:
             ]
         )
     return 0
+
+
+async def report(out: str, *, config: CodexConfig, output: str | None, no_transcripts: bool) -> int:
+    """Write a report, print where it is, and return the exit status.
+
+    Raises:
+        CodexError: There is no batch, or a server failed.
+        OSError: The report cannot be written.
+    """
+    path = output or os.path.join(out, "report.html")
+    await write_report(out, path, config=config, transcripts=not no_transcripts)
+    click.echo(path)
+    return 0
+
+
+def merge_shards(outs: Sequence[str], into: str) -> int:
+    """Merge shards, print how far their batch is, and return the exit status.
+
+    Raises:
+        CodexError: They are not the shards of one batch, or cannot be read or written.
+    """
+    merge(outs, into)
+    return show_status(into)
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:

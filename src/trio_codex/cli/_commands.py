@@ -6,16 +6,16 @@ Imports are kept light so that ``--help`` is fast: the implementation of a comma
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
-import trio
 
 from trio_codex import Sandbox, __version__
+from trio_codex.cli._batch_commands import OUT, batch_merge, batch_report
+from trio_codex.cli._execution import execute, refusal
 from trio_codex.cli._options import (
     CODEX_BIN,
     OFFLINE,
@@ -32,7 +32,7 @@ from trio_codex.cli._text import CommandFailed, explain, one_line, sentence
 from trio_codex.errors import CodexError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
 
 @click.group(
@@ -67,7 +67,7 @@ def demo(**options: Any) -> int:
     """
     from trio_codex.cli._demo import show
 
-    return _execute(show, **options)
+    return execute(show, **options)
 
 
 @cli.command("run", short_help="Run one turn of an agent.")
@@ -111,7 +111,7 @@ def run_command(prompt: str, **options: Any) -> int:
         prompt = _read_stdin()
     if not prompt.strip():
         raise click.UsageError("the prompt is empty")
-    return _execute(run_turn, prompt, source=source_of(options), **options)
+    return execute(run_turn, prompt, source=source_of(options), **options)
 
 
 @cli.command(short_help="Chat with an agent.")
@@ -136,7 +136,7 @@ def chat(**options: Any) -> int:
     """  # noqa: D301  # as above
     from trio_codex.cli._chat import converse
 
-    return _execute(converse, source=source_of(options), **options)
+    return execute(converse, source=source_of(options), **options)
 
 
 @cli.group(invoke_without_command=True, short_help="List and manage stored threads.")
@@ -170,7 +170,7 @@ def threads_list(**options: Any) -> int:
     """List stored threads, most recently changed first."""
     from trio_codex.cli._threads import show_list
 
-    return _execute(show_list, source=source_of(options), **options)
+    return execute(show_list, source=source_of(options), **options)
 
 
 @threads.command("show")
@@ -186,7 +186,7 @@ def threads_show(thread_id: str, **options: Any) -> int:
     """Show a thread: its turns, and a summary of their items."""
     from trio_codex.cli._threads import show_thread
 
-    return _execute(show_thread, thread_id, source=source_of(options), **options)
+    return execute(show_thread, thread_id, source=source_of(options), **options)
 
 
 _THREAD_IDS = click.argument("thread_ids", metavar="ID...", nargs=-1, required=True)
@@ -199,7 +199,7 @@ def threads_archive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Archive threads, which hides them from normal lists."""
     from trio_codex.cli._threads import archive
 
-    return _execute(archive, thread_ids, source=source_of(options))
+    return execute(archive, thread_ids, source=source_of(options))
 
 
 @threads.command("unarchive")
@@ -209,7 +209,7 @@ def threads_unarchive(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Restore archived threads."""
     from trio_codex.cli._threads import unarchive
 
-    return _execute(unarchive, thread_ids, source=source_of(options))
+    return execute(unarchive, thread_ids, source=source_of(options))
 
 
 @threads.command("delete")
@@ -220,7 +220,7 @@ def threads_delete(thread_ids: tuple[str, ...], **options: Any) -> int:
     """Delete threads permanently. Asks for confirmation."""
     from trio_codex.cli._threads import delete
 
-    return _execute(delete, thread_ids, source=source_of(options), yes=options["yes"])
+    return execute(delete, thread_ids, source=source_of(options), yes=options["yes"])
 
 
 @cli.command(short_help="Check this installation.")
@@ -251,10 +251,10 @@ def doctor(only_schema: bool, **options: Any) -> int:
 
         if options.pop("attach") is not None or options.pop("token_file") is not None:
             raise click.UsageError("--schema reads the protocol of a binary; --attach does not go with it")
-        return _execute(examine_schema, config=config_of(options), **options)
+        return execute(examine_schema, config=config_of(options), **options)
     from trio_codex.cli._doctor import examine
 
-    return _execute(examine, source=source_of(options), **options)
+    return execute(examine, source=source_of(options), **options)
 
 
 @cli.command("supervise", short_help="Run a program that outlives its server.")
@@ -276,7 +276,7 @@ def supervise_command(function: str, journal: str, **options: Any) -> int:
     from trio_codex.cli._supervise import supervise
 
     source = source_of(options)
-    return _execute(supervise, function, source=source, journal=journal)
+    return execute(supervise, function, source=source, journal=journal)
 
 
 @cli.command("journal", short_help="Show what is in a journal.")
@@ -285,7 +285,7 @@ def journal_command(path: str) -> int:
     """Show the threads of a journal, and what became of their prompts. A supervisor may be using it."""
     from trio_codex.cli._supervise import show_journal
 
-    return _execute(show_journal, path)
+    return execute(show_journal, path)
 
 
 @cli.command("replay", short_help="Show a recorded session.")
@@ -303,7 +303,7 @@ def replay_command(file: str, speed: float | None) -> int:
     """
     from trio_codex.cli._replay import show
 
-    return _execute(show, file, speed=speed)
+    return execute(show, file, speed=speed)
 
 
 @cli.group(short_help="Run many tasks, and look at their outcomes.")
@@ -311,7 +311,8 @@ def batch() -> None:
     """Run many tasks, and look at their outcomes."""
 
 
-_OUT = click.argument("out", metavar="DIRECTORY", type=click.Path(exists=True, file_okay=False))
+batch.add_command(batch_report)
+batch.add_command(batch_merge)
 
 
 @batch.command("run", short_help="Run the tasks of a file, or go on with them.")
@@ -387,11 +388,11 @@ def batch_run(file: str, *, offline: bool, **options: Any) -> int:
     """  # noqa: D301  # as above
     from trio_codex.cli._batch import run_batch
 
-    return _execute(run_batch, file, config=config_of(options), offline=offline, **options)
+    return execute(run_batch, file, config=config_of(options), offline=offline, **options)
 
 
 @batch.command("status")
-@_OUT
+@OUT
 def batch_status(out: str) -> int:
     """Show how far a batch is. It may be running."""
     from trio_codex.cli._batch import show_status
@@ -400,7 +401,7 @@ def batch_status(out: str) -> int:
 
 
 @batch.command("results")
-@_OUT
+@OUT
 @click.option(
     "--format",
     "form",
@@ -423,19 +424,6 @@ def _read_stdin() -> str:
         raise CommandFailed(f"stdin cannot be read: {exc.strerror or exc}") from exc
 
 
-def _execute(function: Callable[..., Awaitable[int]], *args: Any, **kwargs: Any) -> int:
-    async def main() -> int:
-        return await function(*args, **kwargs)
-
-    try:
-        return trio.run(main)
-    except KeyboardInterrupt:
-        raise CommandFailed("interrupted", INTERRUPTED) from None
-    except OSError as exc:
-        # Flush here: on a broken pipe, click would exit itself and leave its own wrapper around stdout.
-        raise CommandFailed(_refusal(exc)) from exc
-
-
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status. Report any error as one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
@@ -450,7 +438,7 @@ def run(args: Sequence[str] | None = None) -> int:
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
-            status = status or _complain(_refusal(exc))
+            status = status or _complain(refusal(exc))
     return status
 
 
@@ -468,7 +456,7 @@ def _run(args: Sequence[str] | None) -> int:
     except ModuleNotFoundError as exc:
         return _complain(missing_extra(exc).removeprefix("trio-codex: "))
     except OSError as exc:
-        return _complain(_refusal(exc))
+        return _complain(refusal(exc))
     return status if isinstance(status, int) else 0
 
 
@@ -477,17 +465,6 @@ def _complain(line: str, status: int = 1) -> int:
         with contextlib.suppress(OSError):  # if stderr is not writable either, only the status is left
             click.echo(f"trio-codex: {line}", err=True)
     return status
-
-
-def _refusal(error: OSError) -> str:
-    """Describe an ``OSError`` in one line, which is empty if the reader of the output has exited, as ``head`` does."""
-    if error.errno == errno.EPIPE:
-        return ""
-    if error.filename is not None:
-        return one_line(f"{error.filename}: {error.strerror}")
-    if error.errno in (errno.ENOSPC, errno.EIO):
-        return f"the output cannot be written: {error.strerror}"
-    return one_line(error.strerror or str(error))
 
 
 def _usage(error: click.ClickException) -> str:

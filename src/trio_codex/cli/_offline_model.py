@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
-from trio_codex.testing import Delay, MockModel, Response, Text, offline_home
+from trio_codex.testing import Delay, MockModel, Response, Text, offline_home, write_offline_home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -22,11 +22,18 @@ WORD_SECONDS: Final = 0.04
 
 
 @asynccontextmanager
-async def scripted_home() -> AsyncGenerator[OfflineHome]:
-    """Serve the model, and provide a temporary home in which the server talks to nothing else."""
+async def scripted_home(directory: str | None = None) -> AsyncGenerator[OfflineHome]:
+    """Serve the model, and provide a home in which the server talks to nothing else.
+
+    Args:
+        directory: Where the home is. By default, it is temporary.
+    """
     words = ANSWER.split(" ")
     pieces = [f"{word} " for word in words[:-1]] + words[-1:]
     parts = [part for piece in pieces for part in (piece, Delay(WORD_SECONDS))]
     async with MockModel(default=Response(Text(*parts, phase="final_answer"))) as model:
+        if directory is not None:
+            yield write_offline_home(directory, model)
+            return
         with offline_home(model) as home:
             yield home

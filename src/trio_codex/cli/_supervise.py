@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 STATUS_SECONDS: Final = 1.0
 """How often the status line is looked at."""
 
+WIDE: Final = 76
+"""Minimum number of columns for showing turns and tokens."""
+
 DRAIN_SECONDS: Final = 60.0
 """How long open turns may take after SIGTERM. systemd kills a service after 90 s."""
 
@@ -109,12 +112,18 @@ async def show_journal(path: str) -> int:
     """Show the threads of a journal, and what became of their prompts."""
     await trio.lowlevel.checkpoint()
     screen = Screen(stderr=False)
-    table = Table(box=None, header_style="bold")
-    for column in ("NAME", "THREAD", "TURNS", "TOKENS", "PROMPTS"):
-        table.add_column(column)
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("name", overflow="fold")
+    table.add_column("thread", no_wrap=True, min_width=36)  # an id is there to be copied
+    with_counts = screen.width >= WIDE
+    if with_counts:
+        table.add_column("turns", justify="right", no_wrap=True)
+        table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("prompts")
     for thread in read_journal(path):
         states = Counter(thread.keys.values())
         prompts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-        table.add_row(printable(thread.name), thread.id, str(thread.turns), f"{thread.tokens:,}", prompts)
+        counts = [str(thread.turns), f"{thread.tokens:,}"] if with_counts else []
+        table.add_row(printable(thread.name), thread.id, *counts, prompts)
     screen.display(table)
     return 0

@@ -44,7 +44,7 @@
     ├─ SubscriptionOverflow         this consumer fell behind and its buffer overflowed
     ├─ SupervisionError
     │   ├─ RestartLimitExceeded     the server failed too often, or in a way that a restart does not cure
-    │   ├─ KeyConflict              the key stands for another prompt
+    │   ├─ KeyConflict              the key identifies another prompt
     │   ├─ ThreadGone               the server no longer has the thread
     │   ├─ HistoryLost              the history lacks a prompt that was given to the model
     │   ├─ TurnInterrupted          the server died in the middle of the turn
@@ -54,6 +54,7 @@
     ├─ BatchError
     │   ├─ BatchConflict            the directory has a batch with other tasks or settings
     │   ├─ BatchStopped             the batch ended before every task had an outcome
+    │   ├─ MergeConflict            the shards of a batch do not fit together
     │   └─ ShardFailed              a shard failed with an exception that cannot be sent to another process
     ├─ FaceError                    a blocking or asyncio client cannot be used from here
     └─ InternalError                a bug in trio-codex; please report it
@@ -117,6 +118,7 @@ if TYPE_CHECKING:
     from trio_codex.errors._batch import BatchConflict as BatchConflict
     from trio_codex.errors._batch import BatchError as BatchError
     from trio_codex.errors._batch import BatchStopped as BatchStopped
+    from trio_codex.errors._batch import MergeConflict as MergeConflict
     from trio_codex.errors._batch import ShardFailed as ShardFailed
     from trio_codex.errors._supervision import HistoryLost as HistoryLost
     from trio_codex.errors._supervision import JournalError as JournalError
@@ -136,6 +138,7 @@ _LAZY = {
     "JournalError": "_supervision",
     "JournalInUse": "_supervision",
     "KeyConflict": "_supervision",
+    "MergeConflict": "_batch",
     "RestartLimitExceeded": "_supervision",
     "ShardFailed": "_batch",
     "SupervisionError": "_supervision",

@@ -32,6 +32,23 @@ class BatchConflict(BatchError):
 
 
 @error_class
+class MergeConflict(BatchError):
+    """A shard does not belong to the same batch as the others, or differs from them. Nothing was merged.
+
+    Attributes:
+        path: The directory of the shard.
+        differences: What differs, one sentence each.
+    """
+
+    path: str
+    differences: Sequence[str]
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n- {line}" for line in self.differences)
+        return f"{self.path} cannot be merged with the other shards:{lines}"
+
+
+@error_class
 class BatchStopped(BatchError):
     """The batch has ended before every task had an outcome. Open it again, with the same directory, to go on.
 

@@ -122,7 +122,7 @@ class Attempt:
                         return result
         except BaseException as exc:
             if not is_loss(exc):
-                self._note_left()
+                self._note_left(view)
             elif self._turn is not None and view is not None:
                 view.lose(opened.life.number)
             raise
@@ -147,7 +147,7 @@ class Attempt:
         """Start the turn of the message, or rejoin it. It ends with its scope, except by a loss of the connection."""
         prompt, value = self._prompt, self._send.value
         if value is None:
-            return self._opened.thread.rejoin(end=True)
+            return self._opened.thread.rejoin(end=True, policy=prompt.options.get("policy"))
         options: Any = {
             **prompt.options,
             "budget": prompt.spent.rest_of(prompt.options.get("budget"), "turn"),
@@ -196,12 +196,14 @@ class Attempt:
             result = tools.with_output(result, self._prompt.output_type)
         return combined([*self._send.parts, result])
 
-    def _note_left(self) -> None:
-        """Record how the turn ended whose scope was left by an exception."""
+    def _note_left(self, view: SupervisedTurn | None) -> None:
+        """Record how the turn ended whose scope was left early."""
         result = self._result()
         if result is None or result.status == TurnStatus.lost:
             self._opened.is_settled = False
             return
+        if view is not None:
+            view.finish(combined([*self._send.parts, result]))
         by_us = result.status == TurnStatus.interrupted
         if by_us and not self._prompt.is_stopped:
             self._opened.newest = result.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -34,6 +35,8 @@ class History:
         self._thread = thread
         self._pager: Pager[wire.Turn] = thread.turns(items_view="full", page_size=PAGE)
         self._seen: list[Found] = []
+        # The fates of several keys may be asked at once.
+        self._reading = trio.Lock()
 
     async def find(self, message: str, turn_id: str | None, anchor: str | None = None) -> Found | None:
         """Return the turn that a message started; ``None`` if there is none.
@@ -43,20 +46,19 @@ class History:
             turn_id: The id of the turn, if known. Then a turn without the message is found, too.
             anchor: A turn before which it cannot be, if known.
         """
-        number = 0
-        await trio.lowlevel.checkpoint()
-        while True:  # noqa: ASYNC913  # it ends with the turns that were read
-            if number == len(self._seen):
-                turn = await self._next()
-                if turn is None:
-                    return None
-                self._seen.append(Found.of(turn))
-            found = self._seen[number]
-            if message in found.messages or found.turn.id == turn_id:
-                return found
-            if found.turn.id == anchor:
-                return None
-            number += 1
+        async with self._reading:
+            for number in itertools.count():
+                if number == len(self._seen):
+                    turn = await self._next()
+                    if turn is None:
+                        break
+                    self._seen.append(Found.of(turn))
+                found = self._seen[number]
+                if message in found.messages or found.turn.id == turn_id:
+                    return found
+                if found.turn.id == anchor:
+                    break
+            return None
 
     async def newer_than(self, anchor: str | None) -> list[Found]:
         """Return the turns that are newer than a given one."""

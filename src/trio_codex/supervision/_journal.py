@@ -134,7 +134,7 @@ class Journal:
         """Return what the turns of a thread have used, or those of all threads."""
         (row,) = self._db.rows(
             "select coalesce(sum(tokens), 0), coalesce(sum(turns), 0), coalesce(sum(seconds), 0.0) from threads"
-            " where name=?1 or ?1 is null",
+            " where name=coalesce(?, name)",
             name,
         )
         return Spent(*row)
@@ -218,6 +218,13 @@ class Journal:
         write(
             "update keys set state='ended', turn=?, status=?, by_us=? where name=? and key=?",
             turn, status, int(by_us), name, key,
+        )  # fmt: skip
+
+    def stopped(self, name: str, key: str) -> None:
+        """Record that the program has interrupted a prompt while its turn was lost."""
+        self._db.write(
+            "update keys set state='ended', status='interrupted', by_us=1 where name=? and key=? and state!='ended'",
+            name, key,
         )  # fmt: skip
 
 

@@ -104,8 +104,12 @@ def digest_of(
         output_type: The type of the final response.
         directory: The directory to which relative paths refer.
     """
-    hashed = {name: each for name, each in options.items() if name not in NOT_HASHED and each is not None}
-    plain = _plain([value, hashed, output_type], directory)
+    hashed = {
+        name: _plain(each, directory)
+        for name, each in options.items()
+        if name not in NOT_HASHED and each is not None
+    }
+    plain = [_plain(value, directory), hashed, _plain(output_type, directory)]
     return hashlib.sha256(_encode(plain).encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -252,9 +252,13 @@ class SupervisedThread:
             turn.finish(await self._drive(prompt, turn))
 
         with self._busy(prompt.key):
-            async with with_task(drive, turn.leave):
-                await turn.begun()
-                yield turn
+            try:
+                async with with_task(drive, turn.leave):
+                    await turn.begun()
+                    yield turn
+            finally:
+                if turn.give_up() and prompt.is_stopped:
+                    self._journal.stopped(self.name, prompt.key)
 
     def _prompt(
         self,
@@ -378,7 +382,7 @@ class SupervisedThread:
             row = self._journal.key(self.name, prompt.key)
             step = Send(1, prompt.value) if row is None else await opened.rule.decide(prompt, row)
             if isinstance(step, TurnResult):
-                return step
+                return step  # noqa: ASYNC910  # deciding is a checkpoint
             budget = self._options.get("budget")
             return await Attempt(self._generations, self.name, budget, opened, prompt, step).run(view)
 

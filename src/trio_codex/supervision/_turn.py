@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import msgspec
 import trio
 
-from trio_codex import Event, TurnText, errors
+from trio_codex import Event, TurnResult, TurnStatus, TurnText, errors
 
 if TYPE_CHECKING:
-    from trio_codex import Turn, TurnInput, TurnResult
+    from trio_codex import Turn, TurnInput
     from trio_codex.supervision._prompt import Prompt
 
 GENERATION_LOST: Final = "trio_codex/generationLost"
@@ -35,6 +35,7 @@ class SupervisedTurn:
         self._part: Turn[Any] | None = None
         self._result: TurnResult[Any] | None = None
         self._gaps: deque[Event] = deque()
+        self._lost_id = ""
         self._is_read = False
         self._is_wanted = True
         self._changed = trio.Event()
@@ -57,6 +58,8 @@ class SupervisedTurn:
     @property
     def result(self) -> TurnResult[Any]:
         """The result, as that of :meth:`SupervisedThread.run`. A failed turn does not raise here.
+
+        Its status is ``"lost"`` if the scope was left between two generations.
 
         Raises:
             TurnActive: It has not ended.
@@ -149,6 +152,7 @@ class SupervisedTurn:
         raw = {"threadId": self._thread_id, "generation": generation}
         json = msgspec.json.encode(raw)
         self._gaps.append(Event(GENERATION_LOST, json, len(json)))
+        self._lost_id = self.id or ""
         self._part = None
         self._wake()
 
@@ -161,10 +165,17 @@ class SupervisedTurn:
             await self._changed.wait()
 
     def finish(self, result: TurnResult[Any]) -> None:
-        """Note the result of a prompt that has no turn."""
+        """Note the result of a prompt that has no turn any more."""
         self._result = result
         self._part = None
         self._wake()
+
+    def give_up(self) -> bool:
+        """Note that the scope has exited; return whether the end of the prompt is not known."""
+        if self._result is not None:
+            return False
+        self.finish(TurnResult(id=self._lost_id, thread_id=self._thread_id, status=TurnStatus.lost))
+        return True
 
     def leave(self, error: BaseException | None) -> None:
         """Note that the scope exits. A body that returns has stopped the turn; one that raises may be continued."""

@@ -83,7 +83,7 @@ class Kills:
                 yield Codex(session, lifecycle)
 
     def prompts(self) -> Counter[str]:
-        """Return how often each text stands in the contexts of all threads together."""
+        """Return how often each text appears in the contexts of all threads together."""
         turns = [turn for thread in self._disk.threads.values() for turn in thread]
         return Counter(turn.context for turn in turns if turn.context is not None)
 
@@ -92,7 +92,7 @@ class Kills:
         return Counter(context[-1] for context in self._disk.called)
 
     def assert_at_most_once(self, *texts: str) -> None:
-        """Check that each prompt stands once in a context, and that the model was called for one turn with it.
+        """Check that each prompt appears once in a context, and that the model was called for one turn with it.
 
         Raises:
             AssertionError: A prompt is missing, or is there twice.

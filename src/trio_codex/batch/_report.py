@@ -1,0 +1,163 @@
+"""The report of a batch: one HTML page that contains everything it shows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import time
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import attrs
+import msgspec
+import trio
+
+from trio_codex import CodexConfig, __version__
+from trio_codex.batch._journal import Journal
+from trio_codex.batch._transcripts import fitted, read_transcripts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from trio_codex.batch._tasks import Task
+    from trio_codex.batch._transcripts import Transcript
+    from trio_codex.batch._values import Outcome
+
+PAGE_BYTES: Final = 64 * 1024 * 1024
+"""What the transcripts of all tasks together should not exceed. Long texts are shortened for it."""
+
+MOST_BYTES, LEAST_BYTES = 1024 * 1024, 16 * 1024
+"""Bounds of the share of one task."""
+
+PREVIEW: Final = 240
+"""How much of a prompt, a value and an error the table has, in characters."""
+
+
+async def write_report(
+    out: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    config: CodexConfig | None = None,
+    transcripts: bool = True,
+) -> None:
+    """Write a report of a batch: a self-contained HTML page, which makes no requests.
+
+    It has a summary, the distributions of time and tokens, and for each task its outcome and the transcripts of its
+    attempts with their timelines. The batch may be running. Very long texts are shortened.
+
+    The transcripts are read by a server for each ``CODEX_HOME`` of the batch. Threads that are not there any more, or are
+    on another machine, are named on the page.
+
+    Args:
+        out: The directory of the batch.
+        path: Where to write the page. An existing file is replaced.
+        config: The configuration of the servers. Without a ``codex_home``, they use those in which the threads were
+            started.
+        transcripts: Whether to read the transcripts. No server is started without them.
+
+    Raises:
+        JournalError: There is no batch.
+        StartError: A server did not start.
+        ConnectionBroken: A server died.
+        OSError: The page cannot be written.
+    """
+    await trio.lowlevel.checkpoint()
+    directory, target = Path(out), Path(path)
+    journal = Journal(directory, writes=False)
+    try:
+        outcomes = [outcome for _, outcome in journal.outcomes()]
+        left, opened = journal.todo(), set(journal.open())
+    finally:
+        journal.close()
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        # Before the transcripts are read, which takes time, so that a wrong path is known now.
+        with scratch.open("w", encoding="utf-8") as file:  # noqa: ASYNC230  # on a local disk
+            share = max(LEAST_BYTES, min(MOST_BYTES, PAGE_BYTES // max(len(outcomes) + len(left), 1)))
+            found: dict[str, list[Transcript]] = {}
+            if transcripts:
+                found = await read_transcripts(directory, outcomes, config or CodexConfig(), share)
+            rows = [_ended(outcome) for outcome in outcomes]
+            rows += [_left(task, "unfinished" if task.id in opened else "waiting") for task in left]
+            batch = {
+                "out": os.path.abspath(directory),  # noqa: ASYNC240  # no access to the disk
+                "written": round(time.time() * 1000),
+                "version": __version__,
+                "tasks": [
+                    {
+                        **_preview(row),
+                        "spans": [thread.span for thread in found.get(row["id"], []) if thread.span],
+                    }
+                    for row in rows
+                ],
+            }
+            file.writelines(_page(batch, (_details(row, found.get(row["id"], []), share) for row in rows)))
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _ended(outcome: Outcome) -> dict[str, Any]:
+    return {
+        **_left(outcome.task, outcome.status),
+        "value": outcome.value,
+        "error": outcome.error,
+        "usage": None if outcome.usage is None else attrs.asdict(outcome.usage),
+        "attempts": outcome.attempts,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def _left(task: Task, status: str) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "status": status,
+        "prompt": task.prompt,
+        "options": dict(task.options),
+        "data": task.data,
+    }
+
+
+def _preview(row: dict[str, Any]) -> dict[str, Any]:
+    value, usage = row.get("value"), cast("dict[str, Any]", row.get("usage") or {})
+    text = value if isinstance(value, str) else "" if value is None else msgspec.json.encode(value).decode()
+    return {
+        "id": row["id"],
+        "status": row["status"],
+        "seconds": row.get("seconds"),
+        "attempts": row.get("attempts"),
+        "usage": usage,
+        "prompt": row["prompt"][:PREVIEW],
+        "result": (row.get("error") or text)[:PREVIEW],
+    }
+
+
+def _details(row: dict[str, Any], threads: list[Transcript], share: int) -> bytes:
+    rest = msgspec.json.decode(fitted(row, share))
+    return msgspec.json.encode({**rest, "threads": [thread.json for thread in threads]})
+
+
+def _page(batch: Mapping[str, Any], details: Iterable[bytes]) -> Iterator[str]:
+    """Yield the parts of the page. It runs its own script and applies its own styles, and nothing else."""
+    files = resources.files("trio_codex.batch")
+    template, style, script = (
+        files.joinpath(f"_report.{kind}").read_text("utf-8") for kind in ("html", "css", "js")
+    )
+    before, after = template.split("<!-- data -->")
+    before = before.replace("{style hash}", _hash(style)).replace("{script hash}", _hash(script))
+    yield before.replace("{style}", style)
+    yield _data("batch", msgspec.json.encode(batch))
+    for number, json in enumerate(details):
+        yield _data(f"task-{number}", json)
+    yield after.replace("{script}", script)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _data(name: str, json: bytes) -> str:
+    text = json.decode().replace("<", "\\u003c")  # nothing in it can end the element
+    return f'<script type="application/json" id="{name}">{text}</script>\n'

@@ -1,0 +1,232 @@
+"""Codex as an agent of the real Inspect: scores, limits that end turns on the server, and what the log has."""
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from shards import SECONDS
+
+os.environ["INSPECT_ASYNC_BACKEND"] = "trio"
+os.environ["INSPECT_DISPLAY"] = "none"
+inspect_ai = pytest.importorskip("inspect_ai")
+
+from inspect_ai import Task, eval  # noqa: A004, E402
+from inspect_ai.dataset import Sample  # noqa: E402
+from inspect_ai.model import (  # noqa: E402
+    ChatMessageAssistant,
+    ChatMessageSystem,
+    ChatMessageTool,
+    ChatMessageUser,
+    ContentImage,
+    ContentText,
+)
+from inspect_ai.scorer import includes, match  # noqa: E402
+from inspect_ai.tool import ToolCall  # noqa: E402
+
+from trio_codex.inspect import codex_agent  # noqa: E402
+
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+"""A picture of one pixel."""
+
+PROGRAM = str(Path(__file__).with_name("inspect_program.py"))
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect's own
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Inspect keeps threads. That servers end is checked by the tests themselves."""
+    return
+
+
+def sample(verb, number, **options):
+    return Sample(input=f"{verb} t{number}", target=f"did t{number}", id=f"t{number}", **options)
+
+
+def run(offline, tmp_path, samples, *, epochs=1, agent=None, **options):
+    task = Task(dataset=samples, solver=agent or codex_agent(offline.config), scorer=match(), epochs=epochs)
+    (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"), **options)
+    return log
+
+
+def ends(log):
+    """Per sample, whether it was right, and the limit that ended it."""
+    return {
+        each.id: (each.scores["match"].value, each.limit and each.limit.type) for each in log.samples or ()
+    }
+
+
+def test_samples_are_scored_in_a_thread_for_each_sample_and_epoch(offline, tmp_path):
+    log = run(offline, tmp_path, [sample("do", 0), sample("run", 1), sample("do", 2)], epochs=2)
+    assert log.status == "success", log.error
+    assert ends(log) == {"t0": ("C", None), "t1": ("I", None), "t2": ("C", None)}
+    assert log.results.scores[0].metrics["accuracy"].value == pytest.approx(2 / 3)
+    assert len({each.store["codex_thread_id"] for each in log.samples}) == 6
+    assert offline.counts() == {"do t0": 2, "run t1": 2, "do t2": 2}
+
+
+def test_the_log_has_messages_tool_calls_and_usage(offline, tmp_path):
+    log = run(offline, tmp_path, [sample("run", 1)])
+    (found,) = json.loads(Path(write_json(log, tmp_path)).read_text())["samples"]
+    roles = [message["role"] for message in found["messages"]]
+    assert roles == ["user", "assistant", "tool", "assistant"]
+    _, called, result, said = found["messages"]
+    (call,) = called["tool_calls"]
+    assert call["function"] == "exec_command"
+    assert "echo ran t1" in call["arguments"]["command"]
+    assert (result["tool_call_id"], result["content"]) == (call["id"], "ran t1\nexit status 3")
+    assert said["content"] == found["output"]["choices"][0]["message"]["content"] == "ran t1"
+    usage = found["model_usage"]["codex/mock-model"]
+    assert (usage["input_tokens"], usage["output_tokens"], usage["total_tokens"]) == (20, 10, 30)
+    assert log.stats.model_usage["codex/mock-model"].total_tokens == 30
+    events = [event for event in found["events"] if event["event"] == "model"]
+    assert [event["output"]["usage"]["total_tokens"] for event in events] == [15, 15]
+    (info,) = [event for event in found["events"] if event["event"] == "info" and event["source"] == "codex"]
+    assert info["data"]["status"] == "completed"
+    assert info["data"]["thread_id"] == found["store"]["codex_thread_id"]
+
+
+def write_json(log, tmp_path):
+    path = str(tmp_path / "log.json")
+    inspect_ai.log.write_eval_log(log, path, format="json")
+    return path
+
+
+def test_limits_end_the_turn_on_the_server_and_what_there_is_is_scored(offline, tmp_path):
+    began = time.monotonic()
+    log = run(offline, tmp_path, [sample("sleep", 0)], time_limit=8)
+    assert time.monotonic() - began < SECONDS
+    assert ends(log) == {"t0": ("I", "time")}
+    assert offline.statuses() == {"turn_aborted": 1}
+    (found,) = log.samples
+    assert found.messages[-1].tool_calls[0].function == "exec_command"
+    assert not running("sleep 1000 # t0")
+
+
+def running(command):
+    return [
+        path
+        for path in Path("/proc").glob("[0-9]*/cmdline")
+        if command.encode() in read(path) and path.parent.name != str(os.getpid())
+    ]
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("limits", "kind"), [({"token_limit": 14}, "token"), ({"message_limit": 1}, "message")]
+)
+def test_limits_of_tokens_and_messages_end_the_turn_as_they_are_exceeded(offline, tmp_path, limits, kind):
+    log = run(offline, tmp_path, [sample("sleep", 0)], **limits)
+    assert ends(log) == {"t0": ("I", kind)}
+    assert offline.statuses() == {"turn_aborted": 1}
+
+
+def test_a_turn_that_fails_is_an_error_of_its_sample(offline, tmp_path):
+    log = run(offline, tmp_path, [sample("refuse", 0), sample("do", 1)], fail_on_error=False)
+    errors = {each.id: each.error and each.error.message for each in log.samples}
+    assert errors["t1"] is None
+    assert errors["t0"].startswith("TurnFailed(")
+
+
+def test_the_messages_of_a_sample_are_instructions_history_and_prompt(offline, tmp_path):
+    picture = tmp_path / "dot.png"
+    picture.write_bytes(base64.b64decode(DOT))
+    messages = [
+        ChatMessageSystem(content="Be brief."),
+        ChatMessageUser(content="What is there?"),
+        ChatMessageAssistant(
+            content="Let me see.", tool_calls=[ToolCall(id="c1", function="list", arguments={"path": "."})]
+        ),
+        ChatMessageTool(content="dot.png", tool_call_id="c1", function="list"),
+        ChatMessageUser(content=[ContentText(text="do t0"), ContentImage(image=str(picture))]),
+    ]
+    run(offline, tmp_path, [Sample(input=messages, target="did t0", id="t0")])
+    (asked,) = offline.requests()
+    texts = [
+        (item["role"], part.get("text") or part.get("image_url"))
+        for item in asked["input"]
+        if item["type"] == "message"
+        for part in item["content"]
+    ]
+    assert any(role == "developer" and "Be brief." in text for role, text in texts)
+    mine = {"What is there?", "Let me see.", "do t0", f"data:image/png;base64,{DOT}"}
+    assert [pair for pair in texts if pair[1] in mine] == [
+        ("user", "What is there?"),
+        ("assistant", "Let me see."),
+        ("user", "do t0"),
+        ("user", f"data:image/png;base64,{DOT}"),
+    ]
+    call, output = [item for item in asked["input"] if item["type"].startswith("function_call")]
+    assert (call["name"], json.loads(call["arguments"])) == ("list", {"path": "."})
+    assert (output["call_id"], output["output"]) == (call["call_id"], "dot.png")
+
+
+def test_a_sample_without_a_prompt_is_refused(offline, tmp_path):
+    messages = [ChatMessageUser(content="hi"), ChatMessageAssistant(content="hello")]
+    log = run(offline, tmp_path, [Sample(input=messages, target="x")], fail_on_error=False)
+    assert "is not a prompt of the user" in log.samples[0].error.message
+
+
+def test_under_asyncio_it_says_what_to_set(offline, tmp_path, monkeypatch):
+    monkeypatch.setenv("INSPECT_ASYNC_BACKEND", "asyncio")
+    log = run(offline, tmp_path, [sample("do", 0)])
+    assert log.status == "error"
+    assert "set INSPECT_ASYNC_BACKEND=trio" in log.error.message
+    assert offline.counts() == {}
+
+
+def test_the_directory_is_that_of_the_local_sandbox(offline, tmp_path):
+    task = Task(
+        dataset=[
+            Sample(
+                input="show t0", target="hello from the sample", files={"note.txt": "hello from the sample"}
+            )
+        ],
+        solver=codex_agent(offline.config),
+        scorer=includes(),
+        sandbox="local",
+    )
+    (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))
+    (found,) = log.samples
+    assert found.messages[2].content == "hello from the sample"
+
+
+def test_an_eval_set_that_was_killed_runs_only_what_is_left(offline, tmp_path):
+    arguments = [json.dumps(dict(offline.home.env)), str(offline.home.workspace), str(tmp_path / "logs")]
+    with subprocess.Popen([sys.executable, PROGRAM, *arguments], stdout=subprocess.DEVNULL) as process:
+        try:
+            offline.wait_for("stall t2")
+            # Inspect writes samples to the disk as they end.
+            limit = time.monotonic() + SECONDS
+            while len(samples_on_disk(tmp_path / "logs")) < 2:
+                assert time.monotonic() < limit
+                time.sleep(0.1)
+        finally:
+            process.kill()
+    offline.wait_until_dropped("stall t2")
+    done = subprocess.run(
+        [sys.executable, PROGRAM, *arguments], capture_output=True, check=False, timeout=2 * SECONDS
+    )
+    assert done.stdout.splitlines()[-1] == b"True success 3 1.0", done.stderr
+    assert offline.counts() == {"do t0": 1, "do t1": 1, "stall t2": 2}
+
+
+def samples_on_disk(directory):
+    found = []
+    for path in directory.glob("*.eval"):
+        try:
+            found += inspect_ai.log.read_eval_log_sample_summaries(str(path))
+        except (ValueError, OSError, KeyError, EOFError):
+            continue
+    return [each for each in found if each.completed]

@@ -1,0 +1,231 @@
+"""Programs that are started one after the other on the same journal, with servers and programs that die at any step."""
+
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+import trio.testing
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+
+from trio_codex import Backoff, Restart, errors
+from trio_codex.supervision._journal import Journal
+from trio_codex.testing import Kills
+
+TEXTS = ("one", "two", "three", "four", "five")
+
+KEYS = st.sampled_from(TEXTS)
+
+STEPS = st.sampled_from(
+    [
+        "thread/start", "thread/resume", "turn/start", "turn/interrupt", "send an answer", "send turn/started",
+        "write the start of the turn", "write the message for the model", "write the message of the user",
+        "call the model", "write the answer", "write the end of the turn", "write the revert",
+    ]
+)  # fmt: skip
+"""What the server does, or is about to do, when it dies."""
+
+PERIOD = 100
+"""Of the restart limit, in seconds."""
+
+FOR_EVER = 100_000
+"""A program that is not killed has ended by then."""
+
+
+class NamedKills(Kills):
+    """Steps at which the server dies, by number or by name."""
+
+    names = ()
+
+    def _step(self, what):
+        if what in self.names:
+            self.names = tuple(name for name in self.names if name != what)
+            self.numbers |= {len(self.steps) + 1}
+        super()._step(what)
+
+
+class Programs(RuleBasedStateMachine):
+    """Each rule is a program, or makes the server die in one of the next ones.
+
+    The server writes its history in the order of the real one, and survives no step at which it is to die. A program that is
+    killed writes nothing more to its journal, not even what is late.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.kills = NamedKills()
+        self.directory = tempfile.TemporaryDirectory()
+        self.journal = Path(self.directory.name, "journal.db")
+        self.answers = {}
+
+    def teardown(self):
+        # Whatever has happened, each prompt can be finished, and was given at most once.
+        with self.directory:
+            while self.answers.keys() < {*TEXTS}:
+                self.run(self.prompts(*TEXTS))
+            for key, result in self.answers.items():
+                if result.status == "completed":
+                    assert self.kills.prompts()[key] == 1, (key, self.kills.killed)
+                else:
+                    assert result.status == "interrupted"
+
+    # -- what happens --------------------------------------------------------------------------------------------------
+
+    @rule(names=st.lists(STEPS, min_size=1, max_size=2, unique=True))
+    def the_server_will_die(self, names):
+        self.kills.names = tuple(names)
+
+    @rule(steps=st.lists(st.integers(1, 60), min_size=1, max_size=4))
+    def the_server_will_die_by_number(self, steps):
+        self.kills.numbers |= {len(self.kills.steps) + step for step in steps}
+
+    @rule(keys=st.lists(KEYS, min_size=1, max_size=3), most=st.integers(0, 4))
+    def a_program_runs(self, keys, most):
+        self.run(self.prompts(*keys), most=most)
+
+    @rule(key=KEYS, seconds=st.floats(0, 3))
+    def a_program_is_killed(self, key, seconds):
+        self.run(self.prompts(key), killed_after=seconds)
+
+    @rule(key=KEYS, seconds=st.floats(0, 3))
+    def a_prompt_is_cancelled(self, key, seconds):
+        async def cancelled(supervisor, thread):
+            with trio.move_on_after(seconds):
+                await self.prompt(thread, key)
+
+        self.run(cancelled)
+
+    @rule(key=KEYS, stop_at=st.integers(1, 9), killed=st.booleans())
+    def a_turn_is_iterated_and_left(self, key, stop_at, killed):
+        async def iterated(supervisor, thread):
+            seen = 0
+            async with thread.turn(key, key=key) as turn:
+                async for event in turn:
+                    # Nothing of a generation that has ended reaches it.
+                    assert event.turn_id in (None, turn.id)
+                    seen += 1
+                    if seen == stop_at:
+                        break
+            self.note(key, turn.result)
+            if killed:
+                write_nothing_more(supervisor)
+                raise Killed
+
+        self.run(iterated)
+
+    @rule(keys=st.lists(KEYS, max_size=3))
+    def fates_are_asked_while_a_prompt_runs(self, keys):
+        async def asked(supervisor, thread):
+            async with trio.open_nursery() as nursery:
+                for key in keys:
+                    nursery.start_soon(thread.fate, key)
+                await self.prompt(thread, "five")
+
+        self.run(asked)
+
+    @rule(key=KEYS, patience=st.floats(0, 3))
+    def the_server_is_replaced_on_purpose(self, key, patience):
+        async def replaced(supervisor, thread):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: supervisor.restart("an upgrade", drain_timeout=patience))
+                await self.prompt(thread, key)
+
+        self.run(replaced)
+
+    # -- how it is checked ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def a_prompt_is_given_at_most_once(self):
+        prompts, calls = self.kills.prompts(), self.kills.calls()
+        for key in TEXTS:
+            assert max(prompts[key], calls[key]) <= 1, (key, self.kills.killed)
+
+    @invariant()
+    def the_journal_opens(self):
+        if self.journal.exists():
+            Journal(self.journal).close()
+
+    def note(self, key, result):
+        """Check that a prompt that has ended has the same result for ever."""
+        if result.status == "lost":
+            return
+        earlier = self.answers.setdefault(key, result)
+        assert earlier.status == result.status
+        assert [part.id for part in earlier.parts or (earlier,)] == [
+            part.id for part in result.parts or (result,)
+        ]
+
+    async def prompt(self, thread, key):
+        self.note(key, await thread.run(key, key=key))
+
+    def prompts(self, *keys):
+        async def run(supervisor, thread):
+            for key in keys:
+                await self.prompt(thread, key)
+
+        return run
+
+    def run(self, body, *, most=1000, killed_after=FOR_EVER):
+        """Run a program until it has ended or is killed, or its server has died too often."""
+
+        async def program():
+            restart = Restart(
+                max_restarts=most, period=PERIOD, backoff=Backoff(first=0, then=0.1), strikes=1000
+            )
+            async with trio.open_nursery() as waiters, trio.open_nursery() as nursery:
+                try:
+                    async with self.kills.supervisor(journal=self.journal, restart=restart) as supervisor:
+                        waiters.start_soon(wait_for_the_end, supervisor)
+                        with trio.CancelScope() as scope:
+                            nursery.start_soon(kill_program, supervisor, scope, killed_after)
+                            async with supervisor.thread("a") as thread:
+                                await body(supervisor, thread)
+                        check_restarts(supervisor, most)
+                        if scope.cancelled_caught:
+                            raise Killed
+                except* (errors.RestartLimitExceeded, errors.StartError, Killed):
+                    pass
+                nursery.cancel_scope.cancel()
+
+        async def main():
+            with trio.fail_after(2 * FOR_EVER):
+                await program()
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class Killed(Exception):
+    """The program was killed."""
+
+
+async def wait_for_the_end(supervisor):
+    """Wait as a task of the program would that is no part of the supervisor's scope."""
+    with suppress(errors.ConnectionClosed, errors.RestartLimitExceeded):
+        while True:
+            await (await supervisor.ready()).wait_closed()
+
+
+async def kill_program(supervisor, scope, seconds):
+    await trio.sleep(seconds)
+    write_nothing_more(supervisor)
+    scope.cancel()
+
+
+def write_nothing_more(supervisor):
+    database = supervisor._generations.journal._db
+    database._late.clear()
+    database.write = database.write_late = lambda *_: None
+    database.commit = lambda: None
+
+
+def check_restarts(supervisor, most):
+    deaths = [each.ended for each in supervisor.generations()[:-1] if isinstance(each.cause, Exception)]
+    for first in deaths:
+        assert sum(first <= death <= first + PERIOD for death in deaths) <= most
+
+
+def test_whatever_dies_and_however_often_a_key_is_given_at_most_once():
+    chosen = settings(max_examples=20, stateful_step_count=8, deadline=None, phases=[Phase.generate])
+    run_state_machine_as_test(Programs, settings=chosen)
