@@ -712,7 +712,7 @@ MUTATIONS = [
     Mutation(
         "G25", "a deadline of a thread goes on before the call has ended",
         "blocking._face:_Operation.wait", statement("expired", "interruption", becomes="return Expired(expired)"),
-        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_goes_on",
+        "tests/faces/test_face_hosts.py::test_a_deadline_ends_the_call_that_waits_before_the_program_continues",
     ),
     Mutation(
         "G25", "an interrupt is raised between the statements of a face",

@@ -17,6 +17,8 @@ from benchmarks.traffic import prepare_results
 
 TITLE = "Batches"
 ROUNDS = 3
+SECONDS = 600
+"""How long a case may take on a busy machine."""
 
 AT_ONCE = 16
 HELLO_SERVER = Path(__file__).with_name("hello_server.py")
@@ -200,12 +202,23 @@ def growth_of_the_server(setting):
                 done += 1
                 if done in (warm, count):
                     pid = clients[0].pid
-                    found.append((resident_kib(pid) / 1024, len(os.listdir(f"/proc/{pid}/fd"))))
-        (memory, files), (memory_then, files_then) = found
-        return {"server MiB": memory_then - memory, "server descriptors": files_then - files}
+                    files = len(os.listdir(f"/proc/{pid}/fd"))
+                    found.append((resident_kib(pid) / 1024, files, cpu_of(pid)))
+        (memory, files, cpu), (memory_then, files_then, cpu_then) = found
+        return {
+            "server MiB": memory_then - memory,
+            "server descriptors": files_then - files,
+            "server cpu ms/task": 1e3 * (cpu_then - cpu) / (count - warm),
+        }
 
     with offline() as home:
         return trio.run(main, home)
+
+
+def cpu_of(pid):
+    """Seconds of the CPU that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 # -- on the scripted server --------------------------------------------------------------------------------------------
@@ -230,11 +243,11 @@ def scripted(setting):
         async with open_batch(tasks_of(count), out=out, config=config, turns=AT_ONCE) as running:
             done = 0
             with Stopwatch() as watch:
-                async for _ in running:
+                async for outcome in running:
+                    assert outcome.value == "hello", outcome
                     done += 1
                     if done == warm:
                         before = resident_kib()
-        assert done == count
         return told(watch, count) | {"client MiB": (resident_kib() - before) / 1024}
 
     with tempfile.TemporaryDirectory() as directory:

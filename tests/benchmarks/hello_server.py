@@ -18,6 +18,11 @@ TOKENS = {
 
 
 class HelloServer(app_server.Server):
+    def __init__(self, directory):
+        super().__init__(directory)
+        # As in real ones that can be resumed after a death.
+        self.results["thread/start"]["thread"]["historyMode"] = "paginated"
+
     def start_turn(self, message):
         params = message["params"]
         thread, text = params["threadId"], params["input"][0]["text"]

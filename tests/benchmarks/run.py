@@ -53,7 +53,7 @@ def run_case(name, case, setting):
         [sys.executable, "-c", code, name, case, json.dumps(setting)],
         env=environment,
         stdout=subprocess.PIPE,
-        timeout=CASE_SECONDS,
+        timeout=getattr(importlib.import_module(f"benchmarks.{name}"), "SECONDS", CASE_SECONDS),
         text=True,
         check=True,
     )

@@ -51,7 +51,7 @@ def test_jobs_of_an_array_share_the_tasks_and_can_be_submitted_again(offline, tm
     assert len(offline.counts()) == 6
 
 
-def test_a_job_whose_time_is_up_ends_its_turns_and_goes_on_in_the_next_one(offline, tmp_path):
+def test_a_job_whose_time_is_up_ends_its_turns_and_continues_in_the_next_one(offline, tmp_path):
     tasks = write_tasks(tmp_path / "tasks.jsonl", some(1, "stall"))
     with job(offline, tasks, "SLURM_ARRAY_TASK_ID", 0, count=1) as process:
         offline.wait_for("stall t0")

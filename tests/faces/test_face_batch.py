@@ -88,7 +88,7 @@ def test_a_prompt_is_solved_without_a_solver(tmp_path):
     assert len(BLOCKING.module.batch.read_outcomes(tmp_path)) == 3
 
 
-def test_a_batch_that_is_left_withdraws_its_solvers_and_goes_on_the_next_time(tmp_path):
+def test_a_batch_that_is_left_withdraws_its_solvers_and_resumes_the_next_time(tmp_path):
     started = threading.Event()
 
     def wait(ctx):

@@ -98,8 +98,7 @@ def test_the_default_solver_needs_no_function_of_the_program():
 
 def test_leaving_a_batch_early_ends_what_its_solvers_do():
     async def main(home):
-        ended = []
-        reached = asyncio.Event()
+        reached, ended = asyncio.Event(), []
 
         async def solve(ctx):
             reached.set()
@@ -112,8 +111,9 @@ def test_leaving_a_batch_early_ends_what_its_solvers_do():
             TASKS, solve, out=home.tmp / "run", config=home.config(), turns=2
         ) as batch:
             await reached.wait()
-            running = batch.status().running
-        assert sorted(ended) == sorted(running)
+            assert not ended
+        assert 0 < len(ended) <= 2
+        assert batch.status().done == 0
 
     with offline() as home:
         asyncio.run(main(home))

@@ -216,7 +216,7 @@ async def test_a_turn_whose_scope_is_left_between_two_generations_stays_interrup
 
 
 @pytest.mark.parametrize("error", [None, ValueError("mine")], ids=["returns", "raises"])
-async def test_a_turn_that_the_end_of_its_supervisor_interrupts_goes_on_in_the_next_one(
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one(
     error, autojump_clock, tmp_path
 ):
     kills, journal, ends = Kills(), tmp_path / "journal.db", []

@@ -48,7 +48,7 @@ class Stalls(Instrument):
 
 
 @pytest.mark.parametrize("controlled", [False, True])
-async def test_a_program_that_stands_still_kills_no_server(controlled, monkeypatch):
+async def test_a_program_that_is_stuck_kills_no_server(controlled, monkeypatch):
     """The control: with a deadline of Trio's clock, the server is taken for stuck."""
 
     async def responds(session, within):

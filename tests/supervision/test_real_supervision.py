@@ -257,7 +257,7 @@ async def test_an_error_of_the_body_of_a_turn_leaves_it_unchanged():
         assert caught.value is error
 
 
-async def test_a_turn_that_the_end_of_its_supervisor_interrupts_goes_on_in_the_next_one():
+async def test_a_turn_that_the_end_of_its_supervisor_interrupts_continues_in_the_next_one():
     async with stage() as on:
         on.model.hang("half")
 

@@ -240,6 +240,8 @@ class Journal:
         self._db.write(
             "insert into outcomes(id, run, outcome) values(?, ?, ?)", outcome.task.id, self.run, json
         )
+        # A batch is idle only when it ends; until then the log would grow by 30 KiB for each task.
+        self._db.checkpoint(idle=False)
 
     def uncleaned(self) -> list[Outcome]:
         """Return the outcomes whose last attempts were not cleaned up."""
