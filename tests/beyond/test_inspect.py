@@ -1,6 +1,7 @@
 """Codex as an agent of the real Inspect: scores, limits that end turns on the server, and what the log has."""
 
 import base64
+import importlib
 import json
 import os
 import subprocess
@@ -8,14 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import attrs
 import pytest
+import trio
 from shards import SECONDS
+
+from trio_codex import open_codex
+from trio_codex.binary import find_binary
 
 os.environ["INSPECT_ASYNC_BACKEND"] = "trio"
 os.environ["INSPECT_DISPLAY"] = "none"
 inspect_ai = pytest.importorskip("inspect_ai")
 
-from inspect_ai import Task, eval  # noqa: A004, E402
+from inspect_ai import Task, eval, eval_async  # noqa: A004, E402
 from inspect_ai.dataset import Sample  # noqa: E402
 from inspect_ai.model import (  # noqa: E402
     ChatMessageAssistant,
@@ -27,6 +33,7 @@ from inspect_ai.model import (  # noqa: E402
 )
 from inspect_ai.scorer import includes, match  # noqa: E402
 from inspect_ai.tool import ToolCall  # noqa: E402
+from inspect_ai.util import ExecResult, SandboxConnection, SandboxEnvironment, sandboxenv  # noqa: E402
 
 from trio_codex.inspect import codex_agent  # noqa: E402
 
@@ -231,3 +238,74 @@ def samples_on_disk(directory):
         except (ValueError, OSError, KeyError, EOFError):
             continue
     return [each for each in found if each.completed]
+
+
+def test_samples_can_share_a_client_of_the_same_trio_run(offline, tmp_path):
+    async def main():
+        async with open_codex(offline.config) as codex:
+            task = Task(
+                dataset=[sample("do", 0), sample("do", 1)], solver=codex_agent(codex=codex), scorer=match()
+            )
+            (log,) = await eval_async(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))
+            return log, len([thread async for thread in codex.threads()])
+
+    log, threads = trio.run(main)
+    assert ends(log) == {"t0": ("C", None), "t1": ("C", None)}
+    assert threads == 2
+    with pytest.raises(ValueError, match="do not give others"):
+        codex_agent(offline.config, codex=object())
+
+
+def test_the_example_is_scored_by_the_files_that_the_agent_leaves(offline, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples" / "beyond"))
+    task = importlib.import_module("inspect_task").repair(offline.config)
+    (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))
+    assert log.status == "success", log.error
+    (found,) = log.samples
+    assert (found.scores["passes"].value, found.scores["passes"].answer) == (1.0, "Mended.")
+
+
+def test_in_a_docker_sandbox_the_server_runs_in_the_container(offline, tmp_path, monkeypatch):
+    record = tmp_path / "arguments"
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        f'#!/bin/sh\necho "$@" > {record}\nwhile [ "$1" != box-1 ]; do shift; done\nshift\nexec "$@"\n'
+    )
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{offline.home.env['PATH']}"
+    monkeypatch.setenv("PATH", path)
+
+    @sandboxenv(name="boxed")
+    class Boxed(SandboxEnvironment):
+        @classmethod
+        async def sample_init(cls, task_name, config, metadata):
+            return {"default": cls()}
+
+        @classmethod
+        async def sample_cleanup(cls, task_name, config, environments, interrupted):
+            return
+
+        async def exec(self, cmd, *args, **options):
+            return ExecResult(True, 0, f"{offline.home.workspace}\n", "")
+
+        async def write_file(self, file, contents):
+            raise NotImplementedError
+
+        async def read_file(self, file, text=True):
+            raise NotImplementedError
+
+        async def connection(self, *, user=None):
+            return SandboxConnection(type="boxed", command="docker exec -it box-1 bash", container="box-1")
+
+    config = attrs.evolve(
+        offline.config, env={**offline.home.env, "PATH": path}, codex_bin=find_binary().path
+    )
+    task = Task(dataset=[sample("do", 0)], solver=codex_agent(config), scorer=match(), sandbox="boxed")
+    (log,) = eval(task, model="mockllm/model", log_dir=str(tmp_path / "logs"))
+    assert log.status == "success", log.error
+    assert ends(log) == {"t0": ("C", None)}
+    arguments = record.read_text().split()
+    assert arguments[:3] == ["exec", "--interactive", "--workdir"]
+    assert "CODEX_HOME" in arguments
+    assert arguments[-2:] == [str(config.codex_bin), "app-server"]
