@@ -108,11 +108,11 @@ def run(
     settings = {
         "engine": "ray",
         "solve": _name_of(solve),
+        **{name: repr(chosen[name]) if name in chosen else "the default" for name in COMPARED},
     }
-    settings.update((name, repr(chosen[name])) for name in COMPARED if name in chosen)
     journal = Journal(directory, writes=True)
     try:
-        journal.begin(settings, checked_tasks(tasks, None), allow_changes=False)
+        journal.begin(settings, checked_tasks(tasks, None), allow_changes=bool(chosen.get("allow_changes")))
         if on_outcome is not None:
             for _, outcome in journal.outcomes():
                 on_outcome(outcome)
