@@ -43,6 +43,8 @@ async def test_the_workspace_of_an_outcome_is_removed_although_the_batch_is_left
         on.model.script("do t1").hang()
         async with on.batch(some(2)) as batch:
             assert (await anext(batch)).task.id == "t0"
+            while not on.requests_with()["do t1"]:  # noqa: ASYNC110  # the model has no event for this
+                await trio.sleep(0.01)
         # That of the other one is kept: the attempt goes on the next time.
         assert [path.name for path in (on.out / "workspaces").iterdir()] == ["t1-1"]
 

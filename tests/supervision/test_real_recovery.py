@@ -59,15 +59,16 @@ async def test_a_program_that_is_stuck_kills_no_server(controlled, monkeypatch):
 
     if controlled:
         monkeypatch.setattr(liveness, "_responds", responds)
-    stalls = Stalls(1 if controlled else 24)
+    stalls = Stalls(24)
     async with (
         stage() as on,
         on.supervisor(probe=Probe(every=0.05, timeout=0.4, failures=1), instruments=[stalls]) as supervisor,
     ):
-        while stalls.count < stalls.most:  # noqa: ASYNC110  # it has no event for this
+        # With the control, whether the deadline or the reader comes first is a matter of chance at each stall.
+        while stalls.count < stalls.most and supervisor.generation == 1:  # noqa: ASYNC110  # it has no event for this
             await trio.sleep(0.05)
         await trio.sleep(0.5)
-        assert supervisor.generation == (2 if controlled else 1)
+        assert (supervisor.generation > 1) == controlled
 
 
 async def test_a_thread_that_kills_the_server_runs_alone_and_is_quarantined_and_the_others_continue():
