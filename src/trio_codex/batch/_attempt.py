@@ -184,10 +184,11 @@ class Attempt:
             outcome: The outcome of the task, if it has one.
             supervisor: The server; ``None`` if it has ended since.
         """
-        await trio.lowlevel.checkpoint()
         thread_id = self._thread_id or (None if outcome is None else outcome.thread_id)
         is_kept = self._plan.keep == "failed" and outcome is not None and not outcome.is_ok
         try:
+            # The outcome is there, so the batch may be left already.
+            await trio.lowlevel.checkpoint()
             if thread_id is not None and supervisor is not None:
                 # A server that has died has freed it, and one that has not stored the thread has nothing to archive.
                 with suppress(errors.RpcError, errors.ConnectionBroken, errors.RequestTimeout):
