@@ -109,12 +109,13 @@ def _write_script(example: str, model: MockModel) -> None:
                 model.script(f" {name} ").say(f"{name} is ", "small.")
         case "harness":
             for number in range(1, 1001):
-                script = model.script(f"What is {number} squared?")
+                answer = f'{{"number": {0 if number == 5 else number**2}}}'
+                # An attempt that is interrupted asks again.
+                script = model.script(f"What is {number} squared?", default=Response(Text(answer)))
                 if number == 3:
                     script.fail(429, message="slow down")
                 if number == 7:
                     script.fail(400, message="no")
-                script.say(f'{{"number": {0 if number == 5 else number**2}}}')
         case "letters":
             model.say("Dear Ada, at nine.")
             model.hang("Dear Grace, ")
@@ -158,7 +159,7 @@ def _write_script(example: str, model: MockModel) -> None:
             model.say("Nothing.")
         case "agents":
             counted = Gate()
-            model.script("Count the files.").respond(Text("There are 3."), _Open(counted))
+            model.script("Count the files.").respond(Text("There are ", "3.", delay=0.5), _Open(counted))
             # The server may report the end of the agent to the open turn, and then send the model another request.
             turn = model.script("Let an agent count", default=Response(Text("3 files.")))
             turn.respond(ToolCall("spawn_agent", {"message": "Count the files."}, namespace="multi_agent_v1"))

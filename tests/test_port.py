@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from trio_codex.testing import MockModel, offline_home
+from trio_codex.testing import MockModel, assert_nothing_left, offline_home
 
 PORT = Path(__file__).parents[1] / "examples" / "port"
 
@@ -50,6 +50,13 @@ DIFFERENT = {
     "        except errors.TurnFailed:": "an error of its own",
 }
 """What may differ, by how a line begins, and why."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Trio starts a program in a thread, which it keeps for some seconds."""
+    with assert_nothing_left(ignore=["thread * (Trio thread *)"]):
+        yield
 
 
 def script(model):
