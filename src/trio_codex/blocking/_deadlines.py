@@ -30,7 +30,7 @@ class Deadline:
         self._seconds = seconds
         self._fails = fails
         self._at = 0.0
-        self.cancelled_caught = False
+        self.cancelled_caught: bool = False
 
     def __enter__(self) -> Self:
         self._at = time.monotonic() + self._seconds
