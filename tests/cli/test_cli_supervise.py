@@ -57,8 +57,8 @@ async def test_sigterm_lets_an_open_turn_end_and_admits_no_other_one(program, mo
     ("where", "message"),
     [
         ("agents", "write MODULE:FUNCTION"),
-        ("nowhere:main", "there is no module 'nowhere'"),
-        ("agents:missing", "has no function 'missing'"),
+        ("nowhere:main", "No module named 'nowhere'"),
+        ("agents:missing", "has no attribute 'missing'"),
         ("agents:nothing", "is not a function"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Call functions of the user: policies, tools and functions to retry. No other module does.
+"""Import and call functions of the user: policies, tools, solvers and functions to retry. No other module does.
 
 Callers without Trio cannot provide Trio coroutines. For them, a bridge set here runs the function where it belongs: in a
 worker thread, or in the event loop of the caller. Functions of this package are Trio coroutines and never cross it.
@@ -7,6 +7,8 @@ worker thread, or in the event loop of the caller. Functions of this package are
 from __future__ import annotations
 
 import functools
+import importlib
+import sys
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
@@ -41,6 +43,27 @@ async def call_user(function: Callable[..., Any], /, *args: Any, **kwargs: Any) 
     if bridge is None or _is_ours(function):
         return await function(*args, **kwargs)
     return await bridge.run(function, args, kwargs, is_async=is_async_callable(function))
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Import a function by its name, ``"module:function"``. Modules in the working directory come first.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"{name!r} cannot be imported: write MODULE:FUNCTION, such as agents:main")
+    if "" not in sys.path:
+        # The working directory: where scripts are, and engines start their workers.
+        sys.path.insert(0, "")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as exc:
+        raise ValueError(f"{name!r} cannot be imported: {exc}") from exc
+    if not callable(found):
+        raise ValueError(f"{name!r} is not a function")
+    return cast("Callable[..., Any]", found)
 
 
 def _is_ours(function: object) -> bool:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
-import sys
 import traceback
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
 from trio_codex import errors
+from trio_codex._core.user_code import import_function
 from trio_codex.batch._batch import open_batch
 from trio_codex.batch._tasks import Task, read_tasks
 
@@ -104,7 +103,7 @@ async def _run(
     outcomes: list[Outcome] = []
     left = len(tasks)
     options: Any = dict(spec.options)
-    solve = _imported(spec.solve) if isinstance(spec.solve, str) else spec.solve
+    solve = import_function(spec.solve) if isinstance(spec.solve, str) else spec.solve
     with trio.CancelScope() as scope:
         if on_start is not None:
             on_start(partial(_cancel, trio.lowlevel.current_trio_token(), scope))
@@ -124,20 +123,6 @@ def _cancel(token: trio.lowlevel.TrioToken, scope: trio.CancelScope) -> None:
         token.run_sync_soon(scope.cancel, idempotent=True)
     except trio.RunFinishedError:
         return  # there is nothing left to end
-
-
-def _imported(name: str) -> Callable[[TaskContext], Awaitable[Any]]:
-    module, _, function = name.partition(":")
-    if os.getcwd() not in sys.path:
-        # Where scripts are, and engines start their workers.
-        sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise ValueError(f"the solver {name!r} cannot be imported: {exc}") from exc
-    if not callable(found):
-        raise ValueError(f"the solver {name!r} is not a function")
-    return cast("Callable[[TaskContext], Awaitable[Any]]", found)
 
 
 def _portable(error: Exception) -> Exception:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import os
 import signal
 import sys
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 import click
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 from trio_codex import errors
+from trio_codex._core.user_code import import_function
 from trio_codex.batch import (
     BatchBudget,
     CopyTree,
@@ -313,15 +313,10 @@ def _summary(status: BatchStatus) -> str:
 
 
 def _solver(name: str) -> Callable[[TaskContext], Awaitable[Any]]:
-    module, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())
     try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise click.UsageError(f"--solve: {name!r} cannot be imported: {exc}") from exc
-    if not callable(found):
-        raise click.UsageError(f"--solve: {name!r} is not a function")
-    return cast("Callable[[TaskContext], Awaitable[Any]]", found)
+        return import_function(name)
+    except ValueError as exc:
+        raise click.UsageError(f"--solve: {exc}") from exc
 
 
 def _workspace(text: str) -> Workspace:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 import signal
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from rich.table import Table
 
 from trio_codex import Attachment, CodexConfig, open_supervisor
+from trio_codex._core.user_code import import_function
 from trio_codex.cli._attach import Attachment as Attaching
 from trio_codex.cli._render import Screen
 from trio_codex.cli._text import CommandFailed, printable
@@ -65,19 +64,10 @@ async def supervise(where: str, *, source: AnySource, journal: str) -> int:
 
 
 def _load(where: str) -> Callable[[Supervisor], Awaitable[Any]]:
-    module_name, _, name = where.partition(":")
-    if not module_name or not name:
-        raise CommandFailed("write MODULE:FUNCTION, such as agents:main")
-    sys.path.insert(0, os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), name)
-    except ModuleNotFoundError as exc:
-        raise CommandFailed(f"there is no module {exc.name!r}") from exc
-    except AttributeError as exc:
-        raise CommandFailed(f"module {module_name!r} has no function {name!r}") from exc
-    if not callable(function):
-        raise CommandFailed(f"{where} is not a function")
-    return cast("Callable[[Supervisor], Awaitable[Any]]", function)
+        return import_function(where)
+    except ValueError as exc:
+        raise CommandFailed(str(exc)) from exc
 
 
 async def _drain_on_sigterm(supervisor: Supervisor, scope: trio.CancelScope) -> None:
