@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from trio_codex import errors
+from trio_codex._database import Database, Format
 from trio_codex.batch._batch import THREADS
-from trio_codex.batch._journal import NAME, Journal
-from trio_codex.supervision import read_journal
+from trio_codex.batch._journal import FORMAT, NAME, Journal
+from trio_codex.supervision._journal import FORMAT as OF_THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -34,18 +34,16 @@ class _Shard:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        # It checks that this is a journal, and of this version.
+        # It knows what to say of a directory that has none.
         Journal(out, writes=False).close()
-        settings, tasks, outcomes = _read(out / NAME, "settings", "tasks", "outcomes")
+        settings, tasks, outcomes = _read(out / NAME, FORMAT, "settings", "tasks", "outcomes")
         self.settings: dict[str, str] = {name: value for name, value in settings if name not in OF_SHARDS}
         self.tasks: dict[str, Row] = {row[0]: row for row in tasks}
         self.outcomes: dict[str, Row] = {row[1]: row for row in outcomes}
-        self.threads_path: Path = out / THREADS
         self.threads: list[Row] = []
         self.keys: list[Row] = []
-        if self.threads_path.exists():
-            read_journal(self.threads_path)
-            self.threads, self.keys = _read(self.threads_path, "threads", "keys")
+        if (out / THREADS).exists():
+            self.threads, self.keys = _read(out / THREADS, OF_THREADS, "threads", "keys")
 
 
 def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) -> None:
@@ -76,7 +74,7 @@ def merge(outs: Iterable[str | os.PathLike[str]], into: str | os.PathLike[str]) 
             made = Path(scratch) / "merged"
             _write(shards, owners, made)
             made.rename(target)
-    except (OSError, sqlite3.Error) as exc:
+    except OSError as exc:
         hint = "Choose a directory that can be written."
         raise errors.JournalError(str(target), f"cannot be written: {exc}", hint) from exc
 
@@ -119,46 +117,28 @@ def _task_differs(name: str, owner: _Shard, shard: _Shard) -> Iterator[str]:
 
 
 def _write(shards: list[_Shard], owners: dict[str, _Shard], out: Path) -> None:
-    Journal(out, writes=True).close()
-    with closing(sqlite3.connect(out / NAME)) as db, db:
+    out.mkdir()
+    with closing(Database(out / NAME, FORMAT)) as db:
         _insert(db, "settings", [*shards[0].settings.items(), ("shard", "None"), ("run", "1")])
         for shard in shards:
-            mine = [name for name in shard.tasks if owners[name] is shard]
-            _insert(db, "tasks", [shard.tasks[name] for name in mine])
+            _insert(db, "tasks", [row for name, row in shard.tasks.items() if owners[name] is shard])
             done = [row for name, row in shard.outcomes.items() if owners[name] is shard]
             _insert(db, "outcomes", [(None, name, 1, *rest) for _, name, _, *rest in done])
         # No attempt goes on here: its workspace is elsewhere.
-        db.execute("update tasks set state='ended'")
-    with_threads = [shard for shard in shards if shard.threads]
-    if not with_threads:
-        return
-    with closing(sqlite3.connect(out / THREADS)) as db, db:
-        with closing(_connected(with_threads[0].threads_path)) as source:
-            source.backup(db)
-        db.execute("delete from threads")
-        db.execute("delete from keys")
-        for shard in with_threads:
+        db.write("update tasks set state='ended'")
+    with closing(Database(out / THREADS, OF_THREADS)) as db:
+        for shard in shards:
             for table, rows in (("threads", shard.threads), ("keys", shard.keys)):
                 # The thread of an attempt is named by its task and its number.
                 _insert(db, table, [row for row in rows if owners.get(row[0].rpartition("#")[0]) is shard])
+        db.commit()
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: list[Row]) -> None:
-    if rows:
-        places = ", ".join("?" * len(rows[0]))
-        db.executemany(f"insert into {table} values({places})", rows)
+def _insert(db: Database, table: str, rows: list[Row]) -> None:
+    for row in rows:
+        db.write_late(f"insert into {table} values({', '.join('?' * len(row))})", *row)
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
-
-
-def _read(path: Path, *tables: str) -> list[list[Row]]:
-    try:
-        with closing(_connected(path)) as db:
-            db.execute("begin")
-            return [db.execute(f"select * from {table}").fetchall() for table in tables]
-    except sqlite3.Error as exc:
-        raise errors.JournalError(
-            str(path), f"cannot be read: {exc}", "Check the file and its directory."
-        ) from exc
+def _read(path: Path, kind: Format, *tables: str) -> list[list[Row]]:
+    with closing(Database(path, kind, writes=False)) as db:
+        return [db.rows(f"select * from {table}") for table in tables]
