@@ -44,6 +44,18 @@ async def test_many_worktrees_are_added_and_removed_at_once(repository, tmp_path
     assert not any(path.exists() for path in paths)
 
 
+async def test_git_starts_no_monitor_which_would_keep_the_lock(repository, tmp_path):
+    monitor, started = tmp_path / "monitor", tmp_path / "started"
+    monitor.write_text(f"#!/bin/sh\ntouch {started}\n")
+    monitor.chmod(0o755)
+    git(repository, "config", "core.fsmonitor", str(monitor))
+    await GitWorktree(repository).create(tmp_path / "w")
+    await GitWorktree(repository).remove(tmp_path / "w")
+    assert not started.exists()
+    git(repository, "status")
+    assert started.exists()
+
+
 async def test_a_worktree_that_was_added_only_in_part_is_removed(repository, tmp_path):
     (tmp_path / "w").mkdir()
     (tmp_path / "w" / "half").touch()

@@ -122,7 +122,8 @@ class GitWorktree:
             await self._git("worktree", "prune", lock=lock)
 
     async def _git(self, *arguments: str, lock: int | None = None) -> str:
-        return await _run("git", "-C", self.repository, *arguments, lock=lock)
+        # A monitor would be a program that the repository names, and as a daemon it would keep the lock.
+        return await _run("git", "-c", "core.fsmonitor=false", "-C", self.repository, *arguments, lock=lock)
 
     @asynccontextmanager
     async def _locked(self) -> AsyncGenerator[int]:
