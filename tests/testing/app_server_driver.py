@@ -127,6 +127,10 @@ async def app_server(home: OfflineHome) -> AsyncGenerator[AppServer]:
                 process.wait(0.5)
             process.kill()
             process.wait()
+    # A process that the server was starting when it was killed ends a moment later.
+    with trio.move_on_after(3):
+        while processes_of(home):  # noqa: ASYNC110  # nothing announces it
+            await trio.sleep(0.02)
     assert processes_of(home) == []
 
 
