@@ -1,22 +1,22 @@
-"""A server that only writes what was prepared: run as ``python -I -S app_server.py DIRECTORY [PIPE_BYTES]``.
+"""A server that only writes prepared output. Run as ``python -I -S app_server.py DIRECTORY [PIPE_BYTES]``.
 
-``DIRECTORY`` holds ``results.json``, the answers to plain requests, and one file for each stream of events. The text of a
-turn says what comes:
+``DIRECTORY`` holds ``results.json``, the answers to plain requests, and one file for each stream of events. The text
+of a turn selects the output:
 
 ``NAME``
-    the stream ``NAME``, at once, as fast as the pipe takes it;
+    the stream ``NAME``, immediately, as fast as the pipe accepts it;
 ``NAME COUNT``
-    the same, once so many turns have been started;
+    the same, once ``COUNT`` turns have been started;
 ``ask COUNT``
-    so many approvals, each after the answer to the one before;
+    ``COUNT`` approvals, each after the answer to the previous one;
 ``idle``
     nothing until it is interrupted.
 
 The answer to ``fs/readFile`` is the prepared file, as a result.
 
-Ids are a function of numbers, so that streams can be prepared. No benchmark may wait for it: one ``write``
-takes all that fits into the pipe, and nothing is encoded while somebody measures. (The round trip of a request is the
-exception: its share of that is measured by a client that does nothing else.)
+Ids are computed from numbers, so streams can be prepared in advance. No benchmark waits for this server: each
+``write`` fills the pipe, and nothing is encoded during a measurement. (The exception is the round trip of a request.
+A client that does nothing else measures the server's share of it.)
 """
 
 import fcntl
@@ -67,7 +67,7 @@ def ended(thread, text, status="completed"):
 
 
 class Server:
-    """One connection: the requests so far, and the prepared responses."""
+    """One connection, with the requests so far and the prepared responses."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -118,7 +118,7 @@ class Server:
         name, _, count = text.partition(" ")
         assert (thread, text) not in self.turns, f"a second turn with the text {text!r}"
         self.turns.add((thread, text))
-        stream = None if name in ("ask", "idle") else self.stream(name)  # read before anybody waits for it
+        stream = None if name in ("ask", "idle") else self.stream(name)  # read before a client waits for it
         self.answer(message, {"turn": turn(turn_id(thread, text), "inProgress")})
         if name == "idle":
             self.idle[turn_id(thread, text)] = (thread, text)

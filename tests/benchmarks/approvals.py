@@ -1,4 +1,4 @@
-"""The round trip of an approval, as the server sees it: from its question to the answer."""
+"""The round trip of an approval, as the server sees it: from its request to the answer."""
 
 from benchmarks import clients
 from benchmarks.app_server import thread_id
@@ -19,7 +19,7 @@ def text_of(setting):
     return f"ask {WARM + setting.pick(1500, 300)}"
 
 
-def told(seconds):
+def summarize(seconds):
     seconds = sorted(seconds[WARM:])
     return {"p50 µs": 1e6 * percentile(seconds, 50), "p99 µs": 1e6 * percentile(seconds, 99)}
 
@@ -30,7 +30,7 @@ def floor(setting):
         while (message := floor.next_message())["method"] != "turn/completed":
             if "id" in message:
                 floor.write({"id": message["id"], "result": {"decision": "accept"}})
-        return told(floor.request("test/seconds", {}))
+        return summarize(floor.request("test/seconds", {}))
 
 
 def trio_codex(setting):
@@ -42,7 +42,7 @@ def trio_codex(setting):
     async def body(codex):
         thread = await codex.thread_start()
         await thread.run(text_of(setting))
-        return told(await codex.request("test/seconds"))
+        return summarize(await codex.request("test/seconds"))
 
     return clients.run_trio(body, setting.directory, policy=Policy(command=accept))
 
@@ -51,14 +51,14 @@ def sync_sdk(setting):
     """Without a handler it accepts, on its reader thread."""
     with clients.open_sync_sdk(setting.directory) as codex:
         codex.thread_start().run(text_of(setting))
-        return told(codex._client._request_raw("test/seconds", {}))
+        return summarize(codex._client._request_raw("test/seconds", {}))
 
 
 def async_sdk(setting):
     async def body(codex):
         thread = await codex.thread_start()
         await thread.run(text_of(setting))
-        return told(codex._client._sync._request_raw("test/seconds", {}))
+        return summarize(codex._client._sync._request_raw("test/seconds", {}))
 
     return clients.run_async_sdk(body, setting.directory)
 

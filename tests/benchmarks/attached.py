@@ -1,6 +1,6 @@
 """Events of one turn, by the transport: a pipe, a WebSocket over a unix socket or loopback, and trio-websocket.
 
-All four are the same client. The last one is given trio-websocket as a stream of lines.
+All four cases use the same client. The last one runs it over trio-websocket, adapted to a stream of lines.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ prepare = events.prepare
 
 
 async def measure(codex, setting):
-    """Iterate over a turn; give what an event costs."""
+    """Iterate over a turn, and return the cost of an event."""
     thread = await codex.thread_start()
     for text in events.TURNS:
         count = 0
@@ -29,7 +29,7 @@ async def measure(codex, setting):
             async with thread.turn(text) as turn:
                 async for event in turn:
                     count += event.merged
-    return events.told(watch, count, events.count_of(setting))
+    return events.summarize(watch, count, events.count_of(setting))
 
 
 def stdio(setting):
@@ -38,7 +38,7 @@ def stdio(setting):
 
 @contextlib.contextmanager
 def server_url(setting, kind):
-    """Run the server; give its URL."""
+    """Run the server, and yield its URL."""
     address = "tcp" if kind == "tcp" else f"{setting.directory}/server-{os.getpid()}.sock"
     command = [sys.executable, "-I", "-S", str(SERVER), setting.directory, address]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:

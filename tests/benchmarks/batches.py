@@ -1,7 +1,7 @@
-"""Batches of tasks that take no time, so that only their administration costs: on the real server and on a scripted one.
+"""The overhead of batches, measured with tasks that take no time, on the real server and on a scripted one.
 
-With the real server, turns are what is scarce. The other clients do what a program without batches would: start a thread
-for each task and run its prompt, so many at once.
+On the real server, turns are the bottleneck. The other clients do what a program without batches would: for each task
+they start a thread and run its prompt, with the same concurrency.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from benchmarks.traffic import prepare_results
 TITLE = "Batches"
 ROUNDS = 3
 SECONDS = 600
-"""How long a case may take on a busy machine."""
+"""Timeout of a case, generous enough for a busy machine."""
 
 AT_ONCE = 16
 HELLO_SERVER = Path(__file__).with_name("hello_server.py")
@@ -53,11 +53,11 @@ def offline():
 
 
 def first_of(setting):
-    """How many tasks come before the clock starts, so that what is needed is imported."""
+    """Return how many tasks run before the clock starts, so that imports are not measured."""
     return setting.pick(32, 16)
 
 
-def told(watch, count):
+def summarize(watch, count):
     return {"tasks/s": count / watch.wall, "cpu ms/task": 1e3 * watch.cpu / count}
 
 
@@ -86,7 +86,7 @@ def batch(setting):
             with Stopwatch() as watch:
                 values = [outcome.value async for outcome in running]
         assert values == ["hello"] * count
-        return told(watch, count)
+        return summarize(watch, count)
 
     with offline() as home:
         return trio.run(main, home)
@@ -116,7 +116,7 @@ def bare_loop(setting):
             with Stopwatch() as watch:
                 await run_all(count)
         assert values == ["hello"] * (first_of(setting) + count)
-        return told(watch, count)
+        return summarize(watch, count)
 
     with offline() as home:
         return trio.run(main, home)
@@ -150,7 +150,7 @@ def threads_of_codex(setting):
             with Stopwatch() as watch:
                 values = [*pool.map(run, range(count))]
     assert values == ["hello"] * count
-    return told(watch, count)
+    return summarize(watch, count)
 
 
 def tasks_of_async_codex(setting):
@@ -173,14 +173,14 @@ def tasks_of_async_codex(setting):
             with Stopwatch() as watch:
                 values = await asyncio.gather(*(run() for _ in range(count)))
         assert values == ["hello"] * count
-        return told(watch, count)
+        return summarize(watch, count)
 
     with offline() as home:
         return asyncio.run(main(home))
 
 
 def growth_of_the_server(setting):
-    """What a server keeps of tasks that have ended."""
+    """Memory and descriptors that a server keeps for tasks that have ended."""
     import trio
 
     from trio_codex.batch import open_batch
@@ -216,7 +216,7 @@ def growth_of_the_server(setting):
 
 
 def cpu_of(pid):
-    """Seconds of the CPU that a process has used."""
+    """Return the CPU seconds that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -225,7 +225,7 @@ def cpu_of(pid):
 
 
 def scripted(setting):
-    """The client's own cost: what a task takes of it, and what it keeps of one."""
+    """The client's own cost: CPU time and memory per task."""
     import tempfile
 
     import trio
@@ -248,7 +248,7 @@ def scripted(setting):
                     done += 1
                     if done == warm:
                         before = resident_kib()
-        return told(watch, count) | {"client MiB": (resident_kib() - before) / 1024}
+        return summarize(watch, count) | {"client MiB": (resident_kib() - before) / 1024}
 
     with tempfile.TemporaryDirectory() as directory:
         return trio.run(main, Path(directory) / "run")
@@ -263,7 +263,7 @@ ENOUGH = 20
 
 
 def interrupted(case):
-    """How long a program takes to end after Ctrl-C, and how many of its processes are left then."""
+    """Measure how long a program takes to end after Ctrl-C, and how many of its processes remain."""
 
     def measure(setting):
         cookie = f"{os.getpid()}-{time.monotonic_ns()}"

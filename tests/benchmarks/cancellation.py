@@ -1,4 +1,4 @@
-"""The real server, with a stand-in for the model: from the cancellation of a turn's scope to its terminal event."""
+"""The time from cancelling a turn's scope to its terminal event, on the real server with a mock model."""
 
 import time
 
@@ -18,7 +18,7 @@ def count_of(setting):
     return setting.pick(40, 8)
 
 
-def told(seconds):
+def summarize(seconds):
     seconds = sorted(seconds)
     return {"p50 ms": 1e3 * percentile(seconds, 50), "p99 ms": 1e3 * percentile(seconds, 99)}
 
@@ -39,7 +39,7 @@ def with_the_real_server(run):
 
 
 def trio_codex(setting):
-    """Its scope is left when the terminal event has come."""
+    """The scope exits once the terminal event has arrived."""
     import trio
 
     from trio_codex import open_codex
@@ -57,7 +57,7 @@ def trio_codex(setting):
                         await trio.sleep_forever()
                 seconds.append(time.perf_counter() - start)
                 assert turn.result.status == "interrupted"
-        return told(seconds)
+        return summarize(seconds)
 
     return with_the_real_server(run)
 
@@ -69,7 +69,7 @@ async def wait_for_text(turn):
 
 
 def floor(setting):
-    """The server's own: an interrupt, and its terminal event."""
+    """The server's share: from an interrupt request to the terminal event."""
     import trio
 
     from benchmarks.clients import Floor
@@ -91,7 +91,7 @@ def floor(setting):
                 floor.send("turn/interrupt", {"threadId": thread, "turnId": turn})
                 floor.wait_for("turn/completed")
                 seconds.append(time.perf_counter() - start)
-        return told(seconds)
+        return summarize(seconds)
 
     return with_the_real_server(run)
 

@@ -1,6 +1,6 @@
-"""The clients that are compared, each against a stand-in for the server: trio-codex, the official SDK, and the floor.
+"""The clients that are compared, all with a scripted server: trio-codex, the official SDK, and the floor.
 
-Each is imported where it runs, so that no process contains the others.
+Each is imported where it is used, so no process loads the others.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def server_command(directory, pipe_bytes=None):
 
 
 def run_trio(body, directory, pipe_bytes=None, **options):
-    """Run ``await body(codex)`` with a client of ours; return what it returns. Options are those of ``open_codex``."""
+    """Run ``await body(codex)`` with an ``open_codex`` client, and return its result."""
     import attrs
     import trio
 
@@ -40,14 +40,14 @@ def run_trio(body, directory, pipe_bytes=None, **options):
 
 
 def open_blocking(directory):
-    """Return a scope for a client of our blocking face."""
+    """Return a scope for a client of the blocking face."""
     from trio_codex import CodexConfig, blocking
 
     return blocking.open_codex(CodexConfig(launch_args_override=server_command(directory)))
 
 
 def run_aio(body, directory):
-    """Run ``await body(codex)`` with a client of our asyncio face; give what it returns."""
+    """Run ``await body(codex)`` with a client of the asyncio face, and return its result."""
     import asyncio
 
     from trio_codex import CodexConfig, aio
@@ -60,7 +60,7 @@ def run_aio(body, directory):
 
 
 def run_async_sdk(body, directory):
-    """Run ``await body(codex)`` with an ``AsyncCodex``; return what it returns."""
+    """Run ``await body(codex)`` with an ``AsyncCodex``, and return its result."""
     import asyncio
 
     import openai_codex
@@ -119,7 +119,7 @@ class Floor:
         os.write(self.process.stdin.fileno(), self.encode(message) + b"\n")
 
     def request(self, method, params):
-        """Send a request; return its result. Messages before it are dropped."""
+        """Send a request, and return its result. Messages before the response are dropped."""
         self.send(method, params)
         while (message := self.next_message()).get("id") != self.ids or "method" in message:
             pass
@@ -140,7 +140,7 @@ class Floor:
         return self.decode(self.lines.pop())
 
     def parse_lines(self, count):
-        """Parse so many lines."""
+        """Parse this many lines."""
         count -= len(self.lines)
         for line in self.lines:
             self.decode(line)
@@ -152,7 +152,7 @@ class Floor:
             count -= len(lines)
 
     def read_lines(self):
-        """Read available data; return the lines that it completes."""
+        """Read available data, and return the lines that it completes."""
         data = os.read(self.fd, self.CHUNK)
         if not data:
             raise EOFError("the server has ended")

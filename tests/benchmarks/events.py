@@ -1,4 +1,4 @@
-"""Events of one turn, iterated: events per second, and CPU time per event, with ``params`` read and not."""
+"""Iterating over one turn: events per second and CPU time per event, with and without reading ``params``."""
 
 import json
 import os
@@ -15,10 +15,10 @@ TITLE = "Events of one turn"
 ROUNDS = 7
 
 TURNS = ("warm", "long")
-"""During the first, a client imports and compiles modules; the second is measured."""
+"""A client imports and compiles modules during the first turn; only the second is measured."""
 
 WARM = 1000
-"""Events of the first."""
+"""Events of the first turn."""
 
 
 def count_of(setting):
@@ -31,7 +31,7 @@ def prepare(setting):
     prepare_turn(setting.directory, "long", count_of(setting))
 
 
-def told(watch, count, expected):
+def summarize(watch, count, expected):
     assert count == expected, f"{count} of {expected} events"
     return costs(count, watch.wall, watch.cpu)
 
@@ -50,11 +50,11 @@ def floor(setting):
             with Stopwatch() as watch:
                 floor.start_turn(thread_id(1), text)
                 floor.parse_lines(expected)
-    return told(watch, expected, expected)
+    return summarize(watch, expected, expected)
 
 
 def node(setting):
-    """A bare client in Node, which parses every message: ``node.mjs``."""
+    """A minimal client in Node that parses every message, ``node.mjs``."""
     turns = [f"{text}:{count}" for text, count in zip(TURNS, (WARM, count_of(setting)), strict=True)]
     done = subprocess.run(
         [
@@ -85,7 +85,7 @@ def trio_codex(setting, read=True, **options):
                     else:
                         async for event in turn:
                             count += event.merged
-        return told(watch, count, count_of(setting))
+        return summarize(watch, count, count_of(setting))
 
     return clients.run_trio(body, setting.directory, **options)
 
@@ -99,7 +99,7 @@ def blocking(setting):
                 for event in turn:
                     count += event.merged
                     event.params  # noqa: B018  # as above
-    return told(watch, count, count_of(setting))
+    return summarize(watch, count, count_of(setting))
 
 
 def aio(setting):
@@ -112,7 +112,7 @@ def aio(setting):
                     async for event in turn:
                         count += event.merged
                         event.params  # noqa: B018  # as above
-        return told(watch, count, count_of(setting))
+        return summarize(watch, count, count_of(setting))
 
     return clients.run_aio(body, setting.directory)
 
@@ -131,7 +131,7 @@ def async_sdk(setting):
                 async for event in turn.stream():
                     count += 1
                     event.payload  # noqa: B018  # as above; it was parsed before
-        return told(watch, count, count_of(setting))
+        return summarize(watch, count, count_of(setting))
 
     return clients.run_async_sdk(body, setting.directory)
 
@@ -145,7 +145,7 @@ def sync_sdk(setting):
                 for event in thread.turn(text).stream():
                     count += 1
                     event.payload  # noqa: B018  # as above
-    return told(watch, count, count_of(setting))
+    return summarize(watch, count, count_of(setting))
 
 
 CASES = {

@@ -1,7 +1,7 @@
-"""The cost of a client in a fresh process: run as ``python fresh.py WHAT DIRECTORY [SERVER…]``.
+"""The cost of a client in a fresh process. Run as ``python fresh.py WHAT DIRECTORY [SERVER…]``.
 
-Before the clock starts, it imports only what it needs to measure. ``WHAT`` names imports, or a client that is started on
-the command that follows; the client's server is the prepared one, or the real one.
+Before the clock starts, it imports only what it needs for measuring. ``WHAT`` names an import, or a client to start
+with the server command that follows: the scripted server or the real one.
 """
 
 import os
@@ -60,7 +60,7 @@ def start_sync_sdk(command, then):
 
 
 def start_bare(command, then):
-    """Start the server and shake hands, with nothing else."""
+    """Start the server and perform the handshake, nothing else."""
     import subprocess
 
     def main():
@@ -101,7 +101,7 @@ def cost_of_start(what, command):
 
 
 def child_kib():
-    """The resident memory of the process that the client has started: the server, or the guard above it."""
+    """Return the resident memory of the process that the client started: the server, or its guard."""
     pids = []
     for thread in os.listdir("/proc/self/task"):
         with open(f"/proc/self/task/{thread}/children") as file:

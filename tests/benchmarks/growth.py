@@ -1,4 +1,4 @@
-"""How CPU time grows with the size of a load: the slope of its logarithm. 1 is linear."""
+"""How CPU time grows with the size of a load, as the slope on logarithmic scales. 1 is linear."""
 
 from benchmarks import clients
 from benchmarks.lines import iterate, prepare_lines
@@ -10,7 +10,7 @@ TITLE = "Growth"
 ROUNDS = 3
 
 REPEATS = 3
-"""The least time of so many counts: what else the machine does only makes it longer."""
+"""Measurements of which the fastest counts, because other load only slows them down."""
 
 EVENTS = (1000, 4000, 16_000, 64_000)
 TURNS = (10, 100, 1000)
@@ -30,9 +30,9 @@ def prepare(setting):
             prepare_lines(setting.directory, f"line-{length}-{repeat}", length, 1)
 
 
-async def told(sizes, measure):
-    """Await ``measure(size, repeat)`` for all sizes; return the exponent of the CPU times, and each per unit."""
-    await measure(sizes[0], REPEATS)  # so that what is needed is imported
+async def summarize(sizes, measure):
+    """Await ``measure(size, repeat)`` for all sizes. Return the growth exponent and CPU times per unit."""
+    await measure(sizes[0], REPEATS)  # so that imports are not measured
     seconds = []
     for size in sizes:
         taken = []
@@ -59,7 +59,7 @@ def run(setting, body):
 def events(setting):
     async def body(codex):
         thread = await codex.thread_start()
-        return await told(EVENTS, lambda count, repeat: iterate(thread, f"events-{count}-{repeat}"))
+        return await summarize(EVENTS, lambda count, repeat: iterate(thread, f"events-{count}-{repeat}"))
 
     return run(setting, body)
 
@@ -67,7 +67,7 @@ def events(setting):
 def concurrent_turns(setting):
     async def body(codex):
         threads = [await codex.thread_start() for _ in range(TURNS[-1])]
-        return await told(
+        return await summarize(
             TURNS, lambda count, repeat: run_turns(threads[:count], f"turns-{count}-{repeat} {count}")
         )
 
@@ -77,20 +77,20 @@ def concurrent_turns(setting):
 def line_length(setting):
     async def body(codex):
         thread = await codex.thread_start()
-        return await told(LENGTHS, lambda length, repeat: iterate(thread, f"line-{length}-{repeat}"))
+        return await summarize(LENGTHS, lambda length, repeat: iterate(thread, f"line-{length}-{repeat}"))
 
     return run(setting, body)
 
 
 def threads(setting):
-    """Threads are opened and stay open."""
+    """Open threads, and keep them open."""
 
     async def body(codex):
         async def open_threads(count, repeat):
             for _ in range(count):
                 await codex.thread_start()
 
-        return await told(THREADS, open_threads)
+        return await summarize(THREADS, open_threads)
 
     return run(setting, body)
 

@@ -1,11 +1,11 @@
-"""A scripted server for batches: each turn says "hello" at once. Run as ``python -I -S hello_server.py DIRECTORY``."""
+"""A scripted server for batches whose turns all say "hello". Run as ``python -I -S hello_server.py DIRECTORY``."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import app_server  # it is found by the path above
+import app_server  # found through the path above
 
 TOKENS = {
     "totalTokens": 15,
@@ -20,7 +20,7 @@ TOKENS = {
 class HelloServer(app_server.Server):
     def __init__(self, directory):
         super().__init__(directory)
-        # As in real ones that can be resumed after a death.
+        # A real thread that can be resumed after a crash looks like this.
         self.results["thread/start"]["thread"]["historyMode"] = "paginated"
 
     def start_turn(self, message):

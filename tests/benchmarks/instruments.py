@@ -1,4 +1,4 @@
-"""What instruments cost for each event of a turn, whose ``params`` are not read."""
+"""The cost of instruments per event of a turn whose ``params`` are not read."""
 
 from benchmarks import events
 

@@ -1,4 +1,4 @@
-"""Lines from 1 KiB to 64 MiB, the same number of bytes of each: time per byte, next to reading and parsing alone."""
+"""Time per byte of lines from 1 KiB to 64 MiB with the same total size, compared with only reading and parsing them."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ SENTENCE = "All work and no play makes Jack a dull boy. "
 
 
 def prepare_lines(directory, name, size, count):
-    """Write the stream ``name``: a turn of so many lines of that length, between its begin and its end."""
+    """Write the stream ``name``: the start of a turn, this many lines of this length, and its end."""
     thread = thread_id(1)
     where = {"threadId": thread, "turnId": turn_id(thread, name), "itemId": "call_1"}
     method = "item/commandExecution/outputDelta"
@@ -38,7 +38,7 @@ def prepare_lines(directory, name, size, count):
 
 
 async def iterate(thread, name):
-    """Run a turn and read all of its ``params``; return the number of events."""
+    """Run a turn, read the ``params`` of all events, and return how many there were."""
     seen = 0
     async with thread.turn(name) as turn:
         async for event in turn:
@@ -53,7 +53,7 @@ def prepare(setting):
         prepare_lines(setting.directory, f"lines-{size}", size, TOTAL // size)
 
 
-def told(watches):
+def summarize(watches):
     return {f"ns/byte, {name}": 1e9 * watch.wall / TOTAL for name, watch in watches.items()}
 
 
@@ -64,7 +64,7 @@ def floor(setting):
             with Stopwatch() as watches[name]:
                 floor.start_turn(thread_id(1), f"lines-{size}")
                 floor.parse_lines(TOTAL // size + 2)
-    return told(watches)
+    return summarize(watches)
 
 
 def trio_codex(setting):
@@ -77,7 +77,7 @@ def trio_codex(setting):
             with Stopwatch() as watches[name]:
                 seen = await iterate(thread, f"lines-{size}")
             assert seen == TOTAL // size + 2
-        return told(watches)
+        return summarize(watches)
 
     config = CodexConfig(event_buffer=EventBuffer(size=4 * TOTAL))
     return clients.run_trio(body, setting.directory, config=config)

@@ -1,4 +1,4 @@
-"""How things are measured inside a process: time on the wall and of the CPU, memory, percentiles. Standard library only."""
+"""Measurements inside a process: wall-clock and CPU time, memory, percentiles. Uses the standard library only."""
 
 import json
 import math
@@ -24,7 +24,7 @@ class Setting(NamedTuple):
 
 
 class Stopwatch:
-    """Time on the wall, and of the CPU in all threads of this process, as a scope. It excludes the server's."""
+    """A scope that measures wall-clock time and the CPU time of all threads of this process, without the server's."""
 
     def __enter__(self):
         self.start()
@@ -41,7 +41,7 @@ class Stopwatch:
 
 
 def run_fresh(*arguments, environment=None):
-    """Run ``fresh.py`` in a process of its own; return its numbers."""
+    """Run ``fresh.py`` in a separate process, and return its measurements."""
     done = subprocess.run(
         [sys.executable, str(FRESH), *arguments],
         env=environment,
@@ -53,17 +53,17 @@ def run_fresh(*arguments, environment=None):
 
 
 def resident_kib(pid="self"):
-    """The resident memory of a process."""
+    """Return the resident memory of a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
 
 
 def percentile(ordered, percent):
-    """The smallest value that this percentage of the values does not exceed."""
+    """Return the smallest value that at least this percentage of the values do not exceed."""
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def growth_exponent(sizes, times):
-    """The slope of times over sizes, both as logarithms: 1 is linear, 2 quadratic."""
+    """Return the slope of log(time) over log(size): 1 is linear, 2 quadratic."""
     return statistics.linear_regression(
         [math.log(size) for size in sizes], [math.log(time) for time in times]
     ).slope

@@ -1,4 +1,4 @@
-"""Resident memory: of a client that has been started, over bare Python; and of events that nobody reads."""
+"""Resident memory of a started client compared with bare Python, and of unread events."""
 
 import tracemalloc
 
@@ -27,12 +27,12 @@ def started(what, setting):
     return {"started, MiB": numbers["MiB"]} | guard
 
 
-def told(before, setting):
+def summarize(before, setting):
     return {"unread, MiB": (resident_kib() - before) / 1024}
 
 
 def trio_unread(setting):
-    """A turn that nothing iterates over. The answer to a request comes behind all of its events."""
+    """A turn that nothing iterates over. The response to a later request marks the end of its events."""
 
     async def body(codex):
         thread = await codex.thread_start()
@@ -40,7 +40,7 @@ def trio_unread(setting):
         before = resident_kib()
         async with thread.turn("long") as turn:
             await codex.models()
-            numbers = told(before, setting)
+            numbers = summarize(before, setting)
             assert turn.result.status == "completed"
             return numbers
 
@@ -48,7 +48,7 @@ def trio_unread(setting):
 
 
 def trio_unread_traced(setting):
-    """The same by Python's allocator: at the end, and at the peak."""
+    """The same as counted by Python's allocator, at the end and at the peak."""
 
     async def body(codex):
         thread = await codex.thread_start()
@@ -70,7 +70,7 @@ def async_unread(setting):
         before = resident_kib()
         turn = await thread.turn("long")
         await codex.models()
-        numbers = told(before, setting)
+        numbers = summarize(before, setting)
         async for _ in turn.stream():
             break
         return numbers

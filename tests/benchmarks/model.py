@@ -1,6 +1,6 @@
-"""A stand-in for the model in a process of its own: run as ``python model.py``, until its stdin is closed.
+"""A mock model in a separate process. Run as ``python model.py``; it exits when its stdin is closed.
 
-It writes the URL at which it answers every request with "hello".
+It prints its URL, and answers every request with "hello".
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The pictures of the page, as SVG: CPU for an event by client, turns at once, and time per byte by the length of lines."""
+"""The plots of the page, as SVG: CPU time per event by client, concurrent turns, and time per byte by line length."""
 
 import statistics
 
@@ -21,7 +21,7 @@ STYLE = {
 
 
 def write(recorded, directory):
-    """Write those pictures whose benchmarks were run."""
+    """Write the plots of the benchmarks that were run."""
     directory.mkdir(exist_ok=True)
     with mpl.rc_context(STYLE):
         for name, draw in (("events", events), ("turns", turns), ("lines", lines)):
@@ -39,7 +39,7 @@ def axes_of(width=7, height=2.8):
 
 
 def ranges(cases, measure):
-    """Medians, and their distances to the minimum and maximum, for error bars."""
+    """Return medians, and their distances to the minimum and maximum for error bars."""
     values = [numbers[measure] for numbers in cases]
     medians = [*map(statistics.median, values)]
     below = [median - min(value) for median, value in zip(medians, values, strict=True)]
@@ -54,7 +54,7 @@ def events(cases):
     axes.barh(order, medians, xerr=errors, color=[*map(color_of, order)], ecolor="#33333388")
     for row, (median, above) in enumerate(zip(medians, errors[1], strict=True)):
         axes.annotate(f"{median:.3g}", (median + above, row), (5, 0), textcoords="offset points", va="center")
-    axes.set_xlabel("CPU time for an event of one turn, µs (median, least to most)")
+    axes.set_xlabel("CPU time per event of one turn, µs (median, minimum to maximum)")
     axes.margins(x=0.1)
     return axes.figure
 
@@ -67,7 +67,7 @@ def turns(cases):
     axes.set_xticks(COUNTS, [f"{count:,}" for count in COUNTS])
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("turns at once on one connection")
+    axes.set_xlabel("concurrent turns on one connection")
     axes.set_ylabel("events/s, all turns")
     return axes.figure
 
@@ -78,7 +78,7 @@ def lines(cases):
         medians, errors = ranges([{"": values} for values in numbers.values()], "")
         axes.errorbar([*SIZES], medians, errors, marker="o", color=color_of(case), capsize=3, label=case)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("length of each line")
+    axes.set_xlabel("line length")
     axes.set_ylabel("ns per byte")
     axes.legend(frameon=False)
     return axes.figure

@@ -1,4 +1,4 @@
-"""The measurements as JSON, as tables, and as a page of the documentation. Measures nothing."""
+"""Reports of the measurements: JSON, tables, and a page of the documentation. Measures nothing itself."""
 
 import datetime
 import importlib
@@ -21,7 +21,8 @@ PACKAGES = ("trio-codex", "openai-codex", "trio", "msgspec", "attrs", "cattrs", 
 
 GENERATED = re.compile(r"(<!-- begin of (\w+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
-# -- keeping -----------------------------------------------------------------------------------------------------------
+# -- storing
+# -----------------------------------------------------------------------------------------------------------
 
 
 def described(results, quick):
@@ -37,7 +38,7 @@ def described(results, quick):
 
 
 def node():
-    """The version of Node, if there is one."""
+    """Return the version of Node, if it is installed."""
     if shutil.which("node") is None:
         return {}
     return {
@@ -48,7 +49,7 @@ def node():
 
 
 def machine():
-    """The class of the machine, not its name."""
+    """Describe the machine without its name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB"
 
@@ -58,7 +59,7 @@ def save(recorded):
 
 
 def rounded(value):
-    """Round each number to four digits: further digits differ between runs."""
+    """Round each number to four digits, because more digits are noise."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -74,12 +75,12 @@ def load():
 
 
 def number(value):
-    """Three digits that matter."""
+    """Format a number with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def spread(values):
-    """The median, and the range of the values."""
+    """Format the median and the range of the values."""
     return f"{number(statistics.median(values))} ({number(min(values))}–{number(max(values))})"
 
 
@@ -102,7 +103,7 @@ def budget_table(recorded):
 
 
 def table(recorded, name):
-    """A row for each case, a column for each measure; or the other way round where that is narrower."""
+    """Return a table with a row for each case and a column for each measure, or transposed if that is narrower."""
     cases = recorded["benchmarks"][name]
     measures = list(dict.fromkeys(measure for numbers in cases.values() for measure in numbers))
     cells = {
@@ -121,7 +122,7 @@ def table(recorded, name):
 
 
 def markdown(recorded):
-    """All results, each number as median (minimum–maximum)."""
+    """Return all results as Markdown, each value as median (minimum–maximum)."""
     tables = [table(recorded, name) for name in recorded["benchmarks"]]
     return "\n\n".join([setting(recorded), budget_table(recorded), *tables]) + "\n"
 
@@ -130,13 +131,13 @@ def markdown(recorded):
 
 
 def with_tables(text, recorded):
-    """Insert the tables into the page, by the names in its markers."""
+    """Insert the tables between the page's markers, by name."""
 
     def fill(match):
         name = match[2]
         makers = {"setting": setting, "budgets": budget_table}
         if name not in makers and name not in recorded["benchmarks"]:
-            # It is newer than the record, which fills its place.
+            # The benchmark is newer than the recorded results; the next recording fills this in.
             return match[0]
         made = makers[name](recorded) if name in makers else table(recorded, name)
         return f"{match[1]}\n{made}\n\n{match[3]}"

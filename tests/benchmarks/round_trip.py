@@ -1,4 +1,4 @@
-"""The round trip of a request: one after the other, each with a typed answer."""
+"""The round trip of sequential requests with typed responses."""
 
 import time
 
@@ -20,7 +20,7 @@ def count_of(setting):
     return setting.pick(2000, 400)
 
 
-def told(seconds):
+def summarize(seconds):
     seconds = sorted(seconds[WARM:])
     return {"p50 µs": 1e6 * percentile(seconds, 50), "p99 µs": 1e6 * percentile(seconds, 99)}
 
@@ -32,11 +32,11 @@ def floor(setting):
             start = time.perf_counter()
             floor.request("model/list", {})
             seconds.append(time.perf_counter() - start)
-    return told(seconds)
+    return summarize(seconds)
 
 
 def trio_floor(setting):
-    """The lower bound with Trio: the caller writes directly, and a reader wakes it."""
+    """The lower bound with Trio: the caller writes directly, and the reader wakes it."""
     import trio
 
     async def main(floor):
@@ -60,7 +60,7 @@ def trio_floor(setting):
                 await answered.wait()
                 seconds.append(time.perf_counter() - start)
             nursery.cancel_scope.cancel()
-        return told(seconds)
+        return summarize(seconds)
 
     with clients.Floor(clients.server_command(setting.directory)) as floor:
         return trio.run(main, floor)
@@ -72,7 +72,7 @@ async def ask(codex, setting):
         start = time.perf_counter()
         await codex.models()
         seconds.append(time.perf_counter() - start)
-    return told(seconds)
+    return summarize(seconds)
 
 
 def trio_codex(setting):
@@ -86,7 +86,7 @@ def blocking(setting):
             start = time.perf_counter()
             codex.models()
             seconds.append(time.perf_counter() - start)
-    return told(seconds)
+    return summarize(seconds)
 
 
 def aio(setting):
@@ -104,7 +104,7 @@ def sync_sdk(setting):
             start = time.perf_counter()
             codex.models()
             seconds.append(time.perf_counter() - start)
-    return told(seconds)
+    return summarize(seconds)
 
 
 CASES = {

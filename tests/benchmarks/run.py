@@ -1,10 +1,10 @@
-"""Runs the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick] [NAME…]``, or ``--record``.
+"""Run the benchmarks: ``uv run --group bench python tests/benchmarks/run.py [--quick | --record] [NAME…]``.
 
-Each case of a benchmark runs in a fresh process, and the cases take turns (A B C, C B A, A B C, …), so that what else the
-machine does meets all of them. The report goes to stdout, progress to stderr.
+Each case of a benchmark runs in a fresh process. The cases alternate (A B C, C B A, A B C, …), so other load on the
+machine affects all of them. The report goes to stdout, progress to stderr.
 
-``--quick`` takes less than a minute and is for seeing that something moved; ``--record`` keeps the numbers and makes the page
-of the documentation of them. ``run.py page`` makes the page anew of what was recorded.
+``--quick`` takes less than a minute and shows only large changes. ``--record`` stores the results and generates the
+page of the documentation. ``run.py page`` regenerates the page from the stored results.
 """
 
 import argparse
@@ -44,10 +44,10 @@ CASE_SECONDS = 120
 
 
 def run_case(name, case, setting):
-    """Run a case in a process of its own; return its numbers."""
+    """Run a case in a separate process, and return its measurements."""
     code = "import sys; from benchmarks.run import main_of_case; main_of_case(*sys.argv[1:])"
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": "0"}
-    # An installed package is compiled. In a read-only directory, each import would measure the compiler.
+    # Allow bytecode, as for an installed package. Without it, each import would measure the compiler.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     done = subprocess.run(
         [sys.executable, "-c", code, name, case, json.dumps(setting)],
@@ -61,14 +61,14 @@ def run_case(name, case, setting):
 
 
 def main_of_case(name, case, setting):
-    """What runs in that process."""
+    """The entry point of that process."""
     module = importlib.import_module(f"benchmarks.{name}")
     numbers = module.CASES[case](Setting(*json.loads(setting)))
     sys.stdout.write(json.dumps(numbers) + "\n")
 
 
 def run_benchmark(name, quick):
-    """Run all cases of a benchmark, interleaved; give, by case and measure, the numbers of all rounds."""
+    """Run all cases of a benchmark, interleaved. Return the values of all rounds by case and measure."""
     module = importlib.import_module(f"benchmarks.{name}")
     rounds = QUICK_ROUNDS if quick else module.ROUNDS
     numbers = {case: {} for case in module.CASES}
@@ -92,7 +92,9 @@ def progress(text):
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and events: less than a minute")
-    parser.add_argument("--record", action="store_true", help="keep the numbers, and make the page of them")
+    parser.add_argument(
+        "--record", action="store_true", help="store the results, and generate the page from them"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of: {' '.join(NAMES)}, page")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - {*NAMES, "page"}:

@@ -1,4 +1,4 @@
-"""From the start of the real server to its first response, by a client that is imported already."""
+"""The time from the start of the real server to its first response, with the client already imported."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ TITLE = "Start of the real server"
 ROUNDS = 9
 
 NOWHERE = "http://127.0.0.1:9"
-"""No request to a model is made."""
+"""No model is called."""
 
 
 def prepare(setting):

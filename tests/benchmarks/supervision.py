@@ -1,4 +1,4 @@
-"""What supervision costs: CPU of the client for a turn and the recovery from a death, on the real server; commits of the journal."""
+"""The cost of supervision on the real server: CPU time per turn, recovery from a crash, and commits to the journal."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def prepare(setting):
 
 @contextmanager
 def offline(setting):
-    """Yield the home of a server whose model is in another process."""
+    """Yield the home of a server whose model runs in another process."""
     from trio_codex.testing import write_offline_home
 
     with (
@@ -60,7 +60,7 @@ def journal_in(setting):
 
 
 async def run_turns(run, setting):
-    """Run short turns one after the other; return what one costs."""
+    """Run short turns sequentially, and return the cost of one."""
     for number in range(WARM):
         await run(f"warm {number}")
     count = setting.pick(60, 20)
@@ -105,7 +105,7 @@ def deaths_of(setting):
 
 
 def recovery(setting):
-    """From the SIGKILL of a server to the next turn of its thread."""
+    """The time from killing a server with SIGKILL to the next turn of its thread."""
     import trio
 
     from trio_codex import Backoff, Restart, open_supervisor
@@ -133,7 +133,7 @@ def recovery(setting):
 
 
 def bare_start(setting):
-    """From the start of the server to its first response, with no client but a pipe."""
+    """The time from the start of the server to its first response, over a bare pipe."""
     from trio_codex.binary import find_binary
 
     command, seconds = [str(find_binary().path), "app-server"], []
@@ -152,7 +152,7 @@ def bare_start(setting):
 
 
 def commits(setting):
-    """The two commits of a turn, for many turns."""
+    """Time the two commits that each turn makes."""
     from trio_codex.supervision._journal import Journal
 
     seconds = []
@@ -181,7 +181,7 @@ def commits(setting):
 
 
 def commits_under_load(setting):
-    """The same while another program writes to the disk as fast as it can."""
+    """The same, while another program writes to the disk as fast as it can."""
     with (
         tempfile.NamedTemporaryFile(dir=setting.directory) as file,
         subprocess.Popen([sys.executable, "-c", FLOOD, file.name], stdout=subprocess.PIPE) as flood,

@@ -1,7 +1,7 @@
-"""What the server writes: the same bytes for every client, prepared before anybody measures.
+"""The output of the scripted server: the same bytes for every client, prepared before the measurements.
 
-A turn is what a long answer looks like on the wire: of 100 events 97 are deltas of 200 to 300 bytes (text, reasoning, output
-of a command, 8 : 1 : 1), two begin and end an item, one counts tokens.
+A turn resembles a long answer. Of 100 events, 97 are deltas of 200 to 300 bytes (text, reasoning and command output,
+8 : 1 : 1), two start and complete an item, and one reports token usage.
 """
 
 import itertools
@@ -14,11 +14,11 @@ from faults.server import RESULTS
 
 TEXT = "the quick brown fox jumps over the lazy dog and says “thank you” to nobody in particular "
 CYCLE = 100
-"""Events after which the mix begins anew."""
+"""Events after which the mix repeats."""
 
 
 def prepare_results(directory):
-    """Write the answers to plain requests."""
+    """Write the responses to plain requests."""
     (Path(directory) / "results.json").write_text(json.dumps(RESULTS))
 
 
@@ -29,14 +29,14 @@ def prepare_turn(directory, name, count, thread=1):
 
 
 def prepare_turns(directory, name, turns, total):
-    """Write the stream ``name``: so many turns, each on a thread of its own, interleaved event by event."""
+    """Write the stream ``name``: this many turns, each on its own thread, interleaved event by event."""
     text = f"{name} {turns}"
     each = [turn_lines(thread_id(number), text, total // turns) for number in range(1, turns + 1)]
     (Path(directory) / name).write_bytes(b"".join(itertools.chain.from_iterable(zip(*each, strict=True))))
 
 
 def turn_lines(thread, text, count):
-    """The lines of a turn of ``count`` events, including its start and end."""
+    """Return the lines of a turn of ``count`` events, including its start and end."""
     turn = turn_id(thread, text)
     yield app_server.started(thread, text)
     yield from itertools.islice(_mix(thread, turn), count - 2)

@@ -1,6 +1,6 @@
-"""Many turns at once on one connection, their events interleaved one by one; and the cost of a turn that only waits.
+"""Many concurrent turns on one connection with interleaved events, and the cost of a turn that only waits.
 
-The pipe holds 1 MiB here: what comes while a consumer runs is then many turns' at once.
+The pipe holds 1 MiB here, so one read returns events of many turns.
 """
 
 import contextlib
@@ -30,9 +30,9 @@ def prepare(setting):
 
 
 async def run_turns(threads, text):
-    """Run a turn on each thread, each iterated by a task of its own; return the events seen, and the time they took.
+    """Run a turn on each thread, each iterated by its own task. Return the number of events, and the time they took.
 
-    The clock runs from the entry of the last one.
+    The clock starts when the last turn has been entered.
     """
     import trio
 
@@ -68,14 +68,14 @@ def busy(count, setting):
 
 
 async def warmed(codex, threads):
-    """Open some turns and leave them, so that one-time costs are not measured."""
+    """Open and leave some turns, so that one-time costs are not measured."""
     async with contextlib.AsyncExitStack() as stack:
         for thread in threads[:10]:
             await stack.enter_async_context(thread.turn("idle warm"))
 
 
 def idle(setting):
-    """The resident memory that grows with each open turn, its thread included."""
+    """Resident memory per open turn, including its thread."""
 
     async def body(codex):
         await warmed(codex, [await codex.thread_start() for _ in range(10)])
@@ -90,7 +90,7 @@ def idle(setting):
 
 
 def idle_traced(setting):
-    """The same by Python's allocator: without memory that the C library keeps free."""
+    """The same as counted by Python's allocator, which excludes free memory held by the C library."""
 
     async def body(codex):
         await warmed(codex, [await codex.thread_start() for _ in range(10)])
@@ -107,7 +107,7 @@ def idle_traced(setting):
 
 
 def waiting(setting):
-    """The same with a task for each turn that waits for its events, as in a program that runs many turns."""
+    """The same with a waiting task for each turn, as in a program that runs many turns."""
     import trio
 
     async def body(codex):

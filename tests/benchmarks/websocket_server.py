@@ -1,7 +1,7 @@
-"""The same server over a WebSocket: run as ``python -I -S websocket_server.py DIRECTORY ADDRESS``.
+"""The scripted server over a WebSocket. Run as ``python -I -S websocket_server.py DIRECTORY ADDRESS``.
 
-``ADDRESS`` is the path of a unix socket, or ``tcp`` for a port of loopback, which it prints. It serves one connection.
-Every line of a stream is a frame of its own, as the real server sends them; all are framed before anybody measures.
+``ADDRESS`` is the path of a unix socket, or ``tcp`` for a loopback port, which it prints. It serves one connection.
+Like the real server, it sends every line as one frame. All frames are built before the measurements.
 """
 
 import base64
@@ -12,7 +12,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(__file__))
 
-from app_server import Server  # it is found by the path above
+from app_server import Server  # found through the path above
 
 KEY = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -61,7 +61,7 @@ class WebSocketServer(Server):
             data += chunk
 
     def take_frame(self, data):
-        """Split off the first frame; return the rest, or ``None`` if the frame is incomplete."""
+        """Remove the first frame, and return the rest, or ``None`` if the frame is incomplete."""
         if len(data) < 2:
             return None
         size, head = data[1] & 127, 2
@@ -80,7 +80,7 @@ class WebSocketServer(Server):
         return data[end:]
 
     def write(self, data):
-        # What was framed before begins with a head, a line with a brace.
+        # Prepared frames start with a frame header, plain lines with a brace.
         self.connection.sendall(data if data[:1] == b"\x81" else b"".join(map(frame, data.splitlines())))
 
 
